@@ -1,0 +1,1 @@
+"""What every other room stands on: samples, registries, files, safe media, devices. No torch outside `device`."""

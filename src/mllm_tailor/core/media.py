@@ -1,0 +1,144 @@
+"""Open pictures safely: within limits, from an allow-list of formats, upright, in RGB.
+
+Decoders are the widest door a hostile file finds, so only formats people really label are opened, sizes are read
+before pixels are, and Pillow's own error texts (which may hold memory addresses, CVE-2026-22778) are not repeated.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Media
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "MPO")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm"})
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".m4a"})
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What a picture may cost: bytes on disk, pixels in memory (3 bytes each), and its thinnest side."""
+
+    bytes: int = 64 * 2**20
+    pixels: int = 80_000_000
+    side: int = 2  # a 1-pixel-wide picture cannot be tiled
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def media_kind(path: str | Path) -> str | None:
+    """`image`, `video`, `audio` by suffix, or None."""
+    suffix = Path(path).suffix.lower()
+    kinds = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
+    return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
+
+
+def open_image(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode one picture into an upright 8-bit RGB image.
+
+    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled by its own range, CMYK converted.
+
+    Raises:
+        DataError: naming the file, for anything missing, empty, truncated, too large or not a picture.
+    """
+    name = media.describe()
+    stream, size = _bytes_of(media, name)
+    if size == 0:
+        raise DataError(f"{name}: the file is empty — replace it or leave the row out")
+    if size > limits.bytes:
+        raise DataError(f"{name}: {size:,} bytes, over the limit of {limits.bytes:,} — save it smaller")
+    with stream:
+        return _decode(stream, name, media.page or 0, limits)
+
+
+def _bytes_of(media: Media, name: str) -> tuple[IO[bytes], int]:
+    if media.data is not None:
+        return io.BytesIO(media.data), len(media.data)
+    assert media.path is not None, "a Media has a path or data"
+    try:
+        return media.path.open("rb"), media.path.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file — check the path in this row, or restore the file") from None
+    except OSError as error:
+        raise DataError(f"{name}: cannot be opened ({error.strerror}) — check its permissions") from None
+
+
+def _decode(stream: IO[bytes], name: str, page: int, limits: ImageLimits) -> Image.Image:
+    try:
+        image = Image.open(stream, formats=IMAGE_FORMATS)
+        width, height = image.size
+        if width * height > limits.pixels:
+            raise DataError(
+                f"{name}: {width}x{height} = {width * height:,} pixels, over the limit of {limits.pixels:,} — shrink it"
+            )
+        if min(width, height) < limits.side:
+            raise DataError(f"{name}: {width}x{height} pixels is too thin to show anything — replace it")
+        if page:
+            image.seek(page)
+        image.load()
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not a picture in a known format ({', '.join(IMAGE_FORMATS)}) — convert it") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{name}: far more pixels than a document needs — shrink it") from None
+    except EOFError:
+        raise DataError(f"{name}: has no page {page + 1} — check the page number") from None
+    except (OSError, SyntaxError, ValueError, OverflowError, MemoryError, KeyError, IndexError, TypeError):
+        raise DataError(f"{name}: damaged or cut off while decoding — copy it again from its source") from None
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An upright 8-bit RGB copy of any decoded picture."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else max(values.max(initial=0), 1.0)
+        image = Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer.getchannel("A"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def decode_data_uri(uri: str, where: str) -> bytes:
+    """The bytes of a `data:...;base64,...` address; nothing is ever fetched from anywhere.
+
+    Raises:
+        DataError: when it is not base64.
+    """
+    head, comma, body = uri.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise DataError(f"{where}: a data address must look like data:image/png;base64,… — embed the file as base64")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise DataError(f"{where}: the base64 of this data address is damaged — embed the file again") from None
+
+
+def inside(folder: Path, name: str, where: str) -> Path:
+    """`folder/name`, refused when it leaves `folder` (by `..`, an absolute path or a link).
+
+    Raises:
+        DataError: naming the row.
+    """
+    if "\0" in name:
+        raise DataError(f"{where}: the path holds a zero byte — mend the path")
+    root = folder.resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise DataError(f"{where}: `{name}` leads out of {folder} — keep media inside the data folder")
+    return path

@@ -1,0 +1,100 @@
+"""The words the whole project speaks: media, samples, predictions. Frozen, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+MediaKind = Literal["image", "video", "audio"]
+Role = Literal["user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One picture, clip or recording: a file, or bytes that travelled inside the row (a data URI)."""
+
+    kind: MediaKind
+    path: Path | None = None
+    data: bytes | None = field(default=None, repr=False)
+    span: tuple[float, float] | None = None  # seconds, for clips and recordings
+    page: int | None = None  # from 0, for documents with pages
+
+    def describe(self) -> str:
+        """How messages name it."""
+        return str(self.path) if self.path is not None else f"inline {self.kind} ({len(self.data or b'')} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier turn of a conversation; the last question and its answer live in the sample itself."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled (or, for prediction, unlabelled) item.
+
+    A reader fills what the data says: `fields` for extraction, `prompt` and `answer` for conversations. A task then
+    phrases the sample (`tasks.Task.phrase`), so that `prompt` and `answer` hold exactly what the model sees and learns.
+    """
+
+    id: str
+    media: tuple[Media, ...] = ()
+    prompt: str = ""
+    answer: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Turn, ...] = ()
+    system: str | None = None  # None: the checkpoint's own system text
+    group: str | None = None  # samples of one group never lie on both sides of a split
+    split: str | None = None  # the part named by the data itself, if it names one
+    source: str = ""  # "file:row", for messages and the ledger
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what else the layout knows (ocr, speaker)
+
+    def unlabelled(self) -> Sample:
+        """A copy that holds no trace of the right answer; prediction works on such copies only."""
+        return replace(self, answer=None, fields={}, extra={}, group=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model said about one sample."""
+
+    id: str
+    text: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    confidence: Mapping[str, float] = field(default_factory=dict)  # 0..1 for each field
+    seconds: float = 0.0
+    problem: str | None = None  # why `fields` could not be read from `text`, if so
+    cut: bool = False  # the reply hit the token limit
+
+    def row(self) -> dict[str, Any]:
+        """The JSON row written to predictions.jsonl."""
+        row: dict[str, Any] = {
+            "id": self.id,
+            "fields": dict(self.fields),
+            "confidence": {name: round(value, 4) for name, value in self.confidence.items()},
+            "text": self.text,
+            "seconds": round(self.seconds, 4),
+        }
+        if self.problem:
+            row["problem"] = self.problem
+        if self.cut:
+            row["cut"] = True
+        return row
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Prediction:
+        """The inverse of `row`."""
+        return cls(
+            id=str(row["id"]),
+            text=str(row["text"]),
+            fields=row.get("fields") or {},
+            confidence=row.get("confidence") or {},
+            seconds=float(row.get("seconds", 0.0)),
+            problem=row.get("problem"),
+            cut=bool(row.get("cut", False)),
+        )

@@ -1,0 +1,19 @@
+"""The recipe: one YAML file, validated. No torch here."""
+
+from mllm_tailor.recipe.read import dump_recipe, make_recipe, read_recipe, validate
+from mllm_tailor.recipe.schema import DataSpec, HeldOut, ModelSpec, Predict, Recipe, Settings, Tiles, Train
+
+__all__ = [
+    "DataSpec",
+    "HeldOut",
+    "ModelSpec",
+    "Predict",
+    "Recipe",
+    "Settings",
+    "Tiles",
+    "Train",
+    "dump_recipe",
+    "make_recipe",
+    "read_recipe",
+    "validate",
+]

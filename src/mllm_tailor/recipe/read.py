@@ -1,0 +1,140 @@
+"""YAML text into a `Recipe`, with errors that name the setting and the nearest right word."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mllm_tailor.core.errors import RecipeError, nearest
+from mllm_tailor.recipe.schema import Recipe
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also reads `5e-4` as a number (YAML 1.1 wants a dot) and refuses repeated keys."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = True) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise RecipeError(f"line {key_node.start_mark.line + 1}: `{key}` is said twice — keep one")
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """Parse YAML safely (no tags, no duplicate keys)."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{where}:{line} not valid YAML ({getattr(error, 'problem', error)}) — mend it") from None
+
+
+def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file; `overrides` are `key=value` words such as `train.epochs=5`.
+
+    Raises:
+        RecipeError: naming the file, the setting and the mend.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe — `tailor init FOLDER` writes one from your data") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"{path}: cannot be read ({error.__class__.__name__}) — a recipe is a UTF-8 YAML file"
+        ) from None
+    values = load_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping such as `model: embedded` — see docs/recipe.md")
+    values.setdefault("name", path.stem)
+    return make_recipe(apply_overrides(values, overrides), str(path))
+
+
+def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validate plain values."""
+    return validate(Recipe, values, where)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every setting written out, ready to be read again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Set dotted keys: `train.epochs=5`, `model=embedded`, `task.extract={total: string}`; values are YAML."""
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"`{word}` is not an override — write key=value, such as train.epochs=5")
+        target = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            inner = target.get(parent)
+            if isinstance(inner, str):  # a short form such as `model: embedded`, now given more to say
+                inner = {{"model": "path", "data": "train", "method": "name"}.get(parent, "name"): inner}
+            target[parent] = inner = dict(inner) if isinstance(inner, dict) else {}
+            target = inner
+        target[last] = load_yaml(text, f"override `{key}`") if text else None
+    return values
+
+
+def validate(model: type[Model], values: Any, where: str) -> Model:
+    """Validate `values` as `model`, turning pydantic's report into one sentence per fault."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = [_sentence(model, fault) for fault in error.errors(include_url=False, include_context=False)]
+        raise RecipeError("\n".join(f"{where}: {fault}" for fault in dict.fromkeys(faults))) from None
+
+
+def _sentence(model: type[BaseModel], fault: Any) -> str:
+    location = [str(part) for part in fault["loc"]]
+    name = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        owner = _model_at(model, location[:-1])
+        return f"unknown setting `{name}` — {nearest(location[-1], owner.model_fields if owner else ())}"
+    if fault["type"] == "missing":
+        owner = _model_at(model, location[:-1])
+        described = owner.model_fields[location[-1]].description if owner and location[-1] in owner.model_fields else ""
+        return f"`{name}` is missing — it says: {described or 'a required value'}"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(fault.get("input"), dict) else f" (found {fault.get('input')!r})"
+    return f"`{name}`: {message}{shown}" if name else message
+
+
+def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | None:
+    current: type[BaseModel] | None = model
+    for part in location:
+        if current is None or part not in current.model_fields:
+            return None
+        current = _model_in(current.model_fields[part].annotation)
+    return current
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((found for inner in typing.get_args(annotation) if (found := _model_in(inner))), None)
+    return None

@@ -1,0 +1,157 @@
+"""What a recipe may say. Every setting is declared here once, with its meaning, unit and default.
+
+Tasks, methods and metrics bring their own settings (a registered class each), so adding one never edits this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PARTS = ("vision", "projector", "language", "audio", "head")
+
+
+class Settings(BaseModel):
+    """Base of every settings class: frozen, typed, and unknown words are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
+
+
+class Tiles(Settings):
+    """How a picture is cut into square tiles before the vision tower (InternVL's dynamic resolution)."""
+
+    min: int = Field(1, ge=1, le=64, description="fewest tiles a picture is cut into")
+    max: int = Field(12, ge=1, le=64, description="most tiles, the thumbnail not counted")
+    thumbnail: bool = Field(True, description="append the whole picture as one more tile when there are several")
+
+
+class ModelSpec(Settings):
+    """Which checkpoint, and how it is opened. `model: NAME` is short for `model: {path: NAME}`."""
+
+    path: str = Field("embedded", description="`embedded`, a hub id, or a folder")
+    revision: str | None = Field(None, description="hub revision (a commit); pinned in the run when left open")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number format of frozen weights; auto: bfloat16 where the processor has it"
+    )
+    device: str | None = Field(None, description="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
+    tiles: Tiles | None = Field(None, description="default: what the checkpoint says")
+    system: str | None = Field(None, description="system text; default: the checkpoint's own")
+
+
+class HeldOut(Settings):
+    """Which samples are kept from training and used for the final score. Exactly one way."""
+
+    fraction: float | None = Field(None, gt=0, lt=1, description="share of the samples")
+    group_by: str | None = Field(None, description="field or column; its groups are kept whole on one side")
+    column: str | None = Field(None, description="column that names the part, such as `split`")
+    value: str | list[str] | None = Field(None, description="value(s) of `column` that are held out")
+    folder: str | None = Field(None, description="a second folder with the same layout")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> HeldOut:
+        ways = [way for way in ("fraction", "column", "folder") if getattr(self, way) is not None]
+        if len(ways) != 1:
+            raise ValueError(f"say exactly one of fraction, column, folder (found {' and '.join(ways) or 'none'})")
+        if (self.column is None) != (self.value is None):
+            raise ValueError("`column` and `value` belong together: column: split, value: dev")
+        return self
+
+
+class DataSpec(Settings):
+    """Where the labelled samples are. `data: FOLDER` is short for `data: {train: FOLDER}`."""
+
+    train: str = Field(description="folder or file of labelled samples; its layout is recognised")
+    layout: str | None = Field(None, description="layout name when recognition should not decide")
+    held_out: HeldOut = Field(HeldOut(fraction=0.1), description="samples kept for the final score")
+    dev: float = Field(
+        0.05, ge=0, lt=0.5, description="share of the training samples used to choose the best epoch; 0: last epoch"
+    )
+    limit: int | None = Field(None, ge=1, description="use only this many training samples (a seeded choice)")
+    limit_held_out: int | None = Field(
+        None, ge=1, description="score only this many held-out samples (a seeded choice)"
+    )
+
+
+class Train(Settings):
+    """The training loop."""
+
+    epochs: float = Field(3, gt=0, le=10_000, description="passes over the training samples")
+    batch: int = Field(16, ge=1, description="samples per optimizer step")
+    micro_batch: int | None = Field(None, ge=1, description="samples per forward pass; default: chosen by memory")
+    learning_rate: float = Field(5e-4, gt=0, le=10, description="peak rate")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape after the warm-up")
+    warmup: float = Field(0.05, ge=0, lt=1, description="fraction of the steps in which the rate rises")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled decay of the trained weights")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
+    optimizer: str = Field("adamw", description="see `tailor methods`")
+    loss: Literal["answer", "all"] = Field(
+        "answer", description="tokens that carry loss; `all` only to copy old recipes"
+    )
+    checkpoint_every: float = Field(5.0, gt=0, description="minutes between checkpoints")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+    evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev part")
+    checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
+    minutes: float | None = Field(None, gt=0, description="stop after this many minutes of training")
+    augment: bool = Field(False, description="small random turns, scales and light changes of training pictures")
+
+
+class Predict(Settings):
+    """How replies are generated."""
+
+    batch: int = Field(8, ge=1, description="samples decoded side by side")
+    max_new_tokens: int = Field(512, ge=1, le=32_768, description="longest reply, in tokens")
+    constrained: bool = Field(True, description="hold the reply to the task's JSON schema")
+
+
+class Recipe(Settings):
+    """One YAML file that says everything about a tailoring job."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="names the run folder")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
+    model: ModelSpec = Field(ModelSpec(), description="the checkpoint")
+    data: DataSpec = Field(description="the labelled samples")
+    task: dict[str, Any] = Field(description="one task with its settings, such as `extract: {total: string}`")
+    method: dict[str, Any] = Field({"name": "qlora"}, description="what is trained; see `tailor methods`")
+    train: Train = Field(Train(), description="the training loop")
+    predict: Predict = Field(Predict(), description="generation")
+    score: list[str] = Field([], description="metrics, the first decides; default: the task's own")
+    output: str = Field("runs", description="folder that receives the run folder")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for key, inner in (("model", "path"), ("data", "train"), ("method", "name")):
+            if isinstance(values.get(key), str):
+                values[key] = {inner: values[key]}
+        if isinstance(values.get("task"), str):
+            values["task"] = {values["task"]: {}}
+        if isinstance(values.get("score"), str):
+            values["score"] = [values["score"]]
+        return values
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Recipe:
+        if len(self.task) != 1:
+            raise ValueError(f"`task` names exactly one task (found {', '.join(map(str, self.task)) or 'none'})")
+        if not isinstance(self.method.get("name"), str):
+            raise ValueError("`method` needs a `name`, such as {name: qlora, rank: 64}")
+        return self
+
+    @property
+    def task_name(self) -> str:
+        """The one key of `task`."""
+        return next(iter(self.task))
+
+    @property
+    def task_settings(self) -> Any:
+        """What stands under it."""
+        return self.task[self.task_name]
+
+    @property
+    def method_settings(self) -> dict[str, Any]:
+        """The method's settings without its name."""
+        return {key: value for key, value in self.method.items() if key != "name"}

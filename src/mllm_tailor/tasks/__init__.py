@@ -1,0 +1,34 @@
+"""Tasks: how a sample becomes a conversation and how a reply is read back. A new task is one file and one line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mllm_tailor.core.registry import Entry, Registry
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.tasks.base import Reply, Task
+
+TASKS = Registry(
+    "task",
+    {
+        "extract": Entry("mllm_tailor.tasks.extract:Extract", "typed fields of a document as one JSON object"),
+        "answer": Entry(
+            "mllm_tailor.tasks.answer:Answer", "questions about pictures, clips or recordings, in free text"
+        ),
+    },
+)
+
+
+def make_task(recipe: Recipe) -> Task:
+    """The recipe's task, its settings validated."""
+    task: Task = TASKS.load(recipe.task_name)(recipe.task_settings)
+    return task
+
+
+def open_task(name: str, settings: Any = None) -> Task:
+    """A task by name, for use without a recipe."""
+    task: Task = TASKS.load(name)(settings)
+    return task
+
+
+__all__ = ["TASKS", "Reply", "Task", "make_task", "open_task"]

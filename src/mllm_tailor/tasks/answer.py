@@ -1,0 +1,49 @@
+"""Answer the question a sample brings, in free text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.recipe import Settings, validate
+from mllm_tailor.tasks.base import Reply
+
+
+class AnswerSettings(Settings):
+    """`answer: {}` takes questions and answers as the data has them."""
+
+    prompt: str = Field("{question}", description="the question asked; {question} becomes the sample's own")
+
+
+class Answer:
+    """Visual questions, chat and instructions: the sample's own prompt and answer."""
+
+    name = "answer"
+    metrics: tuple[str, ...] = ("exact", "normalised_exact", "anls", "token_recall")
+    field_names: tuple[str, ...] = ("answer",)
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = validate(AnswerSettings, settings or {}, "task.answer")
+
+    def phrase(self, sample: Sample) -> Sample:
+        """Put the sample's question into the recipe's wording."""
+        if not sample.prompt.strip():
+            raise DataError(f"{sample.source}: no question — add one, or choose another task")
+        return replace(sample, prompt=self.settings.prompt.replace("{question}", sample.prompt))
+
+    def labels(self, sample: Sample) -> dict[str, Any]:
+        """The one field `answer`."""
+        return {} if sample.answer is None else {"answer": sample.answer.strip()}
+
+    def schema(self) -> None:
+        """Free text."""
+        return None
+
+    def parse(self, text: str) -> Reply:
+        """The reply itself."""
+        answer = text.strip()
+        return Reply(fields={"answer": answer}) if answer else Reply(problem="the reply is empty")

@@ -1,0 +1,45 @@
+"""What every task provides. A task is the one place that knows both sides of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mllm_tailor.core.sample import Sample
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply, read: its fields, or the problem that kept them from being read."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+class Task(Protocol):
+    """How a sample becomes a conversation and how a reply is read back."""
+
+    name: str
+    metrics: tuple[str, ...]  # scored when the recipe names none; the first decides
+    field_names: tuple[str, ...]  # what a reply holds and what reports break scores down by
+
+    def phrase(self, sample: Sample) -> Sample:
+        """The sample with `prompt` (and, where it is labelled, `answer`) exactly as the model sees them.
+
+        Raises:
+            DataError: naming `sample.source` when the labels do not fit the task.
+        """
+        ...
+
+    def labels(self, sample: Sample) -> dict[str, Any]:
+        """The right fields of a sample, as scores compare them; empty when it is unlabelled."""
+        ...
+
+    def schema(self) -> dict[str, Any] | None:
+        """JSON schema that constrains the reply, or None for free text."""
+        ...
+
+    def parse(self, text: str) -> Reply:
+        """Read a reply. Never raises: an unreadable reply has no fields and says why."""
+        ...

@@ -1,0 +1,195 @@
+"""`tailor`: every command, its arguments and its help. The work itself lives in `mllm_tailor.run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mllm_tailor import __version__
+
+app = typer.Typer(
+    name="tailor",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Make a multimodal model good at your own documents, pictures, clips or recordings.
+
+    [bold]Start here[/bold]
+
+      tailor demo                   the whole job on drawn receipts, in minutes
+      tailor init FOLDER            look at labelled data, write recipe.yaml
+      tailor check recipe.yaml      faults, leaks and costs before training
+      tailor run recipe.yaml        score, tune, score again, report
+      tailor predict RUN FILES      use the tuned model
+
+    A setting of a recipe is changed for one run by key=value words: tailor run recipe.yaml train.epochs=5
+    """,
+)
+
+RecipeFile = Annotated[
+    Path, typer.Argument(help="The recipe (a YAML file; `tailor init` writes one).", metavar="RECIPE")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings for this run only, such as train.epochs=5.", metavar="KEY=VALUE"),
+]
+RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/receipts.", metavar="RUN")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"mllm-tailor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder or file of labelled samples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the recipe.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
+) -> None:
+    """Look at labelled data and write a commented recipe for it."""
+    from mllm_tailor.run.init import write_recipe
+
+    write_recipe(folder, out, force=force)
+
+
+@app.command()
+def check(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    decode: Annotated[bool, typer.Option(help="Open every picture, clip and recording.")] = True,
+) -> None:
+    """Look for faults, leaks and costs before any training; ends with an error when something must be mended."""
+    from mllm_tailor.run.check import check_recipe
+
+    if not check_recipe(recipe, overrides or [], decode=decode):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    exclude_faulty: Annotated[
+        bool, typer.Option("--exclude-faulty", help="Go on without the faulty samples; each gets a line in the ledger.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Set an existing run of this name aside and begin anew.")
+    ] = False,
+) -> None:
+    """Score the untouched model, tune it, score it again on data it never saw, and write the report.
+
+    The same command goes on where an interrupted run stopped.
+    """
+    from mllm_tailor.run.tailor import run_recipe
+
+    run_recipe(recipe, overrides or [], exclude_faulty=exclude_faulty, fresh=fresh)
+
+
+@app.command()
+def predict(
+    model_or_run: Annotated[Path | None, typer.Argument(help="A run folder.", metavar="RUN")] = None,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files, folders, or JSONL manifests of files and questions.", metavar="PATH..."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write one JSON row a sample.")] = Path(
+        "predictions.jsonl"
+    ),
+    model: Annotated[str | None, typer.Option("--model", help="Use this untuned model (with --recipe).")] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="The task to perform when there is no run.")] = None,
+    base: Annotated[bool, typer.Option("--base", help="Use the run's untouched base model.")] = False,
+    free: Annotated[bool, typer.Option("--free", help="Do not hold replies to the JSON schema.")] = False,
+) -> None:
+    """Read new files with a tuned model (or an untuned one) and write predictions.jsonl."""
+    from mllm_tailor.run.predict import predict_paths
+
+    inputs = list(paths or [])
+    if model and model_or_run is not None:
+        inputs.insert(0, model_or_run)  # with --model, every argument is a file
+        model_or_run = None
+    predict_paths(model_or_run, inputs, out, model=model, recipe=recipe, base=base, free=free)
+
+
+@app.command()
+def report(run_folder: RunPath) -> None:
+    """Score the predictions of a run again and write its report anew (no model is opened)."""
+    from mllm_tailor.run.tailor import report_run
+
+    report_run(run_folder)
+
+
+@app.command()
+def compare(
+    first: RunPath,
+    second: RunPath,
+) -> None:
+    """Compare two runs on the held-out samples they share, with an interval for the difference."""
+    from mllm_tailor.run.compare import compare_runs
+
+    compare_runs(first, second)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the drawn data and the run.")] = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Seed of the drawn shop chain.")] = 0,
+) -> None:
+    """Draw receipts of a shop chain the model has not seen, score, tune, score again, and write the report."""
+    from mllm_tailor.run.demo import run_demo
+
+    run_demo(out, seed)
+
+
+@app.command()
+def merge(
+    run_folder: RunPath,
+    out: Annotated[Path, typer.Argument(help="Folder for the merged model.")],
+) -> None:
+    """Merge a run's adapter into its base and save a plain transformers folder."""
+    from mllm_tailor.run.merge import merge_run
+
+    merge_run(run_folder, out)
+
+
+@app.command()
+def methods() -> None:
+    """List every tuning method, optimizer, metric, task and data layout, with a line each."""
+    from mllm_tailor.run.listing import list_words
+
+    list_words()
+
+
+def main() -> None:
+    """Run a command; what the user can mend is one clear message, and Ctrl-C is no traceback."""
+    from mllm_tailor.core.errors import TailorError
+
+    try:
+        app()
+    except TailorError as error:
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True, highlight=False, soft_wrap=True).print(Text("Error: ", "bold red") + Text(str(error)))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. The same command goes on where it stopped.\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

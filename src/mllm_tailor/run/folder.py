@@ -1,0 +1,157 @@
+"""The run folder: everything a job reads back or leaves behind lies here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.files import append_jsonl, read_json, read_jsonl, write_atomic, write_json
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.recipe import Recipe, dump_recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files in one run folder."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def adapter(self) -> Path:
+        """What was trained, ready to be loaded."""
+        return self.path / "adapter"
+
+    @property
+    def ledger(self) -> Path:
+        """What happened to every sample."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Every score of the run."""
+        return self.path / "scores.json"
+
+    @property
+    def report(self) -> Path:
+        """The report a person reads."""
+        return self.path / "report.html"
+
+    @property
+    def environment(self) -> Path:
+        """Machine, versions, weights."""
+        return self.path / "environment.json"
+
+    @property
+    def forecast(self) -> Path:
+        """What memory and time the check foresaw."""
+        return self.path / "forecast.json"
+
+    @property
+    def training(self) -> Path:
+        """What the training cost; its presence says that training ended."""
+        return self.path / "training.json"
+
+    def predictions(self, which: str) -> Path:
+        """Replies of one model in one way of decoding, such as `tuned_constrained`."""
+        return self.path / "predictions" / f"{which}.jsonl"
+
+    def recipe(self) -> Recipe:
+        """The recipe this run was made with."""
+        return read_recipe(self.recipe_file)
+
+
+def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
+    """The folder for this recipe: new, or the unfinished one of the same recipe, to be continued.
+
+    Raises:
+        RunError: when the folder belongs to a different recipe.
+    """
+    run = RunFolder(Path(recipe.output) / recipe.name)
+    text = dump_recipe(recipe)
+    if run.path.exists() and fresh:
+        _set_aside(run.path)
+    if run.recipe_file.exists():
+        if run.recipe_file.read_text(encoding="utf-8") != text:
+            raise RunError(
+                f"{run.path} holds a run of a different recipe — give this one another name (name=...), "
+                "or pass --fresh to set the old folder aside"
+            )
+        return run
+    if run.path.exists() and any(run.path.iterdir()):
+        raise RunError(f"{run.path} exists and is not a run — choose another name (name=...)")
+    write_atomic(run.recipe_file, text)
+    return run
+
+
+def _set_aside(path: Path) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old{number}")).exists():
+        number += 1
+    path.rename(aside)
+
+
+def open_run(path: Path) -> RunFolder:
+    """An existing run folder.
+
+    Raises:
+        RunError: when there is none.
+    """
+    run = RunFolder(path)
+    if not run.recipe_file.is_file():
+        raise RunError(f"{path}: not a run folder (it has no recipe.yaml) — `tailor run RECIPE` makes one")
+    return run
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The predictions written so far; a line cut off by a crash is left out, to be predicted again."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        write_atomic(path, whole)
+    return [Prediction.from_row(row) for _, row in read_jsonl(path)]
+
+
+def add_prediction(path: Path, prediction: Prediction) -> None:
+    """Append one prediction at once, so that an interrupted job loses at most the one in flight."""
+    append_jsonl(path, prediction.row())
+
+
+def finished(run: RunFolder) -> bool:
+    """Whether the run's report was written."""
+    return run.report.is_file() and run.scores.is_file()
+
+
+def read_scores(run: RunFolder) -> dict[str, Any]:
+    """The run's scores.json."""
+    if not run.scores.is_file():
+        raise RunError(f"{run.path}: not scored yet — run the same `tailor run` command again to finish it")
+    scores: dict[str, Any] = read_json(run.scores)
+    return scores
+
+
+def in_order(ids: Sequence[str], predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Predictions sorted like `ids`.
+
+    Raises:
+        RunError: when one is missing.
+    """
+    by_id = {prediction.id: prediction for prediction in predictions}
+    missing = [identifier for identifier in ids if identifier not in by_id]
+    if missing:
+        raise RunError(f"{len(missing)} samples have no prediction (first: {missing[0]}) — run the command again")
+    return [by_id[identifier] for identifier in ids]
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write one JSON document of the run."""
+    write_json(path, value)

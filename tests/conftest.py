@@ -23,3 +23,21 @@ def real_data(name: str) -> Path:
 def sroie() -> Path:
     """The 626 labelled SROIE receipts."""
     return real_data("sroie")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random InternVL (tiles of 56 pixels become 4 tokens; under a million weights), saved as transformers does."""
+    import torch
+
+    from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_internvl(
+            tokenizer, vision_width=32, vision_layers=2, text_width=64, text_layers=2, image_size=56, head_width=16
+        )
+    save(model, build_processor(tokenizer, 56, max_tiles=4), folder)
+    return folder

@@ -128,13 +128,14 @@ def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | 
     for part in location:
         if current is None or part not in current.model_fields:
             return None
-        current = _model_in(current.model_fields[part].annotation)
+        current = model_in(current.model_fields[part].annotation)
     return current
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings class inside an annotation such as `Tiles | None`, if there is one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next((found for inner in typing.get_args(annotation) if (found := _model_in(inner))), None)
+        return next((found for inner in typing.get_args(annotation) if (found := model_in(inner))), None)
     return None

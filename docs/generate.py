@@ -1,0 +1,105 @@
+"""Writes the reference pages from the code they describe; a test keeps them in step. Run: make docs"""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+from pydantic_core import PydanticUndefined
+
+from mllm_tailor.recipe import Recipe, Settings
+from mllm_tailor.recipe.read import model_in
+from mllm_tailor.tasks import TASKS
+from mllm_tailor.tasks.extract import FieldSpec
+
+DOCS = Path(__file__).resolve().parent
+
+HEAD = """# The recipe
+
+One YAML file says everything about a tailoring job. This page is generated from the code (`make docs`).
+Anything left out takes the default shown; an unknown word is refused with the nearest right one.
+
+```yaml
+name: receipts
+model: embedded
+data:
+  train: path/to/folder
+  held_out: {fraction: 0.1, group_by: company}
+task:
+  extract: {company: string, date: date, address: string, total: amount}
+method: {name: qlora, rank: 128, alpha: 256, parts: [language]}
+train: {epochs: 3, batch: 16, learning_rate: 5e-4}
+score: [fuzzy, exact, f1]
+```
+
+Any setting is changed for one run on the command line: `tailor run recipe.yaml train.epochs=5 model.dtype=float32`.
+"""
+
+
+def type_words(annotation: object) -> str:
+    """`int | None` -> `integer or null`, in the words of YAML."""
+    words = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", dict: "mapping"}
+    if annotation in words:
+        return words[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        return f"list of {type_words(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    if arguments:
+        return " or ".join(dict.fromkeys(type_words(argument) for argument in arguments))
+    return "mapping"
+
+
+def default_words(field: typing.Any) -> str:
+    """The default as YAML would write it."""
+    if field.default is PydanticUndefined:
+        return "*required*"
+    if field.default is None:
+        return "—"
+    if isinstance(field.default, Settings):
+        return "see below"
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
+def section(title: str, settings: type[Settings]) -> list[str]:
+    """A table of one settings class, then the tables of the classes inside it."""
+    lines = [
+        f"\n## {title}\n",
+        (settings.__doc__ or "").strip() + "\n",
+        "| setting | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    inner: list[tuple[str, type[Settings]]] = []
+    for name, field in settings.model_fields.items():
+        nested = model_in(field.annotation)
+        if nested and nested is not settings:
+            inner.append((f"{title}.{name}" if title != "Recipe" else name, nested))
+        words = type_words(field.annotation).replace("|", "\\|")
+        lines.append(f"| `{name}` | {words} | {default_words(field)} | {field.description} |")
+    for inner_title, nested in inner:
+        lines += section(inner_title, nested)
+    return lines
+
+
+def recipe_page() -> str:
+    """docs/recipe.md"""
+    lines = [HEAD, *section("Recipe", Recipe), "\n## task\n", "| task | what it does |", "|---|---|"]
+    lines += [f"| `{name}` | {TASKS.summary(name)} |" for name in TASKS]
+    lines += section("task.extract.FIELD", FieldSpec)
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"recipe.md": recipe_page}
+
+
+def main() -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

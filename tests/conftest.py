@@ -27,7 +27,7 @@ def sroie() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random InternVL (tiles of 56 pixels become 4 tokens; under a million weights), saved as transformers does."""
+    """A tiny random InternVL (a tile of 56 pixels is 4 tokens; 176,000 weights), saved as transformers does."""
     import torch
 
     from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save

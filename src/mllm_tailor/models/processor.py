@@ -1,0 +1,57 @@
+"""A processor for InternVL that reads pictures with Pillow and needs no torchvision.
+
+The stock InternVLProcessor insists on a video processor, which exists only with torchvision. Ours has the same name and
+file layout, so a folder it saves opens with the stock class elsewhere; clips are cut into frames before they get here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class InternVLProcessor(ProcessorMixin):
+    """Image processor, tokenizer and chat template of a native InternVL checkpoint."""
+
+    def __init__(
+        self,
+        image_processor: GotOcr2ImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
+        image_seq_length: int = 256,
+        use_thumbnail: bool = True,
+        chat_template: str | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.image_seq_length = image_seq_length  # language tokens one tile becomes
+        self.use_thumbnail = use_thumbnail  # our own key; the stock class always appends the thumbnail
+        self.start_image_token = tokenizer.start_image_token
+        self.end_image_token = tokenizer.end_image_token
+        self.image_token = tokenizer.context_image_token
+        self.video_token = tokenizer.video_token
+        self.image_token_id = tokenizer.context_image_token_id
+
+    def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
+        """Ids, mask and tiles, ready for the model."""
+        inputs = super().__call__(images=images, text=text, **options)
+        inputs.pop("num_patches", None)  # already spent on the placeholders
+        return inputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Add the part the stock class reads, so that it opens our folders where torchvision exists."""
+        values = super().to_dict()
+        pictures = values["image_processor"]
+        shared = ("size", "image_mean", "image_std", "resample", "do_resize", "do_rescale", "do_normalize")
+        values["video_processor"] = {"video_processor_type": "InternVLVideoProcessor"} | {
+            key: pictures[key] for key in shared if key in pictures
+        }
+        return values
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
+        """The text one placeholder stands for: one context token for every feature the picture becomes."""
+        tiles = int(image_inputs["num_patches"][image_idx])
+        return f"{self.start_image_token}{self.image_token * self.image_seq_length * tiles}{self.end_image_token}"

@@ -93,6 +93,7 @@ class Train(Settings):
     evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev part")
     checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
     minutes: float | None = Field(None, gt=0, description="stop after this many minutes of training")
+    tiles: Tiles | None = Field(None, description="other tiles while training than in use; only to copy old recipes")
     augment: bool = Field(False, description="small random turns, scales and light changes of training pictures")
 
 
@@ -102,6 +103,9 @@ class Predict(Settings):
     batch: int = Field(8, ge=1, description="samples decoded side by side")
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="longest reply, in tokens")
     constrained: bool = Field(True, description="hold the reply to the task's JSON schema")
+    weights: Literal["as_trained", "unquantised"] = Field(
+        "as_trained", description="base under the adapter; `unquantised` after QLoRA only to copy old recipes"
+    )
 
 
 class Recipe(Settings):

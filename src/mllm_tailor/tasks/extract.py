@@ -49,6 +49,7 @@ class ExtractSettings(Settings):
 
     fields: dict[str, FieldSpec] = Field(min_length=1, description="name and type of every field, in answer order")
     prompt: str = Field("Extract {fields} as JSON.", description="the question; {fields} becomes the field names")
+    indent: int | None = Field(None, ge=0, le=8, description="spaces of indentation in the answer; null: one line")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +74,9 @@ class Extract:
 
     def phrase(self, sample: Sample) -> Sample:
         """Set the question and, for a labelled sample, the JSON answer."""
-        answer = json.dumps(self.labels(sample), ensure_ascii=False) if sample.fields else None
+        answer = None
+        if sample.fields:
+            answer = json.dumps(self.labels(sample), ensure_ascii=False, indent=self.settings.indent)
         return replace(sample, prompt=self.prompt, answer=answer)
 
     def labels(self, sample: Sample) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""The door to drawn documents: compose, place, print, distort; the same document for the same kind and seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mllm_tailor.core.errors import DataError, nearest
+from mllm_tailor.data.drawn import documents, receipts
+from mllm_tailor.data.drawn.effects import apply_matrix, picture
+from mllm_tailor.data.drawn.fonts import Face, FontSet
+from mllm_tailor.data.drawn.ink import print_text
+from mllm_tailor.data.drawn.page import MONO, SANS, DrawnText, Sheet, place
+
+Composer = Callable[[random.Random, str], Sheet]
+COMPOSERS: dict[str, tuple[Composer, tuple[str, ...]]] = {
+    "receipts": (receipts.compose_receipt, tuple(receipts.FAMILIES)),
+    **documents.COMPOSERS,
+}
+KINDS = tuple(COMPOSERS)
+DEMO_LAYOUTS = receipts.DEMO_LAYOUTS  # kept out of everything drawn without asking for them by name
+
+
+class DrawnCharacter(NamedTuple):
+    """A character and its box in pixels of the final picture: its advance cell, capitals' top to descenders' foot."""
+
+    char: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+class DrawnLine(NamedTuple):
+    """A printed row's text and its four corners (x0, y0, ..., x3, y3), clockwise from the top left."""
+
+    text: str
+    quad: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DrawnPage:
+    """A drawn document: the picture and everything that is known about it.
+
+    `characters` holds the non-blank characters of `lines` in the same order; `fields` holds values as printed.
+    """
+
+    image: Image.Image
+    characters: tuple[DrawnCharacter, ...]
+    lines: tuple[DrawnLine, ...]
+    fields: dict[str, str]
+    kind: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Style:
+    """What is wished of a page; None leaves it to the seed."""
+
+    layout: str | None = None  # a family of the kind, also one of `DEMO_LAYOUTS`
+    width: int | None = None  # pixels, before effects
+    margin: float | None = None  # pixels
+    leading: float | None = None  # line pitch in em
+    font: str | None = None  # a face's name
+    on_a4: bool | None = None  # a small receipt on a large sheet
+
+
+def layouts_of(kind: str) -> tuple[str, ...]:
+    """The layout families of a kind that may be used for pretraining."""
+    if kind not in COMPOSERS:
+        raise DataError(f"no kind of drawn document is called {kind!r} — {nearest(kind, COMPOSERS)}")
+    return tuple(layout for layout in COMPOSERS[kind][1] if layout not in DEMO_LAYOUTS)
+
+
+def compose(kind: str, seed: int, layout: str | None = None, layouts: Sequence[str] | None = None) -> Sheet:
+    """What a document says and in which rows; the family is `layout` or drawn from `layouts`."""
+    known = layouts_of(kind)
+    rng = random.Random(f"{kind} {seed}")
+    family = rng.choice(layouts or known)
+    return COMPOSERS[kind][0](rng, layout or family)
+
+
+def text_layout(kind: str, seed: int, *, layouts: Sequence[str] | None = None) -> DrawnText:
+    """The document `draw_document` would draw, placed with a nominal font and without any pixels."""
+    rng = random.Random(f"look {kind} {seed}")
+    sheet = compose(kind, seed, layouts=layouts)
+    width, margin = _paper(rng, kind)
+    return place(sheet, rng.choice((MONO, SANS)), width, margin)
+
+
+def _paper(rng: random.Random, kind: str) -> tuple[int, float]:
+    """Width and margin of a page in pixels."""
+    low, high = (448, 640) if kind in ("receipts", "tickets") else (640, 900)
+    width = rng.randint(low, high)
+    return width, width * rng.uniform(0.02, 0.09)
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> FontSet:
+    return FontSet.shipped()
+
+
+def draw_document(
+    kind: str,
+    seed: int,
+    *,
+    style: Style | None = None,
+    fonts: FontSet | None = None,
+    effects: bool | float = True,
+    layouts: Sequence[str] | None = None,
+) -> DrawnPage:
+    """Draw one document.
+
+    `effects` scales everything that makes a page look scanned, 0 or False for clean ink; `layouts` limits the families.
+    """
+    style, strength = style or Style(), float(effects)
+    rng = random.Random(f"look {kind} {seed}")
+    sheet = compose(kind, seed, style.layout, layouts)
+    width, margin = _paper(rng, kind)
+    face = _face(rng, fonts or _shipped(), style, sheet)
+    text = place(sheet, face.metrics, style.width or width, style.margin if style.margin is not None else margin,
+                 leading=style.leading)  # fmt: skip
+    ink, corner = print_text(text, face), (0, 0)
+    small = rng.random() < 0.07 and strength > 0 and kind == "receipts"
+    if style.on_a4 if style.on_a4 is not None else small:
+        ink, corner = _on_a4(rng, ink)
+    image, matrix = picture(ink, np.random.default_rng(rng.getrandbits(64)), strength)
+    matrix = matrix @ np.array([[1, 0, corner[0]], [0, 1, corner[1]], [0, 0, 1.0]])
+    return DrawnPage(image, _characters(text, matrix), _lines(text, matrix), text.fields, kind, text.layout)
+
+
+def _face(rng: random.Random, fonts: FontSet, style: Style, sheet: Sheet) -> Face:
+    """A face that has every character of the sheet; monospaced as often as not, as tills print."""
+    if style.font:
+        return fonts[style.font]
+    needed = {char for row in sheet.rows for cell in row.cells for char in cell.text}
+    mono = rng.random() < 0.5
+    group = [face for face in fonts.faces if face.monospaced == mono] or fonts.faces
+    for face in (rng.choice(group) for _ in range(8)):
+        if needed <= face.known:
+            return face
+    return _shipped()["Sans-Regular"]
+
+
+def _on_a4(rng: random.Random, ink: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """The receipt's ink somewhere in the upper part of a large sheet, and where its corner lies."""
+    height, width = ink.shape
+    wide = max(int(width * rng.uniform(1.6, 2.4)), int((height + 40) / 1.414))
+    sheet = np.zeros((int(wide * 1.414), wide), dtype=np.uint8)
+    x, y = rng.randint(10, wide - width - 10), rng.randint(10, min(300, sheet.shape[0] - height - 10))
+    sheet[y : y + height, x : x + width] = ink
+    return sheet, (x, y)
+
+
+def _characters(text: DrawnText, matrix: np.ndarray) -> tuple[DrawnCharacter, ...]:
+    boxes = text.boxes
+    corners = np.array([(x, y, x + w, y, x + w, y + h, x, y + h) for _, x, y, w, h in boxes]).reshape(-1, 2)
+    moved = apply_matrix(matrix, corners).reshape(-1, 4, 2)
+    bounds = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1).tolist()
+    return tuple(DrawnCharacter(box[0], *bound) for box, bound in zip(boxes, bounds, strict=True))
+
+
+def _lines(text: DrawnText, matrix: np.ndarray) -> tuple[DrawnLine, ...]:
+    rows: dict[int, list] = {}
+    for cell in text.cells:
+        rows.setdefault(cell.row, []).append(cell)
+    metrics, quads = text.metrics, []
+    for cells in rows.values():
+        top = min(cell.baseline - metrics.capital * cell.size for cell in cells)
+        foot = max(cell.baseline + metrics.descent * cell.size for cell in cells)
+        left, right = min(cell.starts[0] for cell in cells), max(cell.starts[-1] for cell in cells)
+        quads += [(left, top), (right, top), (right, foot), (left, foot)]
+    moved = apply_matrix(matrix, np.array(quads)).reshape(-1, 8).tolist()
+    return tuple(DrawnLine(" ".join(cell.text for cell in cells), tuple(quad)) for cells, quad in zip(rows.values(), moved, strict=True))

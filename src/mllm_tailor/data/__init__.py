@@ -1,0 +1,19 @@
+"""Labelled folders into samples: layouts, splits, and the checks before any training."""
+
+from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.layouts import LAYOUTS
+from mllm_tailor.data.read import Dataset, list_faults, read_samples, recognise, unlabelled_samples
+from mllm_tailor.data.split import group_key, split, split_dev
+
+__all__ = [
+    "LAYOUTS",
+    "Dataset",
+    "Fault",
+    "group_key",
+    "list_faults",
+    "read_samples",
+    "recognise",
+    "split",
+    "split_dev",
+    "unlabelled_samples",
+]

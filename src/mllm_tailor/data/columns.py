@@ -1,0 +1,196 @@
+"""One row of named columns into a sample: which column is the file, the id, the part, the question, the labels."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.media import decode_data_uri, inside, media_kind
+from mllm_tailor.core.sample import Media, MediaKind, Sample
+from mllm_tailor.data.rows import Row, kind_of, parse_strictly
+
+# The first group with a column present wins, so a field called `path` is a label where `file_name` names the file.
+MEDIA_COLUMNS: tuple[tuple[str, ...], ...] = (
+    ("file_name", "file_names"),
+    ("image", "images", "video", "videos", "audio", "audios"),
+    ("image_path", "img", "img_path", "video_path", "audio_path"),
+    ("file", "filename", "file_path", "path", "media"),
+)
+LABEL_COLUMNS = ("ground_truth", "gt_parse", "entities", "fields", "labels")
+QUESTION_COLUMNS = ("question", "prompt", "query", "instruction")
+ANSWER_COLUMNS = ("answer", "response", "caption", "transcript", "transcription", "text")
+SPLIT_COLUMNS = ("split", "subset", "part")
+TECHNICAL_COLUMNS = frozenset({"ocr", "width", "height", "frames", "fps", "sample_rate", "duration"})
+
+
+def media_columns(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that name files; empty when there are none."""
+    for group in MEDIA_COLUMNS:
+        found = tuple(name for name in group if values.get(name) not in (None, "", []))
+        if found:
+            return found
+    return ()
+
+
+def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
+    """The samples of one row (several when it holds several questions).
+
+    Raises:
+        DataError: naming the row.
+    """
+    values, source = row.values, row.source
+    named = media_columns(values)
+    media = tuple(item for name in named for item in read_media(values[name], _kind_hint(name), roots, source))
+    if not media:
+        known = ", ".join(name for group in MEDIA_COLUMNS[:2] for name in group)
+        raise DataError(f"{source}: names no file (looked for {known}) — add a column with the file of this row")
+    rest = {name: plain_value(value, source, name) for name, value in values.items() if name not in named}
+    identifier = read_id(rest.pop("id", None), source) or default_id(media, source)
+    split = _pop_text(rest, SPLIT_COLUMNS) or row.split
+    for question, answer, fields, extra in _labels(rest, source):
+        yield Sample(
+            id=identifier,
+            media=media,
+            prompt=question,
+            answer=answer,
+            fields=fields,
+            split=split,
+            source=source,
+            extra=extra,
+        )
+
+
+def _labels(rest: dict[str, Any], source: str) -> Iterator[tuple[str, str | None, dict[str, Any], dict[str, Any]]]:
+    """(question, answer, fields, extra) of each labelled item of a row."""
+    extra = {name: rest.pop(name) for name in list(rest) if name in TECHNICAL_COLUMNS}
+    column = next((name for name in LABEL_COLUMNS if _holds_labels(name, rest.get(name))), None)
+    if column is None:
+        yield *_conversation(rest), rest, extra
+        return
+    labels = rest.pop(column)
+    if isinstance(labels, str):
+        labels = _parse_label(labels, source, column)
+    parses = labels.get("gt_parses") or [labels.get("gt_parse", labels)]
+    for parse in parses:
+        if not isinstance(parse, dict):
+            raise DataError(f"{source}: `{column}` should hold an object, found {kind_of(parse)} — mend the label")
+        question, answer = _conversation(parse)
+        outer_question, outer_answer = _conversation(rest)
+        yield question or outer_question, answer if answer is not None else outer_answer, parse, {**rest, **extra}
+
+
+def _holds_labels(name: str, value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, str) and name in ("ground_truth", "gt_parse"))
+
+
+def _parse_label(text: str, source: str, column: str) -> dict[str, Any]:
+    try:
+        value = parse_strictly(text)
+    except ValueError as error:
+        raise DataError(f"{source}: `{column}` is not valid JSON ({error}) — mend the label") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{source}: `{column}` should hold an object, found {kind_of(value)} — mend the label")
+    return value
+
+
+def _conversation(values: dict[str, Any]) -> tuple[str, str | None]:
+    """The question and answer among the columns. A question leaves them; texts such as a caption stay fields too."""
+    question = _pop_text(values, QUESTION_COLUMNS) or ""
+    if question:
+        return question, _pop_text(values, ANSWER_COLUMNS)
+    return "", next((str(values[name]) for name in ANSWER_COLUMNS if isinstance(values.get(name), str)), None)
+
+
+def _pop_text(values: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    name = next((name for name in names if isinstance(values.get(name), (str, int, float))), None)
+    return None if name is None else str(values.pop(name))
+
+
+def _kind_hint(column: str) -> MediaKind | None:
+    kinds: tuple[MediaKind, ...] = ("image", "video", "audio")
+    return "image" if column.startswith("img") else next((kind for kind in kinds if column.startswith(kind)), None)
+
+
+def read_id(value: Any, source: str) -> str | None:
+    """The row's own id as text, None when it has none.
+
+    Raises:
+        DataError: when it is neither text nor a whole number.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise DataError(f"{source}: `id` should be text or a whole number, found {kind_of(value)} — mend the id")
+    return str(value)
+
+
+def default_id(media: tuple[Media, ...], source: str) -> str:
+    """The file's stem, or where the row stands when its file travelled inside it."""
+    return next((item.path.stem for item in media if item.path is not None), source.rpartition("/")[2])
+
+
+def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], source: str) -> list[Media]:
+    """The files a column names: a path, a data address, `{"bytes", "path"}`, or a list of these.
+
+    Raises:
+        DataError: naming the row.
+    """
+    if isinstance(value, list):
+        return [item for entry in value for item in read_media(entry, hint, roots, source)]
+    if isinstance(value, Mapping):
+        if isinstance(value.get("bytes"), bytes):
+            name = value.get("path")
+            return [Media(_kind(str(name or ""), hint or "image", source), data=value["bytes"])]
+        value = value.get("path") or value.get("url") or value.get("file_name")
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{source}: a file is named by text, found {kind_of(value)} — mend the path")
+    if value.startswith("data:"):
+        declared = value[5:].partition("/")[0]
+        kind: MediaKind = declared if declared in ("image", "video", "audio") else hint or "image"  # type: ignore[assignment]
+        return [Media(kind, data=decode_data_uri(value, source))]
+    path = locate(value.removeprefix("file://"), roots, source)
+    return [Media(_kind(value, hint, source), path=path)]
+
+
+def locate(name: str, roots: tuple[Path, ...], source: str) -> Path:
+    """`name` under the first root where it exists, else under the first root; never outside a root.
+
+    Raises:
+        DataError: for web addresses and for paths that leave the folder.
+    """
+    if "://" in name:
+        raise DataError(f"{source}: `{name[:80]}` is a web address — fetch the file and name it by its path")
+    name = name.replace("\\", "/")
+    paths = [inside(root, name, source) for root in roots]
+    return next((path for path in paths if path.exists()), paths[0]) if len(paths) > 1 else paths[0]
+
+
+def _kind(name: str, hint: MediaKind | None, source: str) -> MediaKind:
+    kind = media_kind(name) or hint
+    if kind is None:
+        raise DataError(
+            f"{source}: `{name[:80]}` is neither a picture, a clip nor a recording by its suffix — convert or rename it"
+        )
+    return kind  # type: ignore[return-value]
+
+
+def plain_value(value: Any, source: str, name: str) -> Any:
+    """A label as JSON holds it: dates and decimals from tables become text; NaN is refused."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"{source}: `{name}` is {value}, which is not a value — mend the label or leave it empty")
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, bytes):
+        raise DataError(f"{source}: `{name}` holds bytes — name the file column `image`, or drop this column")
+    if isinstance(value, list):
+        return [plain_value(item, source, name) for item in value]
+    if isinstance(value, dict):
+        return {key: plain_value(item, source, f"{name}.{key}") for key, item in value.items()}
+    return value

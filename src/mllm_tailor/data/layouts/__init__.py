@@ -1,0 +1,29 @@
+"""How labelled folders look. A new layout is one short file beside this one and one line here.
+
+The first layout that recognises a path reads it, so the particular stand before the general.
+"""
+
+from __future__ import annotations
+
+from mllm_tailor.core.registry import Entry, Registry
+
+
+def _entry(target: str, summary: str) -> Entry:
+    return Entry(f"mllm_tailor.data.layouts.{target}", summary)
+
+
+LAYOUTS = Registry(
+    "layout",
+    {
+        "sroie": _entry(
+            "sroie:LAYOUT", "`images` or `img` beside `entities`, `key` or `annotations`: a label a picture"
+        ),
+        "hugging_face": _entry("arrow:SAVED", "a Hugging Face dataset saved to disk (`state.json` and .arrow files)"),
+        "parquet": _entry("arrow:PARQUET", "Parquet files with a picture column or a file column"),
+        "internvl": _entry("internvl:LAYOUT", "InternVL's meta JSON, {name: {root, annotation}}, and its JSONL files"),
+        "chat": _entry("chat:LAYOUT", "rows with `messages` (OpenAI style; `image_url` is a path or a data address)"),
+        "llava": _entry("llava:LAYOUT", "rows with `conversations` (LLaVA, ShareGPT) and `image`, `images` or `video`"),
+        "metadata": _entry("metadata:LAYOUT", "`metadata.jsonl`, or any .jsonl, whose rows name a file and its labels"),
+        "csv": _entry("table:LAYOUT", "a .csv or .tsv whose header has a file column"),
+    },
+)

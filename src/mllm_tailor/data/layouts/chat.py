@@ -1,0 +1,97 @@
+"""Chat rows: `messages` with roles and contents, as OpenAI's fine-tuning files and their many relatives write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Media, MediaKind, Sample
+from mllm_tailor.data.columns import default_id, read_id, read_media
+from mllm_tailor.data.conversation import Said, conversation_samples
+from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
+from mllm_tailor.data.rows import Row, build, first_object, json_rows, jsonl_rows, kind_of
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+BESIDE: dict[str, MediaKind] = {
+    "images": "image",
+    "image": "image",
+    "videos": "video",
+    "video": "video",
+    "audios": "audio",
+    "audio": "audio",
+}
+
+
+def _files(path: Path) -> list[tuple[Path, str | None]]:
+    files = label_files(path, ".jsonl", ".ndjson", ".json")
+    return [(file, part) for file, part in files if isinstance(first_object(file).get("messages"), list)]
+
+
+def recognise(path: Path) -> bool:
+    """Whether a label file's first row has `messages`."""
+    return bool(_files(path))
+
+
+def read(path: Path) -> Iterator[Sample | Fault]:
+    """One sample for each answer of each conversation."""
+    for file, part in _files(path):
+        roots = roots_of(file, path)
+        rows = json_rows(file, part) if file.suffix.lower() == ".json" else jsonl_rows(file, part)
+        yield from build(rows, lambda row, roots=roots: _samples(row, roots))  # type: ignore[misc]
+
+
+def _samples(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
+    messages = row.values.get("messages")
+    if not isinstance(messages, list):
+        raise DataError(f"{row.source}: `messages` should be a list, found {kind_of(messages)} — mend this row")
+    said = [_message(message, number, roots, row.source) for number, message in enumerate(messages, 1)]
+    shown = beside(row, roots)
+    media = (*shown, *(item for message in said for item in message.media))
+    identifier = read_id(row.values.get("id"), row.source) or default_id(media, row.source)
+    split = row.values.get("split")
+    yield from conversation_samples(said, shown, identifier, split if isinstance(split, str) else row.split, row.source)
+
+
+def beside(row: Row, roots: tuple[Path, ...]) -> tuple[Media, ...]:
+    """Files named beside the conversation, in `images`, `image`, `videos`, ..."""
+    return tuple(
+        media
+        for column, kind in BESIDE.items()
+        if row.values.get(column)
+        for media in read_media(row.values[column], kind, roots, row.source)
+    )
+
+
+def _message(message: Any, number: int, roots: tuple[Path, ...], source: str) -> Said:
+    role = ROLES.get(str(message.get("role"))) if isinstance(message, dict) else None
+    if role is None:
+        raise DataError(f"{source}: message {number} has no role of {', '.join(ROLES)} — mend this row")
+    content = message.get("content")
+    if isinstance(content, str):
+        return Said(role, content)  # type: ignore[arg-type]
+    if not isinstance(content, list):
+        raise DataError(f"{source}: message {number} has {kind_of(content)} as content — write text or a list of parts")
+    texts: list[str] = []
+    media: list[Media] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            media += _file(part, kind, number, roots, source)
+    return Said(role, "\n".join(texts), tuple(media))  # type: ignore[arg-type]
+
+
+def _file(part: Any, kind: Any, number: int, roots: tuple[Path, ...], source: str) -> list[Media]:
+    """The file of a content part such as `{"type": "image_url", "image_url": {"url": "receipt.jpg"}}`."""
+    name = str(kind).removeprefix("input_").removesuffix("_url")
+    if name not in ("image", "video", "audio"):
+        raise DataError(f"{source}: message {number} has a part of type {kind!r} — use text, image_url, video, audio")
+    value = next((part[key] for key in (kind, name, f"{name}_url", "path", "url") if key in part), None)
+    return read_media(value, name, roots, source)  # type: ignore[arg-type]
+
+
+LAYOUT = Layout(recognise, read)

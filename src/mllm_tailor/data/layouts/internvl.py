@@ -1,0 +1,66 @@
+"""InternVL's meta JSON: `{name: {"root": …, "annotation": ….jsonl, "repeat_time": …}}`, rows as LLaVA writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.media import inside
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.layouts.base import Layout, label_files
+from mllm_tailor.data.layouts.llava import samples_of
+from mllm_tailor.data.rows import build, first_object, jsonl_rows, parse_file
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file, _ in label_files(path, ".json") if _is_meta(first_object(file))]
+
+
+def _is_meta(values: dict[str, Any]) -> bool:
+    return bool(values) and all(isinstance(entry, dict) and "annotation" in entry for entry in values.values())
+
+
+def recognise(path: Path) -> bool:
+    """Whether a JSON file's entries all name an `annotation`."""
+    return bool(_files(path))
+
+
+def read(path: Path) -> Iterator[Sample | Fault]:
+    """Every set the meta file names, each row once: `repeat_time` weighs training and is no part of the data."""
+    for file in _files(path):
+        try:
+            entries = parse_file(file)
+        except DataError as error:
+            yield Fault.of(error, str(file))
+            continue
+        for name, entry in entries.items():
+            yield from _read_set(file, name, entry)
+
+
+def _read_set(file: Path, name: str, entry: dict[str, Any]) -> Iterator[Sample | Fault]:
+    source = f"{file}:{name}"
+    try:
+        annotation = inside(file.parent, _text(entry, "annotation", source), source)
+        root = inside(file.parent, _text(entry, "root", source), source)
+        if not annotation.is_file():
+            raise DataError(f"{source}: no annotation file {annotation} — paths are relative to the meta file")
+    except DataError as error:
+        yield Fault.of(error, source)
+        return
+    if entry.get("repeat_time", 1) != 1:
+        repeat = entry["repeat_time"]
+        yield Fault(source, f"repeat_time {repeat} is not applied", "every row is read once", severity="warning")
+    yield from build(jsonl_rows(annotation), lambda row: samples_of(row, (root,)))
+
+
+def _text(entry: dict[str, Any], key: str, source: str) -> str:
+    value = entry.get(key, "." if key == "root" else None)
+    if not isinstance(value, str):
+        raise DataError(f"{source}: `{key}` should be a path — mend the meta file")
+    return value or "."
+
+
+LAYOUT = Layout(recognise, read)

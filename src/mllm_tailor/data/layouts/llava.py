@@ -1,0 +1,62 @@
+"""LLaVA and ShareGPT rows: `conversations` of `{"from", "value"}`, with `image`, `images` or `video` beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.columns import default_id, read_id
+from mllm_tailor.data.conversation import Said, conversation_samples
+from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
+from mllm_tailor.data.layouts.chat import beside
+from mllm_tailor.data.rows import Row, build, first_object, json_rows, jsonl_rows, kind_of
+
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+def _files(path: Path) -> list[tuple[Path, str | None]]:
+    files = label_files(path, ".json", ".jsonl", ".ndjson")
+    return [(file, part) for file, part in files if isinstance(first_object(file).get("conversations"), list)]
+
+
+def recognise(path: Path) -> bool:
+    """Whether a label file's first row has `conversations`."""
+    return bool(_files(path))
+
+
+def read(path: Path) -> Iterator[Sample | Fault]:
+    """One sample for each answer of each conversation."""
+    for file, part in _files(path):
+        roots = roots_of(file, path)
+        rows = json_rows(file, part) if file.suffix.lower() == ".json" else jsonl_rows(file, part)
+        yield from build(rows, lambda row, roots=roots: samples_of(row, roots))  # type: ignore[misc]
+
+
+def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
+    """The samples of one row.
+
+    Raises:
+        DataError: naming the row.
+    """
+    turns = row.values.get("conversations")
+    if not isinstance(turns, list):
+        raise DataError(f"{row.source}: `conversations` should be a list, found {kind_of(turns)} — mend this row")
+    said = []
+    for number, turn in enumerate(turns, 1):
+        role = ROLES.get(str(turn.get("from", turn.get("role")))) if isinstance(turn, dict) else None
+        text = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
+        if role is None or not isinstance(text, str):
+            raise DataError(f"{row.source}: turn {number} lacks `from` ({', '.join(ROLES)}) or a text `value` — mend")
+        said.append(Said(role, text))  # type: ignore[arg-type]
+    if isinstance(row.values.get("system"), str):
+        said.insert(0, Said("system", row.values["system"]))
+    shown = beside(row, roots)
+    identifier = read_id(row.values.get("id"), row.source) or default_id(shown, row.source)
+    split = row.values.get("split")
+    yield from conversation_samples(said, shown, identifier, split if isinstance(split, str) else row.split, row.source)
+
+
+LAYOUT = Layout(recognise, read)

@@ -1,0 +1,137 @@
+"""Which samples are held out: by fraction, by group, by a column, or in a second folder. Seeded and order-free."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from mllm_tailor.core.errors import DataError, nearest
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.read import Dataset, read_samples
+from mllm_tailor.recipe import HeldOut
+
+Parts = tuple[tuple[Sample, ...], tuple[Sample, ...]]
+
+
+def split(dataset: Dataset, held_out: HeldOut, seed: int, on_fault: Callable[[Fault], object] | None = None) -> Parts:
+    """(training, held-out) samples, each in the data's order, groups set and whole on one side.
+
+    Raises:
+        DataError: when a column or group is unknown, or one side would be empty.
+    """
+    if held_out.folder is not None:
+        second = read_samples(held_out.folder, on_fault=on_fault).samples
+        train, held = dataset.samples, _without_clashes(second, dataset.samples, held_out.folder)
+        grouped = _grouped((*train, *held), held_out.group_by)
+        parts = grouped[: len(train)], grouped[len(train) :]
+    elif held_out.column is not None:
+        parts = _by_column(_grouped(dataset.samples, held_out.group_by), held_out, dataset)
+    else:
+        assert held_out.fraction is not None, "the recipe says one of fraction, column, folder"
+        parts = by_fraction(_grouped(dataset.samples, held_out.group_by), held_out.fraction, f"{seed}:held_out")
+    for side, samples in zip(("train on", "hold out"), parts, strict=True):
+        if not samples:
+            raise DataError(f"{dataset.path}: nothing is left to {side} — change `data.held_out`")
+    return parts
+
+
+def split_dev(train: Sequence[Sample], fraction: float, seed: int, group_by: str | None = None) -> Parts:
+    """(training, dev) samples. Groups stay whole unless they are so large that dev would double its share."""
+    samples = _grouped(train, group_by)
+    wanted = round(fraction * len(samples))
+    if fraction == 0 or len(samples) < 2:
+        return samples, ()
+    rest, dev = by_fraction(samples, fraction, f"{seed}:dev")
+    if not rest or len(dev) > max(2, 2 * wanted):
+        single = tuple(replace(sample, group=None, media=()) for sample in samples)
+        chosen = {sample.id for sample in by_fraction(single, fraction, f"{seed}:dev")[1]}
+        rest, dev = _cut(samples, chosen)
+    return rest, dev
+
+
+def by_fraction(samples: Sequence[Sample], fraction: float, salt: str) -> Parts:
+    """Hold out whole units (groups, or samples of one file) until the fraction is met as nearly as they allow."""
+    units: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        units[_unit(sample)].append(sample.id)
+    wanted = max(1, round(fraction * len(samples)))
+    ranked = sorted(units, key=lambda unit: hashlib.sha256(f"{salt}:{unit}".encode(errors="replace")).digest())
+    chosen: set[str] = set()
+    for unit in ranked:
+        if len(chosen) + len(units[unit]) <= wanted:
+            chosen.update(units[unit])
+    if not chosen:  # every unit is larger than what is wanted: the smallest comes nearest
+        chosen.update(units[min(ranked, key=lambda unit: len(units[unit]))])
+    return _cut(samples, chosen)
+
+
+def _cut(samples: Sequence[Sample], chosen: set[str]) -> Parts:
+    return (
+        tuple(sample for sample in samples if sample.id not in chosen),
+        tuple(sample for sample in samples if sample.id in chosen),
+    )
+
+
+def _unit(sample: Sample) -> str:
+    """What may not be torn apart: a group, else the samples of one file, else the sample."""
+    if sample.group is not None:
+        return f"group:{sample.group}"
+    if sample.media and sample.media[0].path is not None:
+        return f"file:{sample.media[0].path.parent.name}/{sample.media[0].path.name}"
+    return f"id:{sample.id}"
+
+
+def _grouped(samples: Sequence[Sample], group_by: str | None) -> tuple[Sample, ...]:
+    """The samples with `group` set from a field or column; a sample without a value is a group of its own."""
+    if group_by is None:
+        return tuple(samples)
+    known = {str(name) for sample in samples for name in (*sample.fields, *sample.extra)}
+    if group_by not in known:
+        raise DataError(f"data.held_out: no field or column `{group_by}` to group by — {nearest(group_by, known)}")
+    return tuple(replace(sample, group=group_key(value_of(sample, group_by))) for sample in samples)
+
+
+def value_of(sample: Sample, name: str) -> object:
+    """The value of a field or column of a sample, None when it has none."""
+    if name in sample.fields:
+        return sample.fields[name]
+    if name in sample.extra:
+        return sample.extra[name]
+    return sample.split if name == "split" else None
+
+
+def group_key(value: object) -> str | None:
+    """A group's name without case, width, punctuation and spacing, so that one shop is one group.
+
+    >>> group_key("BOOK  TA.K Sdn Bhd") == group_key("Book Ta K SDN BHD")
+    True
+    """
+    if value is None:
+        return None
+    text = unicodedata.normalize("NFKC", str(value)).casefold()
+    return re.sub(r"[\W_]+", " ", text).strip() or text.strip() or None
+
+
+def _by_column(samples: Sequence[Sample], held_out: HeldOut, dataset: Dataset) -> Parts:
+    assert held_out.column is not None and held_out.value is not None, "the recipe says both"
+    wanted = {held_out.value} if isinstance(held_out.value, str) else set(held_out.value)
+    values = {sample.id: value_of(sample, held_out.column) for sample in samples}
+    found = {str(value) for value in values.values() if value is not None}
+    if not found:
+        known = {"split", *(str(name) for sample in samples for name in (*sample.fields, *sample.extra))}
+        raise DataError(f"{dataset.path}: no column `{held_out.column}` — {nearest(held_out.column, known)}")
+    for value in wanted - found:
+        raise DataError(f"{dataset.path}: no row has {held_out.column} = `{value}` — {nearest(value, found)}")
+    return _cut(samples, {identifier for identifier, value in values.items() if str(value) in wanted})
+
+
+def _without_clashes(second: Sequence[Sample], first: Sequence[Sample], folder: str) -> tuple[Sample, ...]:
+    """Ids of a second folder, prefixed with its name where the first folder has the same ones."""
+    taken = {sample.id for sample in first}
+    prefix = folder.rstrip("/").rpartition("/")[2]
+    return tuple(replace(sample, id=f"{prefix}/{sample.id}") if sample.id in taken else sample for sample in second)

@@ -27,7 +27,7 @@ def sroie() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random InternVL (a tile of 56 pixels is 4 tokens; 176,000 weights), saved as transformers does."""
+    """A tiny random InternVL (a tile of 56 pixels is 4 tokens; 193,000 weights), saved as transformers does."""
     import torch
 
     from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
@@ -37,7 +37,18 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_internvl(
-            tokenizer, vision_width=32, vision_layers=2, text_width=64, text_layers=2, image_size=56, head_width=16
+            tokenizer,
+            vision_width=32,
+            vision_layers=2,
+            text_width=64,
+            text_layers=2,
+            image_size=56,
+            head_width=16,
+            tie_embeddings=False,
         )
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() > 1:
+                    weight.mul_(4)  # as initialised, a tiny model repeats one token whatever it is shown
     save(model, build_processor(tokenizer, 56, max_tiles=4), folder)
     return folder

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media
@@ -53,13 +55,32 @@ def open_image(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Imag
         DataError: naming the file, for anything missing, empty, truncated, too large or not a picture.
     """
     name = media.describe()
+    with _within_limits(media, name, limits) as stream:
+        return _decode(stream, name, media.page or 0, limits)
+
+
+def image_size(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """(width, height) in pixels of the upright picture, read from its header: pixels are not decoded.
+
+    Raises:
+        DataError: naming the file, as `open_image` does.
+    """
+    name = media.describe()
+    with _within_limits(media, name, limits) as stream, _naming_faults(name):
+        image = _open(stream, name, media.page or 0, limits)
+        lying = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        turned = lying and image.format != "TIFF"  # Pillow gives the upright size of a TIFF by itself
+        return (image.height, image.width) if turned else image.size
+
+
+def _within_limits(media: Media, name: str, limits: ImageLimits) -> IO[bytes]:
     stream, size = _bytes_of(media, name)
+    if 0 < size <= limits.bytes:
+        return stream
+    stream.close()
     if size == 0:
         raise DataError(f"{name}: the file is empty — replace it or leave the row out")
-    if size > limits.bytes:
-        raise DataError(f"{name}: {size:,} bytes, over the limit of {limits.bytes:,} — save it smaller")
-    with stream:
-        return _decode(stream, name, media.page or 0, limits)
+    raise DataError(f"{name}: {size:,} bytes, over the limit of {limits.bytes:,} — save it smaller")
 
 
 def _bytes_of(media: Media, name: str) -> tuple[IO[bytes], int]:
@@ -75,18 +96,32 @@ def _bytes_of(media: Media, name: str) -> tuple[IO[bytes], int]:
 
 
 def _decode(stream: IO[bytes], name: str, page: int, limits: ImageLimits) -> Image.Image:
-    try:
-        image = Image.open(stream, formats=IMAGE_FORMATS)
-        width, height = image.size
-        if width * height > limits.pixels:
-            raise DataError(
-                f"{name}: {width}x{height} = {width * height:,} pixels, over the limit of {limits.pixels:,} — shrink it"
-            )
-        if min(width, height) < limits.side:
-            raise DataError(f"{name}: {width}x{height} pixels is too thin to show anything — replace it")
-        if page:
-            image.seek(page)
+    with _naming_faults(name):
+        image = _open(stream, name, page, limits)
         image.load()
+    return to_rgb(image)
+
+
+def _open(stream: IO[bytes], name: str, page: int, limits: ImageLimits) -> Image.Image:
+    """The header of one page, its size within limits; pixels are not read yet."""
+    image = Image.open(stream, formats=IMAGE_FORMATS)
+    if page:
+        image.seek(page)
+    width, height = image.size
+    if width * height > limits.pixels:
+        raise DataError(
+            f"{name}: {width}x{height} = {width * height:,} pixels, over the limit of {limits.pixels:,} — shrink it"
+        )
+    if min(width, height) < limits.side:
+        raise DataError(f"{name}: {width}x{height} pixels is too thin to show anything — replace it")
+    return image
+
+
+@contextmanager
+def _naming_faults(name: str) -> Iterator[None]:
+    """Whatever a decoder trips over becomes an error that names the file, without the decoder's own words."""
+    try:
+        yield
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -94,10 +129,9 @@ def _decode(stream: IO[bytes], name: str, page: int, limits: ImageLimits) -> Ima
     except Image.DecompressionBombError:
         raise DataError(f"{name}: far more pixels than a document needs — shrink it") from None
     except EOFError:
-        raise DataError(f"{name}: has no page {page + 1} — check the page number") from None
+        raise DataError(f"{name}: has no such page — check the page number") from None
     except (OSError, SyntaxError, ValueError, OverflowError, MemoryError, KeyError, IndexError, TypeError):
         raise DataError(f"{name}: damaged or cut off while decoding — copy it again from its source") from None
-    return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,1 +1,26 @@
-"""Open a checkpoint for use, and turn samples into the numbers it reads. Native transformers classes only."""
+"""Open a checkpoint for use, and turn samples into the numbers it reads. Native transformers classes only.
+
+>>> from mllm_tailor.models import open_model
+>>> model = open_model("embedded")
+>>> replies = model.generate([Sample("1", media=(Media("image", Path("receipt.jpg")),), prompt="Total?")])
+"""
+
+from mllm_tailor.models.encode import NO_LOSS, Encoded, collate, count_tokens, encode
+from mllm_tailor.models.families import FAMILIES, Family
+from mllm_tailor.models.open import open_model
+from mllm_tailor.models.opened import OpenModel
+from mllm_tailor.models.tiles import tile_grid, tile_image
+
+__all__ = [
+    "FAMILIES",
+    "NO_LOSS",
+    "Encoded",
+    "Family",
+    "OpenModel",
+    "collate",
+    "count_tokens",
+    "encode",
+    "open_model",
+    "tile_grid",
+    "tile_image",
+]

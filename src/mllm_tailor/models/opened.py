@@ -1,0 +1,132 @@
+"""A checkpoint, opened: what every other room holds in its hands."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from mllm_tailor.core.files import sha256
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.models.encode import Encoded, collate, count_tokens, encode
+from mllm_tailor.models.families import Family
+from mllm_tailor.recipe.schema import Tiles
+
+
+@dataclass
+class OpenModel:
+    """A model with everything needed to use it. `model` may be wrapped (by PEFT) after opening."""
+
+    model: Any  # transformers.PreTrainedModel or peft.PeftModel
+    processor: Any
+    family: Family
+    tiles: Tiles
+    system: str | None  # system text of samples that bring none
+    device: torch.device
+    dtype: torch.dtype
+    folder: Path  # where its files lie
+    path: str  # how it was asked for
+    revision: str | None
+    quantize: str | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along the side of a tile."""
+        return int(self.processor.image_processor.size["height"])
+
+    @property
+    def context(self) -> int:
+        """Most tokens a prompt and its answer may have together."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        stated = self.model.generation_config.eos_token_id
+        ids = {*(stated if isinstance(stated, list) else [stated]), self.tokenizer.eos_token_id}
+        return frozenset(token for token in ids if token is not None)
+
+    @property
+    def pad_id(self) -> int:
+        """The token batches are padded with."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else min(self.stop_ids))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What this checkpoint is, so that an adapter made on it is never used on another: hashes of its files."""
+        weights = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.safetensors")):
+            weights.update(sha256(file).encode())
+        return {
+            "path": self.path,
+            "revision": self.revision,
+            "weights_sha256": weights.hexdigest(),
+            "config_sha256": sha256(self.folder / "config.json"),
+            "transformers": transformers.__version__,
+        }
+
+    def encode(self, sample: Sample, loss: Literal["answer", "all"] = "answer") -> Encoded:
+        """See `encode.encode`."""
+        return encode(sample, self, loss)
+
+    def count_tokens(self, sample: Sample) -> int:
+        """See `encode.count_tokens`."""
+        return count_tokens(sample, self)
+
+    def collate(self, items: Sequence[Encoded], side: Literal["right", "left"] = "right") -> dict[str, Tensor]:
+        """See `encode.collate`."""
+        return collate(items, self.pad_id, side)
+
+    def inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Prompts of a batch, padded on the left and on the device, ready to generate from. Answers are left out."""
+        batch = self.collate([self.encode(sample.unlabelled()) for sample in samples], side="left")
+        batch.pop("labels")
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a reply: up to the first token that ends it."""
+        end = next((place for place, token in enumerate(ids) if token in self.stop_ids), len(ids))
+        return str(self.tokenizer.decode(ids[:end]))
+
+    @torch.no_grad()
+    def generate(self, samples: Sequence[Sample], max_new_tokens: int = 128, batch: int = 8) -> list[str]:
+        """Greedy replies, `batch` samples side by side, in the order given."""
+        was_training = self.model.training
+        self.model.eval()
+        replies: list[str] = []
+        for start in range(0, len(samples), batch):
+            inputs = self.inputs(samples[start : start + batch])
+            ids = self.model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=sorted(self.stop_ids),
+                pad_token_id=self.pad_id,
+            )
+            replies += [self.decode(row) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
+        self.model.train(was_training)
+        return replies
+
+    @torch.no_grad()
+    def image_features(self, samples: Sequence[Sample]) -> np.ndarray:
+        """(samples, width) float32: the projected features of a sample's pictures, averaged over tiles and places."""
+        rows = []
+        for sample in samples:
+            pixels = self.encode(sample.unlabelled()).media["pixel_values"].to(self.device)
+            features = self.model.get_image_features(pixel_values=pixels).pooler_output  # (tiles, tokens, width)
+            rows.append(features.float().mean(dim=(0, 1)).cpu().numpy())
+        return np.stack(rows)

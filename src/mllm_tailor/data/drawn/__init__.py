@@ -16,10 +16,11 @@ from mllm_tailor.data.drawn.draw import (
     layouts_of,
     text_layout,
 )
+from mllm_tailor.data.drawn.folder import draw_folder
 from mllm_tailor.data.drawn.fonts import FontSet
 from mllm_tailor.data.drawn.page import DrawnText
 
 __all__ = [
     "DEMO_LAYOUTS", "KINDS", "DrawnCharacter", "DrawnLine", "DrawnPage", "DrawnText", "FontSet", "Style",
-    "draw_document", "layouts_of", "text_layout",
+    "draw_document", "draw_folder", "layouts_of", "text_layout",
 ]  # fmt: skip

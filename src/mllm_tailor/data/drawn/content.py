@@ -53,8 +53,9 @@ class Purchase:
     by_card: bool
 
 
-def pick_locale(rng: random.Random) -> Locale:
-    return LOCALES[rng.choices(NAMES, WEIGHTS)[0]]
+def pick_locale(rng: random.Random, among: tuple[str, ...] = ()) -> Locale:
+    """A country by its share of the receipts, or one of a few alike."""
+    return LOCALES[rng.choice(among) if among else rng.choices(NAMES, WEIGHTS)[0]]
 
 
 def digits(rng: random.Random, count: int) -> str:
@@ -237,7 +238,7 @@ def make_item(rng: random.Random, locale: Locale, upper: bool) -> Item:
 
 def make_purchase(rng: random.Random, locale: Locale, *, upper: bool, most: int = 9) -> Purchase:
     """One to `most` items and an honest sum: items - discount + service + tax + rounding = total."""
-    items = tuple(make_item(rng, locale, upper) for _ in range(min(most, 1 + int(rng.expovariate(0.33)))))
+    items = tuple(make_item(rng, locale, upper) for _ in range(min(most, 1 + int(rng.expovariate(0.25)))))
     subtotal = sum(item.amount for item in items)
     discount = round(subtotal * rng.choice((5, 10, 20)) / 100) if rng.random() < 0.2 else 0
     service = round((subtotal - discount) * 0.1) if rng.random() < 0.12 else 0

@@ -18,13 +18,10 @@ from mllm_tailor.data.drawn.fonts import Face, FontSet
 from mllm_tailor.data.drawn.ink import print_text
 from mllm_tailor.data.drawn.page import MONO, SANS, DrawnText, Sheet, place
 
-Composer = Callable[[random.Random, str], Sheet]
-COMPOSERS: dict[str, tuple[Composer, tuple[str, ...]]] = {
-    "receipts": (receipts.compose_receipt, tuple(receipts.FAMILIES)),
-    **documents.COMPOSERS,
-}
-KINDS = tuple(COMPOSERS)
-DEMO_LAYOUTS = receipts.DEMO_LAYOUTS  # kept out of everything drawn without asking for them by name
+Composer = Callable[[random.Random], Sheet]
+LAYOUTS: dict[str, dict[str, Composer]] = {"receipts": receipts.LAYOUTS, **documents.LAYOUTS}
+KINDS = tuple(LAYOUTS)
+DEMO_LAYOUTS = receipts.DEMO_LAYOUTS
 
 
 class DrawnCharacter(NamedTuple):
@@ -73,17 +70,18 @@ class Style:
 
 def layouts_of(kind: str) -> tuple[str, ...]:
     """The layout families of a kind that may be used for pretraining."""
-    if kind not in COMPOSERS:
-        raise DataError(f"no kind of drawn document is called {kind!r} — {nearest(kind, COMPOSERS)}")
-    return tuple(layout for layout in COMPOSERS[kind][1] if layout not in DEMO_LAYOUTS)
+    if kind not in LAYOUTS:
+        raise DataError(f"no kind of drawn document is called {kind!r} — {nearest(kind, LAYOUTS)}")
+    return tuple(layout for layout in LAYOUTS[kind] if layout not in DEMO_LAYOUTS)
 
 
 def compose(kind: str, seed: int, layout: str | None = None, layouts: Sequence[str] | None = None) -> Sheet:
     """What a document says and in which rows; the family is `layout` or drawn from `layouts`."""
-    known = layouts_of(kind)
-    rng = random.Random(f"{kind} {seed}")
-    family = rng.choice(layouts or known)
-    return COMPOSERS[kind][0](rng, layout or family)
+    rng, known = random.Random(f"{kind} {seed}"), layouts_of(kind)
+    family = layout or rng.choice(layouts or known)
+    if family not in LAYOUTS[kind]:
+        raise DataError(f"{kind} have no layout {family!r} — {nearest(family, LAYOUTS[kind])}")
+    return LAYOUTS[kind][family](rng)
 
 
 def text_layout(kind: str, seed: int, *, layouts: Sequence[str] | None = None) -> DrawnText:
@@ -119,9 +117,16 @@ def draw_document(
 
     `effects` scales everything that makes a page look scanned, 0 or False for clean ink; `layouts` limits the families.
     """
-    style, strength = style or Style(), float(effects)
+    style = style or Style()
+    return draw_sheet(compose(kind, seed, style.layout, layouts), seed, style=style, fonts=fonts, effects=effects)
+
+
+def draw_sheet(
+    sheet: Sheet, seed: int, *, style: Style, fonts: FontSet | None = None, effects: bool | float = True
+) -> DrawnPage:
+    """Draw a composed document; the seed decides its look."""
+    kind, strength = sheet.kind, float(effects)
     rng = random.Random(f"look {kind} {seed}")
-    sheet = compose(kind, seed, style.layout, layouts)
     width, margin = _paper(rng, kind)
     face = _face(rng, fonts or _shipped(), style, sheet)
     text = place(sheet, face.metrics, style.width or width, style.margin if style.margin is not None else margin,

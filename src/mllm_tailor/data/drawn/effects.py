@@ -67,7 +67,7 @@ def _print_faults(ink: Array, random: np.random.Generator, strength: float) -> A
         grid = np.tile(dots, (height // period + 1, width // period + 1))[:height, :width]
         ink = np.minimum(ink, grid)
     elif pick < 0.66 * strength:  # speckled ink
-        ink = np.where(_noise(random, width, height) > 55, (255 - ink) * 0 + ink // 3, ink)
+        ink = np.where(_noise(random, width, height) > 55, ink // 3, ink)
     if random.random() < 0.15 * strength:  # dead heating elements leave white columns
         ink = ink.copy()
         for column in random.integers(0, width, random.integers(1, 4)):
@@ -118,7 +118,7 @@ def _noise(random: np.random.Generator, width: int, height: int) -> Array:
 def _on_paper(coverage: Array, random: np.random.Generator, strength: float) -> Array:
     """Grey levels of ink on shaded, creased, grainy paper, uint8 (height, width)."""
     height, width = coverage.shape
-    white = 255 - strength * random.choice([0.0, random.uniform(0, 25), random.uniform(20, 90)], p=[0.35, 0.4, 0.25])
+    white = 255 - strength * random.choice([0.0, random.uniform(0, 25), random.uniform(20, 90)], p=[0.45, 0.4, 0.15])
     black = strength * random.uniform(0, 60) if random.random() < 0.7 else strength * random.uniform(50, 120)
     black = min(black, white - 70)
     level = coverage * np.float32((white - black) / 255)
@@ -144,9 +144,9 @@ def _crease(level: Array, random: np.random.Generator, strength: float) -> None:
 
 def _tinted(grey: Image.Image, random: np.random.Generator, strength: float) -> Image.Image:
     """Grey as RGB, with a colour cast now and then."""
-    if random.random() > 0.3 * strength:
+    if random.random() > 0.2 * strength:
         return grey.convert("RGB")
-    cast = 1 - strength * random.uniform(0, 0.12, 3)
+    cast = 1 - strength * random.uniform(0, 0.08, 3)
     return Image.merge("RGB", [grey.point([int(value * part) for value in range(256)]) for part in cast])
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import bitsandbytes
 import torch
-from transformers import AutoModelForMultimodalLM, AutoTokenizer, BitsAndBytesConfig, GotOcr2ImageProcessorPil
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForMultimodalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GotOcr2ImageProcessorPil,
+    PreTrainedConfig,
+)
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import DataError, ModelError, nearest
@@ -19,6 +27,9 @@ from mllm_tailor.models.families import FAMILIES, linear_names
 from mllm_tailor.models.opened import OpenModel
 from mllm_tailor.models.processor import InternVLProcessor
 from mllm_tailor.recipe.schema import Tiles
+
+# It would suggest to install a package that fetches compiled code from the hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 SMALL = 500_000_000  # weights; up to here float32 is kept, since updates of bf16 weights below 1/256 round away
 
@@ -59,7 +70,7 @@ def open_model(
         processor=processor,
         family=replace(family, linear_names=linear_names(model, family.parts)),
         tiles=tiles or stated_tiles(processor),
-        system=system,
+        system=system if system is not None else processor.system,
         device=place,
         dtype=number,
         folder=checkpoint.folder,
@@ -93,16 +104,18 @@ def _load(
     checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, quantization: BitsAndBytesConfig | None
 ) -> Any:
     """The model with all its weights; missing and ill-shaped ones are errors, not random numbers."""
+    (disable_progress_bar if checkpoint.parameters < SMALL else enable_progress_bar)()
     quantized = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     try:
         model, report = AutoModelForMultimodalLM.from_pretrained(
             checkpoint.folder,
+            config=native_config(checkpoint.config),
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            attn_implementation="sdpa",  # named here, since a config.json may name code on the hub
+            attn_implementation="sdpa",
             **quantized,
         )
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
@@ -114,12 +127,33 @@ def _load(
         raise ModelError(
             f"{checkpoint.folder}: {len(missing)} weights are missing, the first is {missing[0]} — download it again"
         )
+    if quantization:
+        _keep_scales(model)
+        return model.eval()
+    return model.to(device).eval()
+
+
+def _keep_scales(model: torch.nn.Module) -> None:
+    """Keep 4-bit layers as they are.
+
+    On CPUs with AVX-512 their first evaluation would repack them with coarser scales, for good: training after an
+    evaluation would go on with other weights than training without one, or fail.
+    """
+    import bitsandbytes
+
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            # On CPUs with AVX-512 the first evaluation would repack the weights with coarser scales, for good: training
-            # after an evaluation would go on with other weights than training without one, or fail.
             module.support_avx512bf16_for_cpu = False
-    return (model if quantization else model.to(device)).eval()
+
+
+def native_config(stated: Mapping[str, Any]) -> PreTrainedConfig:
+    """The configuration object, without what may name code to be fetched and run (auto_map, attention kernels)."""
+
+    def clean(values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in values.items() if key != "auto_map" and "_implementation" not in key}
+        return {key: clean(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+    return CONFIG_MAPPING[stated["model_type"]].from_dict(clean(stated))
 
 
 def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
@@ -146,6 +180,7 @@ def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
         tokenizer,
         image_seq_length=stated.get("image_seq_length", checkpoint.config.get("image_seq_length", 256)),
         use_thumbnail=stated.get("use_thumbnail", True),
+        system=stated.get("system"),
         chat_template=tokenizer.chat_template,
     )
 

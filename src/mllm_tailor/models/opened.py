@@ -13,7 +13,9 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.files import sha256
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.encode import Encoded, collate, count_tokens, encode
@@ -78,6 +80,18 @@ class OpenModel:
             "config_sha256": sha256(self.folder / "config.json"),
             "transformers": transformers.__version__,
         }
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary checkpoint: weights, tokenizer, processor, template, and the tiles and system text in use.
+
+        Raises:
+            ModelError: while an adapter or quantised weights are still in the model, which plain folders cannot hold.
+        """
+        if not isinstance(self.model, PreTrainedModel) or self.quantize:
+            raise ModelError("this model still has an adapter or packed weights — merge it first (`tailor merge`)")
+        self.processor.keep(self.tiles, self.system)
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
 
     def encode(self, sample: Sample, loss: Literal["answer", "all"] = "answer") -> Encoded:
         """See `encode.encode`."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
 
+from mllm_tailor.recipe.schema import Tiles
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -23,17 +25,25 @@ class InternVLProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         image_seq_length: int = 256,
         use_thumbnail: bool = True,
+        system: str | None = None,
         chat_template: str | None = None,
         **_: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_seq_length = image_seq_length  # language tokens one tile becomes
-        self.use_thumbnail = use_thumbnail  # our own key; the stock class always appends the thumbnail
+        self.use_thumbnail = use_thumbnail  # our own keys: the stock class always appends the thumbnail,
+        self.system = system  # and knows no system text but one its template writes
         self.start_image_token = tokenizer.start_image_token
         self.end_image_token = tokenizer.end_image_token
         self.image_token = tokenizer.context_image_token
         self.video_token = tokenizer.video_token
         self.image_token_id = tokenizer.context_image_token_id
+
+    def keep(self, tiles: Tiles, system: str | None) -> None:
+        """Make these the tiles and the system text that a saved copy opens with."""
+        pictures = self.image_processor
+        pictures.crop_to_patches, pictures.min_patches, pictures.max_patches = True, tiles.min, tiles.max
+        self.use_thumbnail, self.system = tiles.thumbnail, system
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
         """Ids, mask and tiles, ready for the model."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
@@ -74,9 +75,12 @@ def render(sample: Sample, processor: Any, system: str | None) -> Conversation:
 def _apply(processor: Any, conversation: Sequence[Message], add_generation_prompt: bool = False) -> str:
     if not (processor.chat_template or processor.tokenizer.chat_template):
         raise ModelError("this checkpoint has no chat template — put its chat_template.jinja beside the weights")
-    return processor.apply_chat_template(
-        list(conversation), tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+    try:
+        return processor.apply_chat_template(
+            list(conversation), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except (TemplateError, TypeError) as error:
+        raise ModelError(f"the chat template cannot be used ({error}) — mend chat_template.jinja") from error
 
 
 def control_tokens(processor: Any) -> frozenset[str]:

@@ -5,7 +5,7 @@
 >>> replies = model.generate([Sample("1", media=(Media("image", Path("receipt.jpg")),), prompt="Total?")])
 """
 
-from mllm_tailor.models.encode import NO_LOSS, Encoded, collate, count_tokens, encode
+from mllm_tailor.models.encode import NO_LOSS, Encoded, Length, collate, count_tokens, encode, measure_length
 from mllm_tailor.models.families import FAMILIES, Family
 from mllm_tailor.models.open import open_model
 from mllm_tailor.models.opened import OpenModel
@@ -16,10 +16,12 @@ __all__ = [
     "NO_LOSS",
     "Encoded",
     "Family",
+    "Length",
     "OpenModel",
     "collate",
     "count_tokens",
     "encode",
+    "measure_length",
     "open_model",
     "tile_grid",
     "tile_image",

@@ -14,7 +14,7 @@ from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.media import image_size, open_image
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models.template import Conversation, render, tokenize
-from mllm_tailor.models.tiles import count_tiles, tile_image, tiles_to_tensor
+from mllm_tailor.models.tiles import count_tiles, tile_grid, tile_image, tiles_to_tensor
 from mllm_tailor.recipe.schema import Tiles
 
 if TYPE_CHECKING:
@@ -57,11 +57,36 @@ def encode(sample: Sample, model: OpenModel, loss: Literal["answer", "all"] = "a
     return Encoded(ids, labels, _pixels(images, model), answer_start=len(prompt))
 
 
-def count_tokens(sample: Sample, model: OpenModel) -> int:
+@dataclass(frozen=True)
+class Length:
+    """How large a sample is to the model."""
+
+    tokens: int  # of the whole sequence, pictures included
+    supervised: int  # of them, those that carry loss
+    tiles: int
+    pixels: int  # of the pictures as they are stored
+    tiled_pixels: int  # of the same pictures as the model sees them, the thumbnail left out
+
+
+def measure_length(sample: Sample, model: OpenModel) -> Length:
     """The exact length `encode` gives, from the pictures' sizes alone: no pixel is decoded."""
     conversation = render(sample, model.processor, model.system)
     sizes = [image_size(media) for media in _pictures(sample)]
-    return len(_prompt_ids(conversation, sizes, model)) + len(_reply_ids(conversation, model))
+    reply = _reply_ids(conversation, model)
+    tiles, side = shared_tiles(model.tiles, len(sizes)), model.image_size
+    grids = [tile_grid(*size, tiles.min, tiles.max, side) for size in sizes]
+    return Length(
+        tokens=len(_prompt_ids(conversation, sizes, model)) + len(reply),
+        supervised=sum(label != NO_LOSS for label in _closed(reply, model)),
+        tiles=sum(count_tiles(*size, tiles.min, tiles.max, side, tiles.thumbnail) for size in sizes),
+        pixels=sum(width * height for width, height in sizes),
+        tiled_pixels=sum(columns * rows for columns, rows in grids) * side**2,
+    )
+
+
+def count_tokens(sample: Sample, model: OpenModel) -> int:
+    """The exact number of tokens `encode` gives; see `measure_length`."""
+    return measure_length(sample, model).tokens
 
 
 def collate(items: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from mllm_tailor.data.drawn.draw import (
     DrawnPage,
     Style,
     draw_document,
+    fit,
     layouts_of,
     text_layout,
 )
@@ -22,5 +23,5 @@ from mllm_tailor.data.drawn.page import DrawnText
 
 __all__ = [
     "DEMO_LAYOUTS", "KINDS", "DrawnCharacter", "DrawnLine", "DrawnPage", "DrawnText", "FontSet", "Style",
-    "draw_document", "draw_folder", "layouts_of", "text_layout",
+    "draw_document", "draw_folder", "fit", "layouts_of", "text_layout",
 ]  # fmt: skip

@@ -10,7 +10,9 @@ from mllm_tailor.data.drawn.till import Till
 
 
 def _code(till: Till) -> str:
-    return till.rng.choice(("SR", "S", "ZRL", "Z", "T", "*S")) if till.purchase.tax_rate else till.rng.choice(("Z", "ZRL"))
+    return (
+        till.rng.choice(("SR", "S", "ZRL", "Z", "T", "*S")) if till.purchase.tax_rate else till.rng.choice(("Z", "ZRL"))
+    )
 
 
 def _fitted(till: Till, text: str, columns: float) -> str:
@@ -23,13 +25,19 @@ def items_columns(till: Till) -> None:
     quantity_first = till.likely(0.6)
     stops = (0.0, 0.12) if quantity_first else (0.56, 0.0)
     price = ((0.8, RIGHT),) if with_price else ()
-    heads = [Cell(till.word("quantity"), stops[0], LEFT if quantity_first else MIDDLE), Cell(till.word("description"), stops[1], LEFT)]
+    heads = [
+        Cell(till.word("quantity"), stops[0], LEFT if quantity_first else MIDDLE),
+        Cell(till.word("description"), stops[1], LEFT),
+    ]
     heads += [Cell(till.word("price"), *stop) for stop in price] + [Cell(till.word("amount"), 1.0, RIGHT)]
     till.sheet.add(Row(tuple(sorted(heads, key=lambda cell: cell.at)), before=0.3))
     till.line()
     room = columns * (0.62 if not with_price else 0.48) - (0 if quantity_first else 6)
     for item in till.purchase.items:
-        cells = [Cell(str(item.quantity), stops[0], LEFT if quantity_first else MIDDLE), Cell(_fitted(till, item.text, room), stops[1], LEFT)]
+        cells = [
+            Cell(str(item.quantity), stops[0], LEFT if quantity_first else MIDDLE),
+            Cell(_fitted(till, item.text, room), stops[1], LEFT),
+        ]
         cells += [Cell(till.money(item.price), *stop) for stop in price] + [Cell(till.money(item.amount), 1.0, RIGHT)]
         till.sheet.add(Row(tuple(sorted(cells, key=lambda cell: cell.at))))
 
@@ -48,7 +56,11 @@ def items_code_below(till: Till) -> None:
 
 def items_code_above(till: Till) -> None:
     """Barcode and description in one row, the sums in the next; headings above."""
-    heads = (Cell(till.word("description"), 0.0, LEFT), Cell(till.word("price"), 0.6, RIGHT), Cell(till.word("amount"), 1.0, RIGHT))
+    heads = (
+        Cell(till.word("description"), 0.0, LEFT),
+        Cell(till.word("price"), 0.6, RIGHT),
+        Cell(till.word("amount"), 1.0, RIGHT),
+    )
     till.sheet.add(Row(heads, before=0.3))
     till.line()
     pieces, discount = till.rng.choice((" PC", " UNIT", "", " PCS")), till.likely(0.3)
@@ -92,16 +104,35 @@ def items_tax_first(till: Till) -> None:
 def items_numbered(till: Till) -> None:
     """1. code / description / quantity x price / amount, spread over two rows."""
     for index, item in enumerate(till.purchase.items, 1):
-        till.sheet.add(Row((Cell(f"{index}. {item.code[:9]}", 0.0, LEFT), Cell(_fitted(till, item.text, till.sheet.columns * 0.5), 0.45, LEFT))))
+        till.sheet.add(
+            Row(
+                (
+                    Cell(f"{index}. {item.code[:9]}", 0.0, LEFT),
+                    Cell(_fitted(till, item.text, till.sheet.columns * 0.5), 0.45, LEFT),
+                )
+            )
+        )
         quantity = f"{item.quantity} X {money(till.locale, item.price)}"
-        till.sheet.add(Row((Cell(quantity, 0.06, LEFT), Cell("-", 0.6, MIDDLE), Cell(till.money(item.amount), 0.88, RIGHT), Cell("SR", 1.0, RIGHT))))
+        till.sheet.add(
+            Row(
+                (
+                    Cell(quantity, 0.06, LEFT),
+                    Cell("-", 0.6, MIDDLE),
+                    Cell(till.money(item.amount), 0.88, RIGHT),
+                    Cell("SR", 1.0, RIGHT),
+                )
+            )
+        )
 
 
 def items_inline(till: Till) -> None:
     """Everything about an item in one run of text, the amount at the edge; the name alone above it."""
     for item in till.purchase.items:
         till.left(_fitted(till, item.text, till.sheet.columns * 0.9), bold=till.likely(0.05))
-        till.pair(f"    {item.quantity} x {money(till.locale, item.price)} ", till.money(item.amount) + till.rng.choice(("", "", " SR")))
+        till.pair(
+            f"    {item.quantity} x {money(till.locale, item.price)} ",
+            till.money(item.amount) + till.rng.choice(("", "", " SR")),
+        )
 
 
 def items_boxed(till: Till) -> None:
@@ -114,7 +145,9 @@ def items_boxed(till: Till) -> None:
         for index, item in enumerate(till.purchase.items, 1)
     ]
     for texts in rows:
-        till.sheet.add(Row(tuple(Cell(text, *spot) for text, spot in zip(texts, spots, strict=True)), frame=stops, scale=1.0))
+        till.sheet.add(
+            Row(tuple(Cell(text, *spot) for text, spot in zip(texts, spots, strict=True)), frame=stops, scale=1.0)
+        )
 
 
 # --- what it comes to -------------------------------------------------------------------------------------------------
@@ -153,7 +186,15 @@ def _sums(till: Till) -> list[tuple[str, str, str]]:
 def _total_look(till: Till, strength: float) -> dict[str, object]:
     if not till.likely(strength):
         return {}
-    return till.rng.choice(({"bold": True}, {"scale": 1.2}, {"scale": 1.3, "bold": True}, {"scale": 1.8, "wide": 0.6}, {"scale": 1.25, "wide": 1.1}))
+    return till.rng.choice(
+        (
+            {"bold": True},
+            {"scale": 1.2},
+            {"scale": 1.3, "bold": True},
+            {"scale": 1.8, "wide": 0.6},
+            {"scale": 1.25, "wide": 1.1},
+        )
+    )
 
 
 def totals_spread(till: Till, strength: float = 0.5) -> None:
@@ -165,17 +206,28 @@ def totals_spread(till: Till, strength: float = 0.5) -> None:
         look = _total_look(till, strength) if role == "total" else {}
         shown = amount if role == "items" else prefix + amount
         middle = (Cell(split, 0.78, RIGHT),) if split and role != "items" else ()
-        till.sheet.add(Row((Cell(label + colon, start if len(label) < 20 else 0.0, LEFT), *middle, Cell(shown, 1.0, RIGHT)), **look))
+        till.sheet.add(
+            Row(
+                (Cell(label + colon, start if len(label) < 20 else 0.0, LEFT), *middle, Cell(shown, 1.0, RIGHT)), **look
+            )
+        )
         if role == "total" and till.likely(0.3):
             till.line()
 
 
 def totals_right(till: Till, strength: float = 0.4) -> None:
     """Labels right-aligned to one stop, amounts to the other, as office software prints."""
-    stop, colon = till.rng.choice((0.66, 0.7, 0.74)), till.rng.choice(("", " :", " :", " RM" if till.locale.name == "my" else ""))
+    stop, colon = (
+        till.rng.choice((0.66, 0.7, 0.74)),
+        till.rng.choice(("", " :", " :", " RM" if till.locale.name == "my" else "")),
+    )
     for role, label, amount in _sums(till):
         look = _total_look(till, strength) if role == "total" else {}
-        till.sheet.add(Row((Cell(label + colon, stop, RIGHT), Cell(amount, 1.0 - till.rng.choice((0.0, 0.0, 0.06)), RIGHT)), **look))
+        till.sheet.add(
+            Row(
+                (Cell(label + colon, stop, RIGHT), Cell(amount, 1.0 - till.rng.choice((0.0, 0.0, 0.06)), RIGHT)), **look
+            )
+        )
 
 
 def totals_big(till: Till) -> None:
@@ -183,8 +235,9 @@ def totals_big(till: Till) -> None:
     for role, label, amount in _sums(till):
         if role == "total":
             till.line()
-            till.pair(label if len(label) < 16 else label[:16].strip(), till.money(till.purchase.total, till.likely(0.4)),
-                      scale=till.rng.choice((1.3, 1.5, 1.7)), wide=till.rng.choice((1.0, 0.8)), bold=till.likely(0.6))  # fmt: skip
+            wide, scale = till.rng.choice((1.0, 0.8)), till.rng.choice((1.3, 1.5, 1.7))
+            amount = till.money(till.purchase.total, till.likely(0.4))
+            till.pair(label[:16].strip(), amount, scale=scale, wide=wide, bold=till.likely(0.6))
             till.line()
         else:
             till.pair(label, amount)
@@ -197,5 +250,3 @@ def totals_inline(till: Till) -> None:
         currency = till.currency if role != "items" and till.likely(0.6) else ""
         look = {"bold": True} if role == "total" and till.likely(0.4) else {}
         till.sheet.add(Row((Cell(f"{label}: {currency}{amount}", at, anchor),), **look))
-
-

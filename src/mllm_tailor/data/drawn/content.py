@@ -81,12 +81,16 @@ def brand(rng: random.Random, locale: Locale) -> str:
             return " ".join(rng.choice(w.CHINESE) for _ in range(rng.choice((2, 2, 3))))
         if form < 0.4:
             return " ".join(rng.sample(w.MALAY, rng.choice((1, 2, 2))))
-        return rng.choice((f"{rng.randint(1, 99)} {rng.choice(w.CHINESE)}", f"{rng.choice(w.PEOPLE)}'S", _initials(rng)))
+        return rng.choice(
+            (f"{rng.randint(1, 99)} {rng.choice(w.CHINESE)}", f"{rng.choice(w.PEOPLE)}'S", _initials(rng))
+        )
     if form < 0.7:
         return invented(rng)
     if form < 0.8:
         return f"{invented(rng)} {rng.choice(('&', 'and', '@', '+', '-'))} {invented(rng)}"
-    return rng.choice((rng.choice(w.SURNAMES), f"{invented(rng)} {invented(rng)}", _initials(rng), f"The {invented(rng)}"))
+    return rng.choice(
+        (rng.choice(w.SURNAMES), f"{invented(rng)} {invented(rng)}", _initials(rng), f"The {invented(rng)}")
+    )
 
 
 def _initials(rng: random.Random) -> str:
@@ -108,16 +112,21 @@ def company(rng: random.Random, locale: Locale, name: str) -> str:
 
 def unit(rng: random.Random) -> str:
     """A Malaysian house or lot number."""
-    number = rng.randint(1, 220)
-    return rng.choice(
-        (
-            f"No. {number}", f"No.{number}", f"No {number}", f"{number}", f"No. {number}", f"Lot {rng.randint(1, 9000)}",
-            f"No.{number}-{rng.choice('GAB12')}", f"Lot PT {digits(rng, 4)}", f"No. {number} & {number + 2}",
-            f"{rng.choice('GLB')}{rng.randint(1, 3)}-{number}", f"Lot {rng.choice('FGS')}{number}, {rng.choice(('1st', '2nd', '3rd'))} Floor",
-            f"Unit {rng.choice('ABG')}-{number}-{rng.randint(1, 30)}", f"{number}G", f"No. {number}, Ground Floor",
-            f"No.{number}, {number + 2} & {number + 4}", f"Block {rng.choice('ABCD')}, No {number}", f"Batu {rng.randint(1, 15)}",
-        )
-    )  # fmt: skip
+    number, letter, floor = rng.randint(1, 220), rng.choice("ABGLF"), rng.choice(("1st", "2nd", "3rd", "Ground"))
+    usual = (f"No. {number}", f"No.{number}", f"No {number}", f"{number}", f"Lot {rng.randint(1, 9000)}", f"{number}G")
+    rare = (
+        f"No.{number}-{rng.choice('GAB12')}",
+        f"Lot PT {digits(rng, 4)}",
+        f"No. {number} & {number + 2}",
+        f"{letter}{rng.randint(1, 3)}-{number}",
+        f"Lot {letter}{number}, {floor} Floor",
+        f"Unit {letter}-{number}-{rng.randint(1, 30)}",
+        f"No. {number}, {floor} Floor",
+        f"No.{number}, {number + 2} & {number + 4}",
+        f"Block {letter}, No {number}",
+        f"Batu {rng.randint(1, 15)}",
+    )
+    return rng.choice(usual if rng.random() < 0.5 else rare)
 
 
 def _street_my(rng: random.Random) -> str:
@@ -128,7 +137,11 @@ def _street_my(rng: random.Random) -> str:
         return f"{kind} {name} {rng.randint(1, 40)}/{rng.randint(1, 30)}{rng.choice(('', '', '', 'A', 'B'))}"
     if tail < 0.6:
         return f"{kind} {name} {rng.randint(1, 40)}"
-    return f"{kind} {rng.choice(('SS', 'PJS', 'U', 'PJU '))}{rng.randint(1, 25)}/{rng.randint(1, 40)}" if tail < 0.68 else f"{kind} {name}"
+    return (
+        f"{kind} {rng.choice(('SS', 'PJS', 'U', 'PJU '))}{rng.randint(1, 25)}/{rng.randint(1, 40)}"
+        if tail < 0.68
+        else f"{kind} {name}"
+    )
 
 
 def _address_my(rng: random.Random) -> tuple[str, ...]:
@@ -137,13 +150,15 @@ def _address_my(rng: random.Random) -> tuple[str, ...]:
     comma = rng.choice((",", ",", ",", "", " ,"))
     pieces = [unit(rng), _street_my(rng)]
     if rng.random() < 0.75:
-        pieces.append(f"{rng.choice(w.AREAS_MY)} {rng.choice(w.MALAY)} {rng.choice(('', '', rng.choice(w.STREETS_MY)))}".strip())
+        pieces.append(
+            f"{rng.choice(w.AREAS_MY)} {rng.choice(w.MALAY)} {rng.choice(('', '', rng.choice(w.STREETS_MY)))}".strip()
+        )
     last = [f"{postcode} {town}"] + ([state] if state and rng.random() < 0.85 else [])
     if rng.random() < 0.12:
         last.append("Malaysia")
     lines = _share(rng, pieces, comma)
     if rng.random() < 0.7 or len(last) == 1:
-        lines.append((rng.choice((", ", ", ", " ", ",")).join(last)))
+        lines.append(rng.choice((", ", ", ", " ", ",")).join(last))
     else:
         lines += [last[0] + comma, ", ".join(last[1:])]
     if rng.random() < 0.35:
@@ -172,12 +187,18 @@ def _address_west(rng: random.Random, locale: Locale) -> tuple[str, ...]:
         return f"{street} #{digits(rng, 2)}-{digits(rng, 2)}", f"Singapore {digits(rng, 6)}"
     town, code = rng.choice(pair[locale.name]).split(",")
     if locale.name in ("uk", "us"):
-        street = f"{number} {rng.choice(w.STREETS_EN)} {rng.choice(('Street', 'Road', 'Ave', 'St', 'Lane', 'Blvd', 'Drive'))}"
+        kind = rng.choice(("Street", "Road", "Ave", "St", "Lane", "Blvd", "Drive"))
+        street = f"{number} {rng.choice(w.STREETS_EN)} {kind}"
         return street, f"{town}, {code}{digits(rng, 2)}" if locale.name == "us" else f"{town} {code}"
     code += digits(rng, 5 - len(code))
     streets = {"de": w.STREETS_DE, "fr": w.STREETS_FR, "es": w.STREETS_ES, "it": w.STREETS_IT}[locale.name]
     street = rng.choice(streets)
-    line = {"de": f"{street} {number}", "fr": f"{number}, {street}", "es": f"{street}, {number}", "it": f"{street} {number}"}
+    line = {
+        "de": f"{street} {number}",
+        "fr": f"{number}, {street}",
+        "es": f"{street}, {number}",
+        "it": f"{street} {number}",
+    }
     return line[locale.name], f"{code} {town}"
 
 
@@ -190,7 +211,15 @@ def make_phone(rng: random.Random, locale: Locale) -> str:
     if locale.name == "my":
         area, rest = rng.choice(("03", "07", "04", "05", "06", "012", "016", "088", "+603", "1-300")), digits(rng, 7)
         return rng.choice((f"{area}-{rest}", f"{area}-{rest[:3]} {rest[3:]}", f"{area} {rest}", f"{area}{rest}"))
-    form = {"us": "({}) {}-{}", "uk": "0{} {} {}", "sg": "6{}{} {}", "de": "0{}/{}{}", "fr": "0{} {} {}", "es": "9{} {} {}", "it": "0{}-{}{}"}
+    form = {
+        "us": "({}) {}-{}",
+        "uk": "0{} {} {}",
+        "sg": "6{}{} {}",
+        "de": "0{}/{}{}",
+        "fr": "0{} {} {}",
+        "es": "9{} {} {}",
+        "it": "0{}-{}{}",
+    }
     middle = digits(rng, 2) if locale.name == "sg" else digits(rng, 3)
     first = digits(rng, 1) if locale.name in ("sg",) else digits(rng, 3 if locale.name in ("us", "uk") else 2)
     return form[locale.name].format(first, middle, digits(rng, 4))
@@ -203,8 +232,21 @@ def make_shop(rng: random.Random, locale: Locale, *, upper: bool, width: int) ->
     address = [part for line in make_address(rng, locale) for part in wrap(line, width)]
     case = str.upper if upper else str
     name_case = str.upper if upper or rng.random() < 0.6 else str
-    registration = rng.choice((f"{digits(rng, 6)}-{rng.choice('ADHKMPTUVWX')}", f"{digits(rng, 7)}-{rng.choice('ADHKMPTUVWX')}", f"JM{digits(rng, 7)}-V", f"{digits(rng, 9)}-{rng.choice('ADHKMPTUVWX')}"))
-    tax_id = {"my": "00" + digits(rng, 10), "de": "DE" + digits(rng, 9), "fr": "FR" + digits(rng, 11), "es": "B" + digits(rng, 8), "it": digits(rng, 11)}
+    registration = rng.choice(
+        (
+            f"{digits(rng, 6)}-{rng.choice('ADHKMPTUVWX')}",
+            f"{digits(rng, 7)}-{rng.choice('ADHKMPTUVWX')}",
+            f"JM{digits(rng, 7)}-V",
+            f"{digits(rng, 9)}-{rng.choice('ADHKMPTUVWX')}",
+        )
+    )
+    tax_id = {
+        "my": "00" + digits(rng, 10),
+        "de": "DE" + digits(rng, 9),
+        "fr": "FR" + digits(rng, 11),
+        "es": "B" + digits(rng, 8),
+        "it": digits(rng, 11),
+    }
     return Shop(
         locale, name_case(title), tuple(name_case(line) for line in lines), tuple(case(line) for line in address),
         make_phone(rng, locale), registration, tax_id.get(locale.name, digits(rng, 9)),
@@ -228,7 +270,16 @@ def make_item(rng: random.Random, locale: Locale, upper: bool) -> Item:
         text = f"{invented(rng)} {text}"
     if rng.random() < 0.4:
         text = f"{text} {rng.choice(w.SIZES)}"
-    code = rng.choice((digits(rng, 13), digits(rng, 13), digits(rng, 6), digits(rng, 4), f"{rng.choice('ABKPTW')}{digits(rng, 3)}", f"{digits(rng, 4)}-{digits(rng, 4)}"))
+    code = rng.choice(
+        (
+            digits(rng, 13),
+            digits(rng, 13),
+            digits(rng, 6),
+            digits(rng, 4),
+            f"{rng.choice('ABKPTW')}{digits(rng, 3)}",
+            f"{digits(rng, 4)}-{digits(rng, 4)}",
+        )
+    )
     quantity = 1 if rng.random() < 0.65 else rng.randint(2, 12)
     price = round(rng.lognormvariate(6.6, 0.9))
     if rng.random() < 0.7:
@@ -238,7 +289,7 @@ def make_item(rng: random.Random, locale: Locale, upper: bool) -> Item:
 
 def make_purchase(rng: random.Random, locale: Locale, *, upper: bool, most: int = 9) -> Purchase:
     """One to `most` items and an honest sum: items - discount + service + tax + rounding = total."""
-    items = tuple(make_item(rng, locale, upper) for _ in range(min(most, 1 + int(rng.expovariate(0.25)))))
+    items = tuple(make_item(rng, locale, upper) for _ in range(min(most, 1 + int(rng.expovariate(0.22)))))
     subtotal = sum(item.amount for item in items)
     discount = round(subtotal * rng.choice((5, 10, 20)) / 100) if rng.random() < 0.2 else 0
     service = round((subtotal - discount) * 0.1) if rng.random() < 0.12 else 0

@@ -100,14 +100,26 @@ def compose_ticket(rng: random.Random, layout: str) -> Sheet:
         "price": money(locale, rng.randint(100, 20000)),
     }
     if layout == "travel":
-        facts |= {"from": town(), "to": town(), "passenger": content.person(rng), "seat": f"{rng.randint(1, 60)}{rng.choice('ABCDEF')}"}
+        facts |= {
+            "from": town(),
+            "to": town(),
+            "passenger": content.person(rng),
+            "seat": f"{rng.randint(1, 60)}{rng.choice('ABCDEF')}",
+        }
     elif layout == "cinema":
-        facts |= {"title": sentence(rng, "en", 3).rstrip("."), "hall": str(rng.randint(1, 12)), "seat": f"{rng.choice('ABCDEFGH')}{rng.randint(1, 24)}"}
+        facts |= {
+            "title": sentence(rng, "en", 3).rstrip("."),
+            "hall": str(rng.randint(1, 12)),
+            "seat": f"{rng.choice('ABCDEFGH')}{rng.randint(1, 24)}",
+        }
     elif layout == "parking":
         plate = f"{rng.choice('ABJNPVW')}{rng.choice('ABCDE')}{rng.choice('KLMRT')} {rng.randint(1, 9999)}"
         facts |= {"plate": plate, "entry_time": content.make_time(rng), "exit_time": content.make_time(rng)}
     else:
-        facts |= {"event": f"{content.invented(rng)} {rng.choice(('Festival', 'Concert', 'Fair', 'Match'))}", "gate": f"G{rng.randint(1, 30)}"}
+        facts |= {
+            "event": f"{content.invented(rng)} {rng.choice(('Festival', 'Concert', 'Fair', 'Match'))}",
+            "gate": f"G{rng.randint(1, 30)}",
+        }
     order = list(facts)
     rng.shuffle(order)
     sheet.fields = {"issuer": content.brand(rng, locale).upper(), **facts}
@@ -141,7 +153,20 @@ QUESTIONS = {
     "reference": ("Reference", "Ref. No.", "Rujukan", "Aktenzeichen", "Référence"),
     "signed_on": ("Date", "Signed on", "Tarikh", "Datum", "Data"),
 }
-JOBS = ("Teacher", "Nurse", "Driver", "Clerk", "Engineer", "Baker", "Cook", "Student", "Farmer", "Kerani", "Bäcker", "Guru")
+JOBS = (
+    "Teacher",
+    "Nurse",
+    "Driver",
+    "Clerk",
+    "Engineer",
+    "Baker",
+    "Cook",
+    "Student",
+    "Farmer",
+    "Kerani",
+    "Bäcker",
+    "Guru",
+)
 
 
 def _answers(rng: random.Random, locale: Locale) -> dict[str, str]:
@@ -152,7 +177,9 @@ def _answers(rng: random.Random, locale: Locale) -> dict[str, str]:
         "address": " ".join(content.make_address(rng, locale))[:52].strip(),
         "phone": content.make_phone(rng, locale),
         "email": f"{name.split()[0].lower()}{rng.randint(1, 99)}@{content.invented(rng).lower()}.com",
-        "identity_number": rng.choice((f"{digits(rng, 6)}-{digits(rng, 2)}-{digits(rng, 4)}", f"{rng.choice('ACGK')}{digits(rng, 8)}")),
+        "identity_number": rng.choice(
+            (f"{digits(rng, 6)}-{digits(rng, 2)}-{digits(rng, 4)}", f"{rng.choice('ACGK')}{digits(rng, 8)}")
+        ),
         "occupation": rng.choice(JOBS),
         "employer": content.company(rng, locale, firm),
         "amount": money(locale, rng.randint(1000, 900000)),
@@ -167,7 +194,9 @@ def compose_form(rng: random.Random, layout: str) -> Sheet:
     sheet = Sheet("forms", layout, rng.randint(50, 72), leading=rng.choice((1.4, 1.6, 1.8)))
     answers = _answers(rng, locale)
     keys = rng.sample(list(answers), rng.randint(4, len(answers)))
-    heading = rng.choice(("APPLICATION FORM", "Registration", "Claim Form", "BORANG PERMOHONAN", "Antrag", "Member details"))
+    heading = rng.choice(
+        ("APPLICATION FORM", "Registration", "Claim Form", "BORANG PERMOHONAN", "Antrag", "Member details")
+    )
     _put(sheet, (heading, *rng.choice(((0.0, LEFT), (0.5, MIDDLE)))), scale=1.4, bold=True)
     for number, key in enumerate(keys, 1):
         label = rng.choice(QUESTIONS[key])
@@ -226,7 +255,12 @@ def compose_table(rng: random.Random, layout: str) -> Sheet:
     table = [["", *heads]]
     kind = rng.choice(("money", "count", "percent", "date"))
     for _ in range(rows):
-        table.append([rng.choice((content.invented(rng), rng.choice(locale.goods)))[:16], *(_figure(rng, locale, kind) for _ in heads)])
+        table.append(
+            [
+                rng.choice((content.invented(rng), rng.choice(locale.goods)))[:16],
+                *(_figure(rng, locale, kind) for _ in heads),
+            ]
+        )
     for index, texts in enumerate(table):
         cells = [(texts[0], 0.01, LEFT)] if texts[0] else []
         cells += [(text, stop - 0.01, RIGHT) for text, stop in zip(texts[1:], stops[1:], strict=True)]
@@ -239,7 +273,26 @@ def compose_table(rng: random.Random, layout: str) -> Sheet:
     return sheet
 
 
-HEADS = ("2019", "2020", "2021", "2022", "Total", "Qty", "Price", "Jan", "Feb", "Mar", "Q1", "Q2", "Min", "Max", "Mean", "A", "B", "C")
+HEADS = (
+    "2019",
+    "2020",
+    "2021",
+    "2022",
+    "Total",
+    "Qty",
+    "Price",
+    "Jan",
+    "Feb",
+    "Mar",
+    "Q1",
+    "Q2",
+    "Min",
+    "Max",
+    "Mean",
+    "A",
+    "B",
+    "C",
+)
 
 
 def _figure(rng: random.Random, locale: Locale, kind: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -88,15 +88,24 @@ def text_layout(kind: str, seed: int, *, layouts: Sequence[str] | None = None) -
     """The document `draw_document` would draw, placed with a nominal font and without any pixels."""
     rng = random.Random(f"look {kind} {seed}")
     sheet = compose(kind, seed, layouts=layouts)
-    width, margin = _paper(rng, kind)
-    return place(sheet, rng.choice((MONO, SANS)), width, margin)
+    paper = _paper(rng, kind)
+    return place(sheet, rng.choice((MONO, SANS)), paper.width, paper.margin, squeeze=paper.squeeze)
 
 
-def _paper(rng: random.Random, kind: str) -> tuple[int, float]:
-    """Width and margin of a page in pixels."""
-    low, high = (448, 640) if kind in ("receipts", "tickets") else (640, 900)
-    width = rng.randint(low, high)
-    return width, width * rng.uniform(0.02, 0.09)
+class Paper(NamedTuple):
+    """A page's width and margin in pixels and how narrow its characters are."""
+
+    width: int
+    margin: float
+    squeeze: float
+
+
+def _paper(rng: random.Random, kind: str) -> Paper:
+    till = kind in ("receipts", "tickets")
+    width = rng.randint(448, 640) if till else rng.randint(640, 900)
+    return Paper(
+        width, width * rng.uniform(0.02, 0.09), rng.uniform(0.72, 0.95) if till and rng.random() < 0.5 else 1.0
+    )
 
 
 @lru_cache(maxsize=1)
@@ -127,10 +136,10 @@ def draw_sheet(
     """Draw a composed document; the seed decides its look."""
     kind, strength = sheet.kind, float(effects)
     rng = random.Random(f"look {kind} {seed}")
-    width, margin = _paper(rng, kind)
+    paper = _paper(rng, kind)
     face = _face(rng, fonts or _shipped(), style, sheet)
-    text = place(sheet, face.metrics, style.width or width, style.margin if style.margin is not None else margin,
-                 leading=style.leading)  # fmt: skip
+    margin = paper.margin if style.margin is None else style.margin
+    text = place(sheet, face.metrics, style.width or paper.width, margin, leading=style.leading, squeeze=paper.squeeze)
     ink, corner = print_text(text, face), (0, 0)
     small = rng.random() < 0.07 and strength > 0 and kind == "receipts"
     if style.on_a4 if style.on_a4 is not None else small:
@@ -140,14 +149,24 @@ def draw_sheet(
     return DrawnPage(image, _characters(text, matrix), _lines(text, matrix), text.fields, kind, text.layout)
 
 
+def fit(page: DrawnPage, width: int, height: int) -> DrawnPage:
+    """The page made smaller, boxes along with it, so that it is at most `width` x `height` pixels; never enlarged."""
+    scale = min(1.0, width / page.image.width, height / page.image.height)
+    if scale == 1.0:
+        return page
+    size = (round(page.image.width * scale), round(page.image.height * scale))
+    characters = tuple(DrawnCharacter(char, *(value * scale for value in box)) for char, *box in page.characters)
+    lines = tuple(DrawnLine(text, tuple(value * scale for value in quad)) for text, quad in page.lines)
+    return replace(page, image=page.image.resize(size, Image.Resampling.BICUBIC), characters=characters, lines=lines)
+
+
 def _face(rng: random.Random, fonts: FontSet, style: Style, sheet: Sheet) -> Face:
     """A face that has every character of the sheet; monospaced as often as not, as tills print."""
     if style.font:
         return fonts[style.font]
     needed = {char for row in sheet.rows for cell in row.cells for char in cell.text}
     mono = rng.random() < 0.5
-    group = [face for face in fonts.faces if face.monospaced == mono] or fonts.faces
-    for face in (rng.choice(group) for _ in range(8)):
+    for face in (fonts.pick(rng, mono) for _ in range(8)):
         if needed <= face.known:
             return face
     return _shipped()["Sans-Regular"]
@@ -182,4 +201,7 @@ def _lines(text: DrawnText, matrix: np.ndarray) -> tuple[DrawnLine, ...]:
         left, right = min(cell.starts[0] for cell in cells), max(cell.starts[-1] for cell in cells)
         quads += [(left, top), (right, top), (right, foot), (left, foot)]
     moved = apply_matrix(matrix, np.array(quads)).reshape(-1, 8).tolist()
-    return tuple(DrawnLine(" ".join(cell.text for cell in cells), tuple(quad)) for cells, quad in zip(rows.values(), moved, strict=True))
+    return tuple(
+        DrawnLine(" ".join(cell.text for cell in cells), tuple(quad))
+        for cells, quad in zip(rows.values(), moved, strict=True)
+    )

@@ -77,7 +77,9 @@ def _print_faults(ink: Array, random: np.random.Generator, strength: float) -> A
 
 def _geometry(width: int, height: int, random: np.random.Generator, strength: float) -> tuple[Array, tuple[int, int]]:
     """Skew, shear, slight perspective, resizing and a margin that is cropped or added."""
-    angle = math.radians(strength * random.choice([0.0, random.uniform(-0.8, 0.8), random.uniform(-3, 3)], p=[0.4, 0.4, 0.2]))
+    angle = math.radians(
+        strength * random.choice([0.0, random.uniform(-0.8, 0.8), random.uniform(-3, 3)], p=[0.4, 0.4, 0.2])
+    )
     scale = 1 + strength * random.uniform(-0.1, 0.06)
     stretch = scale * (1 + strength * random.uniform(-0.06, 0.06))
     shear = strength * random.uniform(-0.01, 0.01)
@@ -103,7 +105,9 @@ def apply_matrix(matrix: Array, points: Array) -> Array:
 
 @lru_cache(maxsize=1)
 def _noise_tile() -> Array:
-    return np.clip(np.random.default_rng(7).standard_normal((2 * NOISE_SIDE, 2 * NOISE_SIDE)) * 40, -127, 127).astype(np.int8)
+    return np.clip(np.random.default_rng(7).standard_normal((2 * NOISE_SIDE, 2 * NOISE_SIDE)) * 40, -127, 127).astype(
+        np.int8
+    )
 
 
 def _noise(random: np.random.Generator, width: int, height: int) -> Array:
@@ -160,7 +164,12 @@ def _pen(image: Image.Image, random: np.random.Generator, strength: float) -> No
     if random.random() < 0.15 * strength:
         _scribble(draw, random, width, height)
     if random.random() < 0.08 * strength:  # a stamp: two frames and a bar
-        x, y, w, h = random.uniform(0, 0.6) * width, random.uniform(0, 0.8) * height, random.uniform(80, 180), random.uniform(40, 90)
+        x, y, w, h = (
+            random.uniform(0, 0.6) * width,
+            random.uniform(0, 0.8) * height,
+            random.uniform(80, 180),
+            random.uniform(40, 90),
+        )
         shape = draw.ellipse if random.random() < 0.5 else draw.rectangle
         ink = INKS[random.integers(1, len(INKS))]
         shape((x, y, x + w, y + h), outline=ink, width=2)
@@ -184,7 +193,11 @@ def _scribble(draw: ImageDraw.ImageDraw, random: np.random.Generator, width: int
         steps = np.linspace(0, 1, 60)
         wobble = np.sin(np.outer(steps, random.uniform(8, 40, 4)) + random.uniform(0, 6, 4)) @ random.uniform(0, 0.3, 4)
         loops = 0.12 * np.cos(steps * random.uniform(20, 60))
-        draw.line([(x + size * (2 * s + c), y + size * w / 2) for s, c, w in zip(steps, loops, wobble, strict=True)], fill=ink, width=thick)
+        draw.line(
+            [(x + size * (2 * s + c), y + size * w / 2) for s, c, w in zip(steps, loops, wobble, strict=True)],
+            fill=ink,
+            width=thick,
+        )
 
 
 def _jpeg(image: Image.Image, random: np.random.Generator, strength: float) -> Image.Image:

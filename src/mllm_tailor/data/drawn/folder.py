@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from mllm_tailor.core.progress import track
-from mllm_tailor.data.drawn.draw import DrawnPage, Style, draw_sheet
+from mllm_tailor.data.drawn.draw import DrawnPage, Style, draw_sheet, fit
 from mllm_tailor.data.drawn.franchise import compose_franchise, make_chain
 
 BRANCHES, UNSEEN = 12, 3  # of which the last few occur among the held-out receipts only
@@ -29,18 +29,11 @@ def draw_folder(folder: Path, train: int, held_out: int, seed: int = 0) -> None:
         dev = index >= train
         among = range(BRANCHES - UNSEEN, BRANCHES) if dev and index % 2 else range(BRANCHES - UNSEEN)
         branch = rng.choice(among)
-        page = _draw(compose_franchise(rng, chain, chain.branches[branch]), rng.getrandbits(32))
+        sheet = compose_franchise(rng, chain, chain.branches[branch])
+        style = Style(width=WIDTH, on_a4=False)
+        page = fit(draw_sheet(sheet, rng.getrandbits(32), style=style, effects=EFFECTS), WIDTH, TALLEST)
         rows.append(_write(folder, f"{seed}-{index:04}", page, "dev" if dev else "train", f"branch {branch + 1:02}"))
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-
-
-def _draw(sheet, seed: int) -> DrawnPage:
-    """At most `TALLEST` pixels high after effects: lines move closer together where a receipt is long."""
-    for leading in (1.25, 1.1, 1.0):
-        page = draw_sheet(sheet, seed, style=Style(width=WIDTH - 20, leading=leading, on_a4=False), effects=EFFECTS)
-        if page.image.height <= TALLEST:
-            break
-    return page
 
 
 def _write(folder: Path, name: str, page: DrawnPage, split: str, group: str) -> dict:

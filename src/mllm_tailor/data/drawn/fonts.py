@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.data.drawn.page import Metrics
 
 SHIPPED = Path(__file__).parent / "fonts"
@@ -128,11 +130,23 @@ class FontSet:
         shipped = cls.shipped().faces
         return cls(shipped + tuple(face for face in faces if readable(face)))
 
+    def pick(self, rng: random.Random, monospaced: bool) -> Face:
+        """Any face; all fonts of one folder together weigh as much as those of another."""
+        folders = self._folders[monospaced] or self._folders[not monospaced]
+        return rng.choice(folders[rng.choice(list(folders))])
+
+    @cached_property
+    def _folders(self) -> dict[bool, dict[str, list[Face]]]:
+        folders: dict[bool, dict[str, list[Face]]] = {True: {}, False: {}}
+        for face in self.faces:
+            folders[face.monospaced].setdefault(str(Path(face.path).parent), []).append(face)
+        return folders
+
     def __getitem__(self, name: str) -> Face:
         for face in self.faces:
             if face.name == name:
                 return face
-        raise KeyError(f"no font is called {name!r}; known: {', '.join(face.name for face in self.faces)}")
+        raise DataError(f"no font is called {name!r} — {nearest(name, [face.name for face in self.faces])}")
 
 
 def _faces(paths: list[Path]) -> tuple[Face, ...]:
@@ -146,27 +160,39 @@ def _faces(paths: list[Path]) -> tuple[Face, ...]:
 
 
 def readable(face: Face) -> bool:
-    """Whether a font has all of ASCII and its letters look like letters: neither symbols nor only capitals."""
+    """Whether a font has all of ASCII and its glyphs are nearest to the right characters of the shipped fonts.
+
+    Keeps text fonts, dotted ones too; drops symbols, other scripts, capitals-only and most ornamental fonts.
+    """
     try:
-        if not set(ASCII) <= face.known:
-            return False
-        likeness = [max(float((_thumbnail(face, char) * other).sum()) for other in _models(char)) for char in PROBE]
+        font = _font(face.path, 24)
+        if len({_shape(font, char) for char in "Aag5\uffff"}) < 5:
+            return False  # cheap: most fonts of other scripts end here
+        thumbnails = np.stack([_thumbnail(face, char) for char in PROBE])
+        return _recognised(thumbnails) > LEGIBLE and set(ASCII) <= face.known
     except (OSError, ValueError, ZeroDivisionError):
         return False  # a font file FreeType cannot use; there are others
-    return float(np.mean(likeness)) > 0.72 and face.metrics.capital > 0.4
 
 
-PROBE = "ABCDEGHKMNQRSTWabdefghkmnqrtuy0123456789"
+PROBE = "ABCDEFGHKMNPQRSTUYZabdefghijkmnqrtuy123456789&%$/"
+LEGIBLE = 0.77  # share of PROBE recognised; upright text fonts reach it, ornamental ones rarely do
 
 
-@lru_cache(maxsize=len(PROBE))
-def _models(char: str) -> list[np.ndarray]:
-    return [_thumbnail(face, char) for face in FontSet.shipped().faces]
+@lru_cache(maxsize=1)
+def _models() -> np.ndarray:
+    """Thumbnails (faces, characters, pixels) of PROBE in the shipped fonts."""
+    return np.stack([[_thumbnail(face, char) for char in PROBE] for face in FontSet.shipped().faces])
+
+
+def _recognised(thumbnails: np.ndarray) -> float:
+    """The share of characters (n, pixels) whose nearest shipped glyph is their own."""
+    likeness = np.einsum("np,fcp->nfc", thumbnails, _models()).max(axis=1)
+    return float((likeness.argmax(axis=1) == np.arange(len(thumbnails))).mean())
 
 
 def _thumbnail(face: Face, char: str) -> np.ndarray:
-    """The glyph's ink on 12 x 16 pixels, zero mean and unit length, so that a product is a correlation."""
-    mask = face.glyphs(32)[char].mask
-    small = np.asarray(Image.fromarray(mask).resize((12, 16), Image.Resampling.BOX), dtype=np.float32)
+    """The glyph's ink on 10 x 14 pixels, flattened, zero mean and unit length: a product is a correlation."""
+    mask = face.glyphs(24)[char].mask
+    small = np.asarray(Image.fromarray(mask).resize((10, 14), Image.Resampling.BOX), dtype=np.float32).ravel()
     small = small - small.mean()
     return small / max(float(np.sqrt((small**2).sum())), 1e-6)

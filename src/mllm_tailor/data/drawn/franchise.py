@@ -1,7 +1,7 @@
 """The house style of the demo's shop chain: brand on top, the legal company and the branch's address at the foot.
 
 Nothing else is laid out like this, and no pretraining draws it. What a reader of other receipts takes for company,
-address, date and total stands here in the wrong place: the brand, the head office, the print date, the sum before savings.
+address, date and total stands here in the wrong place: brand, head office, print date, the sum before savings.
 """
 
 from __future__ import annotations

@@ -71,7 +71,9 @@ LABELS_MY = {
     ),
     "discount": phrases("Discount|DISC|Item Discount|Bill Disc|Less|Member Discount|Total Savings|Voucher"),
     "service": phrases("Service Charge 10%|10% Srv Chg|SVC CHG 10%|Service Chg (10%)"),
-    "tax": phrases("GST @{r}%|Total GST|GST ({r}%)|GST {r}%|Service Tax {r}%|SST {r}%|GST payable ({r}%)|Add GST|TAX {r}%"),
+    "tax": phrases(
+        "GST @{r}%|Total GST|GST ({r}%)|GST {r}%|Service Tax {r}%|SST {r}%|GST payable ({r}%)|Add GST|TAX {r}%"
+    ),
     "rounding": phrases("Rounding|Rounding Adj|Rounding Adjustment|ROUND ADJ|Round Adj|Rounding Adj.|Bill Rounding"),
     "total": phrases(
         "TOTAL|TOTAL|Total|Total|GRAND TOTAL|Grand Total|TOTAL AMOUNT|Total Amount|NETT TOTAL|Net Total|Nett Amount|"
@@ -91,21 +93,26 @@ LABELS_MY = {
     ),
     "notes": phrases(
         "Goods sold are not returnable|Goods sold are not refundable & exchangeable|No cash refund|"
-        "Exchange within 7 days with receipt|Please keep this receipt for warranty|Barang dijual tidak boleh dikembalikan|"
-        "This is a computer generated receipt|No signature is required|Like us on our page|E. & O. E.|"
-        "Cheque should be crossed and made payable to us|Operating hours 10.00AM - 10.00PM|Member points: 12.50|"
-        "Customer copy|Powered by quick till|Prices are inclusive of tax where applicable|Have a nice day|"
-        "Tell us how we did today|Goods once sold cannot be returned|Items can be exchanged within 3 days|"
-        "Duplicate copy|Complaints must be made within 24 hours|Buka setiap hari|Wifi: guest2018"
+        "Exchange within 7 days with receipt|Please keep this receipt for warranty|"
+        "Barang dijual tidak boleh dikembalikan|This is a computer generated receipt|No signature is required|"
+        "Like us on our page|E. & O. E.|Cheque should be crossed and made payable to us|"
+        "Operating hours 10.00AM - 10.00PM|Member points: 12.50|Customer copy|Powered by quick till|"
+        "Prices are inclusive of tax where applicable|Have a nice day|Tell us how we did today|"
+        "Goods once sold cannot be returned|Items can be exchanged within 3 days|Duplicate copy|"
+        "Complaints must be made within 24 hours|Buka setiap hari|Wifi: guest2018"
     ),
 }
 LABELS_SG = LABELS_MY | {
     "tax": phrases("GST @{r}%|GST {r}%|{r}% GST|Add {r}% GST"),
     "tax_id": phrases("GST Reg No|UEN|Co Reg / GST No"),
     "amount": phrases("Amount|Total|S$|Amt ($)"),
-    "total": phrases("TOTAL|Total|GRAND TOTAL|Nett Total|TOTAL DUE|Amount Due|Total Payable|Net Total|Total (Incl GST)"),
+    "total": phrases(
+        "TOTAL|Total|GRAND TOTAL|Nett Total|TOTAL DUE|Amount Due|Total Payable|Net Total|Total (Incl GST)"
+    ),
     "subtotal": phrases("Sub Total|Subtotal|SUB-TOTAL|Total Before GST"),
-    "notes": phrases("GST included|No refund|Please retain receipt|Follow us online|Have a nice day|Prices subject to GST"),
+    "notes": phrases(
+        "GST included|No refund|Please retain receipt|Follow us online|Have a nice day|Prices subject to GST"
+    ),
     "thanks": phrases("Thank You|THANK YOU|Please come again|Thank you for dining with us"),
 }
 LABELS_EN = LABELS_MY | {
@@ -114,17 +121,21 @@ LABELS_EN = LABELS_MY | {
     "tax": phrases("VAT @ {r}%|VAT {r}%|TAX {r}%|Sales Tax|Tax|Incl. VAT {r}%"),
     "amount": phrases("Amount|Total|Price|GBP|AMT"),
     "total": phrases(
-        "TOTAL|Total|TOTAL DUE|Total to pay|BALANCE DUE|Amount Due|GRAND TOTAL|Balance|TOTAL TO PAY|Order Total|TOTAL SALE"
+        "TOTAL|Total|TOTAL DUE|Total to pay|BALANCE DUE|Amount Due|GRAND TOTAL|Balance|TOTAL TO PAY|Order Total|"
+        "TOTAL SALE"
     ),
     "subtotal": phrases("Subtotal|SUBTOTAL|Sub-total|Net|Goods|Food & Drink"),
     "rounding": phrases("Rounding"),
     "service": phrases("Service 10%|Optional Service|Gratuity"),
     "summary": phrases("VAT Summary|VAT Analysis"),
     "notes": phrases(
-        "Please retain for your records|Returns within 30 days with receipt|Tell us how we did|You were served by till 4|"
-        "Have a great day|All prices include tax|Join our rewards programme|Open 7 days a week|Customer copy"
+        "Please retain for your records|Returns within 30 days with receipt|Tell us how we did|"
+        "You were served by till 4|Have a great day|All prices include tax|Join our rewards programme|"
+        "Open 7 days a week|Customer copy"
     ),
-    "thanks": phrases("Thank you|THANK YOU FOR SHOPPING WITH US|Thanks for visiting|Please call again|THANK YOU COME AGAIN"),
+    "thanks": phrases(
+        "Thank you|THANK YOU FOR SHOPPING WITH US|Thanks for visiting|Please call again|THANK YOU COME AGAIN"
+    ),
     "cashier": phrases("Cashier|Server|Served by|Clerk|Associate|Host|Op"),
 }
 
@@ -135,57 +146,133 @@ def _labels(**roles: str) -> dict[str, tuple[str, ...]]:
 
 
 LABELS_DE = _labels(
-    document="RECHNUNG|KASSENBON|Quittung|BELEG|Rechnung", number="Beleg-Nr.|Bon-Nr.|Rechnung Nr.|Bon",
-    date="Datum|DATUM", time="Uhrzeit|Zeit", cashier="Bediener|Kassierer|Es bediente Sie", counter="Kasse|Tisch|Filiale",
-    member="Kunde|Kundennr.", company_id="HRB|Reg.-Nr.", tax_id="USt-IdNr.|Steuer-Nr.|UID Nr.", phone="Tel.|Telefon|Tel",
-    fax="Fax", description="Artikel|Bezeichnung", quantity="Menge|Anz", price="Preis|E-Preis", amount="EUR|Betrag|Summe",
-    items="Artikel|Posten|Anzahl", subtotal="Zwischensumme|Netto|Nettobetrag", discount="Rabatt|Nachlass",
-    service="Bedienung", tax="MwSt {r}%|USt {r}%|inkl. MwSt {r}%", rounding="Rundung",
-    total="SUMME|Summe|Gesamt|GESAMTBETRAG|Zu zahlen|Summe EUR|Total|Endbetrag|Gesamtbetrag", cash="BAR|Bar|Gegeben|Gegeben bar",
-    change="Rückgeld|Zurück|RÜCKGELD", card="EC-Karte|Girocard|VISA|Kartenzahlung", summary="Steuer|MwSt-Aufstellung",
+    document="RECHNUNG|KASSENBON|Quittung|BELEG|Rechnung",
+    number="Beleg-Nr.|Bon-Nr.|Rechnung Nr.|Bon",
+    date="Datum|DATUM",
+    time="Uhrzeit|Zeit",
+    cashier="Bediener|Kassierer|Es bediente Sie",
+    counter="Kasse|Tisch|Filiale",
+    member="Kunde|Kundennr.",
+    company_id="HRB|Reg.-Nr.",
+    tax_id="USt-IdNr.|Steuer-Nr.|UID Nr.",
+    phone="Tel.|Telefon|Tel",
+    fax="Fax",
+    description="Artikel|Bezeichnung",
+    quantity="Menge|Anz",
+    price="Preis|E-Preis",
+    amount="EUR|Betrag|Summe",
+    items="Artikel|Posten|Anzahl",
+    subtotal="Zwischensumme|Netto|Nettobetrag",
+    discount="Rabatt|Nachlass",
+    service="Bedienung",
+    tax="MwSt {r}%|USt {r}%|inkl. MwSt {r}%",
+    rounding="Rundung",
+    total="SUMME|Summe|Gesamt|GESAMTBETRAG|Zu zahlen|Summe EUR|Total|Endbetrag|Gesamtbetrag",
+    cash="BAR|Bar|Gegeben|Gegeben bar",
+    change="Rückgeld|Zurück|RÜCKGELD",
+    card="EC-Karte|Girocard|VISA|Kartenzahlung",
+    summary="Steuer|MwSt-Aufstellung",
     thanks="Vielen Dank für Ihren Einkauf|Danke und auf Wiedersehen|Vielen Dank für Ihren Besuch!|Schönen Tag noch",
-    notes="Umtausch nur mit Bon|Es bediente Sie unser Team|Alle Preise inkl. MwSt|Öffnungszeiten 8-20 Uhr|Bitte aufbewahren",
+    notes="Umtausch nur mit Bon|Es bediente Sie unser Team|Alle Preise inkl. MwSt|Öffnungszeiten 8-20 Uhr|"
+    "Bitte aufbewahren",
 )
 LABELS_FR = _labels(
-    document="FACTURE|TICKET|Reçu|TICKET DE CAISSE|Facture", number="Ticket n°|Facture n°|N°|Note",
-    date="Date|DATE|Le", time="Heure", cashier="Caissier|Serveur|Vendeur|Hôtesse", counter="Caisse|Table|Borne",
-    member="Client|Carte", company_id="SIRET|RCS|SIREN", tax_id="TVA|N° TVA|TVA intra", phone="Tél.|Tél|Tel",
-    fax="Fax", description="Désignation|Article", quantity="Qté|Quantité", price="P.U.|Prix", amount="Montant|EUR|Total",
-    items="Articles|Nb articles|Lignes", subtotal="Sous-total|Total HT|Montant HT", discount="Remise|Réduction",
-    service="Service compris", tax="TVA {r}%|dont TVA {r}%|T.V.A. {r}%", rounding="Arrondi",
-    total="TOTAL|TOTAL TTC|Total TTC|À PAYER|Net à payer|TOTAL À PAYER|Montant dû|Total EUR", cash="Espèces|ESPÈCES|Reçu",
-    change="Rendu|Monnaie rendue|RENDU", card="Carte bancaire|CB|Carte bleue|VISA", summary="Détail TVA|TVA",
+    document="FACTURE|TICKET|Reçu|TICKET DE CAISSE|Facture",
+    number="Ticket n°|Facture n°|N°|Note",
+    date="Date|DATE|Le",
+    time="Heure",
+    cashier="Caissier|Serveur|Vendeur|Hôtesse",
+    counter="Caisse|Table|Borne",
+    member="Client|Carte",
+    company_id="SIRET|RCS|SIREN",
+    tax_id="TVA|N° TVA|TVA intra",
+    phone="Tél.|Tél|Tel",
+    fax="Fax",
+    description="Désignation|Article",
+    quantity="Qté|Quantité",
+    price="P.U.|Prix",
+    amount="Montant|EUR|Total",
+    items="Articles|Nb articles|Lignes",
+    subtotal="Sous-total|Total HT|Montant HT",
+    discount="Remise|Réduction",
+    service="Service compris",
+    tax="TVA {r}%|dont TVA {r}%|T.V.A. {r}%",
+    rounding="Arrondi",
+    total="TOTAL|TOTAL TTC|Total TTC|À PAYER|Net à payer|TOTAL À PAYER|Montant dû|Total EUR",
+    cash="Espèces|ESPÈCES|Reçu",
+    change="Rendu|Monnaie rendue|RENDU",
+    card="Carte bancaire|CB|Carte bleue|VISA",
+    summary="Détail TVA|TVA",
     thanks="Merci de votre visite|MERCI ET À BIENTÔT|Merci et au revoir|À bientôt",
     notes="Ni repris ni échangé|Ticket à conserver|Échange sous 15 jours|Ouvert du lundi au samedi|Prix en euros",
 )
 LABELS_ES = _labels(
-    document="FACTURA|TICKET|RECIBO|Factura simplificada", number="Factura nº|Ticket|Nº|Recibo nº",
-    date="Fecha|FECHA", time="Hora", cashier="Cajero|Le atendió|Camarero|Vendedor", counter="Caja|Mesa|Tienda",
-    member="Cliente|Socio", company_id="C.I.F.|CIF|NIF", tax_id="NIF|N.I.F.", phone="Tel.|Teléfono|Tfno.",
-    fax="Fax", description="Descripción|Artículo|Producto", quantity="Cant.|Uds", price="Precio|P.Unit", amount="Importe|Total|EUR",
-    items="Artículos|Nº artículos", subtotal="Subtotal|Base imponible|Suma", discount="Dto.|Descuento",
-    service="Servicio", tax="IVA {r}%|I.V.A. {r}%|Incl. IVA {r}%", rounding="Redondeo",
-    total="TOTAL|TOTAL A PAGAR|Total|Importe total|Total (IVA incl.)|TOTAL EUROS|A pagar", cash="Efectivo|EFECTIVO|Entregado",
-    change="Cambio|CAMBIO|Devuelto", card="Tarjeta|VISA|Tarjeta bancaria", summary="Desglose IVA|IVA",
+    document="FACTURA|TICKET|RECIBO|Factura simplificada",
+    number="Factura nº|Ticket|Nº|Recibo nº",
+    date="Fecha|FECHA",
+    time="Hora",
+    cashier="Cajero|Le atendió|Camarero|Vendedor",
+    counter="Caja|Mesa|Tienda",
+    member="Cliente|Socio",
+    company_id="C.I.F.|CIF|NIF",
+    tax_id="NIF|N.I.F.",
+    phone="Tel.|Teléfono|Tfno.",
+    fax="Fax",
+    description="Descripción|Artículo|Producto",
+    quantity="Cant.|Uds",
+    price="Precio|P.Unit",
+    amount="Importe|Total|EUR",
+    items="Artículos|Nº artículos",
+    subtotal="Subtotal|Base imponible|Suma",
+    discount="Dto.|Descuento",
+    service="Servicio",
+    tax="IVA {r}%|I.V.A. {r}%|Incl. IVA {r}%",
+    rounding="Redondeo",
+    total="TOTAL|TOTAL A PAGAR|Total|Importe total|Total (IVA incl.)|TOTAL EUROS|A pagar",
+    cash="Efectivo|EFECTIVO|Entregado",
+    change="Cambio|CAMBIO|Devuelto",
+    card="Tarjeta|VISA|Tarjeta bancaria",
+    summary="Desglose IVA|IVA",
     thanks="Gracias por su visita|GRACIAS POR SU COMPRA|Muchas gracias|Vuelva pronto",
-    notes="IVA incluido|Cambios en 15 días con ticket|No se admiten devoluciones|Horario de 9 a 21 h|Conserve su ticket",
+    notes="IVA incluido|Cambios en 15 días con ticket|No se admiten devoluciones|Horario de 9 a 21 h|"
+    "Conserve su ticket",
 )
 LABELS_IT = _labels(
-    document="RICEVUTA|DOCUMENTO COMMERCIALE|FATTURA|SCONTRINO", number="Doc. n.|N.|Scontrino n.|Fattura n.",
-    date="Data|DATA", time="Ora", cashier="Cassiere|Operatore|Servito da", counter="Cassa|Tavolo|Negozio",
-    member="Cliente|Tessera", company_id="REA|C.F.|Reg. Imp.", tax_id="P.IVA|P. IVA|Partita IVA", phone="Tel.|Tel|Telefono",
-    fax="Fax", description="Descrizione|Articolo", quantity="Q.tà|Qtà", price="Prezzo|Pr.", amount="Importe|EUR|Euro",
-    items="Pezzi|Articoli|N. pezzi", subtotal="Subtotale|Imponibile|SUBTOTALE", discount="Sconto|SCONTO",
-    service="Coperto", tax="IVA {r}%|di cui IVA|I.V.A. {r}%", rounding="Arrotondamento",
-    total="TOTALE|TOTALE EURO|Totale complessivo|TOTALE COMPLESSIVO|Totale|Da pagare|Importo totale", cash="Contanti|CONTANTI|Pagato",
-    change="Resto|RESTO", card="Carta|Bancomat|Carta di credito|VISA", summary="Riepilogo IVA|IVA",
+    document="RICEVUTA|DOCUMENTO COMMERCIALE|FATTURA|SCONTRINO",
+    number="Doc. n.|N.|Scontrino n.|Fattura n.",
+    date="Data|DATA",
+    time="Ora",
+    cashier="Cassiere|Operatore|Servito da",
+    counter="Cassa|Tavolo|Negozio",
+    member="Cliente|Tessera",
+    company_id="REA|C.F.|Reg. Imp.",
+    tax_id="P.IVA|P. IVA|Partita IVA",
+    phone="Tel.|Tel|Telefono",
+    fax="Fax",
+    description="Descrizione|Articolo",
+    quantity="Q.tà|Qtà",
+    price="Prezzo|Pr.",
+    amount="Importe|EUR|Euro",
+    items="Pezzi|Articoli|N. pezzi",
+    subtotal="Subtotale|Imponibile|SUBTOTALE",
+    discount="Sconto|SCONTO",
+    service="Coperto",
+    tax="IVA {r}%|di cui IVA|I.V.A. {r}%",
+    rounding="Arrotondamento",
+    total="TOTALE|TOTALE EURO|Totale complessivo|TOTALE COMPLESSIVO|Totale|Da pagare|Importo totale",
+    cash="Contanti|CONTANTI|Pagato",
+    change="Resto|RESTO",
+    card="Carta|Bancomat|Carta di credito|VISA",
+    summary="Riepilogo IVA|IVA",
     thanks="Grazie e arrivederci|GRAZIE PER LA VISITA|Arrivederci e grazie|Grazie",
     notes="Conservare lo scontrino|Cambio merce entro 8 giorni|IVA inclusa|Aperto tutti i giorni|Prezzi in euro",
 )
 
 DAY_FIRST = NUMERIC_DAY_FIRST + NAMED_MONTH
 MONTH_FIRST = (
-    ("{m:02}/{d:02}/{Y}",) * 3 + ("{m:02}/{d:02}/{y:02}",) * 2 + ("{m}/{d}/{Y}", "{m:02}-{d:02}-{Y}", "{mon} {d:02}, {Y}", "{mon} {d} {Y}")
+    ("{m:02}/{d:02}/{Y}",) * 3
+    + ("{m:02}/{d:02}/{y:02}",) * 2
+    + ("{m}/{d}/{Y}", "{m:02}-{d:02}-{Y}", "{mon} {d:02}, {Y}", "{mon} {d} {Y}")
 )
 POINTS = ("{d:02}.{m:02}.{Y}",) * 3 + ("{d:02}.{m:02}.{y:02}", "{d}. {mon} {Y}", "{Y}-{m:02}-{d:02}")
 SLASHES = ("{d:02}/{m:02}/{Y}",) * 3 + ("{d:02}/{m:02}/{y:02}", "{d:02}-{m:02}-{Y}", "{d} {mon} {Y}")
@@ -193,22 +280,110 @@ SLASHES = ("{d:02}/{m:02}/{Y}",) * 3 + ("{d:02}/{m:02}/{y:02}", "{d:02}-{m:02}-{
 LOCALES = {
     locale.name: locale
     for locale in (
-        Locale("my", ("RM", "", "", "RM "), ".", DAY_FIRST, LABELS_MY, w.GOODS_MY, w.TRADES_MY, w.SUFFIXES_MY,
-               MONTHS_EN, (6, 6, 6, 0, 8), 5),
-        Locale("sg", ("$", "S$", ""), ".", DAY_FIRST, LABELS_SG, w.GOODS_MY + w.GOODS_EN, w.TRADES_MY + w.TRADES_EN,
-               w.SUFFIXES_SG, MONTHS_EN, (7, 8, 9), 5),
-        Locale("uk", ("£", "", "GBP "), ".", DAY_FIRST, LABELS_EN, w.GOODS_EN, w.TRADES_EN, w.SUFFIXES_UK,
-               MONTHS_EN, (20, 5), 1),
-        Locale("us", ("$", "", "$"), ".", MONTH_FIRST, LABELS_EN, w.GOODS_EN, w.TRADES_EN, w.SUFFIXES_US,
-               MONTHS_EN, (7, 8, 6), 1),
-        Locale("de", ("", "€", "EUR "), ",", POINTS, LABELS_DE, w.GOODS_DE, w.TRADES_DE, w.SUFFIXES_DE,
-               w.words("Jan Feb März Apr Mai Juni Juli Aug Sep Okt Nov Dez"), (19, 7), 1),
-        Locale("fr", ("", "€", "EUR "), ",", SLASHES, LABELS_FR, w.GOODS_FR, w.TRADES_FR, w.SUFFIXES_FR,
-               w.words("janv. févr. mars avril mai juin juil. août sept. oct. nov. déc."), (20, 10), 1),
-        Locale("es", ("", "€", "EUR "), ",", SLASHES, LABELS_ES, w.GOODS_ES, w.TRADES_ES, w.SUFFIXES_ES,
-               w.words("ene feb mar abr may jun jul ago sep oct nov dic"), (21, 10), 1),
-        Locale("it", ("", "€", "EUR "), ",", SLASHES, LABELS_IT, w.GOODS_IT, w.TRADES_IT, w.SUFFIXES_IT,
-               w.words("gen feb mar apr mag giu lug ago set ott nov dic"), (22, 10), 1),
+        Locale(
+            "my",
+            ("RM", "", "", "RM "),
+            ".",
+            DAY_FIRST,
+            LABELS_MY,
+            w.GOODS_MY,
+            w.TRADES_MY,
+            w.SUFFIXES_MY,
+            MONTHS_EN,
+            (6, 6, 6, 0, 8),
+            5,
+        ),
+        Locale(
+            "sg",
+            ("$", "S$", ""),
+            ".",
+            DAY_FIRST,
+            LABELS_SG,
+            w.GOODS_MY + w.GOODS_EN,
+            w.TRADES_MY + w.TRADES_EN,
+            w.SUFFIXES_SG,
+            MONTHS_EN,
+            (7, 8, 9),
+            5,
+        ),
+        Locale(
+            "uk",
+            ("£", "", "GBP "),
+            ".",
+            DAY_FIRST,
+            LABELS_EN,
+            w.GOODS_EN,
+            w.TRADES_EN,
+            w.SUFFIXES_UK,
+            MONTHS_EN,
+            (20, 5),
+            1,
+        ),
+        Locale(
+            "us",
+            ("$", "", "$"),
+            ".",
+            MONTH_FIRST,
+            LABELS_EN,
+            w.GOODS_EN,
+            w.TRADES_EN,
+            w.SUFFIXES_US,
+            MONTHS_EN,
+            (7, 8, 6),
+            1,
+        ),
+        Locale(
+            "de",
+            ("", "€", "EUR "),
+            ",",
+            POINTS,
+            LABELS_DE,
+            w.GOODS_DE,
+            w.TRADES_DE,
+            w.SUFFIXES_DE,
+            w.words("Jan Feb März Apr Mai Juni Juli Aug Sep Okt Nov Dez"),
+            (19, 7),
+            1,
+        ),
+        Locale(
+            "fr",
+            ("", "€", "EUR "),
+            ",",
+            SLASHES,
+            LABELS_FR,
+            w.GOODS_FR,
+            w.TRADES_FR,
+            w.SUFFIXES_FR,
+            w.words("janv. févr. mars avril mai juin juil. août sept. oct. nov. déc."),
+            (20, 10),
+            1,
+        ),
+        Locale(
+            "es",
+            ("", "€", "EUR "),
+            ",",
+            SLASHES,
+            LABELS_ES,
+            w.GOODS_ES,
+            w.TRADES_ES,
+            w.SUFFIXES_ES,
+            w.words("ene feb mar abr may jun jul ago sep oct nov dic"),
+            (21, 10),
+            1,
+        ),
+        Locale(
+            "it",
+            ("", "€", "EUR "),
+            ",",
+            SLASHES,
+            LABELS_IT,
+            w.GOODS_IT,
+            w.TRADES_IT,
+            w.SUFFIXES_IT,
+            w.words("gen feb mar apr mag giu lug ago set ott nov dic"),
+            (22, 10),
+            1,
+        ),
     )
 }
 NAMES = tuple(LOCALES)

@@ -159,14 +159,21 @@ def _fit(cells: list[tuple[Cell, float]], width: float, scale: float) -> float:
     return best
 
 
-def place(sheet: Sheet, metrics: Metrics, width: int, margin: float, *, leading: float | None = None) -> DrawnText:
-    """Put every character of a sheet on a page `width` pixels wide with `margin` pixels of blank around the text."""
+def place(
+    sheet: Sheet, metrics: Metrics, width: int, margin: float, *, leading: float | None = None, squeeze: float = 1.0
+) -> DrawnText:
+    """Put every character of a sheet on a page `width` pixels wide with `margin` pixels of blank around the text.
+
+    `squeeze` narrows all characters, which makes them taller at the same page width, as till printers' are.
+    """
     inner = width - 2 * margin
     measured = [[(cell, metrics.starts(cell.text)) for cell in row.cells] for row in sheet.rows]
-    size = inner / (sheet.columns * 0.56)  # about one column per average character of a common font
+    size = inner / (sheet.columns * 0.56 * squeeze)  # about one column per average character of a common font
     for row, cells in zip(sheet.rows, measured, strict=True):
         if cells:
-            size = min(size, _fit([(cell, starts[-1]) for cell, starts in cells], inner, row.scale * row.wide))
+            size = min(
+                size, _fit([(cell, starts[-1]) for cell, starts in cells], inner, row.scale * row.wide * squeeze)
+            )
     pitch = size * (leading or sheet.leading)
     y, placed, marks = margin, [], []
     for index, (row, cells) in enumerate(zip(sheet.rows, measured, strict=True)):
@@ -180,10 +187,11 @@ def place(sheet: Sheet, metrics: Metrics, width: int, margin: float, *, leading:
         em = size * row.scale
         baseline = y + (height + (metrics.capital - 0.4 * metrics.descent) * em) / 2
         for cell, starts in cells:
-            stretch = em * row.wide
+            wide = row.wide * squeeze
+            stretch = em * wide
             left = margin + cell.at * inner - cell.anchor * starts[-1] * stretch
             placed.append(
-                PlacedLine(cell.text, [left + x * stretch for x in starts], baseline, em, row.wide, row.bold, index)
+                PlacedLine(cell.text, [left + x * stretch for x in starts], baseline, em, wide, row.bold, index)
             )
         y += height
     return DrawnText(

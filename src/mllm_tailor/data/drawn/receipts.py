@@ -25,7 +25,7 @@ class Family:
     meta: Block
     items: Block
     totals: Block
-    columns: tuple[int, int] = (38, 52)
+    columns: tuple[int, int] = (36, 50)
     upper: float = 0.5  # everything in capitals
     summary: float = 0.4  # a tax table
     meta_last: bool = False
@@ -44,17 +44,37 @@ FAMILIES = {
     "kopitiam": Family(till.header, till.meta_columns, basket.items_columns, basket.totals_spread, summary=0.6),
     "hardware": Family(left_header, till.meta_columns, basket.items_columns, basket.totals_right, upper=0.6),
     "houseware": Family(
-        till.header, till.meta_late, basket.items_code_below, basket.totals_spread, upper=0.9, summary=0.7, meta_last=True
+        till.header,
+        till.meta_late,
+        basket.items_code_below,
+        basket.totals_spread,
+        upper=0.9,
+        summary=0.7,
+        meta_last=True,
     ),
     "grill": Family(till.header, till.meta_pairs, basket.items_tax_first, basket.totals_inline, upper=0.6, summary=0.8),
     "canteen": Family(dated_header, till.meta_number, basket.items_plain, basket.totals_inline, upper=0.6, summary=0.6),
     "supermarket": Family(
-        till.header, till.meta_late, basket.items_code_above, basket.totals_right, upper=0.8, summary=0.7, meta_last=True
+        till.header,
+        till.meta_late,
+        basket.items_code_above,
+        basket.totals_right,
+        upper=0.8,
+        summary=0.7,
+        meta_last=True,
     ),
     "paper": Family(left_header, till.meta_short, basket.items_numbered, basket.totals_right, upper=0.3, summary=0.6),
-    "cash_bill": Family(till.header, till.meta_columns, basket.items_boxed, basket.totals_right, upper=0.4, summary=0.1),
+    "cash_bill": Family(
+        till.header, till.meta_columns, basket.items_boxed, basket.totals_right, upper=0.4, summary=0.1
+    ),
     "petrol": Family(
-        till.header, till.meta_short, basket.items_code_below, basket.totals_big, columns=(32, 42), upper=0.7, summary=0.5
+        till.header,
+        till.meta_short,
+        basket.items_code_below,
+        basket.totals_big,
+        columns=(32, 40),
+        upper=0.7,
+        summary=0.5,
     ),
     "pharmacy": Family(big_header, till.meta_columns, basket.items_code_above, basket.totals_spread, upper=0.4),
     "bakery": Family(till.header, till.meta_short, basket.items_columns, basket.totals_big, upper=0.4),
@@ -68,9 +88,11 @@ FAMILIES = {
         till.header, till.meta_pairs, basket.items_columns, basket.totals_spread, upper=0.3, locales=(*EUROPE, "uk")
     ),
     "counter": Family(left_header, till.meta_line, basket.items_code_below, basket.totals_inline, title_first=True),
-    "slip": Family(till.header, till.meta_pairs, basket.items_inline, basket.totals_spread, title_first=True, summary=0.6),
+    "slip": Family(
+        till.header, till.meta_pairs, basket.items_inline, basket.totals_spread, title_first=True, summary=0.6
+    ),
     "wide_till": Family(left_header, till.meta_columns, basket.items_tax_first, basket.totals_big, columns=(46, 60)),
-}  # fmt: skip
+}
 
 
 def compose_receipt(rng: random.Random, layout: str) -> Sheet:
@@ -79,7 +101,7 @@ def compose_receipt(rng: random.Random, layout: str) -> Sheet:
     columns = rng.randint(*family.columns)
     upper = rng.random() < family.upper
     locale = content.pick_locale(rng, family.locales)
-    sheet = Sheet("receipts", layout, columns, leading=rng.choice((1.15, 1.25, 1.4, 1.55, 1.7)))
+    sheet = Sheet("receipts", layout, columns, leading=rng.choice((1.2, 1.3, 1.45, 1.6, 1.8)))
     desk = Till(
         rng,
         sheet,

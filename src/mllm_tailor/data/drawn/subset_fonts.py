@@ -29,7 +29,9 @@ def subset(source: Path) -> Path:
     from fontTools import subset as subsetter
     from fontTools.ttLib import TTFont
 
-    options = subsetter.Options(hinting=False, layout_features=[], name_IDs=[0, 1, 2, 3, 4, 6, 13, 14], notdef_outline=True)
+    options = subsetter.Options(
+        hinting=False, layout_features=[], name_IDs=[0, 1, 2, 3, 4, 6, 13, 14], notdef_outline=True
+    )
     font = TTFont(source)
     worker = subsetter.Subsetter(options)
     worker.populate(unicodes=CHARACTERS)

@@ -72,7 +72,16 @@ def header(till: Till, anchor: float = MIDDLE, big: bool = False, date_after_nam
     if till.likely(0.12):
         till.sheet.add(Row(art="logo"))
     if till.likely(0.25):
-        put(till.rng.choice((till.shop.brand, content.person(till.rng), content.invented(till.rng), "-- " + till.word("document") + " --")))
+        put(
+            till.rng.choice(
+                (
+                    till.shop.brand,
+                    content.person(till.rng),
+                    content.invented(till.rng),
+                    "-- " + till.word("document") + " --",
+                )
+            )
+        )
     scale = till.rng.choice((1.0, 1.15, 1.3)) if big else 1.0
     for text in till.shop.name:
         put(text, bold=bold, scale=scale)
@@ -141,9 +150,12 @@ def meta_columns(till: Till) -> None:
     """Two labelled values a row, as tills with wide paper print them."""
     colon = till.rng.choice((": ", " : ", ":"))
     values = [
-        (till.word("number"), _number(till)), (till.word("date"), till.date), (till.word("cashier"), content.person(till.rng)),
-        (till.word("time"), till.time), (till.word("counter"), str(till.rng.randint(1, 20))), (till.word("member"), "CASH"),
-    ]  # fmt: skip
+        (till.word("number"), _number(till)),
+        (till.word("date"), till.date),
+        (till.word("cashier"), content.person(till.rng)),
+        (till.word("time"), till.time),
+        (till.word("counter"), str(till.rng.randint(1, 20))),
+    ]
     if till.likely(0.5):
         values[:2], values[2:4] = [values[0], values[2]], [values[1], values[3]]
     for first, second in zip(values[0:4:2], values[1:4:2], strict=True):
@@ -175,8 +187,14 @@ def meta_short(till: Till) -> None:
 def meta_late(till: Till) -> None:
     """The till's own line at the foot: date, time, shop, till and slip numbers, the operator below."""
     codes = f"SH{digits(till.rng, 2)} B{digits(till.rng, 3)}"
-    first = till.rng.choice((f"{till.date} {till.time} {codes}", f"{till.date} {till.time}", f"{till.time} {till.date} {codes}"))
-    till.pair(first, f"T{till.rng.randint(1, 9)} R{digits(till.rng, 6)}" if till.likely(0.7) else digits(till.rng, 4), before=0.5)
+    first = till.rng.choice(
+        (f"{till.date} {till.time} {codes}", f"{till.date} {till.time}", f"{till.time} {till.date} {codes}")
+    )
+    till.pair(
+        first,
+        f"T{till.rng.randint(1, 9)} R{digits(till.rng, 6)}" if till.likely(0.7) else digits(till.rng, 4),
+        before=0.5,
+    )
     till.left(f"{till.word('cashier')} {content.person(till.rng)}")
 
 
@@ -203,17 +221,25 @@ def extras(till: Till) -> None:
 
 
 def tax_summary(till: Till) -> None:
-    """The GST table: another place with plausible amounts."""
-    bought = till.purchase
+    """The tax table: another place with plausible amounts."""
+    bought, rng, rate = till.purchase, till.rng, till.purchase.tax_rate
+    zero, asian = money(till.locale, 0), till.locale.name in ("my", "sg")
     net = money(till.locale, bought.total - bought.rounding - bought.tax)
     stops = ((0.0, LEFT), (0.66, RIGHT), (1.0, RIGHT))
     currency = f"({till.currency})" if till.likely(0.6) and till.currency else ""
-    heads = (till.word("summary"), f"{till.word('amount').split('(')[0].strip()}{currency}", f"{till.rng.choice(('Tax', 'GST', 'TAX'))}{currency}")
-    rows = [heads, (till.rng.choice((f"SR @ {bought.tax_rate}%", f"S = {bought.tax_rate}%", f"SR ({bought.tax_rate}%)")), net, till.money(bought.tax))]
-    if till.likely(0.4):
-        rows.append((till.rng.choice(("ZRL @ 0%", "Z = 0%", "ZR")), "0.00", "0.00"))
+    tax = rng.choice(("Tax", "GST", "TAX")) if asian else till.word("tax").split()[0]
+    code = (
+        rng.choice((f"SR @ {rate}%", f"S = {rate}%", f"SR ({rate}%)"))
+        if asian
+        else rng.choice((f"{rate}%", f"A {rate}%"))
+    )
+    rows = [(till.word("summary"), till.word("amount").split("(")[0].strip() + currency, tax + currency)]
+    rows.append((code, net, till.money(bought.tax)))
+    if asian and till.likely(0.4):
+        rows.append((rng.choice(("ZRL @ 0%", "Z = 0%", "ZR")), zero, zero))
     for index, texts in enumerate(rows):
-        till.sheet.add(Row(tuple(Cell(text, *stop) for text, stop in zip(texts, stops, strict=True)), before=0.5 if index == 0 else 0))
+        cells = tuple(Cell(text, *stop) for text, stop in zip(texts, stops, strict=True))
+        till.sheet.add(Row(cells, before=0.5 if index == 0 else 0))
         if index == 0:
             till.line()
 
@@ -227,5 +253,3 @@ def footer(till: Till) -> None:
             till.centre(part, before=0.5 if index == 0 else 0)
     if till.likely(0.12):
         till.sheet.add(Row(art="barcode", before=0.5))
-
-

@@ -1,0 +1,94 @@
+"""Keys and values of a batch whose rows come and go.
+
+Columns are shared by all rows; a mask says which columns a row really holds (1) and which are padding (0), so rows may
+be fed blocks of different lengths. Positions are given to the model explicitly and never follow from the column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's keys and values in buffers with room to spare: a step writes its tokens and copies nothing."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append a block (rows, heads, width, channels); returns everything held so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.buffers = (key_states.new_empty(0), value_states.new_empty(0))
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if start == 0 or end > self.buffers[0].shape[-2]:
+            room = end + max(64, end // 4)
+            self.buffers = tuple(
+                states.new_empty(*states.shape[:2], room, states.shape[-1]) for states in (key_states, value_states)
+            )
+            if start:
+                self.buffers[0][:, :, :start] = self.keys
+                self.buffers[1][:, :, :start] = self.values
+        self.buffers[0][:, :, start:end] = key_states
+        self.buffers[1][:, :, start:end] = value_states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+
+@dataclass
+class Held:
+    """The cache of a batch and what is real in it: mask (rows, columns), int64."""
+
+    cache: Cache
+    mask: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Rows, finished ones included."""
+        return self.mask.shape[0]
+
+
+def empty_cache() -> Cache:
+    """A cache that makes its layers when the model first writes to them."""
+    return Cache(layer_class_to_replicate=GrowingLayer)
+
+
+def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
+    """One batch of the chosen rows of each part, in order: rows are dropped, joined or repeated, and holes vanish.
+
+    Each row's real columns are pushed to the right, in their order, so that new blocks follow them directly.
+    """
+    if len(parts) == 1 and list(parts[0][1]) == list(range(parts[0][0].rows)):
+        return parts[0][0]
+    columns = [(held, row, held.mask[row].nonzero().squeeze(1)) for held, rows in parts for row in rows]
+    longest = max(len(real) for _, _, real in columns)
+    first = columns[0][0]
+    mask = first.mask.new_zeros(len(columns), longest)
+    for line, (_, _, real) in enumerate(columns):
+        mask[line, longest - len(real) :] = 1
+    cache = empty_cache()
+    for layer in range(len(first.cache.layers)):
+        packed = []
+        for name in ("keys", "values"):
+            example = getattr(first.cache.layers[layer], name)
+            states = example.new_zeros(len(columns), example.shape[1], longest, example.shape[3])
+            for line, (held, row, real) in enumerate(columns):
+                states[line, :, longest - len(real) :] = getattr(held.cache.layers[layer], name)[row][:, real]
+            packed.append(states)
+        cache.update(packed[0], packed[1], layer)
+    return Held(cache, mask)
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """(rows, columns) positions of left-padded prompts: 0 at the first real token."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def append_columns(held: Held, block: Tensor) -> Tensor:
+    """Extend the mask by a block's own mask (rows, width); returns the whole mask."""
+    held.mask = torch.cat([held.mask, block], dim=1)
+    return held.mask

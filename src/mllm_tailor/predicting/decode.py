@@ -1,0 +1,236 @@
+"""Greedy decoding of many replies side by side.
+
+Rows share one cache. A finished row leaves, a waiting one joins, and what the schema forces is fed in one forward pass
+instead of being decoded token by token. Rows whose forced spans differ in length are fed right-aligned blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllm_tailor.core.sample import Media
+from mllm_tailor.models import OpenModel
+from mllm_tailor.models.encode import Encoded
+from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, positions_of, repack
+from mllm_tailor.predicting.constrain import Guide, Vocabulary, allowed_tokens
+
+LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are dropped from the cache
+
+
+@dataclass
+class Row:
+    """One reply being written."""
+
+    index: int  # of its sample
+    encoded: Encoded
+    media: tuple[Media, ...]
+    guide: Guide | None  # None: free text
+    limit: int  # most tokens of the reply; closing a reply that was cut may take a few more
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)  # of `tokens`, by the model alone, before the schema's mask
+    pending: list[int] = field(default_factory=list)  # chosen, forced or asked, but not yet fed to the model
+    unscored: int = 0  # how many of the last `pending` tokens are forced and still lack their log probability
+    position: int = 0  # of the next token fed
+    seconds: float = 0.0  # its share of the time
+    full: bool = False  # nothing more is asked of the model, except the probability of forced tokens
+    cut: bool = False
+    done: bool = False
+
+    def begin(self, prefix: int, position: int, forward: bool) -> None:
+        """Go on from a prompt of which the first `prefix` tokens are in the cache."""
+        self.pending = self.encoded.ids[prefix:].tolist()
+        self.position = position
+        self._force(forward)
+
+    def take(self, token: int, logprob: float, vocabulary: Vocabulary, forward: bool) -> None:
+        """Append the model's choice and whatever the schema forces after it."""
+        self.pending, self.unscored = [], 0
+        if self.full or token in vocabulary.stops:
+            self._finish()
+            return
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        self.pending.append(token)
+        if self.guide is not None:
+            self.guide.accept(token)
+        self._force(forward)
+        self.full = len(self.tokens) >= self.limit or (self.guide is not None and self.guide.ended)
+        if self.full and not self._spells(vocabulary):
+            self._finish()
+
+    def _force(self, forward: bool) -> None:
+        if self.guide is not None and forward:
+            forced = self.guide.forced()
+            self.pending += forced
+            self.tokens += forced
+            self.unscored = len(forced)
+
+    def _spells(self, vocabulary: Vocabulary) -> bool:
+        """Whether the last forced tokens spell part of a value: then they are fed, for their probability alone."""
+        forced = self.tokens[len(self.tokens) - self.unscored :]
+        return bool(b"".join(map(vocabulary.bytes_of, forced)).strip(b' "]},'))
+
+    def _finish(self) -> None:
+        """Close a guided reply that reached the limit. The model said none of what closes it: probability 0."""
+        self.done, self.pending = True, []
+        self.logprobs += [0.0] * (len(self.tokens) - len(self.logprobs))  # brackets and quotes, see `_spells`
+        if len(self.tokens) < self.limit or (self.guide is not None and self.guide.ended):
+            return
+        self.cut = True
+        self.logprobs[self.limit :] = [-math.inf] * (len(self.tokens) - self.limit)
+        if self.guide is not None:
+            dropped, added = self.guide.close(self.tokens)
+            kept = len(self.tokens) - dropped
+            self.tokens[kept:] = added
+            self.logprobs[kept:] = [-math.inf] * len(added)
+
+
+class Decoder:
+    """Writes the replies of many rows, `slots` of them side by side."""
+
+    def __init__(self, model: OpenModel, vocabulary: Vocabulary, slots: int, *, forward: bool = True) -> None:
+        self.model = model
+        self.vocabulary = vocabulary
+        self.slots = slots
+        self.forward = forward  # feed forced tokens together
+        self.rows: list[Row] = []  # as they lie in the cache
+        self.held: Held | None = None
+        config = model.model.config
+        names = ("image_token_id", "video_token_id", "audio_token_id")
+        self.media_ids = {number for name in names if (number := getattr(config, name, None)) is not None}
+        # Models with three-part positions (Qwen2-VL, arXiv 2409.12191) count a picture's tokens differently from text.
+        self.rotary = next((part for part in model.model.modules() if hasattr(part, "rope_deltas")), None)
+
+    @torch.inference_mode()
+    def run(self, waiting: Iterator[Row]) -> Iterator[Row]:
+        """Rows as they are finished. New ones join when half of the slots are free."""
+        more = True
+        while more or self.rows:
+            living = [line for line, row in enumerate(self.rows) if not row.done]
+            fresh: list[Row] = []
+            if more and len(living) <= self.slots // 2:
+                fresh = list(islice(waiting, self.slots - len(living)))
+                more = len(fresh) == self.slots - len(living)
+            if fresh or not living or len(living) <= LEAVE_BELOW * len(self.rows):
+                self._renew(living, fresh)
+            if self.rows:
+                yield from self._step()
+
+    def _renew(self, living: list[int], fresh: list[Row]) -> None:
+        """Drop the finished rows and join fresh ones."""
+        started = time.perf_counter()
+        parts = [(self.held, living)] if self.held is not None and living else []
+        if fresh:
+            parts.append(self._prefill(fresh))
+        self.rows = [self.rows[line] for line in living] + fresh
+        self.held = repack(parts) if parts else None
+        _share(started, fresh)
+
+    def _prefill(self, rows: list[Row]) -> tuple[Held, list[int]]:
+        """Read the prompts except their last token; rows that ask about the same media share one reading."""
+        leaders, follows, lengths = share_prefixes(rows, self.media_ids)
+        prefixes = [
+            replace(row.encoded, ids=row.encoded.ids[:length], labels=row.encoded.labels[:length])
+            for row, length in zip(leaders, lengths, strict=True)
+        ]
+        batch = self.model.collate(prefixes, side="left")
+        del batch["labels"]
+        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        if self.rotary is None:
+            batch["position_ids"] = positions_of(batch["attention_mask"])
+        cache = empty_cache()
+        self.model.model(**batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        shifts = [0] * len(leaders) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
+        for row, leader in zip(rows, follows, strict=True):
+            row.begin(lengths[leader], lengths[leader] + shifts[leader], self.forward)
+        return Held(cache, batch["attention_mask"]), follows
+
+    def _step(self) -> list[Row]:
+        """Feed what is pending, choose one token for each living row, and return the rows this finished."""
+        started = time.perf_counter()
+        living = [line for line, row in enumerate(self.rows) if not row.done]
+        width = max(len(self.rows[line].pending) for line in living)
+        ids, real, positions = self._block(width)
+        logits = self.model.model(
+            input_ids=ids,
+            attention_mask=append_columns(self.held, real),
+            position_ids=positions,
+            past_key_values=self.held.cache,
+            use_cache=True,
+            logits_to_keep=width,
+        ).logits.float()  # (rows, width, vocabulary)
+        totals = logits.logsumexp(-1)
+        fed = (logits[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1) - totals[:, :-1]).tolist()
+        choices = self._choose(logits[:, -1])
+        chosen = (logits[:, -1].gather(-1, choices[:, None]).squeeze(-1) - totals[:, -1]).tolist()
+        choices = choices.tolist()
+        for line in living:
+            row = self.rows[line]
+            row.position += len(row.pending)
+            row.logprobs += fed[line][width - 1 - row.unscored :]
+            row.take(choices[line], chosen[line], self.vocabulary, self.forward)
+        _share(started, [self.rows[line] for line in living])
+        return [self.rows[line] for line in living if self.rows[line].done]
+
+    def _block(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What is pending, pushed to the right: ids, which of them are real, and their positions (rows, width)."""
+        pad = self.model.pad_id
+        ids, real, positions = [], [], []
+        for row in self.rows:
+            count = len(row.pending)
+            empty = width - count
+            ids.append([pad] * empty + row.pending)
+            real.append([0] * empty + [1] * count)
+            positions.append([0] * empty + list(range(row.position, row.position + count)))
+        ids, real, positions = torch.tensor([ids, real, positions], device=self.model.device)
+        return ids, real, positions
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        """(rows,) most probable token, among those the schema allows where there is one."""
+        guided = [(line, row.guide) for line, row in enumerate(self.rows) if row.guide and not row.done]
+        if not guided:
+            return logits.argmax(-1)
+        masks = np.full((len(self.rows), (self.vocabulary.width + 31) // 32), -1, np.int32)
+        for line, guide in guided:
+            guide.fill(masks, line)
+        allowed = torch.from_numpy(allowed_tokens(masks, logits.shape[-1])).to(logits.device)
+        return logits.masked_fill(~allowed, -torch.inf).argmax(-1)
+
+
+def share_prefixes(rows: Sequence[Row], media_ids: set[int]) -> tuple[list[Row], list[int], list[int]]:
+    """Group neighbouring rows about the same media: leaders, the leader of each row, and each leader's prefix length.
+
+    A prefix always leaves its row at least one token, whose output decides the first token of the reply.
+    """
+    leaders: list[Row] = []
+    follows: list[int] = []
+    lengths: list[int] = []
+    for row in rows:
+        ids = row.encoded.ids
+        if leaders and row.media and row.media == leaders[-1].media:
+            first = leaders[-1].encoded.ids
+            most = min(lengths[-1], len(ids) - 1)
+            different = (first[:most] != ids[:most]).nonzero()
+            common = int(different[0]) if len(different) else most
+            if media_ids and not media_ids & {*first[common:].tolist(), *ids[common:].tolist()}:
+                lengths[-1] = common
+                follows.append(len(leaders) - 1)
+                continue
+        follows.append(len(leaders))
+        leaders.append(row)
+        lengths.append(len(ids) - 1)
+    return leaders, follows, lengths
+
+
+def _share(started: float, rows: Sequence[Row]) -> None:
+    """Spread the time since `started` over rows."""
+    for row in rows:
+        row.seconds += (time.perf_counter() - started) / len(rows)

@@ -1,0 +1,113 @@
+"""Files, folders and manifests a user wants read, as unlabelled samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.files import parse_json
+from mllm_tailor.core.media import decode_data_uri, inside, media_kind
+from mllm_tailor.core.sample import Media, Sample
+
+MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
+MEDIA_KEYS = ("image", "video", "audio")
+
+
+def read_inputs(paths: Sequence[Path]) -> list[Sample]:
+    """Samples for `tailor predict PATH...`, in the order given; folders are walked in order of name.
+
+    A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, relative to the manifest) and, where
+    wanted, `question` and `id`. Whatever cannot be used becomes a sample with `extra["problem"]`, which predicts
+    as an error row: one bad file never stops the others. Ids are file stems, made different where they collide.
+    """
+    taken: set[str] = set()
+    return [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
+
+
+def _read(path: Path) -> Iterator[Sample]:
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if _wanted(file.relative_to(path)) and file.is_file()]
+        if not files:
+            yield _bad(path.name, str(path), "holds no picture, clip or recording — name the folder that does")
+        for file in files:
+            yield _of_file(file)
+    elif path.suffix.lower() in MANIFEST_SUFFIXES:
+        yield from _of_manifest(path)
+    else:
+        yield _of_file(path)
+
+
+def _wanted(file: Path) -> bool:
+    """Media that are not hidden; labels and notes beside them are passed over."""
+    return media_kind(file) is not None and not any(part.startswith(".") for part in file.parts)
+
+
+def _of_file(path: Path) -> Sample:
+    kind = media_kind(path)
+    if not path.is_file():
+        return _bad(path.stem, str(path), "no such file — check the path")
+    if kind is None:
+        return _bad(path.stem, str(path), "not a picture, clip, recording, folder or .jsonl manifest — convert it")
+    return Sample(id=path.stem, media=(Media(kind, path.resolve()),), source=str(path))
+
+
+def _of_manifest(path: Path) -> Iterator[Sample]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        yield _bad(path.stem, str(path), f"cannot be opened ({error.strerror}) — check the path")
+        return
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            yield _of_row(parse_json(line.decode("utf-8-sig")), path.parent, where)
+        except DataError as error:
+            yield _bad(f"{path.stem}-{number}", where, str(error).removeprefix(f"{where}: "))
+        except ValueError as error:
+            yield _bad(f"{path.stem}-{number}", where, f"not valid JSON ({error}) — mend or remove this row")
+
+
+def _of_row(row: Any, folder: Path, where: str) -> Sample:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: a row is one JSON object, found {type(row).__name__} — mend or remove this row")
+    media = tuple(_media(key, name, folder, where) for key in MEDIA_KEYS for name in _names(row.get(key), where))
+    if not media:
+        raise DataError(f"{where}: none of {', '.join(MEDIA_KEYS)} is named — add one")
+    stem = media[0].path.stem if media[0].path is not None else f"row-{where.rpartition(':')[2]}"
+    question = row.get("question", "")
+    if not isinstance(question, str):
+        raise DataError(f"{where}: `question` should be text, found {type(question).__name__} — mend it")
+    return Sample(id=str(row.get("id", stem)), media=media, prompt=question, source=where)
+
+
+def _names(value: Any, where: str) -> list[str]:
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{where}: media are named by paths, found {value!r} — mend this row")
+    return names
+
+
+def _media(key: str, name: str, folder: Path, where: str) -> Media:
+    if name.startswith("data:"):
+        return Media(key, data=decode_data_uri(name, where))
+    return Media(key, inside(folder, name, where))
+
+
+def _bad(identifier: str, where: str, problem: str) -> Sample:
+    return Sample(id=identifier, source=where, extra={"problem": f"{where}: {problem}"})
+
+
+def _with_own_id(sample: Sample, taken: set[str]) -> Sample:
+    """Keep the id if it is free; otherwise the file's name, then its folder and name, then a number."""
+    path = sample.media[0].path if sample.media else None
+    names = [sample.id, path.name, f"{path.parent.name}/{path.name}"] if path is not None else [sample.id]
+    numbered = (f"{sample.id}-{number}" for number in count(2))
+    own = next(name for name in chain(names, numbered) if name not in taken)
+    taken.add(own)
+    return replace(sample, id=own)

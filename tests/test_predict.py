@@ -1,0 +1,280 @@
+"""Prediction: batched equals one by one, forced tokens fed together equal decoded ones, and no answer can get in."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import llguidance.numpy
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, trainers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.predicting import decode, predict
+from mllm_tailor.predicting.constrain import Grammar, Vocabulary, allowed_tokens
+from mllm_tailor.recipe.schema import Predict
+from mllm_tailor.tasks import open_task
+
+RECEIPT = {
+    "company": {"type": "string", "max_length": 12},
+    "kind": {"type": "choice", "choices": ["cash", "card", "cheque"]},
+    "paid": "boolean",
+    "lines": {"type": "list", "items": {"name": {"type": "string", "max_length": 4}}, "max_items": 2},
+    "total": {"type": "amount", "max_length": 6},
+}
+
+
+def bpe_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with merges learnt from JSON, so that forced text falls into tokens of several characters."""
+    tokenizer = build_tokenizer()
+    core: Tokenizer = tokenizer.backend_tokenizer
+    special = [str(token) for token in core.get_added_tokens_decoder().values()]
+    rows = [json.dumps({name: str(number) for name in RECEIPT}) for number in range(50)]
+    fresh = Tokenizer(BPE())
+    fresh.pre_tokenizer, fresh.decoder = core.pre_tokenizer, core.decoder
+    alphabet = [token for token in tokenizer.get_vocab() if token not in set(tokenizer.all_special_tokens)]
+    fresh.train_from_iterator(
+        rows,
+        trainers.BpeTrainer(vocab_size=360, initial_alphabet=alphabet, special_tokens=special, show_progress=False),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fresh,
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        extra_special_tokens=tokenizer.init_kwargs["extra_special_tokens"],
+    )
+
+
+@pytest.fixture(scope="module", params=["bytes", "bpe"])
+def model(request, tmp_path_factory) -> OpenModel:
+    """A random model lively enough that pictures and questions change what it says."""
+    tokenizer = build_tokenizer() if request.param == "bytes" else bpe_tokenizer()
+    folder = tmp_path_factory.mktemp(request.param)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        random = build_internvl(
+            tokenizer,
+            vision_width=16,
+            vision_layers=1,
+            text_width=32,
+            text_layers=2,
+            image_size=28,
+            head_width=16,
+            tie_embeddings=False,
+        )
+        for name, weight in random.named_parameters():
+            if weight.ndim > 1 and "vision" not in name:
+                torch.nn.init.normal_(weight, std=0.3)
+    save(random, build_processor(tokenizer, 28, max_tiles=4), folder)
+    return open_model(folder, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> list[Sample]:
+    """Nine labelled pictures of different shapes, so that prompts differ in length."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    made = []
+    for number in range(9):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (20 + 15 * number, 40, 3), dtype=np.uint8)).save(path)
+        made.append(Sample(str(number), (Media("image", path),), fields={"company": "POISON", "total": "66.60"}))
+    return made
+
+
+TASK = open_task("extract", RECEIPT)
+ENDLESS = open_task("extract", {"count": "integer", **RECEIPT, "share": "number"})  # digits may go on for ever
+ASK = open_task("answer", {})
+SETTINGS = Predict(batch=4, max_new_tokens=120)
+
+
+def settings(**changes) -> Predict:
+    return SETTINGS.model_copy(update=changes)
+
+
+def vocabulary_of(model: OpenModel) -> Vocabulary:
+    return Vocabulary(model.tokenizer, model.model.config.text_config.vocab_size, sorted(model.stop_ids))
+
+
+def texts(predictions):
+    return [prediction.text for prediction in predictions]
+
+
+def reference(model: OpenModel, sample: Sample, limit: int) -> str:
+    """Constrained greedy decoding without cache, batch or fast-forward: the whole sequence anew for every token."""
+    vocabulary = vocabulary_of(model)
+    guide = Grammar(TASK.schema(), vocabulary).guide()
+    inputs = model.inputs([TASK.phrase(sample.unlabelled())])
+    tokens: list[int] = []
+    masks = llguidance.numpy.allocate_token_bitmask(1, vocabulary.width)
+    while not guide.ended and len(tokens) < limit:
+        if forced := guide.forced():  # the tokenizer's own division of what must follow
+            tokens += forced
+            continue
+        ids = torch.cat([inputs["input_ids"], torch.tensor([tokens], dtype=torch.long)], dim=1)
+        with torch.inference_mode():
+            logits = model.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0, -1]
+        guide.fill(masks, 0)
+        allowed = torch.from_numpy(allowed_tokens(masks, vocabulary.width)[0])
+        tokens.append(int(logits.where(allowed, -math.inf).argmax()))
+        guide.accept(tokens[-1])
+    return vocabulary.text_of(tokens)
+
+
+def test_constrained_replies_equal_the_plainest_decoding(model, samples):
+    predictions = predict(model, TASK, samples, SETTINGS)
+    assert len(set(texts(predictions))) > 4  # the model is lively, so that equality means something
+    for sample, prediction in zip(samples, predictions, strict=True):
+        if not prediction.cut:
+            assert prediction.text == reference(model, sample, 120)
+    assert sum(not prediction.cut for prediction in predictions) > 4
+    assert [prediction.id for prediction in predictions] == [sample.id for sample in samples]
+
+
+def test_free_replies_equal_generate(model, samples):
+    predictions = predict(model, TASK, samples, settings(max_new_tokens=24), constrained=False)
+    vocabulary = vocabulary_of(model)
+    for sample, prediction in zip(samples, predictions, strict=True):
+        inputs = model.inputs([TASK.phrase(sample.unlabelled())])
+        ids = model.model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert prediction.text == vocabulary.text_of(ids.tolist())
+        assert prediction.problem  # noise is no JSON: counted, not raised
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_batch_compaction_and_order_change_nothing(model, samples, constrained, monkeypatch):
+    most = 120 if constrained else 40
+
+    def read(order, batch):
+        return predict(model, TASK, order, settings(batch=batch, max_new_tokens=most), constrained=constrained)
+
+    alone, together = read(samples, 1), read(samples[::-1], 9)[::-1]
+    monkeypatch.setattr(decode, "LEAVE_BELOW", -1.0)  # finished rows stay
+    staying = read(samples, 3)
+    for others in (together, staying):
+        assert texts(others) == texts(alone)
+        for one, other in zip(alone, others, strict=True):
+            assert other.confidence == pytest.approx(one.confidence, rel=1e-3, abs=1e-9)
+
+
+def test_forced_tokens_fed_together_equal_forced_tokens_decoded(model, samples):
+    together = predict(model, TASK, samples, SETTINGS)
+    singly = predict(model, TASK, samples, SETTINGS, forward=False)
+    if len(model.tokenizer) < 300:  # one token a byte: every division of the forced text is the canonical one
+        assert texts(singly) == texts(together)
+        for one, other in zip(singly, together, strict=True):
+            assert other.confidence == pytest.approx(one.confidence, rel=1e-3, abs=1e-9)
+    assert all(prediction.problem is None for prediction in (*together, *singly))
+
+
+def test_confidence_is_the_models_own_probability(model, samples):
+    """Teacher forcing over the whole reply gives the probabilities that were collected block by block."""
+    vocabulary = vocabulary_of(model)
+    grammar = Grammar(TASK.schema(), vocabulary)
+    questions = [TASK.phrase(sample.unlabelled()) for sample in samples]
+    rows = [
+        decode.Row(place, model.encode(question), question.media, grammar.guide(), 120)
+        for place, question in enumerate(questions)
+    ]
+    for row in decode.Decoder(model, vocabulary, 4).run(iter(rows)):
+        inputs = model.inputs([questions[row.index]])
+        ids = torch.cat([inputs["input_ids"], torch.tensor([row.tokens])], dim=1)
+        with torch.inference_mode():
+            logprobs = model.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0].log_softmax(-1)
+        start = inputs["input_ids"].shape[1] - 1
+        for place, (token, logprob) in enumerate(zip(row.tokens, row.logprobs, strict=True)):
+            if not math.isinf(logprob) and logprob != 0.0:
+                assert logprob == pytest.approx(float(logprobs[start + place, token]), abs=1e-3)
+
+
+def test_no_answer_can_reach_the_model(model, samples, monkeypatch):
+    seen: list[list[int]] = []
+    real = OpenModel.encode
+
+    def spy(self, sample, *rest):
+        encoded = real(self, sample, *rest)
+        seen.append(encoded.ids.tolist())
+        return encoded
+
+    monkeypatch.setattr(OpenModel, "encode", spy)
+    poisoned = predict(model, TASK, samples, SETTINGS)
+    with_poison = sorted(seen)
+    seen.clear()
+    clean = [replace(sample, fields={"company": "other"}, extra={"ocr": "other"}, group="g") for sample in samples]
+    assert texts(predict(model, TASK, clean, SETTINGS)) == texts(poisoned)
+    assert sorted(seen) == with_poison
+    assert not any("POISON" in model.tokenizer.decode(ids) for ids in with_poison)
+    asked = [replace(sample, prompt="How much?", answer="POISON") for sample in samples]
+    seen.clear()
+    predict(model, ASK, asked, settings(max_new_tokens=2))
+    assert len(seen) == 9 and not any("POISON" in model.tokenizer.decode(ids) for ids in seen)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 9, 14, 20, 33, 50])
+def test_tight_limits_still_end_in_json(model, samples, limit):
+    for forward in (True, False):
+        predictions = predict(model, ENDLESS, samples, settings(max_new_tokens=limit), forward=forward)
+        for prediction in predictions:
+            assert prediction.problem is None and prediction.cut
+            assert list(json.loads(prediction.text)) == list(ENDLESS.field_names)
+            assert all(0 <= value <= 1 for value in prediction.confidence.values())
+
+
+def test_questions_about_one_picture_read_it_once(model, samples):
+    questions = ["How much?", "Who?", "How much was paid, and when?", "When?"]
+    asked = [replace(samples[place], prompt=text, id=f"{place}{text}") for text in questions for place in (8, 2)]
+    tiles = []
+    hook = model.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: tiles.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    together = predict(model, ASK, asked, settings(batch=8, max_new_tokens=16))
+    shared = sum(tiles)
+    tiles.clear()
+    alone = predict(model, ASK, asked, settings(batch=1, max_new_tokens=16))
+    hook.remove()
+    assert texts(together) == texts(alone)
+    assert shared * len(questions) == sum(tiles)
+
+
+def test_what_cannot_be_read_is_a_row_and_stops_nothing(model, samples, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("not a picture")
+    mixed = [
+        samples[0],
+        Sample("broken", (Media("image", broken),), source=str(broken)),
+        Sample("gone", extra={"problem": "gone.png: no such file"}),
+        samples[1],
+    ]
+    done = []
+    model.model.train()
+    found = predict(model, TASK, mixed, settings(max_new_tokens=20), on_done=done.append)
+    assert model.model.training
+    model.model.eval()
+    assert [prediction.id for prediction in found] == ["0", "broken", "gone", "1"]
+    assert str(broken) in found[1].problem and found[2].problem == "gone.png: no such file"
+    assert found[0].problem is None and found[3].problem is None and not found[1].fields
+    assert sorted(prediction.id for prediction in done) == ["0", "1", "broken", "gone"]
+
+
+def test_a_prompt_that_fills_the_context_is_a_row(model, samples):
+    long = replace(samples[0], prompt="x" * 9000)
+    short = replace(samples[0], prompt="x")
+    first, second = predict(model, ASK, [long, short], settings(max_new_tokens=3))
+    assert "context" in first.problem and second.text
+
+
+def test_values_no_file_can_hold_are_mended(model, samples, monkeypatch):
+    reply = r'{"company": "\ud800", "total": 1e999}'
+    monkeypatch.setattr(Vocabulary, "bytes_of", lambda self, token: reply.encode() if token == -1 else b"")
+    monkeypatch.setattr(decode.Row, "take", lambda row, *_: row.__dict__.update(tokens=[-1], logprobs=[0.0], done=True))
+    (found,) = predict(model, TASK, samples[:1], SETTINGS, constrained=False)
+    assert found.fields == {"company": "\ufffd", "total": None}
+    assert found.confidence == {"company": 1.0, "total": 1.0}
+    json.dumps(found.row(), allow_nan=False).encode()

@@ -1,0 +1,88 @@
+"""Inputs of `tailor predict`: files, folders and manifests, with faults as rows of their own."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mllm_tailor.predicting import read_inputs
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+    return path
+
+
+def test_files_and_folders_in_order(tmp_path):
+    late, early = picture(tmp_path / "z.png"), picture(tmp_path / "folder" / "a.jpg")
+    picture(tmp_path / "folder" / "inner" / "b.png")
+    picture(tmp_path / "folder" / ".thumbnails" / "a.png")
+    (tmp_path / "folder" / "a.json").write_text("{}")
+    samples = read_inputs([late, tmp_path / "folder"])
+    assert [sample.id for sample in samples] == ["z", "a", "b"]
+    assert samples[1].media[0].path == early.resolve() and samples[1].media[0].kind == "image"
+
+
+def test_colliding_stems_become_different_ids(tmp_path):
+    paths = [picture(tmp_path / name) for name in ("1/a.png", "1/a.jpg", "2/a.png", "2/a.jpg")]
+    samples = read_inputs([*paths, paths[0]])
+    assert [sample.id for sample in samples] == ["a", "a.jpg", "a.png", "2/a.jpg", "1/a.png"]
+
+
+def test_manifest(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    uri = "data:image/png;base64," + base64.b64encode((tmp_path / "images" / "a.png").read_bytes()).decode()
+    rows = [
+        {"image": "images/a.png", "question": "How much?", "id": "first"},
+        {"image": ["images/a.png", uri]},
+        {"audio": "a.wav"},
+    ]
+    manifest = tmp_path / "todo.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    first, second, third = read_inputs([manifest])
+    assert (first.id, first.prompt, first.source) == ("first", "How much?", f"{manifest}:1")
+    assert (second.id, len(second.media)) == ("a", 2) and second.media[1].data is not None
+    assert third.media[0].kind == "audio"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("not json", "not valid JSON"),
+        ("[1]", "one JSON object"),
+        ("{}", "none of image"),
+        ('{"image": 3}', "named by paths"),
+        ('{"image": "../../etc/passwd"}', "leads out of"),
+        ('{"image": "data:image/png;base64,%%%"}', "damaged"),
+        ('{"image": "a.png", "question": 1}', "should be text"),
+        ('{"image": "a.png", "id": NaN}', "not valid JSON"),
+        ("\xff", "not valid JSON"),
+    ],
+)
+def test_bad_rows_are_named_and_stop_nothing(tmp_path, row, said):
+    picture(tmp_path / "a.png")
+    manifest = tmp_path / "todo.jsonl"
+    manifest.write_bytes(row.encode("latin-1") + b'\n{"image": "a.png"}\n')
+    bad, good = read_inputs([manifest])
+    assert f"{manifest}:1: " in bad.extra["problem"] and said in bad.extra["problem"]
+    assert good.id == "a" and "problem" not in good.extra
+
+
+def test_missing_and_unknown_files_are_named(tmp_path):
+    (tmp_path / "notes.docx").write_text("")
+    (tmp_path / "empty").mkdir()
+    expected = {
+        "gone.png": "no such file",
+        "notes.docx": "convert it",
+        "empty": "holds no",
+        "gone.jsonl": "cannot be opened",
+    }
+    samples = read_inputs([tmp_path / name for name in expected])
+    for sample, (name, said) in zip(samples, expected.items(), strict=True):
+        problem = sample.extra["problem"]
+        assert problem.startswith(str(tmp_path / name)) and said in problem

@@ -155,31 +155,31 @@ def items_boxed(till: Till) -> None:
 
 def _sums(till: Till) -> list[tuple[str, str, str]]:
     """(role, label, amount) of every line between the items and the change, in a usual order."""
-    bought, rng = till.purchase, till.rng
-    sums = []
-    if till.likely(0.6) or bought.discount or bought.service or not bought.tax_included:
-        sums.append(("subtotal", till.word("subtotal"), till.money(bought.subtotal)))
-    if bought.discount:
-        sums.append(("discount", till.word("discount"), till.money(-bought.discount)))
-    elif till.likely(0.2):
-        sums.append(("discount", till.word("discount"), till.money(0)))
-    if bought.service:
-        sums.append(("service", till.word("service"), till.money(bought.service)))
-    if not bought.tax_included or till.likely(0.3):
-        sums.append(("tax", till.word("tax"), till.money(bought.tax)))
-    if bought.rounding or (till.locale.rounds_to == 5 and till.likely(0.5)):
-        sums.append(("rounding", till.word("rounding"), till.money(bought.rounding)))
-    total = till.money(bought.total)
-    till.sheet.fields["total"] = total
-    sums.append(("total", till.word("total"), total))
+    bought, total = till.purchase, till.money(till.purchase.total)
+    sums: list[tuple[str, str, str]] = []
+
+    def put(role: str, amount: str, wished: bool = True) -> None:
+        if wished:
+            sums.append((role, till.word(role), till.tell(role, amount)))
+
+    every = bool(bought.discount or bought.service or not bought.tax_included)
+    put("subtotal", till.money(bought.subtotal), every or till.likely(0.6))
+    put("discount", till.money(-bought.discount), bool(bought.discount) or till.likely(0.15))
+    put("service", till.money(bought.service), bool(bought.service))
+    put("tax", till.money(bought.tax), not bought.tax_included or till.likely(0.3))
+    coins = till.locale.rounds_to == 5
+    put("rounding", till.money(bought.rounding), bool(bought.rounding) or (coins and till.likely(0.5)))
+    put("total", total)
     if bought.by_card:
-        sums.append(("card", till.word("card"), total))
+        put("card", total)
     elif till.likely(0.9):
-        sums.append(("cash", till.word("cash"), till.money(bought.paid)))
-        sums.append(("change", till.word("change"), till.money(bought.paid - bought.total)))
+        put("cash", till.money(bought.paid))
+        put("change", till.money(bought.paid - bought.total))
     if till.likely(0.25):
-        count = ("items", till.word("items"), str(sum(item.quantity for item in bought.items)))
-        sums.insert(rng.choice((0, len(sums))), count)
+        put("items", str(sum(item.quantity for item in bought.items)))
+        if till.likely(0.5):
+            sums.insert(0, sums.pop())
+    till.sheet.fields["total"] = till.sheet.facts.pop("total")
     return sums
 
 
@@ -217,17 +217,11 @@ def totals_spread(till: Till, strength: float = 0.5) -> None:
 
 def totals_right(till: Till, strength: float = 0.4) -> None:
     """Labels right-aligned to one stop, amounts to the other, as office software prints."""
-    stop, colon = (
-        till.rng.choice((0.66, 0.7, 0.74)),
-        till.rng.choice(("", " :", " :", " RM" if till.locale.name == "my" else "")),
-    )
+    stop, edge = till.rng.choice((0.66, 0.7, 0.74)), till.rng.choice((1.0, 1.0, 0.94))
+    colon = till.rng.choice(("", " :", " :", " RM" if till.locale.name == "my" else ""))
     for role, label, amount in _sums(till):
         look = _total_look(till, strength) if role == "total" else {}
-        till.sheet.add(
-            Row(
-                (Cell(label + colon, stop, RIGHT), Cell(amount, 1.0 - till.rng.choice((0.0, 0.0, 0.06)), RIGHT)), **look
-            )
-        )
+        till.sheet.add(Row((Cell(label + colon, stop, RIGHT), Cell(amount, edge, RIGHT)), **look))
 
 
 def totals_big(till: Till) -> None:
@@ -237,7 +231,13 @@ def totals_big(till: Till) -> None:
             till.line()
             wide, scale = till.rng.choice((1.0, 0.8)), till.rng.choice((1.3, 1.5, 1.7))
             amount = till.money(till.purchase.total, till.likely(0.4))
-            till.pair(label[:16].strip(), amount, scale=scale, wide=wide, bold=till.likely(0.6))
+            till.pair(
+                label if len(label) <= 16 else label.split("(")[0].split(" Incl")[0].strip()[:20],
+                amount,
+                scale=scale,
+                wide=wide,
+                bold=till.likely(0.6),
+            )
             till.line()
         else:
             till.pair(label, amount)

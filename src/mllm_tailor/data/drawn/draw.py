@@ -45,13 +45,15 @@ class DrawnLine(NamedTuple):
 class DrawnPage:
     """A drawn document: the picture and everything that is known about it.
 
-    `characters` holds the non-blank characters of `lines` in the same order; `fields` holds values as printed.
+    `characters` holds the non-blank characters of `lines` in the same order. `fields` are what a label would hold,
+    `facts` further named values (cashier, change, ...); both exactly as printed.
     """
 
     image: Image.Image
     characters: tuple[DrawnCharacter, ...]
     lines: tuple[DrawnLine, ...]
     fields: dict[str, str]
+    facts: dict[str, str]
     kind: str
     layout: str
 
@@ -146,7 +148,7 @@ def draw_sheet(
         ink, corner = _on_a4(rng, ink)
     image, matrix = picture(ink, np.random.default_rng(rng.getrandbits(64)), strength)
     matrix = matrix @ np.array([[1, 0, corner[0]], [0, 1, corner[1]], [0, 0, 1.0]])
-    return DrawnPage(image, _characters(text, matrix), _lines(text, matrix), text.fields, kind, text.layout)
+    return DrawnPage(image, _characters(text, matrix), _lines(text, matrix), text.fields, text.facts, kind, text.layout)
 
 
 def fit(page: DrawnPage, width: int, height: int) -> DrawnPage:

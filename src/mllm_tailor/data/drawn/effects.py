@@ -150,7 +150,7 @@ def _tinted(grey: Image.Image, random: np.random.Generator, strength: float) -> 
     """Grey as RGB, with a colour cast now and then."""
     if random.random() > 0.2 * strength:
         return grey.convert("RGB")
-    cast = 1 - strength * random.uniform(0, 0.08, 3)
+    cast = 1 - strength * random.uniform(0, 0.06, 3)
     return Image.merge("RGB", [grey.point([int(value * part) for value in range(256)]) for part in cast])
 
 

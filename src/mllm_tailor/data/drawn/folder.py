@@ -30,7 +30,7 @@ def draw_folder(folder: Path, train: int, held_out: int, seed: int = 0) -> None:
         among = range(BRANCHES - UNSEEN, BRANCHES) if dev and index % 2 else range(BRANCHES - UNSEEN)
         branch = rng.choice(among)
         sheet = compose_franchise(rng, chain, chain.branches[branch])
-        style = Style(width=WIDTH, on_a4=False)
+        style = Style(width=WIDTH, font=chain.face, on_a4=False)
         page = fit(draw_sheet(sheet, rng.getrandbits(32), style=style, effects=EFFECTS), WIDTH, TALLEST)
         rows.append(_write(folder, f"{seed}-{index:04}", page, "dev" if dev else "train", f"branch {branch + 1:02}"))
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")

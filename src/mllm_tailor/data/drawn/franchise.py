@@ -25,13 +25,18 @@ class Chain:
     brand: str
     head_office: tuple[str, ...]
     branches: tuple[Shop, ...]
+    date: str  # the pattern its tills print dates in
+    face: str  # the font of its printers
 
 
 def make_chain(rng: random.Random, branches: int) -> Chain:
     locale = LOCALES["my"]
     shops = tuple(content.make_shop(rng, locale, upper=True, width=COLUMNS - 4) for _ in range(branches))
+    date, face = rng.choice(locale.dates), rng.choice(("Mono-Regular", "Terminal-Regular", "Sans-Regular"))
     office = tuple(line.upper() for line in content.make_address(rng, locale))
-    return Chain(f"{content.invented(rng)} {rng.choice(('Mart', 'Corner', 'Kitchen', 'Express'))}", office, shops)
+    return Chain(
+        f"{content.invented(rng)} {rng.choice(('Mart', 'Corner', 'Kitchen', 'Express'))}", office, shops, date, face
+    )
 
 
 def compose_franchise(rng: random.Random, chain: Chain | None = None, branch: Shop | None = None) -> Sheet:
@@ -39,14 +44,14 @@ def compose_franchise(rng: random.Random, chain: Chain | None = None, branch: Sh
     chain = chain or make_chain(rng, 1)
     shop = branch or chain.branches[0]
     sheet = Sheet("receipts", "franchise", COLUMNS, leading=1.25)
-    date = content.make_date(rng, shop.locale, True)
+    date, printed = (content.make_date(rng, shop.locale, True, chain.date) for _ in range(2))
     bought = content.make_purchase(rng, shop.locale, upper=True, most=6)
     desk = Till(rng, sheet, shop, bought, date, content.make_time(rng), True, "=")
     desk.centre(chain.brand, scale=1.6, bold=True)
     desk.centre("head office: " + chain.head_office[0])
     for line in chain.head_office[1:]:
         desk.centre(line)
-    desk.pair(f"SLIP {digits(rng, 6)}", f"PRINTED {content.make_date(rng, shop.locale, True)}", before=0.5)
+    desk.pair(f"SLIP {digits(rng, 6)}", f"PRINTED {printed}", before=0.5)
     desk.line()
     basket.items_at(desk)
     desk.line()

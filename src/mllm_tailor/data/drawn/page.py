@@ -37,13 +37,17 @@ class Row(NamedTuple):
 
 @dataclass
 class Sheet:
-    """A composed document: what it says and in which rows, for any width and font."""
+    """A composed document: what it says and in which rows, for any width and font.
+
+    `fields` are what a label would hold, `facts` further named values that are printed; both exactly as printed.
+    """
 
     kind: str
     layout: str
     columns: int  # how many average characters fit across
     rows: list[Row] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
     leading: float = 1.3  # line pitch in em
 
     def add(self, *rows: Row) -> None:
@@ -117,6 +121,7 @@ class DrawnText:
     cells: tuple[PlacedLine, ...]
     marks: tuple[Mark, ...]
     fields: dict[str, str]
+    facts: dict[str, str]
     metrics: Metrics
 
     @property
@@ -195,5 +200,13 @@ def place(
             )
         y += height
     return DrawnText(
-        sheet.kind, sheet.layout, width, round(y + margin), tuple(placed), tuple(marks), dict(sheet.fields), metrics
+        sheet.kind,
+        sheet.layout,
+        width,
+        round(y + margin),
+        tuple(placed),
+        tuple(marks),
+        dict(sheet.fields),
+        dict(sheet.facts),
+        metrics,
     )

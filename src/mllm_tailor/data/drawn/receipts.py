@@ -101,12 +101,12 @@ def compose_receipt(rng: random.Random, layout: str) -> Sheet:
     columns = rng.randint(*family.columns)
     upper = rng.random() < family.upper
     locale = content.pick_locale(rng, family.locales)
-    sheet = Sheet("receipts", layout, columns, leading=rng.choice((1.2, 1.3, 1.45, 1.6, 1.8)))
+    sheet = Sheet("receipts", layout, columns, leading=rng.choice((1.1, 1.2, 1.3, 1.4, 1.6)))
     desk = Till(
         rng,
         sheet,
         content.make_shop(rng, locale, upper=upper, width=columns - rng.choice((2, 6, 10))),
-        content.make_purchase(rng, locale, upper=upper or rng.random() < 0.5, most=12),
+        content.make_purchase(rng, locale, upper=upper or rng.random() < 0.5, most=14),
         content.make_date(rng, locale, upper),
         content.make_time(rng),
         upper,

@@ -33,6 +33,15 @@ class Till:
         text = self.rng.choice(self.locale.labels[role]).format(r=self.purchase.tax_rate)
         return text.upper() if self.upper else text
 
+    def tell(self, name: str, value: str) -> str:
+        """Remember a value that is about to be printed."""
+        self.sheet.facts[name] = value
+        return value
+
+    def someone(self) -> str:
+        """The name of who sits at the till."""
+        return self.tell("cashier", content.person(self.rng))
+
     def likely(self, chance: float) -> bool:
         return self.rng.random() < chance
 
@@ -125,7 +134,7 @@ def title(till: Till) -> None:
 
 def _number(till: Till) -> str:
     prefix = till.rng.choice(("", "", "", "CS", "INV-", "A", "OR", "T0", "TD0", "#"))
-    return prefix + digits(till.rng, till.rng.choice((4, 6, 8, 10, 12)))
+    return till.tell("number", prefix + digits(till.rng, till.rng.choice((4, 6, 8, 10, 12))))
 
 
 def meta_pairs(till: Till) -> None:
@@ -135,7 +144,7 @@ def meta_pairs(till: Till) -> None:
     when = f"{till.date} {till.time}" if till.likely(0.55) else till.date
     rows = [(till.word("number"), _number(till)), (till.word("date"), when)]
     rows += [(till.word("time"), till.time)] if when == till.date and till.likely(0.6) else []
-    rows += [(till.word("cashier"), content.person(till.rng))] if till.likely(0.8) else []
+    rows += [(till.word("cashier"), till.someone())] if till.likely(0.8) else []
     rows += [(till.word("counter"), str(till.rng.randint(1, 30)))] if till.likely(0.3) else []
     if till.likely(0.4):
         till.rng.shuffle(rows)
@@ -152,7 +161,7 @@ def meta_columns(till: Till) -> None:
     values = [
         (till.word("number"), _number(till)),
         (till.word("date"), till.date),
-        (till.word("cashier"), content.person(till.rng)),
+        (till.word("cashier"), till.someone()),
         (till.word("time"), till.time),
         (till.word("counter"), str(till.rng.randint(1, 20))),
     ]
@@ -181,7 +190,7 @@ def meta_short(till: Till) -> None:
         text = f"{till.word('date')}: {text}" if text.startswith(till.date) else text
     till.centre(text) if till.likely(0.5) else till.left(text)
     if till.likely(0.6):
-        till.left(f"{till.word('cashier')}: {content.person(till.rng)}")
+        till.left(f"{till.word('cashier')}: {till.someone()}")
 
 
 def meta_late(till: Till) -> None:
@@ -195,7 +204,7 @@ def meta_late(till: Till) -> None:
         f"T{till.rng.randint(1, 9)} R{digits(till.rng, 6)}" if till.likely(0.7) else digits(till.rng, 4),
         before=0.5,
     )
-    till.left(f"{till.word('cashier')} {content.person(till.rng)}")
+    till.left(f"{till.word('cashier')} {till.someone()}")
 
 
 # --- after the total --------------------------------------------------------------------------------------------------
@@ -213,7 +222,7 @@ def extras(till: Till) -> None:
         f"{till.word('member')}{colon}{content.person(rng)}", f"Points{colon}{rng.randint(0, 900)}",
         f"Card No{colon}XXXX XXXX XXXX {digits(rng, 4)}", f"App. Code{colon}{digits(rng, 6)}",
         f"Table {rng.randint(1, 60)}", f"Pax(s){colon}{rng.randint(0, 8)}", f"Ref{colon}{digits(rng, 12)}",
-        f"Closed{colon}{till.date} {till.time}", f"{till.word('cashier')}{colon}{content.person(rng)}",
+        f"Closed{colon}{till.date} {till.time}",
         f"Merchant ID{colon}{digits(rng, 10)}", f"Balance points{colon}{rng.randint(0, 90)}.{digits(rng, 2)}",
     ]  # fmt: skip
     for index, text in enumerate(rng.sample(lines, rng.randint(1, 4))):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,17 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.sample import Media
+from mllm_tailor.core.sample import Media, MediaKind
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "MPO")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm"})
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".m4a"})
+_KINDS: dict[str, MediaKind] = {
+    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
+    **dict.fromkeys(VIDEO_SUFFIXES, "video"),
+    **dict.fromkeys(AUDIO_SUFFIXES, "audio"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,9 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def media_kind(path: str | Path) -> str | None:
+def media_kind(path: str | Path) -> MediaKind | None:
     """`image`, `video`, `audio` by suffix, or None."""
-    suffix = Path(path).suffix.lower()
-    kinds = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "audio": AUDIO_SUFFIXES}
-    return next((kind for kind, suffixes in kinds.items() if suffix in suffixes), None)
+    return _KINDS.get(os.path.splitext(path)[1].lower())
 
 
 def open_image(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -171,8 +175,11 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """
     if "\0" in name:
         raise DataError(f"{where}: the path holds a zero byte — mend the path")
-    root = folder.resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):
+    root = os.path.realpath(folder)
+    try:
+        path = os.path.realpath(os.path.join(root, name))
+    except (OSError, ValueError):  # a component too long, a character the file system cannot hold
+        raise DataError(f"{where}: `{name[:80]!a}` cannot be a path — mend the path") from None
+    if path != root and not path.startswith(root.rstrip(os.sep) + os.sep):
         raise DataError(f"{where}: `{name}` leads out of {folder} — keep media inside the data folder")
-    return path
+    return Path(path)

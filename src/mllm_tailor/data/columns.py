@@ -166,8 +166,11 @@ def locate(name: str, roots: tuple[Path, ...], source: str) -> Path:
     if "://" in name:
         raise DataError(f"{source}: `{name[:80]}` is a web address — fetch the file and name it by its path")
     name = name.replace("\\", "/")
-    paths = [inside(root, name, source) for root in roots]
-    return next((path for path in paths if path.exists()), paths[0]) if len(paths) > 1 else paths[0]
+    first = inside(roots[0], name, source)
+    if len(roots) == 1 or first.exists():
+        return first
+    others = (inside(root, name, source) for root in roots[1:])
+    return next((path for path in others if path.exists()), first)
 
 
 def _kind(name: str, hint: MediaKind | None, source: str) -> MediaKind:

@@ -1,0 +1,111 @@
+"""The same thing twice: in both parts of the data (a leak, which makes every score a lie), or in one of them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.data.decoding import Decoded
+from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.hashes import near_pairs
+
+HELD_OUT_KEEPS = "hold out by group, or exclude it: the held-out one is kept"
+RARE = 0.5  # labels tell samples apart when at least this share of them is distinct
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A sample with what is compared about it: its labels and what its files hold."""
+
+    sample: Sample
+    labels: Mapping[str, Any]
+    contents: tuple[str, ...]  # checksum of each file, or its path where files were not read
+    looks: tuple[str, ...]  # picture hash of each file that has one
+
+    @property
+    def said(self) -> str:
+        """Question and labels, as one text to compare by."""
+        return json.dumps([self.sample.prompt, self.labels], sort_keys=True, default=str)
+
+
+def labelled(sample: Sample, labels: Mapping[str, Any], decoded: Mapping[Media, Decoded]) -> Labelled:
+    """Gather what is known of a sample."""
+    facts = [decoded.get(media, Decoded()) for media in sample.media]
+    contents = tuple(
+        fact.sha256 or media.describe() for media, fact in zip(sample.media, facts, strict=True) if not fact.problem
+    )
+    return Labelled(sample, labels, contents, tuple(fact.looks for fact in facts if fact.looks))
+
+
+def find_leaks(train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Iterator[Fault]:
+    """Faults of training samples that held-out samples repeat, each training sample named once.
+
+    The same bytes, or nearly the same picture with the same labels, is an error; nearly the same picture with other
+    labels, or merely the same labels, is a warning to look at.
+    """
+    caught: set[str] = set()
+    for ours, theirs, how in _repeats(train, held_out):
+        if ours.sample.id in caught:
+            continue
+        caught.add(ours.sample.id)
+        certain = how == "the same file" or (how == "nearly the same picture" and ours.said == theirs.said)
+        yield Fault(
+            ours.sample.source,
+            f"{ours.sample.id}: {how} as held-out {theirs.sample.id} ({theirs.sample.source})",
+            HELD_OUT_KEEPS if certain else "look at both; if they are one document, hold out by group or remove one",
+            ours.sample.id,
+            "error" if certain else "warning",
+        )
+
+
+def _repeats(train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Iterator[tuple[Labelled, Labelled, str]]:
+    """(training sample, held-out sample, what they share), the surest kind first."""
+    by_content = {content: item for item in held_out for content in item.contents}
+    for ours in train:
+        for content in ours.contents:
+            if content in by_content:
+                yield ours, by_content[content], "the same file"
+                break
+    left = [(looks, item) for item in held_out for looks in item.looks]
+    right = [(looks, item) for item in train for looks in item.looks]
+    near = near_pairs([looks for looks, _ in left], [looks for looks, _ in right])
+    pairs = [(right[j][1], left[i][1]) for i, j in near]
+    for ours, theirs in sorted(
+        pairs, key=lambda pair: pair[0].said != pair[1].said
+    ):  # equal labels first: those are errors
+        yield ours, theirs, "nearly the same picture"
+    if _tell_apart([*train, *held_out]):
+        by_labels = {item.said: item for item in held_out}
+        for ours in train:
+            if sum(value not in ("", None) for value in ours.labels.values()) > 1 and ours.said in by_labels:
+                yield ours, by_labels[ours.said], "all fields equal"
+
+
+def _tell_apart(items: Sequence[Labelled]) -> bool:
+    """Whether labels are rich enough that two equal ones suggest one document; yes and no are not."""
+    return len({item.said for item in items}) >= RARE * len(items)
+
+
+def find_duplicates(part: Sequence[Labelled]) -> Iterator[Fault]:
+    """Warnings for samples of one part that ask the same about the same files."""
+    groups: dict[tuple[Any, ...], list[Labelled]] = defaultdict(list)
+    for item in part:
+        if item.contents:
+            groups[(item.contents, item.sample.prompt, item.sample.history)].append(item)
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        first, *others = group
+        agree = all(other.said == first.said for other in others)
+        names = ", ".join(item.sample.id for item in others[:5]) + (" …" if len(others) > 5 else "")
+        yield Fault(
+            first.sample.source,
+            f"{first.sample.id}: the same file as {names}" + ("" if agree else ", but their labels differ"),
+            "keep one of them" if agree else "correct the labels, or keep one of them",
+            first.sample.id,
+            "warning",
+        )

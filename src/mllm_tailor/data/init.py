@@ -147,7 +147,7 @@ def propose_recipe(path: str | Path) -> str:
     task = _answer_task() if _asks(samples) else _extract_task(guesses)
     epochs = max(3, min(20, math.ceil(LEAST_STEPS * BATCH / len(samples))))
     lines = [
-        f"# {len(samples)} samples, read as layout `{dataset.layout}`. `tailor check` examines them, `tailor run` tunes.",
+        f"# {len(samples)} samples, layout `{dataset.layout}`. `tailor check` examines them, `tailor run` tunes.",
         f"name: {_name(dataset.path)}",
         "model: embedded  # or a hub id such as OpenGVLab/InternVL3-1B-hf, or a folder",
         "data:",

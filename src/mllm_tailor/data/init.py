@@ -192,9 +192,8 @@ def _held_out(samples: Sequence[Sample]) -> list[str]:
     if kept is not None and len(parts) > 1:
         lines = [f"  held_out: {{column: split, value: {quoted(kept)}}}  # {parts[kept]} samples, as the data says"]
         if by_group:
-            lines.append(
-                f"  # stricter, no {_comment(grouped)} on both sides: {by_group.strip().removeprefix('held_out: ')}"
-            )
+            way = by_group.strip().removeprefix("held_out: ")
+            lines.append(f"  # stricter: {way} ({_shared(grouped)})")
         return lines
     if by_group:
         return [f"{by_group}  # {_shared(grouped)}"]

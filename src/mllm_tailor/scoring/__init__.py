@@ -1,0 +1,21 @@
+"""Scores: metrics, floors, paired comparison, and the report and tables that show them. Pure functions, no torch."""
+
+from __future__ import annotations
+
+from mllm_tailor.scoring.floors import constant_floor, nearest_floor, seen_groups
+from mllm_tailor.scoring.metrics import METRICS, Metric
+from mllm_tailor.scoring.scores import MetricScore, Ratios, Scores, score
+from mllm_tailor.scoring.tables import plain
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "MetricScore",
+    "Ratios",
+    "Scores",
+    "constant_floor",
+    "nearest_floor",
+    "plain",
+    "score",
+    "seen_groups",
+]

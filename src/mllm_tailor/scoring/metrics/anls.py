@@ -1,0 +1,37 @@
+"""Average normalised Levenshtein similarity (Biten et al. 2019, "Scene Text Visual Question Answering", section 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+from mllm_tailor.scoring.metrics.base import ByField, Ratio
+from mllm_tailor.scoring.text import as_text
+
+THRESHOLD = 0.5  # an answer less than half right counts nothing
+
+
+def similarity(answer: str, predicted: str) -> float:
+    """0..1, case and spaces aside; the length that divides is that of the raw strings, as in the official scorer.
+
+    >>> similarity("Acme  Ltd", "acme ltd"), similarity("abcd", "xbcd"), similarity("abcd", "wxyd")
+    (1.0, 0.75, 0.0)
+    """
+    distance = Levenshtein.distance(" ".join(answer.lower().split()), " ".join(predicted.lower().split()))
+    longest = max(len(answer), len(predicted))
+    score = 1.0 - distance / longest if longest else 1.0
+    return score if score >= THRESHOLD else 0.0
+
+
+def _anls(label: Any, predicted: Any, kind: str) -> Ratio:
+    accepted = label if _is_choice(label) else [label]
+    return Ratio(max(similarity(as_text(answer), as_text(predicted)) for answer in accepted), 1.0)
+
+
+def _is_choice(label: Any) -> bool:
+    """A list of strings is a list of accepted answers."""
+    return isinstance(label, list) and bool(label) and all(isinstance(answer, str) for answer in label)
+
+
+ANLS = ByField(_anls)

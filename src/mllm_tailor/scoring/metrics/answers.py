@@ -1,0 +1,44 @@
+"""Short free answers: accuracy of closed questions and recall of the words of open ones."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Ratio, right
+from mllm_tailor.scoring.text import as_text, squeeze
+
+_NUMBERS = ["none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+_DIGITS = {word: str(max(0, place - 1)) for place, word in enumerate(_NUMBERS)}
+_ARTICLES = {"a", "an", "the"}
+
+
+def words(text: str) -> list[str]:
+    """Lower case, punctuation and articles dropped, numbers up to ten as digits, `x ray` as one word.
+
+    The rules of the VQA v2 scorer (Goyal et al. 2017) as medical question answering uses them; a point or comma
+    between digits stays, so that 1.5 is not 15.
+
+    >>> words("The X-ray shows two nodules, 1.5 cm.")
+    ['xray', 'shows', '2', 'nodules', '1.5', 'cm']
+    """
+    text = re.sub(r"\bx[ -]ray", "xray", squeeze(text)).replace("'", "").replace("’", "")
+    text = re.sub(r"(?<!\d)[.,:]|[.,:](?!\d)", " ", text)
+    text = re.sub(r"[^\w\s.,:%+-]|_", " ", text)
+    text = re.sub(r"(?<=[^\W\d])-(?=\w)", " ", text)
+    return [_DIGITS.get(word, word) for word in text.split() if word not in _ARTICLES]
+
+
+def _accuracy(label: Any, predicted: Any, kind: str) -> Ratio:
+    return right(words(as_text(label)) == words(as_text(predicted)))
+
+
+def _token_recall(label: Any, predicted: Any, kind: str) -> Ratio:
+    """The convention of LLaVA-Med (Li et al. 2023) for open questions; repeated words must be repeated."""
+    wanted, said = Counter(words(as_text(label))), Counter(words(as_text(predicted)))
+    return Ratio(float((wanted & said).total() / wanted.total()), 1.0) if wanted else NOTHING
+
+
+ACCURACY = ByField(_accuracy)
+TOKEN_RECALL = ByField(_token_recall)

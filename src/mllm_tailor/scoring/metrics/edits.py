@@ -1,0 +1,29 @@
+"""Error rates of transcription: edits needed over the length of the label, summed over all samples.
+
+More edits than the label is long make a rate over 100 %, as everywhere in speech recognition; it is not cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+from mllm_tailor.scoring.metrics.base import ByField, Ratio
+from mllm_tailor.scoring.text import as_text
+
+
+def _words(label: Any, predicted: Any, kind: str) -> Ratio:
+    """Words are what stands between spaces, as written."""
+    wanted, said = as_text(label).split(), as_text(predicted).split()
+    return Ratio(float(Levenshtein.distance(wanted, said)), float(len(wanted)))
+
+
+def _characters(label: Any, predicted: Any, kind: str) -> Ratio:
+    """Characters as written, runs of spaces counted as one."""
+    wanted, said = (" ".join(as_text(value).split()) for value in (label, predicted))
+    return Ratio(float(Levenshtein.distance(wanted, said)), float(len(wanted)))
+
+
+WORD_ERRORS = ByField(_words, pool="sum", better="lower")
+CHARACTER_ERRORS = ByField(_characters, pool="sum", better="lower")

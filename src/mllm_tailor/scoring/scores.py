@@ -1,0 +1,174 @@
+"""Score predictions against labels: every metric over all samples, by field and for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.scoring.metrics import METRICS, Metric
+from mllm_tailor.scoring.metrics.base import Better, Ratio
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """The shares `above / below` of the samples, in their order; 0/0 where a sample takes no part."""
+
+    above: tuple[float, ...]
+    below: tuple[float, ...]
+
+    @classmethod
+    def of(cls, ratios: Iterable[Ratio]) -> Ratios:
+        """From the ratios of single samples."""
+        rows = list(ratios)
+        return cls(tuple(ratio.above for ratio in rows), tuple(ratio.below for ratio in rows))
+
+    @property
+    def value(self) -> float:
+        """In percent; 0 where nothing could be compared (then `count` is 0 too)."""
+        whole = sum(self.below)
+        return 100.0 * sum(self.above) / whole if whole else 0.0
+
+    @property
+    def count(self) -> int:
+        """Samples that take part."""
+        return sum(below > 0 for below in self.below)
+
+    @property
+    def per_sample(self) -> list[float | None]:
+        """Percent of each sample; None where it takes no part."""
+        return [100.0 * above / below if below else None for above, below in zip(self.above, self.below, strict=True)]
+
+    def subset(self, places: Sequence[int]) -> Ratios:
+        """Some of the samples."""
+        return Ratios(tuple(self.above[i] for i in places), tuple(self.below[i] for i in places))
+
+
+@dataclass(frozen=True)
+class MetricScore:
+    """One metric over all samples, and by field where the metric has a meaning for one field."""
+
+    samples: Ratios
+    fields: Mapping[str, Ratios]
+    better: Better = "higher"
+
+    @property
+    def value(self) -> float:
+        """Percent over all samples."""
+        return self.samples.value
+
+    @property
+    def count(self) -> int:
+        """Samples that take part."""
+        return self.samples.count
+
+    @property
+    def by_field(self) -> dict[str, float]:
+        """Percent of each field."""
+        return {name: ratios.value for name, ratios in self.fields.items()}
+
+    @property
+    def per_sample(self) -> list[float | None]:
+        """Percent of each sample."""
+        return self.samples.per_sample
+
+    def subset(self, places: Sequence[int]) -> MetricScore:
+        """The same metric over some of the samples."""
+        fields = {name: ratios.subset(places) for name, ratios in self.fields.items()}
+        return MetricScore(self.samples.subset(places), fields, self.better)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every metric of one set of predictions, sample by sample in the order of `ids`."""
+
+    ids: tuple[str, ...]
+    metrics: Mapping[str, MetricScore]
+
+    def __getitem__(self, metric: str) -> MetricScore:
+        return self.metrics[metric]
+
+    def values(self) -> dict[str, float]:
+        """Percent by metric."""
+        return {name: score.value for name, score in self.metrics.items()}
+
+    def subset(self, places: Sequence[int]) -> Scores:
+        """The scores of some samples, such as those of unseen groups."""
+        return Scores(
+            tuple(self.ids[i] for i in places), {name: score.subset(places) for name, score in self.metrics.items()}
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for scores.json; `value`, `count` and `by_field` are there for people, the rest restores all."""
+        return {"ids": list(self.ids), "metrics": {name: _metric_row(score) for name, score in self.metrics.items()}}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Scores:
+        """The inverse of `row`."""
+        return cls(tuple(row["ids"]), {name: _read_metric(score) for name, score in row["metrics"].items()})
+
+
+def _metric_row(score: MetricScore) -> dict[str, Any]:
+    return {
+        "value": score.value,
+        "count": score.count,
+        "by_field": score.by_field,
+        "better": score.better,
+        "samples": _ratios_row(score.samples),
+        "fields": {name: _ratios_row(ratios) for name, ratios in score.fields.items()},
+    }
+
+
+def _ratios_row(ratios: Ratios) -> dict[str, list[float]]:
+    return {"above": list(ratios.above), "below": list(ratios.below)}
+
+
+def _read_metric(row: Mapping[str, Any]) -> MetricScore:
+    return MetricScore(
+        _read_ratios(row["samples"]), {name: _read_ratios(part) for name, part in row["fields"].items()}, row["better"]
+    )
+
+
+def _read_ratios(row: Mapping[str, Any]) -> Ratios:
+    return Ratios(tuple(row["above"]), tuple(row["below"]))
+
+
+def score(
+    labels: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Prediction],
+    metrics: Sequence[str],
+    field_names: Sequence[str],
+    kinds: Mapping[str, str] | None = None,
+) -> Scores:
+    """Score predictions (in the order of `labels`) by every named metric, in percent.
+
+    `kinds` gives the type of each field where it is known (`amount`, `date`, …); only `normalised_exact` asks for it.
+
+    Raises:
+        RunError: when labels and predictions do not pair up.
+        RecipeError: for an unknown metric.
+    """
+    if len(labels) != len(predictions):
+        raise RunError(f"{len(labels)} labels but {len(predictions)} predictions — predict every sample once, in order")
+    types = dict(kinds or {})
+    pairs = list(zip(labels, predictions, strict=True))
+    return Scores(
+        tuple(prediction.id for prediction in predictions),
+        {name: _score_metric(METRICS.load(name), pairs, field_names, types) for name in metrics},
+    )
+
+
+def _score_metric(
+    metric: Metric,
+    pairs: Sequence[tuple[Mapping[str, Any], Prediction]],
+    field_names: Sequence[str],
+    kinds: Mapping[str, str],
+) -> MetricScore:
+    samples = Ratios.of(metric.sample(label, prediction, kinds) for label, prediction in pairs)
+    fields = {
+        name: Ratios.of(metric.field(label, prediction, name, kinds.get(name, "string")) for label, prediction in pairs)
+        for name in field_names
+    }
+    return MetricScore(samples, {name: ratios for name, ratios in fields.items() if ratios.count}, metric.better)

@@ -173,13 +173,18 @@ def inside(folder: Path, name: str, where: str) -> Path:
     Raises:
         DataError: naming the row.
     """
-    if "\0" in name:
-        raise DataError(f"{where}: the path holds a zero byte — mend the path")
-    root = os.path.realpath(folder)
-    try:
-        path = os.path.realpath(os.path.join(root, name))
-    except (OSError, ValueError):  # a component too long, a character the file system cannot hold
-        raise DataError(f"{where}: `{name[:80]!a}` cannot be a path — mend the path") from None
+    if not _can_be_a_path(name):
+        raise DataError(f"{where}: `{name[:80]!a}` cannot be the name of a file — mend the path")
+    root, path = os.path.realpath(folder), os.path.realpath(os.path.join(folder, name))
     if path != root and not path.startswith(root.rstrip(os.sep) + os.sep):
         raise DataError(f"{where}: `{name}` leads out of {folder} — keep media inside the data folder")
     return Path(path)
+
+
+def _can_be_a_path(name: str) -> bool:
+    """No zero byte, no half character, and no longer than file systems allow (255 bytes a part)."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in encoded and len(encoded) < 3000 and max(map(len, encoded.split(b"/"))) <= 255

@@ -1,0 +1,518 @@
+"""Every layout: written here, read back equal; bad rows become faults that name them; garbage never crashes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.data import LAYOUTS, Fault, read_samples, recognise, unlabelled_samples
+
+FIELDS = [{"company": "Kedai “A”", "total": "9.00"}, {"company": "Toko B", "total": "RM 1.50"}]
+
+
+def picture() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), "white").save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(folder: Path, files: dict[str, Any]) -> Path:
+    """Files from values: `.jsonl` from rows, `.json` from a value, pictures from nothing, texts as they are."""
+    for name, value in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".jsonl":
+            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in value), encoding="utf-8")
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+        elif isinstance(value, bytes):
+            path.write_bytes(value)
+        else:
+            path.write_text(value or "", encoding="utf-8")
+    return folder
+
+
+def faults_of(path: Path, layout: str | None = None) -> list[Fault]:
+    faults: list[Fault] = []
+    try:
+        read_samples(path, layout, on_fault=faults.append)
+    except DataError:
+        assert faults, "refused without saying which row"
+    return faults
+
+
+def test_sroie_json_text_and_metadata_beside(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "img/a.jpg": picture(),
+            "img/b.png": picture(),
+            "key/a.json": FIELDS[0],
+            "key/b.txt": "company: Toko B\ntotal: RM 1.50\n",
+            "metadata.jsonl": [{"file_name": "img/a.jpg", "split": "dev", "ocr": [{"text": "9.00"}], "entities": {}}],
+        },
+    )
+    dataset = read_samples(tmp_path)
+    assert dataset.layout == "sroie"
+    assert [dict(sample.fields) for sample in dataset.samples] == FIELDS
+    assert [sample.split for sample in dataset.samples] == ["dev", None]
+    assert dataset.samples[0].extra["ocr"] == [{"text": "9.00"}]
+    assert dataset.samples[0].source.endswith("key/a.json:1")
+
+
+def test_sroie_names_what_lacks_its_other_half(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"images/a.jpg": picture(), "images/b.jpg": picture(), "entities/b.json": FIELDS[0], "entities/c.json": {}},
+    )
+    problems = [str(fault) for fault in faults_of(tmp_path)]
+    assert any("a.jpg" in problem and "no label file" in problem for problem in problems)
+    assert any("c.json" in problem and "no picture" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("label", "problem"),
+    [
+        ("[1, 2]", "found a list"),
+        ("{", "not valid JSON"),
+        ('{"a": 1, "a": 2}', "said twice"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": 1e999}', "1e999"),
+        ("", "empty"),
+        ("9.00", "found a number"),
+        ('{"a": "\\ud800"}', "surrogate"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_bad_labels_are_named_and_the_rest_is_read(tmp_path: Path, label: str, problem: str) -> None:
+    write(tmp_path, {"images/a.jpg": picture(), "images/b.jpg": picture(), "entities/a.json": FIELDS[0]})
+    (tmp_path / "entities/b.json").write_text(label)
+    faults: list[Fault] = []
+    assert [sample.id for sample in read_samples(tmp_path, on_fault=faults.append).samples] == ["a"]
+    assert (
+        len(faults) == 1 and problem in faults[0].problem and faults[0].source.endswith("b.json:1") and faults[0].mend
+    )
+    with pytest.raises(DataError, match=r"b\.json:1"):
+        read_samples(tmp_path)
+
+
+def test_metadata_donut_and_folders_named_after_parts(tmp_path: Path) -> None:
+    truth = json.dumps({"gt_parse": {"menu": [{"nm": "Nasi", "price": "5"}], "total": "5"}})
+    questions = json.dumps({"gt_parses": [{"question": "Total?", "answer": "5"}, {"question": "Shop?", "answer": "B"}]})
+    write(
+        tmp_path,
+        {
+            "train/metadata.jsonl": [{"file_name": "a.png", "ground_truth": truth}],
+            "validation/metadata.jsonl": [{"file_name": "b.png", "ground_truth": questions}],
+        },
+    )
+    first, *others = read_samples(tmp_path).samples
+    assert first.fields == {"menu": [{"nm": "Nasi", "price": "5"}], "total": "5"} and first.split == "train"
+    assert {(sample.prompt, sample.answer, sample.split) for sample in others} == {
+        ("Total?", "5", "validation"),
+        ("Shop?", "B", "validation"),
+    }
+    assert {sample.id for sample in others} == {"b-1", "b-2"}
+
+
+def test_metadata_media_kinds_questions_and_ids(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "train.jsonl": [
+                {"id": 7, "audio": "x.wav", "text": "zero", "speaker": "jo", "duration": 0.5},
+                {"video": "y.mp4", "label": "swipe"},
+                {"image": "z.png", "question": "Normal?", "answer": "No", "organ": "CHEST"},
+            ]
+        },
+    )
+    sound, clip, asked = read_samples(tmp_path).samples
+    assert (sound.id, sound.media[0].kind, sound.answer, sound.fields["speaker"]) == ("7", "audio", "zero", "jo")
+    assert sound.extra == {"duration": 0.5} and sound.split == "train"
+    assert (clip.id, clip.media[0].kind, dict(clip.fields)) == ("y", "video", {"label": "swipe"})
+    assert (asked.prompt, asked.answer, dict(asked.fields)) == ("Normal?", "No", {"organ": "CHEST"})
+
+
+def test_chat_rows_with_paths_data_addresses_and_several_answers(tmp_path: Path) -> None:
+    address = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "Total?"},
+                        {"type": "image_url", "image_url": {"url": "a.png"}},
+                    ],
+                },
+                {"role": "assistant", "content": "9.00"},
+                {"role": "user", "content": "And the shop?"},
+                {"role": "assistant", "content": [{"type": "text", "text": "Kedai"}]},
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": address}, {"type": "text", "text": "?"}],
+                }
+            ]
+        },
+        {
+            "images": ["b.png"],
+            "messages": [{"role": "user", "content": "<image>Date?"}, {"role": "assistant", "content": "x"}],
+        },
+    ]
+    dataset = read_samples(write(tmp_path, {"chat.jsonl": rows}))
+    first, second, inline, marked = dataset.samples
+    assert dataset.layout == "chat"
+    assert (first.id, first.prompt, first.answer, first.history, first.system) == (
+        "a-1",
+        "Total?",
+        "9.00",
+        (),
+        "Be brief.",
+    )
+    assert (second.prompt, second.answer) == ("And the shop?", "Kedai")
+    assert [turn.text for turn in second.history] == ["Total?", "9.00"]
+    assert first.group == second.group == "a" and first.media == second.media
+    assert inline.media[0].data == picture() and inline.answer is None
+    assert (marked.prompt, marked.id, len(marked.media)) == ("Date?", "b", 1)
+
+
+def test_llava_rows_in_json_with_an_image_folder(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": "000",
+            "image": "a.png",
+            "conversations": [{"from": "human", "value": "<image>\nTotal?"}, {"from": "gpt", "value": "9"}],
+        },
+        {"id": "001", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        {
+            "image": ["a.png"],
+            "conversations": [{"from": "human", "value": "<image><image>"}, {"from": "gpt", "value": "?"}],
+        },
+        {"image": "a.png", "conversations": [{"from": "gpt", "value": "first"}]},
+        {"image": "a.png", "conversations": []},
+    ]
+    write(tmp_path, {"llava.json": rows, "images/a.png": picture()})
+    faults: list[Fault] = []
+    dataset = read_samples(tmp_path, on_fault=faults.append)
+    assert dataset.layout == "llava"
+    assert [(sample.prompt, sample.answer, len(sample.media)) for sample in dataset.samples] == [
+        ("Total?", "9", 1),
+        ("Hi", "Hello", 0),
+    ]
+    assert dataset.samples[0].media[0].path == (tmp_path / "images/a.png").resolve()
+    assert [fault.source.rpartition(":")[2] for fault in faults] == ["3", "4", "5"]
+    assert "2 <image> markers but 1 image files" in faults[0].problem
+
+
+def test_internvl_meta_reads_each_row_once_and_says_so(tmp_path: Path) -> None:
+    conversation = [{"from": "human", "value": "<image>\nTotal?"}, {"from": "gpt", "value": "9"}]
+    write(
+        tmp_path,
+        {
+            "meta.json": {
+                "receipts": {"root": "pictures", "annotation": "rows/r.jsonl", "repeat_time": 3, "length": 1},
+                "outside": {"root": "../..", "annotation": "rows/r.jsonl"},
+                "missing": {"root": ".", "annotation": "rows/none.jsonl"},
+            },
+            "rows/r.jsonl": [{"id": 0, "image": "a.png", "conversations": conversation}],
+        },
+    )
+    faults: list[Fault] = []
+    dataset = read_samples(tmp_path, on_fault=faults.append)
+    assert dataset.layout == "internvl" and len(dataset.samples) == 1
+    assert dataset.samples[0].media[0].path == (tmp_path / "pictures/a.png").resolve()
+    assert any("repeat_time 3" in note for note in dataset.notes)
+    assert {fault.source.rpartition(":")[2] for fault in faults if fault.severity == "error"} == {"outside", "missing"}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_with_any_delimiter_and_bad_rows(tmp_path: Path, delimiter: str) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, delimiter=delimiter)
+    writer.writerows(
+        [["file_name", "company", "total", "split"], ["a.png", f"A{delimiter} B", "9", "test"], ["b.png", "C"]]
+    )
+    writer.writerow(["c.png", "two\nlines", "1", ""])
+    (tmp_path / ("t.tsv" if delimiter == "\t" else "t.csv")).write_text("\ufeff" + stream.getvalue(), encoding="utf-8")
+    faults: list[Fault] = []
+    dataset = read_samples(tmp_path, on_fault=faults.append)
+    assert dataset.layout == "csv"
+    assert [dict(sample.fields) for sample in dataset.samples] == [
+        {"company": f"A{delimiter} B", "total": "9"},
+        {"company": "two\nlines", "total": "1"},
+    ]
+    assert dataset.samples[0].split == "test"
+    assert [fault.source.rpartition(":")[2] for fault in faults] == ["3"] and "2 values for 4 columns" in faults[
+        0
+    ].problem
+
+
+def test_parquet_with_pictures_inside_and_class_names(tmp_path: Path) -> None:
+    features = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    rows = [
+        {"image": {"bytes": picture(), "path": "a.png"}, "label": 1},
+        {"image": {"bytes": None, "path": "b.png"}, "label": 0},
+    ]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "data/train-00000-of-00001.parquet")
+    dataset = read_samples(tmp_path)
+    assert dataset.layout == "parquet"
+    assert [sample.fields["label"] for sample in dataset.samples] == ["dog", "cat"]
+    assert dataset.samples[0].media[0].data == picture() and dataset.samples[1].media[0].path is not None
+    assert {sample.split for sample in dataset.samples} == {"train"}
+
+
+def test_a_cut_off_parquet_or_arrow_file_is_a_fault(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([{"image": "a.png", "total": str(number)} for number in range(1000)])
+    with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "state.json").write_text("{}")
+    assert len(read_samples(tmp_path, "hugging_face").samples) == 1000
+    whole = (tmp_path / "data.arrow").read_bytes()
+    (tmp_path / "data.arrow").write_bytes(whole[: len(whole) // 2])
+    assert any("damaged or cut off" in fault.problem for fault in faults_of(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_dataset_saved_by_hugging_face_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": picture(), "path": None}] * 2, "question": ["a?", "b?"], "answer": ["1", "2"]}
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image(decode=False))
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "saved")
+    dataset = read_samples(tmp_path / "saved")
+    assert dataset.layout == "hugging_face"
+    assert Counter(sample.split for sample in dataset.samples) == {"train": 2, "test": 2}
+    assert {(sample.prompt, sample.answer, sample.media[0].data) for sample in dataset.samples} == {
+        ("a?", "1", picture()),
+        ("b?", "2", picture()),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../out.png",
+        "/etc/passwd.png",
+        "x/../../out.png",
+        "link/out.png",
+        "https://host/a.png",
+        "a\0.png",
+        "file:///etc/a.png",
+        "a" * 5000 + ".png",
+    ],
+)
+def test_paths_never_leave_the_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "data"
+    (tmp_path / "out.png").write_bytes(picture())
+    write(folder, {"metadata.jsonl": [{"file_name": name, "total": "1"}, {"file_name": "in.png", "total": "1"}]})
+    (folder / "link").symlink_to(tmp_path)
+    faults: list[Fault] = []
+    samples = read_samples(folder, on_fault=faults.append).samples
+    assert len(faults) == 1 and faults[0].source.endswith("metadata.jsonl:1")
+    assert [sample.id for sample in samples] == ["in"]
+
+
+def test_an_unknown_layout_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
+    write(tmp_path, {"a.pdf": "x", "b.pdf": "x", "notes.txt": "hello"})
+    with pytest.raises(DataError) as error:
+        read_samples(tmp_path)
+    assert "2 .pdf" in str(error.value) and all(name in str(error.value) for name in LAYOUTS)
+    with pytest.raises(DataError, match="no such folder"):
+        read_samples(tmp_path / "none")
+    with pytest.raises(DataError, match="not laid out as `csv`"):
+        read_samples(tmp_path, "csv")
+
+
+def test_ids_are_unique_and_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "question": f"q{number}", "answer": "x"} for number in range(5)]
+    forward = read_samples(write(tmp_path / "one", {"rows.jsonl": rows})).samples
+    backward = read_samples(write(tmp_path / "two", {"rows.jsonl": rows[::-1]})).samples
+    assert {sample.id: sample.prompt for sample in forward} == {sample.id: sample.prompt for sample in backward}
+    assert len({sample.id for sample in forward}) == 5
+
+
+def test_unlabelled_files_for_prediction(tmp_path: Path) -> None:
+    write(tmp_path, {"x/a.png": picture(), "y/a.jpg": picture(), "y/b.mp4": b"1", "y/notes.txt": ""})
+    assert sorted(sample.id for sample in unlabelled_samples([tmp_path])) == ["a-1", "a-2", "b"]
+    with pytest.raises(DataError, match=r"notes\.txt"):
+        unlabelled_samples([tmp_path / "y/notes.txt"])
+
+
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=8)
+scalars = st.one_of(
+    st.text(max_size=20),
+    st.integers(-(2**53), 2**53),
+    st.booleans(),
+    st.none(),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+field_rows = st.dictionaries(names, scalars, max_size=4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.lists(field_rows, min_size=1, max_size=5))
+def test_metadata_round_trip(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("trip")
+    values = [{"file_name": f"{number}.png", "fields": row} for number, row in enumerate(rows)]
+    write(folder, {"metadata.jsonl": values})
+    samples = read_samples(folder).samples
+    assert [dict(sample.fields) for sample in samples] == rows
+    assert [sample.id for sample in samples] == [str(number) for number in range(len(rows))]
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.lists(st.lists(st.text(max_size=12), min_size=2, max_size=2), min_size=1, max_size=5))
+def test_table_round_trip(rows: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("trip")
+    with (folder / "t.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+        writer.writerow(["file_name", "one", "two"])
+        writer.writerows([f"{number}.png", *row] for number, row in enumerate(rows))
+    samples = read_samples(folder).samples
+    assert [list(sample.fields.values()) for sample in samples] == rows
+
+
+@settings(max_examples=20, deadline=None)
+@given(turns=st.lists(st.text(max_size=15).map(str.strip), min_size=2, max_size=6))
+def test_conversations_lose_no_answer(turns: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("trip")
+    roles = ("human", "gpt")
+    said = [{"from": roles[index % 2], "value": turn} for index, turn in enumerate(turns)]
+    write(folder, {"c.json": [{"id": "c", "conversations": said}]})
+    samples = read_samples(folder).samples
+    assert [sample.prompt for sample in samples] == turns[::2]
+    assert [sample.answer for sample in samples if sample.answer is not None] == turns[1::2]
+    for sample in samples:
+        assert [turn.text for turn in sample.history] == turns[: len(sample.history)]
+
+
+json_values = st.recursive(
+    st.one_of(scalars, st.floats(), st.sampled_from(["a.png", "../x.png", "data:image/png;base64,xx", "<image>"])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "role",
+                    "from",
+                    "value",
+                    "content",
+                    "type",
+                    "text",
+                    "image_url",
+                    "url",
+                    "bytes",
+                    "path",
+                    "gt_parse",
+                    "gt_parses",
+                    "annotation",
+                    "root",
+                    "question",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+KEYS = [
+    "file_name",
+    "image",
+    "images",
+    "messages",
+    "conversations",
+    "id",
+    "split",
+    "ground_truth",
+    "entities",
+    "question",
+    "answer",
+    "video",
+    "system",
+    "ocr",
+]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(st.dictionaries(st.sampled_from(KEYS), json_values, max_size=5) | json_values, min_size=1, max_size=4)
+)
+@pytest.mark.parametrize("layout", ["chat", "llava", "metadata"])
+def test_strange_rows_become_samples_or_faults(
+    layout: str, rows: list[Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("strange")
+    first = {"chat": {"messages": []}, "llava": {"conversations": []}, "metadata": {"file_name": "a.png", "x": 1}}[
+        layout
+    ]
+    write(folder, {"rows.jsonl": [first, *rows]})
+    items = list(LAYOUTS.load(layout).read(folder))
+    assert items
+    for item in items:
+        if isinstance(item, Fault):
+            assert "rows.jsonl:" in item.source and item.problem and item.mend
+        else:
+            assert all(media.path is None or media.path.is_relative_to(folder.resolve()) for media in item.media)
+            json.dumps([item.id, item.prompt, item.answer, dict(item.fields)], allow_nan=False).encode()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    content=st.binary(max_size=200),
+    name=st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "metadata.jsonl", "state.json"]),
+    head=st.sampled_from(
+        [
+            b"",
+            b"file_name,total\n",
+            b'{"file_name": "a.png"}\n',
+            b'[{"messages": []}',
+            b'{"a": {"annotation": "x"}}',
+            b"PAR1",
+        ]
+    ),
+)
+def test_garbage_never_crashes_a_reader(
+    content: bytes, name: str, head: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("garbage")
+    (folder / name).write_bytes(head + content)
+    (folder / "x.arrow").write_bytes(content)
+    faults: list[Fault] = []
+    try:
+        layout, _ = recognise(folder)
+    except DataError:
+        return
+    for item in LAYOUTS.load(layout).read(folder):
+        faults += [item] if isinstance(item, Fault) else []
+    assert all(fault.problem and fault.mend for fault in faults)
+
+
+def test_the_real_receipts(sroie: Path) -> None:
+    dataset = read_samples(sroie)
+    assert dataset.layout == "sroie" and len(dataset.samples) == 626
+    assert Counter(sample.split for sample in dataset.samples) == {"train": 557, "dev": 69}
+    assert all(set(sample.fields) <= {"company", "date", "address", "total"} for sample in dataset.samples)
+    assert all(sample.extra["ocr"] for sample in dataset.samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mllm_tailor.scoring.compare import Gain, Interval, compare, gain
 from mllm_tailor.scoring.floors import constant_floor, nearest_floor, seen_groups
 from mllm_tailor.scoring.metrics import METRICS, Metric
 from mllm_tailor.scoring.scores import MetricScore, Ratios, Scores, score
@@ -9,11 +10,15 @@ from mllm_tailor.scoring.tables import plain
 
 __all__ = [
     "METRICS",
+    "Gain",
+    "Interval",
     "Metric",
     "MetricScore",
     "Ratios",
     "Scores",
+    "compare",
     "constant_floor",
+    "gain",
     "nearest_floor",
     "plain",
     "score",

@@ -1,0 +1,96 @@
+"""What kind of error is it? One word for every field of every reply, from harmless to wrong."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.scoring.text import as_text, is_empty, read_amount, squeeze
+
+# In the order in which they are tried; the first that fits names the error.
+KINDS: dict[str, str] = {
+    "right": "equal to the last character",
+    "absent": "labelled, but the reply leaves it empty",
+    "invented": "the label is empty, but the reply has a value",
+    "case or spaces": "equal but for case, spaces or character width",
+    "amount written otherwise": "the same number with another currency sign or mark",
+    "date written otherwise": "the same day in another order or with the month as a word",
+    "another field's value": "the value of another field of the same sample",
+    "one or two characters": "at most two characters differ",
+    "cut off": "the reply is a part of the label",
+    "too much": "the label is a part of the reply",
+    "different": "none of the above",
+}
+
+SMALL = 2  # characters
+SHORTEST_PART = 3  # characters; a shorter part is there by chance
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+
+def kind_of_error(name: str, labels: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+    """The word of `KINDS` for field `name` of one reply."""
+    label, predicted = as_text(labels.get(name)), as_text(fields.get(name))
+    if label == predicted:
+        return "right"
+    if is_empty(predicted):
+        return "right" if is_empty(label) else "absent"
+    if is_empty(label):
+        return "invented"
+    others = [squeeze(as_text(value)) for key, value in labels.items() if key != name]
+    return _kind(label, predicted, others)
+
+
+def _kind(label: str, predicted: str, others: Sequence[str]) -> str:
+    wanted, said = squeeze(label), squeeze(predicted)
+    amount, day = read_amount(label), date_parts(label)
+    if wanted == said:
+        return "case or spaces"
+    if amount is not None and amount == read_amount(predicted):
+        return "amount written otherwise"
+    if day is not None and day == date_parts(predicted):
+        return "date written otherwise"
+    if said in others:
+        return "another field's value"
+    if Levenshtein.distance(wanted, said, score_cutoff=SMALL) <= SMALL < len(wanted):
+        return "one or two characters"
+    if len(said) >= SHORTEST_PART and said in wanted:
+        return "cut off"
+    if len(wanted) >= SHORTEST_PART and wanted in said:
+        return "too much"
+    return "different"
+
+
+def date_parts(text: str) -> Counter[int] | None:
+    """The three numbers of a date in any order, months as words understood and years made short; None if no date.
+
+    Order is ignored on purpose: this only tells how a wrong date is wrong, it never makes one right.
+
+    >>> date_parts("30 DEC 2017") == date_parts("2017-12-30")
+    True
+    """
+    parts: list[int] = []
+    for word in re.findall(r"\d+|[a-z]+", squeeze(text)):
+        if word.isdigit() and len(word) <= 4:
+            parts.append(int(word) % 100)
+        elif word[:3] in _MONTHS:
+            parts.append(_MONTHS.index(word[:3]) + 1)
+        else:
+            return None
+    return Counter(parts) if len(parts) == 3 else None
+
+
+def count_errors(
+    labels: Sequence[Mapping[str, Any]], predictions: Sequence[Prediction], field_names: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """How often each kind occurs in each field: `{field: {kind: count}}`, every kind present."""
+    counts = {name: dict.fromkeys(KINDS, 0) for name in field_names}
+    for label, prediction in zip(labels, predictions, strict=True):
+        for name in field_names:
+            if name in label:
+                counts[name][kind_of_error(name, label, prediction.fields)] += 1
+    return counts

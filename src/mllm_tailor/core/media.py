@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind
+
+# Said of pictures that our own, lower limit refuses a moment later.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "MPO")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
@@ -134,7 +138,7 @@ def _naming_faults(name: str) -> Iterator[None]:
         raise DataError(f"{name}: far more pixels than a document needs — shrink it") from None
     except EOFError:
         raise DataError(f"{name}: has no such page — check the page number") from None
-    except (OSError, SyntaxError, ValueError, OverflowError, MemoryError, KeyError, IndexError, TypeError):
+    except Exception:  # decoders of damaged files raise whatever they stumble on: struct.error, zlib.error, KeyError, …
         raise DataError(f"{name}: damaged or cut off while decoding — copy it again from its source") from None
 
 

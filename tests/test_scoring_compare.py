@@ -30,13 +30,13 @@ def right_and_wrong(rights: list[bool]) -> Scores:
 def test_the_interval_of_a_mean_is_the_normal_one_for_many_samples() -> None:
     rng = np.random.default_rng(1)
     base, tuned = rng.random(2000) < 0.5, rng.random(2000) < 0.6
-    gain = compare(right_and_wrong(list(base)), right_and_wrong(list(tuned)))["exact"]
+    found = compare(right_and_wrong(list(base)), right_and_wrong(list(tuned)))["exact"]
     differences = 100 * (tuned.astype(float) - base)
     half = 1.96 * differences.std() / np.sqrt(2000)
-    assert gain.difference.value == pytest.approx(differences.mean())
-    assert gain.difference.low == pytest.approx(differences.mean() - half, abs=0.15)
-    assert gain.difference.high == pytest.approx(differences.mean() + half, abs=0.15)
-    assert gain.base.value == pytest.approx(100 * base.mean()) and gain.improved and gain.share_better > 0.99
+    assert found.difference.value == pytest.approx(differences.mean())
+    assert found.difference.low == pytest.approx(differences.mean() - half, abs=0.15)
+    assert found.difference.high == pytest.approx(differences.mean() + half, abs=0.15)
+    assert found.base.value == pytest.approx(100 * base.mean()) and found.improved and found.share_better > 0.99
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
@@ -49,10 +49,10 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
 
 def test_a_model_against_itself_gains_nothing() -> None:
     scores = right_and_wrong([True, False, True, False])
-    for gain in compare(scores, scores, resamples=200).values():
-        assert (gain.difference.value, gain.difference.low, gain.difference.high) == (0, 0, 0)
-        assert (gain.share_better, gain.fixed, gain.broken) == (0, 0, 0)
-        assert not gain.improved
+    for found in compare(scores, scores, resamples=200).values():
+        assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)
+        assert (found.share_better, found.fixed, found.broken) == (0, 0, 0)
+        assert not found.improved
 
 
 def test_samples_of_one_group_are_drawn_together() -> None:
@@ -69,30 +69,30 @@ def test_samples_without_a_group_are_groups_of_their_own() -> None:
 
 
 def test_fixed_and_broken_are_counted_by_sample() -> None:
-    gain = compare(right_and_wrong([False, False, False, True]), right_and_wrong([True, True, False, False]))["exact"]
-    assert (gain.fixed, gain.broken, gain.count) == (2, 1, 4)
+    found = compare(right_and_wrong([False, False, False, True]), right_and_wrong([True, True, False, False]))["exact"]
+    assert (found.fixed, found.broken, found.count) == (2, 1, 4)
 
 
 def test_fewer_errors_are_an_improvement() -> None:
     labels = [{"total": "1"}] * 30
     base = score(labels, [Prediction(str(i), "", {}) for i in range(30)], ["absent_rate"], ["total"])
     tuned = score(labels, [Prediction(str(i), "", {"total": "1"}) for i in range(30)], ["absent_rate"], ["total"])
-    gain = compare(base, tuned, resamples=100)["absent_rate"]
-    assert gain.difference.value == -100 and gain.improved and gain.share_better == 1
+    found = compare(base, tuned, resamples=100)["absent_rate"]
+    assert found.difference.value == -100 and found.improved and found.share_better == 1
     assert not compare(tuned, base, resamples=100)["absent_rate"].improved
 
 
 def test_a_field_that_is_never_labelled_does_not_disturb() -> None:
     labels = [{"total": "1"}, {"total": ""}]
     scores = score(labels, [Prediction("a", "", {}), Prediction("b", "", {})], ["invented_rate"], ["total", "date"])
-    gain = compare(scores, scores, resamples=100)["invented_rate"]
-    assert gain.count == 1 and list(gain.by_field) == ["total"]
-    json.dumps(gain.row(), allow_nan=False)
+    found = compare(scores, scores, resamples=100)["invented_rate"]
+    assert found.count == 1 and list(found.by_field) == ["total"]
+    json.dumps(found.row(), allow_nan=False)
 
 
 def test_gains_survive_json() -> None:
-    gain = compare(right_and_wrong([False, True]), right_and_wrong([True, True]), resamples=50)["f1"]
-    assert Gain.from_row(json.loads(json.dumps(gain.row()))) == gain
+    found = compare(right_and_wrong([False, True]), right_and_wrong([True, True]), resamples=50)["f1"]
+    assert Gain.from_row(json.loads(json.dumps(found.row()))) == gain
 
 
 def test_one_metric_alone_is_compared_on_the_same_draws() -> None:

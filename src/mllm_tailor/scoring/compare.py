@@ -185,7 +185,9 @@ def _gain(base: Ratios, tuned: Ratios, better: str, sums: NDArray[np.float64]) -
 
 def _percent(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     """NaN for draws that hold nothing to compare."""
-    return np.divide(100.0 * above, below, out=np.full(len(above), np.nan), where=below > 0)
+    percent = np.full(len(above), np.nan)
+    np.divide(100.0 * above, below, out=percent, where=below > 0)
+    return percent
 
 
 def _interval(value: float, draws: NDArray[np.float64]) -> Interval:

@@ -1,0 +1,12 @@
+"""What is trained and how the update is parameterised. A new method is one file and one line of `METHODS`.
+
+>>> method = make_method(recipe)                          # settings refused here, before any model is opened
+>>> model = open_model(recipe.model.path, quantize=method.quantize, quantize_skip=method.quantize_skip)
+>>> applied = method.apply(model)                         # exactly `applied.trainable` will move
+"""
+
+from mllm_tailor.methods.merge import merge
+from mllm_tailor.methods.registry import METHODS
+from mllm_tailor.methods.tuning import Applied, Method, make_method, moving_tensors, tuned_by
+
+__all__ = ["METHODS", "Applied", "Method", "make_method", "merge", "moving_tensors", "tuned_by"]

@@ -1,0 +1,111 @@
+"""Put PEFT adapters into a model in place, and read and write their weights in PEFT's own file layout.
+
+The model is not wrapped: names, parts and `generate` stay what they were, several parts can carry different kinds of
+adapters, and what is written still opens with `PeftModel.from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mllm_tailor.core.errors import ModelError
+from mllm_tailor.methods.base import Attached
+
+ADAPTER = "default"  # PEFT's name for the one adapter in a model
+PREFIX = "base_model.model."  # how PEFT's files call the model an adapter was made on
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+def inject(model: nn.Module, config: PeftConfig) -> Attached:
+    """Put one kind of adapter into the modules `config` names; its weights are float32 whatever the base has."""
+    before = {name for name, _ in model.named_parameters()}
+    frozen_before = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(tie_word_embeddings|Already found a `peft_config`).*")
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
+    added = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if name not in before and name.replace(".base_layer.", ".") not in before
+    }
+    for name, weight in added.items():
+        if weight.is_floating_point():
+            weight.data = weight.data.float()
+        frozen_before[name] = weight.requires_grad
+    for name, weight in model.named_parameters():  # PEFT froze what earlier methods train
+        weight.requires_grad_(frozen_before.get(name, frozen_before.get(name.replace(".base_layer.", "."), False)))
+    moving = tuple(name for name, weight in added.items() if weight.requires_grad)
+    return Attached(model, moving, config, tuner)
+
+
+def tuner_layers(model: nn.Module) -> dict[str, Any]:
+    """Every module an adapter sits in, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def adapter_state(attached: Attached) -> dict[str, Tensor]:
+    """The adapter's weights under PEFT's names, without those of other adapters in the same model."""
+    own = set(attached.tuner.targeted_module_names)
+    model = attached.model
+    present = {
+        name: tensor for name, tensor in model.state_dict().items() if any(name.startswith(f"{key}.") for key in own)
+    }
+    model.peft_config = {ADAPTER: attached.config}
+    return get_peft_model_state_dict(model, state_dict=present, adapter_name=ADAPTER, save_embedding_layers=False)
+
+
+def write_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor]) -> None:
+    """`adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{PREFIX}{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    was = config.inference_mode
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    config.inference_mode = was
+
+
+def read_adapter(model: nn.Module, folder: Path) -> Attached:
+    """Put a written adapter into the model.
+
+    Raises:
+        ModelError: when its files are missing, damaged or of another shape than the model.
+    """
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        state = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: the adapter is missing or damaged ({type(error).__name__}) — train again"
+        ) from None
+    try:
+        return restore(model, config, {name.removeprefix(PREFIX): tensor for name, tensor in state.items()})
+    except (RuntimeError, KeyError) as error:
+        raise ModelError(f"{folder}: the adapter does not fit this model — open the base it was made on") from error
+
+
+def restore(model: nn.Module, config: PeftConfig, state: Mapping[str, Tensor]) -> Attached:
+    """Put an adapter with the given weights into the model.
+
+    Raises:
+        RuntimeError, KeyError: when a weight has no place in it or another shape.
+    """
+    config.inference_mode = False
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True  # an expensive start would only be overwritten
+    attached = inject(model, config)
+    model.peft_config = {ADAPTER: attached.config}
+    found = set_peft_model_state_dict(model, dict(state), ADAPTER)
+    if found.unexpected_keys:
+        raise KeyError(found.unexpected_keys[0])
+    return attached

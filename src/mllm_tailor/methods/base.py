@@ -1,0 +1,77 @@
+"""What a method provides. Each handles some parts of a model; `tuning.Method` puts several of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from peft import PeftConfig
+from pydantic import Field
+from torch import Tensor, nn
+
+from mllm_tailor.methods.targets import Targets
+from mllm_tailor.recipe import Settings
+
+
+class TechniqueSettings(Settings):
+    """Settings every method has."""
+
+    learning_rate: float | None = Field(None, gt=0, le=10, description="peak rate here; default: train.learning_rate")
+    last_layers: int | None = Field(None, ge=1, description="only this many layers at the top of each part")
+
+
+class Technique:
+    """A way of changing the weights of some parts.
+
+    `attach` prepares the model and names what is to move; everything it does not name stays frozen. The other members
+    have defaults that fit most methods.
+    """
+
+    Settings: ClassVar[type[TechniqueSettings]] = TechniqueSettings
+    default_parts: ClassVar[tuple[str, ...]] = ("language",)
+    quantize: ClassVar[str | None] = None  # number format of the base under it
+    optimizer: ClassVar[str | None] = None  # when the method is an optimizer of its own
+
+    def __init__(self, name: str, settings: Any) -> None:
+        self.name = name
+        self.settings = settings
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Last names of the linear layers aimed at; empty: all."""
+        return tuple(getattr(self.settings, "targets", None) or ())
+
+    def attach(self, targets: Targets) -> Attached:
+        """Change the model where needed; return what belongs to the method."""
+        raise NotImplementedError
+
+    def expected_weights(self, targets: Targets) -> int:
+        """How many weights will be trained, by formula, without touching the model."""
+        raise NotImplementedError
+
+    def rate_factor(self, name: str) -> float:
+        """Factor on the learning rate of one weight."""
+        return 1.0
+
+    def begin_step(self, attached: Attached, step: int, seed: int) -> None:
+        """Called before the forward passes of optimizer step `step` (from 0)."""
+
+    def end_step(self, attached: Attached, step: int, steps: int) -> None:
+        """Called after the update."""
+
+    def export(self, attached: Attached, state: Mapping[str, Tensor]) -> tuple[PeftConfig | None, dict[str, Tensor]]:
+        """What is written to the adapter folder: PEFT configuration and weights under PEFT's names."""
+        return attached.config, dict(state)
+
+
+class Attached:
+    """One method at work in one model: its own weights by name and, for adapters, PEFT's configuration."""
+
+    def __init__(
+        self, model: nn.Module, trainable: tuple[str, ...], config: PeftConfig | None = None, tuner: Any = None
+    ) -> None:
+        self.model = model
+        self.trainable = trainable  # names of the weights that move
+        self.config = config
+        self.tuner = tuner  # peft's BaseTuner round the same model
+        self.memory: dict[str, Any] = {}  # what the method remembers between steps

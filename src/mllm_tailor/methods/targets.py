@@ -1,0 +1,109 @@
+"""Which modules and weights of an opened model a method aims at: parts compiled into exact names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from mllm_tailor.core.errors import ModelError, RecipeError, nearest
+
+LAYER_NUMBER = re.compile(r"\.(?:layers?|blocks?|h)\.(\d+)\.")
+
+
+def under(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether a dotted name is one of `prefixes` or lies inside one."""
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def part_of(name: str, parts: Mapping[str, Sequence[str]]) -> str:
+    """The part a weight belongs to, or `other`."""
+    return next((part for part, prefixes in parts.items() if under(name, prefixes)), "other")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The chosen parts of one model, narrowed to the last layers and to named linear layers where asked."""
+
+    model: nn.Module
+    parts: Mapping[str, tuple[str, ...]]  # part -> prefixes of its module names
+    leaves: tuple[str, ...] = ()  # last names of linear layers, such as q_proj; empty: all of them
+    last_layers: int | None = None  # only that many layers at the top of each part
+
+    def __post_init__(self) -> None:
+        known = {name.rpartition(".")[2] for name in self._linears()}
+        for leaf in self.leaves:
+            if leaf not in known:
+                raise RecipeError(f"`method.targets`: no linear layer is called `{leaf}` here — {nearest(leaf, known)}")
+
+    @cached_property
+    def linears(self) -> dict[str, nn.Linear]:
+        """Name and module of every linear layer aimed at."""
+        found = {
+            name: module
+            for name, module in self._linears().items()
+            if self.within(name) and (not self.leaves or name.rpartition(".")[2] in self.leaves)
+        }
+        if not found:
+            raise ModelError(f"no linear layer in {', '.join(self.parts)} fits — choose other parts or targets")
+        return found
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression that matches exactly the names of `linears`, as PEFT takes it."""
+        grouped: dict[str, list[str]] = {}
+        for name in self.linears:
+            parent, _, leaf = name.rpartition(".")
+            grouped.setdefault(parent, []).append(leaf)
+        by_leaves: dict[tuple[str, ...], list[str]] = {}
+        for parent, leaves in grouped.items():
+            by_leaves.setdefault(tuple(leaves), []).append(parent)
+        return "|".join(_alternatives(parents, leaves) for leaves, parents in by_leaves.items())
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Name and tensor of every weight in the chosen parts and layers."""
+        return {name: weight for name, weight in self.model.named_parameters() if self.within(name)}
+
+    def within(self, name: str) -> bool:
+        """Whether a module or weight lies in the chosen parts and layers."""
+        for prefixes in self.parts.values():
+            if under(name, prefixes):
+                return self.last_layers is None or _layer(name) >= self._depth(prefixes) - self.last_layers
+        return False
+
+    def _linears(self) -> dict[str, nn.Linear]:
+        prefixes = [prefix for found in self.parts.values() for prefix in found]
+        return {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and under(name, prefixes)
+        }
+
+    def _depth(self, prefixes: Sequence[str]) -> int:
+        return 1 + max((_layer(name) for name, _ in self.model.named_parameters() if under(name, prefixes)), default=0)
+
+
+def _layer(name: str) -> int:
+    """The number of the layer a name lies in; what lies outside of layers counts as below them all."""
+    found = LAYER_NUMBER.search(f".{name}.")
+    return int(found.group(1)) if found else -1
+
+
+def _alternatives(parents: Sequence[str], leaves: Sequence[str]) -> str:
+    """`(?:layers\\.0|layers\\.1)\\.(?:q_proj|v_proj)`, with the numbers of layers folded together."""
+    shapes: dict[tuple[str, str], list[str]] = {}
+    for parent in parents:
+        found = LAYER_NUMBER.search(f".{parent}.")
+        if found is None:
+            shapes.setdefault((re.escape(parent), ""), [])
+            continue
+        start, end = found.start(1) - 1, found.end(1) - 1
+        shapes.setdefault((re.escape(parent[:start]), re.escape(parent[end:])), []).append(parent[start:end])
+    leaf = re.escape(leaves[0]) if len(leaves) == 1 else f"(?:{'|'.join(map(re.escape, leaves))})"
+    return "|".join(
+        f"{before}{f'(?:{chr(124).join(numbers)})' if numbers else ''}{after}{chr(92) + '.' if before else ''}{leaf}"
+        for (before, after), numbers in shapes.items()
+    )

@@ -1,0 +1,280 @@
+"""A recipe's method: for each part the way it is trained, put into a model, written to a folder, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mllm_tailor.core.errors import ModelError, RecipeError, nearest
+from mllm_tailor.methods.adapters import adapter_state, read_adapter, tuner_layers, write_adapter
+from mllm_tailor.methods.base import Attached, Technique
+from mllm_tailor.methods.fit import read_fit, write_fit
+from mllm_tailor.methods.registry import METHODS
+from mllm_tailor.methods.targets import Targets, part_of, under
+from mllm_tailor.recipe import Recipe, validate
+from mllm_tailor.recipe.schema import PARTS
+
+WEIGHTS_FILE = "trained.safetensors"  # weights of the model itself that were trained, under their own names
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What will move: the names of the weights, how many in each part, and how many the model has in all."""
+
+    trainable: tuple[str, ...]
+    counts: dict[str, int]  # part -> weights
+    total: int
+    modules: dict[str, int]  # part -> modules that carry trained weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One technique and the parts it trains."""
+
+    parts: tuple[str, ...]
+    technique: Technique
+
+
+class Method:
+    """The techniques of a recipe, each on its own parts."""
+
+    def __init__(self, name: str, plans: tuple[Plan, ...]) -> None:
+        self.name = name
+        self.plans = plans
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Every part that is trained."""
+        return tuple(part for plan in self.plans if plan.technique.name != "freeze" for part in plan.parts)
+
+    @property
+    def settings(self) -> Any:
+        """Settings of the first technique."""
+        return self.plans[0].technique.settings
+
+    @property
+    def quantize(self) -> str | None:
+        """How the base is to be packed; needed before it is opened."""
+        return next((plan.technique.quantize for plan in self.plans if plan.technique.quantize), None)
+
+    @property
+    def quantize_skip(self) -> tuple[str, ...]:
+        """Parts to be left unpacked: all that no quantising technique works on."""
+        packed = {part for plan in self.plans if plan.technique.quantize for part in plan.parts}
+        return tuple(part for part in PARTS if part not in packed) if packed else ()
+
+    @property
+    def optimizer(self) -> str | None:
+        """The optimizer a technique insists on, if one does."""
+        return next((plan.technique.optimizer for plan in self.plans if plan.technique.optimizer), None)
+
+    def apply(self, model: Any) -> Applied:
+        """Freeze everything, attach every technique, and count what is left to move.
+
+        Raises:
+            ModelError, RecipeError: when the model lacks a part or a setting does not fit it.
+        """
+        network: nn.Module = model.model
+        total = sum(_size(weight) for weight in network.parameters())
+        network.requires_grad_(False)
+        attached = [plan.technique.attach(self._targets(plan, model)) for plan in self.plans]
+        moving = {name for one in attached for name in one.trainable}
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(name in moving)
+        remember(model, self, attached)
+        return self._count(model, total)
+
+    def expected_weights(self, model: Any) -> int:
+        """How many weights will be trained, by formula, without touching the model."""
+        return sum(plan.technique.expected_weights(self._targets(plan, model)) for plan in self.plans)
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write what was trained: PEFT folders for adapters, plain safetensors for weights of the model itself.
+
+        One adapter lies at the top of `folder`; several lie in subfolders named by their parts.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        attached = attachments(model)
+        adapters = [(plan, one) for plan, one in zip(self.plans, attached, strict=True) if one.config is not None]
+        places = {}
+        for plan, one in adapters:
+            place = "." if len(adapters) == 1 else "-".join(plan.parts)
+            config, state = plan.technique.export(one, adapter_state(one))
+            assert config is not None
+            config.base_model_name_or_path = model.path
+            write_adapter(folder / place, config, state)
+            places[place] = plan.technique.name
+        own = {name for one in attached if one.config is None for name in one.trainable}
+        if own:
+            present = dict(model.model.named_parameters())
+            save_file({name: present[name].detach().cpu().contiguous() for name in own}, folder / WEIGHTS_FILE)
+        write_fit(folder, model, {"method": self.name, "adapters": places, "weights": bool(own)})
+
+    def load(self, model: Any, folder: Path, *, unquantised: bool = False) -> None:
+        """Put what `save` wrote into an untouched base.
+
+        Raises:
+            ModelError: when the base is another one, or a file is missing or damaged.
+        """
+        noted = read_fit(folder, model, unquantised=unquantised)
+        if noted["weights"]:
+            _load_weights(model.model, folder / WEIGHTS_FILE)
+        remember(model, self, [read_adapter(model.model, folder / place) for place in noted["adapters"]])
+        model.model.requires_grad_(False)
+        model.model.eval()
+
+    def learning_rates(self, model: Any, default: float) -> dict[str, float]:
+        """The peak learning rate of every trained weight, by name."""
+        return {
+            name: (plan.technique.settings.learning_rate or default) * plan.technique.rate_factor(name)
+            for plan, one in zip(self.plans, attachments(model), strict=True)
+            for name in one.trainable
+        }
+
+    def begin_step(self, model: Any, step: int, seed: int) -> None:
+        """Before the forward passes of optimizer step `step` (from 0)."""
+        for plan, one in zip(self.plans, attachments(model), strict=True):
+            plan.technique.begin_step(one, step, seed)
+
+    def end_step(self, model: Any, step: int, steps: int) -> None:
+        """After its update."""
+        for plan, one in zip(self.plans, attachments(model), strict=True):
+            plan.technique.end_step(one, step, steps)
+
+    def memory(self, model: Any) -> list[dict[str, Any]]:
+        """Plain values the techniques remember between steps."""
+        return [dict(one.memory) for one in attachments(model)]
+
+    def recall(self, model: Any, memory: Sequence[Mapping[str, Any]]) -> None:
+        """The inverse of `memory`."""
+        for one, values in zip(attachments(model), memory, strict=True):
+            one.memory.update(values)
+
+    def _targets(self, plan: Plan, model: Any) -> Targets:
+        known = model.family.parts
+        for part in plan.parts:
+            if part not in known and plan.technique.name != "freeze":
+                raise ModelError(f"`method.parts`: this model has no {part} — {nearest(part, known)}")
+        parts = {part: tuple(known[part]) for part in plan.parts if part in known}
+        technique = plan.technique
+        return Targets(model.model, parts, technique.leaves, technique.settings.last_layers)
+
+    def _count(self, model: Any, total: int) -> Applied:
+        parts = model.family.parts
+        counts, modules = dict.fromkeys(parts, 0), {part: set() for part in parts}
+        trainable, layers = [], tuner_layers(model.model)
+        for name, weight in model.model.named_parameters():
+            if weight.requires_grad:
+                part = part_of(name, parts)
+                trainable.append(name)
+                counts[part] = counts.get(part, 0) + weight.numel()
+                modules.setdefault(part, set()).add(_module_of(name, layers))
+        if not trainable:
+            raise ModelError("nothing is left to train — a tied head belongs to `language`, or choose other parts")
+        return Applied(tuple(trainable), counts, total, {part: len(names) for part, names in modules.items()})
+
+
+def _module_of(name: str, layers: Mapping[str, Any]) -> str:
+    """The module of the base model a weight belongs to or, for an adapter's weight, sits beside."""
+    parent = name
+    while parent := parent.rpartition(".")[0]:
+        if parent in layers:
+            return parent
+    return name.rpartition(".")[0]
+
+
+def remember(model: Any, method: Method, attached: list[Attached]) -> None:
+    """Note on the transformers model who tuned it, as PEFT does with `peft_config`."""
+    model.model.tuned_by = (method, attached)
+
+
+def tuned_by(model: Any) -> Method | None:
+    """The method whose weights are in this model, if any."""
+    found = getattr(model.model, "tuned_by", None)
+    return found[0] if found else None
+
+
+def attachments(model: Any) -> list[Attached]:
+    """What the method put into this model, in the order of its plans."""
+    return list(model.model.tuned_by[1])
+
+
+def moving_tensors(model: Any) -> dict[str, Tensor]:
+    """Everything a method may change while training, by name: trained weights and all of the adapters' own tensors."""
+    network: nn.Module = model.model
+    layers = tuple(tuner_layers(network))
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.requires_grad or (under(name, layers) and ".base_layer." not in name)
+    }
+
+
+def _size(weight: nn.Parameter) -> int:
+    """How many weights a tensor stands for; NF4 keeps two in a byte."""
+    state = getattr(weight, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else weight.numel()
+
+
+def _load_weights(network: nn.Module, file: Path) -> None:
+    try:
+        tensors = load_file(file)
+        present = dict(network.named_parameters())
+        for name, tensor in tensors.items():
+            weight = present[name]
+            if weight.shape != tensor.shape:
+                raise ValueError(name)
+            weight.data = tensor.to(weight.device)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(f"{file}: missing, damaged or made for another model ({error}) — train again") from None
+
+
+def make_method(recipe: Recipe) -> Method:
+    """The recipe's method with its settings validated; no model is needed.
+
+    Raises:
+        RecipeError: naming the setting and the nearest right word.
+    """
+    name, settings = recipe.method["name"], dict(recipe.method_settings)
+    parts = settings.pop("parts", None)
+    if isinstance(parts, Mapping):
+        method = Method(name, tuple(_part_plan(part, said, name, settings) for part, said in parts.items()))
+    else:
+        method = Method(name, (_plan(name, settings, parts, "method"),))
+    _check_together(method)
+    return method
+
+
+def _part_plan(part: str, said: Any, name: str, shared: Mapping[str, Any]) -> Plan:
+    """One entry of `parts: {vision: {method: lora, rank: 16}, projector: full}`; the method's own settings are defaults."""
+    own = {"method": said} if isinstance(said, str) else dict(said or {})
+    own_name = own.pop("method", name)
+    settings = (dict(shared) if own_name == name else {}) | own
+    return _plan(own_name, settings, [part], f"method.parts.{part}")
+
+
+def _plan(name: str, settings: Mapping[str, Any], parts: Any, where: str) -> Plan:
+    technique_class = METHODS.load(name)
+    technique: Technique = technique_class(name, validate(technique_class.Settings, settings, where))
+    chosen = (parts,) if isinstance(parts, str) else tuple(parts or technique.default_parts)
+    for part in chosen:
+        if part not in PARTS:
+            raise RecipeError(f"`method.parts`: unknown part `{part}` — {nearest(str(part), PARTS)}")
+    return Plan(chosen, technique)
+
+
+def _check_together(method: Method) -> None:
+    seen: set[str] = set()
+    for plan in method.plans:
+        if twice := seen & set(plan.parts):
+            raise RecipeError(f"`method.parts`: {twice.pop()} is named twice — name it once")
+        seen |= set(plan.parts)
+    if not method.parts:
+        raise RecipeError("`method`: every part is frozen, so nothing would be trained — train at least one part")

@@ -1,0 +1,10 @@
+"""Training: the loop, its batches, losses, optimizers and checkpoints.
+
+>>> result = train(model, method, samples, recipe, Path("runs/receipts"), evaluate=score_on_dev)
+"""
+
+from mllm_tailor.training.loop import TrainResult, train
+from mllm_tailor.training.optimizers import OPTIMIZERS
+from mllm_tailor.training.stopping import Interrupted
+
+__all__ = ["OPTIMIZERS", "Interrupted", "TrainResult", "train"]

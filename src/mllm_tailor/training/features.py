@@ -1,0 +1,155 @@
+"""What frozen vision parts make of the training pictures, computed once instead of once an epoch.
+
+Samples are taken in fixed groups, each a file of its own: features, ids and labels, sealed by a checksum. A group that
+is missing, damaged or made from other pictures, weights or settings is computed again, in the same shape as before, so
+that a resumed training computes with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from mllm_tailor.core.files import fsync_folder, sha256, write_atomic
+from mllm_tailor.core.progress import track
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import Encoded, OpenModel
+from mllm_tailor.training.feed import Batch
+from mllm_tailor.training.precision import computing
+
+GROUP = 8  # samples a file
+RAM_SHARE = 0.25  # of the available memory; larger caches are read from disk as needed
+
+
+def can_cache(model: OpenModel, samples: Sequence[Sample], augmented: bool) -> bool:
+    """Whether features stay the same over a training and the model takes them in place of pictures."""
+    prefixes = tuple(f"{name}." for part in ("vision", "projector") for name in model.family.parts.get(part, ()))
+    moves = any(weight.requires_grad and name.startswith(prefixes) for name, weight in model.model.named_parameters())
+    takes = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
+    pictures = all(media.kind == "image" for sample in samples for media in sample.media)
+    return bool(prefixes) and takes and pictures and not moves and not augmented
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One sample, its pictures already seen."""
+
+    ids: Tensor
+    labels: Tensor
+    features: Tensor | None  # (tokens, width)
+
+
+class CachedFeed:
+    """Batches from features on disk or in memory."""
+
+    def __init__(self, model: OpenModel, samples: Sequence[Sample], loss: str, folder: Path, bf16: bool) -> None:
+        self.model, self.samples, self.loss = model, samples, loss
+        self.folder, self.bf16 = folder, bf16
+        self.groups = [range(start, min(start + GROUP, len(samples))) for start in range(0, len(samples), GROUP)]
+        self.memory: dict[int, Cached] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._identity = _identity(model, loss, bf16)
+        for place in track(range(len(self.groups)), "Reading the training pictures once"):
+            if not self._whole(place):
+                self._compute(place)
+        if (
+            sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            < RAM_SHARE * psutil.virtual_memory().available
+        ):
+            self.memory = {number: self._read(number) for number in range(len(samples))}
+
+    def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
+        """Padded ids and labels; features as the output of the vision side."""
+        items = [self.memory.get(number) or self._read(number) for number in numbers]
+        batch: Batch = dict(self.model.collate([Encoded(item.ids, item.labels) for item in items], side="right"))
+        features = [item.features for item in items if item.features is not None]
+        if features:
+            batch["image_features"] = torch.cat(features)[None]  # (1, tokens, width)
+        return batch
+
+    def _file(self, place: int) -> Path:
+        return self.folder / f"features-{place:06d}.safetensors"
+
+    def _key(self, place: int) -> str:
+        told = [self._identity, *(_sample_key(self.samples[number]) for number in self.groups[place])]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def _whole(self, place: int) -> bool:
+        file = self._file(place)
+        seal = file.with_suffix(".sha256")
+        return file.exists() and seal.exists() and seal.read_text() == f"{self._key(place)} {sha256(file)}"
+
+    def _compute(self, place: int) -> None:
+        """One pass of the vision side over a group; its file is written before its seal."""
+        encoded = [self.model.encode(self.samples[number], loss=self.loss) for number in self.groups[place]]
+        tiles = [item.media.get("pixel_values", torch.empty(0)) for item in encoded]
+        features: list[Tensor] = [torch.empty(0)] * len(encoded)
+        if any(len(pixels) for pixels in tiles):
+            seen = see(self.model, torch.cat([pixels for pixels in tiles if len(pixels)]), self.bf16)
+            features = list(seen.split([len(pixels) for pixels in tiles]))
+        tensors: dict[str, Tensor] = {}
+        for number, item, found in zip(self.groups[place], encoded, features, strict=True):
+            tensors[f"{number}.ids"], tensors[f"{number}.labels"] = item.ids, item.labels
+            if found.numel():
+                tensors[f"{number}.features"] = found.flatten(0, 1).cpu().contiguous()
+        file = self._file(place)
+        save_file(tensors, file)
+        write_atomic(file.with_suffix(".sha256"), f"{self._key(place)} {sha256(file)}")
+        fsync_folder(self.folder)
+
+    def _read(self, number: int) -> Cached:
+        with safe_open(self._file(number // GROUP), "pt") as file:
+            names = set(file.keys())
+            features = file.get_tensor(f"{number}.features") if f"{number}.features" in names else None
+            return Cached(file.get_tensor(f"{number}.ids"), file.get_tensor(f"{number}.labels"), features)
+
+
+@torch.no_grad()
+def see(model: OpenModel, pixels: Tensor, bf16: bool) -> Tensor:
+    """(tiles, tokens, width): what vision tower and projector make of tiles (tiles, 3, height, width)."""
+    with computing(model.device, bf16):
+        features: Tensor = model.model.get_image_features(pixel_values=pixels.to(model.device)).pooler_output
+    return features
+
+
+def as_inputs(batch: Batch) -> Batch:
+    """Cached features in the form the model's `forward` takes them."""
+    features = batch.pop("image_features", None)
+    if features is not None:
+        batch["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+    return batch
+
+
+def _identity(model: OpenModel, loss: str, bf16: bool) -> dict[str, Any]:
+    return {
+        "model": model.identity,
+        "quantize": model.quantize,
+        "dtype": str(model.dtype),
+        "bf16": bf16,
+        "tiles": model.tiles.model_dump(),
+        "system": model.system,
+        "loss": loss,
+        "torch": torch.__version__,
+    }
+
+
+def _sample_key(sample: Sample) -> list[Any]:
+    turns = [asdict(turn) for turn in sample.history]
+    return [sample.prompt, sample.answer, sample.system, turns, [_media_key(media) for media in sample.media]]
+
+
+def _media_key(media: Media) -> list[Any]:
+    data = hashlib.sha256(media.data).hexdigest() if media.data is not None else sha256(media.path)  # type: ignore[arg-type]
+    return [data, media.page, media.span]

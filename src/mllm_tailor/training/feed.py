@@ -1,0 +1,79 @@
+"""From samples to batches on the device, the next ones being made ready while this one is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.models import Encoded, OpenModel
+from mllm_tailor.training.augment import augment_sample
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: numbers of its samples, and the epoch they are seen in."""
+
+    samples: tuple[int, ...]
+    epoch: int
+
+
+class Feed(Protocol):
+    """Batches of samples named by their numbers."""
+
+    def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
+        """Right-padded inputs and labels, on the CPU."""
+        ...
+
+
+class LiveFeed:
+    """Decodes and cuts the pictures anew whenever a sample's turn comes."""
+
+    def __init__(self, model: OpenModel, samples: Sequence[Sample], loss: str, augment_seed: int | None) -> None:
+        self.model, self.samples, self.loss, self.augment_seed = model, samples, loss, augment_seed
+
+    def encode(self, number: int, epoch: int) -> Encoded:
+        """One sample, its pictures changed a little where the recipe says so."""
+        sample = self.samples[number]
+        if self.augment_seed is not None:
+            sample = augment_sample(sample, self.augment_seed, epoch)
+        return self.model.encode(sample, loss=self.loss)
+
+    def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
+        """Encode and collate."""
+        return dict(self.model.collate([self.encode(number, epoch) for number in numbers], side="right"))
+
+
+class Ahead:
+    """Makes batches in threads, a few before they are asked for."""
+
+    def __init__(self, feed: Feed, workers: int) -> None:
+        self.feed = feed
+        self.ahead = 2 * workers
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="feed")
+        self.coming: dict[Pass, Future[Batch]] = {}
+
+    def take(self, passes: Sequence[Pass], then: Sequence[Pass] = ()) -> Iterator[Batch]:
+        """The batches of `passes` in order; the first of `then` are begun meanwhile."""
+        line = [*passes, *then]
+        for place in range(len(passes)):
+            for one in line[place : place + 1 + self.ahead]:
+                if one not in self.coming:
+                    self.coming[one] = self.pool.submit(self.feed.batch, one.samples, one.epoch)
+            yield self.coming.pop(line[place]).result()
+
+    def close(self) -> None:
+        """Stop; what was begun is dropped."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A copy with its tensors on the device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

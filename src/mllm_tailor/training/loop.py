@@ -1,0 +1,264 @@
+"""The training loop: one optimizer step after another, each a pure function of the weights the step before left."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mllm_tailor.core.device import current_memory, peak_memory, seed_everything
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.progress import console, track
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.methods import Method
+from mllm_tailor.models import OpenModel, measure_length
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.training.features import CachedFeed, as_inputs, can_cache
+from mllm_tailor.training.feed import Ahead, Feed, LiveFeed, Pass, to_device
+from mllm_tailor.training.keeping import Keeper
+from mllm_tailor.training.log import TrainingLog
+from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.memory import token_budget, wants_checkpointing
+from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, trained_weights
+from mllm_tailor.training.optimizers import Taken, make_groups, make_stepper
+from mllm_tailor.training.order import Course, micro_batches, step_seed
+from mllm_tailor.training.precision import computes_in_bf16, computing
+from mllm_tailor.training.processes import join, ranks, smallest, total
+from mllm_tailor.training.progress import Progress, TrainResult
+from mllm_tailor.training.schedule import rate_factor
+from mllm_tailor.training.stopping import Interrupted, StopOnSignal
+
+Evaluate = Callable[[], Mapping[str, float]]
+
+
+def train(
+    model: OpenModel,
+    method: Method,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    evaluate: Evaluate | None = None,
+    on_event: Callable[[str, int], None] | None = None,
+) -> TrainResult:
+    """Train what `method` put into `model` on phrased, labelled samples; go on where an earlier call stopped.
+
+    Writes `log.jsonl`, `tensorboard/`, `checkpoints/` and, at the end, `adapter/` into `folder`. With `evaluate`, the
+    weights of the best dev score (its first number, higher is better) are kept; without, the last.
+
+    Raises:
+        Interrupted: after Ctrl-C, with everything saved.
+        RunError: when the loss is no longer a number, memory does not suffice, or the disk is full.
+    """
+    training = Training(model, method, samples, recipe, folder, evaluate, on_event)
+    try:
+        return training.run()
+    finally:
+        training.feed.close()
+
+
+class Training:
+    """One training: what it works on, and how far it is."""
+
+    def __init__(
+        self,
+        model: OpenModel,
+        method: Method,
+        samples: Sequence[Sample],
+        recipe: Recipe,
+        folder: Path,
+        evaluate: Evaluate | None,
+        on_event: Callable[[str, int], None] | None,
+    ) -> None:
+        self.model, self.method, self.recipe, self.folder = model, method, recipe, folder
+        self.evaluate = evaluate
+        self.tell = on_event or (lambda name, step: None)
+        self.settings = recipe.train
+        self.process = join(model.device)
+        self.bf16 = computes_in_bf16(recipe, model.device)
+        self.course = Course(len(samples), recipe.train.batch, recipe.train.epochs, recipe.seed)
+        self.marks = self.course.ends(recipe.train.evaluate_every)
+        seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
+        self.lengths = [measure_length(sample, seeing) for sample in track(samples, "Measuring samples")]
+        rates = learning_rates(model, recipe.train.learning_rate)
+        groups = make_groups(trained_weights(model), rates, recipe.train.weight_decay)
+        self.stepper = make_stepper(method.optimizer or recipe.train.optimizer, groups, recipe.train.clip)
+        self.progress = Progress(budget=self._prepare_memory())
+        self.keeper = Keeper(model, method, self.stepper, recipe, samples, folder)
+        self.feed = Ahead(self._make_feed(seeing, samples), workers=1 if model.device.type == "cpu" else 4)
+
+    def run(self) -> TrainResult:
+        """All steps that are left, then the adapter."""
+        self.progress = self.keeper.resume(self.progress)
+        if self.progress.step:
+            console.print(f"Going on after step {self.progress.step} of {self.course.steps}")
+        log = TrainingLog(self.folder, self.recipe.name, self.course.steps, self.progress)
+        with StopOnSignal() as signal, log:
+            try:
+                self._go(signal, log)
+            except KeyboardInterrupt:
+                if not signal.busy:  # a step broken off leaves half-made weights; the last checkpoint is whole
+                    self._save()
+                raise Interrupted(
+                    f"stopped after step {self.progress.step} of {self.course.steps}; checkpoints are in "
+                    f"{self.keeper.checkpoints} — run the same command again to go on"
+                ) from None
+        return self._finish()
+
+    def _go(self, signal: StopOnSignal, log: TrainingLog) -> None:
+        saved = time.monotonic()
+        while True:
+            due, ended = self._evaluation_due(), self._ended()
+            if due:
+                self._evaluate(log)
+            if due or ended or time.monotonic() - saved > 60 * self.settings.checkpoint_every:
+                self._save()
+                saved = time.monotonic()
+            if ended:
+                return
+            signal.busy = True
+            self._step(log)
+            signal.busy = False
+            if signal.wanted:
+                raise KeyboardInterrupt
+
+    def _ended(self) -> bool:
+        spent = self.settings.minutes is not None and self.progress.seconds >= 60 * self.settings.minutes
+        return self.progress.step >= self.course.steps or total(spent, self.model.device) > 0
+
+    def _evaluation_due(self) -> bool:
+        step = self.progress.step
+        wanted = self.evaluate is not None and 0 < step != self.progress.evaluated_step
+        return wanted and (step in self.marks or self._ended())
+
+    def _step(self, log: TrainingLog) -> None:
+        step, began = self.progress.step, time.perf_counter()
+        factor = rate_factor(step, self.course.steps, self.settings.warmup, self.settings.schedule)
+        self.method.begin_step(self.model, step, step_seed(self.recipe.seed, step))
+        taken = self._take(step, factor)
+        self.method.end_step(self.model, step, self.course.steps)
+        if not math.isfinite(taken.loss):
+            raise RunError(
+                f"step {step + 1}: the loss is {taken.loss} — lower train.learning_rate or set train.clip; "
+                f"the last checkpoint is in {self.keeper.checkpoints}"
+            )
+        chosen = self.course.samples(step)
+        tokens = sum(self.lengths[number].tokens for number in chosen)
+        self.progress = self.progress.after_step(len(chosen), tokens, time.perf_counter() - began)
+        if self.process.is_main_process:
+            log.step(self._row(taken, factor, len(chosen), tokens, time.perf_counter() - began))
+        self.tell("step", self.progress.step)
+
+    def _row(
+        self, taken: Taken, factor: float, count: int, tokens: int, seconds: float
+    ) -> dict[str, float | int | None]:
+        done = self.progress
+        return {
+            "step": done.step,
+            "epoch": round(done.step / self.course.steps_per_epoch, 4),
+            "loss": taken.loss,
+            "learning_rate": self.settings.learning_rate * factor,
+            "gradient_norm": taken.gradient_norm,
+            "samples_per_second": round(count / seconds, 4),
+            "tokens_per_second": round(tokens / seconds, 2),
+            "memory": current_memory(self.model.device),
+            "seconds": round(done.seconds, 3),
+            "seconds_left": round(done.seconds / done.step * (self.course.steps - done.step), 1),
+        }
+
+    def _take(self, step: int, factor: float) -> Taken:
+        """One update; when the GPU's memory does not suffice, again in smaller passes: the same sum in other pieces."""
+        while True:
+            try:
+                return self.stepper.take(
+                    lambda each: self._passes(step, each), factor, step_seed(self.recipe.seed, step)
+                )
+            except torch.OutOfMemoryError as error:
+                largest = max(len(one.samples) for one in self._plan(step))
+                if largest == 1 or ranks() > 1 or not self.stepper.accumulates:
+                    raise RunError(
+                        "the GPU's memory does not suffice for one sample — use fewer tiles (model.tiles.max), "
+                        "train.checkpointing=true, method qlora, or a smaller model"
+                    ) from error
+                self.progress = replace(self.progress, most=largest // 2)
+                console.print(f"[yellow]Out of GPU memory: going on with {largest // 2} samples a pass")
+            torch.cuda.empty_cache()
+
+    def _plan(self, step: int) -> list[Pass]:
+        chosen = self.course.samples(step)
+        most = self.progress.most or self.settings.micro_batch
+        tokens = [self.lengths[number].tokens for number in chosen]
+        passes = micro_batches(chosen, tokens, most=most, budget=self.progress.budget)
+        return [Pass(one, self.course.epoch(step)) for one in passes]
+
+    def _passes(self, step: int, each: Callable[[Tensor], None]) -> float:
+        """Forward passes of a step on this process, each one's share of the mean loss handed to `each`."""
+        rank, device = self.process.process_index, self.model.device
+        seed_everything(step_seed(self.recipe.seed, step, rank))
+        labels = sum(self._labels(number) for number in self.course.samples(step))
+        then = self._plan(step + 1)[rank :: ranks()] if step + 1 < self.course.steps else []
+        loss = torch.zeros((), device=device, dtype=torch.float64)
+        for batch in self.feed.take(self._plan(step)[rank :: ranks()], then):
+            with computing(device, self.bf16):
+                summed, _ = answer_loss(self.model.model, as_inputs(to_device(batch, device)))
+            share = summed / labels
+            each(share)
+            loss += share.detach()
+        return total(float(loss), device)
+
+    def _labels(self, number: int) -> int:
+        length = self.lengths[number]
+        return length.supervised if self.settings.loss == "answer" else length.tokens - 1
+
+    def _evaluate(self, log: TrainingLog) -> None:
+        self.progress = replace(self.progress, evaluated_step=self.progress.step)
+        if self.evaluate is None or not self.process.is_main_process:
+            return
+        network = self.model.model
+        network.eval()
+        mixed = len({weight.dtype for weight in network.parameters() if weight.is_floating_point()}) > 1
+        with computing(self.model.device, self.bf16 and mixed):
+            scores = dict(self.evaluate())
+        keep_frozen_parts_quiet(self.model)
+        if not scores:
+            return
+        log.dev(self.progress.step, scores)
+        first = next(iter(scores.values()))
+        if self.progress.best_score is None or first > self.progress.best_score:
+            self.progress = replace(self.progress, best_step=self.progress.step, best_score=first)
+            self.keeper.keep_best(self.progress)
+        self.tell("evaluate", self.progress.step)
+
+    def _save(self) -> None:
+        if self.process.is_main_process:
+            self.keeper.save(self.progress)
+        self.process.wait_for_everyone()
+        self.tell("checkpoint", self.progress.step)
+
+    def _finish(self) -> TrainResult:
+        if self.process.is_main_process:
+            self.keeper.finish(self.progress)
+        self.process.wait_for_everyone()
+        self.model.model.eval()
+        return TrainResult.of(self.progress, self.course, peak_memory(self.model.device), self.folder)
+
+    def _prepare_memory(self) -> int:
+        """Set training modes and activation checkpointing; the tokens of one forward pass."""
+        longest = max(length.tokens for length in self.lengths)
+        wanted = self.settings.checkpointing
+        recompute = wants_checkpointing(self.model, longest) if wanted == "auto" else wanted
+        if recompute:
+            self.model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        keep_frozen_parts_quiet(self.model)
+        return smallest(token_budget(self.model, recompute), self.model.device)
+
+    def _make_feed(self, seeing: OpenModel, samples: Sequence[Sample]) -> Feed:
+        loss, augment = self.settings.loss, self.settings.augment
+        if can_cache(seeing, samples, augment) and ranks() == 1:
+            return CachedFeed(seeing, samples, loss, self.keeper.cache, self.bf16)
+        return LiveFeed(seeing, samples, loss, self.recipe.seed if augment else None)

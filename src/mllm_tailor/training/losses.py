@@ -1,0 +1,48 @@
+"""Cross-entropy of the answers, with logits computed only where a label lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NO_LOSS = -100
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """(batch, length) bool: positions whose next token carries loss."""
+    ahead = torch.zeros_like(labels, dtype=torch.bool)
+    ahead[:, :-1] = labels[:, 1:] != NO_LOSS
+    return ahead
+
+
+def answer_loss(network: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
+    """The summed cross-entropy (nats, float32) of a batch's labelled tokens, and their number.
+
+    A hook hands the output head only the hidden states that predict a label: with an answer of 60 tokens behind 1,800
+    of picture, 30 times fewer logits. It works through any wrapper and keeps what a family does to its logits.
+    """
+    inputs = dict(batch)
+    labels = inputs.pop("labels")
+    keep = labelled(labels)
+    targets = labels[:, 1:][keep[:, :-1]]
+
+    def gather(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = arguments[0]  # (batch, length, width); virtual prompt tokens may stand in front
+        added = hidden.shape[1] - keep.shape[1]
+        return (hidden[:, added:][keep][None], *arguments[1:])
+
+    handle = network.get_output_embeddings().register_forward_pre_hook(gather)
+    try:
+        logits = network(**inputs, use_cache=False).logits[0]  # (labelled, vocabulary)
+    finally:
+        handle.remove()
+    return functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
+
+
+def count_labels(labels: Tensor) -> int:
+    """Tokens that carry loss in one sample's (length,) labels; the first has nothing in front that could predict it."""
+    return int((labels[1:] != NO_LOSS).sum())

@@ -1,0 +1,40 @@
+"""How much fits: tokens of one forward pass, and whether activations are recomputed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import torch
+
+CPU_TOKENS = 4096  # more side by side is no faster on a CPU
+SHARE = 0.5  # of the free memory, for activations
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def token_bytes(model: Any, checkpointing: bool) -> int:
+    """Bytes of activations one token leaves behind for the backward pass.
+
+    About 34 values of 2 bytes a layer and channel (Korthikanti et al. 2022, 2205.05198, equation 2, without the
+    attention scores, which SDPA does not keep), or one when activations are recomputed.
+    """
+    text = model.model.config.get_text_config()
+    kept = 2 if checkpointing else 34
+    return int(text.num_hidden_layers * text.hidden_size * kept * 2)
+
+
+def wants_checkpointing(model: Any, longest: int) -> bool:
+    """Whether the activations of even one longest sample would take more than their share."""
+    return longest * token_bytes(model, False) > SHARE * free_bytes(model.device)
+
+
+def token_budget(model: Any, checkpointing: bool) -> int:
+    """Padded tokens of one forward pass."""
+    fitting = int(SHARE * free_bytes(model.device) / token_bytes(model, checkpointing))
+    return min(CPU_TOKENS, fitting) if model.device.type == "cpu" else fitting

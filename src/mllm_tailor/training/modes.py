@@ -1,0 +1,30 @@
+"""Which weights move at which rate, and which parts are in training mode."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mllm_tailor.methods import tuned_by
+from mllm_tailor.models import OpenModel
+
+
+def trained_weights(model: OpenModel) -> dict[str, nn.Parameter]:
+    """Every weight that moves, by name."""
+    return {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
+
+
+def learning_rates(model: OpenModel, default: float) -> dict[str, float]:
+    """The peak learning rate of every trained weight."""
+    method = tuned_by(model)
+    assert method is not None, "a method is applied before training"
+    return method.learning_rates(model, default)
+
+
+def keep_frozen_parts_quiet(model: OpenModel) -> None:
+    """Training mode, except in frozen encoders: dropout or running statistics there would only add noise."""
+    model.model.train()
+    moving = tuple(trained_weights(model))
+    for part in ("vision", "audio", "projector"):
+        for prefix in model.family.parts.get(part, ()):
+            if not any(name.startswith(f"{prefix}.") for name in moving):
+                model.model.get_submodule(prefix).eval()

@@ -1,0 +1,82 @@
+"""Which samples make up which optimizer step: a pure function of (seed, epoch), so that resuming needs no memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    """The samples 0 … count-1 in the order of one epoch; each occurs once."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
+    return tuple(generator.permutation(count).tolist())
+
+
+@dataclass(frozen=True)
+class Course:
+    """All optimizer steps of a training: `batch` samples each, the last of an epoch what is left."""
+
+    count: int  # samples
+    batch: int  # samples a step
+    epochs: float
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every sample occurs once."""
+        return math.ceil(self.count / self.batch)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return max(1, round(self.epochs * self.steps_per_epoch))
+
+    def samples(self, step: int) -> tuple[int, ...]:
+        """Samples of optimizer step `step` (from 0)."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return epoch_order(self.seed, epoch, self.count)[place * self.batch : (place + 1) * self.batch]
+
+    def epoch(self, step: int) -> int:
+        """The epoch (from 0) of a step."""
+        return step // self.steps_per_epoch
+
+    def ends(self, every: float) -> frozenset[int]:
+        """Numbers of finished steps after which `every` epochs have passed, and the last of all."""
+        span = every * self.steps_per_epoch
+        marks = {round(number * span) for number in range(1, int(self.steps / span) + 1)}
+        return frozenset(marks - {0} | {self.steps})
+
+
+def micro_batches(
+    samples: Sequence[int], tokens: Sequence[int], *, most: int | None, budget: int
+) -> list[tuple[int, ...]]:
+    """Cut a step's samples into forward passes of similar length, so that little is padding.
+
+    `tokens` are their lengths. A pass has at most `most` samples or, when that is None, at most `budget` tokens, padding
+    included (one sample is always allowed).
+    """
+    ranked = sorted(range(len(samples)), key=lambda place: (-tokens[place], place))
+    passes: list[list[int]] = []
+    longest = 0
+    for place in ranked:
+        room = passes and (len(passes[-1]) < most if most is not None else (len(passes[-1]) + 1) * longest <= budget)
+        if not room:
+            passes.append([])
+            longest = tokens[place]
+        passes[-1].append(place)
+    return [tuple(samples[place] for place in group) for group in passes]
+
+
+def share(passes: Sequence[tuple[int, ...]], rank: int, ranks: int) -> Iterator[tuple[int, ...]]:
+    """The forward passes of one of several processes."""
+    yield from passes[rank::ranks]
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Seed of dropout and every other chance within one step: nothing before the step can change it."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,60 @@
+"""Several processes (torchrun): who am I, and sums over all of us. With one process everything here is free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, distributed, nn
+
+
+def join(device: torch.device) -> PartialState:
+    """Join the group torchrun started, if it did.
+
+    `cpu=True` matters: without it accelerate leaves CPU processes strangers to each other, each training alone.
+    """
+    return PartialState(cpu=device.type == "cpu")
+
+
+def ranks() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def total(value: float, device: torch.device) -> float:
+    """The sum of a number over all processes."""
+    if ranks() == 1:
+        return value
+    summed = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.all_reduce(summed)
+    return float(summed)
+
+
+def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
+    """Add the gradients of all processes, in one message a device and number format.
+
+    Each process may have run another number of passes, which DistributedDataParallel would not survive.
+    """
+    if ranks() == 1:
+        return
+    gradients: list[Tensor] = []
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        gradients.append(weight.grad)
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    distributed.all_reduce(flat)
+    offset = 0
+    for gradient in gradients:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()
+
+
+def smallest(value: int, device: torch.device) -> int:
+    """The smallest of a number over all processes."""
+    if ranks() == 1:
+        return value
+    found = torch.tensor(value, device=device)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MIN)
+    return int(found)

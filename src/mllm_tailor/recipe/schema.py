@@ -67,6 +67,9 @@ class DataSpec(Settings):
     dev: float = Field(
         0.05, ge=0, lt=0.5, description="share of the training samples used to choose the best epoch; 0: last epoch"
     )
+    transcripts: float = Field(
+        0.0, ge=0, le=1, description="share of the training samples also learned to be read aloud, if they bring `ocr`"
+    )
     limit: int | None = Field(None, ge=1, description="use only this many training samples (a seeded choice)")
     limit_held_out: int | None = Field(
         None, ge=1, description="score only this many held-out samples (a seeded choice)"

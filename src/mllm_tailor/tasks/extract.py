@@ -156,4 +156,6 @@ def _number(value: Any, kind: str, where: str) -> Any:
             raise ValueError
         return int(number) if kind == "integer" else number
     except (KeyError, ValueError):
-        raise DataError(f"{where}: {value!r} cannot be read as {kind} — mend the label, or declare the field a string") from None
+        raise DataError(
+            f"{where}: {value!r} cannot be read as {kind} — mend the label, or declare the field a string"
+        ) from None

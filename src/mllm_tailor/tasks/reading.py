@@ -1,0 +1,46 @@
+"""Reading aloud as a second task: a sample's own transcript, where the data brings one (`ocr`: text with its place)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mllm_tailor.core.sample import Sample
+
+READ_PROMPT = "Read the text."  # the embedded model was taught these words
+
+
+def reading_samples(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+    """A seeded `share` of the samples that have a transcript, each asked to be read from top to bottom."""
+    able = [sample for sample in samples if sample.extra.get("ocr")]
+    ranked = sorted(able, key=lambda sample: hashlib.sha256(f"{seed}:read:{sample.id}".encode()).digest())
+    return [_reading(sample) for sample in ranked[: round(share * len(able))]]
+
+
+def _reading(sample: Sample) -> Sample:
+    text = "\n".join(rows_of(sample.extra["ocr"]))
+    return replace(sample, id=f"{sample.id}#read", prompt=READ_PROMPT, answer=text, fields={}, extra={})
+
+
+def rows_of(words: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Printed rows, top to bottom, from texts with their quads (x and y of four corners, from the top left).
+
+    A text belongs to the row whose middle lies within its height; the texts of a row are joined from left to right.
+    """
+    rows: list[list[tuple[float, str]]] = []
+    middles: list[float] = []
+    for left, top, bottom, text in sorted(map(_place, words), key=lambda place: place[1] + place[2]):
+        if rows and top <= middles[-1] <= bottom:
+            rows[-1].append((left, text))
+        else:
+            rows.append([(left, text)])
+            middles.append((top + bottom) / 2)
+    return [" ".join(text for _, text in sorted(row)) for row in rows]
+
+
+def _place(word: Mapping[str, Any]) -> tuple[float, float, float, str]:
+    """Left, top, bottom, text."""
+    corners = [float(value) for value in word["quad"]]
+    return min(corners[0::2]), min(corners[1::2]), max(corners[1::2]), str(word["text"])

@@ -1,6 +1,6 @@
 """Generate replies: batched, held to a JSON schema where the task has one, with a confidence for every field."""
 
 from mllm_tailor.predicting.inputs import read_inputs
-from mllm_tailor.predicting.predict import predict
+from mllm_tailor.predicting.predict import predict, predict_both
 
-__all__ = ["predict", "read_inputs"]
+__all__ = ["predict", "predict_both", "read_inputs"]

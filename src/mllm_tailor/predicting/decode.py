@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ class Row:
     index: int  # of its sample
     encoded: Encoded
     media: tuple[Media, ...]
+    held: bool  # whether the reply is to follow the task's schema
     guide: Guide | None  # None: free text
     limit: int  # most tokens of the reply; closing a reply that was cut may take a few more
     tokens: list[int] = field(default_factory=list)
@@ -102,6 +102,7 @@ class Decoder:
         self.slots = slots
         self.forward = forward  # feed forced tokens together
         self.rows: list[Row] = []  # as they lie in the cache
+        self.next: list[Row] | None = None  # a group that did not fit yet
         self.held: Held | None = None
         config = model.model.config
         names = ("image_token_id", "video_token_id", "audio_token_id")
@@ -110,15 +111,16 @@ class Decoder:
         self.rotary = next((part for part in model.model.modules() if hasattr(part, "rope_deltas")), None)
 
     @torch.inference_mode()
-    def run(self, waiting: Iterator[Row]) -> Iterator[Row]:
-        """Rows as they are finished. New ones join when half of the slots are free."""
-        more = True
-        while more or self.rows:
+    def run(self, waiting: Iterator[list[Row]]) -> Iterator[Row]:
+        """Rows as they are finished. Groups that share media, at most `slots` rows each, join when half is free."""
+        self.next = next(waiting, None)
+        while self.next or self.rows:
             living = [line for line, row in enumerate(self.rows) if not row.done]
             fresh: list[Row] = []
-            if more and len(living) <= self.slots // 2:
-                fresh = list(islice(waiting, self.slots - len(living)))
-                more = len(fresh) == self.slots - len(living)
+            if len(living) <= self.slots // 2:
+                while self.next and len(living) + len(fresh) + len(self.next) <= self.slots:
+                    fresh += self.next
+                    self.next = next(waiting, None)
             if fresh or not living or len(living) <= LEAVE_BELOW * len(self.rows):
                 self._renew(living, fresh)
             if self.rows:

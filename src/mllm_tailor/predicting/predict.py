@@ -11,7 +11,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.progress import progress_bar
-from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.models import OpenModel
 from mllm_tailor.models.encode import Encoded
 from mllm_tailor.predicting.confidence import confidence_of
@@ -20,7 +20,7 @@ from mllm_tailor.predicting.decode import Decoder, Row
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 
-OnDone = Callable[[Prediction], None]
+Asked = list[tuple[int, Sample]]  # phrased unlabelled samples, with their places
 
 
 def predict(
@@ -30,7 +30,7 @@ def predict(
     settings: Predict,
     *,
     constrained: bool | None = None,
-    on_done: OnDone | None = None,
+    on_done: Callable[[Prediction], None] | None = None,
     forward: bool = True,
 ) -> list[Prediction]:
     """What the model says about each sample, in their order.
@@ -39,87 +39,121 @@ def predict(
     becomes a prediction without text whose `problem` says why. `constrained` overrides the settings; `on_done` sees
     every prediction as soon as it is there, in any order; `forward=False` decodes forced tokens one by one.
     """
-    held_to_schema = settings.constrained if constrained is None else constrained
-    reader = _Reader(model, task, settings, task.schema() if held_to_schema else None, forward)
-    found: dict[int, Prediction] = {}
-    was_training = model.model.training
-    model.model.eval()
+    held = settings.constrained if constrained is None else constrained
+    report = None if on_done is None else lambda prediction, _: on_done(prediction)
+    return _run(_Reader(model, task, settings, (held,), forward), samples, report)[held]
+
+
+def predict_both(
+    model: OpenModel,
+    task: Task,
+    samples: Sequence[Sample],
+    settings: Predict,
+    *,
+    on_done: Callable[[Prediction, bool], None] | None = None,
+) -> dict[bool, list[Prediction]]:
+    """Replies held to the schema (True) and free ones (False), each equal to what `predict` gives.
+
+    Both follow from one reading of the picture and the prompt, which is most of the work. `on_done` is also told which.
+    """
+    return _run(_Reader(model, task, settings, (True, False)), samples, on_done)
+
+
+def _run(
+    reader: _Reader, samples: Sequence[Sample], on_done: Callable[[Prediction, bool], None] | None
+) -> dict[bool, list[Prediction]]:
+    """Read all samples, with a progress bar, leaving the model in the mode it was in."""
+    found: dict[bool, dict[int, Prediction]] = {held: {} for held in reader.modes}
+    model = reader.model.model
+    was_training = model.training
+    model.eval()
     with progress_bar() as bar:
-        shown = bar.add_task("Reading", total=len(samples), note="")
+        shown = bar.add_task("Reading", total=len(samples) * len(reader.modes), note="")
         try:
-            for index, prediction in reader.read(samples):
-                found[index] = prediction
+            for index, held, prediction in reader.read(samples):
+                found[held][index] = prediction
                 bar.advance(shown)
                 if on_done is not None:
-                    on_done(prediction)
+                    on_done(prediction, held)
         finally:
-            model.model.train(was_training)
-    return [found[index] for index in range(len(samples))]
+            model.train(was_training)
+    return {held: [ready[index] for index in range(len(samples))] for held, ready in found.items()}
 
 
 class _Reader:
-    """One call of `predict`: from samples to predictions, as they are ready."""
+    """From samples to predictions, as they are ready."""
 
     def __init__(
-        self, model: OpenModel, task: Task, settings: Predict, schema: dict[str, Any] | None, forward: bool
+        self, model: OpenModel, task: Task, settings: Predict, modes: tuple[bool, ...], forward: bool = True
     ) -> None:
-        self.model, self.task, self.settings = model, task, settings
+        """`modes`: held to the schema (True), free (False), or both."""
+        self.model, self.task, self.settings, self.modes = model, task, settings, modes
         width = model.model.config.get_text_config().vocab_size
         self.vocabulary = Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
-        self.grammar = Grammar(schema, self.vocabulary) if schema is not None else None
-        self.decoder = Decoder(model, self.vocabulary, settings.batch, forward=forward)
+        schema = task.schema()
+        self.json_reply = schema is not None
+        self.grammar = Grammar(schema, self.vocabulary) if schema is not None and True in modes else None
+        self.decoder = Decoder(model, self.vocabulary, settings.batch * len(modes), forward=forward)
         self.failed: deque[tuple[int, Prediction]] = deque()
 
-    def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Prediction]]:
-        """(index, prediction) pairs in the order they are finished."""
-        asked = self._ask(samples)
+    def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, bool, Prediction]]:
+        """(index, held to the schema, prediction) in the order they are finished."""
+        groups = self._ask(samples)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as worker:
-            for row in self.decoder.run(self._rows(asked, worker)):
-                yield row.index, self._prediction(samples[row.index].id, row)
+            for row in self.decoder.run(self._rows(groups, worker)):
+                yield row.index, row.held, self._prediction(samples[row.index].id, row)
                 yield from self._failures()
         yield from self._failures()
 
-    def _ask(self, samples: Sequence[Sample]) -> list[tuple[int, Sample]]:
-        """Phrased unlabelled samples, longest first (what does not fit in memory fails at once), media together."""
-        asked = []
+    def _ask(self, samples: Sequence[Sample]) -> list[Asked]:
+        """Phrase unlabelled samples, those about the same media together; the longest first: they need most memory."""
+        groups: dict[tuple[Media, ...] | int, list[tuple[int, int, Sample]]] = {}
         for index, sample in enumerate(samples):
             try:
                 if "problem" in sample.extra:  # an input that could not even become a sample, see `read_inputs`
                     raise DataError(str(sample.extra["problem"]))
                 question = self.task.phrase(sample.unlabelled())
-                asked.append((self.model.count_tokens(question), index, question))
+                length = self.model.count_tokens(question)
+                groups.setdefault(question.media or index, []).append((length, index, question))
             except DataError as error:
                 self._fail(index, sample, error)
-        longest: dict[Any, int] = {}
-        for length, _, question in asked:
-            longest[question.media] = max(length, longest.get(question.media, 0))
-        first = {question.media: index for _, index, question in reversed(asked)}
-        asked.sort(key=lambda item: (-longest[item[2].media], first[item[2].media], -item[0], item[1]))
-        return [(index, question) for _, index, question in asked]
+        ordered = sorted(groups.values(), key=lambda group: -max(length for length, _, _ in group))
+        most = self.settings.batch
+        return [
+            [(index, question) for _, index, question in group[start : start + most]]
+            for group in ordered
+            for start in range(0, len(group), most)
+        ]
 
-    def _rows(self, asked: Sequence[tuple[int, Sample]], worker: ThreadPoolExecutor) -> Iterator[Row]:
-        """Encoded rows; pictures are decoded in another thread, a batch ahead of the model."""
-        ahead: deque[tuple[int, Sample, Future[tuple[Encoded, float]]]] = deque()
-        remaining = iter(asked)
+    def _rows(self, groups: Sequence[Asked], worker: ThreadPoolExecutor) -> Iterator[list[Row]]:
+        """Encoded groups; pictures are decoded in another thread, a batch ahead of the model."""
+        ahead: deque[list[tuple[int, Sample, Future[tuple[Encoded, float]]]]] = deque()
+        remaining = iter(groups)
         while True:
-            while len(ahead) < self.settings.batch and (item := next(remaining, None)):
-                ahead.append((*item, worker.submit(self._encode, item[1])))
+            while sum(map(len, ahead)) < 2 * self.settings.batch and (group := next(remaining, None)):
+                ahead.append([(*item, worker.submit(self._encode, item[1])) for item in group])
             if not ahead:
                 return
-            index, question, future = ahead.popleft()
-            try:
-                encoded, seconds = future.result()
-                if encoded.length >= self.model.context:
-                    raise DataError(
-                        f"{question.source or question.id}: the prompt fills the model's context of "
-                        f"{self.model.context:,} tokens — use fewer tiles (model.tiles.max) or a shorter question"
-                    )
-            except DataError as error:
-                self._fail(index, question, error)
-                continue
-            limit = min(self.settings.max_new_tokens, self.model.context - encoded.length)
-            guide = self.grammar.guide() if self.grammar else None
-            yield Row(index, encoded, question.media, guide, limit, seconds=seconds)
+            rows = [row for item in ahead.popleft() for row in self._rows_of(*item)]
+            if rows:
+                yield rows
+
+    def _rows_of(self, index: int, question: Sample, future: Future[tuple[Encoded, float]]) -> Iterator[Row]:
+        """A row for each mode; none where the sample cannot be encoded."""
+        try:
+            encoded, seconds = future.result()
+            if encoded.length >= self.model.context:
+                raise DataError(
+                    f"{question.source or question.id}: the prompt fills the model's context of "
+                    f"{self.model.context:,} tokens — use fewer tiles (model.tiles.max) or a shorter question"
+                )
+        except DataError as error:
+            self._fail(index, question, error)
+            return
+        limit = min(self.settings.max_new_tokens, self.model.context - encoded.length)
+        for held in self.modes:
+            guide = self.grammar.guide() if self.grammar and held else None
+            yield Row(index, encoded, question.media, held, guide, limit, seconds=seconds / len(self.modes))
 
     def _encode(self, question: Sample) -> tuple[Encoded, float]:
         started = time.perf_counter()
@@ -128,16 +162,16 @@ class _Reader:
     def _fail(self, index: int, sample: Sample, error: DataError) -> None:
         self.failed.append((index, Prediction(sample.id, "", problem=str(error))))
 
-    def _failures(self) -> Iterator[tuple[int, Prediction]]:
+    def _failures(self) -> Iterator[tuple[int, bool, Prediction]]:
         while self.failed:
-            yield self.failed.popleft()
+            index, prediction = self.failed.popleft()
+            yield from ((index, held, prediction) for held in self.modes)
 
     def _prediction(self, identifier: str, row: Row) -> Prediction:
         pieces = [self.vocabulary.bytes_of(token) for token in row.tokens]
         text = b"".join(pieces).decode("utf-8", "replace")
         reply = self.task.parse(text)
-        json_reply = self.task.schema() is not None
-        confidence = confidence_of(reply.fields, pieces, row.logprobs, json_reply=json_reply)
+        confidence = confidence_of(reply.fields, pieces, row.logprobs, json_reply=self.json_reply)
         fields = _writable(dict(reply.fields))
         return Prediction(identifier, text, fields, confidence, row.seconds, reply.problem, row.cut)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
@@ -12,6 +13,7 @@ from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
@@ -23,28 +25,49 @@ IMAGE_START, IMAGE_END, IMAGE, VIDEO = "<img>", "</img>", "<IMG_CONTEXT>", "<vid
 REGIONS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 SPECIAL_TOKENS = (PAD, TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE, VIDEO, *REGIONS)
 
-# Pictures and clips first, then the words, as InternVL was trained. `generation` marks what an answer is.
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
-    "{%- if message['content'] is string -%}"
-    "{%- set words = message['content'] -%}"
-    "{%- else -%}"
-    "{%- set found = namespace(words='') -%}"
-    "{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}{{ '<IMG_CONTEXT>\\n' }}"
-    "{%- elif part['type'] == 'video' -%}{{ '<video>\\n' }}"
-    "{%- else -%}{%- set found.words = found.words + part['text'] -%}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- set words = found.words -%}"
-    "{%- endif -%}"
-    "{%- if message['role'] == 'assistant' -%}"
-    "{%- generation -%}{{ words + '<|im_end|>' }}{%- endgeneration -%}"
-    "{%- else -%}{{ words + '<|im_end|>' }}{%- endif -%}"
-    "{{ '\\n' }}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
-)
+
+def chat_template(
+    role: tuple[str, str] = (TURN_START, "\n"),
+    close: str = TURN_END,
+    after: str = "\n",
+    *,
+    begin: str = "",
+    system: str | None = None,
+) -> str:
+    """A chat template: `begin`, then for each turn its role between the two texts, its words, `close` and `after`.
+
+    Pictures and clips come first in their turn, as InternVL was trained. `system` is said where a conversation brings
+    no system text of its own. The `generation` marks say what an answer is.
+    """
+    opened, named, closed, behind, start, said = (
+        json.dumps(text, ensure_ascii=False) for text in (*role, close, after, begin, system or "")
+    )
+    own_system = (
+        "{%- if not messages or messages[0]['role'] != 'system' -%}"
+        f"{{{{ {opened} + 'system' + {named} + {said} + {closed} + {behind} }}}}"
+        "{%- endif -%}"
+    )
+    return (
+        f"{{{{ {start} }}}}{own_system if system is not None else ''}"
+        "{%- for message in messages -%}"
+        f"{{{{ {opened} + message['role'] + {named} }}}}"
+        "{%- if message['content'] is string -%}{%- set words = message['content'] -%}"
+        "{%- else -%}"
+        "{%- set found = namespace(words='') -%}"
+        "{%- for part in message['content'] -%}"
+        f"{{%- if part['type'] == 'image' -%}}{{{{ '{IMAGE}\\n' }}}}"
+        f"{{%- elif part['type'] == 'video' -%}}{{{{ '{VIDEO}\\n' }}}}"
+        "{%- else -%}{%- set found.words = found.words + part['text'] -%}{%- endif -%}"
+        "{%- endfor -%}"
+        "{%- set words = found.words -%}"
+        "{%- endif -%}"
+        "{%- if message['role'] == 'assistant' -%}"
+        f"{{%- generation -%}}{{{{ words + {closed} }}}}{{%- endgeneration -%}}"
+        f"{{%- else -%}}{{{{ words + {closed} }}}}{{%- endif -%}}"
+        f"{{{{ {behind} }}}}"
+        "{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{ {opened} + 'assistant' + {named} }}}}{{%- endif -%}}"
+    )
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -70,14 +93,14 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     image_size: int = 448,
     patch_size: int = 14,
     *,
     min_tiles: int = 1,
     max_tiles: int = 12,
     thumbnail: bool = True,
-    chat_template: str = CHAT_TEMPLATE,
+    template: str | None = None,
     downsample: float = 0.5,
 ) -> InternVLProcessor:
     """A processor cutting pictures into tiles of `image_size` pixels, with ImageNet statistics."""
@@ -94,7 +117,7 @@ def build_processor(
         tokenizer,
         image_seq_length=tokens_per_tile(image_size, patch_size, downsample),
         use_thumbnail=thumbnail,
-        chat_template=chat_template,
+        chat_template=template or chat_template(),
     )
 
 

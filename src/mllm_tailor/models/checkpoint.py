@@ -17,8 +17,10 @@ from mllm_tailor.core.files import read_json
 from mllm_tailor.core.progress import console
 
 EMBEDDED = Path(__file__).parent / "embedded"
-WANTED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt")  # never *.py, *.bin, *.pt
+# Never *.bin or *.pt. One file of code is fetched and never run: an original InternVL keeps its system text in there.
+WANTED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "conversation.py")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ORIGINAL = "internvl_chat"  # model type of InternVL in its first layout, whose code is replaced by a conversion
 INDEX = "model.safetensors.index.json"
 HEADER_LIMIT = 100 * 2**20  # the format's own limit for the header, in bytes
 
@@ -83,7 +85,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelError: for a shard that is missing, cut off or damaged, and for weights stored as pickle.
     """
-    files = sorted(_weight_files(folder))
+    files = sorted(weight_files(folder))
     if not files:
         pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLES]
         if pickles:
@@ -97,7 +99,8 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _weight_files(folder: Path) -> set[Path]:
+def weight_files(folder: Path) -> set[Path]:
+    """The safetensors files that make up a checkpoint; a shard that is missing is an error naming it."""
     if not (folder / INDEX).exists():
         return set(folder.glob("*.safetensors"))
     try:

@@ -149,7 +149,7 @@ def _prompt_ids(conversation: Conversation, sizes: Sequence[tuple[int, int]], mo
 def _reply_ids(conversation: Conversation, model: OpenModel) -> list[int]:
     if conversation.reply is None:
         return []
-    ids = tokenize(model.tokenizer, conversation.reply)
+    ids = tokenize(model.tokenizer, conversation.reply, continues=True)
     return ids if any(token in model.stop_ids for token in ids) else [*ids, model.tokenizer.eos_token_id]
 
 

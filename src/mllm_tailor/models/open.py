@@ -23,6 +23,7 @@ from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import DataError, ModelError, nearest
 from mllm_tailor.core.files import read_json
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
+from mllm_tailor.models.convert import ORIGINAL, native_folder, use_first_pixel_shuffle
 from mllm_tailor.models.families import FAMILIES, linear_names
 from mllm_tailor.models.opened import OpenModel
 from mllm_tailor.models.processor import InternVLProcessor
@@ -55,6 +56,9 @@ def open_model(
         ModelError: naming the file and what to do.
     """
     checkpoint = find_checkpoint(path, revision)
+    if checkpoint.config.get("model_type") == ORIGINAL:
+        copy = find_checkpoint(native_folder(checkpoint))
+        checkpoint = replace(copy, path=checkpoint.path, revision=checkpoint.revision)
     kind = checkpoint.config.get("model_type")
     if kind not in FAMILIES:
         raise ModelError(f"{path}: unknown model type {kind!r} — {nearest(str(kind), FAMILIES)}")
@@ -127,6 +131,8 @@ def _load(
         raise ModelError(
             f"{checkpoint.folder}: {len(missing)} weights are missing, the first is {missing[0]} — download it again"
         )
+    if getattr(model.config, "ps_version", "v2") == "v1":
+        use_first_pixel_shuffle(model.model)
     if quantization:
         _keep_scales(model)
         return model.eval()
@@ -196,7 +202,9 @@ def stated_tiles(processor: InternVLProcessor) -> Tiles:
 def _check_fit(checkpoint: Checkpoint, model: Any, processor: InternVLProcessor) -> None:
     """Tokenizer, processor and weights of different checkpoints, mixed in one folder, are caught here."""
     rows = model.get_input_embeddings().weight.shape[0]
-    highest = max(processor.tokenizer.get_vocab().values())
+    # A clip's placeholder is always written out before it is tokenised; official folders number it past the last row.
+    vocabulary = processor.tokenizer.get_vocab()
+    highest = max(number for token, number in vocabulary.items() if token != processor.video_token)
     if highest >= rows:
         raise ModelError(f"{checkpoint.folder}: the tokenizer has {highest + 1} tokens, the model {rows} — wrong one")
     if processor.image_token_id != model.config.image_token_id:

@@ -52,7 +52,11 @@ class OpenModel:
     @property
     def context(self) -> int:
         """Most tokens a prompt and its answer may have together."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        config = self.model.config.get_text_config()
+        rotary = getattr(config, "rope_parameters", None) or {}
+        # Dynamic scaling stretches the angles once the trained length is passed (arXiv 2309.00071).
+        stretch = rotary.get("factor", 1.0) if rotary.get("rope_type") == "dynamic" else 1.0
+        return int(config.max_position_embeddings * stretch)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

@@ -24,6 +24,8 @@ CONTENT_TOKENS = frozenset(
     {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
     | {f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end")}
 )
+# Marks, on its own, a place where text goes on but no token may reach across; it is dropped by the encoder.
+CUT = mark_control_tokens("x", re.compile("x")).partition("x")[2]
 Message = dict[str, Any]
 
 
@@ -96,6 +98,9 @@ def _pattern(tokens: frozenset[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of rendered text: the template's control tokens become one id each, marked ones become their letters."""
-    return encode_marked_chat(tokenizer, text)
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, *, continues: bool = False) -> list[int]:
+    """Ids of rendered text: the template's control tokens become one id each, marked ones become their letters.
+
+    `continues` says that the text follows another, so that no tokenizer puts its opening space before it.
+    """
+    return encode_marked_chat(tokenizer, CUT + text if continues else text)

@@ -1,0 +1,204 @@
+"""Write an original InternVL checkpoint in the native layout, weight by weight."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
+
+from mllm_tailor.core.errors import ModelError
+from mllm_tailor.core.files import human_bytes, write_json
+from mllm_tailor.core.progress import console, track
+from mllm_tailor.models.build import build_processor
+from mllm_tailor.models.checkpoint import INDEX, ORIGINAL, Checkpoint, find_checkpoint, weight_files
+from mllm_tailor.models.convert.config import language_class, native_config_of
+from mllm_tailor.models.convert.dialogue import native_tokenizer, style_of, system_text, template_of
+from mllm_tailor.models.convert.weights import Source, Split, destinations
+from mllm_tailor.models.processor import InternVLProcessor
+
+SHARD = 2**30  # bytes held before a file is written
+
+
+@dataclass(frozen=True)
+class Step:
+    """One weight of the source and what becomes of it."""
+
+    source: str
+    targets: list[str]
+    split: Split | None
+
+
+def convert(source: str | Path, destination: str | Path, revision: str | None = None) -> Path:
+    """Write the original InternVL checkpoint `source` (a folder or a hub id) into the new folder `destination`.
+
+    Everything is checked before the first weight is read, at most about `SHARD` bytes are held in memory, and the
+    folder appears only when it is whole.
+
+    Raises:
+        ModelError: naming the file and what to do.
+    """
+    target = Path(destination)
+    if target.exists() and any(target.iterdir()):
+        raise ModelError(f"{target}: is not empty — name a new folder")
+    checkpoint = find_checkpoint(source, revision)
+    if checkpoint.config.get("model_type") != ORIGINAL:
+        raise ModelError(f"{source}: is not in the original InternVL layout — it can be opened as it is")
+    config, processor = _translate(checkpoint)
+    weights = Source(checkpoint.folder)
+    steps = _plan(checkpoint, weights, config)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _write_weights(beside, _converted(weights, steps, checkpoint.folder, _shapes(config)))
+        config.save_pretrained(beside)
+        processor.save_pretrained(beside)
+        tokenizer = processor.tokenizer
+        GenerationConfig(
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+        ).save_pretrained(beside)
+        shutil.rmtree(target, ignore_errors=True)
+        beside.chmod(0o755)
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    if config.ps_version == "v1":
+        console.print(f"[yellow]{target}: its pixel shuffle is version 1, which only mllm-tailor computes natively")
+    return target
+
+
+def native_folder(checkpoint: Checkpoint) -> Path:
+    """The converted copy of an original checkpoint, made at first use and kept in the cache (`TAILOR_CACHE`)."""
+    digest = hashlib.sha256((checkpoint.folder / "config.json").read_bytes())
+    for file in sorted(weight_files(checkpoint.folder)):
+        facts = file.resolve().stat()
+        digest.update(f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())
+    cache = Path(os.environ.get("TAILOR_CACHE", Path.home() / ".cache" / "mllm-tailor"))
+    name = Path(checkpoint.path).name
+    folder = cache / "native" / f"{name}-{digest.hexdigest()[:16]}"
+    if not (folder / "config.json").exists():
+        size = sum(file.stat().st_size for file in weight_files(checkpoint.folder))
+        console.print(f"{name}: converted once to the native layout ({human_bytes(size)} in {folder})", highlight=False)
+        convert(checkpoint.folder, folder)
+    return folder
+
+
+def _translate(checkpoint: Checkpoint) -> tuple[InternVLConfig, InternVLProcessor]:
+    """Configuration and processor in native words."""
+    stated, folder = checkpoint.config, checkpoint.folder
+    language = language_class(stated, folder)
+    name, style = style_of(stated, folder, language)
+    tokenizer = native_tokenizer(folder, language, style)
+    config = native_config_of(stated, folder, tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
+    patch = config.vision_config.patch_size[0]
+    dynamic = bool(stated.get("dynamic_image_size", False))
+    processor = build_processor(
+        tokenizer,
+        stated.get("force_image_size") or config.vision_config.image_size[0],
+        patch,
+        min_tiles=stated.get("min_dynamic_patch", 1) if dynamic else 1,
+        max_tiles=stated.get("max_dynamic_patch", 6) if dynamic else 1,
+        thumbnail=dynamic and bool(stated.get("use_thumbnail", False)),
+        template=template_of(tokenizer, style, system_text(stated, folder, name), language),
+        downsample=config.downsample_ratio,
+    )
+    return config, processor
+
+
+def _shapes(config: InternVLConfig) -> dict[str, tuple[int, ...]]:
+    """Name on disk and shape of every native weight."""
+    with torch.device("meta"):
+        model = InternVLForConditionalGeneration(config)
+    return {_on_disk(name): tuple(weight.shape) for name, weight in model.state_dict().items()}
+
+
+def _on_disk(name: str) -> str:
+    """The name official folders use for a weight of the native class."""
+    if name.startswith("lm_head."):
+        return f"language_model.{name}"
+    return name.removeprefix("model.").replace("language_model.", "language_model.model.", 1)
+
+
+def _plan(checkpoint: Checkpoint, weights: Source, config: InternVLConfig) -> list[Step]:
+    """What becomes of every weight, once names and shapes are known to fit."""
+    folder, stated = checkpoint.folder, checkpoint.config
+    shapes = _shapes(config)
+    steps, reached = [], set()
+    for name, stored in weights.weights.items():
+        try:
+            targets, split = destinations(name, stated["llm_config"], language_class(stated, folder))
+            wanted = [shapes[target] for target in targets]
+        except KeyError:
+            raise ModelError(
+                f"{folder}: the weight {stored.name} is not part of this layout — other files mixed in?"
+            ) from None
+        rows = sum(shape[0] for shape in wanted)
+        if targets and (rows, *wanted[0][1:]) != stored.shape:
+            raise ModelError(
+                f"{weights.files[stored.name]}: {stored.name} has shape {list(stored.shape)}, config.json asks for "
+                f"{[rows, *wanted[0][1:]]} — these files belong to different checkpoints"
+            )
+        steps += [Step(name, targets, split)] if targets else []
+        reached |= set(targets)
+    missing = sorted(set(shapes) - reached)
+    if missing == ["language_model.lm_head.weight"]:  # tied when it was saved, so stored once
+        return [*steps, Step(_source_of(steps, "language_model.model.embed_tokens.weight"), missing, None)]
+    if missing:
+        raise ModelError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]} — download it again")
+    return steps
+
+
+def _source_of(steps: list[Step], target: str) -> str:
+    return next(step.source for step in steps if target in step.targets)
+
+
+def _converted(
+    weights: Source, steps: list[Step], folder: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Tensor]]:
+    for step in track(steps, f"Converting {folder.name}"):
+        stored = weights.read(step.source)
+        # Parts of one tensor are copied, since a file cannot hold two tensors that share memory.
+        parts = [part.clone() for part in step.split(stored)] if step.split else [stored]
+        for name, part in zip(step.targets, parts, strict=True):
+            if tuple(part.shape) != shapes[name]:
+                raise ModelError(
+                    f"{folder}: {step.source} does not split into {name} — config.json is of another model"
+                )
+            yield name, part.contiguous()
+
+
+def _write_weights(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Files of about `SHARD` bytes and, if there are several, their index."""
+    shards: list[dict[str, Any]] = []
+    held: dict[str, Tensor] = {}
+    total = 0
+
+    def flush() -> None:
+        save_file(held, folder / f"{len(shards)}.part", metadata={"format": "pt"})
+        shards.append(dict.fromkeys(held))
+        held.clear()
+
+    for name, weight in weights:
+        held[name] = weight
+        total += weight.nbytes
+        if sum(tensor.nbytes for tensor in held.values()) >= SHARD:
+            flush()
+    if held:
+        flush()
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = ["model.safetensors"]
+    for number, name in enumerate(names):
+        (folder / f"{number}.part").rename(folder / name)
+    if len(shards) > 1:
+        places = {weight: name for name, shard in zip(names, shards, strict=True) for weight in shard}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})

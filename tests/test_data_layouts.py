@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -334,11 +335,34 @@ def test_paths_never_leave_the_folder(tmp_path: Path, name: str) -> None:
     assert [sample.id for sample in samples] == ["in"]
 
 
+def test_a_linked_media_folder_and_odd_file_names(tmp_path: Path) -> None:
+    write(tmp_path, {"outside/a.png": picture(), "data/rows.jsonl": [{"image": "a.png", "total": "1"}]})
+    (tmp_path / "data/images").symlink_to(tmp_path / "outside")
+    (sample,) = read_samples(tmp_path / "data").samples
+    assert sample.media[0].path == (tmp_path / "data/a.png").resolve(), "missing, rather than found outside"
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    write(tmp_path, {"set/images/a.png": picture(), "set/entities/a.json": FIELDS[0]})
+    (tmp_path / "set/images" / os.fsdecode(b"\xff.png")).write_bytes(picture())
+    (fault,) = faults_of(tmp_path / "set")
+    assert "not UTF-8" in fault.problem and str(fault).encode()
+
+
+def test_a_broken_first_row_does_not_hide_the_layout(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"image": \n{"image": "a.png", "total": "1"}\n')
+    faults: list[Fault] = []
+    assert len(read_samples(tmp_path, on_fault=faults.append).samples) == 1
+    assert [fault.source.rpartition(":")[2] for fault in faults] == ["1"]
+
+
 def test_an_unknown_layout_says_what_was_looked_for_and_found(tmp_path: Path) -> None:
     write(tmp_path, {"a.pdf": "x", "b.pdf": "x", "notes.txt": "hello"})
     with pytest.raises(DataError) as error:
         read_samples(tmp_path)
     assert "2 .pdf" in str(error.value) and all(name in str(error.value) for name in LAYOUTS)
+    with pytest.raises(DataError, match=r"rows\.jsonl has picture, total, none of which names a file"):
+        read_samples(write(tmp_path, {"rows.jsonl": [{"picture": "a.png", "total": "9"}]}))
+    with pytest.raises(DataError, match=r"t\.csv has picture, total"):
+        read_samples(write(tmp_path / "table", {"t.csv": "picture;total\na.png;9\n"}))
     with pytest.raises(DataError, match="no such folder"):
         read_samples(tmp_path / "none")
     with pytest.raises(DataError, match="not laid out as `csv`"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Layout
+from mllm_tailor.data.rows import first_object, is_text
 
 SHOWN_FAULTS = 20
 
@@ -76,14 +78,24 @@ def recognise(path: Path) -> tuple[str, list[str]]:
 
 
 def _seen(path: Path) -> str:
-    """What lies at a path no layout recognises, briefly."""
+    """What lies at a path no layout recognises: kinds of files, folders, and what the first label file names."""
     if path.is_file():
-        return f"one {path.suffix or 'nameless'} file without rows that name files and labels"
+        return f"one {path.suffix or 'nameless'} file{_columns(path)}"
     entries = sorted(path.iterdir())
     kinds = Counter(entry.suffix.lower() or "files without suffix" for entry in entries if entry.is_file())
     folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     parts = [f"{count} {kind}" for kind, count in kinds.most_common(5)] + folders[:5]
-    return ", ".join(parts) or "an empty folder"
+    label = next((columns for entry in entries if entry.is_file() and (columns := _columns(entry))), "")
+    return (", ".join(parts) or "an empty folder") + label
+
+
+def _columns(file: Path) -> str:
+    """The names in the first row of a label file, none of which names a file or a conversation."""
+    names = list(first_object(file)) if file.suffix.lower() in (".json", ".jsonl", ".ndjson") else []
+    if file.suffix.lower() in (".csv", ".tsv"):
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            names = re.split("[,;\t]", stream.readline(1000).strip())
+    return f" ({file.name} has {', '.join(names[:10])}, none of which names a file)" if names else ""
 
 
 def list_faults(faults: Sequence[Fault]) -> str:
@@ -132,6 +144,9 @@ def unlabelled_samples(paths: Sequence[str | Path]) -> list[Sample]:
             raise DataError(f"{path}: not a picture, clip or recording by its suffix — convert or rename it")
         else:
             files.append(path)
+    for file in files:
+        if not is_text(str(file)):
+            raise DataError(f"{str(file)!a}: its name is not UTF-8 text — rename the file")
     samples = [
         Sample(id=file.stem, media=(Media(media_kind(file), path=file),), source=f"{file}:1")  # type: ignore[arg-type]
         for file in files

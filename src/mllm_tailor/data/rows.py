@@ -14,6 +14,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.faults import Fault
 
 HEAD_BYTES = 8 * 2**20  # enough to see the first item of a file, even with a picture embedded in it
+HEAD_ROWS = 50  # looked at for a first readable row
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,19 @@ def parse_strictly(text: str) -> Any:
         value = _decoder.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if "\\ud" in text or "\\uD" in text:  # only an escape can smuggle in half a surrogate pair
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("an escape holds half a character (a lone surrogate)") from None
+    escaped = "\\ud" in text or "\\uD" in text  # only an escape can smuggle in half a surrogate pair
+    if escaped and not is_text(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("an escape holds half a character (a lone surrogate)")
     return value
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8: no half characters, no undecodable bytes of a file name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_file(path: Path) -> Any:
@@ -139,14 +147,21 @@ def build(rows: Iterable[Row | Fault], make: Callable[[Row], Iterable[Sample]]) 
 
 
 def first_object(path: Path) -> dict[str, Any]:
-    """The first object of a JSON or JSONL file, for recognition; empty when there is none to be seen."""
+    """The first readable object of a JSON or JSONL file, for recognition; empty when there is none to be seen."""
     try:
         with path.open("rb") as file:
             text = file.read(HEAD_BYTES).decode("utf-8-sig", errors="ignore")
+    except OSError:
+        return {}
+    if path.suffix.lower() == ".json":
         start = text.find("{")
-        if start < 0 or text[:start].strip() not in ("", "["):
-            return {}
+        return _object_at(text, start) if start >= 0 and text[:start].strip() in ("", "[") else {}
+    return next((found for line in text.splitlines()[:HEAD_ROWS] if (found := _object_at(line, 0))), {})
+
+
+def _object_at(text: str, start: int) -> dict[str, Any]:
+    try:
         value, _ = json.JSONDecoder().raw_decode(text, start)
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

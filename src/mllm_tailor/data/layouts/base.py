@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,21 +36,30 @@ def label_files(path: Path, *suffixes: str) -> list[tuple[Path, str | None]]:
         return [(path, part_of(path.stem))] if path.suffix.lower() in suffixes else []
     if not path.is_dir():
         return []
-    folders = [path, *(folder for folder in sorted(path.iterdir()) if folder.is_dir() and _is_searched(folder.name))]
     return [
-        (file, part_of(file.stem) or part_of(folder.name))
-        for folder in folders
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in suffixes and file.is_file()
+        (folder / name, part_of(name) or part_of(folder.name))
+        for folder in (path, *_searched(path))
+        for name in sorted(_file_names(folder, suffixes))
     ]
 
 
-def _is_searched(name: str) -> bool:
-    return name == "data" or part_of(name) is not None
+def _searched(path: Path) -> list[Path]:
+    with os.scandir(path) as entries:  # folders of pictures hold very many entries, and most need no Path and no stat
+        names = [entry.name for entry in entries if (entry.name == "data" or part_of(entry.name)) and entry.is_dir()]
+    return [path / name for name in sorted(names)]
+
+
+def _file_names(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.name.lower().endswith(suffixes) and entry.is_file()]
 
 
 def roots_of(file: Path, path: Path) -> tuple[Path, ...]:
-    """Folders a row of `file` may mean: the file's own, the data set's, and their usual media folders."""
+    """Folders a row of `file` may mean: the file's own, the data set's, and their usual media folders.
+
+    None of them lies outside the data set, by a link or otherwise.
+    """
     outer = path if path.is_dir() else path.parent
+    whole = outer.resolve()
     folders = dict.fromkeys(folder / inner for folder in (file.parent, outer) for inner in MEDIA_FOLDERS)
-    return tuple(folder for folder in folders if folder.is_dir())
+    return tuple(folder for folder in folders if folder.is_dir() and folder.resolve().is_relative_to(whole))

@@ -12,7 +12,7 @@ from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.layouts.base import Layout, part_of
-from mllm_tailor.data.rows import Row, jsonl_rows, kind_of, parse_strictly
+from mllm_tailor.data.rows import Row, is_text, jsonl_rows, kind_of, parse_strictly
 
 MEDIA_NAMES = ("images", "img")
 LABEL_NAMES = ("entities", "key", "annotations")
@@ -54,7 +54,9 @@ def _read_pair(folder: Path, media: Path, labels: Path, part: str | None) -> Ite
     pictures = {file.stem: file for file in sorted(media.iterdir()) if media_kind(file)}
     files = {file.stem: file for file in sorted(labels.iterdir()) if file.suffix.lower() in LABEL_SUFFIXES}
     for stem in sorted(pictures.keys() | files.keys()):
-        if stem not in files:
+        if not is_text(stem):
+            yield Fault(f"{media}/{stem!a}:1", "its file name is not UTF-8 text", "rename the file")
+        elif stem not in files:
             yield Fault(f"{pictures[stem]}:1", f"no label file in {labels.name}", "add its label, or move it away")
         elif stem not in pictures:
             yield Fault(f"{files[stem]}:1", f"no picture in {media.name} for this label", "restore it, or remove it")

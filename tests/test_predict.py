@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
-from mllm_tailor.predicting import decode, predict, predict_both
+from mllm_tailor.predicting import FeatureMemory, decode, predict, predict_both
 from mllm_tailor.predicting.constrain import Grammar, Vocabulary, allowed_tokens
+from mllm_tailor.predicting.vision import weights_key
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
@@ -263,6 +264,24 @@ def test_both_modes_at_once_equal_each_alone(model, samples):
         assert texts(both[held]) == texts(alone)
         assert sum(shared) == sum(apart)
         assert sorted(found.id for found, which in done if which == held) == sorted(sample.id for sample in mixed)
+
+
+def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
+    memory = FeatureMemory()
+    with tiles_seen(model) as first:
+        read = predict(model, TASK, samples, settings(max_new_tokens=40), memory=memory)
+    with tiles_seen(model) as second:
+        again = predict(model, TASK, samples, settings(max_new_tokens=40, batch=2), memory=memory)
+    assert first and not second and memory.found == len(samples)
+    assert texts(again) == texts(read) == texts(predict(model, TASK, samples, settings(max_new_tokens=40)))
+    before = weights_key(model)
+    weight = next(model.model.model.vision_tower.parameters())
+    weight.data += 1e-3
+    assert weights_key(model) != before  # trained vision weights never meet old features
+    weight.data -= 1e-3
+    small = FeatureMemory(limit=memory.bytes // 2)
+    predict(model, TASK, samples, settings(max_new_tokens=2), memory=small)
+    assert 0 < small.bytes <= small.limit
 
 
 def test_what_cannot_be_read_is_a_row_and_stops_nothing(model, samples, tmp_path):

@@ -2,5 +2,6 @@
 
 from mllm_tailor.predicting.inputs import read_inputs
 from mllm_tailor.predicting.predict import predict, predict_both
+from mllm_tailor.predicting.vision import FeatureMemory
 
-__all__ = ["predict", "predict_both", "read_inputs"]
+__all__ = ["FeatureMemory", "predict", "predict_both", "read_inputs"]

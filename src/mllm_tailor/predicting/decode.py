@@ -20,6 +20,7 @@ from mllm_tailor.models import OpenModel
 from mllm_tailor.models.encode import Encoded
 from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, positions_of, repack
 from mllm_tailor.predicting.constrain import Guide, Vocabulary, allowed_tokens
+from mllm_tailor.predicting.vision import FeatureMemory, Vision
 
 LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are dropped from the cache
 
@@ -96,8 +97,17 @@ class Row:
 class Decoder:
     """Writes the replies of many rows, `slots` of them side by side."""
 
-    def __init__(self, model: OpenModel, vocabulary: Vocabulary, slots: int, *, forward: bool = True) -> None:
+    def __init__(
+        self,
+        model: OpenModel,
+        vocabulary: Vocabulary,
+        slots: int,
+        *,
+        memory: FeatureMemory | None = None,
+        forward: bool = True,
+    ) -> None:
         self.model = model
+        self.vision = Vision(model, memory)
         self.vocabulary = vocabulary
         self.slots = slots
         self.forward = forward  # feed forced tokens together
@@ -145,11 +155,15 @@ class Decoder:
         ]
         batch = self.model.collate(prefixes, side="left")
         del batch["labels"]
+        seen = self.vision.outputs(prefixes)
+        if seen is not None:
+            del batch["pixel_values"]
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
         if self.rotary is None:
             batch["position_ids"] = positions_of(batch["attention_mask"])
         cache = empty_cache()
-        self.model.model(**batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        extra = {} if seen is None else {"mm_encoder_outputs": seen}
+        self.model.model(**batch, **extra, past_key_values=cache, use_cache=True, logits_to_keep=1)
         shifts = [0] * len(leaders) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
         for row, leader in zip(rows, follows, strict=True):
             row.begin(lengths[leader], lengths[leader] + shifts[leader], self.forward)

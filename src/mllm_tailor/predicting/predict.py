@@ -17,6 +17,7 @@ from mllm_tailor.models.encode import Encoded
 from mllm_tailor.predicting.confidence import confidence_of
 from mllm_tailor.predicting.constrain import Grammar, Vocabulary
 from mllm_tailor.predicting.decode import Decoder, Row
+from mllm_tailor.predicting.vision import FeatureMemory
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 
@@ -31,17 +32,19 @@ def predict(
     *,
     constrained: bool | None = None,
     on_done: Callable[[Prediction], None] | None = None,
+    memory: FeatureMemory | None = None,
     forward: bool = True,
 ) -> list[Prediction]:
     """What the model says about each sample, in their order.
 
     Only unlabelled copies are phrased and encoded, so no right answer can reach the model. A sample that cannot be read
     becomes a prediction without text whose `problem` says why. `constrained` overrides the settings; `on_done` sees
-    every prediction as soon as it is there, in any order; `forward=False` decodes forced tokens one by one.
+    every prediction as soon as it is there, in any order; `memory` spares pictures it has met their way through the
+    vision tower; `forward=False` decodes forced tokens one by one.
     """
     held = settings.constrained if constrained is None else constrained
     report = None if on_done is None else lambda prediction, _: on_done(prediction)
-    return _run(_Reader(model, task, settings, (held,), forward), samples, report)[held]
+    return _run(_Reader(model, task, settings, (held,), memory, forward), samples, report)[held]
 
 
 def predict_both(
@@ -51,12 +54,13 @@ def predict_both(
     settings: Predict,
     *,
     on_done: Callable[[Prediction, bool], None] | None = None,
+    memory: FeatureMemory | None = None,
 ) -> dict[bool, list[Prediction]]:
     """Replies held to the schema (True) and free ones (False), each equal to what `predict` gives.
 
     Both follow from one reading of the picture and the prompt, which is most of the work. `on_done` is also told which.
     """
-    return _run(_Reader(model, task, settings, (True, False)), samples, on_done)
+    return _run(_Reader(model, task, settings, (True, False), memory), samples, on_done)
 
 
 def _run(
@@ -84,7 +88,13 @@ class _Reader:
     """From samples to predictions, as they are ready."""
 
     def __init__(
-        self, model: OpenModel, task: Task, settings: Predict, modes: tuple[bool, ...], forward: bool = True
+        self,
+        model: OpenModel,
+        task: Task,
+        settings: Predict,
+        modes: tuple[bool, ...],
+        memory: FeatureMemory | None,
+        forward: bool = True,
     ) -> None:
         """`modes`: held to the schema (True), free (False), or both."""
         self.model, self.task, self.settings, self.modes = model, task, settings, modes
@@ -93,7 +103,7 @@ class _Reader:
         schema = task.schema()
         self.json_reply = schema is not None
         self.grammar = Grammar(schema, self.vocabulary) if schema is not None and True in modes else None
-        self.decoder = Decoder(model, self.vocabulary, settings.batch * len(modes), forward=forward)
+        self.decoder = Decoder(model, self.vocabulary, settings.batch * len(modes), memory=memory, forward=forward)
         self.failed: deque[tuple[int, Prediction]] = deque()
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, bool, Prediction]]:

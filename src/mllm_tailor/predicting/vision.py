@@ -1,0 +1,92 @@
+"""What the vision side makes of a sample's pictures, kept where the same pictures are read again.
+
+One run reads its held-out pictures four times (base and tuned, constrained and free) and its dev pictures every epoch;
+as long as training leaves the vision side alone, one pass of the tower serves them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+
+import psutil
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from mllm_tailor.models import Encoded, OpenModel
+
+Features = dict[str, BaseModelOutputWithPooling]
+MEMORY_SHARE = 0.15  # of the available memory
+
+
+class FeatureMemory:
+    """Features by the pixels and weights they come from. When full it keeps what it has, for the next pass to find."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        """`limit` in bytes; default: MEMORY_SHARE of what is available now."""
+        self.limit = int(psutil.virtual_memory().available * MEMORY_SHARE) if limit is None else limit
+        self.bytes = 0
+        self.found = 0  # how often features did not have to be computed
+        self._kept: dict[str, Tensor] = {}
+
+    def get(self, key: str) -> Tensor | None:
+        """Features (tiles, tokens, width) on the CPU, if they are there."""
+        kept = self._kept.get(key)
+        self.found += kept is not None
+        return kept
+
+    def put(self, key: str, features: Tensor) -> None:
+        """Keep features if there is room."""
+        size = features.numel() * features.element_size()
+        if self.bytes + size <= self.limit:
+            self._kept[key] = features.cpu()
+            self.bytes += size
+
+
+class Vision:
+    """A model's vision side, run over one sample at a time: its output never depends on the batch or the memory."""
+
+    def __init__(self, model: OpenModel, memory: FeatureMemory | None) -> None:
+        self.model, self.memory = model, memory
+        self._apart = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
+        self._weights = weights_key(model) if memory is not None and self._apart else ""
+
+    def outputs(self, items: Sequence[Encoded]) -> Features | None:
+        """Stands in for `pixel_values` as `mm_encoder_outputs`; None where the model wants the pixels themselves."""
+        if not self._apart or any(set(item.media) != {"pixel_values"} for item in items):
+            return None
+        seen = torch.cat([self._see(item.media["pixel_values"]) for item in items])
+        return {"image": BaseModelOutputWithPooling(pooler_output=seen)}
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        """(tiles, tokens, width) from (tiles, 3, height, width)."""
+        if self.memory is None:
+            return self._look(pixels)
+        told = hashlib.sha256(f"{self._weights} {tuple(pixels.shape)} {pixels.dtype}".encode())
+        told.update(_bytes(pixels))
+        kept = self.memory.get(told.hexdigest())
+        if kept is None:
+            kept = self._look(pixels)
+            self.memory.put(told.hexdigest(), kept)
+        return kept.to(self.model.device)
+
+    def _look(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model.model.get_image_features(pixel_values=pixels.to(self.model.device)).pooler_output
+        return features
+
+
+def weights_key(model: OpenModel) -> str:
+    """A hash of every weight on the vision side, an adapter's included, and of the number format."""
+    prefixes = tuple(f"{name}." for part in ("vision", "projector") for name in model.family.parts.get(part, ()))
+    # A PEFT wrapper puts words of its own before and between; the weights under a part still follow its name.
+    told = hashlib.sha256(str(model.dtype).encode())
+    for name, weight in model.model.named_parameters():
+        if any(prefix in name for prefix in prefixes):
+            told.update(_bytes(weight))
+    return told.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

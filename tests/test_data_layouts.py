@@ -63,14 +63,16 @@ def test_sroie_json_text_and_metadata_beside(tmp_path: Path) -> None:
             "img/b.png": picture(),
             "key/a.json": FIELDS[0],
             "key/b.txt": "company: Toko B\ntotal: RM 1.50\n",
-            "metadata.jsonl": [{"file_name": "img/a.jpg", "split": "dev", "ocr": [{"text": "9.00"}], "entities": {}}],
+            "metadata.jsonl": [
+                {"file_name": "img/a.jpg", "split": "dev", "group": "Shop 1", "ocr": [{"text": "9.00"}]}
+            ],
         },
     )
     dataset = read_samples(tmp_path)
     assert dataset.layout == "sroie"
     assert [dict(sample.fields) for sample in dataset.samples] == FIELDS
     assert [sample.split for sample in dataset.samples] == ["dev", None]
-    assert dataset.samples[0].extra["ocr"] == [{"text": "9.00"}]
+    assert dataset.samples[0].extra["ocr"] == ["9.00"] and dataset.samples[0].group == "shop 1"
     assert dataset.samples[0].source.endswith("key/a.json:1")
 
 
@@ -200,6 +202,7 @@ def test_llava_rows_in_json_with_an_image_folder(tmp_path: Path) -> None:
         {
             "id": "000",
             "image": "a.png",
+            "organ": "CHEST",
             "conversations": [{"from": "human", "value": "<image>\nTotal?"}, {"from": "gpt", "value": "9"}],
         },
         {"id": "001", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
@@ -219,6 +222,7 @@ def test_llava_rows_in_json_with_an_image_folder(tmp_path: Path) -> None:
         ("Hi", "Hello", 0),
     ]
     assert dataset.samples[0].media[0].path == (tmp_path / "images/a.png").resolve()
+    assert dataset.samples[0].extra["organ"] == "CHEST", "a column to hold out by"
     assert [fault.source.rpartition(":")[2] for fault in faults] == ["3", "4", "5"]
     assert "2 <image> markers but 1 image files" in faults[0].problem
 

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,6 @@ def test_a_file_that_kills_its_decoder_is_a_fault_like_others(tmp_path: Path, mo
     assert [bool(one.problem) for one in decoded] == [False, True, False, False, True] and len(done) == 5
     assert "brings the decoder down" in (decoded[1].problem or "") and "deadly.png" in (decoded[1].problem or "")
     assert decoded[0] == decode_one(files[0]) and decoded[0].size == (240, 320) and len(decoded[0].sha256) == 64
-    assert "torch" not in sys.modules or decoded, "workers import no torch; the parent may have it from other tests"
 
 
 def test_workers_agree_with_this_process_on_every_kind(tmp_path: Path) -> None:

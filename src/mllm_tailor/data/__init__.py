@@ -1,11 +1,12 @@
 """Labelled folders into samples: layouts, splits, and the checks before any training."""
 
+from mllm_tailor.data.columns import group_key
 from mllm_tailor.data.doctor import Examination, FieldFacts, examine, exclusions
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.init import propose_recipe, summarise
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.read import Dataset, list_faults, read_samples, recognise, unlabelled_samples
-from mllm_tailor.data.split import group_key, split, split_dev
+from mllm_tailor.data.split import split, split_dev
 
 __all__ = [
     "LAYOUTS",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ LABEL_COLUMNS = ("ground_truth", "gt_parse", "entities", "fields", "labels")
 QUESTION_COLUMNS = ("question", "prompt", "query", "instruction")
 ANSWER_COLUMNS = ("answer", "response", "caption", "transcript", "transcription", "text")
 SPLIT_COLUMNS = ("split", "subset", "part")
-TECHNICAL_COLUMNS = frozenset({"ocr", "width", "height", "frames", "fps", "sample_rate", "duration"})
+TECHNICAL_COLUMNS = frozenset({"group", "ocr", "width", "height", "frames", "fps", "sample_rate", "duration"})
 
 
 def media_columns(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
             prompt=question,
             answer=answer,
             fields=fields,
+            group=group_key(values.get("group")),
             split=split,
             source=source,
             extra=extra,
@@ -179,7 +182,19 @@ def _kind(name: str, hint: MediaKind | None, source: str) -> MediaKind:
         raise DataError(
             f"{source}: `{name[:80]}` is neither a picture, a clip nor a recording by its suffix — convert or rename it"
         )
-    return kind  # type: ignore[return-value]
+    return kind
+
+
+def group_key(value: object) -> str | None:
+    """A group's name without case, width, punctuation and spacing, so that one shop is one group.
+
+    >>> group_key("BOOK  TA.K Sdn Bhd") == group_key("Book Ta K SDN BHD")
+    True
+    """
+    if value is None:
+        return None
+    text = unicodedata.normalize("NFKC", str(value)).casefold()
+    return re.sub(r"[\W_]+", " ", text).strip() or text.strip() or None
 
 
 def plain_value(value: Any, source: str, name: str) -> Any:

@@ -8,6 +8,8 @@ from typing import Literal
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample, Turn
+from mllm_tailor.data.columns import default_id, group_key, read_id
+from mllm_tailor.data.rows import Row
 
 MARKERS = {"<image>": "image", "<video>": "video", "<audio>": "audio"}
 
@@ -21,10 +23,8 @@ class Said:
     media: tuple[Media, ...] = ()
 
 
-def conversation_samples(
-    said: Sequence[Said], shown: tuple[Media, ...], identifier: str, split: str | None, source: str
-) -> Iterator[Sample]:
-    """The samples of one conversation; `shown` are files named beside it, to which markers in the texts refer.
+def conversation_samples(said: Sequence[Said], shown: tuple[Media, ...], row: Row) -> Iterator[Sample]:
+    """The samples of one row; `shown` are files named beside the conversation, to which markers in the texts refer.
 
     All samples of a conversation share a group, so that none of its turns is held out while another is trained on.
 
@@ -33,13 +33,16 @@ def conversation_samples(
     """
     system = next((message.text for message in said if message.role == "system"), None)
     turns = [message for message in said if message.role != "system"]
-    _check_order(turns, source)
-    _check_markers(turns, shown, source)
-    history: list[Turn] = []
-    media = list(shown)
+    _check_order(turns, row.source)
+    _check_markers(turns, shown, row.source)
+    media = [*shown, *turns[0].media]
+    identifier = read_id(row.values.get("id"), row.source) or default_id(tuple(media), row.source)
     several = len(turns) > 2
+    split = row.values.get("split")
+    extra = {name: value for name, value in row.values.items() if isinstance(value, (str, int, float)) and name != "id"}
+    history: list[Turn] = []
     for question, answer in zip(turns[::2], [*turns[1::2], None], strict=False):
-        media += question.media
+        media += question.media if history else ()
         prompt = strip_markers(question.text)
         yield Sample(
             id=f"{identifier}-{len(history) // 2 + 1}" if several else identifier,
@@ -48,9 +51,10 @@ def conversation_samples(
             answer=answer.text if answer else None,
             history=tuple(history),
             system=system,
-            group=identifier if several else None,
-            split=split,
-            source=source,
+            group=group_key(row.values.get("group")) or (identifier if several else None),
+            split=split if isinstance(split, str) else row.split,
+            source=row.source,
+            extra=extra,
         )
         if answer:
             history += [Turn("user", prompt), Turn("assistant", answer.text)]

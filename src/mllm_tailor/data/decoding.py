@@ -163,7 +163,7 @@ def _decode_stream(media: Media) -> None:
     except ImportError:
         raise DataError(f"{media.describe()}: needs PyAV to be opened — pip install mllm-tailor[media]") from None
     try:
-        with av.open(io.BytesIO(media.data) if media.data is not None else str(media.path)) as container:
+        with av.open(io.BytesIO(media.data) if media.data is not None else str(media.path), mode="r") as container:
             next(container.decode(video=0) if media.kind == "video" else container.decode(audio=0))
     except (av.FFmpegError, StopIteration, IndexError, ValueError, OSError):
         raise DataError(f"{media.describe()}: no {media.kind} can be decoded — copy it again from its source") from None

@@ -24,7 +24,7 @@ BANDS = ((0, 22), (22, 43), (43, 64))  # hashes at most 2 bits apart agree wholl
 def difference_bits(image: Image.Image, side: int, step: int) -> np.ndarray:
     """(side * side,) booleans: whether brightness rises from each cell of the shrunken picture to the next."""
     small = np.asarray(image.convert("L").resize((side + 1, side), Image.Resampling.BOX), dtype=np.int16)
-    return (small[:, 1:] - small[:, :-1] > step).ravel()
+    return np.asarray(small[:, 1:] - small[:, :-1] > step).ravel()
 
 
 def picture_hash(image: Image.Image) -> str:
@@ -59,7 +59,7 @@ def _near(one: np.ndarray, others: np.ndarray, candidates: np.ndarray) -> np.nda
     fine = others[candidates, 8:]
     apart = np.bitwise_count(fine ^ one[8:]).sum(1, dtype=np.int64)
     either = np.bitwise_count(fine | one[8:]).sum(1, dtype=np.int64)
-    return candidates[(apart <= NEAR_FINE * either) & (either >= TELLING_BITS)]
+    return np.asarray(candidates[(apart <= NEAR_FINE * either) & (either >= TELLING_BITS)])
 
 
 def _bytes(hashes: Sequence[str]) -> np.ndarray:
@@ -70,4 +70,5 @@ def _bytes(hashes: Sequence[str]) -> np.ndarray:
 
 def _keys(bits: np.ndarray) -> np.ndarray:
     """(n,) the bits of each row read as one number."""
-    return bits.astype(np.int64) @ (1 << np.arange(bits.shape[1], dtype=np.int64))
+    weights = 1 << np.arange(bits.shape[1], dtype=np.int64)
+    return np.asarray(bits.astype(np.int64) @ weights)

@@ -15,9 +15,10 @@ import yaml
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.columns import group_key
 from mllm_tailor.data.patterns import is_amount, is_date
 from mllm_tailor.data.read import Dataset, read_samples
-from mllm_tailor.data.split import group_key, value_of
+from mllm_tailor.data.split import value_of
 
 MOST_CHOICES = 20  # more values than this are better written than chosen
 MOSTLY = 0.9

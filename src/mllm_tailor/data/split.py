@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.columns import group_key
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.read import Dataset, read_samples
 from mllm_tailor.recipe import HeldOut
@@ -103,18 +102,6 @@ def value_of(sample: Sample, name: str) -> object:
     if name in sample.extra:
         return sample.extra[name]
     return sample.split if name == "split" else None
-
-
-def group_key(value: object) -> str | None:
-    """A group's name without case, width, punctuation and spacing, so that one shop is one group.
-
-    >>> group_key("BOOK  TA.K Sdn Bhd") == group_key("Book Ta K SDN BHD")
-    True
-    """
-    if value is None:
-        return None
-    text = unicodedata.normalize("NFKC", str(value)).casefold()
-    return re.sub(r"[\W_]+", " ", text).strip() or text.strip() or None
 
 
 def _by_column(samples: Sequence[Sample], held_out: HeldOut, dataset: Dataset) -> Parts:

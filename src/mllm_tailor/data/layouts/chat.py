@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Sample
-from mllm_tailor.data.columns import default_id, read_id, read_media
+from mllm_tailor.data.columns import read_media
 from mllm_tailor.data.conversation import Said, conversation_samples
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
@@ -49,10 +49,7 @@ def _samples(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
         raise DataError(f"{row.source}: `messages` should be a list, found {kind_of(messages)} — mend this row")
     said = [_message(message, number, roots, row.source) for number, message in enumerate(messages, 1)]
     shown = beside(row, roots)
-    media = (*shown, *(item for message in said for item in message.media))
-    identifier = read_id(row.values.get("id"), row.source) or default_id(media, row.source)
-    split = row.values.get("split")
-    yield from conversation_samples(said, shown, identifier, split if isinstance(split, str) else row.split, row.source)
+    yield from conversation_samples(said, shown, row)
 
 
 def beside(row: Row, roots: tuple[Path, ...]) -> tuple[Media, ...]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.columns import default_id, read_id
 from mllm_tailor.data.conversation import Said, conversation_samples
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
@@ -54,9 +53,7 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
     if isinstance(row.values.get("system"), str):
         said.insert(0, Said("system", row.values["system"]))
     shown = beside(row, roots)
-    identifier = read_id(row.values.get("id"), row.source) or default_id(shown, row.source)
-    split = row.values.get("split")
-    yield from conversation_samples(said, shown, identifier, split if isinstance(split, str) else row.split, row.source)
+    yield from conversation_samples(said, shown, row)
 
 
 LAYOUT = Layout(recognise, read)

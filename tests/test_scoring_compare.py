@@ -92,7 +92,7 @@ def test_a_field_that_is_never_labelled_does_not_disturb() -> None:
 
 def test_gains_survive_json() -> None:
     found = compare(right_and_wrong([False, True]), right_and_wrong([True, True]), resamples=50)["f1"]
-    assert Gain.from_row(json.loads(json.dumps(found.row()))) == gain
+    assert Gain.from_row(json.loads(json.dumps(found.row()))) == found
 
 
 def test_one_metric_alone_is_compared_on_the_same_draws() -> None:

@@ -6,7 +6,7 @@ from mllm_tailor.scoring.compare import Gain, Interval, compare, gain
 from mllm_tailor.scoring.floors import constant_floor, nearest_floor, seen_groups
 from mllm_tailor.scoring.metrics import METRICS, Metric
 from mllm_tailor.scoring.scores import MetricScore, Ratios, Scores, score
-from mllm_tailor.scoring.tables import plain
+from mllm_tailor.scoring.tables import gain_table, plain, score_table
 
 __all__ = [
     "METRICS",
@@ -19,8 +19,10 @@ __all__ = [
     "compare",
     "constant_floor",
     "gain",
+    "gain_table",
     "nearest_floor",
     "plain",
     "score",
+    "score_table",
     "seen_groups",
 ]

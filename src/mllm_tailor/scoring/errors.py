@@ -19,7 +19,7 @@ KINDS: dict[str, str] = {
     "invented": "the label is empty, but the reply has a value",
     "case or spaces": "equal but for case, spaces or character width",
     "amount written otherwise": "the same number with another currency sign or mark",
-    "date written otherwise": "the same day in another order or with the month as a word",
+    "date written otherwise": "the same day in another order or notation",
     "another field's value": "the value of another field of the same sample",
     "one or two characters": "at most two characters differ",
     "cut off": "the reply is a part of the label",

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 from rich.text import Text
+
+from mllm_tailor.scoring.compare import Gain
+from mllm_tailor.scoring.scores import MetricScore, Scores
 
 # Controls, format characters (which include those that turn the reading direction) and what stands for no character.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -25,3 +31,42 @@ def printable(text: str) -> str:
 def plain(text: str) -> Text:
     """Text for rich that is shown as it is: no markup, no emoji codes, no terminal escapes."""
     return Text(printable(text))
+
+
+def gain_table(gains: Mapping[str, Gain], title: str, first: str = "untuned", second: str = "tuned") -> Table:
+    """One row a metric (or a field: pass `gain.by_field`): both values, the difference and its interval."""
+    table = _table(title, "", first, second, "change", "95 % interval", "mended", "broken")
+    for name, gain in gains.items():
+        if not gain.count:
+            continue
+        style = "green" if gain.improved else "red" if gain.difference.clear else ""
+        table.add_row(
+            plain(name.replace("_", " ")),
+            f"{gain.base.value:.1f}",
+            f"{gain.tuned.value:.1f}",
+            Text(f"{gain.difference.value:+.1f}", style),
+            f"{gain.difference.low:+.1f} to {gain.difference.high:+.1f}",
+            str(gain.fixed),
+            str(gain.broken),
+        )
+    return table
+
+
+def score_table(systems: Mapping[str, Scores], title: str) -> Table:
+    """One row a system, one column a metric; a dash where there was nothing to compare."""
+    metrics = list(dict.fromkeys(metric for scores in systems.values() for metric in scores.metrics))
+    table = _table(title, "", *(metric.replace("_", " ") for metric in metrics))
+    for name, scores in systems.items():
+        table.add_row(plain(name.replace("_", " ")), *(_cell(scores.metrics.get(metric)) for metric in metrics))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=plain(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(plain(column), justify="right" if place else "left")
+    return table
+
+
+def _cell(score: MetricScore | None) -> str:
+    return f"{score.value:.1f}" if score is not None and score.count else "–"

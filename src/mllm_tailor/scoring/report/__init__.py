@@ -1,0 +1,9 @@
+"""The report of a run: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from mllm_tailor.scoring.report.build import render, write_report
+from mllm_tailor.scoring.report.cases import choose
+from mllm_tailor.scoring.report.data import Cost, Curves, LedgerLine, ReportData
+
+__all__ = ["Cost", "Curves", "LedgerLine", "ReportData", "choose", "render", "write_report"]

@@ -1,0 +1,77 @@
+"""What a report is made of. The run fills this in; everything derived from it is worked out by the report itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.scoring.compare import Gain
+from mllm_tailor.scoring.scores import Scores
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What training looked like, by optimizer step."""
+
+    loss: Sequence[tuple[int, float]] = ()
+    dev: Sequence[tuple[int, float]] = ()  # the headline metric on the dev part, in percent
+    best_step: int | None = None  # whose weights were kept
+
+
+@dataclass(frozen=True)
+class LedgerLine:
+    """What happened to some samples: `LedgerLine("held out", 69, "scored, never trained on")`."""
+
+    part: str
+    count: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One cost as people read it: `Cost("peak memory", "2.1 GiB", "2.4 GiB")`."""
+
+    what: str
+    measured: str
+    forecast: str = ""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Plain values only. Systems are named as in scores.json: `base_free`, `tuned_constrained`, `floor_nearest`, …"""
+
+    name: str  # of the run
+    made: str  # date and time, as shown
+    facts: Mapping[str, str]  # what was tuned on what, as shown: {"model": "embedded", "method": "qlora, rank 32"}
+    metric: str  # the headline
+    mode: str  # "constrained" or "free": the way of decoding the recipe asks for
+    systems: Mapping[str, Scores]  # all on the same held-out samples in the same order
+    gains: Mapping[str, Gain]  # by metric, tuned against base in `mode`
+    labels: Sequence[Mapping[str, Any]]  # of the held-out samples
+    predictions: Mapping[str, Sequence[Prediction]]  # by system, in the same order
+    questions: Sequence[str] = ()  # of the held-out samples, where each has its own
+    sample_groups: Sequence[str | None] = ()  # of the held-out samples, for the intervals
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)  # places of those in "seen" and "unseen" groups
+    pictures: Mapping[str, bytes] = field(default_factory=dict)  # small JPEG files by sample id, see `cases.choose`
+    curves: Curves = Curves()
+    ledger: Sequence[LedgerLine] = ()
+    costs: Sequence[Cost] = ()
+    recipe: str = ""  # the resolved YAML
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        """Name of the untouched model's scores in the recipe's way of decoding."""
+        return f"base_{self.mode}"
+
+    @property
+    def tuned(self) -> str:
+        """Name of the tuned model's scores in the recipe's way of decoding."""
+        return f"tuned_{self.mode}"
+
+    @property
+    def gain(self) -> Gain:
+        """In the headline metric."""
+        return self.gains[self.metric]

@@ -1,0 +1,211 @@
+"""The report: its numbers, its sentences, and that strings from documents stay text, in Chromium too."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.scoring import compare, constant_floor, gain_table, score, score_table, seen_groups
+from mllm_tailor.scoring.report import Cost, Curves, LedgerLine, ReportData, choose, render, write_report
+from mllm_tailor.scoring.report.charts import curve, thin
+from mllm_tailor.scoring.report.words import format_or_reading, number, signed
+
+HOSTILE = '<script>document.title="owned"</script>\x1b[31m\u202e'
+FIELDS = ("company", "total")
+METRICS = ("fuzzy", "exact", "f1", "parse_rate", "absent_rate")
+COUNT = 12
+
+
+def predictions(rights: int, problem: str | None = None) -> list[Prediction]:
+    """Replies of which the first `rights` are right."""
+    return [
+        Prediction(f"r{i}", HOSTILE, {"company": f"SHOP {i}", "total": f"{i}.00" if i < rights else HOSTILE})
+        if i < rights or problem is None
+        else Prediction(f"r{i}", HOSTILE, problem=problem)
+        for i in range(COUNT)
+    ]
+
+
+def example(base: int = 3, tuned: int = 10) -> ReportData:
+    labels = [{"company": f"SHOP {i}", "total": f"{i}.00"} for i in range(COUNT)]
+    groups = [f"group {i % 4}" for i in range(COUNT)]
+    replies = {
+        "base_free": predictions(base, "no JSON object in the reply"),
+        "base_constrained": predictions(base),
+        "tuned_free": predictions(tuned, HOSTILE),
+        "tuned_constrained": predictions(tuned),
+        "floor_constant": [Prediction("", "", fields) for fields in constant_floor(labels[:3], COUNT, FIELDS)],
+    }
+    systems = {name: score(labels, found, METRICS, FIELDS) for name, found in replies.items()}
+    systems["floor_constant"] = replace(systems["floor_constant"], ids=systems["base_free"].ids)
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 60), "white").save(picture, "JPEG")
+    return ReportData(
+        name=f"receipts {HOSTILE}",
+        made="21 November 2026",
+        facts={"model": HOSTILE},
+        metric="fuzzy",
+        mode="constrained",
+        systems=systems,
+        gains=compare(systems["base_constrained"], systems["tuned_constrained"], groups=groups),
+        labels=labels,
+        predictions=replies,
+        sample_groups=groups,
+        groups=seen_groups(["group 0", "group 1"], groups),
+        pictures={f"r{i}": picture.getvalue() for i in range(COUNT)},
+        curves=Curves([(1, 2.0), (2, 1.0), (3, 0.5)], [(2, 50.0), (3, 75.5)], 3),
+        ledger=[LedgerLine("trained on", 557), LedgerLine("excluded", 4, HOSTILE)],
+        costs=[Cost("peak memory", "2.1 GiB", "2.4 GiB")],
+        recipe=f"name: {HOSTILE}",
+        environment={"python": HOSTILE},
+    )
+
+
+class Page(HTMLParser):
+    """Tags and visible text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return example()
+
+
+@pytest.fixture(scope="module")
+def page(data: ReportData) -> Page:
+    return Page(render(data))
+
+
+def test_the_real_numbers_are_in_the_report(data: ReportData, page: Page) -> None:
+    gain = data.gain
+    assert f"rose from {number(gain.base.value)} to {number(gain.tuned.value)}" in page.text
+    assert f"{number(gain.difference.low)} to {number(gain.difference.high)}" in page.text
+    for name, scores in data.systems.items():
+        assert number(scores["fuzzy"].value) in page.text, name
+    for found in (*data.gains.values(), *data.gain.by_field.values()):
+        assert number(found.tuned.value) in page.text
+    for shown in ("2.1 GiB", "2.4 GiB", "557", "trained on", "groups never seen in training", "step 3, kept"):
+        assert shown in page.text
+    assert "Of 24 values it writes 22 exactly as labelled" in page.text
+
+
+def test_strings_from_documents_stay_text(page: Page) -> None:
+    assert "script" not in page.tags
+    assert '<script>document.title="owned"</script>' in page.text
+    assert "\x1b" not in page.text and "\u202e" not in page.text
+
+
+def test_the_page_needs_nothing_else(data: ReportData, page: Page) -> None:
+    html = render(data)
+    assert page.sources and all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert "default-src 'none'" in html and "@import" not in html and "url(" not in html
+    assert not {"link", "iframe", "object", "embed", "form", "script"} & set(page.tags)
+
+
+def test_a_report_without_the_optional_parts_is_whole(data: ReportData) -> None:
+    small = replace(
+        data, sample_groups=(), groups={}, pictures={}, curves=Curves(), ledger=(), costs=(),
+        systems={name: data.systems[name] for name in ("base_constrained", "tuned_constrained")},
+    )  # fmt: skip
+    text = Page(render(small)).text
+    assert "Field by field" in text and "How it learned" not in text and "Known and new" not in text
+
+
+def test_a_loss_is_called_a_loss() -> None:
+    text = Page(render(example(base=10, tuned=3))).text
+    assert "score fell from" in text
+    assert "The tuned model is worse than the untuned one" in text
+
+
+def test_no_gain_is_called_no_gain() -> None:
+    text = Page(render(example(base=5, tuned=5))).text
+    assert "stayed at" in text and "this run does not show a gain" in text
+
+
+def test_a_model_below_a_floor_has_not_been_shown_to_read() -> None:
+    data = example(base=0, tuned=1)
+    systems = dict(data.systems)
+    systems["floor_constant"] = replace(systems["tuned_free"], metrics=example(tuned=10).systems["tuned_free"].metrics)
+    assert "it has not been shown to read" in Page(render(replace(data, systems=systems))).text
+
+
+def test_form_is_told_apart_from_reading(data: ReportData) -> None:
+    free = compare(data.systems["base_free"], data.systems["tuned_free"])["parse_rate"]
+    held = compare(data.systems["base_constrained"], data.systems["tuned_constrained"])["parse_rate"]
+    assert free.difference.value > 50 and held.difference.value == 0
+    assert "points of the free gain come from learning the form" in format_or_reading(free, held)
+    assert "not one of form" in format_or_reading(held, held)
+
+
+def test_cases_are_the_worst_and_the_most_improved_and_none_twice(data: ReportData) -> None:
+    base, tuned = data.systems["base_constrained"], data.systems["tuned_constrained"]
+    chosen = choose(base, tuned, "fuzzy", shown=4)
+    assert chosen["worst"] == [10, 11]
+    assert len(chosen["best"]) == 4 and set(chosen["best"]) <= set(range(3, 10))
+    assert choose(tuned, tuned, "fuzzy")["best"] == []
+
+
+def test_numbers_are_written_one_way() -> None:
+    assert [number(value) for value in (-0.01, 99.96, -3.25)] == ["0.0", "100.0", "−3.2"]
+    assert [signed(value) for value in (0.04, 2, -2)] == ["0.0", "+2.0", "−2.0"]
+
+
+def test_a_long_curve_is_averaged_not_cut() -> None:
+    points = [(step, float(step % 2)) for step in range(1000)]
+    shown = thin(points, most=100)
+    assert len(shown) == 100 and {value for _, value in shown} == {0.5}
+    assert "<polyline" in curve([(1, 1.0)], "a single step") and "nan" not in curve([(1, 1.0)], "a single step")
+
+
+def test_the_terminal_shows_the_same_numbers_and_no_escapes(data: ReportData) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=140, force_terminal=False)
+    console.print(gain_table(data.gains, f"[red]{HOSTILE}"))
+    console.print(gain_table(data.gain.by_field, "by field"))
+    console.print(score_table(data.systems, "all systems"))
+    text = stream.getvalue()
+    assert "[red]<script>" in text and "\x1b" not in text and "\u202e" not in text
+    assert f"{data.gain.tuned.value:.1f}" in text and f"{data.gain.difference.value:+.1f}" in text
+    assert "floor constant" in text and "95 % interval" in text
+
+
+@pytest.mark.slow
+def test_chromium_shows_the_numbers_and_runs_nothing(data: ReportData, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    report = tmp_path / "report.html"
+    write_report(data, report)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--no-first-run", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=390,3000"]
+    command += [f"--screenshot={tmp_path / 'page.png'}", "--dump-dom", report.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    page = Page(done.stdout)
+    assert f"rose from {number(data.gain.base.value)} to {number(data.gain.tuned.value)}" in page.text
+    assert "<title>owned</title>" not in done.stdout and "script" not in page.tags
+    assert '<script>document.title="owned"</script>' in page.text
+    with Image.open(tmp_path / "page.png") as shot:
+        assert shot.width == 390 and len(shot.convert("RGB").getcolors(10**7) or []) > 20  # something was drawn

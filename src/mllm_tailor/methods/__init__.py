@@ -5,8 +5,9 @@
 >>> applied = method.apply(model)                         # exactly `applied.trainable` will move
 """
 
+from mllm_tailor.methods.choose import make_method
 from mllm_tailor.methods.merge import merge
 from mllm_tailor.methods.registry import METHODS
-from mllm_tailor.methods.tuning import Applied, Method, make_method, moving_tensors, tuned_by
+from mllm_tailor.methods.tuning import Applied, Method, moving_tensors, tuned_by
 
 __all__ = ["METHODS", "Applied", "Method", "make_method", "merge", "moving_tensors", "tuned_by"]

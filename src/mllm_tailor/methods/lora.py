@@ -1,6 +1,6 @@
 """LoRA and its close kin, all of them PEFT's.
 
-`y = W x + s B A x` with `A` (rank, in) random, `B` (out, rank) zero and `s = alpha / rank` (Hu et al. 2021, 2106.09685).
+`y = W x + s B A x`, `A` (rank, in) random, `B` (out, rank) zero, `s = alpha / rank` (Hu et al. 2021, 2106.09685).
 """
 
 from __future__ import annotations

@@ -11,13 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mllm_tailor.core.errors import ModelError, RecipeError, nearest
+from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.methods.adapters import adapter_state, read_adapter, tuner_layers, write_adapter
 from mllm_tailor.methods.base import Attached, Technique
 from mllm_tailor.methods.fit import read_fit, write_fit
-from mllm_tailor.methods.registry import METHODS
 from mllm_tailor.methods.targets import Targets, part_of, under
-from mllm_tailor.recipe import Recipe, validate
 from mllm_tailor.recipe.schema import PARTS
 
 WEIGHTS_FILE = "trained.safetensors"  # weights of the model itself that were trained, under their own names
@@ -234,47 +232,3 @@ def _load_weights(network: nn.Module, file: Path) -> None:
             weight.data = tensor.to(weight.device)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(f"{file}: missing, damaged or made for another model ({error}) — train again") from None
-
-
-def make_method(recipe: Recipe) -> Method:
-    """The recipe's method with its settings validated; no model is needed.
-
-    Raises:
-        RecipeError: naming the setting and the nearest right word.
-    """
-    name, settings = recipe.method["name"], dict(recipe.method_settings)
-    parts = settings.pop("parts", None)
-    if isinstance(parts, Mapping):
-        method = Method(name, tuple(_part_plan(part, said, name, settings) for part, said in parts.items()))
-    else:
-        method = Method(name, (_plan(name, settings, parts, "method"),))
-    _check_together(method)
-    return method
-
-
-def _part_plan(part: str, said: Any, name: str, shared: Mapping[str, Any]) -> Plan:
-    """One entry of `parts: {vision: {method: lora, rank: 16}, projector: full}`; the method's own settings are defaults."""
-    own = {"method": said} if isinstance(said, str) else dict(said or {})
-    own_name = own.pop("method", name)
-    settings = (dict(shared) if own_name == name else {}) | own
-    return _plan(own_name, settings, [part], f"method.parts.{part}")
-
-
-def _plan(name: str, settings: Mapping[str, Any], parts: Any, where: str) -> Plan:
-    technique_class = METHODS.load(name)
-    technique: Technique = technique_class(name, validate(technique_class.Settings, settings, where))
-    chosen = (parts,) if isinstance(parts, str) else tuple(parts or technique.default_parts)
-    for part in chosen:
-        if part not in PARTS:
-            raise RecipeError(f"`method.parts`: unknown part `{part}` — {nearest(str(part), PARTS)}")
-    return Plan(chosen, technique)
-
-
-def _check_together(method: Method) -> None:
-    seen: set[str] = set()
-    for plan in method.plans:
-        if twice := seen & set(plan.parts):
-            raise RecipeError(f"`method.parts`: {twice.pop()} is named twice — name it once")
-        seen |= set(plan.parts)
-    if not method.parts:
-        raise RecipeError("`method`: every part is frozen, so nothing would be trained — train at least one part")

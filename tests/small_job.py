@@ -1,0 +1,102 @@
+"""A job small enough for tests: twelve drawn pictures, a tiny random model, float32 throughout."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from mllm_tailor.core.device import seed_everything
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.methods import Method, make_method
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.recipe import Recipe, make_recipe
+
+
+def make_samples(folder: Path, count: int = 12) -> list[Sample]:
+    """Pictures of different shapes (so different numbers of tiles) with a number on them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = []
+    for number in range(count):
+        picture = Image.new("RGB", (60 + 40 * (number % 3), 80), "white")
+        ImageDraw.Draw(picture).text((5, 5), str(number) * 3, fill="black")
+        picture.save(folder / f"{number}.png")
+        media = (Media("image", folder / f"{number}.png"),)
+        samples.append(Sample(str(number), media, "Total?", f'{{"total": "{number * 111}"}}'))
+    return samples
+
+
+def small_recipe(method: dict[str, Any] | str, **train: Any) -> Recipe:
+    """Two epochs of three steps unless told otherwise."""
+    return make_recipe(
+        {
+            "data": "unused",
+            "task": {"extract": {"total": "string"}},
+            "model": {"path": "tiny", "dtype": "float32"},
+            "method": method,
+            "train": {"epochs": 2, "batch": 4, "learning_rate": 1e-2, "warmup": 0.0, **train},
+        }
+    )
+
+
+def open_small(folder: Path, method: Method) -> OpenModel:
+    """The tiny model as the method wants its base; packed layers compute in float32, so that tests can be exact."""
+    return copy.deepcopy(_opened(folder, method.quantize, method.quantize_skip))
+
+
+@lru_cache(maxsize=8)
+def _opened(folder: Path, quantize: Any, quantize_skip: tuple[str, ...]) -> OpenModel:
+    model = open_model(folder, dtype="float32", device="cpu", quantize=quantize, quantize_skip=quantize_skip)
+    for module in model.model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.compute_dtype = torch.float32
+    return model
+
+
+def prepare(folder: Path, method: dict[str, Any] | str, **train: Any) -> tuple[OpenModel, Method, Recipe]:
+    """Recipe, model and method, applied with a fixed seed."""
+    recipe = small_recipe(method, **train)
+    chosen = make_method(recipe)
+    model = open_small(folder, chosen)
+    seed_everything(recipe.seed)
+    chosen.apply(model)
+    return model, chosen, recipe
+
+
+def batch_of(model: OpenModel, samples: list[Sample]) -> dict[str, Tensor]:
+    """A right-padded training batch."""
+    return model.collate([model.encode(sample) for sample in samples], side="right")
+
+
+@torch.no_grad()
+def logits(model: OpenModel, samples: list[Sample]) -> Tensor:
+    """(batch, length, vocabulary) of the model in evaluation mode."""
+    inputs = batch_of(model, samples)
+    inputs.pop("labels")
+    model.model.eval()
+    found: Tensor = model.model(**inputs).logits
+    return found
+
+
+def snapshot(model: OpenModel) -> dict[str, Tensor]:
+    """A copy of every tensor of the model."""
+    return {name: tensor.detach().clone() for name, tensor in model.model.state_dict().items()}
+
+
+@torch.no_grad()
+def shake(model: OpenModel, size: float = 0.02) -> None:
+    """Move every trained weight at random, as training would."""
+    for weight in model.model.parameters():
+        if weight.requires_grad:
+            weight.add_(size * torch.randn_like(weight))
+
+
+def difference(left: Tensor, right: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((left - right).abs().max() / left.abs().max())

@@ -1,0 +1,267 @@
+"""Methods: what they train, what they leave alone, and that what is saved is what was trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_job import difference, logits, make_samples, open_small, prepare, shake, small_recipe, snapshot
+from transformers import AutoModelForMultimodalLM
+
+from mllm_tailor.core.errors import ModelError, RecipeError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.methods import make_method, merge
+from mllm_tailor.methods.tuning import attachments
+from mllm_tailor.models import open_model
+from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.training.losses import answer_loss
+
+LORA = {"name": "lora", "rank": 4}
+MIXED = {
+    "name": "qlora",
+    "rank": 8,
+    "parts": {"vision": {"method": "lora", "rank": 2}, "projector": "full", "language": {"rank": 4}},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "lora": LORA,
+    "lora everywhere": {**LORA, "parts": ["vision", "projector", "language", "head"]},
+    "rslora": {**LORA, "rslora": True},
+    "dora": {**LORA, "dora": True, "parts": ["vision", "language"]},
+    "qlora": {"name": "qlora", "rank": 4},
+    "mixed": MIXED,
+    "full": {"name": "full"},
+    "projector": {"name": "full", "parts": ["projector"]},
+    "top layer": {"name": "full", "parts": ["language"], "last_layers": 1},
+    "norms": {"name": "norms"},
+}
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    return make_samples(tmp_path_factory.mktemp("pictures"), 3)
+
+
+@pytest.fixture(scope="module")
+def tied_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tied"
+    tokenizer = build_tokenizer()
+    model = build_internvl(
+        tokenizer, vision_width=32, vision_layers=1, text_width=64, text_layers=1, image_size=56, head_width=16
+    )
+    save(model, build_processor(tokenizer, 56, max_tiles=4), folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_method_from_beginning_to_end(
+    case: str, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    """Untouched output at first; one step moves exactly the declared weights; saved = trained; merged = trained."""
+    recipe = small_recipe(CASES[case])
+    method = make_method(recipe)
+    model = open_small(tiny_model_folder, method)
+    before = logits(model, samples)
+    expected = method.expected_weights(model)
+    applied = method.apply(model)
+    assert sum(applied.counts.values()) == expected
+    assert applied.total == 193_120
+    assert torch.equal(logits(model, samples), before)
+
+    frozen = snapshot(model)
+    weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
+    assert tuple(weights) == applied.trainable
+    _one_step(model, samples)
+    after = snapshot(model)
+    moved = {name for name in after if not torch.equal(after[name], frozen[name])}
+    assert moved <= set(weights)
+    assert all(".lora_A." in name for name in set(weights) - moved)  # B = 0 keeps A's first gradient at 0
+
+    shake(model)
+    trained = logits(model, samples)
+    method.save(model, tmp_path / "adapter")
+    again = open_small(tiny_model_folder, method)
+    method.load(again, tmp_path / "adapter")
+    assert torch.equal(logits(again, samples), trained)
+    merge(again)
+    assert difference(logits(again, samples), trained) <= 1e-6
+    assert not any(isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer) for module in again.model.modules())
+    again.save(tmp_path / "merged")
+    plain = open_model(tmp_path / "merged", dtype="float32")
+    assert difference(logits(plain, samples), trained) <= 1e-6
+
+
+def _one_step(model: Any, samples: list[Sample]) -> None:
+    weights = [weight for weight in model.model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(weights, lr=1.0)
+    inputs = model.collate([model.encode(sample) for sample in samples], side="right")
+    summed, count = answer_loss(model.model, inputs)
+    (summed / count).backward()
+    optimizer.step()
+
+
+def test_counts_follow_the_formulae(tiny_model_folder: Path) -> None:
+    """language: width 64, 4 heads of 16, mlp 176, 2 layers; rank * (in + out) each, DoRA one more an output."""
+    linears = 2 * (4 * (64 + 64) + 3 * (64 + 176))
+    outputs = 2 * (4 * 64 + 2 * 176 + 64)
+    for spec, count in [
+        (LORA, 4 * linears),
+        ({**LORA, "rank": 7}, 7 * linears),
+        ({**LORA, "dora": True}, 4 * linears + outputs),
+        ({**LORA, "targets": ["q_proj", "v_proj"]}, 4 * 2 * 2 * 128),
+        ({**LORA, "last_layers": 1}, 4 * linears // 2),
+    ]:
+        method = make_method(small_recipe(spec))
+        model = open_small(tiny_model_folder, method)
+        assert method.expected_weights(model) == count
+        assert method.apply(model).counts == {"vision": 0, "projector": 0, "language": count, "head": 0}
+
+
+def test_pefomed_count() -> None:
+    """Rank 64 on q and v of Llama-2-7B, and one projector: the 56.63 M of arXiv 2401.02797."""
+    assert 32 * 2 * 64 * (4096 + 4096) + 5632 * 4096 + 4096 == 56_627_200
+
+
+def test_rslora_scale(tiny_model_folder: Path) -> None:
+    model, _, _ = prepare(tiny_model_folder, {"name": "lora", "rank": 8, "alpha": 16, "rslora": True})
+    layer = model.model.get_submodule("model.language_model.layers.0.self_attn.q_proj")
+    assert layer.scaling["default"] == pytest.approx(16 / 8**0.5)
+
+
+def test_targets_are_exact_names(tiny_model_folder: Path) -> None:
+    """The pattern PEFT gets matches the language model's layers and no namesake in the vision tower."""
+    model, _, _ = prepare(tiny_model_folder, {**LORA, "targets": ["q_proj"]})
+    (attached,) = attachments(model)
+    assert attached.tuner.targeted_module_names == [
+        f"model.language_model.layers.{layer}.self_attn.q_proj" for layer in range(2)
+    ]
+    assert attached.config is not None
+    assert "vision" not in str(attached.config.target_modules)
+
+
+def test_plain_peft_opens_what_is_saved(tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    model, method, _ = prepare(tiny_model_folder, {**LORA, "parts": ["vision", "language"]})
+    shake(model)
+    method.save(model, tmp_path)
+    wanted = logits(model, samples)
+    base = AutoModelForMultimodalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    model.model = peft.PeftModel.from_pretrained(base, str(tmp_path))
+    assert torch.equal(logits(model, samples), wanted)
+
+
+def test_a_published_style_adapter_goes_on_the_unpacked_base(
+    tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    model, method, _ = prepare(tiny_model_folder, {"name": "qlora", "rank": 4})
+    shake(model)
+    method.save(model, tmp_path)
+    unpacked = open_model(tiny_model_folder, dtype="float32")
+    with pytest.raises(ModelError, match="quantize=nf4"):
+        method.load(unpacked, tmp_path)
+    method.load(unpacked, tmp_path, unquantised=True)
+    assert not torch.equal(logits(unpacked, samples), logits(model, samples))  # the base's rounding error is missing
+
+
+def test_qlora_packs_only_its_parts_into_half_a_byte_a_weight(tiny_model_folder: Path) -> None:
+    model, _, _ = prepare(tiny_model_folder, {"name": "qlora", "rank": 4})
+    for name, weight in model.model.named_parameters():
+        packed = name.endswith("base_layer.weight")
+        assert (weight.dtype == torch.uint8) == packed == ("language_model.layers" in name and packed)
+        if packed:
+            assert weight.numel() == weight.quant_state.shape.numel() / 2
+
+
+class TestRefusals:
+    """Adapters on the wrong base, and recipes that make no sense."""
+
+    def test_another_base(self, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model, method, _ = prepare(tiny_model_folder, LORA)
+        method.save(model, tmp_path / "adapter")
+        other = tmp_path / "other"
+        shutil.copytree(tiny_model_folder, other)
+        tensors = load_file(other / "model.safetensors")
+        name = next(iter(tensors))
+        tensors[name] = tensors[name] + 1
+        save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match="weights differ"):
+            method.load(open_model(other, dtype="float32"), tmp_path / "adapter")
+
+    @pytest.mark.parametrize("fault", ["no weights", "cut", "no config", "no fit", "not an adapter"])
+    def test_damaged_adapters(self, fault: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model, method, _ = prepare(tiny_model_folder, LORA)
+        method.save(model, tmp_path)
+        weights = tmp_path / "adapter_model.safetensors"
+        if fault == "no weights":
+            weights.unlink()
+        elif fault == "cut":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        elif fault == "no config":
+            (tmp_path / "adapter_config.json").unlink()
+        elif fault == "no fit":
+            (tmp_path / "tailor.json").write_text("{")
+        else:
+            (tmp_path / "tailor.json").unlink()
+        with pytest.raises(ModelError):
+            method.load(open_small(tiny_model_folder, method), tmp_path)
+
+    def test_adapter_of_another_shape(self, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model, method, _ = prepare(tiny_model_folder, LORA)
+        method.save(model, tmp_path)
+        config = json.loads((tmp_path / "adapter_config.json").read_text())
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "r": 5}))
+        with pytest.raises(ModelError, match="does not fit"):
+            method.load(open_small(tiny_model_folder, method), tmp_path)
+
+    @pytest.mark.parametrize(
+        ("spec", "words"),
+        [
+            ({"name": "lorra"}, "did you mean `lora`"),
+            ({"name": "lora", "rnak": 4}, "did you mean `rank`"),
+            ({"name": "lora", "parts": ["languag"]}, "did you mean `language`"),
+            ({"name": "lora", "parts": {"vision": {"method": "lora", "rnk": 2}}}, "parts.vision.*`rank`"),
+            ({"name": "lora", "rank": 0}, "greater than or equal to 1"),
+            ({"name": "freeze"}, "nothing would be trained"),
+            ({"name": "lora", "parts": ["vision", "vision"]}, "named twice"),
+        ],
+    )
+    def test_before_any_model_is_opened(self, spec: dict[str, Any], words: str) -> None:
+        with pytest.raises(RecipeError, match=words):
+            make_method(small_recipe(spec))
+
+    @pytest.mark.parametrize(
+        ("spec", "words"),
+        [
+            ({"name": "lora", "rank": 65}, "above the width 64"),
+            ({"name": "lora", "targets": ["q_porj"]}, "did you mean `q_proj`"),
+            ({"name": "lora", "parts": ["audio"]}, "this model has no audio"),
+        ],
+    )
+    def test_that_need_the_model(self, spec: dict[str, Any], words: str, tiny_model_folder: Path) -> None:
+        method = make_method(small_recipe(spec))
+        with pytest.raises((ModelError, RecipeError), match=words):
+            method.apply(open_small(tiny_model_folder, method))
+
+
+class TestTiedHead:
+    """A checkpoint whose output head and input embeddings are one tensor."""
+
+    def test_an_adapted_head_leaves_the_embeddings_alone_when_merged(
+        self, tied_model_folder: Path, samples: list[Sample], tmp_path: Path
+    ) -> None:
+        model, _, _ = prepare(tied_model_folder, {**LORA, "parts": ["head"]})
+        shake(model)
+        embeddings = model.model.get_input_embeddings().weight.detach().clone()
+        trained = logits(model, samples)
+        merge(model)
+        assert torch.equal(model.model.get_input_embeddings().weight, embeddings)
+        model.save(tmp_path)
+        assert difference(logits(open_model(tmp_path, dtype="float32"), samples), trained) <= 1e-6
+
+    def test_it_cannot_be_trained_alone(self, tied_model_folder: Path) -> None:
+        with pytest.raises(ModelError, match="tied head"):
+            prepare(tied_model_folder, {"name": "full", "parts": ["head"]})

@@ -63,9 +63,7 @@ def test_sroie_json_text_and_metadata_beside(tmp_path: Path) -> None:
             "img/b.png": picture(),
             "key/a.json": FIELDS[0],
             "key/b.txt": "company: Toko B\ntotal: RM 1.50\n",
-            "metadata.jsonl": [
-                {"file_name": "img/a.jpg", "split": "dev", "group": "Shop 1", "ocr": [{"text": "9.00"}]}
-            ],
+            "metadata.jsonl": [{"file_name": "img/a.jpg", "split": "dev", "group": "Shop 1", "ocr": ["9.00"]}],
         },
     )
     dataset = read_samples(tmp_path)

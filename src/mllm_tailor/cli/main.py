@@ -146,13 +146,14 @@ def compare(
 
 @app.command()
 def demo(
+    overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the drawn data and the run.")] = Path("runs"),
     seed: Annotated[int, typer.Option(help="Seed of the drawn shop chain.")] = 0,
 ) -> None:
     """Draw receipts of a shop chain the model has not seen, score, tune, score again, and write the report."""
     from mllm_tailor.run.demo import run_demo
 
-    run_demo(out, seed)
+    run_demo(out, overrides or [], seed)
 
 
 @app.command()

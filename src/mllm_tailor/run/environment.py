@@ -9,7 +9,17 @@ from typing import Any
 from mllm_tailor import __version__
 from mllm_tailor.core.device import describe_machine
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "llguidance", "pillow", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+    "llguidance",
+    "pillow",
+    "numpy",
+)
 
 
 def describe_environment(identity: dict[str, Any]) -> dict[str, Any]:

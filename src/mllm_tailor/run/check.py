@@ -1,0 +1,106 @@
+"""`tailor check`: everything that can go wrong with data, seen before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from mllm_tailor.core.files import human_bytes
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data import Examination
+from mllm_tailor.methods import make_method
+from mllm_tailor.models import Length, OpenModel
+from mllm_tailor.recipe import read_recipe
+from mllm_tailor.run.forecast import Forecast
+from mllm_tailor.run.ledger import foresee, measure
+from mllm_tailor.run.predict import open_base
+from mllm_tailor.run.prepare import SHOWN_FAULTS, Job, prepare
+from mllm_tailor.scoring import plain
+from mllm_tailor.tasks import make_task
+
+SHOWN_SPANS = 3
+
+
+def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
+    """Print what was found; True when a run may start."""
+    recipe = read_recipe(path, overrides)
+    method = make_method(recipe)
+    job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=decode)
+    assert job.examination is not None
+    _print_parts(job)
+    _print_patterns(job.examination)
+    faults_ok = _print_faults(job.examination)
+    model = open_base(recipe)
+    lengths = measure(model, job)
+    _print_lengths(lengths)
+    _print_spans(model, job.train[:SHOWN_SPANS])
+    print_forecast(foresee(model, method, job, lengths))
+    if faults_ok:
+        console.print(f"[bold green]Nothing to mend.[/] Next: tailor run {path}")
+    return faults_ok
+
+
+def _print_parts(job: Job) -> None:
+    table = Table(title=f"{job.recipe.data.train} (layout: {job.dataset.layout})", title_justify="left")
+    for column in ("part", "samples", "groups"):
+        table.add_column(column)
+    for part, samples in job.parts().items():
+        groups = {sample.group for sample in samples if sample.group}
+        table.add_row(part.replace("_", " "), str(len(samples)), str(len(groups)) if groups else "–")
+    table.add_row("excluded", str(len(job.excluded)), "")
+    console.print(table)
+
+
+def _print_patterns(examination: Examination) -> None:
+    """What each field holds, and the ways it is written: many ways are a sign of labels that disagree."""
+    table = Table(title="The fields", title_justify="left")
+    for column in ("field", "filled", "empty", "different", "longest", "ways of writing (count, for example)"):
+        table.add_column(column)
+    for field in examination.fields:
+        ways = [f"{way.shape} ({way.count}, {way.examples[0]})" for way in field.patterns]
+        counts = map(str, (field.filled, field.empty, field.distinct, field.longest))
+        table.add_row(plain(field.name), *counts, plain("\n".join(ways)))
+    console.print(table)
+
+
+def _print_faults(examination: Examination) -> bool:
+    errors, warnings = examination.errors(), examination.warnings()
+    for title, style, faults in (("to mend", "red", errors), ("worth a look", "yellow", warnings)):
+        if faults:
+            console.print(f"[bold {style}]{len(faults)} {title}[/]")
+            for fault in faults[: SHOWN_FAULTS if style == "yellow" else None]:
+                console.print(plain(f"  {fault.source}: {fault.problem} — {fault.mend}"))
+            if style == "yellow" and len(faults) > SHOWN_FAULTS:
+                console.print(f"  … and {len(faults) - SHOWN_FAULTS} more")
+    if errors:
+        console.print("Mend these rows, or run with --exclude-faulty to go on without them.")
+    return not errors
+
+
+def _print_lengths(lengths: dict[str, Length]) -> None:
+    table = Table(title="Length of the samples, in tokens", title_justify="left")
+    for column in ("", "shortest", "median", "longest"):
+        table.add_column(column)
+    for name in ("tokens", "tiles", "supervised"):
+        values = sorted(getattr(length, name) for length in lengths.values())
+        table.add_row(name, str(values[0]), str(values[len(values) // 2]), str(values[-1]))
+    console.print(table)
+
+
+def _print_spans(model: OpenModel, samples: tuple[Sample, ...]) -> None:
+    """The very words that carry loss, decoded back from the labels."""
+    console.print("[bold]What is learned[/] (the label span, decoded back):")
+    for sample in samples:
+        labels = model.encode(sample).labels
+        console.print(plain(f"  {sample.id}: {model.tokenizer.decode(labels[labels >= 0])}"))
+
+
+def print_forecast(forecast: Forecast) -> None:
+    """Memory and minutes on this machine."""
+    console.print(
+        f"[bold]Forecast[/] on this machine: peak memory about {human_bytes(forecast.peak_bytes)}, "
+        f"training about {forecast.training_seconds / 60:.0f} min, "
+        f"scoring base and tuned about {forecast.scoring_seconds / 60:.0f} min"
+    )

@@ -1,0 +1,115 @@
+"""Predictions of a run, kept as they come so that an interrupted job loses nothing, and `tailor predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.files import write_jsonl
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.methods import make_method
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.predicting import predict, read_inputs
+from mllm_tailor.recipe import Recipe, read_recipe
+from mllm_tailor.run.folder import add_prediction, in_order, open_run, read_predictions
+from mllm_tailor.tasks import Task, make_task
+
+
+def predict_into(
+    path: Path,
+    get_model: Callable[[], OpenModel],
+    task: Task,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    constrained: bool,
+) -> list[Prediction]:
+    """Predict the samples that `path` does not hold yet; the model is opened only if there are any."""
+    done = {prediction.id for prediction in read_predictions(path)}
+    missing = [sample for sample in samples if sample.id not in done]
+    if missing:
+        settings = recipe.predict
+        predict(
+            get_model(),
+            task,
+            missing,
+            settings,
+            constrained=constrained,
+            on_done=lambda prediction: add_prediction(path, prediction),
+        )
+    return in_order([sample.id for sample in samples], read_predictions(path))
+
+
+def open_base(recipe: Recipe) -> OpenModel:
+    """The recipe's model, untouched and unquantised."""
+    spec = recipe.model
+    return open_model(
+        spec.path, revision=spec.revision, dtype=spec.dtype, device=spec.device, tiles=spec.tiles, system=spec.system
+    )
+
+
+def open_tuned(recipe: Recipe, adapter: Path) -> OpenModel:
+    """The recipe's model as it was trained (quantised if it was), with what was trained put back."""
+    unquantised = recipe.predict.weights == "unquantised"
+    model = open_base(recipe) if unquantised else open_for_training(recipe)
+    tiles = model.tiles
+    make_method(recipe).load(model, adapter, unquantised=unquantised)
+    if recipe.train.tiles:  # the recipe asks for other tiles in use than in training
+        model.tiles = tiles
+    return model
+
+
+def open_for_training(recipe: Recipe) -> OpenModel:
+    """The recipe's model in the number format its method trains on."""
+    method, spec = make_method(recipe), recipe.model
+    return open_model(
+        spec.path,
+        revision=spec.revision,
+        dtype=spec.dtype,
+        device=spec.device,
+        tiles=spec.tiles,
+        system=spec.system,
+        quantize=method.quantize,
+        quantize_skip=method.quantize_skip,
+    )
+
+
+def predict_paths(
+    run_path: Path | None,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    model: str | None,
+    recipe: Path | None,
+    base: bool,
+    free: bool,
+) -> None:
+    """Read files with a run's model (or an untuned one) and write one JSON row each, in the order given."""
+    if not paths:
+        raise RunError("no files to read — name files, folders or JSONL manifests after the run")
+    if run_path is not None:
+        run = open_run(run_path)
+        settings = run.recipe()
+        if not base and not run.training.is_file():
+            raise RunError(f"{run_path}: training has not ended — run `tailor run` again to finish, or pass --base")
+        opened = open_base(settings) if base else open_tuned(settings, run.adapter)
+    elif model and recipe:
+        settings = read_recipe(recipe, [f"model.path={model}"])
+        opened = open_base(settings)
+    else:
+        raise RunError("name a run folder, or pass both --model and --recipe")
+    task = make_task(settings)
+    samples = read_inputs(paths)
+    predictions = predict(
+        opened, task, samples, settings.predict, constrained=settings.predict.constrained and not free
+    )
+    write_predictions(out, predictions)
+    failed = sum(prediction.problem is not None for prediction in predictions)
+    note = f", {failed} with a problem (see `problem` in their rows)" if failed else ""
+    console.print(f"{len(predictions)} rows in {out}{note}")
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """One JSON row a sample, whole or not at all."""
+    write_jsonl(path, (prediction.row() for prediction in predictions))

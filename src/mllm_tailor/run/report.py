@@ -1,0 +1,147 @@
+"""Everything a report shows, gathered from a run folder; the drawing is scoring's."""
+
+from __future__ import annotations
+
+import datetime
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.files import human_bytes, read_json, read_jsonl
+from mllm_tailor.core.media import open_image
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.run.folder import RunFolder
+from mllm_tailor.run.prepare import Job
+from mllm_tailor.run.scores import RunScores
+from mllm_tailor.scoring import gain_table, score_table
+from mllm_tailor.scoring.report import Cost, Curves, LedgerLine, ReportData, choose, write_report
+
+PICTURE_SIDE = 900  # pixels; large enough to read a receipt on a screen
+NOTES = {
+    "train": "learned from",
+    "aloud": "training samples learned once more, as a reading task",
+    "dev": "kept from learning, to choose the best epoch",
+    "held_out": "scored; never learned from",
+    "excluded": "took no part",
+}
+
+
+def write_run_report(run: RunFolder, job: Job, scores: RunScores, training: Mapping[str, Any]) -> None:
+    """Write report.html and show the same in the terminal."""
+    data = ReportData(
+        name=job.recipe.name,
+        made=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
+        facts=_facts(job, training),
+        metric=scores.metrics[0],
+        mode=scores.mode,
+        systems=scores.systems,
+        gains=scores.gains,
+        labels=scores.labels,
+        predictions=scores.predictions,
+        questions=_questions(job),
+        sample_groups=[sample.group for sample in job.held_out],
+        groups=scores.groups,
+        pictures=_pictures(job, scores),
+        curves=_curves(run.path / "log.jsonl", scores.metrics[0], training.get("best_step")),
+        ledger=_ledger(run.ledger),
+        costs=_costs(run, scores, training),
+        recipe=run.recipe_file.read_text(encoding="utf-8"),
+        environment=read_json(run.environment),
+    )
+    write_report(data, run.report)
+    _show(run, scores)
+
+
+def _show(run: RunFolder, scores: RunScores) -> None:
+    headline = scores.metrics[0]
+    shown = {name: found for name, found in scores.gains.items() if name in scores.metrics}
+    console.print(gain_table(shown, f"Gain on {len(scores.ids)} held-out samples ({scores.mode})"))
+    console.print(gain_table(scores.gains[headline].by_field, f"{headline}, by field"))
+    console.print(score_table(scores.systems, "Every system on the same samples"))
+    console.print(f"Report: {run.report}")
+
+
+def _facts(job: Job, training: Mapping[str, Any]) -> dict[str, str]:
+    trained = sum(training["trained_by_part"].values())
+    return {
+        "model": job.recipe.model.path,
+        "data": f"{Path(job.recipe.data.train).name} ({job.dataset.layout})",
+        "method": str(job.recipe.method["name"]),
+        "trained weights": f"{trained:,} of {training['weights']:,}",
+        "training samples": str(len(job.train)),
+        "epochs": f"{training['epochs']:.3g}",
+    }
+
+
+def _questions(job: Job) -> list[str]:
+    """The questions, where samples have their own."""
+    asked = [sample.prompt for sample in job.held_out]
+    return asked if len(set(asked)) > 1 else []
+
+
+def _curves(log: Path, metric: str, best: int | None) -> Curves:
+    rows = [row for _, row in read_jsonl(log)] if log.exists() else []
+    losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    dev = [(row["step"], row["dev"][metric]) for row in rows if metric in row.get("dev", {})]
+    return Curves(losses, dev, best)
+
+
+def _ledger(path: Path) -> list[LedgerLine]:
+    """Samples by part; excluded ones by reason; shrunk pictures by name."""
+    rows = [row for _, row in read_jsonl(path)]
+    parts = Counter(row["part"] for row in rows if row["part"] != "excluded")
+    lines = [LedgerLine(part.replace("_", " "), count, NOTES[part]) for part, count in parts.items()]
+    reasons = Counter(row["reason"] for row in rows if row["part"] == "excluded")
+    lines += [LedgerLine("excluded", count, reason) for reason, count in reasons.items()]
+    shrunk = [row["scale"] for row in rows if (row.get("scale") or 1) < 1]
+    if shrunk:
+        note = f"seen smaller than stored, the smallest at {min(shrunk):.0%} of its width and height"
+        lines.append(LedgerLine("shrunk", len(shrunk), note))
+    return lines
+
+
+def _costs(run: RunFolder, scores: RunScores, training: Mapping[str, Any]) -> list[Cost]:
+    foreseen = read_json(run.forecast)
+    reading = sum(prediction.seconds for prediction in scores.tuned_predictions)
+    return [
+        Cost("training", _minutes(training["seconds"]), _minutes(foreseen["training_seconds"])),
+        Cost("peak memory", human_bytes(training["peak_bytes"]), human_bytes(foreseen["peak_bytes"])),
+        Cost("training speed", f"{training['samples_per_second']:.2f} samples/s"),
+        Cost("reading speed, tuned", f"{len(scores.ids) / max(reading, 1e-9):.2f} samples/s"),
+        Cost("adapter on disk", human_bytes(sum(file.stat().st_size for file in _files(run.adapter)))),
+    ]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if file.is_file())
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _pictures(job: Job, scores: RunScores) -> dict[str, bytes]:
+    """Small pictures of the cases the report shows; a sample without one is shown without."""
+    base, tuned = (scores.systems[f"{who}_{scores.mode}"] for who in ("base", "tuned"))
+    places = {place for chosen in choose(base, tuned, scores.metrics[0]).values() for place in chosen}
+    found = {job.held_out[place].id: _picture(job.held_out[place]) for place in places}
+    return {identifier: picture for identifier, picture in found.items() if picture}
+
+
+def _picture(sample: Sample) -> bytes | None:
+    media = next((media for media in sample.media if media.kind == "image"), None)
+    if media is None:
+        return None
+    try:
+        image = open_image(media)
+    except DataError as error:
+        console.print(f"[yellow]no picture in the report:[/] {error}")
+        return None
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=70)
+    return stream.getvalue()

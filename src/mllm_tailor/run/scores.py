@@ -1,0 +1,109 @@
+"""From the predictions in a run folder to every score the report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.folder import RunFolder, in_order, read_predictions
+from mllm_tailor.run.prepare import Job
+from mllm_tailor.scoring import METRICS, Gain, Scores, compare, constant_floor, score, seen_groups
+from mllm_tailor.tasks import Task
+
+MODES = ("constrained", "free")
+FLOORS = ("floor_constant", "floor_nearest")
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Scores of every system of a run on the same held-out samples, in one order."""
+
+    metrics: tuple[str, ...]  # the first is the headline
+    mode: str  # the way of decoding the recipe asks for
+    ids: tuple[str, ...]
+    labels: tuple[Mapping[str, Any], ...]
+    predictions: Mapping[str, list[Prediction]]  # by system, such as `tuned_constrained`
+    systems: Mapping[str, Scores]
+    gains: Mapping[str, Gain]  # by metric, in the recipe's mode
+    groups: Mapping[str, Sequence[int]]  # places of the held-out samples of seen and of unseen groups
+
+    @property
+    def tuned_predictions(self) -> list[Prediction]:
+        """The tuned model's replies in the recipe's way of decoding."""
+        return self.predictions[f"tuned_{self.mode}"]
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for scores.json."""
+        return {
+            "metrics": list(self.metrics),
+            "mode": self.mode,
+            "systems": {name: scores.row() for name, scores in self.systems.items()},
+            "gain": {metric: found.row() for metric, found in self.gains.items()},
+            "groups": {name: [self.ids[place] for place in places] for name, places in self.groups.items()},
+        }
+
+
+def metric_names(recipe: Recipe, task: Task) -> tuple[str, ...]:
+    """The recipe's metrics, then the task's own that it does not name.
+
+    Raises:
+        RecipeError: for an unknown metric.
+    """
+    names = tuple(dict.fromkeys((*recipe.score, *task.metrics)))
+    for name in names:
+        METRICS.load(name)
+    return names
+
+
+def field_kinds(task: Task) -> dict[str, str]:
+    """The declared type of each field, where the task has types."""
+    fields = getattr(getattr(task, "settings", None), "fields", {})
+    return {name: spec.type for name, spec in fields.items()}
+
+
+def score_part(job: Job, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Headline first: the scores of one part while training."""
+    names = metric_names(job.recipe, job.task)
+    labels = [job.task.labels(sample) for sample in samples]
+    return score(labels, predictions, names, job.task.field_names, field_kinds(job.task)).values()
+
+
+def score_run(run: RunFolder, job: Job) -> RunScores:
+    """Score everything the run folder holds.
+
+    Raises:
+        RunError: when the tuned or the untouched model's predictions are missing.
+    """
+    names = metric_names(job.recipe, job.task)
+    ids = tuple(sample.id for sample in job.held_out)
+    labels = tuple(job.task.labels(sample) for sample in job.held_out)
+    constrained = job.task.schema() is not None and job.recipe.predict.constrained
+    mode = MODES[0] if constrained else MODES[1]
+    predictions = _collect(run, job, ids)
+    for who in ("base", "tuned"):
+        if f"{who}_{mode}" not in predictions:
+            raise RunError(f"{run.path}: no predictions of the {who} model — run `tailor run` again to finish")
+    systems = {
+        name: score(labels, found, names, job.task.field_names, field_kinds(job.task))
+        for name, found in predictions.items()
+    }
+    groups = [sample.group for sample in job.held_out]
+    gains = compare(systems[f"base_{mode}"], systems[f"tuned_{mode}"], groups=groups)
+    places = seen_groups([sample.group for sample in job.train], groups)
+    return RunScores(names, mode, ids, labels, predictions, systems, gains, places)
+
+
+def _collect(run: RunFolder, job: Job, ids: Sequence[str]) -> dict[str, list[Prediction]]:
+    """Predictions by system, in the order of `ids`; the constant floor is made here."""
+    found = {}
+    for name in (*(f"{who}_{mode}" for who in ("base", "tuned") for mode in MODES), "floor_nearest"):
+        if run.predictions(name).exists():
+            found[name] = in_order(ids, read_predictions(run.predictions(name)))
+    train_labels = [job.task.labels(sample) for sample in job.train]
+    constant = constant_floor(train_labels, len(ids), job.task.field_names)
+    found["floor_constant"] = [Prediction(name, "", fields) for name, fields in zip(ids, constant, strict=True)]
+    return found

@@ -1,0 +1,134 @@
+"""`tailor run`: score the untouched model, tune it, score it again on samples it never saw, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mllm_tailor.core.device import seed_everything
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.files import read_json
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.methods import Method, make_method
+from mllm_tailor.models import OpenModel
+from mllm_tailor.predicting import predict
+from mllm_tailor.recipe import read_recipe
+from mllm_tailor.run.environment import describe_environment
+from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, save_json, start_run
+from mllm_tailor.run.ledger import foresee, measure, write_ledger
+from mllm_tailor.run.predict import open_base, open_for_training, open_tuned, predict_into, write_predictions
+from mllm_tailor.run.prepare import Job, prepare
+from mllm_tailor.run.report import write_run_report
+from mllm_tailor.run.scores import metric_names, score_part, score_run
+from mllm_tailor.scoring import nearest_floor
+from mllm_tailor.tasks import make_task
+from mllm_tailor.training import train
+
+
+def run_recipe(path: Path, overrides: list[str], *, exclude_faulty: bool, fresh: bool) -> RunFolder:
+    """The whole job over one run folder. Called again, it goes on where it stopped."""
+    recipe = read_recipe(path, overrides)
+    task, method = make_task(recipe), make_method(recipe)  # settings are refused before anything is opened
+    metric_names(recipe, task)
+    run = start_run(recipe, fresh=fresh)
+    if finished(run):
+        console.print(f"{run.path} is finished. Report: {run.report}")
+        return run
+    console.rule(f"[bold]{recipe.name}[/]: {recipe.data.train}", align="left")
+    job = prepare(recipe, task, exclude_faulty=exclude_faulty)
+    console.print(
+        f"{len(job.train)} samples to train on, {len(job.dev)} to choose the best epoch, "
+        f"{len(job.held_out)} held out, {len(job.excluded)} excluded"
+    )
+    seed_everything(recipe.seed)
+    _before(run, job)
+    _tune(run, job, method)
+    _after(run, job)
+    return report_run(run.path, job)
+
+
+def _before(run: RunFolder, job: Job) -> None:
+    """Ledger, forecast, and the untouched model's replies and features."""
+    if run.predictions("floor_nearest").exists() and all(
+        len(read_predictions(run.predictions(f"base_{mode}"))) == len(job.held_out) for mode in ("constrained", "free")
+    ):
+        return
+    model = open_base(job.recipe)
+    save_json(run.environment, describe_environment(model.identity))
+    lengths = measure(model, job)
+    write_ledger(run.ledger, job, lengths)
+    if not run.forecast.exists():
+        save_json(run.forecast, foresee(model, make_method(job.recipe), job, lengths).row())
+    _predict_both(run, job, "base", model)
+    _nearest(run, job, model)
+
+
+def _predict_both(run: RunFolder, job: Job, who: str, model: OpenModel) -> None:
+    """Held to the schema and free, so that a gain in format is told apart from a gain in reading."""
+    modes = ["free"] if job.task.schema() is None else ["constrained", "free"]
+    for mode in modes:
+        console.print(f"Reading {len(job.held_out)} held-out samples with the {who} model, {mode}")
+        path = run.predictions(f"{who}_{mode}")
+        predict_into(path, lambda: model, job.task, job.held_out, job.recipe, constrained=mode == "constrained")
+
+
+def _nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
+    """The floor that copies the labels of the training sample whose picture looks most alike to the base model."""
+    path = run.predictions("floor_nearest")
+    if path.exists():
+        return
+    if any(not sample.media for sample in (*job.train, *job.held_out)):
+        return
+    train_features = np.asarray(model.image_features(job.train))
+    held_features = np.asarray(model.image_features(job.held_out))
+    labels = [job.task.labels(sample) for sample in job.train]
+    copied = nearest_floor(train_features, held_features, labels)
+    write_predictions(
+        path, [Prediction(sample.id, "", fields) for sample, fields in zip(job.held_out, copied, strict=True)]
+    )
+
+
+def _tune(run: RunFolder, job: Job, method: Method) -> None:
+    """Train, or go on training, unless training has ended."""
+    if run.training.exists():
+        return
+    recipe = job.recipe
+    seed_everything(recipe.seed)
+    model = open_for_training(recipe)
+    applied = method.apply(model)
+    shown = ", ".join(f"{part} {count:,}" for part, count in applied.counts.items() if count)
+    console.print(
+        f"Training {sum(applied.counts.values()):,} of {applied.total:,} weights ({shown}) with {method.name}"
+    )
+
+    def evaluate() -> Mapping[str, float]:
+        return score_part(job, job.dev, predict(model, job.task, job.dev, recipe.predict))
+
+    result = train(model, method, (*job.train, *job.aloud), recipe, run.path, evaluate=evaluate if job.dev else None)
+    save_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
+
+
+def _after(run: RunFolder, job: Job) -> None:
+    """The tuned model, opened from what was saved (not from memory), reads the held-out samples."""
+    modes = ["free"] if job.task.schema() is None else ["constrained", "free"]
+    if all(len(read_predictions(run.predictions(f"tuned_{mode}"))) == len(job.held_out) for mode in modes):
+        return
+    _predict_both(run, job, "tuned", open_tuned(job.recipe, run.adapter))
+
+
+def report_run(path: Path, job: Job | None = None) -> RunFolder:
+    """Score what a run's folder holds and write its report; no model is opened."""
+    run = open_run(path)
+    if job is None:
+        recipe = run.recipe()
+        job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
+    if not run.training.exists():
+        raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
+    scores = score_run(run, job)
+    write_predictions(run.path / "predictions.jsonl", scores.tuned_predictions)
+    save_json(run.scores, scores.row())
+    write_run_report(run, job, scores, read_json(run.training))
+    return run

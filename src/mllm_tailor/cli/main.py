@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -179,6 +180,7 @@ def main() -> None:
     """Run a command; what the user can mend is one clear message, and Ctrl-C is no traceback."""
     from mllm_tailor.core.errors import TailorError
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends an optional package on every start
     try:
         app()
     except TailorError as error:

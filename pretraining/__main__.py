@@ -1,0 +1,45 @@
+"""`python -m pretraining STAGE --minutes N`: train a stage, going on where it stood, or export the result."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from pretraining import fonts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pretraining", description=__doc__)
+    parser.add_argument("stage", choices=["fonts", "vision", "language", "join", "ship"])
+    parser.add_argument("--minutes", type=float, default=60, help="wall clock of the stage in all, restarts included")
+    parser.add_argument("--fresh", action="store_true", help="start anew instead of from the stage's checkpoint")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--name", help="checkpoint to write (default: the stage's name)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("src/mllm_tailor/models/embedded"), help="where `ship` writes"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.stage == "fonts":
+        print("apt-get install -y --no-install-recommends " + fonts.PACKAGES)
+        print(
+            f"{len(fonts.font_files())} font files found",
+            sum(fonts.usable(path) for path, _ in fonts.font_files()),
+            "usable",
+        )
+        return
+    if arguments.stage == "ship":
+        from pretraining.ship import ship
+
+        print(ship(arguments.name or "join", arguments.folder))
+        return
+    from pretraining import join, language, vision
+
+    stage = {"vision": vision, "language": language, "join": join}[arguments.stage]
+    stage.train(arguments.minutes, not arguments.fresh, name=arguments.name or arguments.stage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""How well a model folder reads: drawn receipts of unseen layouts, single lines, and real receipts zero-shot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rapidfuzz import fuzz
+from rapidfuzz.distance import Levenshtein
+
+from mllm_tailor.models.processor import IMAGENET_MEAN, IMAGENET_STD
+from mllm_tailor.models.tiles import tile_image, tiles_to_tensor
+from mllm_tailor.tasks.reply import read_object
+from pretraining import assembling, pictures, questions
+from pretraining.pages import Page
+from pretraining.tiles import TILE
+
+MAIN = questions.MAIN
+QUESTION = "Extract company, date, address, total as JSON."
+
+
+@torch.no_grad()
+def ask(model: torch.nn.Module, image: Image.Image, question: str, most: int = 3, tokens: int = 320) -> str:
+    """The model's greedy answer about a picture."""
+    pixels = tiles_to_tensor(tile_image(image, 1, most, TILE, thumbnail=False), IMAGENET_MEAN, IMAGENET_STD).to(
+        model.device
+    )
+    ids = torch.tensor([assembling.prompt_ids(len(pixels) * assembling.VISUAL, question)], device=model.device)
+    with torch.autocast(model.device.type, torch.bfloat16):
+        reply = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=pixels,
+            do_sample=False,
+            max_new_tokens=tokens,
+        )
+    return assembling.TOKENIZER.decode(reply[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def field_scores(pairs: list[tuple[str, dict[str, str]]]) -> dict[str, float]:
+    """Mean over documents of the mean fuzzy similarity (0..100) over their fields, exact shares, share that parses."""
+    fuzzy, exact, parsed = [], {key: [] for key in MAIN}, []
+    for reply, fields in pairs:
+        found = read_object(reply).fields or {}
+        parsed.append(bool(found))
+        fuzzy.append(np.mean([fuzz.ratio(str(fields[key]), str(found.get(key, ""))) for key in fields]))
+        for key in fields:
+            exact[key].append(str(found.get(key, "")) == fields[key])
+    scores = {
+        "documents": len(pairs),
+        "fuzzy": float(np.mean(fuzzy)),
+        "exact": float(np.mean([np.mean(v) for v in exact.values()])),
+        "parsed": float(np.mean(parsed)),
+    }
+    return scores | {f"exact_{key}": float(np.mean(values)) for key, values in exact.items()}
+
+
+def drawn_receipts(model: torch.nn.Module, count: int, seed: int = 77) -> dict[str, float]:
+    pairs = []
+    for index in range(count):
+        page = pictures.drawn_page(np.random.default_rng([seed, index]), held_out=True)
+        pairs.append((ask(model, page.image, QUESTION), page.fields))
+    return field_scores(pairs)
+
+
+def single_lines(model: torch.nn.Module, count: int, seed: int = 78) -> dict[str, float]:
+    """Character error of one line in one picture, held-out fonts."""
+    errors = length = 0
+    for index in range(count):
+        picture = pictures.few_lines(np.random.default_rng([seed, index]), most=1, held_out=True)
+        reply = ask(model, Image.fromarray(picture.tiles[0]), picture.question, tokens=80)
+        errors += Levenshtein.distance(reply, picture.answer)
+        length += len(picture.answer)
+    return {"lines": count, "character_error": errors / length}
+
+
+def real_receipts(
+    model: torch.nn.Module, folder: Path, count: int, split: str = "train", show: int = 0
+) -> dict[str, float]:
+    rows = [json.loads(row) for row in (folder / "metadata.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == split]
+    pairs = []
+    for row in rows[:: max(1, len(rows) // count)][:count]:
+        name = row["file_name"] if "/" in row["file_name"] else f"images/{row['file_name']}"
+        reply = ask(model, Image.open(folder / name), QUESTION)
+        pairs.append((reply, {key: value for key, value in row["entities"].items() if key in MAIN}))
+        if len(pairs) <= show:
+            print(reply, "\n   ", row["entities"])
+    return field_scores(pairs)
+
+
+def held_out_examples(count: int, seed: int = 79) -> list[Page]:
+    from pretraining.pages import text_page
+
+    return [text_page(np.random.default_rng([seed, index]), held_out=True) for index in range(count)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("--real", type=Path, help="folder of SROIE: measure zero-shot on its training part")
+    arguments = parser.parse_args()
+    from transformers import InternVLForConditionalGeneration
+
+    model = InternVLForConditionalGeneration.from_pretrained(arguments.folder).eval()
+    print("single lines", single_lines(model, arguments.count))
+    print("drawn receipts", drawn_receipts(model, arguments.count))
+    if arguments.real:
+        print("real receipts", real_receipts(model, arguments.real, arguments.count, show=5))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Stage three: tower, projector and language model become one.
+
+The projector learns to give the oracle's embeddings while everything is trained on the answers and the tower goes on
+naming characters.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from pretraining import assembling, checkpoint, optimizing, pages, pictures, tower, vision
+from pretraining.assembling import IMAGE, SymbolEmbedding
+from pretraining.language import Example, answer_loss, assemble
+
+PARTS = ("model", "head", "symbols")
+
+
+class Pictures(IterableDataset):
+    """Endless drawn pictures; number i depends only on the seed and i."""
+
+    def __init__(self, seed: int, first: int) -> None:
+        self.seed, self.first = seed, first
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        number, every = self.first + info.id, info.num_workers
+        while True:
+            yield pictures.random_picture(np.random.default_rng([self.seed, number]))
+            number += every
+
+
+def assemble_from_stages(
+    vision_name: str, language_name: str, device: torch.device, sizes: dict
+) -> dict[str, nn.Module]:
+    """A model with the tower and the language model of the earlier stages and a fresh projector."""
+    model = assembling.build_model(**sizes)
+    head = tower.GlyphHead(model.config.vision_config.hidden_size)
+    symbols = SymbolEmbedding(model.config.text_config.hidden_size)
+    if vision_name:
+        checkpoint.load(vision_name, {"tower": model.model.vision_tower, "head": head})
+        checkpoint.load(
+            language_name, {"language": model.model.language_model, "lm_head": model.lm_head, "symbols": symbols}
+        )
+    return {name: module.to(device) for name, module in zip(PARTS, (model, head, symbols), strict=True)}
+
+
+def visual_tokens(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Patch features [tiles, 1024, width] to [tiles * 256, text width], as InternVLModel.get_image_features does."""
+    side = int(features.shape[1] ** 0.5)
+    grid = features.reshape(len(features), side, side, -1)
+    shuffled = model.model.pixel_shuffle(grid, scale_factor=model.config.downsample_ratio)
+    projected = model.model.multi_modal_projector(shuffled.reshape(len(features), -1, shuffled.shape[-1]))
+    return projected.flatten(0, 1)
+
+
+def losses(
+    parts: dict[str, nn.Module], batch: list[pictures.Picture], device: torch.device
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Answer loss, distance of the projector from the oracle, and glyph loss of a few pictures."""
+    model, head, symbols = (parts[name] for name in PARTS)
+    grey = torch.from_numpy(np.concatenate([picture.tiles for picture in batch])).to(device)
+    labels = torch.from_numpy(np.concatenate([picture.labels for picture in batch])).to(device)
+    examples = [Example(pages.to_tokens(picture.labels), 0, picture.question, picture.answer) for picture in batch]
+    ids, targets = (part.to(device) for part in assemble(examples))
+    with torch.autocast(device.type, torch.bfloat16):
+        features = tower.patch_features(model.model.vision_tower, tower.normalise(grey))
+        glyph = vision.glyph_loss(head(features), labels.flatten(1, 2))
+        visual = visual_tokens(model, features)
+        with torch.no_grad():
+            tokens = torch.from_numpy(np.concatenate([example.tokens for example in examples])).to(device)
+            oracle = symbols(tokens, model.get_input_embeddings())
+        # A token without any readable label (a thumbnail) has no oracle.
+        known = (tokens >= 0).any(1) & (tokens >= 0).all(1)
+        filled = (tokens > 0).any(1)
+        weight = known.float() * torch.where(filled, 1.0, 0.2)
+        scale = oracle.float()[filled].pow(2).mean()
+        distance = ((visual.float() - oracle.float()).pow(2).mean(-1) * weight).sum() / weight.sum() / scale
+        embeds = model.get_input_embeddings()(ids)
+        embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual.to(embeds.dtype))
+        answer, right = answer_loss(model.model.language_model, model.lm_head, embeds, targets)
+    return {"answer": answer, "oracle": distance, "glyph": glyph}, right
+
+
+def make_optimizers(parts: dict[str, nn.Module], rate: float) -> list[torch.optim.Optimizer]:
+    model = parts["model"]
+    named = [
+        (model.model.vision_tower, 1.0),
+        (parts["head"], 1.0),
+        (model.model.multi_modal_projector, 1.0),
+        (model.model.language_model, 0.5),
+        (nn.ModuleDict({"lm_head": model.lm_head}), 0.5),
+    ]
+    found = []
+    for module, scale in named:
+        for optimizer in optimizing.make_optimizers([module], rate):
+            for group in optimizer.param_groups:
+                group["scale"] = scale
+            found.append(optimizer)
+    return found
+
+
+def train(
+    minutes: float,
+    resume: bool,
+    rate: float = 1e-3,
+    batch: int = 4,
+    seed: int = 3,
+    name: str = "join",
+    vision_name: str = "vision",
+    language_name: str = "language",
+    oracle_until: float = 0.6,
+    **sizes,
+) -> None:
+    """Train for `minutes` of the wall clock in all; `oracle_until` is when the pull towards the oracle ends."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(seed)
+    resumed = resume and checkpoint.exists(name)
+    parts = assemble_from_stages("" if resumed else vision_name, language_name, device, sizes)
+    parts["symbols"].requires_grad_(False)
+    optimizers = make_optimizers(parts, rate)
+    facts = {"step": 0, "seconds": 0.0}
+    if resumed:
+        facts = checkpoint.load(name, parts, optimizers)
+    loader = iter(
+        DataLoader(
+            Pictures(seed, facts["step"] * batch), batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list
+        )
+    )
+    started, saved, running = time.time() - facts["seconds"], time.time(), []
+    while (done := (time.time() - started) / 60 / minutes) < 1:
+        found, right = losses(parts, next(loader), device)
+        pull = max(0.05, 1 - done / oracle_until)
+        (found["answer"] + 1.0 * pull * found["oracle"] + 0.7 * found["glyph"]).backward()
+        optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.4))
+        facts["step"] += 1
+        running.append([right, *(float(value.detach()) for value in found.values())])
+        if facts["step"] % 25 == 0 or facts["step"] < 4:
+            mean = np.mean(running, 0).round(3).tolist()
+            print(
+                f"{(time.time() - started) / 60:.1f} min step {facts['step']} right, {', '.join(found)}: {mean}",
+                flush=True,
+            )
+            running = []
+        if time.time() - saved > 150:
+            facts["seconds"] = time.time() - started
+            checkpoint.save(name, parts, optimizers, facts)
+            saved = time.time()
+    facts["seconds"] = time.time() - started
+    checkpoint.save(name, parts, optimizers, facts)

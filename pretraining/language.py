@@ -1,0 +1,194 @@
+"""Stage two: the language model learns to read grids of characters, without pixels, from lines to whole pages."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from pretraining import assembling, checkpoint, optimizing, pages, questions, slots
+from pretraining.assembling import IMAGE, SymbolEmbedding
+
+
+@dataclass(frozen=True)
+class Example:
+    """Slots of the visual tokens [n, 12], the place of the first one in its tile, and the text round them."""
+
+    tokens: np.ndarray
+    first: int
+    question: str
+    answer: str
+
+
+def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
+    """A few neighbouring lines alone in the rows of visual tokens they touch: the shortest reading there is."""
+    count = int(rng.integers(1, most + 1))
+    start = int(rng.integers(max(1, len(page.lines) - count + 1)))
+    tokens = pages.to_tokens(page.labels)
+    rows = tokens.reshape(-1, assembling.SIDE, tokens.shape[1])
+    middles = page.middles[start : start + count]
+    top, bottom = int(middles[0] // 28) - 1, int(middles[-1] // 28) + 2
+    low, high = (middles[0] + page.middles[start - 1]) / 2 if start else -1e9, 1e9
+    if start + count < len(page.middles):
+        high = (middles[-1] + page.middles[start + count]) / 2
+    top, bottom = max(0, top), min(len(rows), bottom)
+    part = rows[top:bottom].copy()
+    height = np.arange(top, bottom)[:, None] * 28 + np.repeat([7, 21], 2 * slots.SLOTS)[None]  # px of each slot's patch
+    part[np.broadcast_to(((height < low) | (height > high))[:, None], part.shape)] = slots.NONE
+    text = "\n".join(page.lines[start : start + count])
+    return Example(part.reshape(-1, tokens.shape[1]), top * assembling.SIDE, "Read the text.", text)
+
+
+def random_example(rng: np.random.Generator, level: float) -> Example:
+    """At `level` 0 single lines, then strips of more lines, from 0.4 on more and more whole pages with questions."""
+    while True:
+        page = pages.text_page(rng)
+        if rng.random() > min(0.92, max(0.0, level - 0.4) * 2):
+            if page.labels.shape[0] > 3 or page.kind == "tables":
+                continue
+            return strip(page, rng, 1 + round(min(level, 0.8) * 15 * rng.random()))
+        kind = rng.choice(4, p=[0.62, 0.13, 0.17, 0.08])
+        ask = (questions.extraction, questions.single, questions.line, questions.whole)[kind]
+        question, answer = ask(page, rng)
+        if len(answer) <= 700:
+            return Example(pages.to_tokens(page.labels), 0, question, answer)
+
+
+def next_level(level: float, right: float) -> float:
+    """Harder once most is right (or slowly in any case, at the end of the curve): copying appears suddenly."""
+    return min(1.0, level + (0.003 if right > 0.9 else 0.0015 if right > 0.8 else 0.0003 if right > 0.7 else 0.0))
+
+
+class Examples(IterableDataset):
+    """Batches of about `budget` ids; their difficulty follows a level shared with the trainer."""
+
+    def __init__(self, seed: int, first: int, level: torch.Tensor, budget: int) -> None:
+        self.seed, self.first, self.level, self.budget = seed, first, level, budget
+
+    def __iter__(self):
+        number = self.first
+        while True:
+            rng = np.random.default_rng([self.seed, number])
+            number += 1
+            pool = [random_example(rng, float(self.level)) for _ in range(40)]
+            pool.sort(key=length)
+            batch: list[Example] = []
+            batches = []
+            for example in pool:
+                if batch and length(example) * (len(batch) + 1) > self.budget:
+                    batches.append(batch)
+                    batch = []
+                batch.append(example)
+            batches.append(batch)
+            for index in rng.permutation(len(batches)):
+                yield batches[index]
+
+
+def length(example: Example) -> int:
+    return len(example.tokens) + len(example.question) + len(example.answer.encode()) + 20
+
+
+def assemble(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and labels, padded on the right (causal attention then needs no mask)."""
+    rows = []
+    for example in examples:
+        prompt = assembling.prompt_ids(len(example.tokens), example.question)
+        answer = assembling.answer_ids(example.answer)
+        rows.append((prompt + answer, [-100] * len(prompt) + answer))
+    longest = max(len(ids) for ids, _ in rows)
+    pad = assembling.TOKENIZER.pad_token_id
+    ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in rows])
+    return ids, labels
+
+
+def answer_loss(
+    language: nn.Module, head: nn.Module, embeds: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Mean cross entropy of the answers' tokens, and the share of them guessed right."""
+    hidden = language(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    asked = labels[:, 1:] != -100
+    logits = head(hidden[:, :-1][asked]).float()
+    target = labels[:, 1:][asked]
+    return nn.functional.cross_entropy(logits, target), float((logits.argmax(-1) == target).float().mean())
+
+
+def symbol_embeds(
+    model: nn.Module, symbols: SymbolEmbedding, ids: torch.Tensor, examples: list[Example], noise: float
+) -> torch.Tensor:
+    """Input embeddings [batch, length, width] with the oracle's visual tokens in place."""
+    device = ids.device
+    embedding = model.get_input_embeddings()
+    tokens = torch.cat([torch.from_numpy(example.tokens) for example in examples])
+    first = torch.cat([torch.arange(len(example.tokens)) + example.first for example in examples])
+    keep = None
+    if noise:
+        tokens, keep = assembling.spoil(tokens, noise)
+        keep = keep.to(device)
+    visual = symbols(tokens.to(device), embedding, keep, first.to(device))
+    if noise:
+        visual = visual + 0.1 * visual.detach().std() * torch.randn_like(visual)
+    embeds = embedding(ids)
+    return embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual.to(embeds.dtype))
+
+
+def train(
+    minutes: float,
+    resume: bool,
+    rate: float = 2e-3,
+    budget: int = 2500,
+    seed: int = 2,
+    name: str = "language",
+    **sizes: int,
+) -> None:
+    """Train the language model and the symbol embedding for `minutes` of the wall clock in all."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(seed)
+    model = assembling.build_model(**sizes).to(device)
+    language, head = model.model.language_model, model.lm_head
+    symbols = SymbolEmbedding(language.config.hidden_size).to(device)
+    modules = {"language": language, "lm_head": head, "symbols": symbols}
+    optimizers = optimizing.make_optimizers([language, nn.ModuleDict({"lm_head": head}), symbols], rate)
+    facts = {"step": 0, "seconds": 0.0, "level": 0.0}
+    if resume and checkpoint.exists(name):
+        facts = checkpoint.load(name, modules, optimizers)
+    facts.setdefault("level", 0.0)
+    level = torch.tensor(facts.get("level", 0.0)).share_memory_()
+    loader = iter(
+        DataLoader(
+            Examples(seed, facts["step"], level, budget),
+            batch_size=None,
+            num_workers=1,
+            prefetch_factor=4,
+            collate_fn=lambda batch: batch,
+        )
+    )
+    started, saved, running = time.time() - facts["seconds"], time.time(), []
+    print(f"{sum(p.numel() for p in language.parameters()):,} parameters", flush=True)
+    while (done := (time.time() - started) / 60 / minutes) < 1:
+        examples = next(loader)
+        ids, labels = (part.to(device) for part in assemble(examples))
+        with torch.autocast(device.type, torch.bfloat16):
+            embeds = symbol_embeds(model, symbols, ids, examples, 0.0 if facts["level"] < 0.3 else 0.03)
+            loss, right = answer_loss(language, head, embeds, labels)
+        loss.backward()
+        optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.6))
+        facts["step"] += 1
+        facts["level"] = next_level(facts.get("level", 0.0), right)
+        level.fill_(facts["level"])
+        running.append((float(loss.detach()), right, ids.numel()))
+        if facts["step"] % 50 == 0:
+            mean = [round(float(value), 3) for value in np.mean(running, 0)]
+            clock = f"{(time.time() - started) / 60:.1f} min step {facts['step']} level {facts['level']:.3f}"
+            print(clock, "loss, right, ids", mean, flush=True)
+            running = []
+        if time.time() - saved > 120:
+            facts["seconds"] = time.time() - started
+            checkpoint.save(name, modules, optimizers, facts)
+            saved = time.time()
+    facts["seconds"] = time.time() - started
+    checkpoint.save(name, modules, optimizers, facts)

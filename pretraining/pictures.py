@@ -1,0 +1,137 @@
+"""Drawn documents with pixels: tiles, dense labels of every patch, questions. What the joined model learns from."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from mllm_tailor.data.drawn import DrawnPage, FontSet, Style, draw_document
+from mllm_tailor.data.drawn.fonts import Face
+from mllm_tailor.models.tiles import tile_image
+from pretraining import effects, fonts, pages, questions, slots, tiles, words
+from pretraining.tiles import GRID, TILE
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Grey tiles [n, 448, 448] uint8, labels [n, 32, 32, SLOTS], a question and its answer."""
+
+    tiles: np.ndarray
+    labels: np.ndarray
+    question: str
+    answer: str
+
+
+@functools.cache
+def font_set() -> FontSet:
+    """The shipped faces and the machine's, but for those held out."""
+    found = [
+        Face(path.stem, str(path))
+        for index, (path, _) in enumerate(fonts.font_files())
+        if index % 7 != 3 and fonts.usable(path)
+    ]
+    return FontSet(FontSet.shipped().faces + tuple(found))
+
+
+def characters(page: DrawnPage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class and centre (px of the page) of every character; blanks are put into the gaps of a line they fit."""
+    classes, x, y = [], [], []
+    boxes = iter(page.characters)
+    for line in page.lines:
+        last = None
+        for letter in line.text:
+            if letter == " ":
+                last = (last[0], True) if last else None
+                continue
+            box = next(boxes)
+            height = box.y1 - box.y0
+            middle = box.y1 - height * (0.21 + pages.MIDDLE) / 0.93  # descent 0.21 em below the baseline, capitals 0.72
+            if last and last[1] and 0 < box.x0 - last[0].x1 < 0.8 * height:
+                classes.append(1)
+                x.append((box.x0 + last[0].x1) / 2)
+                y.append(middle)
+            classes.append(slots.class_of(letter))
+            x.append((box.x0 + box.x1) / 2)
+            y.append(middle)
+            last = (box, False)
+    return np.array(classes, np.int64), np.array(x), np.array(y)
+
+
+def cut(page: DrawnPage, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The page's grey tiles and their labels, cut by InternVL's rule with at most `most` tiles."""
+    width, height = page.image.size
+    columns, rows = pages.grid_of(width, height, most)
+    grey = np.stack([np.asarray(tile.convert("L")) for tile in tile_image(page.image, 1, most, TILE, thumbnail=False)])
+    classes, x, y = characters(page)
+    labels = slots.fill_slots(
+        classes, x * columns * TILE / width, y * rows * TILE / height, rows * GRID, columns * GRID
+    )
+    tiled = labels.reshape(rows, GRID, columns, GRID, slots.SLOTS).transpose(0, 2, 1, 3, 4)
+    return grey, tiled.reshape(rows * columns, GRID, GRID, slots.SLOTS)
+
+
+def drawn_page(rng: np.random.Generator, held_out: bool = False) -> DrawnPage:
+    """A document in ASCII; held-out pages are receipts of layout families never trained on."""
+    while True:
+        kind = "receipts" if held_out else str(rng.choice(pages.KINDS, p=pages.SHARES))
+        layouts = pages.receipt_layouts(held_out) if kind == "receipts" else None
+        page = draw_document(
+            kind,
+            int(rng.integers(1 << 40)),
+            fonts=font_set(),
+            layouts=layouts,
+            style=Style(on_a4=False),
+            effects=float(rng.choice([0.3, 1.0])),
+        )
+        if pages.is_ascii(page.fields):
+            return page
+
+
+def few_lines(rng: np.random.Generator, most: int = 5, held_out: bool = False) -> Picture:
+    """One tile with a few short lines in one font, to be read out."""
+    while True:
+        pen = tiles.Pen(TILE, TILE)
+        atlas = fonts.make_atlas(fonts.pick_font(rng, held_out), int(rng.integers(13, 22)), rng)
+        y, texts = rng.uniform(0, 200), []
+        for _ in range(int(rng.integers(1, most + 1))):
+            text, x = words.snippet(rng)[:60].strip(), rng.uniform(4, 60)
+            text = "".join(c for c in text if c in atlas.masks or c == " ")
+            while text and x + sum(atlas.advances[c] for c in text) > TILE - 4:
+                text = text[:-1].strip()
+            if not text:
+                continue
+            pen.write(text, x, y, atlas)
+            texts.append(text)
+            y += atlas.height * rng.uniform(1.0, 2.0)
+        if texts and y < TILE:
+            break
+    classes, x_centres, y_centres = pen.placed()
+    ink, x_centres, y_centres = tiles.warp(effects.wear_ink(pen.ink, rng), x_centres, y_centres, rng)
+    labels = slots.fill_slots(classes, x_centres, y_centres, GRID, GRID)
+    return Picture(effects.photograph(ink, rng)[None], labels[None], "Read the text.", "\n".join(texts))
+
+
+def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
+    """A training picture: mostly documents with a question, some short readings, now and then with a thumbnail."""
+    if rng.random() < 0.15:
+        return few_lines(rng)
+    while True:
+        drawn = drawn_page(rng)
+        grey, labels = cut(drawn, most)
+        about = pages.Page(drawn.kind, labels, tuple(line.text for line in drawn.lines), (), drawn.fields)
+        ask = (questions.extraction, questions.single, questions.line, questions.whole)[
+            rng.choice(4, p=[0.66, 0.1, 0.16, 0.08])
+        ]
+        question, answer = ask(about, rng)
+        if len(answer) <= 700 and answer.isascii():
+            break
+    if (
+        len(grey) > 1 and rng.random() < 0.05
+    ):  # plain transformers always appends one; its characters are too small to label
+        small = drawn.image.convert("L").resize((TILE, TILE), Image.Resampling.BICUBIC)
+        grey = np.concatenate([grey, np.asarray(small)[None]])
+        labels = np.concatenate([labels, np.full_like(labels[:1], slots.IGNORED)])
+    return Picture(grey, labels, question, answer)

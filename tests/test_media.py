@@ -235,13 +235,8 @@ def test_inline_pictures_and_damaged_data_addresses() -> None:
 
 
 def test_kinds_by_suffix() -> None:
-    assert [media_kind(name) for name in ("a.JPG", "b.mp4", "c.flac", "d.pdf", "e")] == [
-        "image",
-        "video",
-        "audio",
-        None,
-        None,
-    ]
+    kinds = ["image", "video", "audio", "image", None, None]
+    assert [media_kind(name) for name in ("a.JPG", "b.mp4", "c.flac", "d.pdf", "e.txt", "f")] == kinds
 
 
 @settings(max_examples=150, deadline=None)

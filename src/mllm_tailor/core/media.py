@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -26,12 +27,14 @@ from mllm_tailor.core.sample import Media, MediaKind
 # Said of pictures that our own, lower limit refuses a moment later.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+SMALLER = "save it smaller"
+MOST_COUNTED = 10_000  # pages; a small TIFF can claim millions
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "MPO")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm"})
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".m4a"})
 _KINDS: dict[str, MediaKind] = {
-    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
+    **dict.fromkeys({*IMAGE_SUFFIXES, ".pdf"}, "image"),  # a page at a time, see `pages`
     **dict.fromkeys(VIDEO_SUFFIXES, "video"),
     **dict.fromkeys(AUDIO_SUFFIXES, "audio"),
 }
@@ -63,8 +66,12 @@ def open_image(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Imag
         DataError: naming the file, for anything missing, empty, truncated, too large or not a picture.
     """
     name = media.describe()
-    with _within_limits(media, name, limits) as stream:
-        return _decode(stream, name, media.page or 0, limits)
+    if is_pdf(media, limits):
+        from mllm_tailor.core.pages import open_page  # which builds on this module
+
+        return open_page(media, limits)
+    with open_bytes(media, limits.bytes, SMALLER) as stream:
+        return _decode(stream, name, media.page, limits)
 
 
 def image_size(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
@@ -74,21 +81,53 @@ def image_size(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int,
         DataError: naming the file, as `open_image` does.
     """
     name = media.describe()
-    with _within_limits(media, name, limits) as stream, _naming_faults(name):
-        image = _open(stream, name, media.page or 0, limits)
+    if is_pdf(media, limits):
+        from mllm_tailor.core.pages import page_size
+
+        return page_size(media, limits)
+    with open_bytes(media, limits.bytes, SMALLER) as stream, _naming_faults(name):
+        image = _open(stream, name, media.page, limits)
         lying = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         turned = lying and image.format != "TIFF"  # Pillow gives the upright size of a TIFF by itself
         return (image.height, image.width) if turned else image.size
 
 
-def _within_limits(media: Media, name: str, limits: ImageLimits) -> IO[bytes]:
+def count_pictures(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> int:
+    """How many pages a TIFF has; one for other pictures, also for those that move.
+
+    Raises:
+        DataError: naming the file, as `open_image` does.
+    """
+    name = media.describe()
+    with open_bytes(media, limits.bytes, SMALLER) as stream, _naming_faults(name):
+        image = Image.open(stream, formats=IMAGE_FORMATS)
+        return next(page for page in count(1) if page == MOST_COUNTED or not _has_page(image, page))
+
+
+def is_pdf(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
+    """Whether the file begins as PDFs do, or is named one.
+
+    Raises:
+        DataError: naming the file, when it is missing, empty or too large.
+    """
+    with open_bytes(media, limits.bytes, SMALLER) as stream:
+        return stream.read(5) == b"%PDF-" or (media.path is not None and media.path.suffix.lower() == ".pdf")
+
+
+def open_bytes(media: Media, most: int, mend: str) -> IO[bytes]:
+    """The file, or the bytes that travelled in the row: not empty and at most `most` bytes, else `mend` is advised.
+
+    Raises:
+        DataError: naming the file.
+    """
+    name = media.describe()
     stream, size = _bytes_of(media, name)
-    if 0 < size <= limits.bytes:
+    if 0 < size <= most:
         return stream
     stream.close()
     if size == 0:
         raise DataError(f"{name}: the file is empty — replace it or leave the row out")
-    raise DataError(f"{name}: {size:,} bytes, over the limit of {limits.bytes:,} — save it smaller")
+    raise DataError(f"{name}: {size:,} bytes, over the limit of {most:,} — {mend}")
 
 
 def _bytes_of(media: Media, name: str) -> tuple[IO[bytes], int]:
@@ -103,18 +142,20 @@ def _bytes_of(media: Media, name: str) -> tuple[IO[bytes], int]:
         raise DataError(f"{name}: cannot be opened ({error.strerror}) — check its permissions") from None
 
 
-def _decode(stream: IO[bytes], name: str, page: int, limits: ImageLimits) -> Image.Image:
+def _decode(stream: IO[bytes], name: str, page: int | None, limits: ImageLimits) -> Image.Image:
     with _naming_faults(name):
         image = _open(stream, name, page, limits)
         image.load()
     return to_rgb(image)
 
 
-def _open(stream: IO[bytes], name: str, page: int, limits: ImageLimits) -> Image.Image:
+def _open(stream: IO[bytes], name: str, page: int | None, limits: ImageLimits) -> Image.Image:
     """The header of one page, its size within limits; pixels are not read yet."""
     image = Image.open(stream, formats=IMAGE_FORMATS)
-    if page:
-        image.seek(page)
+    if page is None and _has_page(image, 1):
+        raise DataError(f"{name}: has several pages and none is named — name a page, or split the document")
+    if image.format == "TIFF" or page:
+        image.seek(page or 0)
     width, height = image.size
     if width * height > limits.pixels:
         raise DataError(
@@ -123,6 +164,17 @@ def _open(stream: IO[bytes], name: str, page: int, limits: ImageLimits) -> Image
     if min(width, height) < limits.side:
         raise DataError(f"{name}: {width}x{height} pixels is too thin to show anything — replace it")
     return image
+
+
+def _has_page(image: Image.Image, page: int) -> bool:
+    """Whether a TIFF goes on to this page (from 0). Other pictures have one; their further frames are no pages."""
+    if image.format != "TIFF":
+        return page == 0
+    try:
+        image.seek(page)
+    except EOFError:
+        return False
+    return True
 
 
 @contextmanager

@@ -1,0 +1,175 @@
+"""The whole job over a run folder, on drawn receipts and a tiny random model: what is written, kept, refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mllm_tailor.core.errors import DataError, RecipeError, RunError
+from mllm_tailor.core.files import read_jsonl
+from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.recipe import make_recipe
+from mllm_tailor.run.compare import compare_runs
+from mllm_tailor.run.folder import read_predictions, start_run
+from mllm_tailor.run.init import write_recipe
+from mllm_tailor.run.predict import predict_paths
+from mllm_tailor.run.prepare import prepare
+from mllm_tailor.run.tailor import report_run, run_recipe
+from mllm_tailor.tasks import make_task
+
+
+@pytest.fixture(scope="module")
+def receipts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training receipts and four held out."""
+    folder = tmp_path_factory.mktemp("receipts")
+    draw_folder(folder, 8, 4, seed=5)
+    return folder
+
+
+def write_yaml(folder: Path, data: Path, model: Path, **changes: object) -> Path:
+    values = {
+        "name": "tiny",
+        "model": str(model),
+        "data": {"train": str(data), "held_out": {"column": "split", "value": "dev"}, "dev": 0.2, "transcripts": 0.5},
+        "task": {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}},
+        "method": {"name": "qlora", "rank": 4, "parts": ["language"]},
+        "train": {"epochs": 1, "batch": 4, "learning_rate": 1e-3},
+        "predict": {"max_new_tokens": 24},
+        "output": str(folder / "runs"),
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, receipts: Path, tiny_model_folder: Path) -> Path:
+    """A finished run folder."""
+    recipe = write_yaml(tmp_path_factory.mktemp("job"), receipts, tiny_model_folder)
+    return run_recipe(recipe, [], exclude_faulty=False, fresh=False).path
+
+
+@pytest.mark.slow
+def test_a_run_leaves_everything_a_reader_needs(finished: Path, receipts: Path) -> None:
+    for name in ("recipe.yaml", "log.jsonl", "adapter", "predictions.jsonl", "scores.json", "environment.json"):
+        assert (finished / name).exists(), name
+    scores = json.loads((finished / "scores.json").read_text())
+    assert set(scores["systems"]) == {
+        f"{who}_{mode}" for who in ("base", "tuned") for mode in ("constrained", "free")
+    } | {"floor_constant", "floor_nearest"}
+    assert scores["gain"]["fuzzy"]["difference"].keys() == {"value", "low", "high"}
+    assert scores["systems"]["tuned_constrained"]["metrics"]["parse_rate"]["value"] == 100
+    value = scores["gain"]["fuzzy"]["tuned"]["value"]
+    assert f"{value:.1f}" in (finished / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_ledger_accounts_for_every_sample_once(finished: Path, receipts: Path) -> None:
+    rows = [row for _, row in read_jsonl(finished / "samples.jsonl")]
+    data = [row["id"] for _, row in read_jsonl(receipts / "metadata.jsonl")]
+    assert sorted(row["id"] for row in rows if row["part"] != "aloud") == sorted(data)
+    aloud = [row["id"] for row in rows if row["part"] == "aloud"]
+    assert aloud and all(name.endswith("#read") for name in aloud)
+    assert all(row["tokens"] > row["supervised_tokens"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_predict_writes_the_rows_of_the_run_again(finished: Path, receipts: Path, tmp_path: Path) -> None:
+    """The saved adapter, opened anew, says of the same files what the run recorded."""
+    recorded = {row.id: row for row in read_predictions(finished / "predictions.jsonl")}
+    files = [receipts / "images" / f"{name}.jpg" for name in recorded]
+    bad = tmp_path / "broken.jpg"
+    bad.write_bytes(b"not a picture")
+    out = tmp_path / "out.jsonl"
+    predict_paths(finished, [*files, bad], out, model=None, recipe=None, base=False, free=False)
+    rows = [row for _, row in read_jsonl(out)]
+    assert [row["id"] for row in rows] == [*recorded, "broken"]
+    assert [row["text"] for row in rows[:-1]] == [row.text for row in recorded.values()]
+    assert set(rows[0]) >= {"id", "fields", "confidence", "text", "seconds"}
+    assert "broken.jpg" in rows[-1]["problem"] and rows[-1]["text"] == ""
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    finished: Path, receipts: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """Folders as a kill leaves them: half the base's replies; training done and half of the tuned replies."""
+    recipe = write_yaml(tmp_path, receipts, tiny_model_folder)
+    started = start_run(make_recipe(yaml.safe_load(recipe.read_text())))
+    for name in ("samples.jsonl", "environment.json", "forecast.json", "training.json", "adapter"):
+        source, target = finished / name, started.path / name
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    for which in ("base_constrained", "base_free", "floor_nearest", "tuned_constrained"):
+        lines = (finished / "predictions" / f"{which}.jsonl").read_text()
+        target = started.predictions(which)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(lines[: len(lines) // 2] if which.startswith("tuned") else lines)
+    run = run_recipe(recipe, [], exclude_faulty=False, fresh=False)
+    both = [json.loads((path / "scores.json").read_text())["systems"]["tuned_free"] for path in (finished, run.path)]
+    assert both[0] == both[1]
+
+
+@pytest.mark.slow
+def test_scoring_again_changes_nothing(finished: Path) -> None:
+    before = (finished / "scores.json").read_text()
+    report_run(finished)
+    assert (finished / "scores.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_run_compared_with_itself_shows_no_change(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare_runs(finished, finished)
+    assert "+0.0 to +0.0" in capsys.readouterr().err
+
+
+def test_another_recipe_never_writes_into_a_run(receipts: Path, tmp_path: Path) -> None:
+    values = {"name": "a", "data": str(receipts), "task": {"extract": {"total": "string"}}, "output": str(tmp_path)}
+    start_run(make_recipe(values))
+    start_run(make_recipe(values))  # the same recipe goes on
+    with pytest.raises(RunError, match="different recipe"):
+        start_run(make_recipe(values | {"seed": 1}))
+    start_run(make_recipe(values | {"seed": 1}), fresh=True)
+    assert (tmp_path / "a.old1" / "recipe.yaml").is_file()
+
+
+def test_faulty_rows_refuse_the_run_or_are_written_down(receipts: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(receipts, data)
+    rows = [row for _, row in read_jsonl(data / "metadata.jsonl")]
+    (data / rows[0]["file_name"]).write_bytes(b"")
+    recipe = make_recipe(
+        {
+            "data": {"train": str(data), "held_out": {"column": "split", "value": "dev"}},
+            "task": {"extract": {"total": "string"}},
+        }
+    )
+    with pytest.raises(DataError, match="the file is empty") as caught:
+        prepare(recipe, make_task(recipe), exclude_faulty=False)
+    assert "--exclude-faulty" in str(caught.value)
+    job = prepare(recipe, make_task(recipe), exclude_faulty=True)
+    assert [item.id for item in job.excluded] == [rows[0]["id"]]
+    assert len(job.train) + len(job.dev) + len(job.held_out) == len(rows) - 1
+
+
+def test_a_limit_is_a_seeded_choice_and_stands_in_the_ledger(receipts: Path) -> None:
+    recipe = make_recipe(
+        {
+            "data": {"train": str(receipts), "held_out": {"column": "split", "value": "dev"}, "limit": 3, "dev": 0},
+            "task": {"extract": {"total": "string"}},
+        }
+    )
+    job = prepare(recipe, make_task(recipe), exclude_faulty=False, decode=False)
+    assert len(job.train) == 3 and len(job.excluded) == 5
+    assert all(item.reason == "beyond data.limit=3" for item in job.excluded)
+
+
+def test_init_writes_a_recipe_that_reads_back(receipts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "recipe.yaml"
+    write_recipe(receipts, out, force=False)
+    assert make_recipe(yaml.safe_load(out.read_text())).task_name == "extract"
+    with pytest.raises(RecipeError, match="--force"):
+        write_recipe(receipts, out, force=False)

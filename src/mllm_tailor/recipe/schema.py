@@ -67,6 +67,9 @@ class DataSpec(Settings):
     dev: float = Field(
         0.05, ge=0, lt=0.5, description="share of the training samples used to choose the best epoch; 0: last epoch"
     )
+    faulty: Literal["refuse", "exclude"] = Field(
+        "refuse", description="faulty samples refuse the run, or take no part and get a line in the ledger"
+    )
     transcripts: float = Field(
         0.0, ge=0, le=1, description="share of the training samples also learned to be read aloud, if they bring `ocr`"
     )

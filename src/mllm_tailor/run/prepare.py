@@ -64,7 +64,7 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
     examination = examine(train, held_out, task, faults=faults, decode=decode)
     dropped = exclusions(examination)
     errors = examination.errors()
-    if errors and not exclude_faulty:
+    if errors and not exclude_faulty and recipe.data.faulty == "refuse":
         raise DataError(refusal(errors))
     keep_train = [task.phrase(sample) for sample in train if sample.id not in dropped]
     keep_held = [task.phrase(sample) for sample in held_out if sample.id not in dropped]

@@ -48,6 +48,8 @@ class GradientStepper:
         values: dict[str, Any] = {}
         for name, weight in self.weights.items():
             for key, value in self.optimizer.state.get(weight, {}).items():
+                if key.startswith("qmap"):  # one table shared by all weights, which safetensors would refuse
+                    value = value.clone()
                 (tensors if isinstance(value, Tensor) else values)[f"{name}|{key}"] = value
         return tensors, values
 

@@ -216,14 +216,16 @@ class Training:
         return length.supervised if self.settings.loss == "answer" else length.tokens - 1
 
     def _evaluate(self, log: TrainingLog) -> None:
+        if self.evaluate is not None and self.process.is_main_process:
+            self._score(self.evaluate, log)
         self.progress = replace(self.progress, evaluated_step=self.progress.step)
-        if self.evaluate is None or not self.process.is_main_process:
-            return
+
+    def _score(self, evaluate: Evaluate, log: TrainingLog) -> None:
         network = self.model.model
         network.eval()
         mixed = len({weight.dtype for weight in network.parameters() if weight.is_floating_point()}) > 1
         with computing(self.model.device, self.bf16 and mixed):
-            scores = dict(self.evaluate())
+            scores = dict(evaluate())
         keep_frozen_parts_quiet(self.model)
         if not scores:
             return

@@ -57,8 +57,8 @@ def micro_batches(
 ) -> list[tuple[int, ...]]:
     """Cut a step's samples into forward passes of similar length, so that little is padding.
 
-    `tokens` are their lengths. A pass has at most `most` samples or, when that is None, at most `budget` tokens, padding
-    included (one sample is always allowed).
+    `tokens` are their lengths. A pass has at most `most` samples or, when that is None, at most `budget` tokens,
+    padding included (one sample is always allowed).
     """
     ranked = sorted(range(len(samples)), key=lambda place: (-tokens[place], place))
     passes: list[list[int]] = []

@@ -1,0 +1,119 @@
+"""Trains a small job again and again in forked children that are killed on the way. Run by test_resume.py.
+
+A process of its own, because forking is only safe before torch has started threads; forking saves the five seconds of
+imports that each of the many children would otherwise need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from small_job import make_samples, prepare
+
+from mllm_tailor.core.errors import TailorError
+from mllm_tailor.training import loop, train
+
+
+def kill_at(moment: int) -> Callable[..., Any]:
+    """A counter that kills this very process when it is called for the `moment`-th time (from 0)."""
+    count = 0
+
+    def passing(*_: Any) -> None:
+        nonlocal count
+        if count == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    return passing
+
+
+def before(owner: Any, name: str, call: Callable[..., Any]) -> None:
+    """Call `call` in front of every call of `owner.name`."""
+    wrapped = getattr(owner, name)
+
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        call()
+        return wrapped(*arguments, **named)
+
+    setattr(owner, name, wrapper)
+
+
+def chance_state() -> str:
+    """A hash of the state of every random generator."""
+    state = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def job(model_folder: Path, folder: Path, spec: dict[str, Any], moment: int | None) -> None:
+    """One training, killed at a moment: a pass, a flush to disk, a rename, a finished step, a checkpoint, a score."""
+    torch.set_num_threads(1)
+    passing = kill_at(-1 if moment is None else moment)
+    before(os, "fsync", passing)
+    before(Path, "rename", passing)
+    before(loop, "answer_loss", passing)
+    samples = make_samples(folder.parent / "pictures")
+    model, method, recipe = prepare(model_folder, spec["method"], **spec["train"])
+
+    def on_event(event: str, step: int) -> None:
+        if event == "step":
+            with (folder.parent / f"{folder.name}.chance").open("a") as file:
+                file.write(f"{step} {chance_state()}\n")
+        passing()
+
+    def evaluate() -> dict[str, float]:
+        weights = [weight.detach().double().sum() for weight in model.model.parameters() if weight.requires_grad]
+        passing()
+        return {"score": float(torch.sin(1000 * torch.stack(weights).sum()))}
+
+    train(model, method, samples, recipe, folder, evaluate=evaluate, on_event=on_event)
+
+
+def child(*arguments: Any, seconds: float | None = None) -> int:
+    """Run `job` in a forked child, killed after `seconds` if given; 0 when it finished, -9 when it was killed."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            job(*arguments)
+            os._exit(0)
+        except TailorError as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(1)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main() -> None:
+    """Arguments: model folder, working folder, specification as JSON. Prints the exit codes of all children."""
+    model_folder, work, spec = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    work.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    codes = {"whole": [child(model_folder, work / "whole", spec, None)]}
+    whole_seconds = time.monotonic() - begun
+    chance = random.Random(spec["seed"])
+    for name in ("moments", "seconds"):
+        codes[name] = []
+        for _ in range(spec[name]):
+            if name == "moments":
+                codes[name].append(child(model_folder, work / name, spec, chance.randrange(2, spec["span"])))
+            else:
+                after = chance.uniform(0.2, 0.9) * whole_seconds
+                codes[name].append(child(model_folder, work / name, spec, None, seconds=after))
+        codes[name].append(child(model_folder, work / name, spec, None))
+    print(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""A training killed at any moment and taken up again ends with the same bits as one that was never disturbed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_job import make_samples, prepare
+
+from mllm_tailor.core.errors import DataError, RunError
+from mllm_tailor.core.files import sha256
+from mllm_tailor.training import checkpoint as checkpoints
+from mllm_tailor.training import train
+from mllm_tailor.training.checkpoint import Checkpoint, list_checkpoints, read_newest, read_sealed, write_checkpoint
+
+SERVER = Path(__file__).with_name("resume_server.py")
+TIMES = {"samples_per_second", "tokens_per_second", "memory", "seconds", "seconds_left"}
+
+
+def serve(model_folder: Path, work: Path, spec: dict[str, Any]) -> dict[str, list[int]]:
+    """Run the server; the exit codes of its children."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SERVER.parent)}
+    done = subprocess.run(
+        [sys.executable, str(SERVER), str(model_folder), str(work), json.dumps(spec)],
+        capture_output=True, text=True, env=environment, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    codes: dict[str, list[int]] = json.loads(done.stdout)
+    return codes
+
+
+def outcome(work: Path, name: str) -> dict[str, Any]:
+    """Everything that must be equal: weights, optimizer, losses, scores, random state after each step."""
+    folder = work / name
+    newest = list_checkpoints(folder / "checkpoints")[-1]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {
+        "adapter": {file.name: sha256(file) for file in (folder / "adapter").glob("*.safetensors")},
+        "weights": sha256(newest / "weights.safetensors"),
+        "optimizer": sha256(newest / "optimizer.safetensors"),
+        "rows": [{key: value for key, value in row.items() if key not in TIMES} for row in rows],
+        "chance": sorted(set((work / f"{name}.chance").read_text().splitlines())),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "train", "moments", "seconds"),
+    [
+        # A checkpoint after every step, and only after every epoch; passes of two samples; dropout; cached features.
+        ({"name": "lora", "rank": 4, "dropout": 0.2}, {"checkpoint_every": 1e-9}, 9, 1),
+        ({"name": "qlora", "rank": 4, "dropout": 0.2}, {"optimizer": "paged_adamw_8bit"}, 4, 1),
+        ({"name": "full", "parts": ["projector", "language"]}, {"augment": True, "evaluate_every": 0.5}, 4, 1),
+    ],
+)
+def test_killed_and_resumed(
+    method: dict[str, Any], train: dict[str, Any], moments: int, seconds: int, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """20 kill points in all: at random calls (mid-accumulation, mid-write, between rename and flush) and times."""
+    settings = {"micro_batch": 2, "epochs": 3, "optimizer": "adamw", **train}
+    spec = {"method": method, "train": settings, "moments": moments, "seconds": seconds, "span": 40, "seed": 1}
+    codes = serve(tiny_model_folder, tmp_path, spec)
+    assert codes["whole"] == [0]
+    assert codes["moments"][-1] == codes["seconds"][-1] == 0
+    assert codes["moments"][:3] == [-9, -9, -9]
+    wanted = outcome(tmp_path, "whole")
+    assert len(wanted["chance"]) == 9
+    for name in ("moments", "seconds"):
+        assert outcome(tmp_path, name) == wanted
+
+
+def a_checkpoint(step: int) -> Checkpoint:
+    return Checkpoint(step, {"weights": {"w": torch.full((10,), float(step))}}, {"fingerprint": "f"})
+
+
+class TestFiles:
+    """Whole or not there, whatever happens while writing and afterwards."""
+
+    def test_only_the_newest_are_kept(self, tmp_path: Path) -> None:
+        for step in range(1, 6):
+            write_checkpoint(tmp_path, a_checkpoint(step), keep=2)
+        assert [place.name for place in list_checkpoints(tmp_path)] == ["step-00000004", "step-00000005"]
+        newest = read_newest(tmp_path)
+        assert newest is not None
+        assert torch.equal(newest.tensors["weights"]["w"], torch.full((10,), 5.0))
+
+    @pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "manifest.json"])
+    @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
+    def test_a_damaged_one_falls_back_to_the_one_before(
+        self, name: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_checkpoint(tmp_path, a_checkpoint(1), keep=2)
+        file = write_checkpoint(tmp_path, a_checkpoint(2), keep=2) / name
+        raw = bytearray(file.read_bytes())
+        if damage == "flip":
+            raw[len(raw) // 2] ^= 1
+            file.write_bytes(raw)
+        elif damage == "remove":
+            file.unlink()
+        else:
+            file.write_bytes(raw[: len(raw) // 2] if damage == "cut" else b"")
+        found = read_newest(tmp_path)
+        assert found is not None
+        assert found.step == 1
+        assert "going back to the one before" in capsys.readouterr().err.replace("\n", " ")
+        with pytest.raises(DataError):
+            read_sealed(file.parent)
+
+    @pytest.mark.parametrize("call", range(12))
+    def test_a_disk_that_fills_up_leaves_the_one_before_whole(
+        self, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The n-th flush, open or write of the writer fails for lack of room."""
+        write_checkpoint(tmp_path, a_checkpoint(1), keep=2)
+        count = 0
+
+        def failing(function: Any) -> Any:
+            def wrapper(*arguments: Any, **named: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == call + 1:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return function(*arguments, **named)
+
+            return wrapper
+
+        monkeypatch.setattr(os, "fsync", failing(os.fsync))
+        monkeypatch.setattr(checkpoints, "save_file", failing(checkpoints.save_file))
+        monkeypatch.setattr(Path, "rename", failing(Path.rename))
+        monkeypatch.setattr(Path, "mkdir", failing(Path.mkdir))
+        try:
+            write_checkpoint(tmp_path, a_checkpoint(2), keep=2)
+        except RunError as error:
+            assert "make room" in str(error)
+        else:
+            assert count <= call
+        monkeypatch.undo()
+        found = read_newest(tmp_path)
+        assert found is not None
+        assert found.step in (1, 2)
+        assert len(list_checkpoints(tmp_path)) >= 1
+
+    def test_training_says_what_to_do_on_a_full_disk(
+        self, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        samples = make_samples(tmp_path / "pictures", 4)
+        model, method, recipe = prepare(tiny_model_folder, "lora", checkpoint_every=1e-9)
+
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(RunError, match="make room and run the same command again"):
+            train(model, method, samples, recipe, tmp_path / "run")
+
+    def test_what_a_killed_writer_left_is_cleared(self, tmp_path: Path) -> None:
+        write_checkpoint(tmp_path, a_checkpoint(1), keep=2)
+        (tmp_path / ".writing-step-00000002").mkdir()
+        (tmp_path / ".writing-step-00000002" / "weights.safetensors").write_bytes(b"half")
+        checkpoints.clear_unfinished(tmp_path)
+        assert [place.name for place in tmp_path.iterdir()] == ["step-00000001"]

@@ -85,7 +85,7 @@ def _page(media: Media, limits: ImageLimits, resolution: float) -> Iterator[tupl
         if not 0 <= (number := media.page or 0) < count:
             raise DataError(f"{name}: has no page {number + 1} — check the page number")
         page = document[number]
-        width, height = (math.ceil(points * resolution / 72) for points in page.get_size())
+        width, height = (math.ceil(points * (resolution / 72)) for points in page.get_size())
         if not limits.side <= min(width, height) or width * height > limits.pixels:
             raise DataError(
                 f"{name}: page {number + 1} would be {width:,}x{height:,} pixels at {resolution:g} dots an inch, "

@@ -1,0 +1,147 @@
+"""Documents with pages: every page becomes a picture of a known size; locked, damaged and endless ones are refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import real_data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mllm_tailor.core import container
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.media import ImageLimits, image_size, open_image
+from mllm_tailor.core.pages import open_page, page_count, pages_of
+from mllm_tailor.core.sample import Media
+
+pdfium = pytest.importorskip("pypdfium2")
+
+
+def pdf(pages: int = 3, width: float = 144.0, height: float = 72.0) -> bytes:
+    """Empty pages, the n-th 10 n points wider than the first."""
+    document = pdfium.PdfDocument.new()
+    for number in range(pages):
+        document.new_page(width + 10 * number, height)
+    stream = io.BytesIO()
+    document.save(stream)
+    return stream.getvalue()
+
+
+def drawn(content: str = "1 0 0 rg 0 0 72 72 re f", encrypted: bool = False, turn: int = 0) -> bytes:
+    """A one-page PDF, 2 by 1 inches, its left half red; or one that asks for a password."""
+    parts = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 144 72]/Rotate %d/Contents 4 0 R>>" % turn,
+        b"<</Length %d>>stream\n%s\nendstream" % (len(content), content.encode()),
+        b"<</Filter/Standard/V 1/R 2/P -4/O<%s>/U<%s>>>" % (b"ab" * 32, b"cd" * 32),
+    ]
+    body, places = b"%PDF-1.4\n", []
+    for number, part in enumerate(parts, 1):
+        places.append(len(body))
+        body += b"%d 0 obj%s endobj\n" % (number, part)
+    table = b"xref\n0 6\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % place for place in places)
+    lock = b"/Encrypt 5 0 R/ID[<00><00>]" if encrypted else b""
+    return body + table + b"trailer<</Size 6/Root 1 0 R%s>>\nstartxref\n%d\n%%%%EOF" % (lock, len(body))
+
+
+def tiff(pages: int = 3) -> bytes:
+    pictures = [Image.new("RGB", (20 + number, 10), (60 * number, 0, 0)) for number in range(pages)]
+    stream = io.BytesIO()
+    pictures[0].save(stream, "TIFF", save_all=True, append_images=pictures[1:])
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("name", "make"), [("a.pdf", pdf), ("a.tif", tiff), ("named.wrongly", pdf)])
+def test_every_page_opens_with_the_size_known_beforehand(name: str, make: object, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(make())  # type: ignore[operator]
+    pages = [Media("image", path, page=page) for page in range(page_count(Media("image", path)))]
+    sizes = [open_image(page).size for page in pages]
+    assert sizes == [image_size(page) for page in pages] and len(set(sizes)) == 3
+    if path.suffix != ".wrongly":
+        assert pages_of(path) == tuple(pages)
+
+
+def test_a_single_page_is_the_file_itself(tmp_path: Path) -> None:
+    for name, data in (("a.pdf", pdf(1)), ("a.tiff", tiff(1)), ("a.png", b"")):
+        (tmp_path / name).write_bytes(data)
+        assert pages_of(tmp_path / name) == (Media("image", tmp_path / name),)
+
+
+def test_pages_are_drawn_upright_at_the_stated_resolution() -> None:
+    page = np.asarray(open_page(Media("image", data=drawn()), resolution=72))
+    assert page.shape == (72, 144, 3)
+    assert (page[36, 10] == (255, 0, 0)).all() and (page[36, 130] == 255).all()
+    assert open_image(Media("image", data=drawn())).size == (300, 150)
+    turned = Media("image", data=drawn(turn=90))
+    assert open_image(turned).size == image_size(turned) == (150, 300)
+
+
+@pytest.mark.parametrize("make", [pdf, tiff])
+def test_several_pages_are_never_read_as_their_first(make: object, tmp_path: Path) -> None:
+    path = tmp_path / "several"
+    path.write_bytes(make())  # type: ignore[operator]
+    for read in (open_image, image_size):
+        with pytest.raises(DataError, match="pages and none is named"):
+            read(Media("image", path))
+        with pytest.raises(DataError, match=r"no such page|has no page 8"):
+            read(Media("image", path, page=7))
+
+
+REFUSED = {
+    "password": (lambda: drawn(encrypted=True), "locked with a password — save a copy without it"),
+    "cut off": (lambda: pdf()[:100], "damaged, cut off or no PDF"),
+    "text": (lambda: b"hello", "damaged, cut off or no PDF"),
+    "empty": (lambda: b"", "the file is empty"),
+    "2,000 pages": (lambda: pdf(2000), "2,000 pages, over the limit of 100 — keep the pages that matter"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_hostile_documents_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    make, words = REFUSED[name]
+    path = tmp_path / "bad.pdf"
+    path.write_bytes(make())
+    with pytest.raises(DataError, match=rf"bad\.pdf: .*{words}"):
+        pages_of(path)
+
+
+def test_a_page_the_size_of_a_house_is_refused_before_it_is_drawn() -> None:
+    huge = Media("image", data=pdf(1, 14_000, 14_000))
+    for read in (open_image, image_size):
+        with pytest.raises(DataError, match="at 150 dots an inch, outside the limits"):
+            read(huge)
+
+
+def test_a_missing_library_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(container.importlib, "import_module", missing)
+    with pytest.raises(DataError, match=r"cannot be opened without pypdfium2 — pip install 'mllm-tailor\[pdf\]'"):
+        open_image(Media("image", data=pdf(1)))
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_damage_anywhere_is_drawn_or_refused(data: st.DataObject) -> None:
+    whole = bytearray(drawn())
+    for _ in range(data.draw(st.integers(1, 10))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    media = Media("image", data=bytes(whole))
+    try:
+        assert open_image(media, ImageLimits(pixels=10**6)).size == image_size(media)
+    except DataError as error:
+        assert str(error).startswith("inline image")
+
+
+def test_real_invoices() -> None:
+    for path in sorted(real_data("invoice_samples").glob("*.pdf"))[:4]:
+        for page in pages_of(path):
+            image = open_image(page)
+            assert image.size == image_size(page) and np.asarray(image).std() > 5

@@ -26,7 +26,7 @@ from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
 RECEIPT = {
-    "company": {"type": "string", "max_length": 12},
+    "company": {"type": "string", "max_length": 8},
     "kind": {"type": "choice", "choices": ["cash", "card", "cheque"]},
     "paid": "boolean",
     "lines": {"type": "list", "items": {"name": {"type": "string", "max_length": 4}}, "max_items": 2},
@@ -81,10 +81,10 @@ def model(request, tmp_path_factory) -> OpenModel:
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> list[Sample]:
-    """Seven labelled pictures of different shapes, so that prompts differ in length."""
+    """Five labelled pictures of different shapes, so that prompts differ in length."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     made = []
-    for number in range(7):
+    for number in range(5):
         path = folder / f"{number}.png"
         Image.fromarray(rng.integers(0, 255, (20 + 15 * number, 40, 3), dtype=np.uint8)).save(path)
         made.append(Sample(str(number), (Media("image", path),), fields={"company": "POISON", "total": "66.60"}))
@@ -168,8 +168,9 @@ def test_batch_compaction_and_order_change_nothing(model, samples, constrained, 
     def read(order, batch):
         return predict(model, TASK, order, settings(batch=batch, max_new_tokens=most), constrained=constrained)
 
-    alone, together = read(samples, 1), read(samples[::-1], 9)[::-1]
+    alone, together = read(samples, 1), read(samples[::-1], 5)[::-1]
     monkeypatch.setattr(decode, "LEAVE_BELOW", -1.0)  # finished rows stay
+    monkeypatch.setattr(decode, "FULL_SHARE", {})  # blocks as wide as the longest span, as on a GPU
     staying = read(samples, 3)
     for others in (together, staying):
         assert texts(others) == texts(alone)
@@ -227,10 +228,10 @@ def test_no_answer_can_reach_the_model(model, samples, monkeypatch):
     asked = [replace(sample, prompt="How much?", answer="POISON") for sample in samples]
     seen.clear()
     predict(model, ASK, asked, settings(max_new_tokens=2))
-    assert len(seen) == 7 and not any("POISON" in model.tokenizer.decode(ids) for ids in seen)
+    assert len(seen) == 5 and not any("POISON" in model.tokenizer.decode(ids) for ids in seen)
 
 
-@pytest.mark.parametrize("limit", [1, 5, 9, 20, 33, 50])
+@pytest.mark.parametrize("limit", [1, 9, 20, 45])
 def test_tight_limits_still_end_in_json(model, samples, limit):
     for forward in (True, False):
         predictions = predict(model, ENDLESS, samples, settings(max_new_tokens=limit), forward=forward)
@@ -242,7 +243,7 @@ def test_tight_limits_still_end_in_json(model, samples, limit):
 
 def test_questions_about_one_picture_read_it_once(model, samples):
     questions = ["How much?", "Who?", "How much was paid, and when?", "When?"]
-    asked = [replace(samples[place], prompt=text, id=f"{place}{text}") for text in questions for place in (6, 2)]
+    asked = [replace(samples[place], prompt=text, id=f"{place}{text}") for text in questions for place in (4, 1)]
     with tiles_seen(model) as shared:
         together = predict(model, ASK, asked, settings(batch=8, max_new_tokens=16))
     with tiles_seen(model) as apart:

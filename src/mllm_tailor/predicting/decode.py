@@ -23,6 +23,9 @@ from mllm_tailor.predicting.constrain import Guide, Vocabulary, allowed_tokens
 from mllm_tailor.predicting.vision import FeatureMemory, Vision
 
 LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are dropped from the cache
+# A block is as wide as the longest span with at least this share of real tokens in it. A CPU pays for padding, so there
+# a row with a long span goes along with the others step by step; a GPU does not notice the padding.
+FULL_SHARE = {"cpu": 0.5}
 
 
 @dataclass
@@ -51,9 +54,19 @@ class Row:
         self.position = position
         self._force(forward)
 
+    def fed(self, count: int, scores: Sequence[float]) -> None:
+        """Note that the first `count` pending tokens were fed; `scores` are the log probabilities of what follows each.
+
+        After the last of them that is the next pending token or, when none is left, the model's choice, see `take`.
+        """
+        known = scores[: len(self.pending) - 1]
+        self.logprobs += known[len(self.pending) - 1 - self.unscored :]
+        self.pending = self.pending[count:]
+        self.unscored = max(0, min(self.unscored, len(self.pending) - 1))
+        self.position += count
+
     def take(self, token: int, logprob: float, vocabulary: Vocabulary, forward: bool) -> None:
         """Append the model's choice and whatever the schema forces after it."""
-        self.pending, self.unscored = [], 0
         if self.full or token in vocabulary.stops:
             self._finish()
             return
@@ -173,7 +186,9 @@ class Decoder:
         """Feed what is pending, choose one token for each living row, and return the rows this finished."""
         started = time.perf_counter()
         living = [line for line, row in enumerate(self.rows) if not row.done]
-        width = max(len(self.rows[line].pending) for line in living)
+        width = block_width(
+            [len(self.rows[line].pending) for line in living], FULL_SHARE.get(self.model.device.type, 0)
+        )
         ids, real, positions = self._block(width)
         logits = self.model.model(
             input_ids=ids,
@@ -183,16 +198,15 @@ class Decoder:
             use_cache=True,
             logits_to_keep=width,
         ).logits.float()  # (rows, width, vocabulary)
-        totals = logits.logsumexp(-1)
-        fed = (logits[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1) - totals[:, :-1]).tolist()
-        choices = self._choose(logits[:, -1])
-        chosen = (logits[:, -1].gather(-1, choices[:, None]).squeeze(-1) - totals[:, -1]).tolist()
-        choices = choices.tolist()
-        for line in living:
+        nexts = self._nexts(logits[:, -1], width)
+        followers = torch.cat([ids[:, 1:], nexts[:, None]], dim=1)
+        scores = (logits.gather(-1, followers[..., None]).squeeze(-1) - logits.logsumexp(-1)).tolist()
+        for line, token in zip(living, nexts[living].tolist(), strict=True):
             row = self.rows[line]
-            row.position += len(row.pending)
-            row.logprobs += fed[line][width - 1 - row.unscored :]
-            row.take(choices[line], chosen[line], self.vocabulary, self.forward)
+            count = min(width, len(row.pending))
+            row.fed(count, scores[line][width - count :])
+            if not row.pending:
+                row.take(token, scores[line][-1], self.vocabulary, self.forward)
         _share(started, [self.rows[line] for line in living])
         return [self.rows[line] for line in living if self.rows[line].done]
 
@@ -201,24 +215,37 @@ class Decoder:
         pad = self.model.pad_id
         ids, real, positions = [], [], []
         for row in self.rows:
-            count = len(row.pending)
+            count = min(width, len(row.pending))
             empty = width - count
-            ids.append([pad] * empty + row.pending)
+            ids.append([pad] * empty + row.pending[:count])
             real.append([0] * empty + [1] * count)
             positions.append([0] * empty + list(range(row.position, row.position + count)))
         ids, real, positions = torch.tensor([ids, real, positions], device=self.model.device)
         return ids, real, positions
 
-    def _choose(self, logits: Tensor) -> Tensor:
-        """(rows,) most probable token, among those the schema allows where there is one."""
-        guided = [(line, row.guide) for line, row in enumerate(self.rows) if row.guide and not row.done]
-        if not guided:
-            return logits.argmax(-1)
+    def _nexts(self, logits: Tensor, width: int) -> Tensor:
+        """(rows,) the token after each row's block: what is pending, or the most probable the schema allows."""
         masks = np.full((len(self.rows), (self.vocabulary.width + 31) // 32), -1, np.int32)
-        for line, guide in guided:
-            guide.fill(masks, line)
+        for line, row in enumerate(self.rows):
+            if row.guide is not None and not row.done and len(row.pending) <= width:
+                row.guide.fill(masks, line)
         allowed = torch.from_numpy(allowed_tokens(masks, logits.shape[-1])).to(logits.device)
-        return logits.masked_fill(~allowed, -torch.inf).argmax(-1)
+        nexts = logits.masked_fill(~allowed, -torch.inf).argmax(-1)
+        for line, row in enumerate(self.rows):
+            if len(row.pending) > width:
+                nexts[line] = row.pending[width]
+        return nexts
+
+
+def block_width(pending: Sequence[int], full_share: float) -> int:
+    """The widest block for rows with `pending` tokens of which at least `full_share` are real.
+
+    >>> block_width([1, 1, 1, 12], 0.5), block_width([12, 12, 1], 0.5), block_width([1, 1, 1, 12], 0.0)
+    (1, 12, 12)
+    """
+    widths = sorted(set(pending), reverse=True)
+    shares = (sum(min(count, width) for count in pending) / (width * len(pending)) for width in widths)
+    return next((width for width, share in zip(widths, shares, strict=True) if share >= full_share), widths[-1])
 
 
 def share_prefixes(rows: Sequence[Row], media_ids: set[int]) -> tuple[list[Row], list[int], list[int]]:
@@ -231,12 +258,12 @@ def share_prefixes(rows: Sequence[Row], media_ids: set[int]) -> tuple[list[Row],
     lengths: list[int] = []
     for row in rows:
         ids = row.encoded.ids
-        if leaders and row.media and row.media == leaders[-1].media:
+        if leaders and (row.index == leaders[-1].index or (row.media and row.media == leaders[-1].media)):
             first = leaders[-1].encoded.ids
             most = min(lengths[-1], len(ids) - 1)
             different = (first[:most] != ids[:most]).nonzero()
             common = int(different[0]) if len(different) else most
-            if media_ids and not media_ids & {*first[common:].tolist(), *ids[common:].tolist()}:
+            if not media_ids & {*first[common:].tolist(), *ids[common:].tolist()}:
                 lengths[-1] = common
                 follows.append(len(leaders) - 1)
                 continue

@@ -19,8 +19,8 @@ from mllm_tailor.core.media import image_size, open_image
 from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.models import NO_LOSS, OpenModel, encode, open_model, tile_grid, tile_image
 from mllm_tailor.models.build import IMAGE, IMAGE_END, IMAGE_START, TURN_END, TURN_START
-from mllm_tailor.models.encode import shared_tiles
 from mllm_tailor.models.processor import IMAGENET_MEAN, IMAGENET_STD
+from mllm_tailor.models.tiled import shared_tiles
 from mllm_tailor.models.tiles import count_tiles, tiles_to_tensor
 from mllm_tailor.recipe.schema import Tiles
 
@@ -169,7 +169,7 @@ def test_an_answer_longer_than_the_context_is_refused_by_row(model: OpenModel) -
 
 
 def test_media_the_model_cannot_read_are_refused(model: OpenModel) -> None:
-    with pytest.raises(DataError, match="reads pictures, not audio"):
+    with pytest.raises(DataError, match="reads pictures and clips, not recordings"):
         encode(Sample("a", media=(Media("audio", data=b"x"),), prompt="?"), model)
 
 

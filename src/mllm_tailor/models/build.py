@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
@@ -25,6 +26,14 @@ IMAGE_START, IMAGE_END, IMAGE, VIDEO = "<img>", "</img>", "<IMG_CONTEXT>", "<vid
 REGIONS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 SPECIAL_TOKENS = (PAD, TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE, VIDEO, *REGIONS)
 
+INTERNVL_TOKENS = {
+    "start_image_token": IMAGE_START,
+    "end_image_token": IMAGE_END,
+    "context_image_token": IMAGE,
+    "video_token": VIDEO,
+}
+INTERNVL_MEDIA = {"image": f"{IMAGE}\n", "video": f"{VIDEO}\n"}
+
 
 def chat_template(
     role: tuple[str, str] = (TURN_START, "\n"),
@@ -33,15 +42,18 @@ def chat_template(
     *,
     begin: str = "",
     system: str | None = None,
+    media: Mapping[str, str] = INTERNVL_MEDIA,
 ) -> str:
     """A chat template: `begin`, then for each turn its role between the two texts, its words, `close` and `after`.
 
     Pictures and clips come first in their turn, as InternVL was trained. `system` is said where a conversation brings
-    no system text of its own. The `generation` marks say what an answer is.
+    no system text of its own. `media` is what stands for a picture, clip or recording. The `generation` marks say what
+    an answer is.
     """
     opened, named, closed, behind, start, said = (
         json.dumps(text, ensure_ascii=False) for text in (*role, close, after, begin, system or "")
     )
+    shown = json.dumps(dict(media))
     own_system = (
         "{%- if not messages or messages[0]['role'] != 'system' -%}"
         f"{{{{ {opened} + 'system' + {named} + {said} + {closed} + {behind} }}}}"
@@ -55,8 +67,8 @@ def chat_template(
         "{%- else -%}"
         "{%- set found = namespace(words='') -%}"
         "{%- for part in message['content'] -%}"
-        f"{{%- if part['type'] == 'image' -%}}{{{{ '{IMAGE}\\n' }}}}"
-        f"{{%- elif part['type'] == 'video' -%}}{{{{ '{VIDEO}\\n' }}}}"
+        f"{{%- set placeholder = {shown}.get(part['type']) -%}}"
+        "{%- if placeholder -%}{{ placeholder }}"
         "{%- else -%}{%- set found.words = found.words + part['text'] -%}{%- endif -%}"
         "{%- endfor -%}"
         "{%- set words = found.words -%}"
@@ -70,25 +82,23 @@ def chat_template(
     )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    special: Sequence[str] = SPECIAL_TOKENS, named: Mapping[str, str] = INTERNVL_TOKENS, **options: str
+) -> PreTrainedTokenizerFast:
     """One token for each of the 256 byte values, then the special tokens; no merges, so nothing is ever unknown."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # the printable letter that stands for each byte
     core = Tokenizer(BPE({letter: number for number, letter in enumerate(letters)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=TURN_END,
         pad_token=PAD,
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        extra_special_tokens={
-            "start_image_token": IMAGE_START,
-            "end_image_token": IMAGE_END,
-            "context_image_token": IMAGE,
-            "video_token": VIDEO,
-        },
+        extra_special_tokens=dict(named),
+        **options,
     )
 
 

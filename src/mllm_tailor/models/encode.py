@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.media import image_size, open_image
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.media import image_size
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.models.stock import read_stock, with_reply
 from mllm_tailor.models.template import Conversation, render, tokenize
-from mllm_tailor.models.tiles import count_tiles, tile_grid, tile_image, tiles_to_tensor
-from mllm_tailor.recipe.schema import Tiles
+from mllm_tailor.models.tiled import pixels, prompt_ids, shared_tiles, tile_counts
+from mllm_tailor.models.tiles import tile_grid
 
 if TYPE_CHECKING:
     from mllm_tailor.models.opened import OpenModel
 
 NO_LOSS = -100  # the label torch's cross entropy ignores
+NAMES = {"image": "pictures", "video": "clips", "audio": "recordings"}
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,17 @@ def encode(sample: Sample, model: OpenModel, loss: Literal["answer", "all"] = "a
     Raises:
         DataError: naming the row, for an empty answer, an unreadable picture, or more tokens than the context holds.
     """
-    images = [open_image(media) for media in _pictures(sample)]
+    _check_media(sample, model)
     conversation = render(sample, model.processor, model.system)
-    prompt = _prompt_ids(conversation, [image.size for image in images], model)
+    if model.family.tiled:
+        prompt, media = prompt_ids(conversation.prompt, sample, model), pixels(sample, model)
+    else:
+        prompt, media = read_stock(conversation.prompt, sample, model)
     reply = _reply_ids(conversation, model)
     _check_length(sample, len(prompt) + len(reply), model)
     ids = torch.tensor(prompt + reply)
     labels = ids.clone() if loss == "all" else torch.tensor([NO_LOSS] * len(prompt) + _closed(reply, model))
-    return Encoded(ids, labels, _pixels(images, model), answer_start=len(prompt))
+    return Encoded(ids, labels, with_reply(media, len(reply), model.family), answer_start=len(prompt))
 
 
 @dataclass(frozen=True)
@@ -69,18 +74,24 @@ class Length:
 
 
 def measure_length(sample: Sample, model: OpenModel) -> Length:
-    """The exact length `encode` gives, from the pictures' sizes alone: no pixel is decoded."""
+    """The exact length `encode` gives. For tiled families no pixel is decoded: the pictures' sizes tell."""
+    _check_media(sample, model)
+    sizes = [image_size(media) for media in sample.media if media.kind == "image"]
     conversation = render(sample, model.processor, model.system)
-    sizes = [image_size(media) for media in _pictures(sample)]
     reply = _reply_ids(conversation, model)
-    tiles, side = shared_tiles(model.tiles, len(sizes)), model.image_size
-    grids = [tile_grid(*size, tiles.min, tiles.max, side) for size in sizes]
+    if model.family.tiled:
+        prompt, tiles = prompt_ids(conversation.prompt, sample, model), tile_counts(sample, model)
+        shared, side = shared_tiles(model.tiles, len(sizes)), model.image_size
+        seen = sum(math.prod(tile_grid(*size, shared.min, shared.max, side)) for size in sizes) * side**2
+    else:
+        prompt, media = read_stock(conversation.prompt, sample, model)
+        tiles, seen = [len(sizes)], sum(tensor.numel() for name, tensor in media.items() if "pixel" in name) // 3
     return Length(
-        tokens=len(_prompt_ids(conversation, sizes, model)) + len(reply),
+        tokens=len(prompt) + len(reply),
         supervised=sum(label != NO_LOSS for label in _closed(reply, model)),
-        tiles=sum(count_tiles(*size, tiles.min, tiles.max, side, tiles.thumbnail) for size in sizes),
+        tiles=sum(tiles),
         pixels=sum(width * height for width, height in sizes),
-        tiled_pixels=sum(columns * rows for columns, rows in grids) * side**2,
+        tiled_pixels=seen,
     )
 
 
@@ -89,12 +100,21 @@ def count_tokens(sample: Sample, model: OpenModel) -> int:
     return measure_length(sample, model).tokens
 
 
-def collate(items: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> dict[str, Tensor]:
-    """A batch on the CPU: input_ids, attention_mask and labels (batch, longest), padded on `side`, and all media."""
+def collate(
+    items: Sequence[Encoded],
+    pad_id: int,
+    side: Literal["right", "left"] = "right",
+    token_wise: Sequence[str] = (),
+    per_sample: bool = False,
+) -> dict[str, Tensor]:
+    """A batch on the CPU: input_ids, attention_mask and labels (batch, longest), padded on `side`, and all media.
+
+    `token_wise` media are padded with the tokens; with `per_sample`, samples without media get empty ones.
+    """
     longest = max(item.length for item in items)
 
     def padded(rows: Sequence[Tensor], value: int) -> Tensor:
-        batch = torch.full((len(rows), longest), value)
+        batch = torch.full((len(rows), longest, *rows[0].shape[1:]), value, dtype=rows[0].dtype)
         for line, row in zip(batch, rows, strict=True):
             start = 0 if side == "right" else longest - len(row)
             line[start : start + len(row)] = row
@@ -105,45 +125,44 @@ def collate(items: Sequence[Encoded], pad_id: int, side: Literal["right", "left"
         "attention_mask": padded([torch.ones_like(item.ids) for item in items], 0),
         "labels": padded([item.labels for item in items], NO_LOSS),
     }
-    names = dict.fromkeys(name for item in items for name in item.media)
-    return batch | {name: torch.cat([item.media[name] for item in items if name in item.media]) for name in names}
-
-
-def _pictures(sample: Sample) -> list[Media]:
-    for media in sample.media:
-        if media.kind != "image":
-            raise DataError(f"{media.describe()}: this model reads pictures, not {media.kind} — choose another model")
-    return list(sample.media)
-
-
-def shared_tiles(tiles: Tiles, pictures: int) -> Tiles:
-    """Several pictures share the most tiles a sample may have, as InternVL was trained."""
-    most = max(1, tiles.max // max(1, pictures))
-    return Tiles(min=min(tiles.min, most), max=most, thumbnail=tiles.thumbnail)
-
-
-def _prompt_ids(conversation: Conversation, sizes: Sequence[tuple[int, int]], model: OpenModel) -> list[int]:
-    """Ids of the prompt, every placeholder written out to one token for each feature of its picture."""
-    processor, tiles = model.processor, shared_tiles(model.tiles, len(sizes))
-    ids = tokenize(processor.tokenizer, conversation.prompt)
-    start, context, end = (
-        processor.tokenizer.convert_tokens_to_ids(token)
-        for token in (processor.start_image_token, processor.image_token, processor.end_image_token)
-    )
-    if ids.count(context) != len(sizes):
-        raise ModelError(
-            f"the chat template wrote {ids.count(context)} picture placeholders for {len(sizes)} pictures — "
-            "mend chat_template.jinja of this checkpoint"
-        )
-    written: list[int] = []
-    remaining = iter(sizes)
-    for token in ids:
-        if token == context:
-            count = count_tiles(*next(remaining), tiles.min, tiles.max, model.image_size, tiles.thumbnail)
-            written += [start, *[context] * (count * processor.image_seq_length), end]
+    for name in dict.fromkeys(name for item in items for name in item.media):
+        example = next(item.media[name] for item in items if name in item.media)
+        if name in token_wise:
+            empty = [example.new_zeros(item.length, *example.shape[2:]) for item in items]
+            batch[name] = padded(
+                [
+                    item.media[name][0] if name in item.media else blank
+                    for item, blank in zip(items, empty, strict=True)
+                ],
+                0,
+            )
         else:
-            written.append(token)
-    return written
+            blank = [example.new_zeros(1, *[0] * (example.dim() - 1))] if per_sample else []
+            batch[name] = _stacked(
+                [part for item in items for part in ([item.media[name]] if name in item.media else blank)]
+            )
+    return batch
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Parts one behind the other; where their further sizes differ, the smaller are filled up with zeros."""
+    sizes = [max(part.shape[place] for part in parts) for place in range(1, parts[0].dim())]
+    filled = []
+    for part in parts:
+        gaps = [
+            gap
+            for size, have in zip(reversed(sizes), reversed(part.shape[1:]), strict=True)
+            for gap in (0, size - have)
+        ]
+        filled.append(torch.nn.functional.pad(part, gaps) if any(gaps) else part)
+    return torch.cat(filled)
+
+
+def _check_media(sample: Sample, model: OpenModel) -> None:
+    for media in sample.media:
+        if media.kind not in model.family.media:
+            reads = " and ".join(NAMES[kind] for kind in model.family.media)
+            raise DataError(f"{media.describe()}: this model reads {reads}, not {NAMES[media.kind]} — choose another")
 
 
 def _reply_ids(conversation: Conversation, model: OpenModel) -> list[int]:
@@ -165,14 +184,3 @@ def _check_length(sample: Sample, length: int, model: OpenModel) -> None:
             f"{sample.source or sample.id}: {length:,} tokens, but the model's context holds {model.context:,} — "
             "use fewer tiles (model.tiles.max), or shorten or leave out this row"
         )
-
-
-def _pixels(images: Sequence[Image.Image], model: OpenModel) -> dict[str, Tensor]:
-    if not images:
-        return {}
-    tiles = shared_tiles(model.tiles, len(images))
-    cut = [
-        tile for image in images for tile in tile_image(image, tiles.min, tiles.max, model.image_size, tiles.thumbnail)
-    ]
-    statistics = model.processor.image_processor
-    return {"pixel_values": tiles_to_tensor(cut, statistics.image_mean, statistics.image_std)}

@@ -7,34 +7,173 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from mllm_tailor.core.errors import ModelError
+from mllm_tailor.core.progress import console
+
+Parts = Mapping[str, tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model: where its parts lie, and what it takes.
+    """A kind of model: where its parts lie, what it takes, and how its processor's numbers are batched.
 
-    `parts` maps a part (vision, projector, language, audio, head) to the prefixes of its module names.
+    `parts` maps a part (vision, projector, language, audio, head) to the prefixes of its module and weight names.
     """
 
-    name: str
-    parts: Mapping[str, tuple[str, ...]]
+    name: str  # `model_type` in config.json
+    title: str  # the models people know it by
+    parts: Parts
     media: tuple[str, ...] = ("image",)
+    tiled: bool = False  # read by our own tiles rather than by the processor of transformers
+    token_wise: tuple[str, ...] = ()  # inputs with one entry a token, which grow with the answer and are padded with it
+    reply_kind: int = 0  # the kind (`token_type_ids`) of an answer's tokens
+    per_sample: bool = False  # pictures are batched sample by sample, so samples without any need empty ones
+    processor: str | None = None  # its class, where transformers does not tell it from the name
+    inner: str | None = None  # the model inside the checkpoint that reads and writes text
+    note: str = ""  # what a user must know
     linear_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # filled in from the opened model
 
 
-FAMILIES: dict[str, Family] = {
-    "internvl": Family(
-        "internvl",
-        {
-            "vision": ("model.vision_tower",),
-            "projector": ("model.multi_modal_projector",),
-            "language": ("model.language_model",),
-            "head": ("lm_head",),
-        },
+# Where almost all native classes keep their parts; adapters and freezing work by these names.
+USUAL: Parts = {
+    "vision": ("model.vision_tower",),
+    "projector": ("model.multi_modal_projector",),
+    "language": ("model.language_model",),
+    "head": ("lm_head",),
+}
+NEWLINE: Parts = USUAL | {"projector": ("model.multi_modal_projector", "model.image_newline")}
+QWEN_VISION = tuple(f"model.visual.{name}" for name in ("patch_embed", "blocks", "pos_embed", "rotary_pos_emb"))
+QWEN: Parts = USUAL | {
+    "vision": QWEN_VISION,
+    "projector": ("model.visual.merger", "model.visual.deepstack_merger_list"),
+    "language": ("model.language_model",),
+}
+GLM: Parts = USUAL | {
+    "vision": tuple(
+        f"model.visual.{name}"
+        for name in ("patch_embed", "blocks", "embeddings", "rotary_pos_emb", "post_conv_layernorm", "post_layernorm")
     ),
+    "projector": ("model.visual.merger", "model.visual.downsample"),
+}
+IDEFICS: Parts = USUAL | {
+    "vision": ("model.vision_model",),
+    "projector": ("model.connector",),
+    "language": ("model.text_model",),
+}
+AUDIO: Parts = {
+    "audio": ("model.audio_tower",),
+    "projector": ("model.multi_modal_projector",),
+    "language": ("model.language_model",),
+    "head": ("lm_head",),
+}
+OMNI: Parts = QWEN | {"audio": ("model.audio_tower",)}
+TYPES = ("mm_token_type_ids",)
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family("internvl", "InternVL 2.5, 3, 3.5 and, converted, 1.5 and 2", USUAL, ("image", "video"), tiled=True),
+        Family("qwen2_vl", "Qwen2-VL", QWEN, token_wise=TYPES),
+        Family("qwen2_5_vl", "Qwen2.5-VL", QWEN, token_wise=TYPES),
+        Family("qwen3_vl", "Qwen3-VL", QWEN, token_wise=TYPES),
+        Family(
+            "qwen2_5_omni",
+            "Qwen2.5-Omni",
+            OMNI,
+            ("image", "audio"),
+            token_wise=TYPES,
+            inner="thinker",
+            note="its thinker alone is opened and saved: it reads pictures and speech and writes text",
+        ),
+        Family(
+            "qwen2_5_omni_thinker",
+            "Qwen2.5-Omni, thinker",
+            OMNI,
+            ("image", "audio"),
+            token_wise=TYPES,
+            processor="Qwen2_5OmniProcessor",
+        ),
+        Family("llava", "LLaVA 1.5", USUAL),
+        Family("vipllava", "ViP-LLaVA", USUAL),
+        Family("llava_next", "LLaVA-NeXT", NEWLINE),
+        Family("llava_onevision", "LLaVA-OneVision", NEWLINE),
+        Family(
+            "llava_next_video",
+            "LLaVA-NeXT-Video",
+            NEWLINE | {"projector": (*NEWLINE["projector"], "model.vision_resampler")},
+        ),
+        Family("video_llava", "Video-LLaVA", USUAL | {"vision": ("model.image_tower", "model.video_tower")}),
+        Family("glm4v", "GLM-4V, GLM-4.1V", GLM, token_wise=TYPES),
+        Family("smolvlm", "SmolVLM2", IDEFICS, per_sample=True),
+        Family("idefics3", "Idefics3, SmolVLM", IDEFICS, per_sample=True),
+        # Tokens of kind 0 see each other both ways: an answer of that kind would be read before it is given.
+        Family("paligemma", "PaliGemma", USUAL, token_wise=("token_type_ids",), reply_kind=1),
+        Family("gemma3", "Gemma 3", USUAL, token_wise=("token_type_ids",)),
+        Family(
+            "mllama",
+            "Llama 3.2 Vision",
+            USUAL | {"vision": ("model.vision_model",)},
+            token_wise=("cross_attention_mask",),
+            per_sample=True,
+            note="rows with and without a picture do not go into one batch",
+        ),
+        Family("qwen2_audio", "Qwen2-Audio", AUDIO, ("audio",)),
+        Family(
+            "granite_speech",
+            "Granite Speech",
+            AUDIO | {"audio": ("model.encoder",), "projector": ("model.projector",)},
+            ("audio",),
+            note="its recordings are read with torchaudio, which must be installed beside torch",
+        ),
+    )
+}
+
+# What a user may look for here, and why it is not there.
+NOT_HERE = {
+    "CLIP, SigLIP": "they compare pictures with texts and write none",
+    "CogVLM2": "exists only as its own remote code",
+    "Phi-3-Vision": "exists only as its own remote code",
+    "Phi-4-multimodal": "its pictures are read with torchvision, which does not install beside CPU torch",
+    "Voxtral": "its tokenizer exists only in the mistral-common package",
+}
+
+# Words in module names that tell a part, for families nobody described.
+SIGNS = {
+    "audio": ("audio", "speech"),
+    "projector": ("projector", "connector", "merger", "resampler", "newline", "aligner"),
+    "vision": ("vision", "visual", "image", "video"),
+    "head": ("lm_head",),
+    "language": ("language", "text", "layers", "embed_tokens", "norm"),
 }
 
 
-def linear_names(model: nn.Module, parts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def guess_family(kind: str, model: nn.Module) -> Family:
+    """A family by the look of its modules, with a warning that says what was guessed."""
+    parts: dict[str, tuple[str, ...]] = {}
+    for name in _branches(model):
+        leaf = name.rpartition(".")[2]
+        part = next((part for part, signs in SIGNS.items() if any(sign in leaf for sign in signs)), None)
+        if part:
+            parts[part] = (*parts.get(part, ()), name)
+    if "language" not in parts:
+        raise ModelError(f"{kind}: no language model found among its modules — this kind of model is not supported")
+    shown = "; ".join(f"{part}: {', '.join(names)}" for part, names in parts.items())
+    console.print(f"[yellow]{kind} is not a family described here. Guessed from its modules: {shown}", highlight=False)
+    media = tuple(media for media, part in (("image", "vision"), ("audio", "audio")) if part in parts)
+    return Family(kind, kind, parts, media)
+
+
+def _branches(model: nn.Module) -> list[str]:
+    """Names of the big modules: those of the model, or of what it merely wraps."""
+    names = []
+    for name, child in model.named_children():
+        inner = [f"{name}.{leaf}" for leaf, _ in child.named_children()]
+        inner += [f"{name}.{leaf}" for leaf, _ in child.named_parameters(recurse=False)]
+        names += inner if name in ("model", "thinker") and inner else [name]
+    return names
+
+
+def linear_names(model: nn.Module, parts: Parts) -> dict[str, tuple[str, ...]]:
     """For each part the last names of its linear layers (`q_proj`, `fc1`, ...), which is what adapters aim at."""
     found: dict[str, dict[str, None]] = {part: {} for part in parts}
     for name, module in model.named_modules():

@@ -12,21 +12,19 @@ import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForMultimodalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
-    GotOcr2ImageProcessorPil,
     PreTrainedConfig,
 )
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.device import fast_bf16, pick_device
-from mllm_tailor.core.errors import DataError, ModelError, nearest
-from mllm_tailor.core.files import read_json
+from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
 from mllm_tailor.models.convert import ORIGINAL, native_folder, use_first_pixel_shuffle
-from mllm_tailor.models.families import FAMILIES, linear_names
+from mllm_tailor.models.families import FAMILIES, Family, guess_family, linear_names
 from mllm_tailor.models.opened import OpenModel
-from mllm_tailor.models.processor import InternVLProcessor
+from mllm_tailor.models.processor import check_fit, open_processor, stated_tiles
+from mllm_tailor.models.stock import open_stock_processor
 from mllm_tailor.recipe.schema import Tiles
 
 # It would suggest to install a package that fetches compiled code from the hub.
@@ -59,22 +57,20 @@ def open_model(
     if checkpoint.config.get("model_type") == ORIGINAL:
         copy = find_checkpoint(native_folder(checkpoint))
         checkpoint = replace(copy, path=checkpoint.path, revision=checkpoint.revision)
-    kind = checkpoint.config.get("model_type")
-    if kind not in FAMILIES:
-        raise ModelError(f"{path}: unknown model type {kind!r} — {nearest(str(kind), FAMILIES)}")
     place = pick_device(device)
     number = _number_format(dtype, checkpoint.parameters, place)
-    family = FAMILIES[kind]
-    processor = open_processor(checkpoint)
+    family = _family(checkpoint)
+    processor = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
     kept = [name for word in ("head", *quantize_skip) for name in family.parts.get(word, (rf"(?:.*\.)?{word}",))]
-    model = _load(checkpoint, number, place, _quantization(quantize, kept, place))
-    _check_fit(checkpoint, model, processor)
+    model = _load(checkpoint, family, number, place, _quantization(quantize, kept, place))
+    if family.tiled:
+        check_fit(checkpoint, model, processor)
     return OpenModel(
         model=model,
         processor=processor,
         family=replace(family, linear_names=linear_names(model, family.parts)),
         tiles=tiles or stated_tiles(processor),
-        system=system if system is not None else processor.system,
+        system=system if system is not None else getattr(processor, "system", None),
         device=place,
         dtype=number,
         folder=checkpoint.folder,
@@ -82,6 +78,22 @@ def open_model(
         revision=checkpoint.revision,
         quantize=quantize,
     )
+
+
+def _family(checkpoint: Checkpoint) -> Family:
+    """What is known of this kind of model, or can be seen in its modules."""
+    kind = str(checkpoint.config.get("model_type"))
+    if kind in FAMILIES:
+        return FAMILIES[kind]
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(f"{checkpoint.path}: unknown model type {kind!r} — {nearest(kind, FAMILIES)}")
+    try:
+        with torch.device("meta"):
+            return guess_family(kind, AutoModelForMultimodalLM.from_config(native_config(checkpoint.config)))
+    except ValueError:
+        raise ModelError(
+            f"{checkpoint.path}: {kind} takes no pictures or recordings — {nearest(kind, FAMILIES)}"
+        ) from None
 
 
 def _number_format(wanted: str | torch.dtype, parameters: int, device: torch.device) -> torch.dtype:
@@ -105,22 +117,30 @@ def _quantization(kind: str | None, kept: list[str], device: torch.device) -> Bi
 
 
 def _load(
-    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, quantization: BitsAndBytesConfig | None
+    checkpoint: Checkpoint,
+    family: Family,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: BitsAndBytesConfig | None,
 ) -> Any:
     """The model with all its weights; missing and ill-shaped ones are errors, not random numbers."""
     (disable_progress_bar if checkpoint.parameters < SMALL else enable_progress_bar)()
-    quantized = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
+    options: dict[str, Any] = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
+    stated = checkpoint.config
+    if family.inner:
+        stated = stated[f"{family.inner}_config"]
+        options["key_mapping"] = {rf"^{family.inner}\.": ""}
     try:
         model, report = AutoModelForMultimodalLM.from_pretrained(
             checkpoint.folder,
-            config=native_config(checkpoint.config),
+            config=native_config(stated),
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
             attn_implementation="sdpa",
-            **quantized,
+            **options,
         )
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -160,55 +180,3 @@ def native_config(stated: Mapping[str, Any]) -> PreTrainedConfig:
         return {key: clean(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
     return CONFIG_MAPPING[stated["model_type"]].from_dict(clean(stated))
-
-
-def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
-    """Tokenizer, Pillow image processor and chat template of a native InternVL folder."""
-    folder = checkpoint.folder
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        pictures = GotOcr2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder}: tokenizer or processor cannot be read — its files are missing or damaged"
-        ) from error
-    for name in ("start_image_token", "end_image_token", "context_image_token", "video_token"):
-        if getattr(tokenizer, name, None) is None:
-            raise ModelError(f"{folder / 'tokenizer_config.json'}: no `{name}` — this tokenizer knows no pictures")
-    try:
-        stated = read_json(folder / "processor_config.json")
-    except FileNotFoundError:
-        stated = {}
-    except DataError as error:
-        raise ModelError(str(error)) from None
-    return InternVLProcessor(
-        pictures,
-        tokenizer,
-        image_seq_length=stated.get("image_seq_length", checkpoint.config.get("image_seq_length", 256)),
-        use_thumbnail=stated.get("use_thumbnail", True),
-        system=stated.get("system"),
-        chat_template=tokenizer.chat_template,
-    )
-
-
-def stated_tiles(processor: InternVLProcessor) -> Tiles:
-    """The checkpoint's own tiles."""
-    pictures = processor.image_processor
-    if not pictures.crop_to_patches:
-        return Tiles(min=1, max=1, thumbnail=False)
-    return Tiles(min=pictures.min_patches, max=pictures.max_patches, thumbnail=processor.use_thumbnail)
-
-
-def _check_fit(checkpoint: Checkpoint, model: Any, processor: InternVLProcessor) -> None:
-    """Tokenizer, processor and weights of different checkpoints, mixed in one folder, are caught here."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    # A clip's placeholder is always written out before it is tokenised; official folders number it past the last row.
-    vocabulary = processor.tokenizer.get_vocab()
-    highest = max(number for token, number in vocabulary.items() if token != processor.video_token)
-    if highest >= rows:
-        raise ModelError(f"{checkpoint.folder}: the tokenizer has {highest + 1} tokens, the model {rows} — wrong one")
-    if processor.image_token_id != model.config.image_token_id:
-        raise ModelError(
-            f"{checkpoint.folder}: picture token {processor.image_token_id} in the tokenizer, "
-            f"{model.config.image_token_id} in config.json — these files belong to different checkpoints"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +94,8 @@ class OpenModel:
         """
         if not isinstance(self.model, PreTrainedModel) or self.quantize:
             raise ModelError("this model still has an adapter or packed weights — merge it first (`tailor merge`)")
-        self.processor.keep(self.tiles, self.system)
+        if self.family.tiled:
+            self.processor.keep(self.tiles, self.system)
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
@@ -107,7 +109,7 @@ class OpenModel:
 
     def collate(self, items: Sequence[Encoded], side: Literal["right", "left"] = "right") -> dict[str, Tensor]:
         """See `encode.collate`."""
-        return collate(items, self.pad_id, side)
+        return collate(items, self.pad_id, side, self.family.token_wise, self.family.per_sample)
 
     def inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Prompts of a batch, padded on the left and on the device, ready to generate from. Answers are left out."""
@@ -142,9 +144,18 @@ class OpenModel:
     @torch.no_grad()
     def image_features(self, samples: Sequence[Sample]) -> np.ndarray:
         """(samples, width) float32: the projected features of a sample's pictures, averaged over tiles and places."""
+        # Most classes have a method for it; where one has none, its vision tower is asked.
+        read = getattr(self.model, "get_image_features", None)
+        read = read or self.model.get_submodule(self.family.parts["vision"][0])
+        taken = inspect.signature(getattr(read, "forward", read)).parameters
         rows = []
         for sample in samples:
-            pixels = self.encode(sample.unlabelled()).media["pixel_values"].to(self.device)
-            features = self.model.get_image_features(pixel_values=pixels).pooler_output  # (tiles, tokens, width)
-            rows.append(features.float().mean(dim=(0, 1)).cpu().numpy())
+            media = self.encode(sample.unlabelled()).media
+            names = {name: name if name in taken else name.removesuffix("_images") for name in media}
+            found = read(**{key: media[name].to(self.device) for name, key in names.items() if key in taken})
+            features = found["pooler_output" if "pooler_output" in found else "last_hidden_state"]
+            parts = (
+                features if isinstance(features, (list, tuple)) else [features]
+            )  # (tiles, tokens, width), or one each
+            rows.append(torch.cat([part.flatten(0, -2) for part in parts]).float().mean(dim=0).cpu().numpy())
         return np.stack(rows)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
 
+from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.files import read_json
+from mllm_tailor.models.checkpoint import Checkpoint
 from mllm_tailor.recipe.schema import Tiles
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -65,3 +68,55 @@ class InternVLProcessor(ProcessorMixin):
         """The text one placeholder stands for: one context token for every feature the picture becomes."""
         tiles = int(image_inputs["num_patches"][image_idx])
         return f"{self.start_image_token}{self.image_token * self.image_seq_length * tiles}{self.end_image_token}"
+
+
+def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
+    """Tokenizer, Pillow image processor and chat template of a native InternVL folder."""
+    folder = checkpoint.folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        pictures = GotOcr2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder}: tokenizer or processor cannot be read — its files are missing or damaged"
+        ) from error
+    for name in ("start_image_token", "end_image_token", "context_image_token", "video_token"):
+        if getattr(tokenizer, name, None) is None:
+            raise ModelError(f"{folder / 'tokenizer_config.json'}: no `{name}` — this tokenizer knows no pictures")
+    try:
+        stated = read_json(folder / "processor_config.json")
+    except FileNotFoundError:
+        stated = {}
+    except DataError as error:
+        raise ModelError(str(error)) from None
+    return InternVLProcessor(
+        pictures,
+        tokenizer,
+        image_seq_length=stated.get("image_seq_length", checkpoint.config.get("image_seq_length", 256)),
+        use_thumbnail=stated.get("use_thumbnail", True),
+        system=stated.get("system"),
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def stated_tiles(processor: Any) -> Tiles:
+    """The checkpoint's own tiles; one for families that know none."""
+    pictures = getattr(processor, "image_processor", None)
+    if not isinstance(processor, InternVLProcessor) or not pictures.crop_to_patches:
+        return Tiles(min=1, max=1, thumbnail=False)
+    return Tiles(min=pictures.min_patches, max=pictures.max_patches, thumbnail=processor.use_thumbnail)
+
+
+def check_fit(checkpoint: Checkpoint, model: Any, processor: InternVLProcessor) -> None:
+    """Tokenizer, processor and weights of different checkpoints, mixed in one folder, are caught here."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    # A clip's placeholder is always written out before it is tokenised; official folders number it past the last row.
+    vocabulary = processor.tokenizer.get_vocab()
+    highest = max(number for token, number in vocabulary.items() if token != processor.video_token)
+    if highest >= rows:
+        raise ModelError(f"{checkpoint.folder}: the tokenizer has {highest + 1} tokens, the model {rows} — wrong one")
+    if processor.image_token_id != model.config.image_token_id:
+        raise ModelError(
+            f"{checkpoint.folder}: picture token {processor.image_token_id} in the tokenizer, "
+            f"{model.config.image_token_id} in config.json — these files belong to different checkpoints"
+        )

@@ -24,8 +24,8 @@ CONTENT_TOKENS = frozenset(
     {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
     | {f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end")}
 )
-# Marks, on its own, a place where text goes on but no token may reach across; it is dropped by the encoder.
-CUT = mark_control_tokens("x", re.compile("x")).partition("x")[2]
+# What transformers puts before and behind a marked token. The second, on its own, is a place no token may reach across.
+MARK, _, CUT = mark_control_tokens("x", re.compile("x")).partition("x")
 Message = dict[str, Any]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.media import ImageLimits, image_size, open_image
 from mllm_tailor.core.pages import open_page, page_count, pages_of
 from mllm_tailor.core.sample import Media
+from mllm_tailor.data import read_samples
+from mllm_tailor.predicting import read_inputs
 
 pdfium = pytest.importorskip("pypdfium2")
 
@@ -138,6 +141,19 @@ def test_damage_anywhere_is_drawn_or_refused(data: st.DataObject) -> None:
         assert open_image(media, ImageLimits(pixels=10**6)).size == image_size(media)
     except DataError as error:
         assert str(error).startswith("inline image")
+
+
+def test_readers_show_every_page(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf())
+    (tmp_path / "b.pdf").write_bytes(drawn(encrypted=True))
+    rows = [{"image": "a.pdf", "question": "?", "answer": "!"}, {"image": "b.pdf", "question": "?", "answer": "!"}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    faults: list[object] = []
+    samples = read_samples(tmp_path / "train.jsonl", on_fault=faults.append).samples
+    assert [[page.page for page in sample.media] for sample in samples] == [[0, 1, 2]]
+    assert len(faults) == 1 and "password" in str(faults[0])
+    found = {sample.id: sample for sample in read_inputs([tmp_path / "a.pdf", tmp_path / "b.pdf"])}
+    assert len(found["a"].media) == 3 and "password" in found["b"].extra["problem"]
 
 
 def test_real_invoices() -> None:

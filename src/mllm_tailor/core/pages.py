@@ -18,7 +18,7 @@ from PIL import Image
 from mllm_tailor.core.container import need
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.media import DEFAULT_LIMITS, SMALLER, ImageLimits, count_pictures, is_pdf, open_bytes
-from mllm_tailor.core.sample import Media
+from mllm_tailor.core.sample import Media, MediaKind
 
 RESOLUTION = 150  # dots an inch: A4 becomes 1240x1754 pixels, about what scans of receipts have
 MOST_PAGES = 100  # of one document
@@ -27,14 +27,16 @@ PAGED_SUFFIXES = frozenset({".pdf", ".tif", ".tiff"})
 _one_at_a_time = threading.Lock()
 
 
-def pages_of(path: Path, most: int = MOST_PAGES, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[Media, ...]:
-    """One picture for each page of a document, in order; for any other file the file itself.
+def pages_of(
+    path: Path, kind: MediaKind = "image", most: int = MOST_PAGES, limits: ImageLimits = DEFAULT_LIMITS
+) -> tuple[Media, ...]:
+    """One picture for each page of a document, in order; any other file (a `kind` of its own) is itself.
 
     Raises:
         DataError: naming the file, for one that cannot be opened, has no page, or has more than `most`.
     """
     if path.suffix.lower() not in PAGED_SUFFIXES:
-        return (Media("image", path),)
+        return (Media(kind, path),)
     count = page_count(Media("image", path), limits)
     if count > most:
         raise DataError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.media import decode_data_uri, inside, media_kind
+from mllm_tailor.core.pages import pages_of
 from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.rows import Row, kind_of, parse_strictly
 
@@ -157,7 +158,7 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
         kind: MediaKind = declared if declared in ("image", "video", "audio") else hint or "image"  # type: ignore[assignment]
         return [Media(kind, data=decode_data_uri(value, source))]
     path = locate(value.removeprefix("file://"), roots, source)
-    return [Media(_kind(value, hint, source), path=path)]
+    return list(pages_of(path, _kind(value, hint, source)))
 
 
 def locate(name: str, roots: tuple[Path, ...], source: str) -> Path:

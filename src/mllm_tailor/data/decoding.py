@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import queue
@@ -22,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.clips import read_frames
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.media import open_image
+from mllm_tailor.core.recordings import read_audio
 from mllm_tailor.core.sample import Media
 from mllm_tailor.data.hashes import picture_hash
 
@@ -74,7 +75,8 @@ class _Worker:
         self.process: subprocess.Popen[str] | None = None
 
     def decode(self, media: Media) -> Decoded:
-        request = {"kind": media.kind, "path": str(media.path) if media.path else None, "page": media.page}
+        path = str(media.path) if media.path else None
+        request = {"kind": media.kind, "path": path, "page": media.page, "span": media.span}
         if media.data is not None:
             request["data"] = base64.b64encode(media.data).decode()
         process = self._running()
@@ -118,13 +120,16 @@ def _from_json(values: dict[str, Any]) -> Decoded:
 
 
 def decode_one(media: Media) -> Decoded:
-    """Decode one file wholly, in this process."""
+    """Decode a picture or recording wholly, of a clip one frame, in this process."""
     try:
         checksum = _checksum(media)
         if media.kind == "image":
             image = open_image(media)
             return Decoded(checksum, image.size, picture_hash(image))
-        _decode_stream(media)
+        if media.kind == "video":
+            read_frames(media, 1)  # the middle one; decoding whole clips would take longer than training on them
+        else:
+            read_audio(media)
         return Decoded(checksum)
     except DataError as error:
         return Decoded(problem=str(error))
@@ -156,19 +161,6 @@ def _checksum(media: Media) -> str:
         raise DataError(f"{media.path}: cannot be read ({error.strerror}) — check its permissions") from None
 
 
-def _decode_stream(media: Media) -> None:
-    """The first frame or sound must decode; decoding whole clips would take longer than training on them."""
-    try:
-        import av
-    except ImportError:
-        raise DataError(f"{media.describe()}: needs PyAV to be opened — pip install mllm-tailor[media]") from None
-    try:
-        with av.open(io.BytesIO(media.data) if media.data is not None else str(media.path), mode="r") as container:
-            next(container.decode(video=0) if media.kind == "video" else container.decode(audio=0))
-    except (av.FFmpegError, StopIteration, IndexError, ValueError, OSError):
-        raise DataError(f"{media.describe()}: no {media.kind} can be decoded — copy it again from its source") from None
-
-
 def _limit_memory() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = WORKER_BYTES if hard == resource.RLIM_INFINITY else min(WORKER_BYTES, hard)
@@ -184,7 +176,8 @@ def serve() -> None:
         request = json.loads(line)
         data = base64.b64decode(request["data"]) if "data" in request else None
         path = Path(request["path"]) if request["path"] else None
-        decoded = decode_one(Media(request["kind"], path=path, data=data, page=request["page"]))
+        span = tuple(request["span"]) if request["span"] else None
+        decoded = decode_one(Media(request["kind"], path, data, span, request["page"]))
         answers.write(json.dumps(decoded.__dict__) + "\n")
         answers.flush()
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.media import media_kind
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.pages import pages_of
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Layout
@@ -148,7 +149,6 @@ def unlabelled_samples(paths: Sequence[str | Path]) -> list[Sample]:
         if not is_text(str(file)):
             raise DataError(f"{str(file)!a}: its name is not UTF-8 text — rename the file")
     samples = [
-        Sample(id=file.stem, media=(Media(media_kind(file), path=file),), source=f"{file}:1")  # type: ignore[arg-type]
-        for file in files
+        Sample(id=file.stem, media=pages_of(file, media_kind(file) or "image"), source=f"{file}:1") for file in files
     ]
     return unique_ids(samples)

@@ -11,10 +11,11 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.files import parse_json
 from mllm_tailor.core.media import decode_data_uri, inside, media_kind
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.pages import pages_of
+from mllm_tailor.core.sample import Media, MediaKind, Sample
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
-MEDIA_KEYS = ("image", "video", "audio")
+MEDIA_KEYS: tuple[MediaKind, ...] = ("image", "video", "audio")
 
 
 def read_inputs(paths: Sequence[Path]) -> list[Sample]:
@@ -52,7 +53,10 @@ def _of_file(path: Path) -> Sample:
         return _bad(path.stem, str(path), "no such file — check the path")
     if kind is None:
         return _bad(path.stem, str(path), "not a picture, clip, recording, folder or .jsonl manifest — convert it")
-    return Sample(id=path.stem, media=(Media(kind, path.resolve()),), source=str(path))
+    try:
+        return Sample(id=path.stem, media=pages_of(path.resolve(), kind), source=str(path))
+    except DataError as error:
+        return Sample(id=path.stem, source=str(path), extra={"problem": str(error)})
 
 
 def _of_manifest(path: Path) -> Iterator[Sample]:
@@ -76,7 +80,8 @@ def _of_manifest(path: Path) -> Iterator[Sample]:
 def _of_row(row: Any, folder: Path, where: str) -> Sample:
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a row is one JSON object, found {type(row).__name__} — mend or remove this row")
-    media = tuple(_media(key, name, folder, where) for key in MEDIA_KEYS for name in _names(row.get(key), where))
+    named = [(key, name) for key in MEDIA_KEYS for name in _names(row.get(key), where)]
+    media = tuple(item for key, name in named for item in _media(key, name, folder, where))
     if not media:
         raise DataError(f"{where}: none of {', '.join(MEDIA_KEYS)} is named — add one")
     stem = media[0].path.stem if media[0].path is not None else f"row-{where.rpartition(':')[2]}"
@@ -93,10 +98,10 @@ def _names(value: Any, where: str) -> list[str]:
     return names
 
 
-def _media(key: str, name: str, folder: Path, where: str) -> Media:
+def _media(key: MediaKind, name: str, folder: Path, where: str) -> tuple[Media, ...]:
     if name.startswith("data:"):
-        return Media(key, data=decode_data_uri(name, where))
-    return Media(key, inside(folder, name, where))
+        return (Media(key, data=decode_data_uri(name, where)),)
+    return pages_of(inside(folder, name, where), key)
 
 
 def _bad(identifier: str, where: str, problem: str) -> Sample:

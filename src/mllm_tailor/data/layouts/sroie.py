@@ -8,7 +8,8 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.media import inside, media_kind
-from mllm_tailor.core.sample import Media, MediaKind, Sample
+from mllm_tailor.core.pages import pages_of
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.layouts.base import Layout, part_of
@@ -66,15 +67,14 @@ def _read_pair(folder: Path, media: Path, labels: Path, part: str | None) -> Ite
 
 def _sample(folder: Path, picture: Path, label: Path, beside: Mapping[str, Any], part: str | None) -> Sample | Fault:
     source = f"{label}:1"
-    kind: MediaKind = media_kind(picture) or "image"
     try:
         path = inside(folder, str(picture.relative_to(folder)), source)
+        media = pages_of(path, media_kind(picture) or "image")
         fields = _labels(label, source)
     except DataError as error:
         return Fault.of(error, source)
     split = next((str(beside[name]) for name in SPLIT_COLUMNS if isinstance(beside.get(name), str)), part)
     extra = {name: value for name, value in beside.items() if name not in ("file_name", "id", *LABEL_NAMES)}
-    media = (Media(kind, path=path),)
     group = group_key(beside.get("group"))
     return Sample(picture.stem, media, fields=fields, group=group, split=split, source=source, extra=extra)
 

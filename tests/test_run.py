@@ -16,6 +16,7 @@ from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run.compare import compare_runs
 from mllm_tailor.run.folder import read_predictions, start_run
 from mllm_tailor.run.init import write_recipe
+from mllm_tailor.run.methods import compare_methods
 from mllm_tailor.run.predict import predict_paths
 from mllm_tailor.run.prepare import prepare
 from mllm_tailor.run.tailor import report_run, run_recipe
@@ -173,3 +174,25 @@ def test_init_writes_a_recipe_that_reads_back(receipts: Path, tmp_path: Path) ->
     assert make_recipe(yaml.safe_load(out.read_text())).task_name == "extract"
     with pytest.raises(RecipeError, match="--force"):
         write_recipe(receipts, out, force=False)
+
+
+@pytest.mark.slow
+def test_methods_are_compared_and_a_failing_one_stops_nobody(
+    receipts: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_yaml(tmp_path, receipts, tiny_model_folder)
+    overrides = ["method.rank=500", "predict.max_new_tokens=8"]  # a rank no layer of the tiny model can hold
+    lora, norms = compare_methods(recipe, overrides, ["lora", "norms"], "1e")
+    assert lora.score is None and lora.problem
+    assert norms.score is not None and norms.trained > 0 and norms.peak_bytes > 0
+    folder = tmp_path / "runs" / "tiny-methods"
+    assert (folder / "comparison.svg").is_file() and len(json.loads((folder / "comparison.json").read_text())) == 2
+    assert "failed" in capsys.readouterr().err
+
+
+def test_a_budget_that_cannot_be_read_is_refused_before_anything_runs(receipts: Path, tmp_path: Path) -> None:
+    recipe = write_yaml(tmp_path, receipts, tmp_path / "no-model")
+    with pytest.raises(RecipeError, match="not a budget"):
+        compare_methods(recipe, [], ["lora"], "ten")
+    with pytest.raises(RecipeError, match="did you mean `lora`"):
+        compare_methods(recipe, [], ["lorra"], "1m")

@@ -145,6 +145,21 @@ def compare(
     compare_runs(first, second)
 
 
+@app.command("compare-methods")
+def compare_methods(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Methods, separated by commas.")] = "lora,qlora,full",
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help="For each method: 10m (minutes) or 3e (epochs).")
+    ] = "10m",
+) -> None:
+    """Give several methods the same data and budget; one table and one picture of score against memory."""
+    from mllm_tailor.run.methods import compare_methods
+
+    compare_methods(recipe, overrides or [], [name.strip() for name in methods.split(",")], budget)
+
+
 @app.command()
 def demo(
     overrides: Overrides = None,

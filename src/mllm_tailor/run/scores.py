@@ -47,6 +47,11 @@ class RunScores:
         }
 
 
+def modes(task: Task) -> tuple[str, ...]:
+    """The ways of decoding a task is scored in."""
+    return MODES if task.schema() is not None else MODES[1:]
+
+
 def metric_names(recipe: Recipe, task: Task) -> tuple[str, ...]:
     """The recipe's metrics, then the task's own that it does not name.
 
@@ -81,8 +86,7 @@ def score_run(run: RunFolder, job: Job) -> RunScores:
     names = metric_names(job.recipe, job.task)
     ids = tuple(sample.id for sample in job.held_out)
     labels = tuple(job.task.labels(sample) for sample in job.held_out)
-    constrained = job.task.schema() is not None and job.recipe.predict.constrained
-    mode = MODES[0] if constrained else MODES[1]
+    mode = modes(job.task)[0] if job.recipe.predict.constrained else MODES[1]
     predictions = _collect(run, job, ids)
     for who in ("base", "tuned"):
         if f"{who}_{mode}" not in predictions:

@@ -22,7 +22,7 @@ from mllm_tailor.run.ledger import foresee, measure, write_ledger
 from mllm_tailor.run.predict import open_base, open_for_training, open_tuned, predict_into, write_predictions
 from mllm_tailor.run.prepare import Job, prepare
 from mllm_tailor.run.report import write_run_report
-from mllm_tailor.run.scores import metric_names, score_part, score_run
+from mllm_tailor.run.scores import metric_names, modes, score_part, score_run
 from mllm_tailor.scoring import nearest_floor
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import train
@@ -52,9 +52,7 @@ def run_recipe(path: Path, overrides: list[str], *, exclude_faulty: bool, fresh:
 
 def _before(run: RunFolder, job: Job) -> None:
     """Ledger, forecast, and the untouched model's replies and features."""
-    if run.predictions("floor_nearest").exists() and all(
-        len(read_predictions(run.predictions(f"base_{mode}"))) == len(job.held_out) for mode in ("constrained", "free")
-    ):
+    if run.forecast.exists() and _complete(run, job, "base") and run.predictions("floor_nearest").exists():
         return
     model = open_base(job.recipe)
     save_json(run.environment, describe_environment(model.identity))
@@ -66,10 +64,15 @@ def _before(run: RunFolder, job: Job) -> None:
     _nearest(run, job, model)
 
 
+def _complete(run: RunFolder, job: Job, who: str) -> bool:
+    """Whether every held-out sample was read in every way of decoding."""
+    wanted = len(job.held_out)
+    return all(len(read_predictions(run.predictions(f"{who}_{mode}"))) == wanted for mode in modes(job.task))
+
+
 def _predict_both(run: RunFolder, job: Job, who: str, model: OpenModel) -> None:
     """Held to the schema and free, so that a gain in format is told apart from a gain in reading."""
-    modes = ["free"] if job.task.schema() is None else ["constrained", "free"]
-    for mode in modes:
+    for mode in modes(job.task):
         console.print(f"Reading {len(job.held_out)} held-out samples with the {who} model, {mode}")
         path = run.predictions(f"{who}_{mode}")
         predict_into(path, lambda: model, job.task, job.held_out, job.recipe, constrained=mode == "constrained")
@@ -113,8 +116,7 @@ def _tune(run: RunFolder, job: Job, method: Method) -> None:
 
 def _after(run: RunFolder, job: Job) -> None:
     """The tuned model, opened from what was saved (not from memory), reads the held-out samples."""
-    modes = ["free"] if job.task.schema() is None else ["constrained", "free"]
-    if all(len(read_predictions(run.predictions(f"tuned_{mode}"))) == len(job.held_out) for mode in modes):
+    if _complete(run, job, "tuned"):
         return
     _predict_both(run, job, "tuned", open_tuned(job.recipe, run.adapter))
 

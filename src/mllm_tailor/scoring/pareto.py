@@ -1,0 +1,83 @@
+"""Several runs against their cost: which of them no other beats in both, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from mllm_tailor.scoring.compare import Interval
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 24, 56
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: what it cost (any unit, lower is better) and what it scored (0 to 100, higher is better)."""
+
+    name: str
+    cost: float
+    score: Interval
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in cost and score at once, cheapest first (the Pareto front)."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.score.value)):
+        if not best or point.score.value > best[-1].score.value:
+            best.append(point)
+    return best
+
+
+def scatter(points: Sequence[Point], cost_name: str, score_name: str) -> str:
+    """An SVG file: one dot a run with its 95 % interval, the front as a line."""
+    top_cost = max(point.cost for point in points) * 1.08 or 1.0
+    low = min(point.score.low for point in points)
+    high = max(point.score.high for point in points)
+    margin = max(1.0, 0.08 * (high - low))
+    low, high = max(0.0, low - margin), min(100.0, high + margin)
+
+    def place(cost: float, score: float) -> tuple[float, float]:
+        across = LEFT + cost / top_cost * (WIDTH - LEFT - RIGHT)
+        return across, TOP + (high - score) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    best = front(points)
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(point.cost, point.score.value) for point in best))
+    marks = [_mark(point, place, point in best) for point in points]
+    labels = [_text(LEFT - 10, place(0, value)[1] + 4, f"{value:.1f}", "end") for value in (low, high)]
+    labels += [_text(LEFT, HEIGHT - BOTTOM + 20, "0"), _text(WIDTH - RIGHT, HEIGHT - BOTTOM + 20, f"{top_cost:.3g}")]
+    labels += [_text(LEFT, HEIGHT - 10, f"across: {cost_name} · up: {score_name} · thin lines: 95 % intervals")]
+    return str(
+        Markup(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" font-family="Georgia, serif" font-size="14">'
+            '<rect width="{w}" height="{h}" fill="#fcfbf7"/>'
+            '<path d="M{l},{t}V{b}H{r}" fill="none" stroke="#b9b4a8"/>'
+            '<polyline points="{line}" fill="none" stroke="#0c6b4f" stroke-dasharray="4 4"/>{marks}{labels}</svg>\n'
+        ).format(
+            w=WIDTH,
+            h=HEIGHT,
+            l=LEFT,
+            t=TOP,
+            b=HEIGHT - BOTTOM,
+            r=WIDTH - RIGHT,
+            line=line,
+            marks=Markup("").join(marks),
+            labels=Markup("").join(labels),
+        )
+    )
+
+
+def _mark(point: Point, place: Callable[[float, float], tuple[float, float]], on_front: bool) -> Markup:
+    x, y = place(point.cost, point.score.value)
+    _, lowest = place(point.cost, point.score.low)
+    _, highest = place(point.cost, point.score.high)
+    colour = "#0c6b4f" if on_front else "#8a8f88"
+    return Markup(
+        '<line x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}" stroke="{c}"/>'
+        '<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{c}"/>'
+    ).format(x=x, y=y, a=lowest, b=highest, c=colour) + _text(x + 9, y + 5, point.name)
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start") -> Markup:
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" fill="#1d2a26">{}</text>').format(x, y, anchor, words)

@@ -10,7 +10,10 @@ from pydantic_core import PydanticUndefined
 from mllm_tailor.recipe import Recipe, Settings
 from mllm_tailor.recipe.read import model_in
 from mllm_tailor.tasks import TASKS
+from mllm_tailor.tasks.caption import CaptionSettings
+from mllm_tailor.tasks.classify import ClassifySettings
 from mllm_tailor.tasks.extract import FieldSpec
+from mllm_tailor.tasks.transcribe import TranscribeSettings
 
 DOCS = Path(__file__).resolve().parent
 
@@ -89,6 +92,9 @@ def recipe_page() -> str:
     lines = [HEAD, *section("Recipe", Recipe), "\n## task\n", "| task | what it does |", "|---|---|"]
     lines += [f"| `{name}` | {TASKS.summary(name)} |" for name in TASKS]
     lines += section("task.extract.FIELD", FieldSpec)
+    lines += section("task.classify", ClassifySettings)
+    lines += section("task.caption", CaptionSettings)
+    lines += section("task.transcribe", TranscribeSettings)
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,9 @@ TASKS = Registry(
         "answer": Entry(
             "mllm_tailor.tasks.answer:Answer", "questions about pictures, clips or recordings, in free text"
         ),
+        "classify": Entry("mllm_tailor.tasks.classify:Classify", "one class out of several for each sample"),
+        "caption": Entry("mllm_tailor.tasks.caption:Caption", "a description in free words"),
+        "transcribe": Entry("mllm_tailor.tasks.transcribe:Transcribe", "the words spoken in a recording"),
     },
 )
 

@@ -1,0 +1,123 @@
+"""Name the one class a picture, clip or recording belongs to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from mllm_tailor.core.errors import DataError, nearest
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.recipe import Settings, validate
+from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.reply import read_object
+
+FIELD = "class"
+
+
+class ClassifySettings(Settings):
+    """`classify: {classes: [wave, swipe, tap]}`; a bare list of classes is short for it."""
+
+    classes: list[str] = Field(min_length=2, max_length=1000, description="every class, as answers write it")
+    label: str = Field("label", description="field of the data that holds the class; without it, the answer does")
+    prompt: str = Field(
+        "Which of these is it: {classes}? Answer as JSON.", description="the question; {classes} becomes the classes"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"classes": value} if isinstance(value, list) else value
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: list[str]) -> list[str]:
+        folded = [fold(name) for name in classes]
+        if not all(folded):
+            raise ValueError("a class has a name")
+        twice = next((name for name in classes if folded.count(fold(name)) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the class `{twice}` is named twice (case and spaces do not tell classes apart)")
+        return classes
+
+
+class Classify:
+    """Answers are `{"class": ...}`, so that generation can be held to the classes and a confidence be given."""
+
+    name = "classify"
+    metrics: tuple[str, ...] = ("exact", "parse_rate")
+    field_names: tuple[str, ...] = (FIELD,)
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = validate(ClassifySettings, settings or {}, "task.classify")
+        self.by_folded = {fold(name): name for name in self.settings.classes}
+        longest_first = sorted(self.by_folded, key=len, reverse=True)
+        self.anywhere = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+
+    def phrase(self, sample: Sample) -> Sample:
+        """Set the question and, for a labelled sample, the answer."""
+        labels = self.labels(sample)
+        answer = json.dumps(labels, ensure_ascii=False) if labels else None
+        prompt = self.settings.prompt.replace("{classes}", ", ".join(self.settings.classes))
+        return replace(sample, prompt=prompt, answer=answer)
+
+    def labels(self, sample: Sample) -> dict[str, Any]:
+        """The class, written as the recipe writes it."""
+        label = sample.fields.get(self.settings.label)
+        if label is None:
+            if sample.fields and sample.answer is None:
+                hint = nearest(self.settings.label, map(str, sample.fields))
+                raise DataError(f"{sample.source}: no field `{self.settings.label}` holds the class — {hint}")
+            label = sample.answer
+        if label is None:
+            return {}
+        name = self.by_folded.get(fold(_unwrapped(str(label))))
+        if name is None:
+            hint = nearest(str(label), self.settings.classes)
+            raise DataError(f"{sample.source}: {str(label)[:80]!r} is none of the recipe's classes — {hint}")
+        return {FIELD: name}
+
+    def schema(self) -> dict[str, Any]:
+        """One key, one of the classes."""
+        return {
+            "type": "object",
+            "properties": {FIELD: {"enum": list(self.settings.classes)}},
+            "required": [FIELD],
+            "additionalProperties": False,
+        }
+
+    def parse(self, text: str) -> Reply:
+        """The class named in JSON or bare, whatever its case; two different classes named are no answer."""
+        said = _unwrapped(text)
+        if fold(said) in self.by_folded:
+            return Reply(fields={FIELD: self.by_folded[fold(said)]})
+        found = list(dict.fromkeys(self._named(said)))
+        if len(found) == 1:
+            return Reply(fields={FIELD: found[0]})
+        if found:
+            return Reply(problem=f"the reply names several classes ({', '.join(found)})")
+        return Reply(problem="the reply names none of the classes")
+
+    def _named(self, text: str) -> Iterator[str]:
+        """Classes that stand in a text as whole words; of one that contains another only the longer."""
+        for match in self.anywhere.finditer(fold(text)):
+            yield self.by_folded[match.group()]
+
+
+def fold(text: str) -> str:
+    """Case, spaces, and quotes or a full stop around a class made equal.
+
+    >>> fold(' "Swiping  Up." ')
+    'swiping up'
+    """
+    return " ".join(text.casefold().split()).strip(" .\"'`*")
+
+
+def _unwrapped(text: str) -> str:
+    """What `{"class": ...}` holds, or the text itself."""
+    said = read_object(text).fields.get(FIELD)
+    return said if isinstance(said, str) else text

@@ -1,0 +1,49 @@
+"""Write down what is said in a recording."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field
+
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.recipe import Settings, validate
+from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.caption import labelled_text
+
+
+class TranscribeSettings(Settings):
+    """`transcribe: {}` takes the texts the data has."""
+
+    label: str = Field("text", description="field of the data that holds the words; without it, the answer does")
+    prompt: str = Field("Write down what is said.", description="the question")
+
+
+class Transcribe:
+    """Words as spoken; the share of wrong ones decides (lower is better)."""
+
+    name = "transcribe"
+    metrics: tuple[str, ...] = ("word_errors", "character_errors", "normalised_exact")
+    field_names: tuple[str, ...] = ("text",)
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = validate(TranscribeSettings, settings or {}, "task.transcribe")
+
+    def phrase(self, sample: Sample) -> Sample:
+        """Set the question and, for a labelled sample, the words."""
+        return replace(sample, prompt=self.settings.prompt, answer=self.labels(sample).get("text"))
+
+    def labels(self, sample: Sample) -> dict[str, Any]:
+        """The one field `text`."""
+        text = labelled_text(sample, self.settings.label)
+        return {} if text is None else {"text": text}
+
+    def schema(self) -> None:
+        """Free text."""
+        return None
+
+    def parse(self, text: str) -> Reply:
+        """The reply on one line."""
+        said = " ".join(text.split())
+        return Reply(fields={"text": said}) if said else Reply(problem="the reply is empty")

@@ -17,7 +17,11 @@ from hypothesis import strategies as st
 
 from mllm_tailor.core.clips import ClipLimits, frame_size, read_frames
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.sample import Media
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import encode, open_model
+from mllm_tailor.predicting import predict
+from mllm_tailor.recipe.schema import Predict
+from mllm_tailor.tasks import open_task
 
 av = pytest.importorskip("av")
 WIDTH, HEIGHT = 48, 32
@@ -198,3 +202,27 @@ def test_real_clips_in_several_containers() -> None:
         frames = read_frames(Media("video", path, span=(1.0, 3.0)), 3)
         assert [frame.size for frame in frames] == [frame_size(Media("video", path))] * 3
         assert not np.array_equal(np.asarray(frames[0]), np.asarray(frames[2]))
+
+
+def test_a_gesture_is_seen_classified_and_counted(tiny_model_folder: Path) -> None:
+    folder = real_data("gesture17")
+    model, task = open_model(tiny_model_folder, frames=4), open_task("classify", ["wave", "tap", "swipe up"])
+    clips = [Media("video", path) for path in sorted((folder / "videos").glob("*/*.mp4"))[:200:199]]
+    samples = [task.phrase(Sample(str(place), (clip,), answer="wave")) for place, clip in enumerate(clips)]
+    for sample in samples:
+        encoded = encode(sample, model)
+        assert model.count_tokens(sample) == encoded.length
+        assert encoded.media["pixel_values"].shape == (4, 3, 56, 56)
+        shown = model.tokenizer.decode(encoded.ids).replace(model.processor.image_token, "")
+        assert "user\nFrame1: <img></img>\nFrame2: <img></img>\n" in shown and "Frame5" not in shown
+    settings = Predict(max_new_tokens=40)
+    predictions = predict(model, task, samples, settings, constrained=True)
+    assert all(prediction.fields["class"] in ("wave", "tap", "swipe up") for prediction in predictions)
+
+
+def test_a_damaged_clip_is_an_error_row_and_stops_no_other(tiny_model_folder: Path) -> None:
+    model, task = open_model(tiny_model_folder, frames=2), open_task("classify", ["wave", "tap"])
+    whole, broken = media(clip(STEADY)), media(b"no clip")
+    samples = [Sample("good", (whole,)), Sample("bad", (broken,))]
+    good, bad = predict(model, task, samples, Predict(max_new_tokens=40))
+    assert good.fields and not bad.fields and "no clip in a known format" in str(bad.problem)

@@ -14,7 +14,7 @@ FILE = "tailor.json"
 
 
 def describe_base(model: Any) -> dict[str, Any]:
-    """What an adapter depends on: weights, number format, tiles, template, system text."""
+    """What an adapter depends on: weights, number format, tiles, frames, template, system text."""
     template = model.processor.chat_template or model.tokenizer.chat_template or ""
     return {
         "weights_sha256": model.identity["weights_sha256"],
@@ -24,6 +24,7 @@ def describe_base(model: Any) -> dict[str, Any]:
         "quantize": model.quantize,
         "dtype": str(model.dtype).removeprefix("torch."),
         "tiles": model.tiles.model_dump(),
+        "frames": model.frames,
         "system": model.system,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
     }
@@ -60,7 +61,7 @@ def read_fit(folder: Path, model: Any, *, unquantised: bool = False) -> dict[str
             f"{folder}: made on a base with quantize={made_on['quantize']}, used on one with {here['quantize']} — "
             f"open the base with quantize={made_on['quantize']}"
         )
-    for key in ("tiles", "system", "template_sha256"):
-        if made_on[key] != here[key]:
+    for key in ("tiles", "frames", "system", "template_sha256"):
+        if made_on.get(key, here[key]) != here[key]:
             console.print(f"[yellow]{folder}: trained with another `{key.removesuffix('_sha256')}` than in use here")
     return dict(noted)

@@ -41,6 +41,7 @@ def open_model(
     device: str | None = None,
     tiles: Tiles | None = None,
     system: str | None = None,
+    frames: int = 8,
     quantize: Literal["nf4", "int8"] | None = None,
     quantize_skip: Sequence[str] = (),
 ) -> OpenModel:
@@ -49,6 +50,7 @@ def open_model(
     `dtype` auto keeps small models in float32 and takes bfloat16 for others where the hardware has it. `quantize` packs
     the linear layers into 4 bits (NF4 with double quantisation, arXiv 2305.14314) or 8, except the head and the parts
     or module names in `quantize_skip`. `tiles` and `system` stand in for the checkpoint's own.
+    A clip is shown as `frames` pictures.
 
     Raises:
         ModelError: naming the file and what to do.
@@ -77,6 +79,7 @@ def open_model(
         path=checkpoint.path,
         revision=checkpoint.revision,
         quantize=quantize,
+        frames=frames,
     )
 
 

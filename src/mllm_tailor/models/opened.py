@@ -39,6 +39,7 @@ class OpenModel:
     path: str  # how it was asked for
     revision: str | None
     quantize: str | None = None
+    frames: int = 8  # a clip is shown as
 
     @property
     def tokenizer(self) -> Any:

@@ -22,9 +22,9 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.files import read_json
 from mllm_tailor.core.media import open_image
+from mllm_tailor.core.recordings import read_audio
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.families import Family
-from mllm_tailor.models.media import read_sound
 from mllm_tailor.models.template import CUT, MARK
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_stock(prompt: str, sample: Sample, model: OpenModel) -> tuple[list[int]
     if sounds := [media for media in sample.media if media.kind == "audio"]:
         extractor = getattr(processor, "feature_extractor", None) or processor.audio_processor
         rate = int(extractor.sampling_rate)
-        options["audio"] = [read_sound(media, rate) for media in sounds]
+        options["audio"] = [read_audio(media, rate) for media in sounds]
     try:
         inputs = dict(processor(text=[prompt], return_tensors="pt", **options))
     except (ValueError, TypeError, IndexError, RuntimeError) as error:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
+from mllm_tailor.core.clips import read_frames
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.media import image_size, open_image
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models.media import read_frames
 from mllm_tailor.models.template import MARK, tokenize
 from mllm_tailor.models.tiles import count_tiles, tile_image, tiles_to_tensor
 from mllm_tailor.recipe.schema import Tiles
@@ -20,8 +19,7 @@ from mllm_tailor.recipe.schema import Tiles
 if TYPE_CHECKING:
     from mllm_tailor.models.opened import OpenModel
 
-FRAMES = 8  # a clip's frames, one tile each; the original trains with 8 to 32
-ONE_TILE = Tiles(min=1, max=1, thumbnail=False)
+ONE_TILE = Tiles(min=1, max=1, thumbnail=False)  # what a frame of a clip becomes
 
 
 def shared_tiles(tiles: Tiles, pictures: int) -> Tiles:
@@ -43,7 +41,7 @@ def prompt_ids(prompt: str, sample: Sample, model: OpenModel) -> list[int]:
     Only sizes are read: no pixel is decoded.
     """
     processor = model.processor
-    frames = "\n".join(f"Frame{number}: {processor.image_token}" for number in range(1, FRAMES + 1))
+    frames = "\n".join(f"Frame{number}: {processor.image_token}" for number in range(1, model.frames + 1))
     ids = tokenize(processor.tokenizer, re.sub(f"(?<!{MARK}){re.escape(processor.video_token)}", frames, prompt))
     counts = tile_counts(sample, model)
     start, context, end = (
@@ -72,7 +70,7 @@ def tile_counts(sample: Sample, model: OpenModel) -> list[int]:
         if media.kind == "image":
             counts.append(count_tiles(*image_size(media), tiles.min, tiles.max, model.image_size, tiles.thumbnail))
         else:
-            counts += [1] * FRAMES
+            counts += [1] * model.frames
     return counts
 
 
@@ -80,8 +78,8 @@ def pixels(sample: Sample, model: OpenModel) -> dict[str, Tensor]:
     """`pixel_values` (tiles, 3, size, size) of all pictures and clips."""
     cut: list[Image.Image] = []
     for media, tiles in tiles_of(sample, model.tiles):
-        images: Sequence[Image.Image] = [open_image(media)] if media.kind == "image" else read_frames(media, FRAMES)
-        for image in images:
+        frames = read_frames(media, model.frames) if media.kind == "video" else [open_image(media)]
+        for image in frames:
             cut += tile_image(image, tiles.min, tiles.max, model.image_size, tiles.thumbnail)
     if not cut:
         return {}

@@ -36,6 +36,7 @@ class ModelSpec(Settings):
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
     tiles: Tiles | None = Field(None, description="default: what the checkpoint says")
+    frames: int = Field(8, ge=1, le=256, description="pictures a clip is shown as, evenly spread, one tile each")
     system: str | None = Field(None, description="system text; default: the checkpoint's own")
 
 

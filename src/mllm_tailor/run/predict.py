@@ -45,7 +45,13 @@ def open_base(recipe: Recipe) -> OpenModel:
     """The recipe's model, untouched and unquantised."""
     spec = recipe.model
     return open_model(
-        spec.path, revision=spec.revision, dtype=spec.dtype, device=spec.device, tiles=spec.tiles, system=spec.system
+        spec.path,
+        revision=spec.revision,
+        dtype=spec.dtype,
+        device=spec.device,
+        tiles=spec.tiles,
+        frames=spec.frames,
+        system=spec.system,
     )
 
 
@@ -69,6 +75,7 @@ def open_for_training(recipe: Recipe) -> OpenModel:
         dtype=spec.dtype,
         device=spec.device,
         tiles=spec.tiles,
+        frames=spec.frames,
         system=spec.system,
         quantize=method.quantize,
         quantize_skip=method.quantize_skip,

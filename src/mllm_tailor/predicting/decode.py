@@ -48,9 +48,9 @@ class Row:
     cut: bool = False
     done: bool = False
 
-    def begin(self, prefix: int, position: int, forward: bool) -> None:
-        """Go on from a prompt of which the first `prefix` tokens are in the cache."""
-        self.pending = self.encoded.ids[prefix:].tolist()
+    def begin(self, fed: int, position: int, forward: bool) -> None:
+        """Go on from a prompt of which the first `fed` tokens are in the cache."""
+        self.pending = self.encoded.ids[fed:].tolist()
         self.position = position
         self._force(forward)
 
@@ -145,12 +145,12 @@ class Decoder:
                     fresh += self.next
                     self.next = next(waiting, None)
             if fresh or not living or len(living) <= LEAVE_BELOW * len(self.rows):
-                self._renew(living, fresh)
-            if self.rows:
+                yield from self._renew(living, fresh)
+            if any(not row.done for row in self.rows):
                 yield from self._step()
 
-    def _renew(self, living: list[int], fresh: list[Row]) -> None:
-        """Drop the finished rows and join fresh ones."""
+    def _renew(self, living: list[int], fresh: list[Row]) -> list[Row]:
+        """Drop the finished rows and join fresh ones; returns those that are finished with their first token."""
         started = time.perf_counter()
         parts = [(self.held, living)] if self.held is not None and living else []
         if fresh:
@@ -158,12 +158,13 @@ class Decoder:
         self.rows = [self.rows[line] for line in living] + fresh
         self.held = repack(parts) if parts else None
         _share(started, fresh)
+        return [row for row in fresh if row.done]
 
     def _prefill(self, rows: list[Row]) -> tuple[Held, list[int]]:
-        """Read the prompts except their last token; rows that ask about the same media share one reading."""
+        """Read the prompts; rows that ask about the same media share one reading of what their prompts share."""
         leaders, follows, lengths = share_prefixes(rows, self.media_ids)
         prefixes = [
-            replace(row.encoded, ids=row.encoded.ids[:length], labels=row.encoded.labels[:length])
+            shortened(row.encoded, length, self.model.family.token_wise)
             for row, length in zip(leaders, lengths, strict=True)
         ]
         batch = self.model.collate(prefixes, side="left")
@@ -176,19 +177,26 @@ class Decoder:
             batch["position_ids"] = positions_of(batch["attention_mask"])
         cache = empty_cache()
         extra = {} if seen is None else {"mm_encoder_outputs": seen}
-        self.model.model(**batch, **extra, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        found = self.model.model(**batch, **extra, past_key_values=cache, use_cache=True, logits_to_keep=1)
         shifts = [0] * len(leaders) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
-        for row, leader in zip(rows, follows, strict=True):
-            row.begin(lengths[leader], lengths[leader] + shifts[leader], self.forward)
+        whole = []  # rows whose prompt is read to its end: their last token is the block just fed
+        for line, (row, leader) in enumerate(zip(rows, follows, strict=True)):
+            if row.encoded.length == lengths[leader]:
+                whole.append(line)
+            fed = min(lengths[leader], row.encoded.length - 1)
+            row.begin(fed, fed + shifts[leader], self.forward)
+        if whole:
+            last = batch["input_ids"][:, -1:]
+            lines = [follows[line] for line in whole]
+            self._advance([rows[line] for line in whole], last[lines], found.logits[lines, -1:].float())
         return Held(cache, batch["attention_mask"]), follows
 
     def _step(self) -> list[Row]:
         """Feed what is pending, choose one token for each living row, and return the rows this finished."""
         started = time.perf_counter()
-        living = [line for line, row in enumerate(self.rows) if not row.done]
-        width = block_width(
-            [len(self.rows[line].pending) for line in living], FULL_SHARE.get(self.model.device.type, 0)
-        )
+        living = [row for row in self.rows if not row.done]
+        full_share = FULL_SHARE.get(self.model.device.type, 0)
+        width = block_width([len(row.pending) for row in living], full_share)
         ids, real, positions = self._block(width)
         logits = self.model.model(
             input_ids=ids,
@@ -197,18 +205,23 @@ class Decoder:
             past_key_values=self.held.cache,
             use_cache=True,
             logits_to_keep=width,
-        ).logits.float()  # (rows, width, vocabulary)
-        nexts = self._nexts(logits[:, -1], width)
+        ).logits.float()
+        self._advance(self.rows, ids, logits)
+        _share(started, living)
+        return [row for row in living if row.done]
+
+    def _advance(self, rows: Sequence[Row], ids: Tensor, logits: Tensor) -> None:
+        """Let rows go on after their blocks `ids` (rows, width), by the `logits` (rows, width, vocabulary) behind."""
+        width = ids.shape[1]
+        nexts = self._nexts(rows, logits[:, -1], width)
         followers = torch.cat([ids[:, 1:], nexts[:, None]], dim=1)
         scores = (logits.gather(-1, followers[..., None]).squeeze(-1) - logits.logsumexp(-1)).tolist()
-        for line, token in zip(living, nexts[living].tolist(), strict=True):
-            row = self.rows[line]
-            count = min(width, len(row.pending))
-            row.fed(count, scores[line][width - count :])
-            if not row.pending:
-                row.take(token, scores[line][-1], self.vocabulary, self.forward)
-        _share(started, [self.rows[line] for line in living])
-        return [self.rows[line] for line in living if self.rows[line].done]
+        for row, token, found in zip(rows, nexts.tolist(), scores, strict=True):
+            if not row.done:
+                count = min(width, len(row.pending))
+                row.fed(count, found[width - count :])
+                if not row.pending:
+                    row.take(token, found[-1], self.vocabulary, self.forward)
 
     def _block(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """What is pending, pushed to the right: ids, which of them are real, and their positions (rows, width)."""
@@ -223,15 +236,15 @@ class Decoder:
         ids, real, positions = torch.tensor([ids, real, positions], device=self.model.device)
         return ids, real, positions
 
-    def _nexts(self, logits: Tensor, width: int) -> Tensor:
+    def _nexts(self, rows: Sequence[Row], logits: Tensor, width: int) -> Tensor:
         """(rows,) the token after each row's block: what is pending, or the most probable the schema allows."""
-        masks = np.full((len(self.rows), (self.vocabulary.width + 31) // 32), -1, np.int32)
-        for line, row in enumerate(self.rows):
+        masks = np.full((len(rows), (self.vocabulary.width + 31) // 32), -1, np.int32)
+        for line, row in enumerate(rows):
             if row.guide is not None and not row.done and len(row.pending) <= width:
                 row.guide.fill(masks, line)
         allowed = torch.from_numpy(allowed_tokens(masks, logits.shape[-1])).to(logits.device)
         nexts = logits.masked_fill(~allowed, -torch.inf).argmax(-1)
-        for line, row in enumerate(self.rows):
+        for line, row in enumerate(rows):
             if len(row.pending) > width:
                 nexts[line] = row.pending[width]
         return nexts
@@ -251,26 +264,40 @@ def block_width(pending: Sequence[int], full_share: float) -> int:
 def share_prefixes(rows: Sequence[Row], media_ids: set[int]) -> tuple[list[Row], list[int], list[int]]:
     """Group neighbouring rows about the same media: leaders, the leader of each row, and each leader's prefix length.
 
-    A prefix always leaves its row at least one token, whose output decides the first token of the reply.
+    Prompts that differ share what stands before the difference, if all media stand there and no token sees later ones.
     """
     leaders: list[Row] = []
     follows: list[int] = []
     lengths: list[int] = []
     for row in rows:
-        ids = row.encoded.ids
         if leaders and (row.index == leaders[-1].index or (row.media and row.media == leaders[-1].media)):
-            first = leaders[-1].encoded.ids
-            most = min(lengths[-1], len(ids) - 1)
-            different = (first[:most] != ids[:most]).nonzero()
-            common = int(different[0]) if len(different) else most
-            if not media_ids & {*first[common:].tolist(), *ids[common:].tolist()}:
+            first, ids = leaders[-1].encoded.ids, row.encoded.ids
+            common = common_length(first[: lengths[-1]], ids)
+            rest = {*first[common:].tolist(), *ids[common:].tolist()}
+            causal = "token_type_ids" not in row.encoded.media  # tokens of one type see each other both ways
+            if not rest or (media_ids and causal and not media_ids & rest):
                 lengths[-1] = common
                 follows.append(len(leaders) - 1)
                 continue
         follows.append(len(leaders))
         leaders.append(row)
-        lengths.append(len(ids) - 1)
+        lengths.append(row.encoded.length)
     return leaders, follows, lengths
+
+
+def common_length(first: Tensor, second: Tensor) -> int:
+    """How many tokens two prompts share from the start."""
+    most = min(len(first), len(second))
+    different = (first[:most] != second[:most]).nonzero()
+    return int(different[0]) if len(different) else most
+
+
+def shortened(encoded: Encoded, length: int, token_wise: Sequence[str]) -> Encoded:
+    """The first tokens of a prompt, with all of its media."""
+    if length == encoded.length:
+        return encoded
+    media = {name: values[:, :length] if name in token_wise else values for name, values in encoded.media.items()}
+    return replace(encoded, ids=encoded.ids[:length], labels=encoded.labels[:length], media=media)
 
 
 def _share(started: float, rows: Sequence[Row]) -> None:

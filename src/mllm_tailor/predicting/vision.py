@@ -50,7 +50,8 @@ class Vision:
 
     def __init__(self, model: OpenModel, memory: FeatureMemory | None) -> None:
         self.model, self.memory = model, memory
-        self._apart = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
+        takes = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
+        self._apart = takes and model.family.tiled  # other families' features come in shapes of their own
         self._weights = weights_key(model) if memory is not None and self._apart else ""
 
     def outputs(self, items: Sequence[Encoded]) -> Features | None:

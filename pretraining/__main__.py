@@ -1,4 +1,4 @@
-"""`python -m pretraining STAGE --minutes N`: train a stage, going on where it stood, or export the result."""
+"""`python -m pretraining STAGE --minutes N`: train a stage, going on where it stood, export the result or score it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretraining import fonts
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pretraining", description=__doc__)
-    parser.add_argument("stage", choices=["fonts", "vision", "language", "join", "ship"])
+    parser.add_argument("stage", choices=["fonts", "vision", "language", "join", "ship", "score"])
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the stage in all, restarts included")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of from the stage's checkpoint")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -34,6 +34,11 @@ def main() -> None:
         from pretraining.ship import ship
 
         print(ship(arguments.name or "join", arguments.folder))
+        return
+    if arguments.stage == "score":
+        from pretraining.score import score
+
+        print(score(arguments.folder))
         return
     from pretraining import join, language, vision
 

@@ -1,4 +1,4 @@
-"""The whole model from our sizes, the symbol embedding that stands in for pixels, prompts as the product writes them."""
+"""The whole model, the symbol embedding that stands in for pixels, prompts as the product writes them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class SymbolEmbedding(nn.Module):
         keep: torch.Tensor | None = None,
         first: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Classes [n, 12] (ignored ones empty), slot weights `keep` [n, 12], places in the page `first` [n]: [n, width]."""
+        """Classes and weights `keep` [n, 12], places in the page `first` [n], to [n, width]."""
         tokens = tokens.clamp(min=0)
         weight = (tokens != slots.NONE).float()
         if keep is not None:

@@ -140,7 +140,7 @@ def pick_font(rng: np.random.Generator, held_out: bool = False, easy: bool = Fal
     pool = [
         path for index, (path, mono) in enumerate(font_files()) if mono == monospaced and (index % 7 == 3) == held_out
     ]
-    while True:
+    while True:  # few are unusable
         path = pool[rng.integers(len(pool))]
         if usable(path):
             return path

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining import assembling, checkpoint, optimizing, pages, pictures, tower, vision
 from pretraining.assembling import IMAGE, SymbolEmbedding
-from pretraining.language import Example, answer_loss, assemble
+from pretraining.language import Example, Examples, answer_loss, assemble, symbol_embeds
 
 PARTS = ("model", "head", "symbols")
 
@@ -58,6 +58,32 @@ def visual_tokens(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
     return projected.flatten(0, 1)
 
 
+def align(parts: dict[str, nn.Module], device: torch.device, count: int = 240, steps: int = 500) -> None:
+    """Teach the fresh projector the oracle's embeddings on features of `count` text tiles computed once."""
+    model, _, symbols = (parts[name] for name in PARTS)
+    features, targets = [], []
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        for (grey, labels), _ in zip(vision.Tiles(11), range(count), strict=False):
+            features.append(
+                tower.patch_features(model.model.vision_tower, tower.normalise(grey[None].to(device))).bfloat16()
+            )
+            tokens = torch.from_numpy(pages.to_tokens(labels[None].numpy())).to(device)
+            targets.append((symbols(tokens, model.get_input_embeddings()).bfloat16(), (tokens >= 0).all(1)))
+    projector = model.model.multi_modal_projector
+    optimizers = optimizing.make_optimizers([projector], 3e-3)
+    for step in range(steps):
+        chosen = torch.randint(count, (6,)).tolist()
+        with torch.autocast(device.type, torch.bfloat16):
+            visual = visual_tokens(model, torch.cat([features[index] for index in chosen]).float())
+        oracle = torch.cat([targets[index][0] for index in chosen]).float()
+        known = torch.cat([targets[index][1] for index in chosen])
+        loss = (visual.float() - oracle)[known].pow(2).mean() / oracle[known].pow(2).mean()
+        loss.backward()
+        optimizing.step(optimizers, 3e-3 * optimizing.rate_at(step / steps))
+        if step % 100 == 99:
+            print(f"projector step {step + 1} distance {loss.item():.3f}", flush=True)
+
+
 def losses(
     parts: dict[str, nn.Module], batch: list[pictures.Picture], device: torch.device
 ) -> tuple[dict[str, torch.Tensor], float]:
@@ -86,6 +112,15 @@ def losses(
     return {"answer": answer, "oracle": distance, "glyph": glyph}, right
 
 
+def symbol_loss(parts: dict[str, nn.Module], examples: list[Example], device: torch.device) -> torch.Tensor:
+    """Answer loss on pages without pixels: cheap practice for the language model while the tower is still weak."""
+    model, _, symbols = (parts[name] for name in PARTS)
+    ids, labels = (part.to(device) for part in assemble(examples))
+    with torch.autocast(device.type, torch.bfloat16):
+        embeds = symbol_embeds(model, symbols, ids, examples, 0.05)
+        return answer_loss(model.model.language_model, model.lm_head, embeds, labels)[0]
+
+
 def make_optimizers(parts: dict[str, nn.Module], rate: float) -> list[torch.optim.Optimizer]:
     model = parts["model"]
     named = [
@@ -108,7 +143,7 @@ def train(
     minutes: float,
     resume: bool,
     rate: float = 1e-3,
-    batch: int = 4,
+    batch: int = 2,
     seed: int = 3,
     name: str = "join",
     vision_name: str = "vision",
@@ -122,6 +157,8 @@ def train(
     resumed = resume and checkpoint.exists(name)
     parts = assemble_from_stages("" if resumed else vision_name, language_name, device, sizes)
     parts["symbols"].requires_grad_(False)
+    if not resumed:
+        align(parts, device)
     optimizers = make_optimizers(parts, rate)
     facts = {"step": 0, "seconds": 0.0}
     if resumed:
@@ -131,11 +168,17 @@ def train(
             Pictures(seed, facts["step"] * batch), batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list
         )
     )
+    level = torch.tensor(1.0)
+    practice = iter(
+        DataLoader(Examples(seed + 50, facts["step"], level, 1800), batch_size=None, num_workers=1, collate_fn=list)
+    )
     started, saved, running = time.time() - facts["seconds"], time.time(), []
     while (done := (time.time() - started) / 60 / minutes) < 1:
         found, right = losses(parts, next(loader), device)
         pull = max(0.05, 1 - done / oracle_until)
         (found["answer"] + 1.0 * pull * found["oracle"] + 0.7 * found["glyph"]).backward()
+        found["symbols"] = symbol_loss(parts, next(practice), device)
+        found["symbols"].backward()
         optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.4))
         facts["step"] += 1
         running.append([right, *(float(value.detach()) for value in found.values())])

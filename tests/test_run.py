@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import yaml
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.files import read_jsonl
 from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe
+from mllm_tailor.run.chat import chat, opening, stream
 from mllm_tailor.run.compare import compare_runs
 from mllm_tailor.run.folder import read_predictions, start_run
 from mllm_tailor.run.init import write_recipe
@@ -20,6 +23,7 @@ from mllm_tailor.run.methods import compare_methods
 from mllm_tailor.run.predict import predict_paths
 from mllm_tailor.run.prepare import prepare
 from mllm_tailor.run.tailor import report_run, run_recipe
+from mllm_tailor.run.verify import verify_run
 from mllm_tailor.tasks import make_task
 
 
@@ -125,6 +129,28 @@ def test_scoring_again_changes_nothing(finished: Path) -> None:
 def test_a_run_compared_with_itself_shows_no_change(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare_runs(finished, finished)
     assert "+0.0 to +0.0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_verify_finds_every_form_equal_and_the_base_different(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verify_run(finished, 2)
+    shown = capsys.readouterr().err
+    assert shown.count("2 of 2") >= 3 and "The untouched base differs" in shown
+
+
+@pytest.mark.slow
+def test_chat_answers_about_a_file_over_several_turns(
+    finished: Path, receipts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = iter(["Total?", "", "And the date?", "/new", "Again?", "/quit"])
+    picture = next((receipts / "images").glob("*.jpg"))
+    chat(str(finished), [picture], ask=lambda prompt: next(questions))
+    assert next(questions, None) is None and "/quit" in capsys.readouterr().err
+    model = open_model(str(json.loads((finished / "environment.json").read_text())["model"]["path"]))
+    sample = replace(opening([picture]), prompt="Total?")
+    assert "".join(stream(model, sample, 20)) == model.generate([sample], max_new_tokens=20)[0]
 
 
 def test_another_recipe_never_writes_into_a_run(receipts: Path, tmp_path: Path) -> None:

@@ -184,6 +184,50 @@ def merge(
 
 
 @app.command()
+def verify(
+    run_folder: RunPath,
+    count: Annotated[int, typer.Option("--samples", "-k", min=1, help="Held-out samples to compare on.")] = 4,
+) -> None:
+    """Show that a tuned model says the same as adapter, merged and exported, and that it is tuned at all."""
+    from mllm_tailor.run.verify import verify_run
+
+    if not verify_run(run_folder, count):
+        raise typer.Exit(1)
+
+
+@app.command()
+def chat(
+    model_or_run: Annotated[str, typer.Argument(help="A run folder, `embedded`, a model folder or a hub id.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Pictures, clips or recordings to ask about.")] = None,
+) -> None:
+    """Ask questions about files in the terminal, over several turns."""
+    from mllm_tailor.run.chat import chat as talk
+
+    talk(model_or_run, files or [])
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="An original InternVL checkpoint: a folder or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the native checkpoint.")],
+    revision: Annotated[str | None, typer.Option(help="Hub revision (a commit).")] = None,
+) -> None:
+    """Write an original InternVL checkpoint in the native layout, without running any of its code."""
+    from mllm_tailor.models.convert import convert as write
+
+    write(source, out, revision)
+    typer.echo(f"Converted model in {out}. Use it with model: {out}")
+
+
+@app.command()
+def models() -> None:
+    """List the model families that are known, with what each takes."""
+    from mllm_tailor.run.listing import list_models
+
+    list_models()
+
+
+@app.command()
 def methods() -> None:
     """List every tuning method, optimizer, metric, task and data layout, with a line each."""
     from mllm_tailor.run.listing import list_words

@@ -8,6 +8,7 @@ from rich.table import Table
 from mllm_tailor.core.registry import Registry
 from mllm_tailor.data import LAYOUTS
 from mllm_tailor.methods import METHODS
+from mllm_tailor.models import FAMILIES
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.tasks import TASKS
 from mllm_tailor.training import OPTIMIZERS
@@ -30,3 +31,15 @@ def list_words() -> None:
             table.add_row(f"[bold]{name}[/]", registry.summary(name))
         console.print(table)
         console.print()
+
+
+def list_models() -> None:
+    """Print the model families."""
+    console = Console(highlight=False)
+    table = Table(title="Model families (model: embedded, a folder or a hub id)", title_justify="left", box=None)
+    for column in ("model_type", "models", "takes", "note"):
+        table.add_column(column, justify="left", style="bold" if column == "model_type" else "")
+    for family in FAMILIES.values():
+        table.add_row(family.name, family.title, ", ".join(family.media), family.note)
+    console.print(table)
+    console.print("Another family is opened by looking at it, with a warning that names what was guessed.")

@@ -55,15 +55,13 @@ def chance_state() -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def job(model_folder: Path, folder: Path, spec: dict[str, Any], moment: int | None) -> None:
+def job(prepared: tuple[Any, Any, Any], samples: list[Any], folder: Path, moment: int | None) -> None:
     """One training, killed at a moment: a pass, a flush to disk, a rename, a finished step, a checkpoint, a score."""
-    torch.set_num_threads(1)
     passing = kill_at(-1 if moment is None else moment)
     before(os, "fsync", passing)
     before(Path, "rename", passing)
     before(loop, "answer_loss", passing)
-    samples = make_samples(folder.parent / "pictures")
-    model, method, recipe = prepare(model_folder, spec["method"], **spec["train"])
+    model, method, recipe = prepared
 
     def on_event(event: str, step: int) -> None:
         if event == "step":
@@ -95,24 +93,32 @@ def child(*arguments: Any, seconds: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main() -> None:
-    """Arguments: model folder, working folder, specification as JSON. Prints the exit codes of all children."""
-    model_folder, work, spec = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    work.mkdir(parents=True, exist_ok=True)
+def kill_and_resume(model_folder: Path, work: Path, spec: dict[str, Any]) -> dict[str, list[int]]:
+    """One undisturbed training, and two that are killed again and again; the exit codes of all children."""
+    samples = make_samples(work / "pictures")
+    prepared = prepare(model_folder, spec["method"], **spec["train"])  # never trained here, only in forked copies
     begun = time.monotonic()
-    codes = {"whole": [child(model_folder, work / "whole", spec, None)]}
+    codes = {"whole": [child(prepared, samples, work / "whole", None)]}
     whole_seconds = time.monotonic() - begun
     chance = random.Random(spec["seed"])
     for name in ("moments", "seconds"):
         codes[name] = []
         for _ in range(spec[name]):
             if name == "moments":
-                codes[name].append(child(model_folder, work / name, spec, chance.randrange(2, spec["span"])))
+                codes[name].append(child(prepared, samples, work / name, chance.randrange(2, spec["span"])))
             else:
                 after = chance.uniform(0.2, 0.9) * whole_seconds
-                codes[name].append(child(model_folder, work / name, spec, None, seconds=after))
-        codes[name].append(child(model_folder, work / name, spec, None))
-    print(json.dumps(codes))
+                codes[name].append(child(prepared, samples, work / name, None, seconds=after))
+        codes[name].append(child(prepared, samples, work / name, None))
+    return codes
+
+
+def main() -> None:
+    """Arguments: model folder, working folder, specifications by name as JSON. Prints the exit codes as JSON."""
+    torch.set_num_threads(1)
+    model_folder, work = Path(sys.argv[1]), Path(sys.argv[2])
+    specs = json.loads(sys.argv[3])
+    print(json.dumps({name: kill_and_resume(model_folder, work / name, spec) for name, spec in specs.items()}))
 
 
 if __name__ == "__main__":

@@ -31,15 +31,30 @@ MIXED = {
 CASES: dict[str, dict[str, Any]] = {
     "lora": LORA,
     "lora everywhere": {**LORA, "parts": ["vision", "projector", "language", "head"]},
-    "rslora": {**LORA, "rslora": True},
-    "dora": {**LORA, "dora": True, "parts": ["vision", "language"]},
+    "dora": {"name": "dora", "rank": 4, "parts": ["vision", "language"]},
     "qlora": {"name": "qlora", "rank": 4},
     "mixed": MIXED,
     "full": {"name": "full"},
     "projector": {"name": "full", "parts": ["projector"]},
     "top layer": {"name": "full", "parts": ["language"], "last_layers": 1},
     "norms": {"name": "norms"},
+    "rslora": {"name": "rslora", "rank": 4, "alpha": 8},
+    "pissa": {"name": "pissa", "rank": 4},
+    "exact pissa": {"name": "pissa", "rank": 4, "iterations": None, "rslora": True},
+    "lora_plus": {"name": "lora_plus", "rank": 4},
+    "lora_fa": {"name": "lora_fa", "rank": 4},
+    "dylora": {"name": "dylora", "rank": 4},
+    "ia3": {"name": "ia3", "parts": ["vision", "projector", "language"]},
+    "vera": {"name": "vera", "rank": 16},
+    "oft": {"name": "oft", "block": 16},
+    "series": {"name": "bottleneck", "placement": "series", "width": 8},
+    "parallel": {"name": "bottleneck", "width": 8, "parts": ["vision", "projector", "language"]},
+    "houlsby": {"name": "bottleneck", "placement": "houlsby", "width": 8},
+    "pfeiffer": {"name": "bottleneck", "placement": "pfeiffer", "width": 8, "activation": "gelu"},
 }
+INITIAL = {"pissa": 2e-6, "exact pissa": 2e-6}  # they take W apart, which rounds; all others start at 0.0
+UNMERGEABLE = {"series", "parallel", "houlsby", "pfeiffer"}
+STILL = (".lora_A.", ".vera_lambda_d.", ".bottleneck_down.")  # behind a zero, so without a gradient in the first step
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +86,7 @@ def test_a_method_from_beginning_to_end(
     applied = method.apply(model)
     assert sum(applied.counts.values()) == expected
     assert applied.total == 193_120
-    assert torch.equal(logits(model, samples), before)
+    assert difference(logits(model, samples), before) <= INITIAL.get(case, 0.0)
 
     frozen = snapshot(model)
     weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
@@ -80,14 +95,18 @@ def test_a_method_from_beginning_to_end(
     after = snapshot(model)
     moved = {name for name in after if not torch.equal(after[name], frozen[name])}
     assert moved <= set(weights)
-    assert all(".lora_A." in name for name in set(weights) - moved)  # B = 0 keeps A's first gradient at 0
+    assert all(any(half in name for half in STILL) for name in set(weights) - moved)
 
     shake(model)
     trained = logits(model, samples)
     method.save(model, tmp_path / "adapter")
     again = open_small(tiny_model_folder, method)
     method.load(again, tmp_path / "adapter")
-    assert torch.equal(logits(again, samples), trained)
+    assert difference(logits(again, samples), trained) <= INITIAL.get(case, 0.0)
+    if case in UNMERGEABLE:
+        with pytest.raises(ModelError, match="cannot be merged"):
+            merge(again)
+        return
     merge(again)
     assert difference(logits(again, samples), trained) <= 1e-6
     assert not any(isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer) for module in again.model.modules())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from peft import PeftConfig
@@ -29,6 +29,7 @@ class Technique:
 
     Settings: ClassVar[type[TechniqueSettings]] = TechniqueSettings
     default_parts: ClassVar[tuple[str, ...]] = ("language",)
+    preferred: Sequence[str] = ()  # last names of linear layers aimed at where the recipe names none; empty: all
     quantize: ClassVar[str | None] = None  # number format of the base under it
     optimizer: ClassVar[str | None] = None  # when the method is an optimizer of its own
 
@@ -74,4 +75,5 @@ class Attached:
         self.trainable = trainable  # names of the weights that move
         self.config = config
         self.tuner = tuner  # peft's BaseTuner round the same model
-        self.memory: dict[str, Any] = {}  # what the method remembers between steps
+        self.memory: dict[str, Any] = {}  # plain values the method remembers between steps
+        self.start: dict[str, Tensor] = {}  # weights as they began, where the method needs them in the end

@@ -11,6 +11,16 @@ METHODS = Registry(
         "qlora": Entry(
             "mllm_tailor.methods.lora:Qlora", "lora on a base packed into 4 bits (NF4, double quantisation)"
         ),
+        "rslora": Entry("mllm_tailor.methods.lora_kin:Rslora", "lora scaled by alpha/sqrt(rank), for high ranks"),
+        "dora": Entry("mllm_tailor.methods.lora_kin:Dora", "lora of the direction; lengths learned apart"),
+        "pissa": Entry("mllm_tailor.methods.lora_kin:Pissa", "lora that starts from the largest singular vectors"),
+        "lora_plus": Entry("mllm_tailor.methods.lora_kin:LoraPlus", "lora whose B learns faster than its A"),
+        "lora_fa": Entry("mllm_tailor.methods.lora_kin:LoraFa", "lora with a frozen A; fewer activations kept"),
+        "dylora": Entry("mllm_tailor.methods.dylora:Dylora", "lora that can be cut to any lower rank afterwards"),
+        "bottleneck": Entry("mllm_tailor.methods.bottleneck:Bottleneck", "small networks in, beside or behind the MLP"),
+        "ia3": Entry("mllm_tailor.methods.scaling:Ia3", "learned factors on keys, values and MLP; very few weights"),
+        "vera": Entry("mllm_tailor.methods.scaling:Vera", "learned vectors between shared random matrices"),
+        "oft": Entry("mllm_tailor.methods.scaling:Oft", "learned rotations of the inputs"),
         "full": Entry("mllm_tailor.methods.weights:Full", "every weight of the chosen parts"),
         "norms": Entry("mllm_tailor.methods.weights:Norms", "only the scales and shifts of normalisation layers"),
         "freeze": Entry("mllm_tailor.methods.weights:Freeze", "nothing of this part (for use under `parts`)"),

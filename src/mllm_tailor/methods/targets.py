@@ -31,6 +31,7 @@ class Targets:
     model: nn.Module
     parts: Mapping[str, tuple[str, ...]]  # part -> prefixes of its module names
     leaves: tuple[str, ...] = ()  # last names of linear layers, such as q_proj; empty: all of them
+    preferred: tuple[str, ...] = ()  # the same, but a wish: those the parts have, or all where they have none
     last_layers: int | None = None  # only that many layers at the top of each part
 
     def __post_init__(self) -> None:
@@ -42,10 +43,12 @@ class Targets:
     @cached_property
     def linears(self) -> dict[str, nn.Linear]:
         """Name and module of every linear layer aimed at."""
+        within = {name: module for name, module in self._linears().items() if self.within(name)}
+        wished = {name for name in within if name.rpartition(".")[2] in self.preferred}
         found = {
             name: module
-            for name, module in self._linears().items()
-            if self.within(name) and (not self.leaves or name.rpartition(".")[2] in self.leaves)
+            for name, module in within.items()
+            if (name.rpartition(".")[2] in self.leaves if self.leaves else not wished or name in wished)
         }
         if not found:
             raise ModelError(f"no linear layer in {', '.join(self.parts)} fits — choose other parts or targets")

@@ -161,7 +161,7 @@ class Method:
                 raise ModelError(f"`method.parts`: this model has no {part} — {nearest(part, known)}")
         parts = {part: tuple(known[part]) for part in plan.parts if part in known}
         technique = plan.technique
-        return Targets(model.model, parts, technique.leaves, technique.settings.last_layers)
+        return Targets(model.model, parts, technique.leaves, tuple(technique.preferred), technique.settings.last_layers)
 
     def _count(self, model: Any, total: int) -> Applied:
         parts = model.family.parts
@@ -207,11 +207,12 @@ def moving_tensors(model: Any) -> dict[str, Tensor]:
     """Everything a method may change while training, by name: trained weights and all of the adapters' own tensors."""
     network: nn.Module = model.model
     layers = tuple(tuner_layers(network))
+    moving = {name for one in attachments(model) for name in one.trainable}
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if tensor.requires_grad or (under(name, layers) and ".base_layer." not in name)
+        if name in moving or (under(name, layers) and ".base_layer." not in name)
     }
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+NAMES = ("keys", "values")
+
 
 class GrowingLayer(DynamicLayer):
     """One layer's keys and values in buffers with room to spare: a step writes its tokens and copies nothing."""
@@ -45,6 +47,7 @@ class Held:
 
     cache: Cache
     mask: Tensor
+    cross: frozenset[int] = frozenset()  # layers that hold pictures instead of tokens (Llama 3.2), whole for each row
 
     @property
     def rows(self) -> int:
@@ -72,15 +75,19 @@ def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
         mask[line, longest - len(real) :] = 1
     cache = empty_cache()
     for layer in range(len(first.cache.layers)):
+        if layer in first.cross:
+            layers = [(held.cache.layers[layer], list(rows)) for held, rows in parts]
+            cache.update(*(torch.cat([getattr(one, name)[rows] for one, rows in layers]) for name in NAMES), layer)
+            continue
         packed = []
-        for name in ("keys", "values"):
+        for name in NAMES:
             example = getattr(first.cache.layers[layer], name)
             states = example.new_zeros(len(columns), example.shape[1], longest, example.shape[3])
             for line, (held, row, real) in enumerate(columns):
                 states[line, :, longest - len(real) :] = getattr(held.cache.layers[layer], name)[row][:, real]
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
-    return Held(cache, mask)
+    return Held(cache, mask, first.cross)
 
 
 def positions_of(mask: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are 
 # A block is as wide as the longest span with at least this share of real tokens in it. A CPU pays for padding, so there
 # a row with a long span goes along with the others step by step; a GPU does not notice the padding.
 FULL_SHARE = {"cpu": 0.5}
+CROSS_MASK = "cross_attention_mask"
 
 
 @dataclass
@@ -128,6 +129,7 @@ class Decoder:
         self.next: list[Row] | None = None  # a group that did not fit yet
         self.held: Held | None = None
         config = model.model.config
+        self.cross = frozenset(getattr(config.get_text_config(), "cross_attention_layers", None) or ())
         names = ("image_token_id", "video_token_id", "audio_token_id")
         self.media_ids = {number for name in names if (number := getattr(config, name, None)) is not None}
         # Models with three-part positions (Qwen2-VL, arXiv 2409.12191) count a picture's tokens differently from text.
@@ -189,7 +191,7 @@ class Decoder:
             last = batch["input_ids"][:, -1:]
             lines = [follows[line] for line in whole]
             self._advance([rows[line] for line in whole], last[lines], found.logits[lines, -1:].float())
-        return Held(cache, batch["attention_mask"]), follows
+        return Held(cache, batch["attention_mask"], self.cross), follows
 
     def _step(self) -> list[Row]:
         """Feed what is pending, choose one token for each living row, and return the rows this finished."""
@@ -205,6 +207,7 @@ class Decoder:
             past_key_values=self.held.cache,
             use_cache=True,
             logits_to_keep=width,
+            **self._pictures(width),
         ).logits.float()
         self._advance(self.rows, ids, logits)
         _share(started, living)
@@ -222,6 +225,13 @@ class Decoder:
                 row.fed(count, found[width - count :])
                 if not row.pending:
                     row.take(token, found[-1], self.vocabulary, self.forward)
+
+    def _pictures(self, width: int) -> dict[str, Tensor]:
+        """For models whose layers look across at the pictures: new tokens look where the prompt's last one did."""
+        if not self.cross:
+            return {}
+        masks = [row.encoded.media[CROSS_MASK][:, -1:] for row in self.rows]  # (1, 1, pictures, tiles) each
+        return {CROSS_MASK: torch.cat(masks).expand(-1, width, -1, -1).to(self.model.device)}
 
     def _block(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """What is pending, pushed to the right: ids, which of them are real, and their positions (rows, width)."""

@@ -1,0 +1,74 @@
+"""Our decoding equals `generate` of transformers for every family, and held to a schema it equals itself one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_families
+import torch
+from PIL import Image
+
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.predicting import predict
+from mllm_tailor.predicting.constrain import Vocabulary
+from mllm_tailor.recipe.schema import Predict
+from mllm_tailor.tasks import open_task
+
+FIELDS = {"name": {"type": "string", "max_length": 5}, "kind": {"type": "choice", "choices": ["cash", "card"]}}
+SETTINGS = Predict(batch=4, max_new_tokens=12)
+
+
+def media_of(folder: Path, kind: str) -> list[Media]:
+    """Three pictures or recordings of different sizes."""
+    rng, made = np.random.default_rng(0), []
+    for number, size in enumerate([(40, 30), (40, 60), (90, 40)]):
+        if kind == "image":
+            path = folder / f"{number}.png"
+            Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
+        else:
+            soundfile = pytest.importorskip("soundfile")
+            path = folder / f"{number}.wav"
+            soundfile.write(path, rng.uniform(-0.5, 0.5, 100 * size[0]), 16_000)
+        made.append(Media(kind, path))
+    return made
+
+
+def enliven(model: OpenModel) -> None:
+    """Larger weights in the language model, so that what is seen changes what is said."""
+    random = torch.Generator().manual_seed(0)
+    for name, weight in model.model.named_parameters():
+        if weight.ndim > 1 and ("language" in name or "lm_head" in name or "text" in name):
+            torch.nn.init.normal_(weight, std=0.3, generator=random)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(tiny_families.RECIPES))
+def test_decoding_equals_generate(family, tmp_path):
+    if family == "granite_speech":
+        pytest.importorskip("torchaudio", reason="Granite Speech reads recordings with torchaudio")
+    tiny_families.write_family(tmp_path / "model", family)
+    model = open_model(tmp_path / "model", dtype="float32")
+    enliven(model)
+    kind = "image" if "image" in model.family.media else "audio"
+    samples = [
+        Sample(f"{number}{question}", (media,), prompt=question)
+        for number, media in enumerate(media_of(tmp_path, kind))
+        for question in ("Who?", "How much is it?")
+    ]
+    ask, extract = open_task("answer", {}), open_task("extract", FIELDS)
+    width = model.model.config.get_text_config().vocab_size
+    vocabulary = Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
+    for sample, prediction in zip(samples, predict(model, ask, samples, SETTINGS), strict=True):
+        inputs = model.inputs([ask.phrase(sample)])
+        with torch.no_grad():
+            ids = model.model.generate(
+                **inputs, max_new_tokens=12, do_sample=False, eos_token_id=sorted(model.stop_ids)
+            )
+        assert prediction.text == vocabulary.text_of(ids[0, inputs["input_ids"].shape[1] :].tolist())
+    together = predict(model, extract, samples[::2], SETTINGS)
+    alone = predict(model, extract, samples[::2], Predict(batch=1, max_new_tokens=12), forward=False)
+    assert [found.text for found in together] == [found.text for found in alone]
+    assert not any(found.problem for found in together)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.scoring.metrics import METRICS, Metric
+from mllm_tailor.scoring.metrics import METRICS, Corpus, Metric
 from mllm_tailor.scoring.metrics.base import Better, Ratio
 
 
@@ -156,8 +156,13 @@ def score(
     pairs = list(zip(labels, predictions, strict=True))
     return Scores(
         tuple(prediction.id for prediction in predictions),
-        {name: _score_metric(METRICS.load(name), pairs, field_names, types) for name in metrics},
+        {name: _score_metric(_ready(name, labels), pairs, field_names, types) for name in metrics},
     )
+
+
+def _ready(name: str, labels: Sequence[Mapping[str, Any]]) -> Metric:
+    metric: Metric | Corpus = METRICS.load(name)
+    return metric.over(labels) if isinstance(metric, Corpus) else metric
 
 
 def _score_metric(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mllm_tailor.core.registry import Entry, Registry
-from mllm_tailor.scoring.metrics.base import ByField, Metric, Ratio, Whole
+from mllm_tailor.scoring.metrics.base import ByField, Corpus, Metric, Ratio, Whole
 
 _HERE = "mllm_tailor.scoring.metrics"
 
@@ -25,9 +25,14 @@ METRICS = Registry(
         ),
         "accuracy": Entry(f"{_HERE}.answers:ACCURACY", "short answers equal after the usual VQA normalisation"),
         "token_recall": Entry(f"{_HERE}.answers:TOKEN_RECALL", "share of the label's words found in the answer"),
+        "rouge_l": Entry(f"{_HERE}.captions:ROUGE_L", "longest common subsequence of words, as F"),
+        "bleu": Entry(f"{_HERE}.captions:BLEU", "runs of one to four words in common, a smoothed BLEU a text"),
+        "cider": Entry(
+            f"{_HERE}.captions:CIDER", "CIDEr-D in percent of its greatest value: rare runs of words count most"
+        ),
         "word_errors": Entry(f"{_HERE}.edits:WORD_ERRORS", "word error rate (lower is better)"),
         "character_errors": Entry(f"{_HERE}.edits:CHARACTER_ERRORS", "character error rate (lower is better)"),
     },
 )
 
-__all__ = ["METRICS", "ByField", "Metric", "Ratio", "Whole"]
+__all__ = ["METRICS", "ByField", "Corpus", "Metric", "Ratio", "Whole"]

@@ -6,7 +6,7 @@ group and by bootstrap resample the same few lines for every metric.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -92,6 +92,13 @@ class Whole:
         if self.compare_field is None or name not in labels:
             return NOTHING
         return self.compare_field(labels[name], prediction.fields.get(name, ""))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A metric that must see all labels before it compares any, to know which words are rare."""
+
+    over: Callable[[Sequence[Mapping[str, Any]]], ByField]
 
 
 def add(ratios: Iterable[Ratio]) -> Ratio:

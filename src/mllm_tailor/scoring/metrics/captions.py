@@ -1,0 +1,160 @@
+"""Free texts against one or several references: ROUGE-L, BLEU and CIDEr-D, without their Java tokenizer.
+
+Words are runs of letters and digits in lower case, punctuation dropped; the published scorers split contractions too
+("do n't"), so figures lie close to theirs without being equal. METEOR needs Java and WordNet and is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Corpus, Ratio
+from mllm_tailor.scoring.text import as_text, squeeze
+
+Words = list[str]
+Counts = Counter[tuple[str, ...]]
+
+ORDERS = (1, 2, 3, 4)  # words in a row
+RECALL_WEIGHT = 1.2  # beta of ROUGE-L as the COCO captions are scored
+LENGTH_SIGMA = 6.0  # words; how fast CIDEr-D falls with another length
+
+
+def words(text: str) -> Words:
+    """Runs of letters and digits in lower case, an apostrophe inside them kept.
+
+    >>> words("Don't stir: the pan's HOT.")
+    ["don't", 'stir', 'the', "pan's", 'hot']
+    """
+    return re.findall(r"[^\W_]+(?:['’][^\W_]+)*", squeeze(text))
+
+
+def counts(text: Words, order: int) -> Counts:
+    """How often every `order` words in a row stand in a text."""
+    return Counter(tuple(text[place : place + order]) for place in range(len(text) - order + 1))
+
+
+def rouge_l(reference: Words, said: Words) -> float:
+    """0..1: F of the longest common subsequence (Lin 2004, ACL W04-1013, equations 2 to 4) with beta 1.2."""
+    common = _longest_common(reference, said)
+    if not common:
+        return 0.0
+    precision, recall, weight = common / len(said), common / len(reference), RECALL_WEIGHT**2
+    return (1 + weight) * precision * recall / (recall + weight * precision)
+
+
+def bleu(references: Sequence[Words], said: Words) -> float:
+    """0..1: BLEU-4 of one text (Papineni et al. 2002), one added to hits and tries of pairs and longer.
+
+    The smoothing is that of Lin and Och (2004), without which one text with no four words in common scores 0. A mean
+    over texts is not the BLEU of a corpus, which adds up hits first.
+    """
+    if not said:
+        return 0.0
+    logs = 0.0
+    for order in ORDERS:
+        found, allowed = counts(said, order), Counter[tuple[str, ...]]()
+        for reference in references:
+            allowed |= counts(reference, order)
+        added = order > 1
+        hits, tries = (found & allowed).total() + added, found.total() + added
+        if not hits:
+            return 0.0
+        logs += math.log(hits / tries) / len(ORDERS)
+    nearest = min((abs(len(reference) - len(said)), len(reference)) for reference in references)[1]
+    return math.exp(logs + min(0.0, 1 - nearest / len(said)))
+
+
+@dataclass(frozen=True)
+class Rarity:
+    """How much each run of words tells: the logarithm of texts over texts that hold it."""
+
+    texts: int
+    holding: Mapping[tuple[str, ...], int]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sequence[Words]]) -> Rarity:
+        """From the references of every sample; a run counts once a sample."""
+        runs = (
+            {run for reference in references for order in ORDERS for run in counts(reference, order)}
+            for references in samples
+        )
+        return cls(len(samples), Counter(run for found in runs for run in found))
+
+    def weigh(self, text: Words, order: int) -> dict[tuple[str, ...], float]:
+        """Count times rarity of every run."""
+        return {
+            run: count * math.log(self.texts / max(1, self.holding.get(run, 0)))
+            for run, count in counts(text, order).items()
+        }
+
+
+def cider(references: Sequence[Words], said: Words, rarity: Rarity) -> float:
+    """0..1: CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726, section 7); published figures are ten times this.
+
+    Orders of which a reference holds nothing that tells take no part, so that a right answer of under four words is
+    wholly right; the published scorer counts them as 0.
+    """
+    return sum(_cider(reference, said, rarity) for reference in references) / len(references)
+
+
+def _cider(reference: Words, said: Words, rarity: Rarity) -> float:
+    shares: list[float] = []
+    for order in ORDERS:
+        wanted, found = rarity.weigh(reference, order), rarity.weigh(said, order)
+        size, said_size = math.hypot(*wanted.values()), math.hypot(*found.values())
+        shared = sum(min(weight, wanted.get(run, 0.0)) * wanted.get(run, 0.0) for run, weight in found.items())
+        if size:
+            shares.append(shared / (size * said_size) if said_size else 0.0)
+    alike = sum(shares) / len(shares) if shares else 0.0
+    return alike * math.exp(-((len(reference) - len(said)) ** 2) / (2 * LENGTH_SIGMA**2))
+
+
+def _longest_common(first: Words, second: Words) -> int:
+    """Length of the longest common subsequence, one row of the table at a time."""
+    row = [0] * (len(second) + 1)
+    for word in first:
+        before = 0
+        for place, other in enumerate(second, 1):
+            above = row[place]
+            row[place] = before + 1 if word == other else max(above, row[place - 1])
+            before = above
+    return row[-1]
+
+
+def _references(label: Any) -> list[Words]:
+    """The accepted texts of a label, one or a list of texts, that have any word."""
+    texts = label if isinstance(label, list) and all(isinstance(text, str) for text in label) else [label]
+    return [found for text in texts if (found := words(as_text(text)))]
+
+
+def _rouge_l(label: Any, predicted: Any, kind: str) -> Ratio:
+    references, said = _references(label), words(as_text(predicted))
+    return Ratio(max(rouge_l(reference, said) for reference in references), 1.0) if references else NOTHING
+
+
+def _bleu(label: Any, predicted: Any, kind: str) -> Ratio:
+    references = _references(label)
+    return Ratio(bleu(references, words(as_text(predicted))), 1.0) if references else NOTHING
+
+
+def _cider_of(rarity: Rarity, label: Any, predicted: Any, kind: str) -> Ratio:
+    """A text none of whose runs tells anything (every label holds it) takes no part."""
+    references = [one for one in _references(label) if any(any(rarity.weigh(one, order).values()) for order in ORDERS)]
+    return Ratio(cider(references, words(as_text(predicted)), rarity), 1.0) if references else NOTHING
+
+
+def _over(labels: Sequence[Mapping[str, Any]]) -> ByField:
+    """CIDEr with the rarity of these labels' words."""
+    texts: Iterator[list[Words]] = (_references(value) for label in labels for value in label.values())
+    return ByField(partial(_cider_of, Rarity.of([references for references in texts if references])))
+
+
+ROUGE_L = ByField(_rouge_l)
+BLEU = ByField(_bleu)
+CIDER = Corpus(_over)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import wave
 from io import BytesIO
@@ -141,14 +142,15 @@ def test_lora_on_every_part_saved_reloaded_and_merged(kind: str, families: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["qwen2_vl", "llava", "gemma3", "qwen2_audio"])
+@pytest.mark.parametrize("kind", RECIPES)
 def test_nf4(kind: str, families: Path) -> None:
     from bitsandbytes.nn import Linear4bit
 
     model = open_model(family_folder(families, kind), quantize="nf4", quantize_skip=("vision", "audio", "projector"))
     packed = [name for name, module in model.model.named_modules() if isinstance(module, Linear4bit)]
-    assert len(packed) == 2 * 7 and all(".language_model." in name for name in packed)
-    assert len(model.generate(samples_of(kind), max_new_tokens=2)) == 3
+    language = model.family.parts["language"]
+    assert len(packed) >= 12 and all(name.startswith(language) for name in packed)
+    assert len(model.generate(samples_of(kind)[:1], max_new_tokens=2)) == 1
 
 
 @pytest.mark.slow
@@ -226,3 +228,13 @@ def test_clips_are_read_frame_by_frame(tiny_model_folder: Path, tmp_path: Path) 
     assert text.startswith("<|im_start|>user\nFrame1: <img></img>\nFrame2: <img></img>\n")
     assert f"Frame{model.frames}: <img></img>\n<img></img>\nWhat happens?" in text
     assert len(model.generate([sample, Sample("b", (), "Hi")], max_new_tokens=2)) == 2
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    spec = importlib.util.spec_from_file_location("models_page", docs / "models_page.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (docs / "models.md").read_text(encoding="utf-8")
+    assert written == module.models_page(), "run `python docs/models_page.py` and commit the result"

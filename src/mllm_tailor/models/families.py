@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import nn
 
@@ -30,6 +31,7 @@ class Family:
     per_sample: bool = False  # pictures are batched sample by sample, so samples without any need empty ones
     processor: str | None = None  # its class, where transformers does not tell it from the name
     inner: str | None = None  # the model inside the checkpoint that reads and writes text
+    vllm: Literal["adapter", "merged", ""] = ""  # what vLLM serves, by its own list of July 2026 (docs/models.md)
     note: str = ""  # what a user must know
     linear_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # filled in from the opened model
 
@@ -72,10 +74,17 @@ TYPES = ("mm_token_type_ids",)
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("internvl", "InternVL 2.5, 3, 3.5 and, converted, 1.5 and 2", USUAL, ("image", "video"), tiled=True),
-        Family("qwen2_vl", "Qwen2-VL", QWEN, token_wise=TYPES),
-        Family("qwen2_5_vl", "Qwen2.5-VL", QWEN, token_wise=TYPES),
-        Family("qwen3_vl", "Qwen3-VL", QWEN, token_wise=TYPES),
+        Family(
+            "internvl",
+            "InternVL 2.5, 3, 3.5; converted: Mini-InternVL 1.5, InternVL 1.1 to 3 in their first layout",
+            USUAL,
+            ("image", "video"),
+            tiled=True,
+            vllm="adapter",
+        ),
+        Family("qwen2_vl", "Qwen2-VL", QWEN, token_wise=TYPES, vllm="adapter"),
+        Family("qwen2_5_vl", "Qwen2.5-VL", QWEN, token_wise=TYPES, vllm="adapter"),
+        Family("qwen3_vl", "Qwen3-VL", QWEN, token_wise=TYPES, vllm="adapter"),
         Family(
             "qwen2_5_omni",
             "Qwen2.5-Omni",
@@ -83,6 +92,7 @@ FAMILIES: dict[str, Family] = {
             ("image", "audio"),
             token_wise=TYPES,
             inner="thinker",
+            vllm="adapter",
             note="its thinker alone is opened and saved: it reads pictures and speech and writes text",
         ),
         Family(
@@ -92,23 +102,33 @@ FAMILIES: dict[str, Family] = {
             ("image", "audio"),
             token_wise=TYPES,
             processor="Qwen2_5OmniProcessor",
+            vllm="adapter",
         ),
-        Family("llava", "LLaVA 1.5", USUAL),
+        Family("llava", "LLaVA 1.5", USUAL, vllm="adapter"),
         Family("vipllava", "ViP-LLaVA", USUAL),
-        Family("llava_next", "LLaVA-NeXT", NEWLINE),
-        Family("llava_onevision", "LLaVA-OneVision", NEWLINE),
+        Family("llava_next", "LLaVA-NeXT", NEWLINE, vllm="adapter"),
+        Family("llava_onevision", "LLaVA-OneVision", NEWLINE, vllm="merged"),
         Family(
             "llava_next_video",
             "LLaVA-NeXT-Video",
             NEWLINE | {"projector": (*NEWLINE["projector"], "model.vision_resampler")},
+            vllm="adapter",
         ),
         Family("video_llava", "Video-LLaVA", USUAL | {"vision": ("model.image_tower", "model.video_tower")}),
-        Family("glm4v", "GLM-4V, GLM-4.1V", GLM, token_wise=TYPES),
-        Family("smolvlm", "SmolVLM2", IDEFICS, per_sample=True),
-        Family("idefics3", "Idefics3, SmolVLM", IDEFICS, per_sample=True),
-        # Tokens of kind 0 see each other both ways: an answer of that kind would be read before it is given.
-        Family("paligemma", "PaliGemma", USUAL, token_wise=("token_type_ids",), reply_kind=1),
-        Family("gemma3", "Gemma 3", USUAL, token_wise=("token_type_ids",)),
+        Family("glm4v", "GLM-4.1V", GLM, token_wise=TYPES, vllm="adapter"),
+        Family("smolvlm", "SmolVLM2", IDEFICS, per_sample=True, vllm="adapter", note="needs the num2words package"),
+        Family("idefics3", "Idefics3, SmolVLM", IDEFICS, per_sample=True, vllm="adapter"),
+        Family(
+            "paligemma",
+            "PaliGemma",
+            USUAL,
+            token_wise=("token_type_ids",),
+            # Tokens of kind 0 see each other both ways: an answer of that kind would be read before it is given.
+            reply_kind=1,
+            vllm="adapter",
+            note="every row needs a picture",
+        ),
+        Family("gemma3", "Gemma 3", USUAL, token_wise=("token_type_ids",), vllm="adapter"),
         Family(
             "mllama",
             "Llama 3.2 Vision",
@@ -117,12 +137,13 @@ FAMILIES: dict[str, Family] = {
             per_sample=True,
             note="rows with and without a picture do not go into one batch",
         ),
-        Family("qwen2_audio", "Qwen2-Audio", AUDIO, ("audio",)),
+        Family("qwen2_audio", "Qwen2-Audio", AUDIO, ("audio",), vllm="merged"),
         Family(
             "granite_speech",
             "Granite Speech",
             AUDIO | {"audio": ("model.encoder",), "projector": ("model.projector",)},
             ("audio",),
+            vllm="adapter",
             note="its recordings are read with torchaudio, which must be installed beside torch",
         ),
     )

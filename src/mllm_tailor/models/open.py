@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +25,6 @@ from mllm_tailor.models.opened import OpenModel
 from mllm_tailor.models.processor import check_fit, open_processor, stated_tiles
 from mllm_tailor.models.stock import open_stock_processor
 from mllm_tailor.recipe.schema import Tiles
-
-# It would suggest to install a package that fetches compiled code from the hub.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 SMALL = 500_000_000  # weights; up to here float32 is kept, since updates of bf16 weights below 1/256 round away
 

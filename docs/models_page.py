@@ -1,0 +1,108 @@
+"""docs/models.md, written from the table of families. Run: python docs/models_page.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllm_tailor.models import FAMILIES
+from mllm_tailor.models.convert.dialogue import STYLES
+from mllm_tailor.models.families import NOT_HERE
+
+HEAD = """# The models
+
+`model: embedded` is the small InternVL that comes with the package. A folder or a hub id opens through the same door:
+
+```python
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import encode, open_model, tile_image
+
+model = open_model("embedded")                       # or a folder, or a hub id such as OpenGVLab/InternVL3-1B-hf
+sample = Sample("1", (Media("image", path),), "What is the total?", answer="9.50")
+encoded = encode(sample, model)                      # .ids, .labels (-100: no loss), .media["pixel_values"]
+replies = model.generate([sample], max_new_tokens=64)
+```
+
+- `open_model(path, revision=, dtype=, device=, tiles=, system=, quantize=)` returns an object with `.model`,
+  `.processor`, `.tokenizer`, `.generate(samples, max_new_tokens=)`, `.encode(sample)`, `.collate(encoded)`,
+  `.image_features(samples)`, `.identity` and `.save(folder)`.
+- `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts a picture as InternVL does, bit for bit.
+- `convert(source, destination)` in `mllm_tailor.models.convert`, and `tailor convert` on the command line, write an
+  original InternVL checkpoint in the native layout.
+
+## What is safe
+
+Only safetensors are read, and only native classes of transformers are used. Code that comes with a checkpoint
+(`auto_map`, attention kernels named in `config.json`) is never run, pickled weights are never opened, and chat
+templates run in a sandbox. Control tokens typed by a user or printed on a receipt are read as letters.
+A shard that is missing, cut off or of the wrong shape is named, and so is what to do about it.
+A hub id is downloaded once, goes on after a break, is pinned to its commit, and opens offline from the cache.
+
+## Number formats
+
+`dtype: auto` keeps models of up to half a billion weights in float32, and takes bfloat16 for larger ones where the
+processor computes in it. `quantize="nf4"` packs linear layers into 4 bits with doubly quantised scales, on CPU and GPU.
+On CPUs with AVX-512, bitsandbytes would repack such layers with coarser scales at their first evaluation; that is
+switched off, so that evaluating in the middle of a training changes nothing.
+
+## Families
+
+| `model_type` | models | pictures | clips | recordings | vLLM | note |
+|---|---|---|---|---|---|---|
+"""
+
+AFTER = """
+Every family is opened, packed to 4 bits, adapted with LoRA on every part, saved, reloaded and merged in a test, on a
+tiny random checkpoint of its real classes (Granite Speech only where torchaudio is installed). vLLM: `adapter` serves
+the LoRA adapter as it is, `merged` the merged folder (by its own list, docs/models/supported_models.md at 0046f77; not
+run here).
+Another family is opened by looking at its modules, with a warning that names what was guessed.
+
+Not here:
+"""
+
+ORIGINAL = """
+## Original InternVL checkpoints
+
+`model_type: internvl_chat` (Mini-InternVL 1.5, InternVL 1.1 to 3 as first published) works elsewhere only with its own
+Python code and an old transformers. Here it opens by name: it is converted once, weight by weight, into the cache
+(`TAILOR_CACHE`, default `~/.cache/mllm-tailor`) and read from there.
+
+- Language models: InternLM2, Qwen2, Llama, Phi3. Vision towers: InternViT-300M and the 6B style.
+- Both pixel shuffles (`ps_version`; absent means v1), `select_layer`, biases, linear, dynamic and long rotary scaling,
+  stretched position embeddings, LoRA factors left in the weights, shards, tied heads.
+- Its conversation template ({styles}) and
+  its system text: the one in `config.json`, or in the `conversation.py` beside it (parsed, not run), or else the usual
+  one of that template. Give another with `model.system`.
+- Its tiles: fewest, most, and whether a thumbnail is added.
+
+Image features, logits and loss agree with a reference computation in plain torch to 1e-4 in float32 (measured: 1e-6 for
+features, 6e-6 for logits), and greedy replies are identical: `tests/test_convert.py`.
+A random checkpoint of the full size of Mini-InternVL 2B (4.1 GiB) is converted in 11 s, with at most 1.5 GiB of memory in
+use, 0.4 of them before it began: `benchmarks/convert.py`.
+A checkpoint with pixel shuffle v1 is right only when opened here, since the native class knows v2 alone.
+
+## Add a family
+
+One entry in `src/mllm_tailor/models/families.py` (where its parts lie, what it takes) and one in
+`tests/tiny_families.py` (how to make it small); the tests take it from there.
+"""
+
+
+def models_page() -> str:
+    """The whole page."""
+    rows = [
+        f"| `{family.name}` | {family.title} | {_yes('image' in family.media)} | {_yes('video' in family.media)} "
+        f"| {_yes('audio' in family.media)} | {family.vllm or '—'} | {family.note} |"
+        for family in FAMILIES.values()
+    ]
+    missing = [f"- {name}: {reason}." for name, reason in NOT_HERE.items()]
+    styles = ", ".join(f"`{name}`" for name in STYLES)
+    return HEAD + "\n".join(rows) + "\n" + AFTER + "\n".join(missing) + "\n" + ORIGINAL.format(styles=styles)
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "—"
+
+
+if __name__ == "__main__":
+    (Path(__file__).resolve().parent / "models.md").write_text(models_page(), encoding="utf-8")

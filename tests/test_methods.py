@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "projector": {"name": "full", "parts": ["projector"]},
     "top layer": {"name": "full", "parts": ["language"], "last_layers": 1},
     "norms": {"name": "norms"},
+    "lisa": {"name": "lisa", "layers": 1},
     "rslora": {"name": "rslora", "rank": 4, "alpha": 8},
     "pissa": {"name": "pissa", "rank": 4},
     "exact pissa": {"name": "pissa", "rank": 4, "iterations": None, "rslora": True},

@@ -42,6 +42,11 @@ class Technique:
         """Last names of the linear layers aimed at; empty: all."""
         return tuple(getattr(self.settings, "targets", None) or ())
 
+    @property
+    def optimizer_options(self) -> dict[str, Any]:
+        """Settings for `optimizer`."""
+        return {}
+
     def attach(self, targets: Targets) -> Attached:
         """Change the model where needed; return what belongs to the method."""
         raise NotImplementedError

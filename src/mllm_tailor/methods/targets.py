@@ -89,10 +89,16 @@ class Targets:
         return 1 + max((_layer(name) for name, _ in self.model.named_parameters() if under(name, prefixes)), default=0)
 
 
-def _layer(name: str) -> int:
-    """The number of the layer a name lies in; what lies outside of layers counts as below them all."""
+def layer_number(name: str) -> int | None:
+    """The number of the layer a name lies in, or None outside of layers."""
     found = LAYER_NUMBER.search(f".{name}.")
-    return int(found.group(1)) if found else -1
+    return int(found.group(1)) if found else None
+
+
+def _layer(name: str) -> int:
+    """The same; what lies outside of layers counts as below them all."""
+    number = layer_number(name)
+    return -1 if number is None else number
 
 
 def _alternatives(parents: Sequence[str], leaves: Sequence[str]) -> str:

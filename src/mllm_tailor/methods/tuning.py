@@ -72,6 +72,11 @@ class Method:
         """The optimizer a technique insists on, if one does."""
         return next((plan.technique.optimizer for plan in self.plans if plan.technique.optimizer), None)
 
+    @property
+    def optimizer_options(self) -> dict[str, Any]:
+        """The settings that optimizer takes."""
+        return {name: value for plan in self.plans for name, value in plan.technique.optimizer_options.items()}
+
     def apply(self, model: Any) -> Applied:
         """Freeze everything, attach every technique, and count what is left to move.
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import random
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.methods.base import Attached, Technique
-from mllm_tailor.methods.targets import Targets
+from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
+from mllm_tailor.methods.targets import Targets, layer_number
 
 
 class Full(Technique):
     """Every weight of the chosen parts (and layers). Trained weights are float32; 16 bytes each with AdamW."""
 
     default_parts: ClassVar[tuple[str, ...]] = ("vision", "projector", "language", "head")
+    keeps_float32: ClassVar[bool] = True  # an Adam step on bf16 weights would mostly round away
 
     def chosen(self, targets: Targets) -> dict[str, nn.Parameter]:
         """Name and tensor of what will move."""
@@ -27,7 +30,8 @@ class Full(Technique):
         """Nothing is added; the chosen weights become float32."""
         chosen = self.chosen(targets)
         for weight in chosen.values():
-            weight.data = weight.data.float()
+            if self.keeps_float32:
+                weight.data = weight.data.float()
             weight.requires_grad_(True)
         return Attached(targets.model, tuple(chosen))
 
@@ -53,3 +57,69 @@ class Freeze(Full):
     def chosen(self, targets: Targets) -> dict[str, nn.Parameter]:
         """No weight."""
         return {}
+
+
+class Lomo(Full):
+    """Every weight by gradient descent inside the backward pass (Lv et al. 2023, 2306.09782): training/lomo.py."""
+
+    optimizer: ClassVar[str | None] = "lomo"
+    keeps_float32: ClassVar[bool] = False  # saving memory is its purpose; updates are computed in float32
+
+
+class AdaLomo(Lomo):
+    """The same with adaptive rates (Lv et al. 2023, 2310.10195)."""
+
+    optimizer: ClassVar[str | None] = "adalomo"
+
+
+class MezoSettings(TechniqueSettings):
+    """Training without gradients."""
+
+    epsilon: float = Field(1e-3, gt=0, le=1, description="size of the two trial steps, in units of the weights")
+    exact: bool | Literal["auto"] = Field(
+        "auto", description="put weights back bit for bit, one layer at a time; auto: where they are not float32"
+    )
+
+
+class Mezo(Full):
+    """Every weight by two forward passes a step (Malladi et al. 2023, 2305.17333): see training/mezo.py."""
+
+    Settings: ClassVar[type[TechniqueSettings]] = MezoSettings
+    optimizer: ClassVar[str | None] = "mezo"
+    keeps_float32: ClassVar[bool] = False
+
+    @property
+    def optimizer_options(self) -> dict[str, Any]:
+        """Its own settings."""
+        return {"epsilon": self.settings.epsilon, "exact": self.settings.exact}
+
+
+class LisaSettings(TechniqueSettings):
+    """A few layers at a time."""
+
+    layers: int = Field(2, ge=1, description="layers awake at a time")
+    interval: int = Field(20, ge=1, description="optimizer steps until others are drawn")
+
+
+class Lisa(Full):
+    """Embeddings, head and a few random layers at a time (Pan et al. 2024, 2403.17919); those asleep keep no state."""
+
+    Settings: ClassVar[type[TechniqueSettings]] = LisaSettings
+    default_parts: ClassVar[tuple[str, ...]] = ("language", "head")
+
+    def begin_step(self, attached: Attached, step: int, seed: int) -> None:
+        """Wake the layers of this interval, drawn anew at its start."""
+        numbers = sorted({layer_number(name) for name in attached.trainable} - {None})
+        if step % self.settings.interval == 0:
+            count = min(self.settings.layers, len(numbers))
+            attached.memory["awake"] = sorted(random.Random(seed).sample(numbers, count))
+        awake = {None, *attached.memory["awake"]}
+        weights = dict(attached.model.named_parameters())
+        for name in attached.trainable:
+            weights[name].requires_grad_(layer_number(name) in awake)
+
+    def end_step(self, attached: Attached, step: int, steps: int) -> None:
+        """All awake between steps, so that nothing else needs to know."""
+        weights = dict(attached.model.named_parameters())
+        for name in attached.trainable:
+            weights[name].requires_grad_(True)

@@ -4,7 +4,7 @@
 """
 
 from mllm_tailor.training.loop import TrainResult, train
-from mllm_tailor.training.optimizers import OPTIMIZERS
+from mllm_tailor.training.optimizers import OPTIMIZERS, check_settings
 from mllm_tailor.training.stopping import Interrupted
 
-__all__ = ["OPTIMIZERS", "Interrupted", "TrainResult", "train"]
+__all__ = ["OPTIMIZERS", "Interrupted", "TrainResult", "check_settings", "train"]

@@ -38,7 +38,7 @@ def can_cache(model: OpenModel, samples: Sequence[Sample], augmented: bool) -> b
     prefixes = tuple(f"{name}." for part in ("vision", "projector") for name in model.family.parts.get(part, ()))
     moves = any(weight.requires_grad and name.startswith(prefixes) for name, weight in model.model.named_parameters())
     takes = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
-    pictures = all(media.kind == "image" for sample in samples for media in sample.media)
+    pictures = all(media.kind in ("image", "video") for sample in samples for media in sample.media)
     return bool(prefixes) and takes and pictures and not moves and not augmented
 
 
@@ -139,6 +139,7 @@ def _identity(model: OpenModel, loss: str, bf16: bool) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "bf16": bf16,
         "tiles": model.tiles.model_dump(),
+        "frames": model.frames,
         "system": model.system,
         "loss": loss,
         "torch": torch.__version__,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import bitsandbytes
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mllm_tailor.training.optimizers import Group, Passes, Taken
+from mllm_tailor.training.optimizers import Passes, Setup, Taken
 from mllm_tailor.training.processes import sum_gradients
 
 
@@ -19,9 +19,9 @@ class GradientStepper:
 
     accumulates = True
 
-    def __init__(self, groups: Sequence[Group], clip: float | None, make: Callable[[list[dict[str, Any]]], Optimizer]):
-        self.clip = clip
-        self.weights = {name: weight for group in groups for name, weight in group.weights.items()}
+    def __init__(self, setup: Setup, make: Callable[[list[dict[str, Any]]], Optimizer]) -> None:
+        groups = setup.groups
+        self.clip, self.weights = setup.clip, setup.weights
         self.peaks = [group.learning_rate for group in groups]
         self.optimizer = make(
             [
@@ -39,6 +39,9 @@ class GradientStepper:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         self.optimizer.step()
+        for weight in self.weights.values():
+            if not weight.requires_grad:  # at rest (LISA): its state would only fill the memory
+                self.optimizer.state.pop(weight, None)
         self.optimizer.zero_grad(set_to_none=True)
         return Taken(loss, float(norm))
 
@@ -72,26 +75,26 @@ class GradientStepper:
         return value.to(weight.device)
 
 
-def adamw(groups: Sequence[Group], clip: float | None) -> GradientStepper:
+def adamw(setup: Setup) -> GradientStepper:
     """AdamW (Loshchilov & Hutter 2017, 1711.05101) of torch, all weights in one call on a GPU."""
-    return GradientStepper(groups, clip, torch.optim.AdamW)
+    return GradientStepper(setup, torch.optim.AdamW)
 
 
-def sgd(groups: Sequence[Group], clip: float | None) -> GradientStepper:
+def sgd(setup: Setup) -> GradientStepper:
     """Plain gradient descent."""
-    return GradientStepper(groups, clip, torch.optim.SGD)
+    return GradientStepper(setup, torch.optim.SGD)
 
 
-def adamw_8bit(groups: Sequence[Group], clip: float | None) -> GradientStepper:
+def adamw_8bit(setup: Setup) -> GradientStepper:
     """State quantised in blocks (Dettmers et al. 2021, 2110.02861)."""
-    return GradientStepper(groups, clip, bitsandbytes.optim.AdamW8bit)
+    return GradientStepper(setup, bitsandbytes.optim.AdamW8bit)
 
 
-def paged_adamw_32bit(groups: Sequence[Group], clip: float | None) -> GradientStepper:
+def paged_adamw_32bit(setup: Setup) -> GradientStepper:
     """State in memory that the driver may move off the GPU; on a CPU simply AdamW."""
-    return GradientStepper(groups, clip, bitsandbytes.optim.PagedAdamW32bit)
+    return GradientStepper(setup, bitsandbytes.optim.PagedAdamW32bit)
 
 
-def paged_adamw_8bit(groups: Sequence[Group], clip: float | None) -> GradientStepper:
+def paged_adamw_8bit(setup: Setup) -> GradientStepper:
     """8-bit state in paged memory."""
-    return GradientStepper(groups, clip, bitsandbytes.optim.PagedAdamW8bit)
+    return GradientStepper(setup, bitsandbytes.optim.PagedAdamW8bit)

@@ -25,7 +25,7 @@ from mllm_tailor.training.log import TrainingLog
 from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.memory import token_budget, wants_checkpointing
 from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, trained_weights
-from mllm_tailor.training.optimizers import Taken, make_groups, make_stepper
+from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
 from mllm_tailor.training.order import Course, micro_batches, step_seed
 from mllm_tailor.training.precision import computes_in_bf16, computing
 from mllm_tailor.training.processes import join, ranks, smallest, total
@@ -87,7 +87,9 @@ class Training:
         self.lengths = [measure_length(sample, seeing) for sample in track(samples, "Measuring samples")]
         rates = learning_rates(model, recipe.train.learning_rate)
         groups = make_groups(trained_weights(model), rates, recipe.train.weight_decay)
-        self.stepper = make_stepper(method.optimizer or recipe.train.optimizer, groups, recipe.train.clip)
+        check_settings(recipe.train, method.optimizer)
+        setup = Setup(groups, recipe.train.clip, model.model, method.optimizer_options)
+        self.stepper = make_stepper(method.optimizer or recipe.train.optimizer, setup)
         self.progress = Progress(budget=self._prepare_memory())
         self.keeper = Keeper(model, method, self.stepper, recipe, samples, folder)
         self.feed = Ahead(self._make_feed(seeing, samples), workers=1 if model.device.type == "cpu" else 4)
@@ -192,6 +194,8 @@ class Training:
     def _plan(self, step: int) -> list[Pass]:
         chosen = self.course.samples(step)
         most = self.progress.most or self.settings.micro_batch
+        if not self.stepper.accumulates:
+            most = len(chosen)
         tokens = [self.lengths[number].tokens for number in chosen]
         passes = micro_batches(chosen, tokens, most=most, budget=self.progress.budget)
         return [Pass(one, self.course.epoch(step)) for one in passes]

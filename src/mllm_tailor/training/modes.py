@@ -9,8 +9,11 @@ from mllm_tailor.models import OpenModel
 
 
 def trained_weights(model: OpenModel) -> dict[str, nn.Parameter]:
-    """Every weight that moves, by name."""
-    return {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
+    """Every weight that moves at some time, by name."""
+    method = tuned_by(model)
+    assert method is not None, "a method is applied before training"
+    moving = method.learning_rates(model, 1.0)
+    return {name: weight for name, weight in model.model.named_parameters() if name in moving}
 
 
 def learning_rates(model: OpenModel, default: float) -> dict[str, float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.registry import Entry, Registry
+from mllm_tailor.recipe import Train
 
 OPTIMIZERS = Registry(
     "optimizer",
@@ -19,6 +21,9 @@ OPTIMIZERS = Registry(
             "mllm_tailor.training.gradient:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure"
         ),
         "paged_adamw_8bit": Entry("mllm_tailor.training.gradient:paged_adamw_8bit", "both of these"),
+        "lomo": Entry("mllm_tailor.training.lomo:lomo", "gradient descent inside the backward pass; no state"),
+        "adalomo": Entry("mllm_tailor.training.lomo:adalomo", "the same with factored second moments, as in Adafactor"),
+        "mezo": Entry("mllm_tailor.training.mezo:mezo", "two forward passes, no backward: the memory of inference"),
         "sgd": Entry("mllm_tailor.training.gradient:sgd", "plain gradient descent; no state"),
     },
 )
@@ -64,10 +69,44 @@ class Stepper(Protocol):
         ...
 
 
-def make_stepper(name: str, groups: Sequence[Group], clip: float | None) -> Stepper:
+@dataclass(frozen=True)
+class Setup:
+    """What an optimizer is made from."""
+
+    groups: Sequence[Group]
+    clip: float | None  # largest gradient norm
+    network: nn.Module
+    options: Mapping[str, Any] = field(default_factory=dict)  # settings of a method that is an optimizer
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Every weight, by name."""
+        return {name: weight for group in self.groups for name, weight in group.weights.items()}
+
+
+def make_stepper(name: str, setup: Setup) -> Stepper:
     """The optimizer called `name`."""
-    stepper: Stepper = OPTIMIZERS.load(name)(groups, clip)
+    stepper: Stepper = OPTIMIZERS.load(name)(setup)
     return stepper
+
+
+def check_settings(train: Train, method_optimizer: str | None) -> None:
+    """Refuse what an optimizer cannot do, before any model is opened.
+
+    Raises:
+        RecipeError: with the reason and the mend.
+    """
+    name = method_optimizer or train.optimizer
+    OPTIMIZERS.load(name)
+    if method_optimizer and train.optimizer not in (method_optimizer, "adamw"):
+        raise RecipeError(f"`train.optimizer` {train.optimizer}: the method is an optimizer itself — leave it out")
+    if name in ("lomo", "adalomo") and train.micro_batch is not None and train.micro_batch < train.batch:
+        raise RecipeError(
+            f"`train.micro_batch` {train.micro_batch}: {name} throws each gradient away at once, so nothing can add up "
+            "over passes — leave it out, or lower train.batch"
+        )
+    if name in ("adalomo", "mezo") and train.clip not in (None, 1.0):
+        raise RecipeError(f"`train.clip` {train.clip}: {name} has no gradient norm to clip — leave it out")
 
 
 def make_groups(weights: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float) -> list[Group]:

@@ -1,0 +1,265 @@
+"""Optimizers that are not torch's: LOMO, AdaLOMO, MeZO; and LISA, which changes what one sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from small_job import batch_of, make_samples, prepare, small_recipe, snapshot
+from torch import Tensor, nn
+
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.methods import make_method
+from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.recipe import Train
+from mllm_tailor.training import check_settings, train
+from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.mezo import MezoStepper, direction, replay
+from mllm_tailor.training.optimizers import Group, Setup, make_stepper
+
+FULL = {"name": "full"}
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    return make_samples(tmp_path_factory.mktemp("pictures"), 8)
+
+
+@pytest.fixture(scope="module")
+def tied_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tied"
+    tokenizer = build_tokenizer()
+    model = build_internvl(
+        tokenizer, vision_width=32, vision_layers=1, text_width=64, text_layers=1, image_size=56, head_width=16
+    )
+    save(model, build_processor(tokenizer, 56, max_tiles=4), folder)
+    return folder
+
+
+def trained(folder: Path, model_folder: Path, samples: list[Sample], method: Any, **settings: Any) -> dict[str, Tensor]:
+    model, chosen, recipe = prepare(model_folder, method, **settings)
+    train(model, chosen, samples, recipe, folder)
+    return snapshot(model)
+
+
+class TestLomo:
+    @pytest.mark.parametrize("clip", [None, 0.05])
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_equals_gradient_descent(
+        self, clip: float | None, recompute: bool, tied_model_folder: Path, samples: list[Sample], tmp_path: Path
+    ) -> None:
+        """Difference 0.0, with tied embeddings, clipping and recomputed activations."""
+        settings = {"clip": clip, "checkpointing": recompute, "learning_rate": 0.1, "schedule": "linear"}
+        sgd = trained(tmp_path / "sgd", tied_model_folder, samples, FULL, optimizer="sgd", micro_batch=4, **settings)
+        lomo = trained(tmp_path / "lomo", tied_model_folder, samples, {"name": "lomo"}, **settings)
+        assert all(torch.equal(sgd[name], lomo[name]) for name in sgd)
+
+    def test_no_gradient_outlives_its_turn(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+        model, _, _ = prepare(tiny_model_folder, {"name": "lomo"})
+        weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
+        most = 0
+
+        def count(_: nn.Parameter) -> None:
+            nonlocal most
+            most = max(most, sum(weight.grad.numel() for weight in weights.values() if weight.grad is not None))
+
+        for weight in weights.values():  # runs before LOMO's own hook, which is registered later
+            weight.register_post_accumulate_grad_hook(count)
+        stepper = make_stepper("lomo", Setup([Group(weights, 0.1, 0.0)], None, model.model))
+
+        def passes(each: Any) -> float:
+            loss, _ = answer_loss(model.model, batch_of(model, samples[:2]))
+            each(loss)
+            return loss.item()
+
+        stepper.take(passes, 1.0, 0)
+        assert most == max(weight.numel() for weight in weights.values())
+        assert all(weight.grad is None for weight in weights.values())
+        assert stepper.state() == ({}, {})
+
+    def test_bf16_weights_are_updated_in_float32(self) -> None:
+        weight = nn.Parameter(torch.full((4,), 256.0, dtype=torch.bfloat16))
+        stepper = make_stepper("lomo", Setup([Group({"w": weight}, 1.0, 0.0)], None, nn.Module()))
+        for slope, wanted in ((0.4, 256.0), (0.6, 255.0)):  # below 256 the next bf16 numbers are 1 apart
+            stepper.take(lambda each, slope=slope: (each((weight.float() * slope).sum()), 0.0)[1], 1.0, 0)
+            assert weight.tolist() == [wanted] * 4
+
+
+class TestAdaLomo:
+    def test_equals_adafactor(self) -> None:
+        """torch's Adafactor with the same constants; it adds its epsilon elsewhere."""
+        torch.manual_seed(0)
+        start = {"w": torch.randn(12, 20) * 0.1, "b": torch.randn(20) * 0.1}
+        ours = {name: nn.Parameter(tensor.clone()) for name, tensor in start.items()}
+        theirs = {name: nn.Parameter(tensor.clone()) for name, tensor in start.items()}
+        stepper = make_stepper("adalomo", Setup([Group(ours, 0.01, 0.0)], None, nn.Module()))
+        reference = torch.optim.Adafactor(theirs.values(), lr=0.01, eps=(1e-30, 1e-3), weight_decay=0.0)
+        inputs = torch.randn(32, 12)
+
+        def loss(weights: dict[str, nn.Parameter]) -> Tensor:
+            return ((inputs @ weights["w"] + weights["b"]).tanh() - 1).square().mean()
+
+        for _ in range(5):
+            stepper.take(lambda each: (each(loss(ours)), 0.0)[1], 1.0, 0)
+            reference.zero_grad()
+            loss(theirs).backward()
+            reference.step()
+        for name in start:
+            assert (ours[name] - theirs[name]).abs().max() < 1e-6
+
+    def test_state_is_rows_and_columns(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+        weight = nn.Parameter(torch.randn(30, 50))
+        stepper = make_stepper("adalomo", Setup([Group({"w": weight}, 0.01, 0.0)], None, nn.Module()))
+        stepper.take(lambda each: (each(weight.square().sum()), 0.0)[1], 1.0, 0)
+        tensors, values = stepper.state()
+        assert sum(tensor.numel() for tensor in tensors.values()) == 30 + 50
+        assert values == {"steps": 1}
+        model, method, recipe = prepare(tiny_model_folder, {"name": "adalomo"}, epochs=4, learning_rate=0.05)
+        result = train(model, method, samples, recipe, tmp_path)
+        assert result.losses[-1] < 0.8 * result.losses[0]
+
+
+class TestMezo:
+    @staticmethod
+    def stepper(model: Any, dtype: torch.dtype, **options: Any) -> tuple[MezoStepper, dict[str, nn.Parameter]]:
+        model.model.to(dtype)
+        weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
+        found = make_stepper("mezo", Setup([Group(weights, 0.0, 0.0)], None, model.model, options))
+        assert isinstance(found, MezoStepper)
+        return found, weights
+
+    @staticmethod
+    def passes(model: Any, samples: list[Sample]) -> Any:
+        batch = batch_of(model, samples)
+        if model.model.dtype != torch.float32:
+            batch["pixel_values"] = batch["pixel_values"].to(model.model.dtype)
+
+        def run(each: Any) -> float:
+            loss, count = answer_loss(model.model, batch)
+            each(loss)
+            return (loss / count).item()
+
+        return run
+
+    @pytest.mark.parametrize(
+        ("dtype", "exact", "drift"), [("float64", False, 1e-14), ("float32", False, 2e-6), ("bfloat16", True, 0.0)]
+    )
+    def test_weights_come_back(
+        self, dtype: str, exact: bool, drift: float, tiny_model_folder: Path, samples: list[Sample]
+    ) -> None:
+        """After ten steps at rate 0: within rounding in place, bit for bit module by module (bf16's default)."""
+        model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
+        stepper, weights = self.stepper(model, getattr(torch, dtype), **({} if exact else {"exact": False}))
+        assert stepper.exact is exact
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        run = self.passes(model, samples[:1])
+        for seed in range(10):
+            stepper.take(run, 1.0, seed)
+        assert max(float((weight - before[name]).abs().max()) for name, weight in weights.items()) <= drift
+
+    def test_both_ways_try_the_same_weights(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+        slopes = []
+        for exact in (False, True):
+            model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
+            stepper, _ = self.stepper(model, torch.float64, exact=exact)
+            stepper.take(self.passes(model, samples[:2]), 1.0, 7)
+            slopes.append(stepper.log[0][1])
+        assert slopes[0] == pytest.approx(slopes[1], rel=1e-9)
+
+    def test_the_slope_approaches_the_gradient_along_z(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+        model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
+        _, weights = self.stepper(model, torch.float64)
+        loss, count = answer_loss(model.model.eval(), batch_of(model, samples[:2]))
+        (loss / count).backward()
+        wanted = sum(float((direction(3, name, weight) * weight.grad).sum()) for name, weight in weights.items())
+        errors = []
+        for epsilon in (1e-2, 1e-3, 1e-4):
+            stepper, _ = self.stepper(model, torch.float64, epsilon=epsilon, exact=False)
+            stepper.take(self.passes(model, samples[:2]), 1.0, 3)
+            errors.append(abs(stepper.log[0][1] - wanted) / abs(wanted))
+        assert errors[2] < 1e-3
+        assert errors[2] < errors[1] < errors[0]
+
+    def test_nothing_is_kept_for_a_backward_pass(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+        model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
+        stepper, _ = self.stepper(model, torch.float32)
+        kept: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t):
+            stepper.take(self.passes(model, samples[:1]), 1.0, 0)
+        assert not kept
+
+    def test_a_run_is_replayed_from_its_log(
+        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+    ) -> None:
+        spec = {"name": "mezo", "parts": ["projector"], "epsilon": 1e-3}
+        settings = {"learning_rate": 1e-4, "epochs": 3}
+        after = trained(tmp_path, tiny_model_folder, samples, spec, **settings)
+        newest = sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
+        log = json.loads((newest / "state.json").read_text())["optimizer"]["log"]
+        assert len(log) == 6
+        model, _, _ = prepare(tiny_model_folder, spec, **settings)
+        weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
+        replay([Group(weights, 1e-4, 0.0)], log)
+        assert max(float((weight - after[name]).abs().max()) for name, weight in weights.items()) < 2e-6
+
+    def test_it_learns(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+        """Slowly, as it does: on the head alone, which has few directions that matter."""
+        model, method, recipe = prepare(
+            tiny_model_folder,
+            {"name": "mezo", "parts": ["head"]},
+            epochs=40, learning_rate=1e-3, schedule="constant", batch=8,
+        )  # fmt: skip
+        result = train(model, method, samples, recipe, tmp_path)
+        assert sum(result.losses[-5:]) < sum(result.losses[:5])
+
+
+class TestLisa:
+    def test_only_those_awake_move(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+        spec = {"name": "lisa", "layers": 1, "interval": 100}
+        model, method, recipe = prepare(tiny_model_folder, spec)
+        before = snapshot(model)
+        train(model, method, samples, recipe, tmp_path)
+        moved = {name for name, tensor in snapshot(model).items() if not torch.equal(tensor, before[name])}
+        layers = {name.split(".")[3] for name in moved if ".layers." in name}
+        assert len(layers) == 1
+        assert "model.language_model.embed_tokens.weight" in moved
+        assert "lm_head.weight" in moved
+        assert not any("vision" in name or "projector" in name for name in moved)
+
+    def test_others_wake_and_sleepers_keep_no_state(
+        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+    ) -> None:
+        spec = {"name": "lisa", "layers": 1, "interval": 2}
+        model, method, recipe = prepare(tiny_model_folder, spec, epochs=8, checkpoint_every=1e-9, keep=99)
+        train(model, method, samples, recipe, tmp_path)
+        awake = set()
+        for place in (tmp_path / "checkpoints").glob("step-*"):
+            values = json.loads((place / "state.json").read_text())
+            if values["step"] == 0:
+                continue
+            awake.add(tuple(values["method"][0]["awake"]))
+            with safe_open(place / "optimizer.safetensors", "pt") as file:
+                layers = {int(name.split(".")[3]) for name in file.keys() if ".layers." in name}  # noqa: SIM118
+            assert layers == set(values["method"][0]["awake"])
+        assert awake == {(0,), (1,)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "words"),
+    [
+        ({"micro_batch": 2, "batch": 8}, {"name": "lomo"}, "nothing can add up"),
+        ({"optimizer": "adalomo", "micro_batch": 1}, FULL, "nothing can add up"),
+        ({"optimizer": "mezo", "clip": 0.5}, FULL, "no gradient norm"),
+        ({"optimizer": "sgd"}, {"name": "mezo"}, "an optimizer itself"),
+        ({"optimizer": "adamm"}, FULL, "did you mean `adamw`"),
+    ],
+)
+def test_refused_before_a_model_is_opened(settings: dict[str, Any], method: dict[str, Any], words: str) -> None:
+    chosen = make_method(small_recipe(method))
+    with pytest.raises(RecipeError, match=words):
+        check_settings(Train(**settings), chosen.optimizer)

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllm_tailor.core.clips import ClipLimits, frame_size, read_frames
+from mllm_tailor.core.clips import ClipLimits, film_strip, frame_size, read_frames
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import encode, open_model
 from mllm_tailor.predicting import predict
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
+from mllm_tailor.training.features import CachedFeed, can_cache, see
 
 av = pytest.importorskip("av")
 WIDTH, HEIGHT = 48, 32
@@ -218,6 +220,22 @@ def test_a_gesture_is_seen_classified_and_counted(tiny_model_folder: Path) -> No
     settings = Predict(max_new_tokens=40)
     predictions = predict(model, task, samples, settings, constrained=True)
     assert all(prediction.fields["class"] in ("wave", "tap", "swipe up") for prediction in predictions)
+
+
+def test_cached_features_of_clips_equal_live_ones(tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = open_model(tiny_model_folder, frames=3)
+    samples = [Sample(str(keys), (media(clip(STEADY, keys_every=keys)),), "?", "wave") for keys in (5, 9)]
+    model.model.requires_grad_(False)
+    assert can_cache(model, samples, augmented=False)
+    cached = CachedFeed(model, samples, "answer", tmp_path, bf16=False).batch([0, 1], 0)
+    pixels = torch.cat([encode(sample, model).media["pixel_values"] for sample in samples])
+    assert torch.equal(cached["image_features"][0], see(model, pixels, bf16=False).flatten(0, 1))
+
+
+def test_a_film_strip_shows_frames_side_by_side() -> None:
+    strip = film_strip(read_frames(media(clip(STEADY)), 4))
+    assert strip.size == (4 * WIDTH, HEIGHT)
+    assert numbers([strip.crop((WIDTH, 0, 2 * WIDTH, HEIGHT))]) == [7]
 
 
 def test_a_damaged_clip_is_an_error_row_and_stops_no_other(tiny_model_folder: Path) -> None:

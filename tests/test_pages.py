@@ -152,6 +152,12 @@ def test_readers_show_every_page(tmp_path: Path) -> None:
     samples = read_samples(tmp_path / "train.jsonl", on_fault=faults.append).samples
     assert [[page.page for page in sample.media] for sample in samples] == [[0, 1, 2]]
     assert len(faults) == 1 and "password" in str(faults[0])
+    rows[1]["id"] = "locked"
+    (tmp_path / "ask.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [(sample.id, len(sample.media)) for sample in read_inputs([tmp_path / "ask.jsonl"])] == [
+        ("a", 3),
+        ("locked", 0),
+    ]
     found = {sample.id: sample for sample in read_inputs([tmp_path / "a.pdf", tmp_path / "b.pdf"])}
     assert len(found["a"].media) == 3 and "password" in found["b"].extra["problem"]
 

@@ -71,6 +71,15 @@ def read_frames(
         return [_upright(frame) for frame in _on_screen(container, stream, line, wanted, name, limits)]
 
 
+def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
+    """Frames side by side, for people to look at."""
+    width, height = frames[0].size
+    strip = Image.new("RGB", (width * len(frames), height))
+    for place, frame in enumerate(frames):
+        strip.paste(frame, (width * place, 0))
+    return strip
+
+
 def frame_size(media: Media, limits: ClipLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """(width, height) in pixels as the container states them: nothing is decoded, and turned phones are not turned.
 

@@ -70,11 +70,16 @@ def _of_manifest(path: Path) -> Iterator[Sample]:
             continue
         where = f"{path}:{number}"
         try:
-            yield _of_row(parse_json(line.decode("utf-8-sig")), path.parent, where)
-        except DataError as error:
-            yield _bad(f"{path.stem}-{number}", where, str(error).removeprefix(f"{where}: "))
+            row = parse_json(line.decode("utf-8-sig"))
         except ValueError as error:
             yield _bad(f"{path.stem}-{number}", where, f"not valid JSON ({error}) — mend or remove this row")
+            continue
+        try:
+            yield _of_row(row, path.parent, where)
+        except DataError as error:
+            own = row.get("id") if isinstance(row, Mapping) else None
+            problem = str(error).removeprefix(f"{where}: ")
+            yield _bad(f"{path.stem}-{number}" if own is None else str(own), where, problem)
 
 
 def _of_row(row: Any, folder: Path, where: str) -> Sample:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.clips import film_strip, read_frames
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.files import human_bytes, read_json, read_jsonl
 from mllm_tailor.core.media import open_image
@@ -20,6 +21,7 @@ from mllm_tailor.run.scores import RunScores
 from mllm_tailor.scoring import gain_table, score_table
 from mllm_tailor.scoring.report import Cost, Curves, LedgerLine, ReportData, choose, write_report
 
+STRIP_FRAMES = 4  # of a clip
 PICTURE_SIDE = 900  # pixels; large enough to read a receipt on a screen
 NOTES = {
     "train": "learned from",
@@ -133,11 +135,11 @@ def _pictures(job: Job, scores: RunScores) -> dict[str, bytes]:
 
 
 def _picture(sample: Sample) -> bytes | None:
-    media = next((media for media in sample.media if media.kind == "image"), None)
+    media = next((media for media in sample.media if media.kind != "audio"), None)
     if media is None:
         return None
     try:
-        image = open_image(media)
+        image = open_image(media) if media.kind == "image" else film_strip(read_frames(media, STRIP_FRAMES))
     except DataError as error:
         console.print(f"[yellow]no picture in the report:[/] {error}")
         return None

@@ -26,8 +26,10 @@ from mllm_tailor.core.files import fsync_folder, sha256, write_atomic
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import Encoded, OpenModel
-from mllm_tailor.training.feed import Batch
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.training.feed import Batch, Feed, LiveFeed
 from mllm_tailor.training.precision import computing
+from mllm_tailor.training.processes import ranks
 
 GROUP = 8  # samples a file
 RAM_SHARE = 0.25  # of the available memory; larger caches are read from disk as needed
@@ -122,6 +124,14 @@ def see(model: OpenModel, pixels: Tensor, bf16: bool) -> Tensor:
     with computing(model.device, bf16):
         features: Tensor = model.model.get_image_features(pixel_values=pixels.to(model.device)).pooler_output
     return features
+
+
+def make_feed(model: OpenModel, samples: Sequence[Sample], recipe: Recipe, cache: Path, bf16: bool) -> Feed:
+    """From cached features where they stay the same, otherwise from the pictures themselves."""
+    loss, augment = recipe.train.loss, recipe.train.augment
+    if can_cache(model, samples, augment) and ranks() == 1:
+        return CachedFeed(model, samples, loss, cache, bf16)
+    return LiveFeed(model, samples, loss, recipe.seed if augment else None)
 
 
 def as_inputs(batch: Batch) -> Batch:

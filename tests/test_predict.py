@@ -16,11 +16,13 @@ from tokenizers import Tokenizer, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.predicting import FeatureMemory, decode, predict, predict_both
 from mllm_tailor.predicting.constrain import Grammar, Vocabulary, allowed_tokens
+from mllm_tailor.predicting.row import Row
 from mllm_tailor.predicting.vision import weights_key
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
@@ -194,7 +196,7 @@ def test_confidence_is_the_models_own_probability(model, samples):
     grammar = Grammar(TASK.schema(), vocabulary)
     questions = [TASK.phrase(sample.unlabelled()) for sample in samples]
     rows = [
-        [decode.Row(place, model.encode(question), question.media, True, grammar.guide(), 120)]
+        [Row(place, model.encode(question), question.media, True, grammar.guide(), 120)]
         for place, question in enumerate(questions)
     ]
     for row in decode.Decoder(model, vocabulary, 4).run(iter(rows)):
@@ -312,10 +314,19 @@ def test_a_prompt_that_fills_the_context_is_a_row(model, samples):
     assert "context" in first.problem and second.text
 
 
+def test_out_of_memory_names_the_sample_and_the_mend(model, samples, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(decode.Decoder, "_step", full)
+    with pytest.raises(ModelError, match=r"with 4 samples side by side, first of all \d .* — set predict.batch=2"):
+        predict(model, TASK, samples, SETTINGS)
+
+
 def test_values_no_file_can_hold_are_mended(model, samples, monkeypatch):
     reply = r'{"company": "\ud800", "total": 1e999}'
     monkeypatch.setattr(Vocabulary, "bytes_of", lambda self, token: reply.encode() if token == -1 else b"")
-    monkeypatch.setattr(decode.Row, "take", lambda row, *_: row.__dict__.update(tokens=[-1], logprobs=[0.0], done=True))
+    monkeypatch.setattr(Row, "take", lambda row, *_: row.__dict__.update(tokens=[-1], logprobs=[0.0], done=True))
     (found,) = predict(model, TASK, samples[:1], SETTINGS, constrained=False)
     assert found.fields == {"company": "\ufffd", "total": None}
     assert found.confidence == {"company": 1.0, "total": 1.0}

@@ -6,20 +6,18 @@ instead of being decoded token by token. Rows whose forced spans differ in lengt
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mllm_tailor.core.sample import Media
 from mllm_tailor.models import OpenModel
-from mllm_tailor.models.encode import Encoded
 from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, positions_of, repack
-from mllm_tailor.predicting.constrain import Guide, Vocabulary, allowed_tokens
+from mllm_tailor.predicting.constrain import Vocabulary, allowed_tokens
+from mllm_tailor.predicting.row import Row
+from mllm_tailor.predicting.sharing import share_prefixes, shortened
 from mllm_tailor.predicting.vision import FeatureMemory, Vision
 
 LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are dropped from the cache
@@ -27,85 +25,6 @@ LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are 
 # a row with a long span goes along with the others step by step; a GPU does not notice the padding.
 FULL_SHARE = {"cpu": 0.5}
 CROSS_MASK = "cross_attention_mask"
-
-
-@dataclass
-class Row:
-    """One reply being written."""
-
-    index: int  # of its sample
-    encoded: Encoded
-    media: tuple[Media, ...]
-    held: bool  # whether the reply is to follow the task's schema
-    guide: Guide | None  # None: free text
-    limit: int  # most tokens of the reply; closing a reply that was cut may take a few more
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)  # of `tokens`, by the model alone, before the schema's mask
-    pending: list[int] = field(default_factory=list)  # chosen, forced or asked, but not yet fed to the model
-    unscored: int = 0  # how many of the last `pending` tokens are forced and still lack their log probability
-    position: int = 0  # of the next token fed
-    seconds: float = 0.0  # its share of the time
-    full: bool = False  # nothing more is asked of the model, except the probability of forced tokens
-    cut: bool = False
-    done: bool = False
-
-    def begin(self, fed: int, position: int, forward: bool) -> None:
-        """Go on from a prompt of which the first `fed` tokens are in the cache."""
-        self.pending = self.encoded.ids[fed:].tolist()
-        self.position = position
-        self._force(forward)
-
-    def fed(self, count: int, scores: Sequence[float]) -> None:
-        """Note that the first `count` pending tokens were fed; `scores` are the log probabilities of what follows each.
-
-        After the last of them that is the next pending token or, when none is left, the model's choice, see `take`.
-        """
-        known = scores[: len(self.pending) - 1]
-        self.logprobs += known[len(self.pending) - 1 - self.unscored :]
-        self.pending = self.pending[count:]
-        self.unscored = max(0, min(self.unscored, len(self.pending) - 1))
-        self.position += count
-
-    def take(self, token: int, logprob: float, vocabulary: Vocabulary, forward: bool) -> None:
-        """Append the model's choice and whatever the schema forces after it."""
-        if self.full or token in vocabulary.stops:
-            self._finish()
-            return
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        self.pending.append(token)
-        if self.guide is not None:
-            self.guide.accept(token)
-        self._force(forward)
-        self.full = len(self.tokens) >= self.limit or (self.guide is not None and self.guide.ended)
-        if self.full and not self._spells(vocabulary):
-            self._finish()
-
-    def _force(self, forward: bool) -> None:
-        if self.guide is not None and forward:
-            forced = self.guide.forced()
-            self.pending += forced
-            self.tokens += forced
-            self.unscored = len(forced)
-
-    def _spells(self, vocabulary: Vocabulary) -> bool:
-        """Whether the last forced tokens spell part of a value: then they are fed, for their probability alone."""
-        forced = self.tokens[len(self.tokens) - self.unscored :]
-        return bool(b"".join(map(vocabulary.bytes_of, forced)).strip(b' "]},'))
-
-    def _finish(self) -> None:
-        """Close a guided reply that reached the limit. The model said none of what closes it: probability 0."""
-        self.done, self.pending = True, []
-        self.logprobs += [0.0] * (len(self.tokens) - len(self.logprobs))  # brackets and quotes, see `_spells`
-        if len(self.tokens) < self.limit or (self.guide is not None and self.guide.ended):
-            return
-        self.cut = True
-        self.logprobs[self.limit :] = [-math.inf] * (len(self.tokens) - self.limit)
-        if self.guide is not None:
-            dropped, added = self.guide.close(self.tokens)
-            kept = len(self.tokens) - dropped
-            self.tokens[kept:] = added
-            self.logprobs[kept:] = [-math.inf] * len(added)
 
 
 class Decoder:
@@ -269,45 +188,6 @@ def block_width(pending: Sequence[int], full_share: float) -> int:
     widths = sorted(set(pending), reverse=True)
     shares = (sum(min(count, width) for count in pending) / (width * len(pending)) for width in widths)
     return next((width for width, share in zip(widths, shares, strict=True) if share >= full_share), widths[-1])
-
-
-def share_prefixes(rows: Sequence[Row], media_ids: set[int]) -> tuple[list[Row], list[int], list[int]]:
-    """Group neighbouring rows about the same media: leaders, the leader of each row, and each leader's prefix length.
-
-    Prompts that differ share what stands before the difference, if all media stand there and no token sees later ones.
-    """
-    leaders: list[Row] = []
-    follows: list[int] = []
-    lengths: list[int] = []
-    for row in rows:
-        if leaders and (row.index == leaders[-1].index or (row.media and row.media == leaders[-1].media)):
-            first, ids = leaders[-1].encoded.ids, row.encoded.ids
-            common = common_length(first[: lengths[-1]], ids)
-            rest = {*first[common:].tolist(), *ids[common:].tolist()}
-            causal = "token_type_ids" not in row.encoded.media  # tokens of one type see each other both ways
-            if not rest or (media_ids and causal and not media_ids & rest):
-                lengths[-1] = common
-                follows.append(len(leaders) - 1)
-                continue
-        follows.append(len(leaders))
-        leaders.append(row)
-        lengths.append(row.encoded.length)
-    return leaders, follows, lengths
-
-
-def common_length(first: Tensor, second: Tensor) -> int:
-    """How many tokens two prompts share from the start."""
-    most = min(len(first), len(second))
-    different = (first[:most] != second[:most]).nonzero()
-    return int(different[0]) if len(different) else most
-
-
-def shortened(encoded: Encoded, length: int, token_wise: Sequence[str]) -> Encoded:
-    """The first tokens of a prompt, with all of its media."""
-    if length == encoded.length:
-        return encoded
-    media = {name: values[:, :length] if name in token_wise else values for name, values in encoded.media.items()}
-    return replace(encoded, ids=encoded.ids[:length], labels=encoded.labels[:length], media=media)
 
 
 def _share(started: float, rows: Sequence[Row]) -> None:

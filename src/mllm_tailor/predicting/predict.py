@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mllm_tailor.core.errors import DataError
+import torch
+
+from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import progress_bar
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.models import OpenModel
 from mllm_tailor.models.encode import Encoded
 from mllm_tailor.predicting.confidence import confidence_of
 from mllm_tailor.predicting.constrain import Grammar, Vocabulary
-from mllm_tailor.predicting.decode import Decoder, Row
+from mllm_tailor.predicting.decode import Decoder
+from mllm_tailor.predicting.row import Row
 from mllm_tailor.predicting.vision import FeatureMemory
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
@@ -79,6 +82,12 @@ def _run(
                 bar.advance(shown)
                 if on_done is not None:
                     on_done(prediction, held)
+        except torch.OutOfMemoryError:
+            batch = reader.settings.batch
+            raise ModelError(
+                f"out of memory with {batch} samples side by side, first of all {reader.longest} — "
+                f"set predict.batch={max(1, batch // 2)}, or use fewer tiles (model.tiles.max)"
+            ) from None
         finally:
             model.train(was_training)
     return {held: [ready[index] for index in range(len(samples))] for held, ready in found.items()}
@@ -104,6 +113,7 @@ class _Reader:
         self.json_reply = schema is not None
         self.grammar = Grammar(schema, self.vocabulary) if schema is not None and True in modes else None
         self.decoder = Decoder(model, self.vocabulary, settings.batch * len(modes), memory=memory, forward=forward)
+        self.longest = ""  # the sample that needs most memory, for messages
         self.failed: deque[tuple[int, Prediction]] = deque()
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, bool, Prediction]]:
@@ -128,6 +138,9 @@ class _Reader:
             except DataError as error:
                 self._fail(index, sample, error)
         ordered = sorted(groups.values(), key=lambda group: -max(length for length, _, _ in group))
+        if ordered:
+            length, _, question = max(ordered[0], key=lambda item: item[0])
+            self.longest = f"{question.source or question.id} with {length:,} tokens"
         most = self.settings.batch
         return [
             [(index, question) for _, index, question in group[start : start + most]]

@@ -192,6 +192,22 @@ def test_a_model_without_words_is_not_guessed() -> None:
         guess_family("odd", torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
+def test_templates_that_end_no_turn_and_templates_in_the_older_form(tmp_path: Path) -> None:
+    folder = tmp_path / "llava"
+    write_family(folder, "llava")
+    (folder / "chat_template.jinja").unlink()
+    template = "{% for m in messages %}{{ m['role'] | upper }}: {% for p in m['content'] %}{{ '<image>\\n' "
+    template += "if p['type'] == 'image' else p['text'] + ' ' }}{% endfor %}{% endfor %}"
+    template += "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    model = open_model(folder)
+    encoded = model.encode(Sample("a", (picture(60, 40),), "Hi?", "yes"))
+    supervised = encoded.labels[encoded.labels != NO_LOSS]
+    assert model.tokenizer.decode(supervised) == f"yes{TURN_END}"
+    text = model.tokenizer.decode(encoded.ids).replace("<image>", "")
+    assert text == f"USER: \nHi? ASSISTANT: yes{TURN_END}"
+
+
 def test_a_processor_that_is_damaged(families: Path, tmp_path: Path) -> None:
     folder = tmp_path / "llava"
     write_family(folder, "llava")

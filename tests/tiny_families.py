@@ -385,7 +385,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "idefics3": Recipe(idefics_config, idefics("Idefics3Processor", "Idefics3ImageProcessorPil"), IDEFICS_TOKENS),
     "smolvlm": Recipe(idefics_config, idefics("SmolVLMProcessor", "SmolVLMImageProcessorPil"), IDEFICS_TOKENS),
-    "paligemma": Recipe(paligemma_config, paligemma, ("<image>",), {"image_token": "<image>"}, {"image": "<image>"}),
+    "paligemma": Recipe(paligemma_config, paligemma, ("<image>",), {"image_token": "<image>"}, media={}),
     "gemma3": Recipe(
         gemma3_config,
         gemma3,
@@ -430,4 +430,5 @@ def write_family(folder: Path, kind: str) -> None:
     model.generation_config.eos_token_id = tokens.eos_token_id
     model.generation_config.pad_token_id = tokens.pad_token_id
     model.save_pretrained(folder)
-    recipe.processor(tokens, chat_template(media=recipe.media)).save_pretrained(folder)
+    template = chat_template(media=recipe.media) if recipe.media else None
+    recipe.processor(tokens, template).save_pretrained(folder)

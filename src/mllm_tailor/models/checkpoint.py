@@ -138,3 +138,14 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
             "copy or download it again"
         )
     return header
+
+
+def stated_template(folder: Path, of_tokenizer: str | None) -> str | None:
+    """The chat template of a folder: its own file, in the new or the older form, before that of the tokenizer."""
+    older = folder / "chat_template.json"
+    if (folder / "chat_template.jinja").exists() or not older.exists():
+        return of_tokenizer  # tokenizers read the new form themselves
+    try:
+        return str(read_json(older)["chat_template"])
+    except (DataError, KeyError, TypeError):
+        raise ModelError(f"{older}: damaged — copy or download it again") from None

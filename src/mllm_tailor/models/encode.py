@@ -169,7 +169,10 @@ def _reply_ids(conversation: Conversation, model: OpenModel) -> list[int]:
     if conversation.reply is None:
         return []
     ids = tokenize(model.tokenizer, conversation.reply, continues=True)
-    return ids if any(token in model.stop_ids for token in ids) else [*ids, model.tokenizer.eos_token_id]
+    if any(token in model.stop_ids for token in ids):
+        return ids
+    # A template that ends no turn (LLaVA 1.5, PaliGemma): the model must learn to stop all the same.
+    return [*tokenize(model.tokenizer, conversation.reply.rstrip(), continues=True), model.tokenizer.eos_token_id]
 
 
 def _closed(reply: Sequence[int], model: OpenModel) -> list[int]:

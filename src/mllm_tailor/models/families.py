@@ -30,6 +30,7 @@ class Family:
     reply_kind: int = 0  # the kind (`token_type_ids`) of an answer's tokens
     per_sample: bool = False  # pictures are batched sample by sample, so samples without any need empty ones
     processor: str | None = None  # its class, where transformers does not tell it from the name
+    template: str | None = None  # the chat template of checkpoints that have none
     inner: str | None = None  # the model inside the checkpoint that reads and writes text
     vllm: Literal["adapter", "merged", ""] = ""  # what vLLM serves, by its own list of July 2026 (docs/models.md)
     note: str = ""  # what a user must know
@@ -125,6 +126,8 @@ FAMILIES: dict[str, Family] = {
             token_wise=("token_type_ids",),
             # Tokens of kind 0 see each other both ways: an answer of that kind would be read before it is given.
             reply_kind=1,
+            template="{%- for message in messages -%}{%- for part in message['content'] -%}"
+            "{{ '<image>' if part['type'] == 'image' else part['text'] }}{%- endfor -%}{%- endfor -%}",
             vllm="adapter",
             note="every row needs a picture",
         ),

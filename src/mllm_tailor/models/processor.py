@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, BatchFeature, GotOcr2ImageProcessorPil, 
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.files import read_json
-from mllm_tailor.models.checkpoint import Checkpoint
+from mllm_tailor.models.checkpoint import Checkpoint, stated_template
 from mllm_tailor.recipe.schema import Tiles
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -95,15 +95,18 @@ def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
         image_seq_length=stated.get("image_seq_length", checkpoint.config.get("image_seq_length", 256)),
         use_thumbnail=stated.get("use_thumbnail", True),
         system=stated.get("system"),
-        chat_template=tokenizer.chat_template,
+        chat_template=stated_template(folder, tokenizer.chat_template),
     )
 
 
 def stated_tiles(processor: Any) -> Tiles:
-    """The checkpoint's own tiles; one for families that know none."""
-    pictures = getattr(processor, "image_processor", None)
-    if not isinstance(processor, InternVLProcessor) or not pictures.crop_to_patches:
+    """The checkpoint's own tiles; one for families that know none.
+
+    `crop_to_patches` does not count: official folders say false there, and their processor cuts all the same.
+    """
+    if not isinstance(processor, InternVLProcessor):
         return Tiles(min=1, max=1, thumbnail=False)
+    pictures = processor.image_processor
     return Tiles(min=pictures.min_patches, max=pictures.max_patches, thumbnail=processor.use_thumbnail)
 
 

@@ -24,6 +24,7 @@ from mllm_tailor.core.files import read_json
 from mllm_tailor.core.media import open_image
 from mllm_tailor.core.recordings import read_audio
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.models.checkpoint import stated_template
 from mllm_tailor.models.families import Family
 from mllm_tailor.models.template import CUT, MARK
 
@@ -82,7 +83,9 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
             "video_processor": NoVideo,
         }
         parts = {part: readers[part]() for part in kind.get_attributes()}
-        return without_video(kind)(**parts, **_options(folder, kind, parts))
+        processor = without_video(kind)(**parts, **_options(folder, kind, parts))
+        processor.chat_template = stated_template(folder, parts["tokenizer"].chat_template) or family.template
+        return processor
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder}: tokenizer or processor cannot be read ({reason})") from error
@@ -92,7 +95,6 @@ def _options(folder: Path, kind: type[ProcessorMixin], parts: Mapping[str, Any])
     """Further settings of the processor as its files state them."""
     file = folder / "processor_config.json"
     stated = read_json(file) if file.exists() else {}
-    stated["chat_template"] = parts["tokenizer"].chat_template
     taken = inspect.signature(kind.__init__).parameters
     return {name: value for name, value in stated.items() if name in taken and name not in parts}
 

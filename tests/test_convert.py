@@ -40,6 +40,11 @@ CASES: dict[str, dict[str, Any]] = {
         "vision": vision_config(image_size=112),
     },
     "InternLM2 and a 6B tower": {"language": "InternLM2ForCausalLM", "vision": vision_config("6b")},
+    "InternLM2 without grouped queries, a 6B tower of coarser norms": {
+        "language": "InternLM2ForCausalLM",
+        "vision": vision_config("6b", layer_norm_eps=1e-2),
+        "llm": {"num_key_value_heads": 4},
+    },
     "Qwen2": {"language": "Qwen2ForCausalLM"},
     "Qwen2, template of 2.5": {"language": "Qwen2ForCausalLM", "template": "internvl2_5"},
     "Llama": {"language": "LlamaForCausalLM"},
@@ -211,6 +216,7 @@ def test_a_converted_folder_is_an_ordinary_one(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(saved.model(**inputs).logits, model.model(**inputs).logits)
     assert torch.equal(saved.encode(SAMPLE).ids, model.encode(SAMPLE).ids)
+    assert saved.processor.frame_text == "Frame-{}: "  # as it was trained with clips
 
 
 def test_version_one_survives_saving(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def build_processor(
     thumbnail: bool = True,
     template: str | None = None,
     downsample: float = 0.5,
+    frame_text: str = "Frame{}: ",
 ) -> InternVLProcessor:
     """A processor cutting pictures into tiles of `image_size` pixels, with ImageNet statistics."""
     pictures = GotOcr2ImageProcessorPil(
@@ -127,6 +128,7 @@ def build_processor(
         tokenizer,
         image_seq_length=tokens_per_tile(image_size, patch_size, downsample),
         use_thumbnail=thumbnail,
+        frame_text=frame_text,
         chat_template=template or chat_template(),
     )
 

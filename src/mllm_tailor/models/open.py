@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
-from mllm_tailor.models.convert import ORIGINAL, native_folder, use_first_pixel_shuffle
+from mllm_tailor.models.convert import ORIGINAL, compute_as_original, native_folder
 from mllm_tailor.models.families import FAMILIES, Family, guess_family, linear_names
 from mllm_tailor.models.opened import OpenModel
 from mllm_tailor.models.processor import check_fit, open_processor, stated_tiles
@@ -150,8 +150,8 @@ def _load(
         raise ModelError(
             f"{checkpoint.folder}: {len(missing)} weights are missing, the first is {missing[0]} — download it again"
         )
-    if getattr(model.config, "ps_version", "v2") == "v1":
-        use_first_pixel_shuffle(model.model)
+    if hasattr(model.config, "ps_version"):
+        compute_as_original(model.model)
     if quantization:
         _keep_scales(model)
         return model.eval()

@@ -29,6 +29,7 @@ class InternVLProcessor(ProcessorMixin):
         image_seq_length: int = 256,
         use_thumbnail: bool = True,
         system: str | None = None,
+        frame_text: str = "Frame{}: ",
         chat_template: str | None = None,
         **_: Any,
     ) -> None:
@@ -36,6 +37,7 @@ class InternVLProcessor(ProcessorMixin):
         self.image_seq_length = image_seq_length  # language tokens one tile becomes
         self.use_thumbnail = use_thumbnail  # our own keys: the stock class always appends the thumbnail,
         self.system = system  # and knows no system text but one its template writes
+        self.frame_text = frame_text  # before each picture of a clip; checkpoints differ in it
         self.start_image_token = tokenizer.start_image_token
         self.end_image_token = tokenizer.end_image_token
         self.image_token = tokenizer.context_image_token
@@ -95,6 +97,7 @@ def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
         image_seq_length=stated.get("image_seq_length", checkpoint.config.get("image_seq_length", 256)),
         use_thumbnail=stated.get("use_thumbnail", True),
         system=stated.get("system"),
+        frame_text=stated.get("frame_text", "Frame{}: "),
         chat_template=stated_template(folder, tokenizer.chat_template),
     )
 

@@ -41,7 +41,8 @@ def prompt_ids(prompt: str, sample: Sample, model: OpenModel) -> list[int]:
     Only sizes are read: no pixel is decoded.
     """
     processor = model.processor
-    frames = "\n".join(f"Frame{number}: {processor.image_token}" for number in range(1, model.frames + 1))
+    numbers = range(1, model.frames + 1)
+    frames = "\n".join(processor.frame_text.replace("{}", str(number)) + processor.image_token for number in numbers)
     ids = tokenize(processor.tokenizer, re.sub(f"(?<!{MARK}){re.escape(processor.video_token)}", frames, prompt))
     counts = tile_counts(sample, model)
     start, context, end = (

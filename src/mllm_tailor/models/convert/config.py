@@ -125,5 +125,5 @@ def _rotary(stated: Settings, folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder / 'config.json'}: rope_scaling of type {kind!r} is not known")
     if kind == "longrope":
         # Must stand inside, or the factors of short and long inputs are told apart at the wrong length.
-        scaling["original_max_position_embeddings"] = stated["original_max_position_embeddings"]
+        scaling["original_max_position_embeddings"] = stated.get("original_max_position_embeddings", 4096)
     return {"rope_type": kind, "rope_theta": float(stated.get("rope_theta", 10_000.0)), **scaling}

@@ -110,6 +110,7 @@ def _translate(checkpoint: Checkpoint) -> tuple[InternVLConfig, InternVLProcesso
         thumbnail=dynamic and bool(stated.get("use_thumbnail", False)),
         template=template_of(tokenizer, style, system_text(stated, folder, name), language),
         downsample=config.downsample_ratio,
+        frame_text="Frame-{}: ",
     )
     return config, processor
 

@@ -58,7 +58,7 @@ def thirds(stored: Tensor) -> list[Tensor]:
 
 def grouped(config: Mapping[str, Any]) -> Split:
     """Queries, keys, values of InternLM2: rows lie as (key-value heads, queries of the group + key + value, width)."""
-    groups = config["num_key_value_heads"]
+    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
     queries = config["num_attention_heads"] // groups
 
     def split(stored: Tensor) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch.optim import Optimizer
 
 from mllm_tailor.training.optimizers import Passes, Setup, Taken
 from mllm_tailor.training.processes import sum_gradients
+
+# On a CPU there is nothing to page to; the same recipe works there, which is all a user needs to know.
+warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
 
 
 class GradientStepper:

@@ -51,6 +51,22 @@ class TrainingLog:
         self.board.log({f"dev/{name}": value for name, value in scores.items()}, step=step)
 
 
+class SilentLog:
+    """What the other processes of a training write: nothing."""
+
+    def __enter__(self) -> SilentLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def dev(self, step: int, scores: Mapping[str, float]) -> None:
+        """Nothing."""
+
+
 def keep_rows(file: Path, done: int, evaluated: int) -> None:
     """Drop the rows after step `done`, scores after step `evaluated`, and a last line cut off by a crash."""
     if not file.exists():

@@ -18,17 +18,17 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import Method
 from mllm_tailor.models import OpenModel, measure_length
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.training.features import CachedFeed, as_inputs, can_cache
-from mllm_tailor.training.feed import Ahead, Feed, LiveFeed, Pass, to_device
+from mllm_tailor.training.features import as_inputs, make_feed
+from mllm_tailor.training.feed import Ahead, Pass, to_device
 from mllm_tailor.training.keeping import Keeper
-from mllm_tailor.training.log import TrainingLog
+from mllm_tailor.training.log import SilentLog, TrainingLog
 from mllm_tailor.training.losses import answer_loss
-from mllm_tailor.training.memory import token_budget, wants_checkpointing
+from mllm_tailor.training.memory import prepare_memory
 from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, trained_weights
 from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
 from mllm_tailor.training.order import Course, micro_batches, step_seed
 from mllm_tailor.training.precision import computes_in_bf16, computing
-from mllm_tailor.training.processes import join, ranks, smallest, total
+from mllm_tailor.training.processes import agree, join, ranks, total
 from mllm_tailor.training.progress import Progress, TrainResult
 from mllm_tailor.training.schedule import rate_factor
 from mllm_tailor.training.stopping import Interrupted, StopOnSignal
@@ -90,17 +90,17 @@ class Training:
         check_settings(recipe.train, method.optimizer)
         setup = Setup(groups, recipe.train.clip, model.model, method.optimizer_options)
         self.stepper = make_stepper(method.optimizer or recipe.train.optimizer, setup)
-        self.progress = Progress(budget=self._prepare_memory())
+        self.progress = Progress(budget=prepare_memory(model, recipe.train, max(one.tokens for one in self.lengths)))
         self.keeper = Keeper(model, method, self.stepper, recipe, samples, folder)
-        self.feed = Ahead(self._make_feed(seeing, samples), workers=1 if model.device.type == "cpu" else 4)
+        feed = make_feed(seeing, samples, recipe, self.keeper.cache, self.bf16)
+        self.feed = Ahead(feed, workers=1 if model.device.type == "cpu" else 4)
 
     def run(self) -> TrainResult:
         """All steps that are left, then the adapter."""
         self.progress = self.keeper.resume(self.progress)
         if self.progress.step:
             console.print(f"Going on after step {self.progress.step} of {self.course.steps}")
-        log = TrainingLog(self.folder, self.recipe.name, self.course.steps, self.progress)
-        with StopOnSignal() as signal, log:
+        with StopOnSignal() as signal, self._open_log() as log:
             try:
                 self._go(signal, log)
             except KeyboardInterrupt:
@@ -112,13 +112,15 @@ class Training:
                 ) from None
         return self._finish()
 
-    def _go(self, signal: StopOnSignal, log: TrainingLog) -> None:
+    def _go(self, signal: StopOnSignal, log: TrainingLog | SilentLog) -> None:
         saved = time.monotonic()
         while True:
-            due, ended = self._evaluation_due(), self._ended()
+            ended = self._ended()
+            due = self._evaluation_due(ended)
             if due:
                 self._evaluate(log)
-            if due or ended or time.monotonic() - saved > 60 * self.settings.checkpoint_every:
+            late = time.monotonic() - saved > 60 * self.settings.checkpoint_every
+            if due or ended or agree(late, self.model.device):
                 self._save()
                 saved = time.monotonic()
             if ended:
@@ -126,19 +128,24 @@ class Training:
             signal.busy = True
             self._step(log)
             signal.busy = False
-            if signal.wanted:
+            if agree(signal.wanted, self.model.device):
                 raise KeyboardInterrupt
+
+    def _open_log(self) -> TrainingLog | SilentLog:
+        if not self.process.is_main_process:
+            return SilentLog()
+        return TrainingLog(self.folder, self.recipe.name, self.course.steps, self.progress)
 
     def _ended(self) -> bool:
         spent = self.settings.minutes is not None and self.progress.seconds >= 60 * self.settings.minutes
-        return self.progress.step >= self.course.steps or total(spent, self.model.device) > 0
+        return agree(spent or self.progress.step >= self.course.steps, self.model.device)
 
-    def _evaluation_due(self) -> bool:
+    def _evaluation_due(self, ended: bool) -> bool:
         step = self.progress.step
         wanted = self.evaluate is not None and 0 < step != self.progress.evaluated_step
-        return wanted and (step in self.marks or self._ended())
+        return wanted and (step in self.marks or ended)
 
-    def _step(self, log: TrainingLog) -> None:
+    def _step(self, log: TrainingLog | SilentLog) -> None:
         step, began = self.progress.step, time.perf_counter()
         factor = rate_factor(step, self.course.steps, self.settings.warmup, self.settings.schedule)
         self.method.begin_step(self.model, step, step_seed(self.recipe.seed, step))
@@ -152,8 +159,7 @@ class Training:
         chosen = self.course.samples(step)
         tokens = sum(self.lengths[number].tokens for number in chosen)
         self.progress = self.progress.after_step(len(chosen), tokens, time.perf_counter() - began)
-        if self.process.is_main_process:
-            log.step(self._row(taken, factor, len(chosen), tokens, time.perf_counter() - began))
+        log.step(self._row(taken, factor, len(chosen), tokens, time.perf_counter() - began))
         self.tell("step", self.progress.step)
 
     def _row(
@@ -219,12 +225,12 @@ class Training:
         length = self.lengths[number]
         return length.supervised if self.settings.loss == "answer" else length.tokens - 1
 
-    def _evaluate(self, log: TrainingLog) -> None:
+    def _evaluate(self, log: TrainingLog | SilentLog) -> None:
         if self.evaluate is not None and self.process.is_main_process:
             self._score(self.evaluate, log)
         self.progress = replace(self.progress, evaluated_step=self.progress.step)
 
-    def _score(self, evaluate: Evaluate, log: TrainingLog) -> None:
+    def _score(self, evaluate: Evaluate, log: TrainingLog | SilentLog) -> None:
         network = self.model.model
         network.eval()
         mixed = len({weight.dtype for weight in network.parameters() if weight.is_floating_point()}) > 1
@@ -252,19 +258,3 @@ class Training:
         self.process.wait_for_everyone()
         self.model.model.eval()
         return TrainResult.of(self.progress, self.course, peak_memory(self.model.device), self.folder)
-
-    def _prepare_memory(self) -> int:
-        """Set training modes and activation checkpointing; the tokens of one forward pass."""
-        longest = max(length.tokens for length in self.lengths)
-        wanted = self.settings.checkpointing
-        recompute = wants_checkpointing(self.model, longest) if wanted == "auto" else wanted
-        if recompute:
-            self.model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        keep_frozen_parts_quiet(self.model)
-        return smallest(token_budget(self.model, recompute), self.model.device)
-
-    def _make_feed(self, seeing: OpenModel, samples: Sequence[Sample]) -> Feed:
-        loss, augment = self.settings.loss, self.settings.augment
-        if can_cache(seeing, samples, augment) and ranks() == 1:
-            return CachedFeed(seeing, samples, loss, self.keeper.cache, self.bf16)
-        return LiveFeed(seeing, samples, loss, self.recipe.seed if augment else None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import psutil
 import torch
+
+from mllm_tailor.models import OpenModel
+from mllm_tailor.recipe import Train
+from mllm_tailor.training.modes import keep_frozen_parts_quiet
+from mllm_tailor.training.processes import smallest
 
 CPU_TOKENS = 4096  # more side by side is no faster on a CPU
 SHARE = 0.5  # of the free memory, for activations
@@ -18,7 +21,7 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def token_bytes(model: Any, checkpointing: bool) -> int:
+def token_bytes(model: OpenModel, checkpointing: bool) -> int:
     """Bytes of activations one token leaves behind for the backward pass.
 
     About 34 values of 2 bytes a layer and channel (Korthikanti et al. 2022, 2205.05198, equation 2, without the
@@ -29,12 +32,22 @@ def token_bytes(model: Any, checkpointing: bool) -> int:
     return int(text.num_hidden_layers * text.hidden_size * kept * 2)
 
 
-def wants_checkpointing(model: Any, longest: int) -> bool:
+def wants_checkpointing(model: OpenModel, longest: int) -> bool:
     """Whether the activations of even one longest sample would take more than their share."""
     return longest * token_bytes(model, False) > SHARE * free_bytes(model.device)
 
 
-def token_budget(model: Any, checkpointing: bool) -> int:
+def prepare_memory(model: OpenModel, settings: Train, longest: int) -> int:
+    """Set training modes and the recomputing of activations; the padded tokens of one forward pass."""
+    wanted = settings.checkpointing
+    recompute = wants_checkpointing(model, longest) if wanted == "auto" else wanted
+    if recompute:
+        model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    keep_frozen_parts_quiet(model)
+    return smallest(token_budget(model, recompute), model.device)
+
+
+def token_budget(model: OpenModel, checkpointing: bool) -> int:
     """Padded tokens of one forward pass."""
     fitting = int(SHARE * free_bytes(model.device) / token_bytes(model, checkpointing))
     return min(CPU_TOKENS, fitting) if model.device.type == "cpu" else fitting

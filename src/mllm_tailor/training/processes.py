@@ -31,6 +31,11 @@ def total(value: float, device: torch.device) -> float:
     return float(summed)
 
 
+def agree(wish: bool, device: torch.device) -> bool:
+    """Whether any process wishes it: all must save, score and stop after the same step."""
+    return total(float(wish), device) > 0
+
+
 def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
     """Add the gradients of all processes, in one message a device and number format.
 

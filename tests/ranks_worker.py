@@ -1,0 +1,29 @@
+"""One of several processes that train together. Run through torchrun by test_training_ranks.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from small_job import make_samples, prepare
+
+from mllm_tailor.training import train
+from mllm_tailor.training.processes import ranks
+
+
+def main() -> None:
+    """Arguments: model folder, pictures, folder of the run."""
+    torch.set_num_threads(1)
+    model_folder, pictures, folder = map(Path, sys.argv[1:])
+    samples = make_samples(pictures, 10)
+    model, method, recipe = prepare(
+        model_folder, {"name": "lora", "rank": 4}, optimizer="sgd", micro_batch=1, learning_rate=0.5, batch=4
+    )
+    result = train(model, method, samples, recipe, folder, evaluate=lambda: {"score": 1.0})
+    assert ranks() == 2
+    assert result.steps == 6
+
+
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,7 @@ lint: $(READY)
 
 docs: $(READY)
 	$(VENV)/bin/python docs/generate.py
+	$(VENV)/bin/python docs/models_page.py
 
 clean:
 	rm -rf build dist runs/demo

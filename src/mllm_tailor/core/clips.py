@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -33,6 +33,15 @@ class ClipLimits:
 
 
 DEFAULT_LIMITS = ClipLimits()
+
+
+class Stamp(NamedTuple):
+    """When a packet is shown and decoded and how long it stays, in ticks of its stream, and if it decodes alone."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    key: bool
 
 
 @dataclass(frozen=True)
@@ -105,27 +114,32 @@ def _video(container: Any, name: str, limits: ClipLimits) -> Any:
 
 def _timeline(container: Any, stream: Any, name: str) -> Timeline:
     """Timestamps from the packets alone. AVI stores the order of decoding only, so there frames are counted."""
-    packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+    packets = [  # without their bytes, which would be the whole file
+        Stamp(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe)
+        for packet in container.demux(stream)
+        if packet.size and not packet.is_discard
+    ]
     if not packets:
         raise DataError(f"{name}: a clip without frames — replace it or leave the row out")
     counted = container.format.name == "avi" or any(packet.pts is None for packet in packets)
-    ticks = [packet.dts if counted else packet.pts for packet in packets]
-    if any(tick is None for tick in ticks):
+    stamps = [packet.dts if counted else packet.pts for packet in packets]
+    ticks = [tick for tick in stamps if tick is not None]
+    if len(ticks) < len(packets):
         usual = float(1 / stream.average_rate) if stream.average_rate else 1 / 25
         times = [place * usual for place in range(len(packets))]
         return Timeline(tuple(times), (), times[-1] + usual, 0.0, counted=True)
     start = min(ticks)
     times = sorted(float((tick - start) * stream.time_base) for tick in ticks)
-    marked = [] if counted else [packet.pts for packet in packets if packet.is_keyframe]
+    marked = [] if counted else [packet.pts for packet in packets if packet.pts is not None and packet.key]
     keys = sorted(float((tick - start) * stream.time_base) for tick in marked)
     end = _end(stream, packets, times, name)
     return Timeline(tuple(times), tuple(keys), end, float(start * stream.time_base), counted)
 
 
-def _end(stream: Any, packets: Sequence[Any], times: Sequence[float], name: str) -> float:
+def _end(stream: Any, packets: Sequence[Stamp], times: Sequence[float], name: str) -> float:
     """When the last frame leaves the screen: by what the file announces, else after the usual time."""
     announced = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    stored = float(sum(packet.duration or 0 for packet in packets) * stream.time_base)
+    stored = float(sum(packet.duration for packet in packets) * stream.time_base)
     if stored and max(times[-1], stored) < 0.5 * announced:
         raise DataError(f"{name}: cut off after {clock(stored)} of {clock(announced)} — copy it again from its source")
     return announced if announced > times[-1] else times[-1] + (times[-1] / max(1, len(times) - 1) or 1.0)

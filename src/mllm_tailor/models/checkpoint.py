@@ -58,11 +58,8 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint
         raise ModelError(f"{folder}: no config.json — name a folder that holds a checkpoint") from None
     except DataError as error:
         raise ModelError(str(error)) from None
-    if "auto_map" in config:
-        console.print(
-            f"[yellow]{name}: brings its own Python code (auto_map); it is not run, native classes are used",
-            markup=True,
-        )
+    if "auto_map" in config and config.get("model_type") != ORIGINAL:
+        console.print(f"[yellow]{name}: brings its own Python code (auto_map); it is not run, native classes are used")
     return Checkpoint(folder, config, read_shapes(folder), name, revision)
 
 

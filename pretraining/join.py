@@ -58,7 +58,7 @@ def visual_tokens(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
     return projected.flatten(0, 1)
 
 
-def align(parts: dict[str, nn.Module], device: torch.device, count: int = 240, steps: int = 500) -> None:
+def align(parts: dict[str, nn.Module], device: torch.device, count: int = 120, steps: int = 300) -> None:
     """Teach the fresh projector the oracle's embeddings on features of `count` text tiles computed once."""
     model, _, symbols = (parts[name] for name in PARTS)
     features, targets = [], []
@@ -149,9 +149,13 @@ def train(
     vision_name: str = "vision",
     language_name: str = "language",
     oracle_until: float = 0.6,
+    practice_budget: int = 1800,
     **sizes,
 ) -> None:
-    """Train for `minutes` of the wall clock in all; `oracle_until` is when the pull towards the oracle ends."""
+    """Train for `minutes` of the wall clock in all; `oracle_until` is when the pull towards the oracle ends.
+
+    `practice_budget` is the number of ids of pages without pixels in every step; 0 for none.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     resumed = resume and checkpoint.exists(name)
@@ -169,16 +173,16 @@ def train(
         )
     )
     level = torch.tensor(1.0)
-    practice = iter(
-        DataLoader(Examples(seed + 50, facts["step"], level, 1800), batch_size=None, num_workers=1, collate_fn=list)
-    )
+    examples = Examples(seed + 50, facts["step"], level, practice_budget)
+    practice = iter(DataLoader(examples, batch_size=None, num_workers=1, collate_fn=list)) if practice_budget else None
     started, saved, running = time.time() - facts["seconds"], time.time(), []
     while (done := (time.time() - started) / 60 / minutes) < 1:
         found, right = losses(parts, next(loader), device)
         pull = max(0.05, 1 - done / oracle_until)
         (found["answer"] + 1.0 * pull * found["oracle"] + 0.7 * found["glyph"]).backward()
-        found["symbols"] = symbol_loss(parts, next(practice), device)
-        found["symbols"].backward()
+        if practice is not None:
+            found["symbols"] = symbol_loss(parts, next(practice), device)
+            found["symbols"].backward()
         optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.4))
         facts["step"] += 1
         running.append([right, *(float(value.detach()) for value in found.values())])

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from rich.markup import escape
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.files import read_json
@@ -59,7 +60,7 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint
     except DataError as error:
         raise ModelError(str(error)) from None
     if "auto_map" in config and config.get("model_type") != ORIGINAL:
-        console.print(f"[yellow]{name}: brings its own Python code (auto_map); it is not run, native classes are used")
+        console.print(f"[yellow]{escape(name)}: its own Python code (auto_map) is not run; native classes are used")
     return Checkpoint(folder, config, read_shapes(folder), name, revision)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
@@ -72,7 +73,9 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     if config.ps_version == "v1":
-        console.print(f"[yellow]{target}: its pixel shuffle is version 1, which only mllm-tailor computes natively")
+        console.print(
+            f"[yellow]{escape(str(target))}: its pixel shuffle is version 1, which only mllm-tailor computes natively"
+        )
     return target
 
 
@@ -87,7 +90,8 @@ def native_folder(checkpoint: Checkpoint) -> Path:
     folder = cache / "native" / f"{name}-{digest.hexdigest()[:16]}"
     if not (folder / "config.json").exists():
         size = sum(file.stat().st_size for file in weight_files(checkpoint.folder))
-        console.print(f"{name}: converted once to the native layout ({human_bytes(size)} in {folder})", highlight=False)
+        said = f"{name}: converted once to the native layout ({human_bytes(size)} in {folder})"
+        console.print(escape(said), highlight=False)
         convert(checkpoint.folder, folder)
     return folder
 

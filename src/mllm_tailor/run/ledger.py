@@ -19,7 +19,7 @@ from mllm_tailor.run.prepare import Job
 
 def measure(model: OpenModel, job: Job) -> dict[str, Length]:
     """The exact length of every sample that takes part, image tokens included; pixels are not decoded."""
-    samples = [sample for part in job.parts().values() for sample in part]
+    samples = [*job.train, *job.aloud, *map(job.task.phrase, (*job.dev, *job.held_out))]
     return {sample.id: measure_length(sample, model) for sample in track(samples, "Measuring samples")}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mllm_tailor.core.errors import RunError
@@ -11,34 +11,44 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.predicting import predict, read_inputs
+from mllm_tailor.predicting import FeatureMemory, predict, predict_both, read_inputs
 from mllm_tailor.recipe import Recipe, read_recipe
-from mllm_tailor.run.folder import add_prediction, in_order, open_run, read_predictions
+from mllm_tailor.run.folder import add_prediction, open_run, read_predictions
 from mllm_tailor.tasks import Task, make_task
 
 
 def predict_into(
-    path: Path,
-    get_model: Callable[[], OpenModel],
+    paths: Mapping[bool, Path],
+    model: OpenModel,
     task: Task,
     samples: Sequence[Sample],
     recipe: Recipe,
-    constrained: bool,
-) -> list[Prediction]:
-    """Predict the samples that `path` does not hold yet; the model is opened only if there are any."""
-    done = {prediction.id for prediction in read_predictions(path)}
-    missing = [sample for sample in samples if sample.id not in done]
-    if missing:
-        settings = recipe.predict
+    memory: FeatureMemory,
+) -> None:
+    """Predict what `paths` do not hold yet: a file for replies held to the schema (True), one for free ones (False).
+
+    Where both are wanted, both follow from one reading of picture and prompt.
+    """
+    done = {held: {prediction.id for prediction in read_predictions(path)} for held, path in paths.items()}
+    missing = [sample for sample in samples if any(sample.id not in ids for ids in done.values())]
+
+    def keep(prediction: Prediction, held: bool) -> None:
+        if prediction.id not in done[held]:
+            add_prediction(paths[held], prediction)
+
+    if len(paths) == 2:
+        predict_both(model, task, missing, recipe.predict, on_done=keep, memory=memory)
+        return
+    for held in paths:
         predict(
-            get_model(),
+            model,
             task,
             missing,
-            settings,
-            constrained=constrained,
-            on_done=lambda prediction: add_prediction(path, prediction),
+            recipe.predict,
+            constrained=held,
+            on_done=lambda prediction, held=held: keep(prediction, held),
+            memory=memory,
         )
-    return in_order([sample.id for sample in samples], read_predictions(path))
 
 
 def open_base(recipe: Recipe) -> OpenModel:

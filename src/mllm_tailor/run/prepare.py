@@ -26,7 +26,10 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Job:
-    """The samples of a run: trained on, used to choose the best epoch, and held out for the final score."""
+    """The samples of a run: trained on, used to choose the best epoch, and held out for the final score.
+
+    What is trained on is phrased; the others are as the data has them, since prediction phrases what it is asked.
+    """
 
     recipe: Recipe
     task: Task
@@ -66,8 +69,8 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
     errors = examination.errors()
     if errors and not exclude_faulty and recipe.data.faulty == "refuse":
         raise DataError(refusal(errors))
-    keep_train = [task.phrase(sample) for sample in train if sample.id not in dropped]
-    keep_held = [task.phrase(sample) for sample in held_out if sample.id not in dropped]
+    keep_train = [sample for sample in train if sample.id not in dropped]
+    keep_held = [sample for sample in held_out if sample.id not in dropped]
     if not keep_train or not keep_held:
         raise DataError(f"{recipe.data.train}: nothing is left to {'train on' if not keep_train else 'score'}")
     learned, dev = split_dev(keep_train, recipe.data.dev, recipe.seed)
@@ -81,7 +84,7 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
         recipe,
         task,
         dataset,
-        learned,
+        tuple(map(task.phrase, learned)),
         tuple(aloud),
         dev,
         tuple(keep_held),

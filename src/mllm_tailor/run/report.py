@@ -81,7 +81,7 @@ def _facts(job: Job, training: Mapping[str, Any]) -> dict[str, str]:
 
 def _questions(job: Job) -> list[str]:
     """The questions, where samples have their own."""
-    asked = [sample.prompt for sample in job.held_out]
+    asked = [job.task.phrase(sample).prompt for sample in job.held_out]
     return asked if len(set(asked)) > 1 else []
 
 

@@ -14,7 +14,7 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.methods import Method, make_method
 from mllm_tailor.models import OpenModel
-from mllm_tailor.predicting import predict
+from mllm_tailor.predicting import FeatureMemory, predict
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.environment import describe_environment
 from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, save_json, start_run
@@ -44,13 +44,14 @@ def run_recipe(path: Path, overrides: list[str], *, exclude_faulty: bool, fresh:
         f"{len(job.held_out)} held out, {len(job.excluded)} excluded"
     )
     seed_everything(recipe.seed)
-    _before(run, job)
-    _tune(run, job, method)
-    _after(run, job)
+    memory = FeatureMemory()  # held-out and dev pictures are read many times, by a vision side most methods leave alone
+    _before(run, job, memory)
+    _tune(run, job, method, memory)
+    _after(run, job, memory)
     return report_run(run.path, job)
 
 
-def _before(run: RunFolder, job: Job) -> None:
+def _before(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
     """Ledger, forecast, and the untouched model's replies and features."""
     if run.forecast.exists() and _complete(run, job, "base") and run.predictions("floor_nearest").exists():
         return
@@ -60,7 +61,7 @@ def _before(run: RunFolder, job: Job) -> None:
     write_ledger(run.ledger, job, lengths)
     if not run.forecast.exists():
         save_json(run.forecast, foresee(model, make_method(job.recipe), job, lengths).row())
-    _predict_both(run, job, "base", model)
+    _predict_both(run, job, "base", model, memory)
     _nearest(run, job, model)
 
 
@@ -70,12 +71,12 @@ def _complete(run: RunFolder, job: Job, who: str) -> bool:
     return all(len(read_predictions(run.predictions(f"{who}_{mode}"))) == wanted for mode in modes(job.task))
 
 
-def _predict_both(run: RunFolder, job: Job, who: str, model: OpenModel) -> None:
+def _predict_both(run: RunFolder, job: Job, who: str, model: OpenModel, memory: FeatureMemory) -> None:
     """Held to the schema and free, so that a gain in format is told apart from a gain in reading."""
-    for mode in modes(job.task):
-        console.print(f"Reading {len(job.held_out)} held-out samples with the {who} model, {mode}")
-        path = run.predictions(f"{who}_{mode}")
-        predict_into(path, lambda: model, job.task, job.held_out, job.recipe, constrained=mode == "constrained")
+    ways = modes(job.task)
+    console.print(f"Reading {len(job.held_out)} held-out samples with the {who} model, {' and '.join(ways)}")
+    paths = {mode == "constrained": run.predictions(f"{who}_{mode}") for mode in ways}
+    predict_into(paths, model, job.task, job.held_out, job.recipe, memory)
 
 
 def _nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
@@ -94,7 +95,7 @@ def _nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
     )
 
 
-def _tune(run: RunFolder, job: Job, method: Method) -> None:
+def _tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> None:
     """Train, or go on training, unless training has ended."""
     if run.training.exists():
         return
@@ -108,17 +109,17 @@ def _tune(run: RunFolder, job: Job, method: Method) -> None:
     )
 
     def evaluate() -> Mapping[str, float]:
-        return score_part(job, job.dev, predict(model, job.task, job.dev, recipe.predict))
+        return score_part(job, job.dev, predict(model, job.task, job.dev, recipe.predict, memory=memory))
 
     result = train(model, method, (*job.train, *job.aloud), recipe, run.path, evaluate=evaluate if job.dev else None)
     save_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
 
 
-def _after(run: RunFolder, job: Job) -> None:
+def _after(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
     """The tuned model, opened from what was saved (not from memory), reads the held-out samples."""
     if _complete(run, job, "tuned"):
         return
-    _predict_both(run, job, "tuned", open_tuned(job.recipe, run.adapter))
+    _predict_both(run, job, "tuned", open_tuned(job.recipe, run.adapter), memory)
 
 
 def report_run(path: Path, job: Job | None = None) -> RunFolder:

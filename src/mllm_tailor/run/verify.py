@@ -54,7 +54,7 @@ def verify_run(path: Path, count: int) -> bool:
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
     recipe = run.recipe()
     job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
-    samples = job.held_out[:count]
+    samples = [job.task.phrase(sample) for sample in job.held_out[:count]]
     tuned = open_tuned(recipe, run.adapter)
     reference = observe(tuned, samples)
     rows = [_agreement("adapter, opened again", reference, observe(open_tuned(recipe, run.adapter), samples))]

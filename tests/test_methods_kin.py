@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import peft
 import pytest
 import torch
@@ -241,6 +242,39 @@ class TestBottleneck:
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
         model.model = model.model.unload()
         assert torch.equal(logits(model, samples), untouched)
+
+
+class TestNf4:
+    """The number format under QLoRA, for weights as they are (normal, spread 0.02)."""
+
+    @staticmethod
+    def packed(double: bool) -> tuple[Tensor, Tensor, Any]:
+        torch.manual_seed(0)
+        weights = torch.randn(512, 1024) * 0.02
+        codes, state = bitsandbytes.functional.quantize_4bit(
+            weights, blocksize=64, quant_type="nf4", compress_statistics=double
+        )
+        return weights, codes, state
+
+    def test_error(self) -> None:
+        errors = []
+        for double in (False, True):
+            weights, codes, state = self.packed(double)
+            back = bitsandbytes.functional.dequantize_4bit(codes, state)
+            errors.append(float((back - weights).square().mean().sqrt() / weights.square().mean().sqrt()))
+            if not double:
+                largest = weights.view(-1, 64).abs().amax(dim=1, keepdim=True)
+                assert ((back - weights).view(-1, 64).abs() <= 0.1525 * largest).all()  # half the widest gap
+        assert errors[0] == pytest.approx(0.092, abs=0.001)
+        assert abs(errors[1] - errors[0]) < 2e-4
+
+    def test_bits(self) -> None:
+        weights, codes, state = self.packed(double=True)
+        inner = state.state2.absmax
+        stored = (
+            codes.numel() + state.absmax.numel() * state.absmax.element_size() + inner.numel() * inner.element_size()
+        )
+        assert 8 * stored / weights.numel() == pytest.approx(4.127, abs=0.001)
 
 
 class TestRefusals:

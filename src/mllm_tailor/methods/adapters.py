@@ -31,7 +31,8 @@ def inject(model: nn.Module, config: PeftConfig) -> Attached:
     before = {name for name, _ in model.named_parameters()}
     frozen_before = {name: weight.requires_grad for name, weight in model.named_parameters()}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(tie_word_embeddings|Already found a `peft_config`|vera_A and vera_B).*")
+        for words in ("tie_word_embeddings", "Already found a `peft_config`", "vera_A and vera_B"):
+            warnings.filterwarnings("ignore", message=f".*{words}")
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
     added = {
         name: weight

@@ -41,7 +41,7 @@ def can_cache(model: OpenModel, samples: Sequence[Sample], augmented: bool) -> b
     moves = any(weight.requires_grad and name.startswith(prefixes) for name, weight in model.model.named_parameters())
     takes = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
     pictures = all(media.kind in ("image", "video") for sample in samples for media in sample.media)
-    return bool(prefixes) and takes and pictures and not moves and not augmented
+    return model.family.tiled and takes and pictures and not moves and not augmented
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ def learning_rates(model: OpenModel, default: float) -> dict[str, float]:
 def keep_frozen_parts_quiet(model: OpenModel) -> None:
     """Training mode, except in frozen encoders: dropout or running statistics there would only add noise."""
     model.model.train()
-    moving = tuple(trained_weights(model))
+    moving, modules = tuple(trained_weights(model)), dict(model.model.named_modules())
     for part in ("vision", "audio", "projector"):
         for prefix in model.family.parts.get(part, ()):
-            if not any(name.startswith(f"{prefix}.") for name in moving):
-                model.model.get_submodule(prefix).eval()
+            if prefix in modules and not any(name.startswith(f"{prefix}.") for name in moving):
+                modules[prefix].eval()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
+from mllm_tailor.methods import METHODS
 from mllm_tailor.recipe import Recipe, Settings
 from mllm_tailor.recipe.read import model_in
 from mllm_tailor.tasks import TASKS
@@ -98,7 +100,40 @@ def recipe_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"recipe.md": recipe_page}
+METHODS_HEAD = """# The methods
+
+What is trained, and how the update is parameterised: `method: {name: ...}`. Everything else in the recipe stays as it is.
+This page is generated from the code (`make docs`).
+
+`parts` names what is trained: vision, projector, language, audio, head. Each part may have a method of its own:
+
+```yaml
+method:
+  name: qlora
+  rank: 128
+  parts: {vision: {method: lora, rank: 16, learning_rate: 2.0e-5}, projector: full, language: qlora}
+```
+
+`tailor compare-methods recipe.yaml --methods lora,qlora,full --budget 10m` gives several the same data and budget.
+"""
+
+
+def methods_page() -> str:
+    """docs/methods.md"""
+    lines = [METHODS_HEAD]
+    for name in METHODS:
+        technique = METHODS.load(name)
+        lines.append(
+            f"\n## {name}\n\n{METHODS.summary(name)[:1].upper()}{METHODS.summary(name)[1:]}.\n\n{inspect.getdoc(technique) or ''}\n"
+        )
+        lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
+        for setting, field in technique.Settings.model_fields.items():
+            words = type_words(field.annotation).replace("|", "\\|")
+            lines.append(f"| `{setting}` | {words} | {default_words(field)} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"recipe.md": recipe_page, "methods.md": methods_page}
 
 
 def main() -> None:

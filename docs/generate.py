@@ -102,8 +102,8 @@ def recipe_page() -> str:
 
 METHODS_HEAD = """# The methods
 
-What is trained, and how the update is parameterised: `method: {name: ...}`. Everything else in the recipe stays as it is.
-This page is generated from the code (`make docs`).
+What is trained, and how the update is parameterised: `method: {name: ...}`. Everything else in the recipe stays as it
+is. This page is generated from the code (`make docs`).
 
 `parts` names what is trained: vision, projector, language, audio, head. Each part may have a method of its own:
 
@@ -123,9 +123,8 @@ def methods_page() -> str:
     lines = [METHODS_HEAD]
     for name in METHODS:
         technique = METHODS.load(name)
-        lines.append(
-            f"\n## {name}\n\n{METHODS.summary(name)[:1].upper()}{METHODS.summary(name)[1:]}.\n\n{inspect.getdoc(technique) or ''}\n"
-        )
+        summary = METHODS.summary(name)
+        lines.append(f"\n## {name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n{inspect.getdoc(technique) or ''}\n")
         lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
         for setting, field in technique.Settings.model_fields.items():
             words = type_words(field.annotation).replace("|", "\\|")

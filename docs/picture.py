@@ -25,10 +25,12 @@ PAGE = """<!doctype html><meta charset="utf-8"><style>
 body{margin:0;width:1200px;font:19px/1.4 "DejaVu Serif",Georgia,serif;color:#1d2a26;background:#fcfbf7}
 main{display:grid;grid-template-columns:320px 1fr;gap:44px;padding:36px 44px}
 img{width:320px;max-height:640px;object-fit:cover;object-position:top;border:1px solid #d8d4c8}
-h1{font-size:56px;font-weight:400;margin:0 0 2px}h1 b{color:#0c6b4f;font-weight:400}h1 i{color:#aaa49a;font-style:normal}
+h1{font-size:56px;font-weight:400;margin:0 0 2px}
+h1 b{color:#0c6b4f;font-weight:400}h1 i{color:#aaa49a;font-style:normal}
 p{margin:0 0 18px;color:#5b635f}table{border-collapse:collapse;width:100%}
 td,th{text-align:left;vertical-align:top;padding:7px 12px 7px 0;border-top:1px solid #e4e0d5;font-weight:400}
-th{color:#8a8f88;width:88px}.who{color:#8a8f88;width:74px;font-size:16px}.text{font:17px/1.45 "DejaVu Sans Mono",monospace}
+th{color:#8a8f88;width:88px}.who{color:#8a8f88;width:74px;font-size:16px}
+.text{font:17px/1.45 "DejaVu Sans Mono",monospace}
 ins{background:#f9dcd7;color:inherit;text-decoration:underline #c0392b}tr.inner td{border-top:0;padding-top:0}
 </style><main><img src="data:image/jpeg;base64,{{ picture }}"><section>
 <h1><i>{{ "%.0f"|format(gain.base.value) }} →</i> <b>{{ "%.0f"|format(gain.tuned.value) }}</b></h1>

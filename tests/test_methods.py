@@ -100,6 +100,9 @@ def test_a_method_from_beginning_to_end(
 
     shake(model)
     trained = logits(model, samples)
+    if attachments(model)[0].config is not None:
+        with pytest.raises(ModelError, match="merge it first"):
+            model.save(tmp_path / "unmerged")
     method.save(model, tmp_path / "adapter")
     again = open_small(tiny_model_folder, method)
     method.load(again, tmp_path / "adapter")

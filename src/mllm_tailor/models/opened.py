@@ -93,7 +93,8 @@ class OpenModel:
         Raises:
             ModelError: while an adapter or quantised weights are still in the model, which plain folders cannot hold.
         """
-        if not isinstance(self.model, PreTrainedModel) or self.quantize:
+        adapted = getattr(self.model, "peft_config", None)  # PEFT notes its adapters there and takes the note away
+        if not isinstance(self.model, PreTrainedModel) or adapted or self.quantize:
             raise ModelError("this model still has an adapter or packed weights — merge it first (`tailor merge`)")
         if self.family.tiled:
             self.processor.keep(self.tiles, self.system)

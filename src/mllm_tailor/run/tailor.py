@@ -25,13 +25,14 @@ from mllm_tailor.run.report import write_run_report
 from mllm_tailor.run.scores import metric_names, modes, score_part, score_run
 from mllm_tailor.scoring import nearest_floor
 from mllm_tailor.tasks import make_task
-from mllm_tailor.training import train
+from mllm_tailor.training import check_settings, train
 
 
 def run_recipe(path: Path, overrides: list[str], *, exclude_faulty: bool, fresh: bool) -> RunFolder:
     """The whole job over one run folder. Called again, it goes on where it stopped."""
     recipe = read_recipe(path, overrides)
     task, method = make_task(recipe), make_method(recipe)  # settings are refused before anything is opened
+    check_settings(recipe.train, method.optimizer)
     metric_names(recipe, task)
     run = start_run(recipe, fresh=fresh)
     if finished(run):

@@ -147,7 +147,8 @@ def qlora_step(folder: Path) -> None:
     loss.backward()
     optimizer.step()
     length = batch["input_ids"].shape[1]
-    print(f"one step on {length} tokens in {watch.seconds():.0f} s; loss {loss.item():.3f}; peak memory {peak()}")
+    took = f"{watch.seconds():.0f} s, {watch.cpu_seconds():.0f} s of processor time"
+    print(f"one step on {length} tokens in {took}; loss {loss.item():.3f}; peak memory {peak()}")
 
 
 def main() -> None:

@@ -184,6 +184,20 @@ def merge(
 
 
 @app.command()
+def truncate(
+    run_folder: RunPath,
+    rank: Annotated[int, typer.Option("--rank", "-r", min=1, help="The rank to keep.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plain LoRA adapter.")],
+) -> None:
+    """Cut a DyLoRA run's adapter to a lower rank, without training again."""
+    from mllm_tailor.methods import truncate as cut
+    from mllm_tailor.run.folder import open_run
+
+    cut(open_run(run_folder).adapter, rank, out)
+    typer.echo(f"LoRA of rank {rank} in {out}")
+
+
+@app.command()
 def verify(
     run_folder: RunPath,
     count: Annotated[int, typer.Option("--samples", "-k", min=1, help="Held-out samples to compare on.")] = 4,

@@ -16,6 +16,7 @@ from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run.chat import chat, opening, stream
+from mllm_tailor.run.check import check_recipe
 from mllm_tailor.run.compare import compare_runs
 from mllm_tailor.run.folder import read_predictions, start_run
 from mllm_tailor.run.init import write_recipe
@@ -222,3 +223,21 @@ def test_a_budget_that_cannot_be_read_is_refused_before_anything_runs(receipts: 
         compare_methods(recipe, [], ["lora"], "ten")
     with pytest.raises(RecipeError, match="did you mean `lora`"):
         compare_methods(recipe, [], ["lorra"], "1m")
+
+
+@pytest.mark.slow
+def test_check_shows_fields_faults_spans_and_costs(
+    receipts: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(receipts, data)
+    recipe = write_yaml(tmp_path, data, tiny_model_folder)
+    assert check_recipe(recipe, [], decode=True)
+    shown = capsys.readouterr().err
+    assert "What is learned" in shown and "Forecast" in shown and '"company"' in shown
+    first = next(row for _, row in read_jsonl(data / "metadata.jsonl"))
+    (data / first["file_name"]).write_bytes(b"")
+    assert not check_recipe(recipe, [], decode=True)
+    assert "1 to mend" in capsys.readouterr().err
+    assert check_recipe(recipe, ["data.faulty=exclude"], decode=True)
+    assert "1 excluded, as the recipe asks" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from mllm_tailor.core.files import human_bytes
 from mllm_tailor.core.progress import console
@@ -33,14 +34,15 @@ def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     assert job.examination is not None
     _print_parts(job)
     _print_patterns(job.examination)
-    faults_ok = _print_faults(job.examination)
+    excluding = recipe.data.faulty == "exclude"
+    faults_ok = _print_faults(job.examination, excluding)
     model = open_base(recipe)
     lengths = measure(model, job)
     _print_lengths(lengths)
     _print_spans(model, job.train[:SHOWN_SPANS])
     print_forecast(foresee(model, method, job, lengths))
     if faults_ok:
-        console.print(f"[bold green]Nothing to mend.[/] Next: tailor run {path}")
+        console.print(f"[bold green]Ready.[/] Next: tailor run {path}")
     return faults_ok
 
 
@@ -63,22 +65,24 @@ def _print_patterns(examination: Examination) -> None:
     for field in examination.fields:
         ways = [f"{way.shape} ({way.count}, {way.examples[0]})" for way in field.patterns]
         counts = map(str, (field.filled, field.empty, field.distinct, field.longest))
-        table.add_row(plain(field.name), *counts, plain("\n".join(ways)))
+        table.add_row(plain(field.name), *counts, Text("\n").join(map(plain, ways)))
     console.print(table)
 
 
-def _print_faults(examination: Examination) -> bool:
+def _print_faults(examination: Examination, excluding: bool) -> bool:
+    """Every fault by row; True when none of them refuses the run."""
     errors, warnings = examination.errors(), examination.warnings()
-    for title, style, faults in (("to mend", "red", errors), ("worth a look", "yellow", warnings)):
+    wrong = "excluded, as the recipe asks (data.faulty)" if excluding else "to mend"
+    for title, style, faults in ((wrong, "red", errors), ("worth a look", "yellow", warnings)):
         if faults:
             console.print(f"[bold {style}]{len(faults)} {title}[/]")
             for fault in faults[: SHOWN_FAULTS if style == "yellow" else None]:
                 console.print(plain(f"  {fault.source}: {fault.problem} — {fault.mend}"))
             if style == "yellow" and len(faults) > SHOWN_FAULTS:
                 console.print(f"  … and {len(faults) - SHOWN_FAULTS} more")
-    if errors:
+    if errors and not excluding:
         console.print("Mend these rows, or run with --exclude-faulty to go on without them.")
-    return not errors
+    return excluding or not errors
 
 
 def _print_lengths(lengths: dict[str, Length]) -> None:

@@ -75,6 +75,7 @@ def forecast(
     held_out: Sequence[SampleCost],
     *,
     epochs: float,
+    minutes: float | None,
     micro_batch: int,
     reply_tokens: int,
     rate: float,
@@ -97,7 +98,10 @@ def forecast(
     once = 0.0 if cost.vision_trained else sum(vision_ops for _, vision_ops in passes)
     score_ops = sum(sum(_forward(cost, language, sample)) + reply_tokens * 2 * language for sample in held_out)
     speed = rate * EFFICIENCY
-    return Forecast(int(peak), (epochs * train_ops + once) / speed, 4 * score_ops / (speed * 0.5), longest)
+    training = (epochs * train_ops + once) / speed
+    if minutes is not None:
+        training = min(training, 60 * minutes)
+    return Forecast(int(peak), training, 4 * score_ops / (speed * 0.5), longest)
 
 
 def _forward(cost: ModelCost, language: int, sample: SampleCost) -> tuple[float, float]:

@@ -54,6 +54,7 @@ def foresee(model: OpenModel, method: Method, job: Job, lengths: Mapping[str, Le
         costs["train"] + costs["aloud"],
         costs["held_out"],
         epochs=recipe.train.epochs,
+        minutes=recipe.train.minutes,
         micro_batch=recipe.train.micro_batch or min(4, recipe.train.batch),
         reply_tokens=longest_reply,
         rate=matmul_rate(model.device, dtype),

@@ -95,10 +95,9 @@ def test_every_command_runs(home: Path) -> None:
             assert words[0] == "source" or f"\n{words[1]}:" in target
             continue
         if words[:2] == ["tailor", "compare"]:
-            for name in ("receipts", "other"):
-                shutil.copytree(home / "runs" / "recipe", home / "runs" / name)
+            shutil.copytree(home / "runs" / "receipts", home / "runs" / "other")
         shell(words + (QUICK if words[:2] == ["tailor", "run"] else []), home)
-    assert (home / "runs/demo/report.html").is_file() and (home / "runs/recipe/report.html").is_file()
+    assert (home / "runs/demo/report.html").is_file() and (home / "runs/receipts/report.html").is_file()
     assert len((home / "predictions.jsonl").read_text().splitlines()) == 1
     assert (home / "merged-model" / "config.json").is_file()
 

@@ -149,7 +149,7 @@ def propose_recipe(path: str | Path) -> str:
     epochs = max(3, min(20, math.ceil(LEAST_STEPS * BATCH / len(samples))))
     lines = [
         f"# {len(samples)} samples, layout `{dataset.layout}`. `tailor check` examines them, `tailor run` tunes.",
-        f"name: {_name(dataset.path)}",
+        "# The run is named after this file: runs/NAME.",
         "model: embedded  # or a hub id such as OpenGVLab/InternVL3-1B-hf, or a folder",
         "data:",
         f"  train: {quoted(str(path))}",
@@ -228,11 +228,6 @@ def _reply_tokens(samples: Sequence[Sample]) -> int:
         for sample in samples
     )
     return max(64, min(32_768, math.ceil(longest * 1.25 / 64) * 64))
-
-
-def _name(path: Path) -> str:
-    stem = path.resolve().stem if path.is_file() else path.resolve().name
-    return quoted(re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100] or "run")
 
 
 def quoted(text: str) -> str:

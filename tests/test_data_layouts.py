@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.data import LAYOUTS, Fault, read_samples, recognise, unlabelled_samples
+from mllm_tailor.data import LAYOUTS, Fault, read_samples, recognise
 
 FIELDS = [{"company": "Kedai “A”", "total": "9.00"}, {"company": "Toko B", "total": "RM 1.50"}]
 
@@ -377,13 +377,6 @@ def test_ids_are_unique_and_do_not_depend_on_the_order_of_rows(tmp_path: Path) -
     backward = read_samples(write(tmp_path / "two", {"rows.jsonl": rows[::-1]})).samples
     assert {sample.id: sample.prompt for sample in forward} == {sample.id: sample.prompt for sample in backward}
     assert len({sample.id for sample in forward}) == 5
-
-
-def test_unlabelled_files_for_prediction(tmp_path: Path) -> None:
-    write(tmp_path, {"x/a.png": picture(), "y/a.jpg": picture(), "y/b.mp4": b"1", "y/notes.txt": ""})
-    assert sorted(sample.id for sample in unlabelled_samples([tmp_path])) == ["a-1", "a-2", "b"]
-    with pytest.raises(DataError, match=r"notes\.txt"):
-        unlabelled_samples([tmp_path / "y/notes.txt"])
 
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=8)

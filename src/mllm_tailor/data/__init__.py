@@ -5,7 +5,7 @@ from mllm_tailor.data.doctor import Examination, FieldFacts, examine, exclusions
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.init import propose_recipe, summarise
 from mllm_tailor.data.layouts import LAYOUTS
-from mllm_tailor.data.read import Dataset, list_faults, read_samples, recognise, unlabelled_samples
+from mllm_tailor.data.read import Dataset, list_faults, read_samples, recognise
 from mllm_tailor.data.split import split, split_dev
 
 __all__ = [
@@ -24,5 +24,4 @@ __all__ = [
     "split",
     "split_dev",
     "summarise",
-    "unlabelled_samples",
 ]

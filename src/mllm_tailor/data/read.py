@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import media_kind
-from mllm_tailor.core.pages import pages_of
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Layout
-from mllm_tailor.data.rows import first_object, is_text
+from mllm_tailor.data.rows import first_object
 
 SHOWN_FAULTS = 20
 
@@ -127,28 +125,3 @@ def unique_ids(samples: Sequence[Sample]) -> list[Sample]:
 def _said(sample: Sample) -> tuple[str, str, str, str]:
     media = ",".join(item.describe() for item in sample.media)
     return sample.prompt, str(sample.answer), repr(sorted(sample.fields.items(), key=lambda item: item[0])), media
-
-
-def unlabelled_samples(paths: Sequence[str | Path]) -> list[Sample]:
-    """Samples for prediction: every picture, clip or recording among `paths` and in folders among them.
-
-    Raises:
-        DataError: when a path is missing or is no such file.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            files += [file for file in sorted(path.rglob("*")) if file.is_file() and media_kind(file)]
-        elif not path.exists():
-            raise DataError(f"{path}: no such file or folder — check the path")
-        elif media_kind(path) is None:
-            raise DataError(f"{path}: not a picture, clip or recording by its suffix — convert or rename it")
-        else:
-            files.append(path)
-    for file in files:
-        if not is_text(str(file)):
-            raise DataError(f"{str(file)!a}: its name is not UTF-8 text — rename the file")
-    samples = [
-        Sample(id=file.stem, media=pages_of(file, media_kind(file) or "image"), source=f"{file}:1") for file in files
-    ]
-    return unique_ids(samples)

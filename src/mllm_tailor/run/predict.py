@@ -51,8 +51,8 @@ def predict_into(
         )
 
 
-def open_base(recipe: Recipe) -> OpenModel:
-    """The recipe's model, untouched and unquantised."""
+def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> OpenModel:
+    """The recipe's model, untouched; unquantised unless asked for."""
     spec = recipe.model
     return open_model(
         spec.path,
@@ -62,6 +62,8 @@ def open_base(recipe: Recipe) -> OpenModel:
         tiles=spec.tiles,
         frames=spec.frames,
         system=spec.system,
+        quantize=quantize,
+        quantize_skip=quantize_skip,
     )
 
 
@@ -78,18 +80,8 @@ def open_tuned(recipe: Recipe, adapter: Path) -> OpenModel:
 
 def open_for_training(recipe: Recipe) -> OpenModel:
     """The recipe's model in the number format its method trains on."""
-    method, spec = make_method(recipe), recipe.model
-    return open_model(
-        spec.path,
-        revision=spec.revision,
-        dtype=spec.dtype,
-        device=spec.device,
-        tiles=spec.tiles,
-        frames=spec.frames,
-        system=spec.system,
-        quantize=method.quantize,
-        quantize_skip=method.quantize_skip,
-    )
+    method = make_method(recipe)
+    return open_base(recipe, quantize=method.quantize, quantize_skip=method.quantize_skip)
 
 
 def predict_paths(

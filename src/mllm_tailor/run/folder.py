@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.files import append_jsonl, read_json, read_jsonl, write_atomic, write_json
+from mllm_tailor.core.files import append_jsonl, read_json, read_jsonl, write_atomic
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.recipe import Recipe, dump_recipe, read_recipe
 
@@ -150,8 +150,3 @@ def in_order(ids: Sequence[str], predictions: Sequence[Prediction]) -> list[Pred
     if missing:
         raise RunError(f"{len(missing)} samples have no prediction (first: {missing[0]}) — run the command again")
     return [by_id[identifier] for identifier in ids]
-
-
-def save_json(path: Path, value: Any) -> None:
-    """Write one JSON document of the run."""
-    write_json(path, value)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.files import read_json
+from mllm_tailor.core.files import read_json, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.methods import Method, make_method
@@ -17,7 +17,7 @@ from mllm_tailor.models import OpenModel
 from mllm_tailor.predicting import FeatureMemory, predict
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.environment import describe_environment
-from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, save_json, start_run
+from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, start_run
 from mllm_tailor.run.ledger import foresee, measure, write_ledger
 from mllm_tailor.run.predict import open_base, open_for_training, open_tuned, predict_into, write_predictions
 from mllm_tailor.run.prepare import Job, prepare
@@ -57,11 +57,11 @@ def _before(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
     if run.forecast.exists() and _complete(run, job, "base") and run.predictions("floor_nearest").exists():
         return
     model = open_base(job.recipe)
-    save_json(run.environment, describe_environment(model.identity))
+    write_json(run.environment, describe_environment(model.identity))
     lengths = measure(model, job)
     write_ledger(run.ledger, job, lengths)
     if not run.forecast.exists():
-        save_json(run.forecast, foresee(model, make_method(job.recipe), job, lengths).row())
+        write_json(run.forecast, foresee(model, make_method(job.recipe), job, lengths).row())
     _predict_both(run, job, "base", model, memory)
     _nearest(run, job, model)
 
@@ -113,7 +113,7 @@ def _tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> No
         return score_part(job, job.dev, predict(model, job.task, job.dev, recipe.predict, memory=memory))
 
     result = train(model, method, (*job.train, *job.aloud), recipe, run.path, evaluate=evaluate if job.dev else None)
-    save_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
+    write_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
 
 
 def _after(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
@@ -133,6 +133,6 @@ def report_run(path: Path, job: Job | None = None) -> RunFolder:
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
     scores = score_run(run, job)
     write_predictions(run.path / "predictions.jsonl", scores.tuned_predictions)
-    save_json(run.scores, scores.row())
+    write_json(run.scores, scores.row())
     write_run_report(run, job, scores, read_json(run.training))
     return run

@@ -15,13 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 PRINTABLE = "".join(chr(code) for code in range(33, 127))  # 94 ASCII glyphs; the space has no ink
 PACKAGES = (
-    "fonts-dejavu fonts-liberation fonts-freefont-ttf fonts-croscore fonts-roboto-unhinted fonts-lato fonts-open- "
-    "sans fonts-hack fonts-jetbrains-mono fonts-inconsolata fonts-anonymous-pro fonts-courier-prime fonts-ocr-a "
-    "fonts-ocr-b fonts-firacode fonts-cantarell fonts-noto-mono fonts-noto-core fonts-3270 fonts-hermit fonts- "
-    "proggy fonts-agave fonts-mononoki fonts-monoid fonts-terminus-otb fonts-league-mono fonts-dotgothic16 fonts- "
-    "spleen fonts-roboto-slab fonts-linuxlibertine fonts-crosextra-carlito fonts-crosextra-caladea fonts-urw- "
-    "base35 fonts-b612 fonts-cabin fonts-fantasque-sans fonts-sil-andika fonts-play fonts-tlwg-mono-ttf fonts- "
-    "vollkorn fonts-oxygen wamerican "
+    "fonts-dejavu fonts-liberation fonts-freefont-ttf fonts-croscore fonts-roboto-unhinted fonts-lato "
+    "fonts-open-sans fonts-hack fonts-jetbrains-mono fonts-inconsolata fonts-anonymous-pro fonts-courier-prime "
+    "fonts-ocr-a fonts-ocr-b fonts-firacode fonts-cantarell fonts-noto-mono fonts-noto-core fonts-3270 fonts-hermit "
+    "fonts-proggy fonts-agave fonts-mononoki fonts-monoid fonts-terminus-otb fonts-league-mono fonts-dotgothic16 "
+    "fonts-spleen fonts-roboto-slab fonts-linuxlibertine fonts-crosextra-carlito fonts-crosextra-caladea "
+    "fonts-urw-base35 fonts-b612 fonts-cabin fonts-fantasque-sans fonts-sil-andika fonts-play fonts-tlwg-mono-ttf "
+    "fonts-vollkorn fonts-oxygen wamerican"
 )
 
 _ROOT = Path("/usr/share/fonts")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import torch
+import yaml
 
 from pretraining import fonts
 
@@ -19,6 +20,9 @@ def main() -> None:
     parser.add_argument("--name", help="checkpoint to write (default: the stage's name)")
     parser.add_argument(
         "--folder", type=Path, default=Path("src/mllm_tailor/models/embedded"), help="where `ship` writes"
+    )
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the stage: the arguments of its train()"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -43,7 +47,13 @@ def main() -> None:
     from pretraining import join, language, vision
 
     stage = {"vision": vision, "language": language, "join": join}[arguments.stage]
-    stage.train(arguments.minutes, not arguments.fresh, name=arguments.name or arguments.stage)
+    settings = dict(pair.split("=", 1) for pair in arguments.set)
+    stage.train(
+        arguments.minutes,
+        not arguments.fresh,
+        name=arguments.name or arguments.stage,
+        **{name: yaml.safe_load(value) for name, value in settings.items()},
+    )
 
 
 if __name__ == "__main__":

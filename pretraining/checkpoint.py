@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 FOLDER = Path(__file__).resolve().parent.parent / ".checkpoints"
+HEADS = Path(__file__).with_name("heads.safetensors")
 
 
 def save(name: str, modules: dict[str, torch.nn.Module], optimizers: list[torch.optim.Optimizer], facts: dict) -> Path:
@@ -55,3 +56,21 @@ def load(name: str, modules: dict[str, torch.nn.Module], optimizers: list[torch.
 
 def exists(name: str) -> bool:
     return (FOLDER / f"{name}.safetensors").exists()
+
+
+def save_heads(modules: dict[str, torch.nn.Module]) -> None:
+    """Keep, in bf16 beside the code, the modules that training needs and the shipped model leaves behind."""
+    tensors = {
+        f"{name}/{key}": value.bfloat16() for name, m in modules.items() for key, value in m.state_dict().items()
+    }
+    save_file(tensors, HEADS)
+
+
+def load_heads(modules: dict[str, torch.nn.Module]) -> bool:
+    """Restore what `save_heads` kept; False where nothing was."""
+    if not HEADS.exists():
+        return False
+    with safe_open(HEADS, "pt") as stored:
+        for name, module in modules.items():
+            module.load_state_dict({key: stored.get_tensor(f"{name}/{key}").float() for key in module.state_dict()})
+    return True

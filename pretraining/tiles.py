@@ -69,11 +69,13 @@ def warp(ink: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
     return np.asarray(picture, np.float32) / 255, moved[0], moved[1]
 
 
-def text_tile(rng: np.random.Generator, held_out: bool = False, easy: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """One tile dense with text in a few fonts: grey [448, 448] uint8 and labels [32, 32, SLOTS]."""
+def text_tile(
+    rng: np.random.Generator, held_out: bool = False, easy: bool = False, pool: tuple[fonts.Atlas, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """One tile dense with text in a few fonts (of `pool`): grey [448, 448] uint8 and labels [32, 32, SLOTS]."""
     pen = Pen(TILE, TILE)
     y = rng.uniform(-6, 10)
-    atlases = [_atlas(rng, held_out, easy) for _ in range(2)]
+    atlases = [pool[int(rng.integers(len(pool)))] if pool else random_atlas(rng, held_out, easy) for _ in range(2)]
     atlas = atlases[0]
     while y < TILE:
         if rng.random() < 0.2:
@@ -95,7 +97,8 @@ def text_tile(rng: np.random.Generator, held_out: bool = False, easy: bool = Fal
     return effects.photograph(ink, rng), slots.fill_slots(classes, x_centres, y_centres, GRID, GRID)
 
 
-def _atlas(rng: np.random.Generator, held_out: bool, easy: bool) -> fonts.Atlas:
+def random_atlas(rng: np.random.Generator, held_out: bool, easy: bool = False) -> fonts.Atlas:
+    """A font of the machine at a receipt's size; `easy` ones are plain and of one size."""
     size = int(rng.integers(15, 18)) if easy else _font_size(rng)
     return fonts.make_atlas(fonts.pick_font(rng, held_out, easy), size, rng, plain=easy)
 

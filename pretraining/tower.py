@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import InternVLVisionConfig, InternVLVisionModel
+from transformers import InternVLForConditionalGeneration, InternVLVisionConfig, InternVLVisionModel
 
 from pretraining import slots
 
@@ -120,6 +121,23 @@ def _whiten(projection: nn.Conv2d, sample: torch.Tensor, codes: int) -> None:
     projection.weight[codes:] = (filters / 3).view(channels, 1, patch, patch)  # three equal colour channels
     projection.bias.zero_()
     projection.bias[codes:] = -(filters @ mean)
+
+
+@torch.no_grad()
+def start_from(tower: InternVLVisionModel, folder: Path) -> None:
+    """Take the tower of a model folder; wider layers of `tower` keep what the narrow ones compute.
+
+    New hidden units get random inputs and outputs of zero (after Net2WiderNet: Chen, Goodfellow and Shlens, 2016).
+    """
+    found = InternVLForConditionalGeneration.from_pretrained(folder).model.vision_tower.state_dict()
+    for name, parameter in tower.named_parameters():
+        old = found.pop(name).float()
+        if old.shape != parameter.shape:
+            if name.endswith("fc1.weight"):
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+            else:
+                parameter.zero_()
+        parameter[tuple(slice(size) for size in old.shape)] = old
 
 
 def patch_features(tower: InternVLVisionModel, pixels: torch.Tensor, windows: int = 1) -> torch.Tensor:

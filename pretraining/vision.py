@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining import checkpoint, optimizing, slots, tiles, tower
+from pretraining import checkpoint, fonts, optimizing, pictures, slots, tiles, tower
+
+SHARING = 6  # tiles that draw on one group of as many fonts: rendering a font costs more than a tile
 
 
 class Tiles(IterableDataset):
     """Endless drawn tiles; tile number i depends only on the seed and i."""
 
-    def __init__(self, seed: int, first: int = 0, held_out: bool = False, easy_until: int = 0) -> None:
-        self.seed, self.first, self.held_out, self.easy_until = seed, first, held_out, easy_until
+    def __init__(
+        self, seed: int, first: int = 0, held_out: bool = False, easy_until: int = 0, documents: float = 0.0
+    ) -> None:
+        self.seed, self.first, self.held_out = seed, first, held_out
+        self.easy_until, self.documents = easy_until, documents
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         info = torch.utils.data.get_worker_info()
@@ -25,13 +32,26 @@ class Tiles(IterableDataset):
         while True:
             rng = np.random.default_rng([self.seed, number])
             easy = not self.held_out and rng.random() > number / self.easy_until if self.easy_until else False
-            grey, labels = draw_tile(rng, self.held_out, easy)
+            grey, labels = self._draw(rng, number, easy)
             yield torch.from_numpy(np.ascontiguousarray(grey)), torch.from_numpy(labels)
             number += every
 
+    def _draw(self, rng: np.random.Generator, number: int, easy: bool) -> tuple[np.ndarray, np.ndarray]:
+        if rng.random() < self.documents:
+            return document_tile(rng)
+        return tiles.text_tile(rng, self.held_out, easy, self._atlases(number // SHARING) if not easy else None)
 
-def draw_tile(rng: np.random.Generator, held_out: bool = False, easy: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    return tiles.text_tile(rng, held_out, easy)
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - one group of fonts, drawn once for its tiles
+    def _atlases(self, group: int) -> tuple[fonts.Atlas, ...]:
+        rng = np.random.default_rng([self.seed, group, SHARING])
+        return tuple(tiles.random_atlas(rng, self.held_out) for _ in range(SHARING))
+
+
+def document_tile(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One tile of a drawn document of any kind: grey [448, 448] uint8 and labels [32, 32, SLOTS]."""
+    grey, labels = pictures.cut(pictures.drawn_page(rng), most=3)
+    index = int(rng.integers(len(grey)))
+    return grey[index], labels[index]
 
 
 def glyph_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -58,6 +78,22 @@ def measure(vision: nn.Module, head: nn.Module, grey: torch.Tensor, labels: torc
     }
 
 
+def fit_head(vision: nn.Module, head: nn.Module, count: int = 48, steps: int = 200) -> None:
+    """Fit a fresh head to a trained tower's features of `count` tiles, so that its errors do not spoil the tower."""
+    pairs = [pair for pair, _ in zip(Tiles(12), range(count), strict=False)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = torch.cat([tower.patch_features(vision, tower.normalise(grey[None])) for grey, _ in pairs]).float()
+    labels = torch.stack([labels for _, labels in pairs]).flatten(1, 2)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
+    for _ in range(steps):
+        chosen = torch.randint(count, (4,))
+        loss = glyph_loss(head(features[chosen]), labels[chosen])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print(f"head fitted: loss {loss.item():.3f}", flush=True)
+
+
 def train(
     minutes: float,
     resume: bool,
@@ -68,22 +104,36 @@ def train(
     seed: int = 1,
     name: str = "vision",
     windowed: float = 0.8,
+    documents: float = 0.15,
+    easy_until: int = 1500,
+    start: str = "",
+    compiled: bool = False,
     **sizes: int,
 ) -> None:
-    """Train for `minutes` of the wall clock in all, over any number of restarts."""
+    """Train for `minutes` of the wall clock in all, over any number of restarts.
+
+    `start` is a model folder whose tower is the start instead of a fresh one (widened where `ratio` asks for more);
+    `windowed` the share of the time in which patches attend only within strips of rows; `documents` the share of
+    tiles cut from drawn documents; `compiled` runs the tower through torch.compile.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     vision = tower.build_tower(**sizes)
-    if local:
+    resumed = resume and checkpoint.exists(name)
+    if start and not resumed:
+        tower.start_from(vision, Path(start))
+    elif local and not resumed:
         sample = torch.stack([tile for (tile, _), _ in zip(Tiles(seed + 100), range(16), strict=False)])
         tower.initialise_local(vision, sample)
     head = tower.GlyphHead(vision.config.hidden_size)
+    if start and not resumed and not checkpoint.load_heads({"head": head}):
+        fit_head(vision, head)
     vision.to(device).train()
     head.to(device).train()
     modules = {"tower": vision, "head": head}
     optimizers = optimizing.make_optimizers([vision, head], rate, muon)
     facts = {"step": 0, "seconds": 0.0, "tiles": 0}
-    if resume and checkpoint.exists(name):
+    if resumed:
         facts = checkpoint.load(name, modules, optimizers)
     tests = [
         (torch.stack(a).to(device), torch.stack(b).to(device))
@@ -91,14 +141,20 @@ def train(
         for a, b in [zip(*[pair for pair, _ in zip(Tiles(9, held_out=held_out), range(12), strict=False)], strict=True)]
     ]
     loader = iter(
-        DataLoader(Tiles(seed, facts["tiles"], easy_until=1500), batch_size=batch, num_workers=1, prefetch_factor=8)
+        DataLoader(
+            Tiles(seed, facts["tiles"], easy_until=easy_until, documents=documents),
+            batch_size=batch,
+            num_workers=1,
+            prefetch_factor=8,
+        )
     )
+    features = torch.compile(tower.patch_features) if compiled else tower.patch_features
     started, saved, running = time.time() - facts["seconds"], time.time(), []
     print(f"{sum(p.numel() for p in vision.parameters()):,} parameters", flush=True)
     while (progress := (time.time() - started) / 60 / minutes) < 1:
         grey, labels = (part.to(device) for part in next(loader))
         with torch.autocast(device.type, torch.bfloat16):
-            logits = head(tower.patch_features(vision, tower.normalise(grey), 4 if progress < windowed else 1))
+            logits = head(features(vision, tower.normalise(grey), 4 if progress < windowed else 1))
         loss = glyph_loss(logits, labels.flatten(1, 2))
         loss.backward()
         optimizing.step(optimizers, rate * optimizing.rate_at(progress))

@@ -229,8 +229,8 @@ def random_string(rng: np.random.Generator) -> str:
 
 def snippet(rng: np.random.Generator) -> str:
     """A piece of text of any kind, for dense reading."""
-    kind = int(rng.integers(0, 12))
-    if kind <= 2:
+    kind = int(rng.integers(1, 12))
+    if kind == 1 or (kind == 2 and rng.random() < 0.5):
         return random_string(rng)
     if kind == 3:
         return code(rng)

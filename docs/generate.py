@@ -38,6 +38,49 @@ score: [fuzzy, exact, f1]
 ```
 
 Any setting is changed for one run on the command line: `tailor run recipe.yaml train.epochs=5 model.dtype=float32`.
+
+## Stages
+
+With `stages`, a recipe trains several times in order. Each stage has its own data, task, method and schedule where it
+says so, and otherwise those of the common part:
+
+```yaml
+name: questions
+data: {train: path/to/folder, held_out: {fraction: 0.1}}
+method: {name: lora, rank: 32}
+stages:
+  - {name: captions, task: caption, train: {epochs: 1}}
+  - {name: answers, task: answer, method: {name: full, parts: [language]}}
+```
+
+What a stage learned is folded into the model, and the next stage starts from that plain checkpoint
+(`runs/questions/1-captions/model`). So any method may follow any other, and no later stage depends on how an
+earlier one was trained. Two things follow: a stage on a 4-bit base packs the folded weights anew, and a method that
+cannot be folded can only come last. Each stage is a run folder of its own; after each, the model is scored on the
+held-out samples of every stage, so that what was gained and what was forgotten stand in one table. A sample may not be
+trained on in one stage and held out in another. One stage's setting is changed by its name:
+`tailor run recipe.yaml stages.answers.train.epochs=5`.
+
+## Mixtures
+
+`data.sources` mixes other samples into every epoch, each source with its own task and amount: general data against
+forgetting, or several kinds of media of one domain. Only `data.train` is held out from and scored.
+
+```yaml
+data:
+  train: path/to/clips
+  sources:
+    - {train: path/to/pictures, task: caption, weight: 0.5}          # one picture for every two clips
+    - {name: general, train: path/to/chats, task: answer, limit: 2000, repeat: 1}
+train: {one_modality: true}                                          # pictures in one step, clips in the next
+method:
+  name: lora
+  parts: {vision: {rank: 8, learning_rate: 2.0e-5}, projector: full, language: {rank: 64, learning_rate: 2.0e-4}}
+```
+
+Each part of the model learns at its own rate, which is how a recipe gives each modality one: `vision` sees pictures and
+clips, `audio` hears recordings, `language` reads all of them. `tailor check` and `tailor run` print the plan: samples
+and tokens by source and modality. What a limit, a weight or a repeat below one leaves out is named in the ledger.
 """
 
 

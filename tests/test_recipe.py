@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_recipe
+from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_recipe, stage_recipes
 from mllm_tailor.recipe.read import apply_overrides
 
 MINIMAL: dict[str, Any] = {"data": "folder", "task": {"extract": {"total": "string"}}}
@@ -125,3 +125,70 @@ def test_any_mapping_is_a_recipe_or_a_clear_error(values: dict[str, Any]) -> Non
         assert isinstance(make_recipe(MINIMAL | values), Recipe)
     except RecipeError as error:
         assert str(error)
+
+
+STAGED: dict[str, Any] = {
+    "name": "vqa",
+    "data": {"train": "folder", "limit": 9},
+    "method": {"name": "lora", "rank": 8},
+    "train": {"epochs": 2, "batch": 4},
+    "stages": [
+        {"name": "captions", "task": "caption", "train": {"epochs": 1}, "method": {"rank": 4}},
+        {"name": "questions", "task": "answer", "data": "other", "method": "full", "score": "exact"},
+    ],
+}
+
+
+def test_a_stage_changes_what_it_says_and_keeps_the_rest() -> None:
+    first, second = stage_recipes(make_recipe(STAGED))
+    assert (first.name, first.output) == ("1-captions", "runs/vqa")
+    assert (first.train.epochs, first.train.batch, second.train.epochs) == (1, 4, 2)
+    assert first.method == {"name": "lora", "rank": 4} and second.method == {"name": "full"}
+    assert (first.data.train, first.data.limit) == ("folder", 9)
+    assert (second.data.train, second.data.limit) == ("other", None)  # names `train`, so it stands alone
+    assert (first.task_name, second.task_name, second.score) == ("caption", "answer", ["exact"])
+
+
+def test_the_resolved_copy_of_a_staged_recipe_means_the_same(tmp_path: Path) -> None:
+    recipe = make_recipe(STAGED)
+    again = read_recipe(write(tmp_path, dump_recipe(recipe)))
+    assert again == recipe and stage_recipes(again) == stage_recipes(recipe)
+
+
+def test_overrides_reach_into_a_stage_by_name_or_number() -> None:
+    values = apply_overrides(dict(STAGED), ["stages.questions.train.epochs=7", "stages.1.data.limit=3"])
+    first, second = stage_recipes(make_recipe(values))
+    assert (second.train.epochs, first.data.limit) == (7, 3)
+    assert "train" not in STAGED["stages"][1]
+    with pytest.raises(RecipeError, match="did you mean `questions`"):
+        apply_overrides(dict(STAGED), ["stages.question.train.epochs=7"])
+    with pytest.raises(RecipeError, match="name a setting of one entry"):
+        apply_overrides(dict(STAGED), ["stages.train=7"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stages": [{"name": "a", "trian": {}}]}, ["stages.0.trian", "did you mean `train`"]),
+        ({"stages": [{"task": "answer"}]}, ["`stages.0.name` is missing"]),
+        ({"stages": [{"name": "a/b"}]}, ["stages.0.name"]),
+        ({"stages": [{"name": "a"}, {"name": "a"}]}, ["two stages are called `a`"]),
+        ({"stages": [{"name": "a", "train": {"epoch": 1}}]}, ["stage 1 (a)", "did you mean `epochs`"]),
+        ({"data": {"train": "x", "sources": [{"train": "y", "repeat": 2, "weight": 1}]}}, ["not both"]),
+        ({"data": {"train": "x", "sources": [{"train": "y", "weight": -1}]}}, ["data.sources.0.weight"]),
+        ({"data": {"train": "x", "sources": [{"train": "y", "taks": {}}]}}, ["did you mean `task`"]),
+        ({"data": {"train": "x", "sources": [{"train": "y", "task": {"a": 1, "b": 2}}]}}, ["exactly one task"]),
+    ],
+)
+def test_faults_of_stages_and_sources_are_named(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_recipe(MINIMAL | changes)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_data_that_every_stage_names_need_not_be_said_in_common() -> None:
+    stages = [{"name": name, "data": name, "task": "answer"} for name in ("a", "b")]
+    assert [one.data.train for one in stage_recipes(make_recipe({"stages": stages}))] == ["a", "b"]
+    with pytest.raises(RecipeError, match="`data` is missing"):
+        make_recipe({"task": "answer", "stages": [{"name": "a", "data": "a"}, {"name": "b"}]})

@@ -1,7 +1,18 @@
 """The recipe: one YAML file, validated. No torch here."""
 
-from mllm_tailor.recipe.read import dump_recipe, make_recipe, read_recipe, validate
-from mllm_tailor.recipe.schema import DataSpec, HeldOut, ModelSpec, Predict, Recipe, Settings, Tiles, Train
+from mllm_tailor.recipe.read import dump_recipe, make_recipe, read_recipe, stage_recipes, validate
+from mllm_tailor.recipe.schema import (
+    DataSpec,
+    HeldOut,
+    ModelSpec,
+    Predict,
+    Recipe,
+    Settings,
+    Source,
+    Stage,
+    Tiles,
+    Train,
+)
 
 __all__ = [
     "DataSpec",
@@ -10,10 +21,13 @@ __all__ = [
     "Predict",
     "Recipe",
     "Settings",
+    "Source",
+    "Stage",
     "Tiles",
     "Train",
     "dump_recipe",
     "make_recipe",
     "read_recipe",
+    "stage_recipes",
     "validate",
 ]

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mllm_tailor.core.errors import RecipeError, nearest
-from mllm_tailor.recipe.schema import Recipe
+from mllm_tailor.recipe.schema import Recipe, Stage
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -72,8 +72,40 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate plain values."""
-    return validate(Recipe, values, where)
+    """Validate plain values, those of every stage too."""
+    recipe = validate(Recipe, values, where)
+    stage_recipes(recipe, where)
+    return recipe
+
+
+def stage_recipes(recipe: Recipe, where: str = "recipe") -> tuple[Recipe, ...]:
+    """The recipe of each stage, all on the common model; none for a recipe without stages.
+
+    Stage 2, `questions`, of the run `runs/vqa` is a run of its own in `runs/vqa/2-questions`.
+
+    Raises:
+        RecipeError: naming the stage and the setting.
+    """
+    names = [stage.name for stage in recipe.stages]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"{where}: two stages are called `{name}` — give each its own name")
+    common = recipe.model_dump(mode="json", exclude={"stages"}) | {"output": f"{recipe.output}/{recipe.name}"}
+    return tuple(
+        validate(Recipe, _stage_values(common, number, stage), f"{where}: stage {number} ({stage.name})")
+        for number, stage in enumerate(recipe.stages, 1)
+    )
+
+
+def _stage_values(common: Mapping[str, Any], number: int, stage: Stage) -> dict[str, Any]:
+    """The common part with what the stage says in its place."""
+    values = {**common, "name": f"{number}-{stage.name}"}
+    said = stage.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+    for key, own in said.items():
+        whole = {"data": "train", "method": "name"}.get(key)  # says itself what it is
+        stands_alone = key in ("task", "score") or whole in own
+        values[key] = own if stands_alone else {**common[key], **own}
+    return values
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -82,21 +114,41 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Set dotted keys: `train.epochs=5`, `model=embedded`, `task.extract={total: string}`; values are YAML."""
+    """Set dotted keys: `train.epochs=5`, `model=embedded`, `task.extract={total: string}`; values are YAML.
+
+    An entry of a list is meant by its name or its number (from 1): `stages.questions.train.epochs=5`.
+    """
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise RecipeError(f"`{word}` is not an override — write key=value, such as train.epochs=5")
-        target = values
+        target: Any = values
         *parents, last = key.split(".")
         for parent in parents:
+            if isinstance(target, list):
+                target = _entry(target, parent, key)
+                continue
             inner = target.get(parent)
+            if isinstance(inner, list):
+                target[parent] = target = [dict(one) if isinstance(one, dict) else one for one in inner]
+                continue
             if isinstance(inner, str):  # a short form such as `model: embedded`, now given more to say
                 inner = {{"model": "path", "data": "train", "method": "name"}.get(parent, "name"): inner}
             target[parent] = inner = dict(inner) if isinstance(inner, dict) else {}
             target = inner
+        if not isinstance(target, dict):
+            raise RecipeError(f"override `{key}`: name a setting of one entry, such as {'.'.join(parents)}.1.{last}")
         target[last] = load_yaml(text, f"override `{key}`") if text else None
     return values
+
+
+def _entry(entries: list[Any], word: str, key: str) -> Any:
+    """The entry of a list with this name or number."""
+    for number, entry in enumerate(entries, 1):
+        if isinstance(entry, dict) and word in (str(number), entry.get("name")):
+            return entry
+    known = [str(entry.get("name", number)) for number, entry in enumerate(entries, 1) if isinstance(entry, dict)]
+    raise RecipeError(f"override `{key}`: no entry `{word}` — {nearest(word, known)}")
 
 
 def validate(model: type[Model], values: Any, where: str) -> Model:
@@ -126,6 +178,8 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
 def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | None:
     current: type[BaseModel] | None = model
     for part in location:
+        if part.isdigit():  # an entry of a list, whose class is found already
+            continue
         if current is None or part not in current.model_fields:
             return None
         current = model_in(current.model_fields[part].annotation)
@@ -133,9 +187,9 @@ def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | 
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
-    """The settings class inside an annotation such as `Tiles | None`, if there is one."""
+    """The settings class inside an annotation such as `Tiles | None` or `list[Stage]`, if there is one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list):
         return next((found for inner in typing.get_args(annotation) if (found := model_in(inner))), None)
     return None

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PARTS = ("vision", "projector", "language", "audio", "head")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of what names a folder
 
 
 class Settings(BaseModel):
@@ -59,6 +60,34 @@ class HeldOut(Settings):
         return self
 
 
+class Source(Settings):
+    """More samples to learn from, mixed into every epoch beside `data.train`. Say `weight` or `repeat`, not both."""
+
+    name: str | None = Field(None, pattern=NAME, description="what plan and ledger call it; default: the folder's name")
+    train: str = Field(description="folder or file of labelled samples")
+    layout: str | None = Field(None, description="layout name when recognition should not decide")
+    task: dict[str, Any] | None = Field(None, description="what its samples ask; default: the recipe's task")
+    limit: int | None = Field(None, ge=1, description="use only this many of its samples (a seeded choice)")
+    repeat: float | None = Field(
+        None, gt=0, le=1000, description="times each sample is seen in an epoch; 0.5: a seeded half is; default: once"
+    )
+    weight: float | None = Field(
+        None, gt=0, le=1000, description="its samples in an epoch for each sample of `data.train`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        return long_forms({"train": values} if isinstance(values, str) else values)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Source:
+        if self.repeat is not None and self.weight is not None:
+            raise ValueError("say `repeat` (times each sample) or `weight` (share beside data.train), not both")
+        one_task(self.task)
+        return self
+
+
 class DataSpec(Settings):
     """Where the labelled samples are. `data: FOLDER` is short for `data: {train: FOLDER}`."""
 
@@ -78,6 +107,7 @@ class DataSpec(Settings):
     limit_held_out: int | None = Field(
         None, ge=1, description="score only this many held-out samples (a seeded choice)"
     )
+    sources: list[Source] = Field([], description="more data mixed in, such as general data against forgetting")
 
 
 class Train(Settings):
@@ -101,6 +131,9 @@ class Train(Settings):
     checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
     minutes: float | None = Field(None, gt=0, description="stop after this many minutes of training")
     tiles: Tiles | None = Field(None, description="other tiles while training than in use; only to copy old recipes")
+    one_modality: bool = Field(
+        False, description="each step's samples are all pictures, all clips, all recordings or all text"
+    )
     augment: bool = Field(False, description="small random turns, scales and light changes of training pictures")
 
 
@@ -115,10 +148,31 @@ class Predict(Settings):
     )
 
 
+class Stage(Settings):
+    """One stage: what it says stands in place of the common part's, and the weights of the stage before go on.
+
+    `data` that names `train`, and `method` that names a method, stand alone; otherwise they change single settings of
+    the common part's, as `train` and `predict` always do.
+    """
+
+    name: str = Field(pattern=NAME, description="names the stage's folder, such as 1-captions")
+    data: dict[str, Any] | None = Field(None, description="the labelled samples of this stage")
+    task: dict[str, Any] | None = Field(None, description="the task of this stage")
+    method: dict[str, Any] | None = Field(None, description="what is trained in this stage")
+    train: dict[str, Any] | None = Field(None, description="settings of the training loop that differ")
+    predict: dict[str, Any] | None = Field(None, description="settings of generation that differ")
+    score: list[str] | None = Field(None, description="metrics of this stage")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        return long_forms(values)
+
+
 class Recipe(Settings):
     """One YAML file that says everything about a tailoring job."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="names the run folder")
+    name: str = Field("run", pattern=NAME, description="names the run folder")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     model: ModelSpec = Field(ModelSpec(), description="the checkpoint")
     data: DataSpec = Field(description="the labelled samples")
@@ -128,26 +182,24 @@ class Recipe(Settings):
     predict: Predict = Field(Predict(), description="generation")
     score: list[str] = Field([], description="metrics, the first decides; default: the task's own")
     output: str = Field("runs", description="folder that receives the run folder")
+    stages: list[Stage] = Field([], description="trained one after another, each from the weights of the one before")
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        values = dict(values)
-        for key, inner in (("model", "path"), ("data", "train"), ("method", "name")):
-            if isinstance(values.get(key), str):
-                values[key] = {inner: values[key]}
-        if isinstance(values.get("task"), str):
-            values["task"] = {values["task"]: {}}
-        if isinstance(values.get("score"), str):
-            values["score"] = [values["score"]]
+        values = long_forms(values)
+        stages = values.get("stages") if isinstance(values, dict) else None
+        if isinstance(stages, list):  # what every stage says for itself need not be said in common
+            for key in ("data", "task"):
+                said = [stage.get(key) for stage in stages if isinstance(stage, dict)]
+                if key not in values and said and all(said) and len(said) == len(stages):
+                    values[key] = said[0]
+            values = long_forms(values)
         return values
 
     @model_validator(mode="after")
     def _one_task(self) -> Recipe:
-        if len(self.task) != 1:
-            raise ValueError(f"`task` names exactly one task (found {', '.join(map(str, self.task)) or 'none'})")
+        one_task(self.task)
         if not isinstance(self.method.get("name"), str):
             raise ValueError("`method` needs a `name`, such as {name: qlora, rank: 64}")
         return self
@@ -166,3 +218,28 @@ class Recipe(Settings):
     def method_settings(self) -> dict[str, Any]:
         """The method's settings without its name."""
         return {key: value for key, value in self.method.items() if key != "name"}
+
+
+def long_forms(values: Any) -> Any:
+    """`data: FOLDER`, `method: lora`, `task: answer`, `score: exact` written out."""
+    if not isinstance(values, dict):
+        return values
+    values = dict(values)
+    for key, inner in (("model", "path"), ("data", "train"), ("method", "name")):
+        if isinstance(values.get(key), str):
+            values[key] = {inner: values[key]}
+    if isinstance(values.get("task"), str):
+        values["task"] = {values["task"]: {}}
+    if isinstance(values.get("score"), str):
+        values["score"] = [values["score"]]
+    return values
+
+
+def one_task(task: dict[str, Any] | None) -> None:
+    """A `task` holds exactly one key, its name.
+
+    Raises:
+        ValueError: naming what was found instead.
+    """
+    if task is not None and len(task) != 1:
+        raise ValueError(f"`task` names exactly one task (found {', '.join(map(str, task)) or 'none'})")

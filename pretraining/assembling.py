@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
 
 from mllm_tailor.models.build import build_tokenizer
-from pretraining import slots, tower
+from pretraining import checkpoint, slots, tower
 
 TOKENIZER = build_tokenizer()
 SIDE = 16  # visual tokens a tile side
@@ -27,6 +29,18 @@ def prompt_ids(visual: int, question: str) -> list[int]:
 
 def answer_ids(answer: str) -> list[int]:
     return [*encode(answer), END]
+
+
+def conversation_ids(visual: int, turns: tuple[tuple[str, str], ...]) -> tuple[list[int], list[int]]:
+    """Ids of a conversation about a picture of `visual` tokens, and labels: the answers, -100 elsewhere."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, (question, answer) in enumerate(turns):
+        again = encode(f"\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
+        prompt, reply = again if number else prompt_ids(visual, question), answer_ids(answer)
+        ids += prompt + reply
+        labels += [-100] * len(prompt) + reply
+    return ids, labels
 
 
 def build_model(
@@ -67,6 +81,14 @@ def build_model(
     return model
 
 
+def start_language(modules: dict[str, nn.Module], folder: Path) -> None:
+    """Take language model, output head and (where kept) the symbol embedding that belong to a model folder."""
+    found = InternVLForConditionalGeneration.from_pretrained(folder).float()
+    modules["language"].load_state_dict(found.model.language_model.state_dict())
+    modules["lm_head"].load_state_dict(found.lm_head.state_dict())
+    checkpoint.load_heads({"symbols": modules["symbols"]})
+
+
 class SymbolEmbedding(nn.Module):
     """What the projector will have to produce, from the characters themselves instead of their pixels.
 
@@ -89,15 +111,18 @@ class SymbolEmbedding(nn.Module):
         self,
         tokens: torch.Tensor,
         embedding: nn.Embedding,
-        keep: torch.Tensor | None = None,
         first: torch.Tensor | None = None,
+        beliefs: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Classes and weights `keep` [n, 12], places in the page `first` [n], to [n, width]."""
+        """Classes [n, 12] and places in the page `first` [n] to [n, width].
+
+        With `beliefs` [n, 12, CLASSES], probabilities stand in for the classes: what a tower that doubts would say.
+        """
         tokens = tokens.clamp(min=0)
-        weight = (tokens != slots.NONE).float()
-        if keep is not None:
-            weight = weight * keep
-        letters = embedding(self.ids[tokens]) * weight.unsqueeze(-1)  # [n, 12, width]
+        if beliefs is None:
+            letters = embedding(self.ids[tokens]) * (tokens != slots.NONE).float().unsqueeze(-1)  # [n, 12, width]
+        else:
+            letters = beliefs[..., 1:] @ embedding(self.ids[1:]).to(beliefs.dtype)
         place = (first if first is not None else torch.arange(len(tokens), device=tokens.device)) % VISUAL
         return (
             torch.einsum("nkd,kde->ne", letters, self.slot_turns)
@@ -106,9 +131,37 @@ class SymbolEmbedding(nn.Module):
         )
 
 
-def spoil(tokens: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mistake and miss some characters as a tower would: classes and weights [n, 12]."""
-    wrong = torch.rand(tokens.shape) < rate
-    tokens = torch.where(wrong & (tokens > 0), torch.randint(1, slots.CLASSES, tokens.shape), tokens)
-    keep = 1 - 0.5 * torch.rand(tokens.shape) * (torch.rand(tokens.shape) < 5 * rate)
-    return tokens, keep * (torch.rand(tokens.shape) >= 0.3 * rate)
+class Beliefs:
+    """What a trained tower believes about slots whose truth is known: samples of its head's probabilities a class.
+
+    `bank` is [CLASSES, n, CLASSES]; row c holds probabilities the tower gave where the truth was c.
+    """
+
+    def __init__(self, bank: torch.Tensor) -> None:
+        self.bank = bank
+
+    @classmethod
+    @torch.no_grad()
+    def measured(cls, vision: nn.Module, head: nn.Module, pairs: list, most: int = 400) -> Beliefs:
+        """From the tower's answers about drawn tiles: `pairs` of grey [448, 448] and labels [32, 32, SLOTS]."""
+        found: list[list[torch.Tensor]] = [[] for _ in range(slots.CLASSES)]
+        for grey, labels in pairs:
+            with torch.autocast("cpu", torch.bfloat16):
+                features = tower.patch_features(vision, tower.normalise(grey[None]))
+                probabilities = head(features)[0].float().softmax(-1)
+            truth = labels.flatten(0, 1)
+            inked = (truth > 0).any(1)  # empty slots count only beside print
+            for c, belief in zip(truth[inked].flatten().tolist(), probabilities[inked].flatten(0, 1), strict=True):
+                if c >= 0 and len(found[c]) < most:
+                    found[c].append(belief)
+        certain = torch.eye(slots.CLASSES)
+        rows = [torch.stack(row) if row else certain[c : c + 1] for c, row in enumerate(found)]
+        return cls(torch.stack([row[torch.randint(len(row), (most,))] for row in rows]))
+
+    def sample(self, tokens: torch.Tensor, quality: float) -> torch.Tensor:
+        """Beliefs [n, 12, CLASSES] about classes [n, 12]: the share `quality` of the weight goes to the truth."""
+        tokens = tokens.clamp(min=0)
+        drawn = self.bank[tokens, torch.randint(self.bank.shape[1], tokens.shape)]
+        certain = nn.functional.one_hot(tokens, slots.CLASSES).float()
+        empty = (tokens == slots.NONE).all(1)[:, None, None]
+        return torch.where(empty, certain, (1 - quality) * drawn + quality * certain)

@@ -54,6 +54,12 @@ def load(name: str, modules: dict[str, torch.nn.Module], optimizers: list[torch.
     return facts
 
 
+def shape(name: str, key: str) -> list[int]:
+    """The shape of one stored tensor."""
+    with safe_open(FOLDER / f"{name}.safetensors", "pt") as stored:
+        return stored.get_slice(key).get_shape()
+
+
 def exists(name: str) -> bool:
     return (FOLDER / f"{name}.safetensors").exists()
 

@@ -72,9 +72,10 @@ def single_lines(model: torch.nn.Module, count: int, seed: int = 78) -> dict[str
     errors = length = 0
     for index in range(count):
         picture = pictures.few_lines(np.random.default_rng([seed, index]), most=1, held_out=True)
-        reply = ask(model, Image.fromarray(picture.tiles[0]), picture.question, tokens=80)
-        errors += Levenshtein.distance(reply, picture.answer)
-        length += len(picture.answer)
+        question, answer = picture.turns[0]
+        reply = ask(model, Image.fromarray(picture.tiles[0]), question, tokens=80)
+        errors += Levenshtein.distance(reply, answer)
+        length += len(answer)
     return {"lines": count, "character_error": errors / length}
 
 

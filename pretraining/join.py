@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining import assembling, checkpoint, optimizing, pages, pictures, tower, vision
 from pretraining.assembling import IMAGE, SymbolEmbedding
-from pretraining.language import Example, Examples, answer_loss, assemble, symbol_embeds
+from pretraining.language import Example, answer_loss, assemble
 
 PARTS = ("model", "head", "symbols")
 
@@ -34,19 +34,28 @@ class Pictures(IterableDataset):
             number += every
 
 
-def assemble_from_stages(
-    vision_name: str, language_name: str, device: torch.device, sizes: dict
-) -> dict[str, nn.Module]:
+def from_stages(vision_name: str, language_name: str) -> dict[str, nn.Module]:
     """A model with the tower and the language model of the earlier stages and a fresh projector."""
-    model = assembling.build_model(**sizes)
+    parts = _fresh_parts(tower.tower_sizes(vision_name))
+    model = parts["model"]
+    checkpoint.load(vision_name, {"tower": model.model.vision_tower, "head": parts["head"]})
+    checkpoint.load(
+        language_name, {"language": model.model.language_model, "lm_head": model.lm_head, "symbols": parts["symbols"]}
+    )
+    return parts
+
+
+def from_checkpoint(name: str) -> tuple[dict[str, nn.Module], dict]:
+    """The parts of a checkpoint of this stage, and its facts."""
+    parts = _fresh_parts(tower.tower_sizes(name, "model/model.vision_tower."))
+    return parts, checkpoint.load(name, parts)
+
+
+def _fresh_parts(vision: dict[str, int]) -> dict[str, nn.Module]:
+    model = assembling.build_model(vision=vision)
     head = tower.GlyphHead(model.config.vision_config.hidden_size)
     symbols = SymbolEmbedding(model.config.text_config.hidden_size)
-    if vision_name:
-        checkpoint.load(vision_name, {"tower": model.model.vision_tower, "head": head})
-        checkpoint.load(
-            language_name, {"language": model.model.language_model, "lm_head": model.lm_head, "symbols": symbols}
-        )
-    return {name: module.to(device) for name, module in zip(PARTS, (model, head, symbols), strict=True)}
+    return dict(zip(PARTS, (model, head, symbols), strict=True))
 
 
 def visual_tokens(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
@@ -91,7 +100,7 @@ def losses(
     model, head, symbols = (parts[name] for name in PARTS)
     grey = torch.from_numpy(np.concatenate([picture.tiles for picture in batch])).to(device)
     labels = torch.from_numpy(np.concatenate([picture.labels for picture in batch])).to(device)
-    examples = [Example(pages.to_tokens(picture.labels), 0, picture.question, picture.answer) for picture in batch]
+    examples = [Example(pages.to_tokens(picture.labels), 0, picture.turns) for picture in batch]
     ids, targets = (part.to(device) for part in assemble(examples))
     with torch.autocast(device.type, torch.bfloat16):
         features = tower.patch_features(model.model.vision_tower, tower.normalise(grey))
@@ -110,15 +119,6 @@ def losses(
         embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual.to(embeds.dtype))
         answer, right = answer_loss(model.model.language_model, model.lm_head, embeds, targets)
     return {"answer": answer, "oracle": distance, "glyph": glyph}, right
-
-
-def symbol_loss(parts: dict[str, nn.Module], examples: list[Example], device: torch.device) -> torch.Tensor:
-    """Answer loss on pages without pixels: cheap practice for the language model while the tower is still weak."""
-    model, _, symbols = (parts[name] for name in PARTS)
-    ids, labels = (part.to(device) for part in assemble(examples))
-    with torch.autocast(device.type, torch.bfloat16):
-        embeds = symbol_embeds(model, symbols, ids, examples, 0.05)
-        return answer_loss(model.model.language_model, model.lm_head, embeds, labels)[0]
 
 
 def make_optimizers(parts: dict[str, nn.Module], rate: float) -> list[torch.optim.Optimizer]:
@@ -149,17 +149,14 @@ def train(
     vision_name: str = "vision",
     language_name: str = "language",
     oracle_until: float = 0.6,
-    practice_budget: int = 1800,
-    **sizes,
 ) -> None:
-    """Train for `minutes` of the wall clock in all; `oracle_until` is when the pull towards the oracle ends.
-
-    `practice_budget` is the number of ids of pages without pixels in every step; 0 for none.
-    """
+    """Train for `minutes` of the wall clock in all; `oracle_until` is when the pull towards the oracle ends."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     resumed = resume and checkpoint.exists(name)
-    parts = assemble_from_stages("" if resumed else vision_name, language_name, device, sizes)
+    parts = from_checkpoint(name)[0] if resumed else from_stages(vision_name, language_name)
+    for part in parts.values():
+        part.to(device)
     parts["symbols"].requires_grad_(False)
     if not resumed:
         align(parts, device)
@@ -172,17 +169,11 @@ def train(
             Pictures(seed, facts["step"] * batch), batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list
         )
     )
-    level = torch.tensor(1.0)
-    examples = Examples(seed + 50, facts["step"], level, practice_budget)
-    practice = iter(DataLoader(examples, batch_size=None, num_workers=1, collate_fn=list)) if practice_budget else None
     started, saved, running = time.time() - facts["seconds"], time.time(), []
     while (done := (time.time() - started) / 60 / minutes) < 1:
         found, right = losses(parts, next(loader), device)
         pull = max(0.05, 1 - done / oracle_until)
         (found["answer"] + 1.0 * pull * found["oracle"] + 0.7 * found["glyph"]).backward()
-        if practice is not None:
-            found["symbols"] = symbol_loss(parts, next(practice), device)
-            found["symbols"].backward()
         optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.4))
         facts["step"] += 1
         running.append([right, *(float(value.detach()) for value in found.values())])

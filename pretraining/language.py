@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining import assembling, checkpoint, optimizing, pages, questions, slots
-from pretraining.assembling import IMAGE, SymbolEmbedding
+from pretraining import assembling, checkpoint, optimizing, pages, questions, slots, tower, vision
+from pretraining.assembling import IMAGE, Beliefs, SymbolEmbedding
 
 
 @dataclass(frozen=True)
 class Example:
-    """Slots of the visual tokens [n, 12], the place of the first one in its tile, and the text round them."""
+    """Slots of the visual tokens [n, 12], the place of the first one in its tile, questions and answers about them."""
 
     tokens: np.ndarray
     first: int
-    question: str
-    answer: str
+    turns: tuple[tuple[str, str], ...]
 
 
 def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
@@ -40,7 +40,7 @@ def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
     height = np.arange(top, bottom)[:, None] * 28 + np.repeat([7, 21], 2 * slots.SLOTS)[None]  # px of each slot's patch
     part[np.broadcast_to(((height < low) | (height > high))[:, None], part.shape)] = slots.NONE
     text = "\n".join(page.lines[start : start + count])
-    return Example(part.reshape(-1, tokens.shape[1]), top * assembling.SIDE, "Read the text.", text)
+    return Example(part.reshape(-1, tokens.shape[1]), top * assembling.SIDE, (("Read the text.", text),))
 
 
 def random_example(rng: np.random.Generator, level: float) -> Example:
@@ -51,11 +51,9 @@ def random_example(rng: np.random.Generator, level: float) -> Example:
             if page.labels.shape[0] > 3 or page.kind == "tables":
                 continue
             return strip(page, rng, 1 + round(min(level, 0.8) * 15 * rng.random()))
-        kind = rng.choice(4, p=[0.62, 0.13, 0.17, 0.08])
-        ask = (questions.extraction, questions.single, questions.line, questions.whole)[kind]
-        question, answer = ask(page, rng)
-        if len(answer) <= 700:
-            return Example(pages.to_tokens(page.labels), 0, question, answer)
+        turns = questions.conversation(page, rng)
+        if turns:
+            return Example(pages.to_tokens(page.labels), 0, turns)
 
 
 def next_level(level: float, right: float) -> float:
@@ -89,16 +87,12 @@ class Examples(IterableDataset):
 
 
 def length(example: Example) -> int:
-    return len(example.tokens) + len(example.question) + len(example.answer.encode()) + 20
+    return len(example.tokens) + sum(len(question) + len(answer) + 20 for question, answer in example.turns)
 
 
 def assemble(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and labels, padded on the right (causal attention then needs no mask)."""
-    rows = []
-    for example in examples:
-        prompt = assembling.prompt_ids(len(example.tokens), example.question)
-        answer = assembling.answer_ids(example.answer)
-        rows.append((prompt + answer, [-100] * len(prompt) + answer))
+    rows = [assembling.conversation_ids(len(example.tokens), example.turns) for example in examples]
     longest = max(len(ids) for ids, _ in rows)
     pad = assembling.TOKENIZER.pad_token_id
     ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
@@ -118,22 +112,39 @@ def answer_loss(
 
 
 def symbol_embeds(
-    model: nn.Module, symbols: SymbolEmbedding, ids: torch.Tensor, examples: list[Example], noise: float
+    model: nn.Module,
+    symbols: SymbolEmbedding,
+    ids: torch.Tensor,
+    examples: list[Example],
+    beliefs: Beliefs | None = None,
 ) -> torch.Tensor:
-    """Input embeddings [batch, length, width] with the oracle's visual tokens in place."""
+    """Input embeddings [batch, length, width] with the oracle's visual tokens in place, or a doubting tower's."""
     device = ids.device
     embedding = model.get_input_embeddings()
     tokens = torch.cat([torch.from_numpy(example.tokens) for example in examples])
     first = torch.cat([torch.arange(len(example.tokens)) + example.first for example in examples])
-    keep = None
-    if noise:
-        tokens, keep = assembling.spoil(tokens, noise)
-        keep = keep.to(device)
-    visual = symbols(tokens.to(device), embedding, keep, first.to(device))
-    if noise:
+    believed = None
+    if beliefs is not None:
+        qualities = [0.0 if draw < 0.4 else (draw - 0.4) / 0.6 for draw in torch.rand(len(examples)).tolist()]
+        sampled = [
+            beliefs.sample(torch.from_numpy(example.tokens), quality)
+            for example, quality in zip(examples, qualities, strict=True)
+        ]
+        believed = torch.cat(sampled).to(device)
+    visual = symbols(tokens.to(device), embedding, first.to(device), believed)
+    if beliefs is not None:
         visual = visual + 0.1 * visual.detach().std() * torch.randn_like(visual)
     embeds = embedding(ids)
     return embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual.to(embeds.dtype))
+
+
+def tower_beliefs(vision_name: str, tiles: int = 60) -> Beliefs | None:
+    """How the tower of a checkpoint doubts, measured on drawn tiles; None without one."""
+    if not checkpoint.exists(vision_name):
+        return None
+    vision_tower, head = tower.load_tower(vision_name)
+    pairs = [pair for pair, _ in zip(vision.Tiles(21, documents=0.5), range(tiles), strict=False)]
+    return Beliefs.measured(vision_tower, head, pairs)
 
 
 def train(
@@ -143,9 +154,16 @@ def train(
     budget: int = 2500,
     seed: int = 2,
     name: str = "language",
+    start: str = "",
+    vision_name: str = "vision",
+    level: float = 0.0,
     **sizes: int,
 ) -> None:
-    """Train the language model and the symbol embedding for `minutes` of the wall clock in all."""
+    """Train the language model and the symbol embedding for `minutes` of the wall clock in all.
+
+    `start` is a model folder whose language model is the start instead of a fresh one; `level` (0..1) how hard the
+    examples are at first; where the checkpoint `vision_name` exists, symbols are doubted as that tower doubts.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     model = assembling.build_model(**sizes).to(device)
@@ -153,14 +171,16 @@ def train(
     symbols = SymbolEmbedding(language.config.hidden_size).to(device)
     modules = {"language": language, "lm_head": head, "symbols": symbols}
     optimizers = optimizing.make_optimizers([language, nn.ModuleDict({"lm_head": head}), symbols], rate)
-    facts = {"step": 0, "seconds": 0.0, "level": 0.0}
+    facts = {"step": 0, "seconds": 0.0, "level": level}
     if resume and checkpoint.exists(name):
         facts = checkpoint.load(name, modules, optimizers)
-    facts.setdefault("level", 0.0)
-    level = torch.tensor(facts.get("level", 0.0)).share_memory_()
+    elif start:
+        assembling.start_language(modules, Path(start))
+    beliefs = tower_beliefs(vision_name)
+    shared_level = torch.tensor(facts["level"]).share_memory_()
     loader = iter(
         DataLoader(
-            Examples(seed, facts["step"], level, budget),
+            Examples(seed, facts["step"], shared_level, budget),
             batch_size=None,
             num_workers=1,
             prefetch_factor=4,
@@ -173,13 +193,13 @@ def train(
         examples = next(loader)
         ids, labels = (part.to(device) for part in assemble(examples))
         with torch.autocast(device.type, torch.bfloat16):
-            embeds = symbol_embeds(model, symbols, ids, examples, 0.0 if facts["level"] < 0.3 else 0.03)
+            embeds = symbol_embeds(model, symbols, ids, examples, beliefs if facts["level"] > 0.3 else None)
             loss, right = answer_loss(language, head, embeds, labels)
         loss.backward()
         optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.6))
         facts["step"] += 1
-        facts["level"] = next_level(facts.get("level", 0.0), right)
-        level.fill_(facts["level"])
+        facts["level"] = next_level(facts["level"], right)
+        shared_level.fill_(facts["level"])
         running.append((float(loss.detach()), right, ids.numel()))
         if facts["step"] % 50 == 0:
             mean = [round(float(value), 3) for value in np.mean(running, 0)]

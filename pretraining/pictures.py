@@ -17,12 +17,11 @@ from pretraining.tiles import GRID, TILE
 
 @dataclass(frozen=True)
 class Picture:
-    """Grey tiles [n, 448, 448] uint8, labels [n, 32, 32, SLOTS], a question and its answer."""
+    """Grey tiles [n, 448, 448] uint8, labels [n, 32, 32, SLOTS], questions and their answers."""
 
     tiles: np.ndarray
     labels: np.ndarray
-    question: str
-    answer: str
+    turns: tuple[tuple[str, str], ...]
 
 
 @functools.cache
@@ -111,7 +110,7 @@ def few_lines(rng: np.random.Generator, most: int = 5, held_out: bool = False) -
     classes, x_centres, y_centres = pen.placed()
     ink, x_centres, y_centres = tiles.warp(effects.wear_ink(pen.ink, rng), x_centres, y_centres, rng)
     labels = slots.fill_slots(classes, x_centres, y_centres, GRID, GRID)
-    return Picture(effects.photograph(ink, rng)[None], labels[None], "Read the text.", "\n".join(texts))
+    return Picture(effects.photograph(ink, rng)[None], labels[None], (("Read the text.", "\n".join(texts)),))
 
 
 def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
@@ -122,11 +121,8 @@ def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
         drawn = drawn_page(rng)
         grey, labels = cut(drawn, most)
         about = pages.Page(drawn.kind, labels, tuple(line.text for line in drawn.lines), (), drawn.fields)
-        ask = (questions.extraction, questions.single, questions.line, questions.whole)[
-            rng.choice(4, p=[0.66, 0.1, 0.16, 0.08])
-        ]
-        question, answer = ask(about, rng)
-        if len(answer) <= 700 and answer.isascii():
+        turns = questions.conversation(about, rng)
+        if turns:
             break
     if (
         len(grey) > 1 and rng.random() < 0.05
@@ -134,4 +130,4 @@ def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
         small = drawn.image.convert("L").resize((TILE, TILE), Image.Resampling.BICUBIC)
         grey = np.concatenate([grey, np.asarray(small)[None]])
         labels = np.concatenate([labels, np.full_like(labels[:1], slots.IGNORED)])
-    return Picture(grey, labels, question, answer)
+    return Picture(grey, labels, turns)

@@ -91,3 +91,27 @@ def line(page: Page, rng: np.random.Generator) -> tuple[str, str]:
 
 def whole(page: Page, rng: np.random.Generator) -> tuple[str, str]:
     return choose(rng, ["Read the text.", "Read the text.", "Transcribe.", "What does it say?"]), "\n".join(page.lines)
+
+
+def passage(page: Page, rng: np.random.Generator) -> tuple[str, str]:
+    """Read on from a line named by its beginning: long answers, each byte of which is to be copied."""
+    start = int(rng.integers(len(page.lines)))
+    count = int(rng.integers(2, 9))
+    return f"Read {count} lines from: {page.lines[start][:8]}", "\n".join(page.lines[start : start + count])
+
+
+def conversation(page: Page, rng: np.random.Generator, most: int = 900) -> tuple[tuple[str, str], ...]:
+    """Turns about one page, readings before fields, so that no answer is a mere copy of an earlier one.
+
+    Several answers share one picture: what the picture costs is paid once. At most `most` characters of answers.
+    """
+    asks = [(line, passage, whole)[rng.choice(3, p=[0.4, 0.45, 0.15])] for _ in range(int(rng.integers(0, 4)))]
+    if not asks or rng.random() < 0.8:
+        asks.append(extraction if rng.random() < 0.85 else single)
+    turns, left = [], most
+    for ask in asks:
+        question, answer = ask(page, rng)
+        if answer.isascii() and len(answer) <= left:
+            turns.append((question, answer))
+            left -= len(answer)
+    return tuple(turns)

@@ -8,16 +8,19 @@ import torch
 
 from mllm_tailor.models.build import build_processor, save
 from pretraining import assembling, checkpoint
-from pretraining.join import PARTS, assemble_from_stages
+from pretraining.join import from_checkpoint
 
 MOST_TILES = 3
 
 
 def ship(name: str, folder: Path) -> dict:
-    """Export checkpoint `name`; the glyph head and the symbol embedding stay behind. Returns the checkpoint's facts."""
-    parts = assemble_from_stages("", "", torch.device("cpu"), {})
-    facts = checkpoint.load(name, parts)
+    """Export checkpoint `name`; the glyph head and the symbol embedding, which only training needs, stay here.
+
+    Returns the checkpoint's facts.
+    """
+    parts, facts = from_checkpoint(name)
+    checkpoint.save_heads({"head": parts["head"], "symbols": parts["symbols"]})
     processor = build_processor(assembling.TOKENIZER, max_tiles=MOST_TILES, thumbnail=False)
     folder.mkdir(parents=True, exist_ok=True)
-    save(parts[PARTS[0]].to(torch.bfloat16), processor, folder)
+    save(parts["model"].to(torch.bfloat16), processor, folder)
     return facts

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import InternVLForConditionalGeneration, InternVLVisionConfig, InternVLVisionModel
 
-from pretraining import slots
+from pretraining import checkpoint, slots
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet, as InternVL's preprocessing
 STD = torch.tensor([0.229, 0.224, 0.225])
@@ -164,3 +164,17 @@ class GlyphHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear(self.norm(features)).unflatten(-1, (slots.SLOTS, slots.CLASSES))
+
+
+def load_tower(name: str) -> tuple[InternVLVisionModel, GlyphHead]:
+    """The tower and the head of a checkpoint of the vision stage."""
+    vision = build_tower(**tower_sizes(name))
+    head = GlyphHead(vision.config.hidden_size)
+    checkpoint.load(name, {"tower": vision, "head": head})
+    return vision.eval(), head.eval()
+
+
+def tower_sizes(name: str, prefix: str = "tower/") -> dict[str, int]:
+    """Arguments of `build_tower` for the tower stored in a checkpoint, where they differ from the defaults."""
+    inner, width = checkpoint.shape(name, f"{prefix}encoder.layer.0.mlp.fc1.weight")
+    return {"width": width, "ratio": inner // width}

@@ -54,6 +54,11 @@ class Sample:
     source: str = ""  # "file:row", for messages and the ledger
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what else the layout knows (ocr, speaker)
 
+    @property
+    def modality(self) -> str:
+        """The kinds of its media, such as `image` or `audio+image`; `text` where it has none."""
+        return "+".join(sorted({media.kind for media in self.media})) or "text"
+
     def unlabelled(self) -> Sample:
         """A copy that holds no trace of the right answer; prediction works on such copies only."""
         return replace(self, answer=None, fields={}, extra={}, group=None)

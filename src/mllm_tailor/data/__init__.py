@@ -5,6 +5,8 @@ from mllm_tailor.data.doctor import Examination, FieldFacts, examine, exclusions
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.init import propose_recipe, summarise
 from mllm_tailor.data.layouts import LAYOUTS
+from mllm_tailor.data.leaks import find_shared
+from mllm_tailor.data.mixture import mix, ranked, read_source, source_names
 from mllm_tailor.data.read import Dataset, list_faults, read_samples, recognise
 from mllm_tailor.data.split import split, split_dev
 
@@ -16,11 +18,16 @@ __all__ = [
     "FieldFacts",
     "examine",
     "exclusions",
+    "find_shared",
     "group_key",
     "list_faults",
+    "mix",
     "propose_recipe",
+    "ranked",
     "read_samples",
+    "read_source",
     "recognise",
+    "source_names",
     "split",
     "split_dev",
     "summarise",

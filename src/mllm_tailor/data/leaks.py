@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.files import sha256
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.decoding import Decoded
 from mllm_tailor.data.faults import Fault
@@ -83,6 +87,50 @@ def _repeats(train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Iterato
         for ours in train:
             if sum(value not in ("", None) for value in ours.labels.values()) > 1 and ours.said in by_labels:
                 yield ours, by_labels[ours.said], "all fields equal"
+
+
+def find_shared(train: Sequence[Sample], held_out: Sequence[Sample], where: str) -> Iterator[Fault]:
+    """Faults of samples of another data set that repeat a file (or, without files, a question) held out in this one.
+
+    Only equal bytes count, and only files of equal size are read. `where` says whose held-out part it is.
+    """
+    sizes = {_size(media) for sample in held_out for media in sample.media}
+    known = {content: sample for sample in held_out for content in _contents(sample, sizes)}
+    for ours in train:
+        theirs = next((known[content] for content in _contents(ours, sizes) if content in known), None)
+        if theirs is not None:
+            yield Fault(
+                ours.source,
+                f"{ours.id}: the same {'file' if ours.media else 'question'} as {theirs.id}, held out {where}",
+                "hold out the same files everywhere, or exclude it: the held-out one is kept",
+                ours.id,
+            )
+
+
+def _contents(sample: Sample, sizes: set[int]) -> list[tuple[object, ...]]:
+    """What a sample holds, in a form that compares; files of other sizes than `sizes` are left unread."""
+    if not sample.media:
+        return [("text", sample.prompt)]
+    return [(_checksum(media), media.page, media.span) for media in sample.media if _size(media) in sizes]
+
+
+def _size(media: Media) -> int:
+    """Bytes; -1 for a file that is missing, which other checks report."""
+    if media.path is None:
+        return len(media.data or b"")
+    return media.path.stat().st_size if media.path.is_file() else -1
+
+
+def _checksum(media: Media) -> str:
+    if media.path is None:
+        return hashlib.sha256(media.data or b"").hexdigest()
+    return _file_checksum(media.path) if media.path.is_file() else str(media.path)
+
+
+@lru_cache(maxsize=100_000)
+def _file_checksum(path: Path) -> str:
+    """Kept while the program runs, since several sets may show the same files."""
+    return sha256(path)
 
 
 def _tell_apart(items: Sequence[Labelled]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,19 +20,24 @@ from mllm_tailor.run.prepare import Job
 
 def measure(model: OpenModel, job: Job) -> dict[str, Length]:
     """The exact length of every sample that takes part, image tokens included; pixels are not decoded."""
-    samples = [*job.train, *job.aloud, *map(job.task.phrase, (*job.dev, *job.held_out))]
-    return {sample.id: measure_length(sample, model) for sample in track(samples, "Measuring samples")}
+    samples = [*job.learned, *map(job.task.phrase, (*job.dev, *job.held_out))]
+    distinct = {sample.id: sample for sample in samples}  # a mixed source may repeat its samples
+    return {sample.id: measure_length(sample, model) for sample in track(distinct.values(), "Measuring samples")}
 
 
 def write_ledger(path: Path, job: Job, lengths: Mapping[str, Length]) -> None:
     """One row a sample: part, size, the scale its pictures are seen at (below 1: shrunk), or why it takes no part."""
-    rows = [_row(sample, part, lengths[sample.id]) for part, samples in job.parts().items() for sample in samples]
+    rows = []
+    for part, samples in job.parts().items():
+        times = Counter(sample.id for sample in samples)
+        distinct = {sample.id: sample for sample in samples}
+        rows += [_row(sample, part, lengths[sample.id], times[sample.id]) for sample in distinct.values()]
     rows += [{"id": item.id, "source": item.source, "part": "excluded", "reason": item.reason} for item in job.excluded]
     write_jsonl(path, rows)
 
 
-def _row(sample: Sample, part: str, length: Length) -> dict[str, object]:
-    return {
+def _row(sample: Sample, part: str, length: Length, times: int) -> dict[str, object]:
+    row = {
         "id": sample.id,
         "source": sample.source,
         "part": part,
@@ -41,6 +47,7 @@ def _row(sample: Sample, part: str, length: Length) -> dict[str, object]:
         "supervised_tokens": length.supervised,
         "scale": round((length.tiled_pixels / length.pixels) ** 0.5, 3) if length.pixels else None,
     }
+    return row if times == 1 else row | {"times": times}  # in an epoch
 
 
 def foresee(model: OpenModel, method: Method, job: Job, lengths: Mapping[str, Length]) -> Forecast:
@@ -51,7 +58,7 @@ def foresee(model: OpenModel, method: Method, job: Job, lengths: Mapping[str, Le
     longest_reply = max((lengths[sample.id].supervised for sample in job.train), default=1)
     return forecast(
         model_cost(model, method),
-        costs["train"] + costs["aloud"],
+        costs["train"] + costs["aloud"] + costs.get("mixed", []),
         costs["held_out"],
         epochs=recipe.train.epochs,
         minutes=recipe.train.minutes,

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data import Dataset, Examination, Fault, examine, exclusions, read_samples, split, split_dev
-from mllm_tailor.recipe import Recipe
-from mllm_tailor.tasks import Task, reading_samples
+from mllm_tailor.data import (
+    Dataset,
+    Examination,
+    Fault,
+    examine,
+    exclusions,
+    mix,
+    ranked,
+    read_samples,
+    read_source,
+    source_names,
+    split,
+    split_dev,
+)
+from mllm_tailor.recipe import Recipe, Source
+from mllm_tailor.tasks import Task, open_task, reading_samples
 
 SHOWN_FAULTS = 20
 
@@ -22,6 +34,14 @@ class Excluded:
     id: str
     source: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What an epoch holds of one further source, phrased by the source's own task."""
+
+    name: str
+    samples: tuple[Sample, ...]  # a sample that is seen several times stands here several times
 
 
 @dataclass(frozen=True)
@@ -40,10 +60,18 @@ class Job:
     held_out: tuple[Sample, ...]
     excluded: tuple[Excluded, ...]
     examination: Examination | None
+    mixed: tuple[Mixed, ...] = ()  # other sources, each with its own task
+
+    @property
+    def learned(self) -> tuple[Sample, ...]:
+        """Everything an epoch holds."""
+        return (*self.train, *self.aloud, *(sample for source in self.mixed for sample in source.samples))
 
     def parts(self) -> dict[str, tuple[Sample, ...]]:
         """The parts by name."""
-        return {"train": self.train, "aloud": self.aloud, "dev": self.dev, "held_out": self.held_out}
+        mixed = tuple(sample for source in self.mixed for sample in source.samples)
+        parts = {"train": self.train, "aloud": self.aloud, "mixed": mixed, "dev": self.dev, "held_out": self.held_out}
+        return {name: samples for name, samples in parts.items() if samples or name != "mixed"}
 
 
 def read_parts(recipe: Recipe, faults: list[Fault]) -> tuple[Dataset, list[Sample], list[Sample]]:
@@ -65,6 +93,10 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
     train = _limit(train, recipe.data.limit, recipe.seed, "data.limit", limited)
     held_out = _limit(held_out, recipe.data.limit_held_out, recipe.seed, "data.limit_held_out", limited)
     examination = examine(train, held_out, task, faults=faults, decode=decode)
+    sources = _read_sources(recipe, task, held_out, limited, decode=decode)
+    examination = replace(
+        examination, faults=(*examination.faults, *(fault for one in sources for fault in one.faults))
+    )
     dropped = exclusions(examination)
     errors = examination.errors()
     if errors and not exclude_faulty and recipe.data.faulty == "refuse":
@@ -75,11 +107,11 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
         raise DataError(f"{recipe.data.train}: nothing is left to {'train on' if not keep_train else 'score'}")
     learned, dev = split_dev(keep_train, recipe.data.dev, recipe.seed)
     aloud = reading_samples(learned, recipe.data.transcripts, recipe.seed)
-    sources = {sample.id: sample.source for sample in (*train, *held_out)}
-    excluded = [Excluded(identifier, sources.get(identifier, ""), reason) for identifier, reason in dropped.items()]
-    unread = [
-        Excluded(fault.sample_id or "", fault.source, fault.problem) for fault in faults if fault.severity == "error"
-    ]
+    mixed = tuple(_mixed(one, dropped, len(learned), recipe.seed, limited) for one in sources)
+    everyone = (*train, *held_out, *(sample for one in sources for sample in one.samples))
+    rows = {fault.sample_id: fault.source for fault in errors} | {sample.id: sample.source for sample in everyone}
+    excluded = [Excluded(identifier, rows[identifier], reason) for identifier, reason in dropped.items()]
+    unread = [Excluded("", fault.source, fault.problem) for fault in errors if fault.sample_id is None]
     return Job(
         recipe,
         task,
@@ -90,7 +122,41 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
         tuple(keep_held),
         tuple({(item.id, item.source): item for item in (*limited, *excluded, *unread)}.values()),
         examination,
+        mixed,
     )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A source as read, before faulty samples are taken out."""
+
+    name: str
+    said: Source
+    task: Task
+    samples: list[Sample]
+    faults: list[Fault]
+
+
+def _read_sources(
+    recipe: Recipe, task: Task, held_out: Sequence[Sample], limited: list[Excluded], *, decode: bool
+) -> list[_Read]:
+    found = []
+    for source, name in zip(recipe.data.sources, source_names(recipe.data.sources), strict=True):
+        own = open_task(*next(iter(source.task.items()))) if source.task else task
+        samples, faults = read_source(source, name, own, held_out, decode=decode)
+        samples = _limit(samples, source.limit, recipe.seed, f"limit of source {name}", limited)
+        found.append(_Read(name, source, own, samples, faults))
+    return found
+
+
+def _mixed(one: _Read, dropped: Mapping[str, str], beside: int, seed: int, left_out: list[Excluded]) -> Mixed:
+    """The source without its faulty samples, in the amount the recipe asks for."""
+    whole = [sample for sample in one.samples if sample.id not in dropped]
+    if not whole:
+        raise DataError(f"{one.said.train}: nothing is left of the source `{one.name}` — mend it or leave it out")
+    amount = mix(whole, one.said, beside, seed)
+    left_out += [Excluded(sample.id, sample.source, amount.reason) for sample in amount.left_out]
+    return Mixed(one.name, tuple(map(one.task.phrase, amount.samples)))
 
 
 def refusal(errors: Sequence[Fault]) -> str:
@@ -106,8 +172,7 @@ def _limit(samples: list[Sample], limit: int | None, seed: int, setting: str, ex
     """A seeded choice of `limit` samples that does not depend on their order; the others go to the ledger."""
     if limit is None or limit >= len(samples):
         return samples
-    ranked = sorted(samples, key=lambda sample: hashlib.sha256(f"{seed}:{sample.id}".encode()).digest())
-    chosen = {sample.id for sample in ranked[:limit]}
+    chosen = {sample.id for sample in ranked(samples, str(seed))[:limit]}
     excluded += [
         Excluded(sample.id, sample.source, f"beyond {setting}={limit}") for sample in samples if sample.id not in chosen
     ]

@@ -26,6 +26,7 @@ PICTURE_SIDE = 900  # pixels; large enough to read a receipt on a screen
 NOTES = {
     "train": "learned from",
     "aloud": "training samples learned once more, as a reading task",
+    "mixed": "of other sources, learned from beside the training samples",
     "dev": "kept from learning, to choose the best epoch",
     "held_out": "scored; never learned from",
     "excluded": "took no part",

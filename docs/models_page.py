@@ -26,6 +26,8 @@ replies = model.generate([sample], max_new_tokens=64)
   `.processor`, `.tokenizer`, `.generate(samples, max_new_tokens=)`, `.encode(sample)`, `.collate(encoded)`,
   `.image_features(samples)`, `.identity` and `.save(folder)`.
 - `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts a picture as InternVL does, bit for bit.
+- `embed_pictures(model, batch)` and `embed_texts(model, batch)` give unit vectors for the families that compare
+  pictures with texts (CLIP, SigLIP); `batch` is `model.collate` of encoded samples with one picture and its text each.
 - `convert(source, destination)` in `mllm_tailor.models.convert`, and `tailor convert` on the command line, write an
   original InternVL checkpoint in the native layout.
 

@@ -62,7 +62,8 @@ def family_folder(families: Path, kind: str) -> Path:
 
 
 def test_every_family_is_tested() -> None:
-    assert set(FAMILIES) == set(RECIPES) | set(UNBUILT)
+    writing = {name for name, family in FAMILIES.items() if not family.compares}  # the others: test_models_pairs.py
+    assert writing == set(RECIPES) | set(UNBUILT)
 
 
 @pytest.mark.slow

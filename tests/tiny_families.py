@@ -414,6 +414,15 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+@torch.no_grad()
+def fill(model: torch.nn.Module) -> None:
+    """Weights large enough that a tiny model tells its inputs apart."""
+    for weight in model.parameters():
+        weight.copy_(torch.randn_like(weight) * (0.5 / weight.shape[-1] ** 0.5 if weight.dim() > 1 else 0.1))
+        if weight.dim() == 1:
+            weight.add_(1.0)
+
+
 def write_family(folder: Path, kind: str) -> None:
     """A whole checkpoint of the family in `folder`."""
     recipe = RECIPES[kind]
@@ -422,11 +431,7 @@ def write_family(folder: Path, kind: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForMultimodalLM.from_config(config)
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.copy_(torch.randn_like(weight) * (0.5 / weight.shape[-1] ** 0.5 if weight.dim() > 1 else 0.1))
-                if weight.dim() == 1:
-                    weight.add_(1.0)
+        fill(model)
     model.generation_config.eos_token_id = tokens.eos_token_id
     model.generation_config.pad_token_id = tokens.pad_token_id
     model.save_pretrained(folder)

@@ -23,7 +23,11 @@ def merge(model: Any, how: Literal["dequantised"] = "dequantised") -> None:
     Raises:
         ModelError: for adapters whose function no single weight matrix can express.
     """
-    adapters = [one for one in attachments(model) if one.config is not None] if tuned_by(model) else []
+    method = tuned_by(model)
+    for plan in method.plans if method else ():
+        if not plan.technique.mergeable:
+            raise ModelError(f"{plan.technique.name} cannot be merged into the weights — use the adapter as it is")
+    adapters = [one for one in attachments(model) if one.config is not None] if method else []
     for one in adapters:
         if not hasattr(one.tuner, "merge_and_unload"):
             raise ModelError(f"{one.config.peft_type} cannot be merged into the weights — use the adapter as it is")
@@ -63,8 +67,11 @@ def _unpack(model: Any) -> None:
 
 def _untie_adapted_head(network: nn.Module) -> None:
     """An update of the output head must not reach the input embeddings that share its weight."""
-    head, embeddings = network.get_output_embeddings(), network.get_input_embeddings()
-    if isinstance(head, BaseTunerLayer) and head.get_base_layer().weight is embeddings.weight:
+    head = network.get_output_embeddings()
+    if not isinstance(head, BaseTunerLayer):
+        return
+    embeddings = network.get_input_embeddings()
+    if head.get_base_layer().weight is embeddings.weight:
         head.get_base_layer().weight = nn.Parameter(embeddings.weight.detach().clone(), requires_grad=False)
         network.config.tie_word_embeddings = False
         network.config.get_text_config().tie_word_embeddings = False

@@ -9,6 +9,7 @@ from mllm_tailor.models.encode import NO_LOSS, Encoded, Length, collate, count_t
 from mllm_tailor.models.families import FAMILIES, Family
 from mllm_tailor.models.open import open_model
 from mllm_tailor.models.opened import OpenModel
+from mllm_tailor.models.pairs import embed_pictures, embed_texts
 from mllm_tailor.models.tiles import tile_grid, tile_image
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "OpenModel",
     "collate",
     "count_tokens",
+    "embed_pictures",
+    "embed_texts",
     "encode",
     "measure_length",
     "open_model",

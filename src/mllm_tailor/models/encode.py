@@ -13,6 +13,7 @@ from torch import Tensor
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.media import image_size
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.models.pairs import read_pair
 from mllm_tailor.models.stock import read_stock, with_reply
 from mllm_tailor.models.template import Conversation, render, tokenize
 from mllm_tailor.models.tiled import pixels, prompt_ids, shared_tiles, tile_counts
@@ -44,12 +45,17 @@ def encode(sample: Sample, model: OpenModel, loss: Literal["answer", "all"] = "a
     """Ids, labels and pixels of a sample; without an answer only the prompt, ready to generate from.
 
     Loss lies on the answer and the token that closes the turn: not on the prompt, not on pictures, not on a newline the
-    template puts behind. `loss="all"` lays it on every token, for recipes that copy a published one.
+    template puts behind. `loss="all"` lays it on every token, for recipes that copy a published one. To a family that
+    compares, a sample is its picture and its text: the answer, or the prompt where there is none.
 
     Raises:
         DataError: naming the row, for an empty answer, an unreadable picture, or more tokens than the context holds.
     """
     _check_media(sample, model)
+    if model.family.compares:
+        ids, media = read_pair(sample, model)
+        _check_length(sample, len(ids), model)
+        return Encoded(torch.tensor(ids), torch.full((len(ids),), NO_LOSS), media, answer_start=len(ids))
     conversation = render(sample, model.processor, model.system)
     if model.family.tiled:
         prompt, media = prompt_ids(conversation.prompt, sample, model), pixels(sample, model)
@@ -77,6 +83,9 @@ def measure_length(sample: Sample, model: OpenModel) -> Length:
     """The exact length `encode` gives. For tiled families no pixel is decoded: the pictures' sizes tell."""
     _check_media(sample, model)
     sizes = [image_size(media) for media in sample.media if media.kind == "image"]
+    if model.family.compares:
+        ids, media = read_pair(sample, model)
+        return Length(len(ids), 0, len(sizes), sum(map(math.prod, sizes)), media["pixel_values"].numel() // 3)
     conversation = render(sample, model.processor, model.system)
     reply = _reply_ids(conversation, model)
     if model.family.tiled:

@@ -29,6 +29,8 @@ class Family:
     token_wise: tuple[str, ...] = ()  # inputs with one entry a token, which grow with the answer and are padded with it
     reply_kind: int = 0  # the kind (`token_type_ids`) of an answer's tokens
     per_sample: bool = False  # pictures are batched sample by sample, so samples without any need empty ones
+    compares: bool = False  # pictures with texts, each as one vector; such a family writes nothing
+    fills_text: bool = False  # texts are filled up to the longest one possible, and no mask tells where they end
     processor: str | None = None  # its class, where transformers does not tell it from the name
     template: str | None = None  # the chat template of checkpoints that have none
     inner: str | None = None  # the model inside the checkpoint that reads and writes text
@@ -69,8 +71,32 @@ AUDIO: Parts = {
     "language": ("model.language_model",),
     "head": ("lm_head",),
 }
+PAIR: Parts = {
+    "vision": ("vision_model",),
+    "projector": ("visual_projection", "text_projection"),
+    "language": ("text_model",),
+    "head": ("logit_scale",),
+}
+# The layers that pool a picture. The attention among them reads its weights itself, past any adapter, so its output
+# layer is named by its weights: it can be trained, but no adapter aims at it.
+POOLING = (
+    "vision_model.head.probe",
+    "vision_model.head.attention.in_proj_weight",
+    "vision_model.head.attention.in_proj_bias",
+    "vision_model.head.attention.out_proj.weight",
+    "vision_model.head.attention.out_proj.bias",
+    "vision_model.head.layernorm",
+    "vision_model.head.mlp",
+)
+SIGLIP: Parts = {
+    "vision": tuple(f"vision_model.{name}" for name in ("embeddings", "encoder", "post_layernorm")),
+    "projector": (*POOLING, "text_model.head"),
+    "language": tuple(f"text_model.{name}" for name in ("embeddings", "encoder", "final_layer_norm")),
+    "head": ("logit_scale", "logit_bias"),
+}
 OMNI: Parts = QWEN | {"audio": ("model.audio_tower",)}
 TYPES = ("mm_token_type_ids",)
+PAIRS_ONLY = "compares pictures with texts and writes none"
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -149,12 +175,13 @@ FAMILIES: dict[str, Family] = {
             vllm="adapter",
             note="its recordings are read with torchaudio, which must be installed beside torch",
         ),
+        Family("clip", "CLIP", PAIR, compares=True, note=PAIRS_ONLY),
+        Family("siglip", "SigLIP, SigLIP 2 of fixed size", SIGLIP, compares=True, fills_text=True, note=PAIRS_ONLY),
     )
 }
 
 # What a user may look for here, and why it is not there.
 NOT_HERE = {
-    "CLIP, SigLIP": "they compare pictures with texts and write none",
     "CogVLM2": "exists only as its own remote code",
     "Phi-3-Vision": "exists only as its own remote code",
     "Phi-4-multimodal": "its pictures are read with torchvision, which does not install beside CPU torch",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import (
     CONFIG_MAPPING,
+    AutoModel,
     AutoModelForMultimodalLM,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -130,7 +131,7 @@ def _load(
         stated = stated[f"{family.inner}_config"]
         options["key_mapping"] = {rf"^{family.inner}\.": ""}
     try:
-        model, report = AutoModelForMultimodalLM.from_pretrained(
+        model, report = (AutoModel if family.compares else AutoModelForMultimodalLM).from_pretrained(
             checkpoint.folder,
             config=native_config(stated),
             dtype=dtype,

@@ -21,6 +21,7 @@ from mllm_tailor.core.files import sha256
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.encode import Encoded, collate, count_tokens, encode
 from mllm_tailor.models.families import Family
+from mllm_tailor.models.pairs import collate_pairs
 from mllm_tailor.recipe.schema import Tiles
 
 
@@ -62,7 +63,13 @@ class OpenModel:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a reply."""
+        """Tokens that end a reply.
+
+        Raises:
+            ModelError: for a family that compares pictures with texts and writes none.
+        """
+        if self.family.compares:
+            raise ModelError(f"{self.path}: {self.family.title} writes no replies — name a model that does")
         stated = self.model.generation_config.eos_token_id
         ids = {*(stated if isinstance(stated, list) else [stated]), self.tokenizer.eos_token_id}
         return frozenset(token for token in ids if token is not None)
@@ -110,13 +117,15 @@ class OpenModel:
         return count_tokens(sample, self)
 
     def collate(self, items: Sequence[Encoded], side: Literal["right", "left"] = "right") -> dict[str, Tensor]:
-        """See `encode.collate`."""
+        """See `encode.collate`; for a family that compares, see `pairs.collate_pairs`."""
+        if self.family.compares:
+            return collate_pairs(items, self)
         return collate(items, self.pad_id, side, self.family.token_wise, self.family.per_sample)
 
     def inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Prompts of a batch, padded on the left and on the device, ready to generate from. Answers are left out."""
         batch = self.collate([self.encode(sample.unlabelled()) for sample in samples], side="left")
-        batch.pop("labels")
+        batch.pop("labels", None)  # families that compare have none
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -127,7 +136,7 @@ class OpenModel:
     @torch.no_grad()
     def generate(self, samples: Sequence[Sample], max_new_tokens: int = 128, batch: int = 8) -> list[str]:
         """Greedy replies, `batch` samples side by side, in the order given."""
-        was_training = self.model.training
+        ends, was_training = sorted(self.stop_ids), self.model.training
         self.model.eval()
         replies: list[str] = []
         for start in range(0, len(samples), batch):
@@ -136,7 +145,7 @@ class OpenModel:
                 **inputs,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                eos_token_id=sorted(self.stop_ids),
+                eos_token_id=ends,
                 pad_token_id=self.pad_id,
             )
             replies += [self.decode(row) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]

@@ -1,0 +1,157 @@
+"""CLIP and SigLIP through the one door, on tiny random checkpoints of their real classes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+import transformers
+from small_job import open_small, shake, small_recipe
+from test_encode import picture
+from tiny_families import CLIP, fill
+from tokenizers import pre_tokenizers
+
+from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.media import open_image
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.methods import make_method, merge
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models.pairs import embed_pictures, embed_texts
+
+KINDS = ("clip", "siglip")
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+PAIRS = [
+    Sample("a", (picture(60, 40),), answer="a red till receipt"),
+    Sample("b", (picture(90, 70, 1),), answer="two dogs, asleep on the sofa"),
+    Sample("c", (picture(40, 90, 2),), prompt="rain"),
+]
+
+
+def clip_tokenizer() -> Any:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return transformers.CLIPTokenizer({piece: number for number, piece in enumerate(pieces)}, [], model_max_length=40)
+
+
+def siglip_tokenizer(folder: Path) -> Any:
+    model = io.BytesIO()
+    lines = ["the quick brown fox jumps over lazy dogs", "a red receipt asleep on two sofas, in rain, at the till"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines * 5), model_writer=model, vocab_size=60, minloglevel=2, hard_vocab_limit=False
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    return transformers.SiglipTokenizer(
+        str(folder / "spiece.model"), model_max_length=40, model_input_names=["input_ids"]
+    )
+
+
+def write_pair_family(folder: Path, kind: str) -> None:
+    """A whole checkpoint with texts of at most 40 tokens."""
+    tokens = clip_tokenizer() if kind == "clip" else siglip_tokenizer(folder / "vocabulary")
+    text = TEXT | {"vocab_size": len(tokens), "max_position_embeddings": 40}
+    text |= {"eos_token_id": tokens.eos_token_id, "pad_token_id": tokens.pad_token_id, "bos_token_id": 0}
+    stated = {"model_type": kind, "vision_config": dict(CLIP), "text_config": text, "projection_dim": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[kind].from_dict(stated))
+        fill(model)
+    if kind == "clip":
+        pictures = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+        processor: Any = transformers.CLIPProcessor(pictures, tokens)
+    else:
+        processor = transformers.SiglipProcessor(
+            transformers.SiglipImageProcessorPil(size={"height": 28, "width": 28}), tokens
+        )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("pairs") / str(request.param)
+    write_pair_family(found, request.param)
+    return found
+
+
+@torch.no_grad()
+def similarity(model: OpenModel) -> torch.Tensor:
+    """(pictures, texts) cosines."""
+    model.model.eval()
+    batch = model.collate([model.encode(sample) for sample in PAIRS])
+    return embed_pictures(model, batch) @ embed_texts(model, batch).T
+
+
+def test_the_same_numbers_as_the_processor_and_model_of_transformers(folder: Path) -> None:
+    model = open_model(folder)
+    pixels = [open_image(sample.media[0]) for sample in PAIRS]
+    texts = [sample.answer or sample.prompt for sample in PAIRS]
+    filled = {"padding": "max_length"} if folder.name == "siglip" else {"padding": True}  # as each was trained
+    inputs = model.processor(text=texts, images=pixels, return_tensors="pt", **filled)
+    batch = model.collate([model.encode(sample) for sample in PAIRS])
+    assert set(batch) == set(inputs) and all(torch.equal(batch[name], inputs[name]) for name in batch)
+    with torch.no_grad():
+        told = model.model(**inputs)
+    mine = similarity(model) * model.model.logit_scale.exp() + getattr(model.model, "logit_bias", 0.0)
+    assert torch.allclose(mine, told.logits_per_image, atol=1e-5)
+    assert (mine[0] - mine[1]).abs().max() > 1e-3  # it tells pictures apart
+
+
+def test_lora_on_every_part_saved_reloaded_and_merged(folder: Path, tmp_path: Path) -> None:
+    parts = [part for part, names in open_model(folder).family.linear_names.items() if names]
+    assert parts == ["vision", "projector", "language"]
+    method = make_method(small_recipe({"name": "lora", "rank": 2, "parts": parts}))
+    model = open_small(folder, method)
+    before = similarity(model)
+    counts = method.apply(model).counts
+    assert all(counts[part] > 0 for part in parts)
+    batch = model.collate([model.encode(sample) for sample in PAIRS])
+    model.model(**batch, return_loss=True).loss.backward()
+    second = [weight for name, weight in model.model.named_parameters() if "lora_B" in name]
+    assert second and all(weight.grad is not None and weight.grad.any() for weight in second)
+    shake(model, 0.05)
+    trained = similarity(model)
+    assert (trained - before).abs().max() > 1e-3
+    method.save(model, tmp_path / "adapter")
+    again = open_small(folder, method)
+    method.load(again, tmp_path / "adapter")
+    assert torch.allclose(similarity(again), trained, atol=1e-6)
+    merge(again)
+    again.save(tmp_path / "merged")
+    assert torch.allclose(similarity(open_model(tmp_path / "merged")), trained, atol=1e-5)
+
+
+def test_every_weight_belongs_to_one_part(folder: Path) -> None:
+    model = open_model(folder)
+    prefixes = [prefix for group in model.family.parts.values() for prefix in group]
+    for name, _ in model.model.named_parameters():
+        assert sum(name == prefix or name.startswith(prefix + ".") for prefix in prefixes) == 1, name
+
+
+def test_nf4(folder: Path) -> None:
+    model = open_model(folder, quantize="nf4")
+    assert (similarity(model) - similarity(open_model(folder))).abs().max() < 0.5
+
+
+def test_lengths_and_features(folder: Path) -> None:
+    model = open_model(folder)
+    assert [model.count_tokens(sample) for sample in PAIRS] == [model.encode(sample).length for sample in PAIRS]
+    features = model.image_features(PAIRS)
+    assert len(features) == 3 and features[0].any()
+
+
+def test_what_does_not_fit_is_refused_by_row(folder: Path) -> None:
+    model = open_model(folder)
+    with pytest.raises(ModelError, match="writes no replies"):
+        model.generate(PAIRS)
+    for broken, said in (
+        (Sample("x", PAIRS[0].media, answer=" ", source="rows.csv:3"), "rows.csv:3: 1 pictures and 0 words"),
+        (Sample("x", (), answer="words", source="rows.csv:4"), "rows.csv:4: 0 pictures"),
+        (Sample("x", PAIRS[0].media, answer="far too long " * 30, source="rows.csv:5"), r"rows.csv:5: \d+ tokens"),
+    ):
+        with pytest.raises(DataError, match=said):
+            model.encode(broken)

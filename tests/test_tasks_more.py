@@ -52,7 +52,6 @@ def test_a_class_never_declared_names_the_row_and_the_nearest(fields: dict[str, 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "classes"),
         (["only"], "at least 2"),
         (["a", " A "], "named twice"),
         (["a", " . "], "a class has a name"),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import Encoded, OpenModel
 from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, positions_of, repack
 from mllm_tailor.predicting.constrain import Vocabulary, allowed_tokens
 from mllm_tailor.predicting.row import Row
@@ -88,9 +88,23 @@ class Decoder:
             shortened(row.encoded, length, self.model.family.token_wise)
             for row, length in zip(leaders, lengths, strict=True)
         ]
-        batch = self.model.collate(prefixes, side="left")
+        held, ids, logits, shifts = self.read(prefixes)
+        whole = []  # rows whose prompt is read to its end: their last token is the block just fed
+        for line, (row, leader) in enumerate(zip(rows, follows, strict=True)):
+            if row.encoded.length == lengths[leader]:
+                whole.append(line)
+            fed = min(lengths[leader], row.encoded.length - 1)
+            row.begin(fed, fed + shifts[leader], self.forward)
+        if whole:
+            lines = [follows[line] for line in whole]
+            self._advance([rows[line] for line in whole], ids[lines, -1:], logits[lines, -1:].float())
+        return held, follows
+
+    def read(self, prompts: Sequence[Encoded]) -> tuple[Held, Tensor, Tensor, list[int]]:
+        """Feed prompts: their cache, their ids (left-padded), the last logits, and what their positions are off by."""
+        batch = self.model.collate(prompts, side="left")
         del batch["labels"]
-        seen = self.vision.outputs(prefixes)
+        seen = self.vision.outputs(prompts)
         if seen is not None:
             del batch["pixel_values"]
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
@@ -99,18 +113,8 @@ class Decoder:
         cache = empty_cache()
         extra = {} if seen is None else {"mm_encoder_outputs": seen}
         found = self.model.model(**batch, **extra, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        shifts = [0] * len(leaders) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
-        whole = []  # rows whose prompt is read to its end: their last token is the block just fed
-        for line, (row, leader) in enumerate(zip(rows, follows, strict=True)):
-            if row.encoded.length == lengths[leader]:
-                whole.append(line)
-            fed = min(lengths[leader], row.encoded.length - 1)
-            row.begin(fed, fed + shifts[leader], self.forward)
-        if whole:
-            last = batch["input_ids"][:, -1:]
-            lines = [follows[line] for line in whole]
-            self._advance([rows[line] for line in whole], last[lines], found.logits[lines, -1:].float())
-        return Held(cache, batch["attention_mask"], self.cross), follows
+        shifts = [0] * len(prompts) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
+        return Held(cache, batch["attention_mask"], self.cross), batch["input_ids"], found.logits, shifts
 
     def _step(self) -> list[Row]:
         """Feed what is pending, choose one token for each living row, and return the rows this finished."""
@@ -126,7 +130,7 @@ class Decoder:
             past_key_values=self.held.cache,
             use_cache=True,
             logits_to_keep=width,
-            **self._pictures(width),
+            **self.pictures([row.encoded for row in self.rows], width),
         ).logits.float()
         self._advance(self.rows, ids, logits)
         _share(started, living)
@@ -145,11 +149,11 @@ class Decoder:
                 if not row.pending:
                     row.take(token, found[-1], self.vocabulary, self.forward)
 
-    def _pictures(self, width: int) -> dict[str, Tensor]:
+    def pictures(self, prompts: Sequence[Encoded], width: int) -> dict[str, Tensor]:
         """For models whose layers look across at the pictures: new tokens look where the prompt's last one did."""
         if not self.cross:
             return {}
-        masks = [row.encoded.media[CROSS_MASK][:, -1:] for row in self.rows]  # (1, 1, pictures, tiles) each
+        masks = [prompt.media[CROSS_MASK][:, -1:] for prompt in prompts]  # (1, 1, pictures, tiles) each
         return {CROSS_MASK: torch.cat(masks).expand(-1, width, -1, -1).to(self.model.device)}
 
     def _block(self, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ from mllm_tailor.run.forecast import Forecast
 from mllm_tailor.run.ledger import foresee, measure
 from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.prepare import SHOWN_FAULTS, Job, prepare
+from mllm_tailor.run.settle import settle
 from mllm_tailor.scoring import plain
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import check_settings
@@ -27,7 +28,7 @@ SHOWN_SPANS = 3
 
 def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     """Print what was found; True when a run may start."""
-    recipe = read_recipe(path, overrides)
+    recipe = settle(read_recipe(path, overrides))
     method = make_method(recipe)
     check_settings(recipe.train, method.optimizer)
     job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=decode)

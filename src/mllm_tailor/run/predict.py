@@ -11,10 +11,11 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.predicting import FeatureMemory, predict, predict_both, read_inputs
+from mllm_tailor.predicting import FeatureMemory, choose, predict, predict_both, read_inputs
 from mllm_tailor.recipe import Recipe, read_recipe
 from mllm_tailor.run.folder import add_prediction, open_run, read_predictions
-from mllm_tailor.tasks import Task, make_task
+from mllm_tailor.run.settle import settle
+from mllm_tailor.tasks import ChoiceTask, Task, make_task
 
 
 def predict_into(
@@ -49,6 +50,15 @@ def predict_into(
             on_done=lambda prediction, held=held: keep(prediction, held),
             memory=memory,
         )
+
+
+def choose_into(
+    path: Path, model: OpenModel, task: ChoiceTask, samples: Sequence[Sample], recipe: Recipe, memory: FeatureMemory
+) -> None:
+    """The likeliest of all replies to every sample that `path` does not hold yet."""
+    done = {prediction.id for prediction in read_predictions(path)}
+    missing = [sample for sample in samples if sample.id not in done]
+    choose(model, task, missing, recipe.predict, on_done=lambda found: add_prediction(path, found), memory=memory)
 
 
 def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> OpenModel:
@@ -104,7 +114,7 @@ def predict_paths(
             raise RunError(f"{run_path}: training has not ended — run `tailor run` again to finish, or pass --base")
         opened = open_base(settings) if base else open_tuned(settings, run.adapter)
     elif model and recipe:
-        settings = read_recipe(recipe, [f"model.path={model}"])
+        settings = settle(read_recipe(recipe, [f"model.path={model}"]))
         opened = open_base(settings)
     else:
         raise RunError("name a run folder, or pass both --model and --recipe")

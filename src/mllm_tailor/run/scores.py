@@ -12,9 +12,10 @@ from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.folder import RunFolder, in_order, read_predictions
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.scoring import METRICS, Gain, Scores, compare, constant_floor, score, seen_groups
-from mllm_tailor.tasks import Task
+from mllm_tailor.tasks import ChoiceTask, Task
 
 MODES = ("constrained", "free")
+LIKELIHOOD = "likelihood"  # of each reply, where a task has a closed set of them
 FLOORS = ("floor_constant", "floor_nearest")
 
 
@@ -49,7 +50,8 @@ class RunScores:
 
 def modes(task: Task) -> tuple[str, ...]:
     """The ways of decoding a task is scored in."""
-    return MODES if task.schema() is not None else MODES[1:]
+    written = MODES if task.schema() is not None else MODES[1:]
+    return (*written, LIKELIHOOD) if isinstance(task, ChoiceTask) else written
 
 
 def metric_names(recipe: Recipe, task: Task) -> tuple[str, ...]:
@@ -70,11 +72,29 @@ def field_kinds(task: Task) -> dict[str, str]:
     return {name: spec.type for name, spec in fields.items()}
 
 
+def in_mode(job: Job) -> str:
+    """The way of decoding the recipe asks for."""
+    return modes(job.task)[0] if job.recipe.predict.constrained else MODES[1]
+
+
 def score_part(job: Job, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:
     """Headline first: the scores of one part while training."""
+    return _score(job, samples, predictions).values()
+
+
+def score_system(job: Job, predictions: Sequence[Prediction]) -> Scores:
+    """The scores of one system's replies to the held-out samples, in whatever order they were written.
+
+    Raises:
+        RunError: when one is missing.
+    """
+    return _score(job, job.held_out, in_order([sample.id for sample in job.held_out], predictions))
+
+
+def _score(job: Job, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> Scores:
     names = metric_names(job.recipe, job.task)
     labels = [job.task.labels(sample) for sample in samples]
-    return score(labels, predictions, names, job.task.field_names, field_kinds(job.task)).values()
+    return score(labels, predictions, names, job.task.field_names, field_kinds(job.task))
 
 
 def score_run(run: RunFolder, job: Job) -> RunScores:
@@ -86,7 +106,7 @@ def score_run(run: RunFolder, job: Job) -> RunScores:
     names = metric_names(job.recipe, job.task)
     ids = tuple(sample.id for sample in job.held_out)
     labels = tuple(job.task.labels(sample) for sample in job.held_out)
-    mode = modes(job.task)[0] if job.recipe.predict.constrained else MODES[1]
+    mode = in_mode(job)
     predictions = _collect(run, job, ids)
     for who in ("base", "tuned"):
         if f"{who}_{mode}" not in predictions:
@@ -104,7 +124,7 @@ def score_run(run: RunFolder, job: Job) -> RunScores:
 def _collect(run: RunFolder, job: Job, ids: Sequence[str]) -> dict[str, list[Prediction]]:
     """Predictions by system, in the order of `ids`; the constant floor is made here."""
     found = {}
-    for name in (*(f"{who}_{mode}" for who in ("base", "tuned") for mode in MODES), "floor_nearest"):
+    for name in (*(f"{who}_{mode}" for who in ("base", "tuned") for mode in (*MODES, LIKELIHOOD)), "floor_nearest"):
         if run.predictions(name).exists():
             found[name] = in_order(ids, read_predictions(run.predictions(name)))
     train_labels = [job.task.labels(sample) for sample in job.train]

@@ -6,7 +6,7 @@ from typing import Any
 
 from mllm_tailor.core.registry import Entry, Registry
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.tasks.base import Reply, Task
+from mllm_tailor.tasks.base import ChoiceTask, LearningTask, Reply, Task
 from mllm_tailor.tasks.reading import READ_PROMPT, reading_samples
 
 TASKS = Registry(
@@ -35,4 +35,14 @@ def open_task(name: str, settings: Any = None) -> Task:
     return task
 
 
-__all__ = ["READ_PROMPT", "TASKS", "Reply", "Task", "make_task", "open_task", "reading_samples"]
+__all__ = [
+    "READ_PROMPT",
+    "TASKS",
+    "ChoiceTask",
+    "LearningTask",
+    "Reply",
+    "Task",
+    "make_task",
+    "open_task",
+    "reading_samples",
+]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 from mllm_tailor.core.sample import Sample
 
@@ -42,4 +42,26 @@ class Task(Protocol):
 
     def parse(self, text: str) -> Reply:
         """Read a reply. Never raises: an unreadable reply has no fields and says why."""
+        ...
+
+
+@runtime_checkable
+class ChoiceTask(Task, Protocol):
+    """A task with a closed set of replies, so that a model can also be asked how likely each of them is."""
+
+    def choices(self) -> Sequence[str]:
+        """Every reply there can be, as training writes it."""
+        ...
+
+
+@runtime_checkable
+class LearningTask(Task, Protocol):
+    """A task whose settings the data may fill in."""
+
+    def settled(self, samples: Iterable[Sample]) -> Self:
+        """The task with what its settings leave to the data read from labelled samples."""
+        ...
+
+    def written(self) -> Any:
+        """Its settings as a recipe says them."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,11 @@ FIELD = "class"
 
 
 class ClassifySettings(Settings):
-    """`classify: {classes: [wave, swipe, tap]}`; a bare list of classes is short for it."""
+    """`classify: {classes: [wave, swipe, tap]}`; a bare list of classes is short for it; `classify: {}` reads them."""
 
-    classes: list[str] = Field(min_length=2, max_length=1000, description="every class, as answers write it")
+    classes: list[str] = Field(
+        [], max_length=1000, description="every class, as answers write it; default: those of the labelled samples"
+    )
     label: str = Field("label", description="field of the data that holds the class; without it, the answer does")
     prompt: str = Field(
         "Which of these is it: {classes}? Answer as JSON.", description="the question; {classes} becomes the classes"
@@ -37,6 +39,8 @@ class ClassifySettings(Settings):
     @classmethod
     def _distinct(cls, classes: list[str]) -> list[str]:
         folded = [fold(name) for name in classes]
+        if len(classes) == 1:
+            raise ValueError("there are at least 2 classes to tell apart")
         if not all(folded):
             raise ValueError("a class has a name")
         twice = next((name for name in classes if folded.count(fold(name)) > 1), None)
@@ -56,30 +60,56 @@ class Classify:
         self.settings = validate(ClassifySettings, settings or {}, "task.classify")
         self.by_folded = {fold(name): name for name in self.settings.classes}
         longest_first = sorted(self.by_folded, key=len, reverse=True)
-        self.anywhere = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+        words = "|".join(map(re.escape, longest_first)) or "(?!)"
+        self.anywhere = re.compile(rf"(?<!\w)(?:{words})(?!\w)")
+
+    def settled(self, samples: Iterable[Sample]) -> Classify:
+        """With the classes of these samples, in order of name; classes the recipe names stay as they are.
+
+        Raises:
+            DataError: when there are fewer than two classes.
+        """
+        if self.settings.classes:
+            return self
+        found = {fold(label): " ".join(label.split()) for sample in samples if (label := self._label(sample))}
+        if len(found) < 2:
+            named = f"only `{next(iter(found.values()))}`" if found else "none"
+            raise DataError(f"classes to tell apart: {named} in the data — label it, or name `task.classify.label`")
+        return Classify(self.settings.model_dump() | {"classes": sorted(found.values())})
+
+    def written(self) -> dict[str, Any]:
+        """Its settings with the classes."""
+        return self.settings.model_dump()
+
+    def choices(self) -> list[str]:
+        """`{"class": ...}` for every class."""
+        return [_written(name) for name in self.settings.classes]
 
     def phrase(self, sample: Sample) -> Sample:
         """Set the question and, for a labelled sample, the answer."""
         labels = self.labels(sample)
-        answer = json.dumps(labels, ensure_ascii=False) if labels else None
+        answer = _written(labels[FIELD]) if labels else None
         prompt = self.settings.prompt.replace("{classes}", ", ".join(self.settings.classes))
         return replace(sample, prompt=prompt, answer=answer)
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The class, written as the recipe writes it."""
-        label = sample.fields.get(self.settings.label)
+        label = self._label(sample)
         if label is None:
-            if sample.fields and sample.answer is None:
+            if sample.fields:
                 hint = nearest(self.settings.label, map(str, sample.fields))
                 raise DataError(f"{sample.source}: no field `{self.settings.label}` holds the class — {hint}")
-            label = sample.answer
-        if label is None:
             return {}
-        name = self.by_folded.get(fold(_unwrapped(str(label))))
+        name = self.by_folded.get(fold(label))
         if name is None:
-            hint = nearest(str(label), self.settings.classes)
-            raise DataError(f"{sample.source}: {str(label)[:80]!r} is none of the recipe's classes — {hint}")
+            hint = nearest(label, self.settings.classes)
+            raise DataError(f"{sample.source}: {label[:80]!r} is none of the recipe's classes — {hint}")
         return {FIELD: name}
+
+    def _label(self, sample: Sample) -> str | None:
+        """The class as the data writes it."""
+        label = sample.fields.get(self.settings.label, sample.answer)
+        return None if label is None else _unwrapped(str(label))
 
     def schema(self) -> dict[str, Any]:
         """One key, one of the classes."""
@@ -121,3 +151,7 @@ def _unwrapped(text: str) -> str:
     """What `{"class": ...}` holds, or the text itself."""
     said = read_object(text).fields.get(FIELD)
     return said if isinstance(said, str) else text
+
+
+def _written(name: str) -> str:
+    return json.dumps({FIELD: name}, ensure_ascii=False)

@@ -51,6 +51,11 @@ def write_report(data: ReportData, path: Path) -> None:
 
 def render(data: ReportData) -> str:
     """The report as HTML."""
+    return page("report.html", **_context(data))
+
+
+def page(template: str, **context: Any) -> str:
+    """One of the templates filled in: autoescaped, and a name it lacks is an error."""
     environment = Environment(
         loader=PackageLoader("mllm_tailor.scoring", "templates"),
         autoescape=True,
@@ -65,7 +70,7 @@ def render(data: ReportData) -> str:
         "between": words.between,
         "metric": words.title,
     }
-    return environment.get_template("report.html").render(_context(data))
+    return environment.get_template(template).render(version=__version__, **context)
 
 
 def printable_lines(text: str) -> str:
@@ -78,7 +83,6 @@ def _context(data: ReportData) -> dict[str, Any]:
     over_floors = {name: _against(data, name, data.tuned) for name in words.FLOORS if name in data.systems}
     return {
         "data": data,
-        "version": __version__,
         "headline": words.headline(data),
         "meaning": words.meaning(data, over_floors),
         "bars": list(_bars(data, over_floors)),
@@ -108,16 +112,17 @@ def _against(data: ReportData, one: str, other: str) -> Gain:
 
 def _bars(data: ReportData, over_floors: dict[str, Gain]) -> Iterator[BarRow]:
     """Floors, base, tuned: from least to most, the recipe's way of decoding last."""
-    other = "free" if data.mode == "constrained" else "constrained"
+    others = [mode for mode in ("likelihood", "free", "constrained") if mode != data.mode]
     intervals = {name: found.base for name, found in over_floors.items()}
-    if f"base_{other}" in data.systems and f"tuned_{other}" in data.systems:
-        found = _against(data, f"base_{other}", f"tuned_{other}")
-        intervals |= {f"base_{other}": found.base, f"tuned_{other}": found.tuned}
+    for other in others:
+        if f"base_{other}" in data.systems and f"tuned_{other}" in data.systems:
+            found = _against(data, f"base_{other}", f"tuned_{other}")
+            intervals |= {f"base_{other}": found.base, f"tuned_{other}": found.tuned}
     intervals |= {data.base: data.gain.base, data.tuned: data.gain.tuned}
-    order = (*words.FLOORS, f"base_{other}", data.base, f"tuned_{other}", data.tuned)
-    for name in (name for name in order if name in intervals):
+    systems = [f"{who}_{mode}" for who in ("base", "tuned") for mode in (*others, data.mode)]
+    for name in (name for name in (*words.FLOORS, *systems) if name in intervals):
         title, note = words.SYSTEMS[name]
-        kind = name.split("_")[0] + (" other" if name.endswith(other) else "")
+        kind = name.split("_")[0] + (" other" if name.endswith(tuple(others)) else "")
         yield BarRow(title, note, intervals[name], charts.bar(intervals[name], kind))
 
 

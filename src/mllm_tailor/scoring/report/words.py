@@ -12,8 +12,10 @@ SYSTEMS = {
     "floor_nearest": ("Copied answer", "labels of the training sample that looks most alike"),
     "base_constrained": ("Untuned", "held to the schema"),
     "base_free": ("Untuned, free", "replying freely"),
+    "base_likelihood": ("Untuned, likeliest", "the likeliest of all replies"),
     "tuned_constrained": ("Tuned", "held to the schema"),
     "tuned_free": ("Tuned, free", "replying freely"),
+    "tuned_likelihood": ("Tuned, likeliest", "the likeliest of all replies"),
 }
 FLOORS = ("floor_constant", "floor_nearest")
 _FLOOR_WORDS = {

@@ -45,6 +45,12 @@ CASES: dict[str, dict[str, Any]] = {
     "lora_plus": {"name": "lora_plus", "rank": 4},
     "lora_fa": {"name": "lora_fa", "rank": 4},
     "dylora": {"name": "dylora", "rank": 4},
+    "adalora": {"name": "adalora", "rank": 4},
+    "prefix": {"name": "prefix", "length": 3},
+    "prefix in one softmax": {"name": "prefix", "length": 3, "gated": False, "last_layers": 1},
+    "prompt": {"name": "prompt", "length": 3},
+    "galore": {"name": "galore", "rank": 8},
+    "apollo": {"name": "apollo", "rank": 8},
     "ia3": {"name": "ia3", "parts": ["vision", "projector", "language"]},
     "vera": {"name": "vera", "rank": 16},
     "oft": {"name": "oft", "block": 16},
@@ -54,8 +60,16 @@ CASES: dict[str, dict[str, Any]] = {
     "pfeiffer": {"name": "bottleneck", "placement": "pfeiffer", "width": 8, "activation": "gelu"},
 }
 INITIAL = {"pissa": 2e-6, "exact pissa": 2e-6}  # they take W apart, which rounds; all others start at 0.0
-UNMERGEABLE = {"series", "parallel", "houlsby", "pfeiffer"}
-STILL = (".lora_A.", ".vera_lambda_d.", ".bottleneck_down.")  # behind a zero, so without a gradient in the first step
+ROUNDED = {**INITIAL, "adalora": 2e-6}  # written in another form than trained
+FROM_ELSEWHERE = {"prompt", "prefix in one softmax"}  # what stands in front is seen from the first
+UNMERGEABLE = {"series", "parallel", "houlsby", "pfeiffer", "prefix", "prefix in one softmax", "prompt"}
+STILL = (
+    ".lora_A.",
+    ".vera_lambda_d.",
+    ".bottleneck_down.",
+    ".prefix_key",
+    ".prefix_value",
+)  # behind a zero, so without a gradient in the first step
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +101,8 @@ def test_a_method_from_beginning_to_end(
     applied = method.apply(model)
     assert sum(applied.counts.values()) == expected
     assert applied.total == 193_120
-    assert difference(logits(model, samples), before) <= INITIAL.get(case, 0.0)
+    changed = difference(logits(model, samples), before)
+    assert changed > 1e-4 if case in FROM_ELSEWHERE else changed <= INITIAL.get(case, 0.0)
 
     frozen = snapshot(model)
     weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
@@ -96,7 +111,8 @@ def test_a_method_from_beginning_to_end(
     after = snapshot(model)
     moved = {name for name in after if not torch.equal(after[name], frozen[name])}
     assert moved <= set(weights)
-    assert all(any(half in name for half in STILL) for name in set(weights) - moved)
+    still = (*STILL, ".lora_B.") if case == "adalora" else STILL  # there both halves stand behind the zeros of E
+    assert all(any(half in name for half in still) for name in set(weights) - moved)
 
     shake(model)
     trained = logits(model, samples)
@@ -106,7 +122,7 @@ def test_a_method_from_beginning_to_end(
     method.save(model, tmp_path / "adapter")
     again = open_small(tiny_model_folder, method)
     method.load(again, tmp_path / "adapter")
-    assert difference(logits(again, samples), trained) <= INITIAL.get(case, 0.0)
+    assert difference(logits(again, samples), trained) <= ROUNDED.get(case, 0.0)
     if case in UNMERGEABLE:
         with pytest.raises(ModelError, match="cannot be merged"):
             merge(again)

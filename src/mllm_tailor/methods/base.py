@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mllm_tailor.methods.targets import Targets
-from mllm_tailor.recipe import Settings
+from mllm_tailor.recipe import Settings, Train
+from mllm_tailor.recipe.schema import PARTS
 
 
 class TechniqueSettings(Settings):
@@ -32,6 +33,8 @@ class Technique:
     preferred: Sequence[str] = ()  # last names of linear layers aimed at where the recipe names none; empty: all
     quantize: ClassVar[str | None] = None  # number format of the base under it
     optimizer: ClassVar[str | None] = None  # when the method is an optimizer of its own
+    mergeable: ClassVar[bool] = True  # whether what it learns can be folded into the model's own weights
+    only_parts: ClassVar[tuple[str, ...]] = PARTS  # where it can work
 
     def __init__(self, name: str, settings: Any) -> None:
         self.name = name
@@ -47,9 +50,19 @@ class Technique:
         """Settings for `optimizer`."""
         return {}
 
+    def check(self, train: Train) -> None:
+        """Refuse settings of the training that do not go with the method, before any model is opened.
+
+        Raises:
+            RecipeError: with the reason and an alternative.
+        """
+
     def attach(self, targets: Targets) -> Attached:
         """Change the model where needed; return what belongs to the method."""
         raise NotImplementedError
+
+    def rebuild(self, targets: Targets) -> None:
+        """Make the places of weights that `attach` adds without PEFT, so that a file can fill them."""
 
     def expected_weights(self, targets: Targets) -> int:
         """How many weights will be trained, by formula, without touching the model."""

@@ -26,6 +26,8 @@ def make_method(recipe: Recipe) -> Method:
     else:
         method = Method(name, (_plan(name, settings, parts, "method"),))
     _check_together(method)
+    for plan in method.plans:
+        plan.technique.check(recipe.train)
     return method
 
 
@@ -44,6 +46,10 @@ def _plan(name: str, settings: Mapping[str, Any], parts: Any, where: str) -> Pla
     for part in chosen:
         if part not in PARTS:
             raise RecipeError(f"`method.parts`: unknown part `{part}` — {nearest(str(part), PARTS)}")
+        if part not in technique.only_parts:
+            raise RecipeError(
+                f"`method.parts`: {name} works on {', '.join(technique.only_parts)}, not on {part} — use lora there"
+            )
     return Plan(chosen, technique)
 
 

@@ -25,6 +25,7 @@ def describe_base(model: Any) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "tiles": model.tiles.model_dump(),
         "frames": model.frames,
+        "trim": model.trim,
         "system": model.system,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
     }
@@ -61,7 +62,7 @@ def read_fit(folder: Path, model: Any, *, unquantised: bool = False) -> dict[str
             f"{folder}: made on a base with quantize={made_on['quantize']}, used on one with {here['quantize']} — "
             f"open the base with quantize={made_on['quantize']}"
         )
-    for key in ("tiles", "frames", "system", "template_sha256"):
+    for key in ("tiles", "frames", "trim", "system", "template_sha256"):
         if made_on.get(key, here[key]) != here[key]:
             console.print(f"[yellow]{folder}: trained with another `{key.removesuffix('_sha256')}` than in use here")
     return dict(noted)

@@ -126,6 +126,8 @@ class Method:
             ModelError: when the base is another one, or a file is missing or damaged.
         """
         noted = read_fit(folder, model, unquantised=unquantised)
+        for plan in self.plans:
+            plan.technique.rebuild(self._targets(plan, model))
         if noted["weights"]:
             _load_weights(model.model, folder / WEIGHTS_FILE)
         remember(model, self, [read_adapter(model.model, folder / place) for place in noted["adapters"]])

@@ -94,6 +94,45 @@ class Mezo(Full):
         return {"epsilon": self.settings.epsilon, "exact": self.settings.exact}
 
 
+class GaloreSettings(TechniqueSettings):
+    """Moments in few directions."""
+
+    rank: int = Field(128, ge=1, le=8192, description="directions kept of each weight's gradient")
+    interval: int = Field(200, ge=1, description="optimizer steps until the directions are found anew")
+    scale: float = Field(0.25, gt=0, le=1000, description="factor on the step of every projected weight")
+
+
+class Galore(Full):
+    """Every weight, Adam's moments held in the gradient's largest directions (Zhao et al. 2024, 2403.03507).
+
+    Equations in training/projected.py. Weights narrower than the rank are trained by plain Adam.
+    """
+
+    Settings: ClassVar[type[TechniqueSettings]] = GaloreSettings
+    optimizer: ClassVar[str | None] = "galore"
+
+    @property
+    def optimizer_options(self) -> dict[str, Any]:
+        """Its own settings."""
+        return self.settings.model_dump(include={"rank", "interval", "scale"})
+
+
+class ApolloSettings(GaloreSettings):
+    """Rates from random projections."""
+
+    rank: int = Field(256, ge=1, le=8192, description="random directions; 1: one rate a tensor (APOLLO-Mini)")
+    scale: float = Field(
+        1.0, gt=0, le=1000, description="factor on the step of every projected weight; 11.3 with rank 1"
+    )
+
+
+class Apollo(Galore):
+    """Every weight; each channel's rate is Adam's, estimated in random directions (Zhu et al. 2024, 2412.05270)."""
+
+    Settings: ClassVar[type[TechniqueSettings]] = ApolloSettings
+    optimizer: ClassVar[str | None] = "apollo"
+
+
 class LisaSettings(TechniqueSettings):
     """A few layers at a time."""
 

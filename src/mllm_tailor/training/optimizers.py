@@ -23,6 +23,8 @@ OPTIMIZERS = Registry(
         "paged_adamw_8bit": Entry("mllm_tailor.training.gradient:paged_adamw_8bit", "both of these"),
         "lomo": Entry("mllm_tailor.training.lomo:lomo", "gradient descent inside the backward pass; no state"),
         "adalomo": Entry("mllm_tailor.training.lomo:adalomo", "the same with factored second moments, as in Adafactor"),
+        "galore": Entry("mllm_tailor.training.projected:galore", "Adam in the largest singular directions; less state"),
+        "apollo": Entry("mllm_tailor.training.projected:apollo", "rates of Adam from random projections; least state"),
         "mezo": Entry("mllm_tailor.training.mezo:mezo", "two forward passes, no backward: the memory of inference"),
         "sgd": Entry("mllm_tailor.training.gradient:sgd", "plain gradient descent; no state"),
     },

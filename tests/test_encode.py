@@ -19,6 +19,7 @@ from mllm_tailor.core.media import image_size, open_image
 from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.models import NO_LOSS, OpenModel, encode, open_model, tile_grid, tile_image
 from mllm_tailor.models.build import IMAGE, IMAGE_END, IMAGE_START, TURN_END, TURN_START
+from mllm_tailor.models.encode import Encoded, Length, measure_length
 from mllm_tailor.models.processor import IMAGENET_MEAN, IMAGENET_STD
 from mllm_tailor.models.tiled import shared_tiles
 from mllm_tailor.models.tiles import count_tiles, tiles_to_tensor
@@ -80,6 +81,24 @@ def test_a_prompt_is_the_head_of_its_labelled_sample(model: OpenModel, sample: S
 def test_length_is_known_without_decoding(model: OpenModel, sample: Sample) -> None:
     for case in (sample, sample.unlabelled()):
         assert model.count_tokens(case) == encode(case, model).length
+
+
+def test_trimmed_pictures_are_what_their_print_alone_would_be(model: OpenModel, tmp_path: Path) -> None:
+    """A small receipt on a large sheet is read, and measured, like the receipt without its sheet."""
+    sheet = np.full((640, 480), 240, np.uint8)
+    sheet[160:480, 80:240] = np.random.default_rng(0).integers(0, 2, (320, 160), dtype=np.uint8) * 255
+    Image.fromarray(sheet).save(tmp_path / "sheet.png")
+    Image.fromarray(sheet[144:496, 64:256]).save(tmp_path / "receipt.png")  # two cells of paper all round are kept
+
+    def read(name: str, opened: OpenModel) -> tuple[Encoded, Length]:
+        sample = Sample(name, (Media("image", tmp_path / name),), prompt="Read.", answer="7")
+        return encode(sample, opened), measure_length(sample, opened)
+
+    trimming = replace(model, trim=True)
+    sheet_read, sheet_length = read("sheet.png", trimming)
+    receipt_read, receipt_length = read("receipt.png", model)
+    assert torch.equal(sheet_read.media["pixel_values"], receipt_read.media["pixel_values"])
+    assert sheet_length == receipt_length != read("sheet.png", model)[1]
 
 
 @pytest.mark.parametrize("sample", SHAPES.values(), ids=SHAPES.keys())

@@ -23,7 +23,7 @@ from mllm_tailor.models.build import build_internvl, build_processor, build_toke
 from mllm_tailor.predicting import FeatureMemory, decode, predict, predict_both
 from mllm_tailor.predicting.constrain import Grammar, Vocabulary, allowed_tokens
 from mllm_tailor.predicting.row import Row
-from mllm_tailor.predicting.vision import weights_key
+from mllm_tailor.predicting.vision import Vision, weights_key
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
@@ -282,9 +282,18 @@ def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
     weight.data += 1e-3
     assert weights_key(model) != before  # trained vision weights never meet old features
     weight.data -= 1e-3
+    assert weights_key(replace(model, mixed=True)) != before
     small = FeatureMemory(limit=memory.bytes // 2)
     predict(model, TASK, samples, settings(max_new_tokens=2), memory=small)
     assert 0 < small.bytes <= small.limit
+
+
+def test_the_vision_side_in_bf16_is_near_and_in_the_models_own_format(model, samples):
+    pixels = model.inputs([TASK.phrase(samples[4].unlabelled())])["pixel_values"]
+    exact, mixed = (Vision(opened, None)._look(pixels) for opened in (model, replace(model, mixed=True)))
+    assert exact.dtype == mixed.dtype == model.dtype
+    difference = (exact - mixed).norm() / exact.norm()
+    assert 1e-5 < difference < 3e-2  # bf16 keeps eight bits
 
 
 def test_what_cannot_be_read_is_a_row_and_stops_nothing(model, samples, tmp_path):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import image_size
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.pairs import read_pair
 from mllm_tailor.models.stock import read_stock, with_reply
@@ -82,7 +81,7 @@ class Length:
 def measure_length(sample: Sample, model: OpenModel) -> Length:
     """The exact length `encode` gives. For tiled families no pixel is decoded: the pictures' sizes tell."""
     _check_media(sample, model)
-    sizes = [image_size(media) for media in sample.media if media.kind == "image"]
+    sizes = [model.picture_size(media) for media in sample.media if media.kind == "image"]
     if model.family.compares:
         ids, media = read_pair(sample, model)
         return Length(len(ids), 0, len(sizes), sum(map(math.prod, sizes)), media["pixel_values"].numel() // 3)

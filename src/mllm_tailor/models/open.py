@@ -39,6 +39,8 @@ def open_model(
     tiles: Tiles | None = None,
     system: str | None = None,
     frames: int = 8,
+    trim: bool = False,
+    mixed: bool = False,
     quantize: Literal["nf4", "int8"] | None = None,
     quantize_skip: Sequence[str] = (),
 ) -> OpenModel:
@@ -47,7 +49,8 @@ def open_model(
     `dtype` auto keeps small models in float32 and takes bfloat16 for others where the hardware has it. `quantize` packs
     the linear layers into 4 bits (NF4 with double quantisation, arXiv 2305.14314) or 8, except the head and the parts
     or module names in `quantize_skip`. `tiles` and `system` stand in for the checkpoint's own.
-    A clip is shown as `frames` pictures.
+    A clip is shown as `frames` pictures. `trim` cuts blank margins off pictures before they are tiled. `mixed` lets the
+    vision side compute in bf16 (the weights keep their format), as training does where the hardware has it.
 
     Raises:
         ModelError: naming the file and what to do.
@@ -77,6 +80,8 @@ def open_model(
         revision=checkpoint.revision,
         quantize=quantize,
         frames=frames,
+        trim=trim,
+        mixed=mixed,
     )
 
 

@@ -13,12 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.files import sha256
-from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.margins import box_of, print_box
+from mllm_tailor.core.media import image_size, open_image
+from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models.encode import Encoded, collate, count_tokens, encode
 from mllm_tailor.models.families import Family
 from mllm_tailor.models.pairs import collate_pairs
@@ -41,6 +44,8 @@ class OpenModel:
     revision: str | None
     quantize: str | None = None
     frames: int = 8  # a clip is shown as
+    trim: bool = False  # blank margins of pictures are cut off before tiling
+    mixed: bool = False  # the vision side computes in bf16, as it does in training
 
     @property
     def tokenizer(self) -> Any:
@@ -51,6 +56,22 @@ class OpenModel:
     def image_size(self) -> int:
         """Pixels along the side of a tile."""
         return int(self.processor.image_processor.size["height"])
+
+    def picture(self, media: Media) -> Image.Image:
+        """A picture as the model is shown it, before it is cut into tiles.
+
+        Raises:
+            DataError: naming the file, as `open_image` does.
+        """
+        image = open_image(media)
+        return image.crop(print_box(image)) if self.trim else image
+
+    def picture_size(self, media: Media) -> tuple[int, int]:
+        """(width, height) of `picture`; nothing is decoded unless margins are to be found."""
+        if not self.trim:
+            return image_size(media)
+        left, top, right, bottom = box_of(media)
+        return right - left, bottom - top
 
     @property
     def context(self) -> int:

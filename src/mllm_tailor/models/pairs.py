@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import open_image
 from mllm_tailor.core.sample import Sample
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ def read_pair(sample: Sample, model: OpenModel) -> tuple[list[int], dict[str, Te
             f"{sample.source or sample.id}: {len(sample.media)} pictures and {len(text.split())} words, where one "
             "picture and its text are compared — mend this row or leave it out"
         )
-    pixels = model.processor.image_processor(images=[open_image(sample.media[0])], return_tensors="pt")["pixel_values"]
-    return list(model.tokenizer(text, truncation=False)["input_ids"]), {"pixel_values": pixels}
+    pixels = model.processor.image_processor(images=[model.picture(sample.media[0])], return_tensors="pt")
+    return list(model.tokenizer(text, truncation=False)["input_ids"]), {"pixel_values": pixels["pixel_values"]}
 
 
 def collate_pairs(items: Sequence[Encoded], model: OpenModel) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mllm_tailor.core.clips import read_frames
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.core.media import image_size, open_image
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models.template import MARK, tokenize
 from mllm_tailor.models.tiles import count_tiles, tile_image, tiles_to_tensor
@@ -69,7 +68,8 @@ def tile_counts(sample: Sample, model: OpenModel) -> list[int]:
     counts: list[int] = []
     for media, tiles in tiles_of(sample, model.tiles):
         if media.kind == "image":
-            counts.append(count_tiles(*image_size(media), tiles.min, tiles.max, model.image_size, tiles.thumbnail))
+            width, height = model.picture_size(media)
+            counts.append(count_tiles(width, height, tiles.min, tiles.max, model.image_size, tiles.thumbnail))
         else:
             counts += [1] * model.frames
     return counts
@@ -79,7 +79,7 @@ def pixels(sample: Sample, model: OpenModel) -> dict[str, Tensor]:
     """`pixel_values` (tiles, 3, size, size) of all pictures and clips."""
     cut: list[Image.Image] = []
     for media, tiles in tiles_of(sample, model.tiles):
-        frames = read_frames(media, model.frames) if media.kind == "video" else [open_image(media)]
+        frames = read_frames(media, model.frames) if media.kind == "video" else [model.picture(media)]
         for image in frames:
             cut += tile_image(image, tiles.min, tiles.max, model.image_size, tiles.thumbnail)
     if not cut:

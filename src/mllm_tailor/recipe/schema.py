@@ -38,6 +38,7 @@ class ModelSpec(Settings):
     device: str | None = Field(None, description="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
     tiles: Tiles | None = Field(None, description="default: what the checkpoint says")
     frames: int = Field(8, ge=1, le=256, description="pictures a clip is shown as, evenly spread, one tile each")
+    trim: bool = Field(False, description="cut blank margins off pictures, so that a small receipt fills its tiles")
     system: str | None = Field(None, description="system text; default: the checkpoint's own")
 
 
@@ -181,6 +182,7 @@ class Recipe(Settings):
     train: Train = Field(Train(), description="the training loop")
     predict: Predict = Field(Predict(), description="generation")
     score: list[str] = Field([], description="metrics, the first decides; default: the task's own")
+    score_by: list[str] = Field([], description="fields or columns to break the scores down by, such as speaker")
     output: str = Field("runs", description="folder that receives the run folder")
     stages: list[Stage] = Field([], description="trained one after another, each from the weights of the one before")
 

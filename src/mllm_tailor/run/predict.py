@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.files import write_jsonl
 from mllm_tailor.core.progress import console
@@ -71,6 +72,8 @@ def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Seq
         device=spec.device,
         tiles=spec.tiles,
         frames=spec.frames,
+        trim=spec.trim,
+        mixed=spec.dtype != "float32" and fast_bf16(pick_device(spec.device)),
         system=spec.system,
         quantize=quantize,
         quantize_skip=quantize_skip,

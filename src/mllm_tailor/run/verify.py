@@ -64,7 +64,13 @@ def verify_run(path: Path, count: int) -> bool:
         tuned.save(Path(folder))
         spec = recipe.model
         exported = open_model(
-            folder, dtype=spec.dtype, device=spec.device, tiles=spec.tiles, frames=spec.frames, system=spec.system
+            folder,
+            dtype=spec.dtype,
+            device=spec.device,
+            tiles=spec.tiles,
+            frames=spec.frames,
+            trim=spec.trim,
+            system=spec.system,
         )
         rows.append(_agreement("exported, opened again", reference, observe(exported, samples)))
     untouched = _agreement("untouched base", reference, observe(open_base(recipe), samples))

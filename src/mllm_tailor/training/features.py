@@ -150,6 +150,7 @@ def _identity(model: OpenModel, loss: str, bf16: bool) -> dict[str, Any]:
         "bf16": bf16,
         "tiles": model.tiles.model_dump(),
         "frames": model.frames,
+        "trim": model.trim,
         "system": model.system,
         "loss": loss,
         "torch": torch.__version__,

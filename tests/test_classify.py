@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageDraw
+from rich.console import Console
 
-from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.errors import DataError, RecipeError
+from mllm_tailor.core.files import read_json, read_jsonl
+from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.models.encode import NO_LOSS
 from mllm_tailor.predicting import choose
 from mllm_tailor.predicting.choices import _Chooser
 from mllm_tailor.recipe import Predict, make_recipe
+from mllm_tailor.run.prepare import prepare
 from mllm_tailor.run.settle import settle
+from mllm_tailor.run.tailor import run_recipe
+from mllm_tailor.scoring.confusion import UNREAD, Confusion, confusion_table, macro_f1
 from mllm_tailor.tasks import open_task
 
 CLASSES = ["Swiping Up", "No gesture", "Tap"]
@@ -89,3 +96,70 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     data = shapes(tmp_path / "data", ["Tap", "tap"])
     with pytest.raises(DataError, match="only `tap` in the data"):
         settle(make_recipe({"data": str(data), "task": "classify"}))
+
+
+def confusion_of(true: list[str], said: list[str]) -> Confusion:
+    labels = [{"class": name} for name in true]
+    return Confusion.of(labels, [Prediction("", "", {"class": name} if name else {}) for name in said], CLASSES)
+
+
+def test_the_matrix_and_macro_f1_by_hand() -> None:
+    up, none = CLASSES[:2]
+    true = [up, up, up, up, none, none]
+    before, after = confusion_of(true, [up] * 6), confusion_of(true, [up, up, up, none, none, ""])
+    assert after.counts.tolist() == [[3, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
+    assert before.by_class == pytest.approx([80, 0, 0])
+    assert after.by_class == pytest.approx([100 * 6 / 7, 50, 0])
+    one, other, difference = macro_f1(before, after)
+    assert (one.value, other.value) == pytest.approx((40, (600 / 7 + 50) / 2))  # Tap is in no label
+    assert difference.value == pytest.approx(other.value - one.value)
+    assert difference.low <= difference.value <= difference.high
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(confusion_table(after))
+    text = console.export_text()
+    assert "1 Swiping Up" in text and UNREAD in text
+    same = macro_f1(after, after)[2]
+    assert (same.low, same.high) == (0, 0)
+
+
+def test_a_run_reports_classes_columns_floors_and_what_was_never_learned(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    data = shapes(tmp_path / "data", ["Tap", "Swipe"] * 5 + ["Shake"])
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row |= {"split": "test" if number > 6 else "train", "camera": "new" if number == 8 else "old"}
+    (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = {
+        "name": "shapes",
+        "model": str(tiny_model_folder),
+        "data": {"train": str(data), "held_out": {"column": "split", "value": "test"}, "dev": 0},
+        "task": "classify",
+        "method": {"name": "lora", "rank": 2},
+        "train": {"epochs": 1, "batch": 4},
+        "predict": {"max_new_tokens": 24},
+        "score": "exact",
+        "score_by": ["camera"],
+        "output": str(tmp_path / "runs"),
+    }
+    (tmp_path / "shapes.yaml").write_text(yaml.safe_dump(values))
+    run = run_recipe(tmp_path / "shapes.yaml", [], exclude_faulty=False, fresh=False)
+    assert run.recipe().task["classify"]["classes"] == ["Shake", "Swipe", "Tap"]
+    notes = [row["note"] for _, row in read_jsonl(run.ledger) if "note" in row]
+    assert notes == ["its class `Shake` is in no training sample; scored all the same"]
+    scores = read_json(run.scores)
+    assert {f"{who}_likelihood" for who in ("base", "tuned")} <= set(scores["systems"])
+    assert {value: part["count"] for value, part in scores["by"]["camera"].items()} == {"old": 3, "new": 1}
+    page = run.report.read_text()
+    shown = ("What is taken for what", "Exact by camera", "Macro F1", "Majority answer", "Tuned, likeliest", notes[0])
+    for text in shown:
+        assert text in page
+
+
+def test_a_column_nobody_has_is_refused_before_training(tmp_path: Path) -> None:
+    data = shapes(tmp_path / "data", CLASSES * 4)
+    recipe = make_recipe(
+        {"data": {"train": str(data), "limit": 5}, "task": {"classify": CLASSES}, "score_by": ["lable"]}
+    )
+    with pytest.raises(RecipeError, match="did you mean `label`"):
+        prepare(recipe, open_task("classify", CLASSES), exclude_faulty=False, decode=False)

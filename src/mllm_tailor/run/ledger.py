@@ -10,10 +10,11 @@ import torch
 
 from mllm_tailor.core.device import fast_bf16
 from mllm_tailor.core.files import write_jsonl
-from mllm_tailor.core.progress import track
+from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import Method
 from mllm_tailor.models import Length, OpenModel, measure_length
+from mllm_tailor.run.breakdown import never_learned
 from mllm_tailor.run.forecast import Forecast, ModelCost, SampleCost, forecast, matmul_rate
 from mllm_tailor.run.prepare import Job
 
@@ -27,11 +28,16 @@ def measure(model: OpenModel, job: Job) -> dict[str, Length]:
 
 def write_ledger(path: Path, job: Job, lengths: Mapping[str, Length]) -> None:
     """One row a sample: part, size, the scale its pictures are seen at (below 1: shrunk), or why it takes no part."""
+    notes = never_learned(job.task, job.train, job.held_out)
     rows = []
     for part, samples in job.parts().items():
         times = Counter(sample.id for sample in samples)
         distinct = {sample.id: sample for sample in samples}
-        rows += [_row(sample, part, lengths[sample.id], times[sample.id]) for sample in distinct.values()]
+        for sample in distinct.values():
+            note = {"note": notes[sample.id]} if part == "held_out" and sample.id in notes else {}
+            rows.append(_row(sample, part, lengths[sample.id], times[sample.id]) | note)
+    for note, count in Counter(notes.values()).items():
+        console.print(f"[yellow]{count} held-out samples:[/] {note}", highlight=False)
     rows += [{"id": item.id, "source": item.source, "part": "excluded", "reason": item.reason} for item in job.excluded]
     write_jsonl(path, rows)
 

@@ -22,6 +22,7 @@ from mllm_tailor.data import (
     split_dev,
 )
 from mllm_tailor.recipe import Recipe, Source
+from mllm_tailor.run.breakdown import check_columns
 from mllm_tailor.tasks import Task, open_task, reading_samples
 
 SHOWN_FAULTS = 20
@@ -89,6 +90,7 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
     """
     faults: list[Fault] = []
     dataset, train, held_out = read_parts(recipe, faults)
+    check_columns(recipe.score_by, held_out)
     limited: list[Excluded] = []
     train = _limit(train, recipe.data.limit, recipe.seed, "data.limit", limited)
     held_out = _limit(held_out, recipe.data.limit_held_out, recipe.seed, "data.limit_held_out", limited)

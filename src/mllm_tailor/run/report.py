@@ -19,6 +19,7 @@ from mllm_tailor.run.folder import RunFolder
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.run.scores import RunScores
 from mllm_tailor.scoring import gain_table, score_table
+from mllm_tailor.scoring.confusion import Confusion, confusion_table
 from mllm_tailor.scoring.report import Cost, Curves, LedgerLine, ReportData, choose, write_report
 
 STRIP_FRAMES = 4  # of a clip
@@ -48,6 +49,9 @@ def write_run_report(run: RunFolder, job: Job, scores: RunScores, training: Mapp
         questions=_questions(job),
         sample_groups=[sample.group for sample in job.held_out],
         groups=scores.groups,
+        breakdowns=scores.breakdowns,
+        apart=job.recipe.score,
+        classes=scores.classes,
         pictures=_pictures(job, scores),
         curves=_curves(run.path / "log.jsonl", scores.metrics[0], training.get("best_step")),
         ledger=_ledger(run.ledger),
@@ -65,6 +69,12 @@ def _show(run: RunFolder, scores: RunScores) -> None:
     console.print(gain_table(shown, f"Gain on {len(scores.ids)} held-out samples ({scores.mode})"))
     console.print(gain_table(scores.gains[headline].by_field, f"{headline}, by field"))
     console.print(score_table(scores.systems, "Every system on the same samples"))
+    for column, parts in scores.breakdowns.items():
+        tuned = scores.systems[f"tuned_{scores.mode}"]
+        apart = {f"{value} ({len(places)})": tuned.subset(places) for value, places in parts.items()}
+        console.print(score_table(apart, f"The tuned model by {column}"))
+    if scores.classes:
+        console.print(confusion_table(Confusion.of(scores.labels, scores.tuned_predictions, scores.classes)))
     console.print(f"Report: {run.report}")
 
 
@@ -101,6 +111,8 @@ def _ledger(path: Path) -> list[LedgerLine]:
     reasons = Counter(row["reason"] for row in rows if row["part"] == "excluded")
     lines += [LedgerLine("excluded", count, reason) for reason, count in reasons.items()]
     shrunk = [row["scale"] for row in rows if (row.get("scale") or 1) < 1]
+    notes = Counter(row["note"] for row in rows if "note" in row)
+    lines += [LedgerLine("to note", count, note) for note, count in notes.items()]
     if shrunk:
         note = f"seen smaller than stored, the smallest at {min(shrunk):.0%} of its width and height"
         lines.append(LedgerLine("shrunk", len(shrunk), note))

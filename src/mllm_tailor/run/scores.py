@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.breakdown import Places, majority_floor, places_by
 from mllm_tailor.run.folder import RunFolder, in_order, read_predictions
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.scoring import METRICS, Gain, Scores, compare, constant_floor, score, seen_groups
@@ -16,7 +17,7 @@ from mllm_tailor.tasks import ChoiceTask, Task
 
 MODES = ("constrained", "free")
 LIKELIHOOD = "likelihood"  # of each reply, where a task has a closed set of them
-FLOORS = ("floor_constant", "floor_nearest")
+FLOORS = ("floor_constant", "floor_majority", "floor_nearest")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class RunScores:
     systems: Mapping[str, Scores]
     gains: Mapping[str, Gain]  # by metric, in the recipe's mode
     groups: Mapping[str, Sequence[int]]  # places of the held-out samples of seen and of unseen groups
+    breakdowns: Places = field(default_factory=dict)  # the same for each value of the recipe's `score_by` columns
+    classes: tuple[str, ...] = ()  # where a reply is one of them
 
     @property
     def tuned_predictions(self) -> list[Prediction]:
@@ -45,6 +48,14 @@ class RunScores:
             "systems": {name: scores.row() for name, scores in self.systems.items()},
             "gain": {metric: found.row() for metric, found in self.gains.items()},
             "groups": {name: [self.ids[place] for place in places] for name, places in self.groups.items()},
+            "by": {column: self._by(parts) for column, parts in self.breakdowns.items()},
+        }
+
+    def _by(self, parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        return {
+            value: {"count": len(places)}
+            | {name: found.subset(places).values() for name, found in self.systems.items()}
+            for value, places in parts.items()
         }
 
 
@@ -78,8 +89,10 @@ def in_mode(job: Job) -> str:
 
 
 def score_part(job: Job, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Headline first: the scores of one part while training."""
-    return _score(job, samples, predictions).values()
+    """Scores of one part while training; the first, which chooses the best epoch, is one of which more is better."""
+    found = _score(job, samples, predictions)
+    rising = sorted(found.metrics, key=lambda name: found[name].better != "higher")
+    return {name: found[name].value for name in rising}
 
 
 def score_system(job: Job, predictions: Sequence[Prediction]) -> Scores:
@@ -118,7 +131,9 @@ def score_run(run: RunFolder, job: Job) -> RunScores:
     groups = [sample.group for sample in job.held_out]
     gains = compare(systems[f"base_{mode}"], systems[f"tuned_{mode}"], groups=groups)
     places = seen_groups([sample.group for sample in job.train], groups)
-    return RunScores(names, mode, ids, labels, predictions, systems, gains, places)
+    classes = tuple(job.task.classes) if isinstance(job.task, ChoiceTask) else ()
+    breakdowns = places_by(job.recipe.score_by, job.held_out)
+    return RunScores(names, mode, ids, labels, predictions, systems, gains, places, breakdowns, classes)
 
 
 def _collect(run: RunFolder, job: Job, ids: Sequence[str]) -> dict[str, list[Prediction]]:
@@ -130,4 +145,7 @@ def _collect(run: RunFolder, job: Job, ids: Sequence[str]) -> dict[str, list[Pre
     train_labels = [job.task.labels(sample) for sample in job.train]
     constant = constant_floor(train_labels, len(ids), job.task.field_names)
     found["floor_constant"] = [Prediction(name, "", fields) for name, fields in zip(ids, constant, strict=True)]
+    if job.recipe.score_by:
+        majority = majority_floor(job)
+        found["floor_majority"] = [Prediction(name, "", fields) for name, fields in zip(ids, majority, strict=True)]
     return found

@@ -172,9 +172,9 @@ def _gain(base: Ratios, tuned: Ratios, better: str, sums: NDArray[np.float64]) -
     fixed, broken = _changes(base, tuned, better)
     known = ~np.isnan(difference)
     return Gain(
-        base=_interval(base.value, before),
-        tuned=_interval(tuned.value, after),
-        difference=_interval(tuned.value - base.value, difference),
+        base=interval_of(base.value, before),
+        tuned=interval_of(tuned.value, after),
+        difference=interval_of(tuned.value - base.value, difference),
         share_better=float(wins[known].mean()) if known.any() else 0.0,
         fixed=fixed,
         broken=broken,
@@ -190,7 +190,8 @@ def _percent(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[
     return percent
 
 
-def _interval(value: float, draws: NDArray[np.float64]) -> Interval:
+def interval_of(value: float, draws: NDArray[np.float64]) -> Interval:
+    """A value with the middle 95 % of its draws; NaN draws, which held nothing to compare, are left out."""
     known = draws[~np.isnan(draws)]
     if not len(known):
         return Interval(value, value, value)

@@ -49,6 +49,11 @@ class Task(Protocol):
 class ChoiceTask(Task, Protocol):
     """A task with a closed set of replies, so that a model can also be asked how likely each of them is."""
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """What the one field of a reply may hold."""
+        ...
+
     def choices(self) -> Sequence[str]:
         """Every reply there can be, as training writes it."""
         ...

@@ -81,6 +81,11 @@ class Classify:
         """Its settings with the classes."""
         return self.settings.model_dump()
 
+    @property
+    def classes(self) -> list[str]:
+        """Every class, as answers write it."""
+        return self.settings.classes
+
     def choices(self) -> list[str]:
         """`{"class": ...}` for every class."""
         return [_written(name) for name in self.settings.classes]

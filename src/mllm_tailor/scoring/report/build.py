@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from markupsafe import Markup
 from mllm_tailor import __version__
 from mllm_tailor.core.files import write_atomic
 from mllm_tailor.scoring.compare import Gain, Interval, gain
+from mllm_tailor.scoring.confusion import UNREAD, Confusion, macro_f1
 from mllm_tailor.scoring.errors import KINDS, count_errors
 from mllm_tailor.scoring.metrics import METRICS
 from mllm_tailor.scoring.report import charts, words
@@ -91,7 +92,13 @@ def _context(data: ReportData) -> dict[str, Any]:
         "fields": [
             (name, found, charts.dumbbell(found.base, found.tuned)) for name, found in data.gain.by_field.items()
         ],
-        "groups": list(_groups(data)),
+        "groups": list(_groups(data, data.groups, data.metric)),
+        "breakdowns": [
+            (column, metric, list(_groups(data, parts, metric)))
+            for column, parts in data.breakdowns.items()
+            for metric in dict.fromkeys((data.metric, *data.apart))
+        ],
+        "confusion": _confusion(data),
         "loss": charts.curve(data.curves.loss, "loss by step") if data.curves.loss else None,
         "dev": charts.curve(data.curves.dev, "dev score by step", data.curves.best_step, dots=True)
         if data.curves.dev
@@ -134,18 +141,36 @@ def _form(data: ReportData) -> str:
     return words.format_or_reading(free, held)
 
 
-def _groups(data: ReportData) -> Iterator[GroupRow]:
-    """Held-out samples whose group was in training, and the others, apart."""
-    for name, places in data.groups.items():
+def _groups(data: ReportData, parts: Mapping[str, Sequence[int]], metric: str) -> Iterator[GroupRow]:
+    """Parts of the held-out samples, each scored apart."""
+    for name, places in parts.items():
         base, tuned = (data.systems[system].subset(places) for system in (data.base, data.tuned))
         groups = [data.sample_groups[place] for place in places] if data.sample_groups else None
         floors = tuple(
-            (words.SYSTEMS[floor][0], data.systems[floor].subset(places)[data.metric].value)
+            (words.SYSTEMS[floor][0], data.systems[floor].subset(places)[metric].value)
             for floor in words.FLOORS
             if floor in data.systems
         )
-        found = gain(base, tuned, data.metric, groups=groups)
+        found = gain(base, tuned, metric, groups=groups)
         yield GroupRow(GROUP_WORDS.get(name, name), len(places), found, floors)
+
+
+def _confusion(data: ReportData) -> dict[str, Any] | None:
+    """The matrix of the tuned model's replies, F1 of each class before and after, and the mean of these."""
+    if not data.classes:
+        return None
+    base, tuned = (
+        Confusion.of(data.labels, data.predictions[system], data.classes) for system in (data.base, data.tuned)
+    )
+    before, after, difference = macro_f1(base, tuned, data.sample_groups or None)
+    rows = zip(tuned.classes, tuned.counts.tolist(), base.by_class, tuned.by_class, strict=True)
+    return {
+        "before": before,
+        "after": after,
+        "difference": difference,
+        "columns": [*range(1, len(tuned.classes) + 1), *([UNREAD] if tuned.counts[:, -1].any() else [])],
+        "rows": [(place, title, counts, one, other) for place, (title, counts, one, other) in enumerate(rows, 1)],
+    }
 
 
 def _errors(data: ReportData) -> dict[str, Any]:

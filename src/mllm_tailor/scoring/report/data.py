@@ -54,6 +54,9 @@ class ReportData:
     questions: Sequence[str] = ()  # of the held-out samples, where each has its own
     sample_groups: Sequence[str | None] = ()  # of the held-out samples, for the intervals
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)  # places of those in "seen" and "unseen" groups
+    breakdowns: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)  # column -> value -> places
+    apart: Sequence[str] = ()  # metrics shown by column beside the headline
+    classes: Sequence[str] = ()  # where the one field of a reply is a class
     pictures: Mapping[str, bytes] = field(default_factory=dict)  # small JPEG files by sample id, see `cases.choose`
     curves: Curves = Curves()
     ledger: Sequence[LedgerLine] = ()

@@ -9,6 +9,7 @@ from mllm_tailor.scoring.report.data import ReportData
 
 SYSTEMS = {
     "floor_constant": ("Constant answer", "the most frequent training values, whatever is shown"),
+    "floor_majority": ("Majority answer", "the most frequent training answer to samples of the same kind"),
     "floor_nearest": ("Copied answer", "labels of the training sample that looks most alike"),
     "base_constrained": ("Untuned", "held to the schema"),
     "base_free": ("Untuned, free", "replying freely"),
@@ -17,9 +18,10 @@ SYSTEMS = {
     "tuned_free": ("Tuned, free", "replying freely"),
     "tuned_likelihood": ("Tuned, likeliest", "the likeliest of all replies"),
 }
-FLOORS = ("floor_constant", "floor_nearest")
+FLOORS = ("floor_constant", "floor_majority", "floor_nearest")
 _FLOOR_WORDS = {
     "floor_constant": "Answering with the most frequent training values, without looking,",
+    "floor_majority": "Answering with the most frequent training answer to samples of the same kind, without looking,",
     "floor_nearest": "Copying the labels of the training sample that looks most alike, without reading,",
 }
 _TITLES = {"f1": "F1", "anls": "ANLS"}

@@ -1,0 +1,101 @@
+"""What is taken for what: counts of true against named classes, and macro F1 with its paired interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.scoring.compare import RESAMPLES, Interval, interval_of, resampled_sums
+from mllm_tailor.scoring.tables import plain
+
+UNREAD = "no class"  # column of replies that name none
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """One system's replies: `true` and `named` are places in `classes`; replies that name no class have the next."""
+
+    classes: tuple[str, ...]
+    true: NDArray[np.int64]  # (samples,)
+    named: NDArray[np.int64]  # (samples,)
+
+    @classmethod
+    def of(
+        cls, labels: Sequence[Mapping[str, Any]], predictions: Sequence[Prediction], classes: Sequence[str]
+    ) -> Confusion:
+        """From labels of one field and predictions in the same order."""
+        (field,) = {name for label in labels for name in label}
+        places = {name: place for place, name in enumerate(classes)}
+        true = [places[label[field]] for label in labels]
+        named = [places.get(str(prediction.fields.get(field)), len(classes)) for prediction in predictions]
+        return cls(tuple(classes), np.array(true, np.int64), np.array(named, np.int64))
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(classes, classes + 1): row the true class, column the named one, the last for none."""
+        counts = np.zeros((len(self.classes), len(self.classes) + 1), np.int64)
+        np.add.at(counts, (self.true, self.named), 1)
+        return counts
+
+    @cached_property
+    def columns(self) -> NDArray[np.float64]:
+        """(samples, 2 classes): per class whether it is rightly named, then in how many of both it is (0 to 2)."""
+        every = np.arange(len(self.classes))
+        is_true, is_named = self.true[:, None] == every, self.named[:, None] == every
+        return np.concatenate([is_true & is_named, is_true.astype(int) + is_named], axis=1).astype(np.float64)
+
+    @property
+    def by_class(self) -> list[float]:
+        """F1 of each class in percent: 2·hits / (true + named); 0 where it neither occurs nor is named."""
+        return [float(value) for value in 100 * _f1(self.columns.sum(axis=0)[None])[0]]
+
+
+def confusion_table(confusion: Confusion) -> Table:
+    """A row a class, a column what it was named; a dot stands for none."""
+    title = "What is taken for what (row: true, column: named by the tuned model)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    unread = [UNREAD] if confusion.counts[:, -1].any() else []
+    for column in (*map(str, range(1, len(confusion.classes) + 1)), *unread, "F1"):
+        table.add_column(column, justify="right")
+    rows = zip(confusion.classes, confusion.counts.tolist(), confusion.by_class, strict=True)
+    for place, (name, counts, value) in enumerate(rows, 1):
+        shown = [str(count or "·") for count in counts[: len(counts) - 1 + len(unread)]]
+        table.add_row(plain(f"{place} {name}"), *shown, f"{value:.0f}")
+    return table
+
+
+def macro_f1(
+    base: Confusion, tuned: Confusion, groups: Sequence[str | None] | None = None, resamples: int = RESAMPLES
+) -> tuple[Interval, Interval, Interval]:
+    """Macro F1 of both systems and their difference in percent: the mean of F1 over the classes that occur.
+
+    Rare classes weigh as much as frequent ones, which accuracy hides. Only classes among these labels count: of others
+    there is nothing to find. Intervals are those of `compare`: the same draws serve both.
+    """
+    there = np.unique(base.true)
+    both = np.concatenate([base.columns, tuned.columns], axis=1)
+    draws = [100 * _f1(half)[:, there].mean(axis=1) for half in np.split(_with_whole(both, groups, resamples), 2, 1)]
+    intervals = [interval_of(float(values[0]), values[1:]) for values in (*draws, draws[1] - draws[0])]
+    return intervals[0], intervals[1], intervals[2]
+
+
+def _with_whole(
+    columns: NDArray[np.float64], groups: Sequence[str | None] | None, resamples: int
+) -> NDArray[np.float64]:
+    """(1 + resamples, k): sums over all samples, then over each draw."""
+    return np.concatenate([columns.sum(axis=0)[None], resampled_sums(columns, groups, resamples, seed=0)])
+
+
+def _f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(draws, 2 classes) to (draws, classes)."""
+    hits, both = np.split(sums, 2, axis=1)
+    return np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)

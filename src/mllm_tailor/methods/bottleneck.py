@@ -164,6 +164,7 @@ class Bottleneck(Technique):
     """width * (in + out) weights at every layer aimed at. Cannot be merged: it makes the model a little slower."""
 
     Settings: ClassVar[type[TechniqueSettings]] = BottleneckSettings
+    mergeable: ClassVar[bool] = False
 
     @property
     def preferred(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -10,7 +10,9 @@ from typing import Any
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.files import append_jsonl, read_json, read_jsonl, write_atomic
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.recipe import Recipe, dump_recipe, read_recipe
+from mllm_tailor.recipe import Recipe, dump_recipe, read_recipe, stage_recipes
+
+FOLDED = "model"
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,23 @@ class RunFolder:
         """What the training cost; its presence says that training ended."""
         return self.path / "training.json"
 
+    @property
+    def folded(self) -> Path:
+        """The model with what was trained folded in, from which the next stage starts."""
+        return self.path / FOLDED
+
     def predictions(self, which: str) -> Path:
         """Replies of one model in one way of decoding, such as `tuned_constrained`."""
         return self.path / "predictions" / f"{which}.jsonl"
 
     def recipe(self) -> Recipe:
-        """The recipe this run was made with."""
-        return read_recipe(self.recipe_file)
+        """The recipe this run was made with. A later stage finds the model of the one before, wherever the run lies."""
+        recipe = read_recipe(self.recipe_file)
+        named = Path(recipe.model.path)
+        moved = self.path.parent / named.parent.name / named.name
+        if named.name != FOLDED or named.exists() or not moved.is_dir():
+            return recipe
+        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(moved)})})
 
 
 def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
@@ -75,11 +87,10 @@ def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
         RunError: when the folder belongs to a different recipe.
     """
     run = RunFolder(Path(recipe.output) / recipe.name)
-    text = dump_recipe(recipe)
     if run.path.exists() and fresh:
         _set_aside(run.path)
     if run.recipe_file.exists():
-        if run.recipe_file.read_text(encoding="utf-8") != text:
+        if read_recipe(run.recipe_file) != recipe:
             raise RunError(
                 f"{run.path} holds a run of a different recipe — give this one another name (name=...), "
                 "or pass --fresh to set the old folder aside"
@@ -87,7 +98,7 @@ def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
         return run
     if run.path.exists() and any(run.path.iterdir()):
         raise RunError(f"{run.path} exists and is not a run — choose another name (name=...)")
-    write_atomic(run.recipe_file, text)
+    write_atomic(run.recipe_file, dump_recipe(recipe))
     return run
 
 
@@ -99,7 +110,7 @@ def _set_aside(path: Path) -> None:
 
 
 def open_run(path: Path) -> RunFolder:
-    """An existing run folder.
+    """An existing run folder; of a run with stages, that of the last stage, which holds the finished model.
 
     Raises:
         RunError: when there is none.
@@ -107,7 +118,13 @@ def open_run(path: Path) -> RunFolder:
     run = RunFolder(path)
     if not run.recipe_file.is_file():
         raise RunError(f"{path}: not a run folder (it has no recipe.yaml) — `tailor run RECIPE` makes one")
-    return run
+    stages = stage_recipes(run.recipe())
+    if not stages:
+        return run
+    last = RunFolder(path / stages[-1].name)
+    if not last.recipe_file.is_file():
+        raise RunError(f"{path}: its last stage has not begun — run the same `tailor run` command again to finish it")
+    return last
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mllm_tailor.scoring.compare import Gain, Interval, compare, gain
 from mllm_tailor.scoring.floors import constant_floor, nearest_floor, seen_groups
 from mllm_tailor.scoring.metrics import METRICS, Metric
+from mllm_tailor.scoring.progression import Progression, SetScores, progression_tables
 from mllm_tailor.scoring.scores import MetricScore, Ratios, Scores, score
 from mllm_tailor.scoring.tables import gain_table, plain, score_table
 
@@ -14,14 +15,17 @@ __all__ = [
     "Interval",
     "Metric",
     "MetricScore",
+    "Progression",
     "Ratios",
     "Scores",
+    "SetScores",
     "compare",
     "constant_floor",
     "gain",
     "gain_table",
     "nearest_floor",
     "plain",
+    "progression_tables",
     "score",
     "score_table",
     "seen_groups",

@@ -35,7 +35,7 @@ def plain(text: str) -> Text:
 
 def gain_table(gains: Mapping[str, Gain], title: str, first: str = "untuned", second: str = "tuned") -> Table:
     """One row a metric (or a field: pass `gain.by_field`): both values, the difference and its interval."""
-    table = _table(title, "", first, second, "change", "95 % interval", "mended", "broken")
+    table = empty_table(title, "", first, second, "change", "95 % interval", "mended", "broken")
     for name, gain in gains.items():
         if not gain.count:
             continue
@@ -55,13 +55,14 @@ def gain_table(gains: Mapping[str, Gain], title: str, first: str = "untuned", se
 def score_table(systems: Mapping[str, Scores], title: str) -> Table:
     """One row a system, one column a metric; a dash where there was nothing to compare."""
     metrics = list(dict.fromkeys(metric for scores in systems.values() for metric in scores.metrics))
-    table = _table(title, "", *(metric.replace("_", " ") for metric in metrics))
+    table = empty_table(title, "", *(metric.replace("_", " ") for metric in metrics))
     for name, scores in systems.items():
         table.add_row(plain(name.replace("_", " ")), *(_cell(scores.metrics.get(metric)) for metric in metrics))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def empty_table(title: str, *columns: str) -> Table:
+    """The look of every table: the first column to the left, the others to the right."""
     table = Table(title=plain(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
         table.add_column(plain(column), justify="right" if place else "left")

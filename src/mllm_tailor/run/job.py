@@ -1,0 +1,149 @@
+"""One job over one run folder: score the untouched model, tune it, score it again on samples it never saw, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mllm_tailor.core.device import seed_everything
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.files import read_json, write_json
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.methods import Method, make_method
+from mllm_tailor.models import OpenModel
+from mllm_tailor.predicting import FeatureMemory, predict
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.environment import describe_environment
+from mllm_tailor.run.folder import RunFolder, read_predictions
+from mllm_tailor.run.ledger import foresee, measure, write_ledger
+from mllm_tailor.run.predict import (
+    choose_into,
+    open_base,
+    open_for_training,
+    open_tuned,
+    predict_into,
+    write_predictions,
+)
+from mllm_tailor.run.prepare import Job
+from mllm_tailor.run.report import write_run_report
+from mllm_tailor.run.scores import LIKELIHOOD, MODES, metric_names, modes, score_part, score_run
+from mllm_tailor.scoring import nearest_floor
+from mllm_tailor.tasks import make_task
+from mllm_tailor.training import check_settings, train
+
+
+def check_words(recipe: Recipe) -> None:
+    """Refuse settings that do not go together before anything is read or opened.
+
+    Raises:
+        RecipeError: naming the setting.
+    """
+    method = make_method(recipe)
+    check_settings(recipe.train, method.optimizer)
+    metric_names(recipe, make_task(recipe))
+
+
+def run_job(run: RunFolder, job: Job) -> None:
+    """Everything that is left of the job. Called again, it goes on where it stopped."""
+    console.print(
+        f"{len(job.train)} samples to train on, {len(job.dev)} to choose the best epoch, "
+        f"{len(job.held_out)} held out, {len(job.excluded)} excluded"
+    )
+    seed_everything(job.recipe.seed)
+    memory = FeatureMemory()  # held-out and dev pictures are read many times, by a vision side most methods leave alone
+    _before(run, job, memory)
+    _tune(run, job, make_method(job.recipe), memory)
+    _after(run, job, memory)
+    report_job(run, job)
+
+
+def _before(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
+    """Ledger, forecast, and the untouched model's replies and features."""
+    if run.forecast.exists() and _complete(run, job, "base") and run.predictions("floor_nearest").exists():
+        return
+    model = open_base(job.recipe)
+    write_json(run.environment, describe_environment(model.identity))
+    lengths = measure(model, job)
+    write_ledger(run.ledger, job, lengths)
+    if not run.forecast.exists():
+        write_json(run.forecast, foresee(model, make_method(job.recipe), job, lengths).row())
+    _predict_both(run, job, "base", model, memory)
+    _nearest(run, job, model)
+
+
+def _complete(run: RunFolder, job: Job, who: str) -> bool:
+    """Whether every held-out sample was read in every way of decoding."""
+    wanted = len(job.held_out)
+    return all(len(read_predictions(run.predictions(f"{who}_{mode}"))) == wanted for mode in modes(job.task))
+
+
+def _predict_both(run: RunFolder, job: Job, who: str, model: OpenModel, memory: FeatureMemory) -> None:
+    """Held to the schema and free, so that a gain in format is told apart from a gain in reading.
+
+    Where the task has a closed set of replies, also by the likelihood of each.
+    """
+    ways = modes(job.task)
+    console.print(f"Reading {len(job.held_out)} held-out samples with the {who} model, {' and '.join(ways)}")
+    paths = {mode == "constrained": run.predictions(f"{who}_{mode}") for mode in ways if mode in MODES}
+    predict_into(paths, model, job.task, job.held_out, job.recipe, memory)
+    if LIKELIHOOD in ways:
+        choose_into(run.predictions(f"{who}_{LIKELIHOOD}"), model, job.task, job.held_out, job.recipe, memory)
+
+
+def _nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
+    """The floor that copies the labels of the training sample whose picture looks most alike to the base model."""
+    path = run.predictions("floor_nearest")
+    if path.exists():
+        return
+    if any(not sample.media for sample in (*job.train, *job.held_out)):
+        return
+    train_features = np.asarray(model.image_features(job.train))
+    held_features = np.asarray(model.image_features(job.held_out))
+    labels = [job.task.labels(sample) for sample in job.train]
+    copied = nearest_floor(train_features, held_features, labels)
+    write_predictions(
+        path, [Prediction(sample.id, "", fields) for sample, fields in zip(job.held_out, copied, strict=True)]
+    )
+
+
+def _tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> None:
+    """Train, or go on training, unless training has ended."""
+    if run.training.exists():
+        return
+    recipe = job.recipe
+    seed_everything(recipe.seed)
+    model = open_for_training(recipe)
+    applied = method.apply(model)
+    shown = ", ".join(f"{part} {count:,}" for part, count in applied.counts.items() if count)
+    console.print(
+        f"Training {sum(applied.counts.values()):,} of {applied.total:,} weights ({shown}) with {method.name}"
+    )
+
+    def evaluate() -> Mapping[str, float]:
+        return score_part(job, job.dev, predict(model, job.task, job.dev, recipe.predict, memory=memory))
+
+    result = train(model, method, job.learned, recipe, run.path, evaluate=evaluate if job.dev else None)
+    write_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
+
+
+def _after(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
+    """The tuned model, opened from what was saved (not from memory), reads the held-out samples."""
+    if _complete(run, job, "tuned"):
+        return
+    _predict_both(run, job, "tuned", open_tuned(job.recipe, run.adapter), memory)
+
+
+def report_job(run: RunFolder, job: Job) -> None:
+    """Score what the folder holds and write its report; no model is opened.
+
+    Raises:
+        RunError: when training has not ended.
+    """
+    if not run.training.exists():
+        raise RunError(f"{run.path}: training has not ended — run the same `tailor run` command again to finish it")
+    scores = score_run(run, job)
+    write_predictions(run.path / "predictions.jsonl", scores.tuned_predictions)
+    write_json(run.scores, scores.row())
+    write_run_report(run, job, scores, read_json(run.training))

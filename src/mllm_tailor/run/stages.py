@@ -1,0 +1,206 @@
+"""Stages: one job after another, each on the weights the one before left, and one table of what that gained and cost.
+
+What a stage learned is folded into the model and written as a plain checkpoint, from which the next stage starts.
+Folding (rather than training the same adapter further) lets any method follow any other, and makes every stage a run
+like any other: a checkpoint, a recipe, a folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mllm_tailor.core.errors import DataError, RecipeError
+from mllm_tailor.core.files import fsync_folder, write_json
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data import Fault, find_shared
+from mllm_tailor.methods import make_method, merge
+from mllm_tailor.models import OpenModel
+from mllm_tailor.predicting import FeatureMemory
+from mllm_tailor.recipe import Recipe, stage_recipes
+from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, start_run
+from mllm_tailor.run.job import report_job, run_job
+from mllm_tailor.run.predict import open_base, open_tuned, predict_into
+from mllm_tailor.run.prepare import Excluded, Job, prepare, refusal
+from mllm_tailor.run.scores import in_mode, metric_names, score_system
+from mllm_tailor.scoring import Progression, SetScores, progression_tables
+from mllm_tailor.scoring.report import write_stages
+from mllm_tailor.tasks import make_task
+
+UNTOUCHED = "untouched"
+
+
+def check_stages(recipes: Sequence[Recipe]) -> None:
+    """Refuse, before anything is read, a method that cannot be folded where another stage follows.
+
+    Raises:
+        RecipeError: naming the stage.
+    """
+    for recipe in recipes[:-1]:
+        stuck = next((plan.technique for plan in make_method(recipe).plans if not plan.technique.mergeable), None)
+        if stuck is not None:
+            raise RecipeError(
+                f"stage {recipe.name}: {stuck.name} cannot be folded into the model, as the next stage needs it — "
+                "use it in the last stage only, or choose lora here"
+            )
+
+
+def run_stages(run: RunFolder, jobs: Sequence[Job], *, exclude_faulty: bool) -> None:
+    """Every stage that is not finished, what the model then says of the others' held-out samples, and the report."""
+    jobs = apart(jobs, exclude_faulty=exclude_faulty)
+    chained: list[tuple[RunFolder, Job]] = []
+    for number, job in enumerate(jobs, 1):
+        if chained:
+            before, _ = chained[-1]
+            model = job.recipe.model.model_copy(update={"path": str(fold(before)), "revision": None})
+            job = replace(job, recipe=job.recipe.model_copy(update={"model": model}))
+        console.rule(f"[bold]Stage {number} of {len(jobs)}[/]: {job.recipe.name}", align="left")
+        stage = start_run(job.recipe)
+        if finished(stage):
+            console.print(f"{stage.path} is finished. Report: {stage.report}")
+        else:
+            run_job(stage, job)
+        chained.append((stage, job))
+        _read_others(run, chained, jobs)
+        show(progress(run, jobs[:number]))
+    _report(run, jobs)
+
+
+def apart(jobs: Sequence[Job], *, exclude_faulty: bool) -> list[Job]:
+    """The jobs without training samples whose files another stage holds out: scored there, they would hide forgetting.
+
+    Raises:
+        DataError: listing them, unless faulty samples are to be excluded.
+    """
+    faults = [[fault for theirs in jobs if theirs is not ours for fault in _repeats(ours, theirs)] for ours in jobs]
+    pairs = list(zip(jobs, faults, strict=True))
+    refused = [fault for ours, found in pairs if ours.recipe.data.faulty == "refuse" for fault in found]
+    if refused and not exclude_faulty:
+        raise DataError(refusal(refused))
+    return [_without(ours, found) for ours, found in pairs]
+
+
+def _repeats(ours: Job, theirs: Job) -> Iterator[Fault]:
+    return find_shared((*ours.learned, *ours.dev), theirs.held_out, f"in stage {theirs.recipe.name}")
+
+
+def _without(job: Job, faults: Sequence[Fault]) -> Job:
+    """The job without the samples at fault, each with a line in the ledger."""
+    dropped = {fault.sample_id: Excluded(fault.sample_id or "", fault.source, fault.problem) for fault in faults}
+
+    def kept(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        return tuple(sample for sample in samples if sample.id not in dropped)
+
+    if not kept(job.train):
+        raise DataError(f"{job.recipe.name}: other stages hold out everything it trains on — hold out the same files")
+    mixed = tuple(replace(source, samples=kept(source.samples)) for source in job.mixed)
+    present = {item.id for item in job.excluded}
+    excluded = (*job.excluded, *(item for name, item in dropped.items() if name not in present))
+    return replace(
+        job,
+        train=kept(job.train),
+        aloud=kept(job.aloud),
+        dev=kept(job.dev),
+        mixed=mixed,
+        excluded=excluded,
+    )
+
+
+def fold(stage: RunFolder) -> Path:
+    """The checkpoint a finished stage leaves to the next: base and update in one, whole or not there."""
+    place, part = stage.folded, stage.path / ".model.part"
+    if not place.is_dir():
+        console.print(f"Folding what {stage.path.name} learned into the model: {place}")
+        shutil.rmtree(part, ignore_errors=True)
+        model = open_tuned(stage.recipe(), stage.adapter)
+        merge(model)
+        model.save(part)
+        part.rename(place)
+        fsync_folder(stage.path)
+    return place
+
+
+def _read_others(run: RunFolder, chained: Sequence[tuple[RunFolder, Job]], jobs: Sequence[Job]) -> None:
+    """The model of now, and once the untouched one, read the held-out samples of the stages that do not do so anyway.
+
+    A stage reads its own before and after its training, so the one before has read those of the next.
+    """
+    now = len(chained)
+    stage, job = chained[-1]
+    if now == 1:
+        _read(run, 0, jobs, range(2, len(jobs) + 1), job.recipe, None)
+    others = [place for place in range(1, len(jobs) + 1) if place not in (now, now + 1)]
+    _read(run, now, jobs, others, job.recipe, stage.adapter)
+
+
+def _read(
+    run: RunFolder, state: int, jobs: Sequence[Job], places: Sequence[int], recipe: Recipe, adapter: Path | None
+) -> None:
+    """Predictions of the model after `state` stages on the held-out parts of the stages in `places` (from 1)."""
+    model: OpenModel | None = None
+    for place in places:
+        job, path = jobs[place - 1], _place(run, state, place)
+        if len(read_predictions(path)) == len(job.held_out):
+            continue
+        model = model or (open_base(recipe) if adapter is None else open_tuned(recipe, adapter))
+        console.print(f"Reading {len(job.held_out)} held-out samples of {job.recipe.name}: {_name(jobs, state)}")
+        predict_into({in_mode(job) == "constrained": path}, model, job.task, job.held_out, job.recipe, FeatureMemory())
+
+
+def _place(run: RunFolder, state: int, place: int) -> Path:
+    return run.predictions(f"after_{state}_on_{place}")
+
+
+def _name(jobs: Sequence[Job], state: int) -> str:
+    return f"after {jobs[state - 1].recipe.name}" if state else UNTOUCHED
+
+
+def progress(run: RunFolder, jobs: Sequence[Job]) -> Progression:
+    """Every stage's held-out samples scored with the model of every state that has read them."""
+    states = tuple(_name(jobs, state) for state in range(len(jobs) + 1))
+    folders = [RunFolder(run.path / job.recipe.name) for job in jobs]
+    sets = []
+    for place, (job, folder) in enumerate(zip(jobs, folders, strict=True), 1):
+        mode, scores = in_mode(job), []
+        for state in range(len(states)):
+            who = {place - 1: "base", place: "tuned"}.get(state)
+            path = folder.predictions(f"{who}_{mode}") if who else _place(run, state, place)
+            scores.append(score_system(job, read_predictions(path)) if path.exists() else None)
+        metric = metric_names(job.recipe, job.task)[0]
+        groups = tuple(sample.group for sample in job.held_out)
+        sets.append(SetScores(job.recipe.name, metric, tuple(scores), groups))
+    return Progression(states, tuple(sets))
+
+
+def _report(run: RunFolder, jobs: Sequence[Job]) -> None:
+    """The parent folder's scores and page; every stage has its own beside them."""
+    found = progress(run, jobs)
+    write_json(run.scores, found.row())
+    pages = {job.recipe.name: f"{job.recipe.name}/{run.report.name}" for job in jobs}
+    write_stages(run.path.name, found, pages, run.recipe_file.read_text(encoding="utf-8"), run.report)
+    console.print(f"Report: {run.report}")
+
+
+def show(found: Progression) -> None:
+    """The table of states and sets, and what every set gained and lost."""
+    for table in progression_tables(found):
+        console.print(table)
+
+
+def report_stages(run: RunFolder) -> None:
+    """Score every stage again and write all reports anew; no model is opened.
+
+    Raises:
+        RunError: when a stage is unfinished.
+    """
+    jobs = []
+    for recipe in stage_recipes(run.recipe()):
+        stage = open_run(run.path / recipe.name)
+        own = stage.recipe()
+        job = prepare(own, make_task(own), exclude_faulty=True, decode=False)
+        report_job(stage, job)
+        jobs.append(job)
+    _report(run, apart(jobs, exclude_faulty=True))

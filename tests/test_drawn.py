@@ -19,6 +19,7 @@ from mllm_tailor.data.drawn import (
     content,
     draw_document,
     draw_folder,
+    ink,
     layouts_of,
     text_layout,
 )
@@ -112,6 +113,14 @@ def test_cells_of_a_row_never_touch(kind: str) -> None:
             assert cell.starts[0] > ends.get(cell.row, 0.0) and cell.starts[-1] < text.width
             ends[cell.row] = cell.starts[-1]
         assert min(cell.size for cell in text.cells) > 6
+
+
+@pytest.mark.parametrize("width", [40, 180, 900])
+def test_a_logo_stays_in_its_place_however_tall(width: int) -> None:
+    for top in range(40):  # its width is drawn from its place
+        page = np.zeros((260, width + 20), np.uint8)
+        ink.draw_logo(page, 10, top, 10 + width, top + 180)
+        assert page.any() and not page[:, :10].any() and not page[:, 10 + width :].any()
 
 
 def test_receipts_come_in_many_families_and_the_demo_is_kept_apart() -> None:

@@ -44,7 +44,7 @@ def _mark(page: np.ndarray, mark: Mark, face: Face) -> None:
     elif mark.what == "barcode":
         _barcode(page, x0, y0, x1, y1)
     elif mark.what == "logo":
-        _logo(page, x0, y0, x1, y1)
+        draw_logo(page, x0, y0, x1, y1)
     else:
         glyphs, advance = face.glyphs(mark.size), face.metrics.advances[mark.what] * mark.size
         for index in range(int((x1 - x0) / advance)):
@@ -62,10 +62,10 @@ def _barcode(page: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:
     page[y0 + 4 : y1 - 4, x0 + width // 2 : x0 + width // 2 + len(bars)] = bars.astype(np.uint8)
 
 
-def _logo(page: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:
+def draw_logo(page: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:
     """A ring or a framed wave in the middle: something that is plainly no letter."""
     height, centre = y1 - y0 - 4, (x0 + x1) // 2
-    wide = int(height * _pattern(x0, y0).uniform(1.0, 3.5))
+    wide = min(int(height * _pattern(x0, y0).uniform(1.0, 3.5)), x1 - x0)  # never wider than its place on the page
     ys, xs = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : wide * 1j]
     ring = np.hypot(xs, ys)
     ink = (np.abs(ring - 0.85) < 0.12) | ((np.abs(ys - 0.4 * np.sin(6 * xs)) < 0.15) & (ring < 0.6))

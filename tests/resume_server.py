@@ -22,7 +22,7 @@ import torch
 from small_job import make_samples, prepare
 
 from mllm_tailor.core.errors import TailorError
-from mllm_tailor.training import loop, train
+from mllm_tailor.training import objectives, train
 
 
 def kill_at(moment: int) -> Callable[..., Any]:
@@ -60,7 +60,7 @@ def job(prepared: tuple[Any, Any, Any], samples: list[Any], folder: Path, moment
     passing = kill_at(-1 if moment is None else moment)
     before(os, "fsync", passing)
     before(Path, "rename", passing)
-    before(loop, "answer_loss", passing)
+    before(objectives, "answer_loss", passing)
     model, method, recipe = prepared
 
     def on_event(event: str, step: int) -> None:

@@ -152,7 +152,7 @@ class TestAccumulation:
     def test_out_of_memory_is_answered_with_smaller_passes(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import mllm_tailor.training.loop as loop
+        import mllm_tailor.training.objectives as objectives
 
         def stingy(network: Any, batch: Any) -> Any:
             if len(batch["input_ids"]) > 1:
@@ -160,19 +160,19 @@ class TestAccumulation:
             return answer_loss(network, batch)
 
         wanted, _ = run(tmp_path / "plenty", tiny_model_folder, samples, optimizer="sgd")
-        monkeypatch.setattr(loop, "answer_loss", stingy)
+        monkeypatch.setattr(objectives, "answer_loss", stingy)
         found, _ = run(tmp_path / "little", tiny_model_folder, samples, optimizer="sgd")
         assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
 
     def test_when_not_even_one_sample_fits(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import mllm_tailor.training.loop as loop
+        import mllm_tailor.training.objectives as objectives
 
         def full(*_: Any) -> Any:
             raise torch.OutOfMemoryError("pretended")
 
-        monkeypatch.setattr(loop, "answer_loss", full)
+        monkeypatch.setattr(objectives, "answer_loss", full)
         with pytest.raises(RunError, match="fewer tiles"):
             run(tmp_path, tiny_model_folder, samples)
 

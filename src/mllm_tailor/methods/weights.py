@@ -76,6 +76,9 @@ class MezoSettings(TechniqueSettings):
     """Training without gradients."""
 
     epsilon: float = Field(1e-3, gt=0, le=1, description="size of the two trial steps, in units of the weights")
+    objective: Literal["loss", "metric"] = Field(
+        "loss", description="what the two passes compare; metric: the first of `score`, on replies to training samples"
+    )
     exact: bool | Literal["auto"] = Field(
         "auto", description="put weights back bit for bit, one layer at a time; auto: where they are not float32"
     )
@@ -91,7 +94,7 @@ class Mezo(Full):
     @property
     def optimizer_options(self) -> dict[str, Any]:
         """Its own settings."""
-        return {"epsilon": self.settings.epsilon, "exact": self.settings.exact}
+        return self.settings.model_dump(include={"epsilon", "exact", "objective"})
 
 
 class GaloreSettings(TechniqueSettings):

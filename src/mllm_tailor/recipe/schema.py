@@ -46,6 +46,9 @@ class HeldOut(Settings):
     """Which samples are kept from training and used for the final score. Exactly one way."""
 
     fraction: float | None = Field(None, gt=0, lt=1, description="share of the samples")
+    fixed: bool = Field(
+        False, description="each file (or group) by its own name, so sets about the same files hold out the same ones"
+    )
     group_by: str | None = Field(None, description="field or column; its groups are kept whole on one side")
     column: str | None = Field(None, description="column that names the part, such as `split`")
     value: str | list[str] | None = Field(None, description="value(s) of `column` that are held out")
@@ -111,6 +114,27 @@ class DataSpec(Settings):
     sources: list[Source] = Field([], description="more data mixed in, such as general data against forgetting")
 
 
+class Distill(Settings):
+    """Learn from a larger model beside the labels. `distill: NAME` is short for `distill: {teacher: NAME}`."""
+
+    teacher: str = Field(description="a folder or hub id; `logits` needs the student's vocabulary")
+    revision: str | None = Field(None, description="hub revision of the teacher (a commit)")
+    of: Literal["logits", "vision"] = Field(
+        "logits", description="logits of the answers, or hidden states of the vision tower (no labels then)"
+    )
+    weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss, the labels have the rest")
+    temperature: float = Field(2.0, gt=0, le=100, description="softens both sides' probabilities")
+    top_k: int = Field(32, ge=1, le=4096, description="most likely tokens kept of each of the teacher's predictions")
+    layers: int = Field(4, ge=1, description="last layers of the vision towers that are compared")
+
+
+class Prefer(Settings):
+    """Preference tuning (DPO) on the model's own wrong readings of the training samples, against their labels."""
+
+    beta: float = Field(0.1, gt=0, le=10, description="how strongly the model is held to where it began")
+    answer_weight: float = Field(0.0, ge=0, le=10, description="weight of the ordinary loss of the right answer")
+
+
 class Train(Settings):
     """The training loop."""
 
@@ -126,6 +150,8 @@ class Train(Settings):
     loss: Literal["answer", "all"] = Field(
         "answer", description="tokens that carry loss; `all` only to copy old recipes"
     )
+    distill: Distill | None = Field(None, description="learn from a larger model")
+    prefer: Prefer | None = Field(None, description="prefer labels to the model's own wrong readings")
     checkpoint_every: float = Field(5.0, gt=0, description="minutes between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
     evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev part")
@@ -136,6 +162,13 @@ class Train(Settings):
         False, description="each step's samples are all pictures, all clips, all recordings or all text"
     )
     augment: bool = Field(False, description="small random turns, scales and light changes of training pictures")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("distill"), str):
+            return {**values, "distill": {"teacher": values["distill"]}}
+        return values
 
 
 class Predict(Settings):
@@ -163,6 +196,7 @@ class Stage(Settings):
     train: dict[str, Any] | None = Field(None, description="settings of the training loop that differ")
     predict: dict[str, Any] | None = Field(None, description="settings of generation that differ")
     score: list[str] | None = Field(None, description="metrics of this stage")
+    score_by: list[str] | None = Field(None, description="columns to break the scores of this stage down by")
 
     @model_validator(mode="before")
     @classmethod

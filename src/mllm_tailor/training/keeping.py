@@ -43,8 +43,11 @@ class Keeper:
         recipe: Recipe,
         samples: Sequence[Sample],
         folder: Path,
+        extra: Mapping[str, Tensor] | None = None,
     ) -> None:
+        """`extra`: tensors beside the model's own that training changes and needs to go on."""
         self.model, self.method, self.stepper, self.keep = model, method, stepper, recipe.train.keep
+        self.extra = dict(extra or {})
         self.folder, self.checkpoints, self.cache = folder, folder / "checkpoints", folder / "cache"
         self.best = self.checkpoints / "best"
         self.fingerprint = _fingerprint(recipe, samples)
@@ -102,11 +105,11 @@ class Keeper:
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def _weights(self) -> Mapping[str, Tensor]:
-        return moving_tensors(self.model)
+        return moving_tensors(self.model) | self.extra
 
     @torch.no_grad()
     def _put(self, tensors: Mapping[str, Tensor]) -> None:
-        present = moving_tensors(self.model)
+        present = self._weights()
         if present.keys() != tensors.keys():
             raise RunError(f"{self.checkpoints}: other weights than this method trains — train into a new folder")
         for name, tensor in tensors.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,20 +19,21 @@ from mllm_tailor.methods import Method
 from mllm_tailor.models import OpenModel, measure_length
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.features import as_inputs, make_feed
-from mllm_tailor.training.feed import Ahead, Pass, to_device
+from mllm_tailor.training.feed import Ahead, Batch, Pass, to_device
 from mllm_tailor.training.keeping import Keeper
 from mllm_tailor.training.log import SilentLog, TrainingLog
-from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.memory import prepare_memory
 from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, trained_weights
+from mllm_tailor.training.objectives import Aids, make_objective
 from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
-from mllm_tailor.training.order import Course, micro_batches, step_seed
+from mllm_tailor.training.order import Course, in_groups, micro_batches, step_seed
 from mllm_tailor.training.precision import computes_in_bf16, computing
 from mllm_tailor.training.processes import agree, join, ranks, total
 from mllm_tailor.training.progress import Progress, TrainResult
 from mllm_tailor.training.schedule import rate_factor
 from mllm_tailor.training.stopping import Interrupted, StopOnSignal
 
+PREPARED = 8  # samples side by side while an objective prepares itself
 Evaluate = Callable[[], Mapping[str, float]]
 
 
@@ -45,17 +46,19 @@ def train(
     *,
     evaluate: Evaluate | None = None,
     on_event: Callable[[str, int], None] | None = None,
+    aids: Aids = Aids(),  # noqa: B008 (frozen)
 ) -> TrainResult:
     """Train what `method` put into `model` on phrased, labelled samples; go on where an earlier call stopped.
 
     Writes `log.jsonl`, `tensorboard/`, `checkpoints/` and, at the end, `adapter/` into `folder`. With `evaluate`, the
-    weights of the best dev score (its first number, higher is better) are kept; without, the last.
+    weights of the best dev score (its first number, higher is better) are kept; without, the last. `aids` are what the
+    objective of the recipe needs beside the samples.
 
     Raises:
         Interrupted: after Ctrl-C, with everything saved.
         RunError: when the loss is no longer a number, memory does not suffice, or the disk is full.
     """
-    training = Training(model, method, samples, recipe, folder, evaluate, on_event)
+    training = Training(model, method, samples, recipe, folder, evaluate, on_event, aids)
     try:
         return training.run()
     finally:
@@ -74,6 +77,7 @@ class Training:
         folder: Path,
         evaluate: Evaluate | None,
         on_event: Callable[[str, int], None] | None,
+        aids: Aids,
     ) -> None:
         self.model, self.method, self.recipe, self.folder = model, method, recipe, folder
         self.evaluate = evaluate
@@ -81,18 +85,22 @@ class Training:
         self.settings = recipe.train
         self.process = join(model.device)
         self.bf16 = computes_in_bf16(recipe, model.device)
-        self.course = Course(len(samples), recipe.train.batch, recipe.train.epochs, recipe.seed)
+        self.objective = make_objective(model, method, samples, recipe, aids)
+        samples = self.objective.samples
+        self.course = Course(self.objective.count, recipe.train.batch, recipe.train.epochs, recipe.seed)
         self.marks = self.course.ends(recipe.train.evaluate_every)
         seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
         self.lengths = [measure_length(sample, seeing) for sample in track(samples, "Measuring samples")]
-        rates = learning_rates(model, recipe.train.learning_rate)
-        groups = make_groups(trained_weights(model), rates, recipe.train.weight_decay)
+        own = self.objective.weights()
+        rates = learning_rates(model, recipe.train.learning_rate) | dict.fromkeys(own, recipe.train.learning_rate)
+        groups = make_groups(trained_weights(model) | own, rates, recipe.train.weight_decay)
         check_settings(recipe.train, method.optimizer)
         setup = Setup(groups, recipe.train.clip, model.model, method.optimizer_options)
         self.stepper = make_stepper(method.optimizer or recipe.train.optimizer, setup)
         self.progress = Progress(budget=prepare_memory(model, recipe.train, max(one.tokens for one in self.lengths)))
-        self.keeper = Keeper(model, method, self.stepper, recipe, samples, folder)
+        self.keeper = Keeper(model, method, self.stepper, recipe, samples, folder, own)
         feed = make_feed(seeing, samples, recipe, self.keeper.cache, self.bf16)
+        self.objective.prepare(feed, self.keeper.cache, in_groups(len(samples), PREPARED))
         self.feed = Ahead(feed, workers=1 if model.device.type == "cpu" else 4)
 
     def run(self) -> TrainResult:
@@ -157,7 +165,7 @@ class Training:
                 f"the last checkpoint is in {self.keeper.checkpoints}"
             )
         chosen = self.course.samples(step)
-        tokens = sum(self.lengths[number].tokens for number in chosen)
+        tokens = sum(self._tokens(number) for number in chosen)
         self.progress = self.progress.after_step(len(chosen), tokens, time.perf_counter() - began)
         log.step(self._row(taken, factor, len(chosen), tokens, time.perf_counter() - began))
         self.tell("step", self.progress.step)
@@ -187,7 +195,8 @@ class Training:
                     lambda each: self._passes(step, each), factor, step_seed(self.recipe.seed, step)
                 )
             except torch.OutOfMemoryError as error:
-                largest = max(len(one.samples) for one in self._plan(step))
+                together = len(self.objective.members([0]))
+                largest = max(len(one.samples) for one in self._plan(step)) // together
                 if largest == 1 or ranks() > 1 or not self.stepper.accumulates:
                     raise RunError(
                         "the GPU's memory does not suffice for one sample — use fewer tiles (model.tiles.max), "
@@ -202,28 +211,38 @@ class Training:
         most = self.progress.most or self.settings.micro_batch
         if not self.stepper.accumulates:
             most = len(chosen)
-        tokens = [self.lengths[number].tokens for number in chosen]
+        tokens = [self._tokens(number) for number in chosen]
         passes = micro_batches(chosen, tokens, most=most, budget=self.progress.budget)
-        return [Pass(one, self.course.epoch(step)) for one in passes]
+        return [Pass(self.objective.members(one), self.course.epoch(step)) for one in passes]
+
+    def _tokens(self, number: int) -> int:
+        """Of everything a sample brings into a pass."""
+        return sum(self.lengths[member].tokens for member in self.objective.members([number]))
 
     def _passes(self, step: int, each: Callable[[Tensor], None]) -> float:
         """Forward passes of a step on this process, each one's share of the mean loss handed to `each`."""
         rank, device = self.process.process_index, self.model.device
         seed_everything(step_seed(self.recipe.seed, step, rank))
-        labels = sum(self._labels(number) for number in self.course.samples(step))
+        units = sum(self.objective.units(number, self.lengths) for number in self.course.samples(step))
+        plan = self._plan(step)[rank :: ranks()]
         then = self._plan(step + 1)[rank :: ranks()] if step + 1 < self.course.steps else []
         loss = torch.zeros((), device=device, dtype=torch.float64)
-        for batch in self.feed.take(self._plan(step)[rank :: ranks()], then):
+        self.objective.begin()
+        if self.objective.looks_first:
+            with torch.no_grad(), computing(device, self.bf16):
+                for one, batch in self._batches(plan, plan):
+                    self.objective.look(batch, one.samples)
+        for one, batch in self._batches(plan, then):
             with computing(device, self.bf16):
-                summed, _ = answer_loss(self.model.model, as_inputs(to_device(batch, device)))
-            share = summed / labels
+                share = self.objective.loss(batch, one.samples) / units
             each(share)
             loss += share.detach()
         return total(float(loss), device)
 
-    def _labels(self, number: int) -> int:
-        length = self.lengths[number]
-        return length.supervised if self.settings.loss == "answer" else length.tokens - 1
+    def _batches(self, plan: list[Pass], then: list[Pass]) -> Iterator[tuple[Pass, Batch]]:
+        """Passes and their batches on the device; the first of `then` are begun meanwhile."""
+        for one, batch in zip(plan, self.feed.take(plan, then), strict=True):
+            yield one, as_inputs(to_device(batch, self.model.device))
 
     def _evaluate(self, log: TrainingLog | SilentLog) -> None:
         if self.evaluate is not None and self.process.is_main_process:

@@ -1,4 +1,4 @@
-"""Cross-entropy of the answers, with logits computed only where a label lies."""
+"""What a model makes of the answers, with logits computed only where a label lies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def labelled(labels: Tensor) -> Tensor:
     return ahead
 
 
-def answer_loss(network: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
-    """The summed cross-entropy (nats, float32) of a batch's labelled tokens, and their number.
+def answer_logits(network: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """For a batch's labelled tokens: logits (labelled, vocabulary), the tokens, and the row each lies in.
 
     A hook hands the output head only the hidden states that predict a label: with an answer of 60 tokens behind 1,800
     of picture, 30 times fewer logits. It works through any wrapper and keeps what a family does to its logits.
@@ -40,7 +40,20 @@ def answer_loss(network: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, i
         logits = network(**inputs, use_cache=False).logits[0]  # (labelled, vocabulary)
     finally:
         handle.remove()
-    return functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
+    return logits.float(), targets, keep.nonzero()[:, 0]
+
+
+def answer_loss(network: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
+    """The summed cross-entropy (nats, float32) of a batch's labelled tokens, and their number."""
+    logits, targets, _ = answer_logits(network, batch)
+    return functional.cross_entropy(logits, targets, reduction="sum"), targets.numel()
+
+
+def answer_log_probabilities(network: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """(batch,) float32: the log-probability of each row's whole answer."""
+    logits, targets, rows = answer_logits(network, batch)
+    each = -functional.cross_entropy(logits, targets, reduction="none")
+    return each.new_zeros(len(batch["labels"])).index_add(0, rows, each)
 
 
 def count_labels(labels: Tensor) -> int:

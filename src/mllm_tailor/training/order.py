@@ -72,6 +72,11 @@ def micro_batches(
     return [tuple(samples[place] for place in group) for group in passes]
 
 
+def in_groups(count: int, size: int) -> list[tuple[int, ...]]:
+    """0 … count-1 in order, `size` at a time."""
+    return [tuple(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
 def share(passes: Sequence[tuple[int, ...]], rank: int, ranks: int) -> Iterator[tuple[int, ...]]:
     """The forward passes of one of several processes."""
     yield from passes[rank::ranks]

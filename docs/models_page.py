@@ -46,6 +46,12 @@ processor computes in it. `quantize="nf4"` packs linear layers into 4 bits with 
 On CPUs with AVX-512, bitsandbytes would repack such layers with coarser scales at their first evaluation; that is
 switched off, so that evaluating in the middle of a training changes nothing.
 
+## Clips
+
+A clip is shown as `model.frames` pictures (8), each from the middle of an equal part of it, upright, by timestamps.
+What they become is what the checkpoint's own video processor makes of them, except that Pillow resizes, and that no
+torchvision is needed. Families that write times into the prompt (Qwen3-VL, GLM-4.1V, SmolVLM2) are told the true ones.
+
 ## Families
 
 | `model_type` | models | pictures | clips | recordings | vLLM | note |

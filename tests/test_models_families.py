@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import real_data
 from safetensors.torch import load_file, save_file
 from small_job import difference, logits, open_small, shake, small_recipe
 from test_encode import picture
 from tiny_families import RECIPES, write_family
 
+from mllm_tailor.core.clips import read_frames
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method, merge
@@ -23,7 +25,7 @@ from mllm_tailor.models import FAMILIES, NO_LOSS, OpenModel, open_model
 from mllm_tailor.models.build import TURN_END
 from mllm_tailor.models.families import guess_family
 
-ALONE = {"paligemma", "mllama"}  # the first reads no text without a picture, the second not both in one batch
+ALONE = {"paligemma"}  # reads no text without a picture
 UNBUILT = {"internvl": "has tests of its own", "qwen2_5_omni": "is its thinker, wrapped; see below"}
 
 
@@ -194,6 +196,19 @@ def test_a_model_without_words_is_not_guessed() -> None:
         guess_family("odd", torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
+def test_different_numbers_of_pictures_in_one_batch(families: Path) -> None:
+    """Llama 3.2 Vision pads pictures and their masks, and what is padded must not be seen."""
+    model = open_model(family_folder(families, "mllama"), dtype="float32")
+    counts = [(picture(60, 40),), (), (picture(90, 70, 1), picture(30, 60, 2), picture(50, 50, 3))]
+    samples = [Sample(str(len(media)), media, "Which of them?", "none") for media in counts]
+    together = logits(model, samples)
+    for row, sample in zip(together, samples, strict=True):
+        alone = logits(model, [sample])[0]
+        assert difference(alone, row[: len(alone)]) < 1e-5
+    replies = [model.generate([sample], max_new_tokens=5)[0] for sample in samples]
+    assert model.generate(samples, max_new_tokens=5) == replies
+
+
 def test_templates_that_end_no_turn_and_templates_in_the_older_form(tmp_path: Path) -> None:
     folder = tmp_path / "llava"
     write_family(folder, "llava")
@@ -246,6 +261,63 @@ def test_clips_are_read_frame_by_frame(tiny_model_folder: Path, tmp_path: Path) 
     assert text.startswith("<|im_start|>user\nFrame1: <img></img>\nFrame2: <img></img>\n")
     assert f"Frame{model.frames}: <img></img>\n<img></img>\nWhat happens?" in text
     assert len(model.generate([sample, Sample("b", (), "Hi")], max_new_tokens=2)) == 2
+
+
+SEEING_CLIPS = [name for name in RECIPES if FAMILIES[name].clips]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SEEING_CLIPS)
+def test_clips_of_every_family_that_sees_them(kind: str, families: Path, tmp_path: Path) -> None:
+    model = open_model(family_folder(families, kind), dtype="float32", frames=6)
+    clips = [Sample("a", (clip(tmp_path / "a.mp4"),), "What happens?", "It brightens.")]
+    clips.append(Sample("b", (clip(tmp_path / "b.mp4", 12),), "And here?", "Less."))
+    other = () if kind == "glm4v" else (picture(60, 40),)  # GLM cannot tell pictures from clips within a batch
+    samples = [*clips, Sample("c", other, "Hi?", "yes")]
+    _labels_lie_on_answers(model, samples)
+    replies = [model.generate([sample], max_new_tokens=4)[0] for sample in samples]
+    assert model.generate(samples, max_new_tokens=4) == replies
+    batch = model.collate([model.encode(sample) for sample in samples])
+    model.model(**batch).loss.backward()
+    seen = [
+        torch.cat([value.flatten() for name, value in model.encode(sample).media.items() if "pixel_values" in name])
+        for sample in clips
+    ]
+    assert seen[0].numel() == seen[1].numel() and seen[1].mean() < seen[0].mean()  # the shorter clip stays darker
+    model.save(tmp_path / "saved")
+    again = open_model(tmp_path / "saved", dtype="float32", frames=6)
+    assert torch.equal(logits(again, clips[:1]), logits(model, clips[:1]))
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "llava_next_video"])
+def test_frames_come_in_order_and_whole(kind: str, families: Path, tmp_path: Path) -> None:
+    """Every frame is of one grey; where each of them ended up is read off the pixel values."""
+    model = open_model(family_folder(families, kind), frames=5)
+    media = clip(tmp_path / "a.mp4")
+    found = model.encode(Sample("a", (media,), "What?")).media
+    pictures = model.processor.image_processor
+    values = found["pixel_values_videos"]
+    if "video_grid_thw" in found:
+        times, height, width = found["video_grid_thw"][0].tolist()
+        assert times == 3 and values.shape == (times * height * width, 3 * 2 * 14 * 14)
+        values = values.reshape(times, height * width, 3, 2, 14 * 14).permute(0, 3, 2, 1, 4).reshape(6, 3, -1)
+        assert torch.equal(values[5], values[4])  # the last frame fills the last pair
+    else:
+        assert values.shape == (1, 5, 3, 28, 28)
+        values = values[0].flatten(2)
+    grey = (values[:5].mean(dim=-1) * torch.tensor(pictures.image_std) + torch.tensor(pictures.image_mean)) * 255
+    shown = torch.tensor(np.stack([np.asarray(frame).mean(axis=(0, 1)) for frame in read_frames(media, 5)]))
+    assert (grey - shown).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl"])
+def test_real_clips(kind: str, families: Path) -> None:
+    model = open_model(family_folder(families, kind), frames=4)
+    files = sorted(file for file in real_data("video_samples").iterdir() if file.suffix in (".mp4", ".mkv", ".avi"))
+    for file in files:
+        sample = Sample(file.name, (Media("video", file),), "What happens?")
+        assert model.count_tokens(sample) == model.encode(sample).length > 20
+    assert len(files) >= 5 and model.generate([sample], max_new_tokens=2)
 
 
 def test_the_page_says_what_the_table_says() -> None:

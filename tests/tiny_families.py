@@ -12,7 +12,9 @@ import transformers
 from transformers import AutoModelForMultimodalLM, PreTrainedTokenizerFast
 
 from mllm_tailor.models.build import PAD, TURN_END, TURN_START, build_tokenizer, chat_template
-from mllm_tailor.models.stock import NoVideo, without_video
+from mllm_tailor.models.families import FAMILIES
+from mllm_tailor.models.frames import FrameReader
+from mllm_tailor.models.stock import with_frames
 
 QWEN2 = {
     "vocab_size": 400,
@@ -44,14 +46,15 @@ class Recipe:
     processor: Callable[[PreTrainedTokenizerFast, str], Any]
     special: tuple[str, ...] = ("<image>", "<video>")
     named: dict[str, str] = field(default_factory=dict)
-    media: dict[str, str] = field(default_factory=lambda: {"image": "<image>\n"})
+    media: dict[str, str] = field(default_factory=lambda: {"image": "<image>\n", "video": "<video>\n"})
+    clips: dict[str, Any] = field(default_factory=dict)  # settings of the video processor
 
 
 def made(name: str, template: str, **parts: Any) -> Any:
-    """A processor with the place of its video part held."""
+    """A processor whose video part reads nothing yet; see `write_family`."""
     kind = getattr(transformers, name)
-    held = {"video_processor": NoVideo()} if "video_processor" in kind.get_attributes() else {}
-    processor = without_video(kind)(**held, **parts)
+    held = {"video_processor": FrameReader("", None, {})} if "video_processor" in kind.get_attributes() else {}
+    processor = with_frames(kind)(**held, **parts)
     processor.chat_template = template
     return processor
 
@@ -77,8 +80,9 @@ def qwen_recipe(kind: str, vision: dict[str, Any], text: dict[str, Any], patch: 
         )
         return made(f"{name}Processor", template, image_processor=pictures, tokenizer=tokens)
 
-    placeholder = "<|vision_start|><|image_pad|><|vision_end|>"
-    return Recipe(config, processor, special, media={"image": placeholder})
+    placeholders = {name: f"<|vision_start|><|{name}_pad|><|vision_end|>" for name in ("image", "video")}
+    budget = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56 * (6 if kind == "qwen3_vl" else 1)}
+    return Recipe(config, processor, special, media=placeholders, clips={"size": budget})
 
 
 def llava_config(text: dict[str, Any], vision: dict[str, Any], **more: Any) -> Callable[..., dict[str, Any]]:
@@ -354,6 +358,8 @@ SIGLIP_FULL = {
     "image_grid_pinpoints": GRID,
 }
 
+CUT = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, "do_center_crop": True}
+
 RECIPES: dict[str, Recipe] = {
     "qwen2_vl": qwen_recipe("qwen2_vl", QWEN2_VISION, QWEN_TEXT),
     "qwen2_5_vl": qwen_recipe("qwen2_5_vl", QWEN25_VISION, QWEN_TEXT),
@@ -367,12 +373,14 @@ RECIPES: dict[str, Recipe] = {
         llava_config(LLAMA_TEXT, CLIP_VISION, image_grid_pinpoints=GRID), anyres("LlavaNextProcessor")
     ),
     "llava_onevision": Recipe(
-        llava_config(QWEN2 | {"model_type": "qwen2"}, SIGLIP | {"vision_use_head": False}, **SIGLIP_FULL), onevision
+        llava_config(QWEN2 | {"model_type": "qwen2"}, SIGLIP | {"vision_use_head": False}, **SIGLIP_FULL),
+        onevision,
+        clips={"size": {"height": 28, "width": 28}},
     ),
     "llava_next_video": Recipe(
-        llava_config(LLAMA_TEXT, CLIP_VISION, image_grid_pinpoints=GRID), anyres("LlavaNextVideoProcessor")
+        llava_config(LLAMA_TEXT, CLIP_VISION, image_grid_pinpoints=GRID), anyres("LlavaNextVideoProcessor"), clips=CUT
     ),
-    "video_llava": Recipe(llava_config(LLAMA_TEXT, CLIP_VISION), video_llava),
+    "video_llava": Recipe(llava_config(LLAMA_TEXT, CLIP_VISION), video_llava, clips=CUT),
     "glm4v": Recipe(
         glm4v_config,
         glm4v,
@@ -381,10 +389,16 @@ RECIPES: dict[str, Recipe] = {
             "<|video|>",
             *(f"<|{word}_of_{name}|>" for name in ("image", "video") for word in ("begin", "end")),
         ),
-        media={"image": "<|begin_of_image|><|image|><|end_of_image|>"},
+        media={name: f"<|begin_of_{name}|><|{name}|><|end_of_{name}|>" for name in ("image", "video")},
+        clips={"size": {"shortest_edge": 8 * 28 * 28, "longest_edge": 8 * 56 * 56}},
     ),
     "idefics3": Recipe(idefics_config, idefics("Idefics3Processor", "Idefics3ImageProcessorPil"), IDEFICS_TOKENS),
-    "smolvlm": Recipe(idefics_config, idefics("SmolVLMProcessor", "SmolVLMImageProcessorPil"), IDEFICS_TOKENS),
+    "smolvlm": Recipe(
+        idefics_config,
+        idefics("SmolVLMProcessor", "SmolVLMImageProcessorPil"),
+        (*IDEFICS_TOKENS, "<video>"),
+        clips={"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}},
+    ),
     "paligemma": Recipe(paligemma_config, paligemma, ("<image>",), {"image_token": "<image>"}, media={}),
     "gemma3": Recipe(
         gemma3_config,
@@ -407,6 +421,7 @@ RECIPES: dict[str, Recipe] = {
         OMNI_TOKENS,
         {
             "image": "<|vision_bos|><|IMAGE|><|vision_eos|>",
+            "video": "<|vision_bos|><|VIDEO|><|vision_eos|>",
             "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>",
         },
     ),
@@ -436,4 +451,7 @@ def write_family(folder: Path, kind: str) -> None:
     model.generation_config.pad_token_id = tokens.pad_token_id
     model.save_pretrained(folder)
     template = chat_template(media=recipe.media) if recipe.media else None
-    recipe.processor(tokens, template).save_pretrained(folder)
+    processor = recipe.processor(tokens, template)
+    if FAMILIES[kind].clips:
+        processor.video_processor = FrameReader(FAMILIES[kind].clips, processor.image_processor, recipe.clips)
+    processor.save_pretrained(folder)

@@ -55,6 +55,14 @@ class Timeline:
     counted: bool = False  # frames carry no timestamps of their own; the n-th decoded is the n-th shown
 
 
+class Clip(NamedTuple):
+    """Frames of a clip, or of a span of it."""
+
+    frames: list[Image.Image]  # upright RGB
+    times: list[float]  # seconds from the first frame of the span
+    seconds: float  # how long the span is
+
+
 def read_frames(
     media: Media,
     count: int | None = None,
@@ -63,6 +71,18 @@ def read_frames(
     span: Span | None = None,
     limits: ClipLimits = DEFAULT_LIMITS,
 ) -> list[Image.Image]:
+    """The frames alone of `read_clip`."""
+    return read_clip(media, count, rate=rate, span=span, limits=limits).frames
+
+
+def read_clip(
+    media: Media,
+    count: int | None = None,
+    *,
+    rate: float | None = None,
+    span: Span | None = None,
+    limits: ClipLimits = DEFAULT_LIMITS,
+) -> Clip:
     """Upright RGB frames: `count` of them, in the middle of equal segments, or `rate` a second; default 8 in all.
 
     `span` is in seconds from the first frame; default: the span of `media`, else the whole clip.
@@ -76,8 +96,10 @@ def read_frames(
     with open_container(media, limits.bytes) as container:
         stream = _video(container, name, limits)
         line = _timeline(container, stream, name)
-        wanted = _choose(line, count, rate, span or media.span, name, limits)
-        return [_upright(frame) for frame in _on_screen(container, stream, line, wanted, name, limits)]
+        begin, end = _within(line, span or media.span, name)
+        wanted = _choose(begin, end, count, rate, name, limits)
+        frames = [_upright(frame) for frame in _on_screen(container, stream, line, wanted, name, limits)]
+    return Clip(frames, [time - begin for time in wanted], end - begin)
 
 
 def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
@@ -146,10 +168,9 @@ def _end(stream: Any, packets: Sequence[Stamp], times: Sequence[float], name: st
 
 
 def _choose(
-    line: Timeline, count: int | None, rate: float | None, span: Span | None, name: str, limits: ClipLimits
+    begin: float, end: float, count: int | None, rate: float | None, name: str, limits: ClipLimits
 ) -> list[float]:
     """The times wanted, in seconds from the first frame, rising."""
-    begin, end = _within(line, span, name)
     if end - begin > limits.seconds:
         raise DataError(
             f"{name}: {clock(end - begin)} of film, over the limit of {clock(limits.seconds)} — name a span, or cut it"

@@ -122,10 +122,11 @@ def collate(
     longest = max(item.length for item in items)
 
     def padded(rows: Sequence[Tensor], value: int) -> Tensor:
-        batch = torch.full((len(rows), longest, *rows[0].shape[1:]), value, dtype=rows[0].dtype)
+        further = [max(row.shape[place] for row in rows) for place in range(1, rows[0].dim())]
+        batch = torch.full((len(rows), longest, *further), value, dtype=rows[0].dtype)
         for line, row in zip(batch, rows, strict=True):
             start = 0 if side == "right" else longest - len(row)
-            line[start : start + len(row)] = row
+            line[start : start + len(row)][tuple(slice(size) for size in row.shape)] = row
         return batch
 
     batch = {

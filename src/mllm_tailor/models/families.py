@@ -29,8 +29,10 @@ class Family:
     token_wise: tuple[str, ...] = ()  # inputs with one entry a token, which grow with the answer and are padded with it
     reply_kind: int = 0  # the kind (`token_type_ids`) of an answer's tokens
     per_sample: bool = False  # pictures are batched sample by sample, so samples without any need empty ones
+    blanks: bool = False  # samples without pictures would see the empty ones of their batch; see `blanks`
     compares: bool = False  # pictures with texts, each as one vector; such a family writes nothing
     fills_text: bool = False  # texts are filled up to the longest one possible, and no mask tells where they end
+    clips: str = ""  # the video processor of transformers whose way of reading frames is followed; see `frames`
     processor: str | None = None  # its class, where transformers does not tell it from the name
     template: str | None = None  # the chat template of checkpoints that have none
     inner: str | None = None  # the model inside the checkpoint that reads and writes text
@@ -96,6 +98,7 @@ SIGLIP: Parts = {
 }
 OMNI: Parts = QWEN | {"audio": ("model.audio_tower",)}
 TYPES = ("mm_token_type_ids",)
+SEEN = ("image", "video")
 PAIRS_ONLY = "compares pictures with texts and writes none"
 
 FAMILIES: dict[str, Family] = {
@@ -105,45 +108,76 @@ FAMILIES: dict[str, Family] = {
             "internvl",
             "InternVL 2.5, 3, 3.5; converted: Mini-InternVL 1.5, InternVL 1.1 to 3 in their first layout",
             USUAL,
-            ("image", "video"),
+            SEEN,
             tiled=True,
             vllm="adapter",
         ),
-        Family("qwen2_vl", "Qwen2-VL", QWEN, token_wise=TYPES, vllm="adapter"),
-        Family("qwen2_5_vl", "Qwen2.5-VL", QWEN, token_wise=TYPES, vllm="adapter"),
-        Family("qwen3_vl", "Qwen3-VL", QWEN, token_wise=TYPES, vllm="adapter"),
+        Family("qwen2_vl", "Qwen2-VL", QWEN, SEEN, token_wise=TYPES, clips="Qwen2VLVideoProcessor", vllm="adapter"),
+        Family("qwen2_5_vl", "Qwen2.5-VL", QWEN, SEEN, token_wise=TYPES, clips="Qwen2VLVideoProcessor", vllm="adapter"),
+        Family("qwen3_vl", "Qwen3-VL", QWEN, SEEN, token_wise=TYPES, clips="Qwen3VLVideoProcessor", vllm="adapter"),
         Family(
             "qwen2_5_omni",
             "Qwen2.5-Omni",
             OMNI,
-            ("image", "audio"),
+            (*SEEN, "audio"),
             token_wise=TYPES,
+            clips="Qwen2VLVideoProcessor",
             inner="thinker",
             vllm="adapter",
-            note="its thinker alone is opened and saved: it reads pictures and speech and writes text",
+            note="its thinker alone is opened and saved: it reads pictures, clips and speech and writes text",
         ),
         Family(
             "qwen2_5_omni_thinker",
             "Qwen2.5-Omni, thinker",
             OMNI,
-            ("image", "audio"),
+            (*SEEN, "audio"),
             token_wise=TYPES,
+            clips="Qwen2VLVideoProcessor",
             processor="Qwen2_5OmniProcessor",
             vllm="adapter",
         ),
         Family("llava", "LLaVA 1.5", USUAL, vllm="adapter"),
         Family("vipllava", "ViP-LLaVA", USUAL),
         Family("llava_next", "LLaVA-NeXT", NEWLINE, vllm="adapter"),
-        Family("llava_onevision", "LLaVA-OneVision", NEWLINE, vllm="merged"),
+        Family(
+            "llava_onevision", "LLaVA-OneVision", NEWLINE, SEEN, clips="LlavaOnevisionVideoProcessor", vllm="merged"
+        ),
         Family(
             "llava_next_video",
             "LLaVA-NeXT-Video",
             NEWLINE | {"projector": (*NEWLINE["projector"], "model.vision_resampler")},
+            SEEN,
+            clips="LlavaNextVideoVideoProcessor",
             vllm="adapter",
         ),
-        Family("video_llava", "Video-LLaVA", USUAL | {"vision": ("model.image_tower", "model.video_tower")}),
-        Family("glm4v", "GLM-4.1V", GLM, token_wise=TYPES, vllm="adapter"),
-        Family("smolvlm", "SmolVLM2", IDEFICS, per_sample=True, vllm="adapter", note="needs the num2words package"),
+        Family(
+            "video_llava",
+            "Video-LLaVA",
+            USUAL | {"vision": ("model.image_tower", "model.video_tower")},
+            SEEN,
+            clips="VideoLlavaVideoProcessor",
+            note="trained on 8 frames of a clip",
+        ),
+        Family(
+            "glm4v",
+            "GLM-4.1V",
+            GLM,
+            SEEN,
+            token_wise=TYPES,
+            clips="Glm4vVideoProcessor",
+            vllm="adapter",
+            note="rows with pictures and rows with clips do not go into one batch",
+        ),
+        Family(
+            "smolvlm",
+            "SmolVLM2",
+            IDEFICS,
+            SEEN,
+            per_sample=True,
+            clips="SmolVLMVideoProcessor",
+            vllm="adapter",
+            note="needs the num2words package; a row has pictures or a clip, not both",
+        ),
         Family("idefics3", "Idefics3, SmolVLM", IDEFICS, per_sample=True, vllm="adapter"),
         Family(
             "paligemma",
@@ -164,7 +198,7 @@ FAMILIES: dict[str, Family] = {
             USUAL | {"vision": ("model.vision_model",)},
             token_wise=("cross_attention_mask",),
             per_sample=True,
-            note="rows with and without a picture do not go into one batch",
+            blanks=True,
         ),
         Family("qwen2_audio", "Qwen2-Audio", AUDIO, ("audio",), vllm="merged"),
         Family(

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
+from mllm_tailor.models.blanks import see_nothing_in_blanks
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
 from mllm_tailor.models.convert import ORIGINAL, compute_as_original, native_folder
 from mllm_tailor.models.families import FAMILIES, Family, guess_family, linear_names
@@ -158,6 +159,8 @@ def _load(
         )
     if hasattr(model.config, "ps_version"):
         compute_as_original(model.model)
+    if family.blanks:
+        see_nothing_in_blanks(model.model)
     if quantization:
         _keep_scales(model)
         return model.eval()

@@ -1,7 +1,7 @@
-"""Families whose pictures and recordings transformers' own processors read.
+"""Families whose pictures, clips and recordings transformers' own processors read.
 
-Their processors insist on a video processor, which needs torchvision; here its place is held open, so that pictures and
-recordings work without. Pillow does all resizing, so that every machine sees the same pixels.
+Their processors insist on a video processor, which needs torchvision; a `FrameReader` stands in its place. Pillow does
+all resizing, so that every machine sees the same pixels.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+from mllm_tailor.core.clips import read_clip
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.files import read_json
-from mllm_tailor.core.media import open_image
 from mllm_tailor.core.recordings import read_audio
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.checkpoint import stated_template
 from mllm_tailor.models.families import Family
+from mllm_tailor.models.frames import FrameReader, describe, stated_clips
 from mllm_tailor.models.template import CUT, MARK
 
 if TYPE_CHECKING:
@@ -34,24 +35,18 @@ if TYPE_CHECKING:
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
 
-class NoVideo:
-    """Holds the place of a video processor; processors look at these before they know that there is no clip."""
-
-    _auto_class = None
-    num_frames = None
-    fps = None
-
-
 @cache
-def without_video(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """The processor class, contented with the place of its video processor being held."""
+def with_frames(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """The processor class, contented with a `FrameReader` for its video processor."""
 
     def check(self: ProcessorMixin, name: str, part: Any) -> type:
         return type(part)
 
     def to_dict(self: ProcessorMixin) -> dict[str, Any]:
-        values = {key: value for key, value in kind.to_dict(self).items() if not isinstance(value, NoVideo)}
-        return values | {"processor_class": kind.__name__}
+        values = {key: value for key, value in kind.to_dict(self).items() if not isinstance(value, FrameReader)}
+        clips = getattr(self, "video_processor", None)
+        read = {"video_processor": clips.to_dict()} if clips is not None and clips.kind else {}
+        return values | read | {"processor_class": kind.__name__}
 
     def init(self: ProcessorMixin, *parts: Any, **options: Any) -> None:
         kind.__init__(self, *parts, **options)
@@ -80,10 +75,12 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
             "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
             "audio_processor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **LOCAL),
-            "video_processor": NoVideo,
         }
-        parts = {part: readers[part]() for part in kind.get_attributes()}
-        processor = without_video(kind)(**parts, **_options(folder, kind, parts))
+        parts = {part: readers[part]() for part in kind.get_attributes() if part in readers}
+        if "video_processor" in kind.get_attributes():
+            clips = stated_clips(folder) if family.clips else {}
+            parts["video_processor"] = FrameReader(family.clips, parts.get("image_processor"), clips)
+        processor = with_frames(kind)(**parts, **_options(folder, kind, parts))
         processor.chat_template = stated_template(folder, parts["tokenizer"].chat_template) or family.template
         return processor
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
@@ -109,16 +106,22 @@ def read_stock(prompt: str, sample: Sample, model: OpenModel) -> tuple[list[int]
     # Control tokens typed by a user are broken by a space here: not every processor can take them as letters.
     prompt = re.sub(f"{MARK}(.)(.*?){CUT}", r"\1 \2", prompt)
     options: dict[str, Any] = {"add_special_tokens": not prompt.startswith(processor.tokenizer.bos_token or "\0")}
-    if images := [open_image(media) for media in sample.media if media.kind == "image"]:
+    if images := [model.picture(media) for media in sample.media if media.kind == "image"]:
         options["images"] = [images]
     if sounds := [media for media in sample.media if media.kind == "audio"]:
         extractor = getattr(processor, "feature_extractor", None) or processor.audio_processor
         rate = int(extractor.sampling_rate)
         options["audio"] = [read_audio(media, rate) for media in sounds]
+    if clips := [read_clip(media, model.frames) for media in sample.media if media.kind == "video"]:
+        options["videos"] = [clip.frames for clip in clips]
+        options["video_metadata"] = [describe(clip) for clip in clips]
     try:
         inputs = dict(processor(text=[prompt], return_tensors="pt", **options))
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise DataError(f"{sample.source or sample.id}: {type(processor).__name__} cannot read it ({error})") from error
+    if "video_second_per_grid" in inputs:  # the processor counts two frames a second, whatever it was given
+        seconds = [processor.video_processor.temporal_patch_size * clip.seconds / len(clip.frames) for clip in clips]
+        inputs["video_second_per_grid"] = torch.tensor(seconds)
     ids = inputs.pop("input_ids")[0].tolist()
     unused = ("attention_mask", "labels", "num_audio_tokens", "audio_embed_sizes")
     return ids, {name: value for name, value in inputs.items() if name not in unused and isinstance(value, Tensor)}

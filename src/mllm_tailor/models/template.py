@@ -75,11 +75,16 @@ def render(sample: Sample, processor: Any, system: str | None) -> Conversation:
 
 
 def _apply(processor: Any, conversation: Sequence[Message], add_generation_prompt: bool = False) -> str:
-    if not (processor.chat_template or processor.tokenizer.chat_template):
+    template = processor.chat_template or processor.tokenizer.chat_template
+    if not template:
         raise ModelError("this checkpoint has no chat template — put its chat_template.jinja beside the weights")
     try:
         return processor.apply_chat_template(
-            list(conversation), tokenize=False, add_generation_prompt=add_generation_prompt
+            list(conversation),
+            # One class (SmolVLM) would take a template of its own for clips, though the checkpoint's knows them.
+            template if "video" in template else None,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
     except (TemplateError, TypeError) as error:
         raise ModelError(f"the chat template cannot be used ({error}) — mend chat_template.jinja") from error

@@ -12,6 +12,8 @@ from PIL import Image
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
+from mllm_tailor.core.margins import print_box
+from mllm_tailor.core.media import to_rgb
 from mllm_tailor.models.processor import IMAGENET_MEAN, IMAGENET_STD
 from mllm_tailor.models.tiles import tile_image, tiles_to_tensor
 from mllm_tailor.tasks.reply import read_object
@@ -87,7 +89,8 @@ def real_receipts(
     pairs = []
     for row in rows[:: max(1, len(rows) // count)][:count]:
         name = row["file_name"] if "/" in row["file_name"] else f"images/{row['file_name']}"
-        reply = ask(model, Image.open(folder / name), QUESTION)
+        image = to_rgb(Image.open(folder / name))
+        reply = ask(model, image.crop(print_box(image)), QUESTION)
         pairs.append((reply, {key: value for key, value in row["entities"].items() if key in MAIN}))
         if len(pairs) <= show:
             print(reply, "\n   ", row["entities"])

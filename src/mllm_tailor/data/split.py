@@ -32,7 +32,8 @@ def split(dataset: Dataset, held_out: HeldOut, seed: int, on_fault: Callable[[Fa
         parts = _by_column(_grouped(dataset.samples, held_out.group_by), held_out, dataset)
     else:
         assert held_out.fraction is not None, "the recipe says one of fraction, column, folder"
-        parts = by_fraction(_grouped(dataset.samples, held_out.group_by), held_out.fraction, f"{seed}:held_out")
+        choose = by_name if held_out.fixed else by_fraction
+        parts = choose(_grouped(dataset.samples, held_out.group_by), held_out.fraction, f"{seed}:held_out")
     for side, samples in zip(("train on", "hold out"), parts, strict=True):
         if not samples:
             raise DataError(f"{dataset.path}: nothing is left to {side} — change `data.held_out`")
@@ -66,6 +67,14 @@ def by_fraction(samples: Sequence[Sample], fraction: float, salt: str) -> Parts:
             chosen.update(units[unit])
     if not chosen:  # every unit is larger than what is wanted: the smallest comes nearest
         chosen.update(units[min(ranked, key=lambda unit: len(units[unit]))])
+    return _cut(samples, chosen)
+
+
+def by_name(samples: Sequence[Sample], fraction: float, salt: str) -> Parts:
+    """Hold out a unit where its hash lies in the lowest `fraction` of all hashes: no other unit has a say in it."""
+    limit = fraction * 2**64
+    hashes = {unit: hashlib.sha256(f"{salt}:{unit}".encode(errors="replace")).digest() for unit in map(_unit, samples)}
+    chosen = {sample.id for sample in samples if int.from_bytes(hashes[_unit(sample)][:8]) < limit}
     return _cut(samples, chosen)
 
 

@@ -103,7 +103,7 @@ def _stage_values(common: Mapping[str, Any], number: int, stage: Stage) -> dict[
     said = stage.model_dump(mode="json", exclude={"name"}, exclude_none=True)
     for key, own in said.items():
         whole = {"data": "train", "method": "name"}.get(key)  # says itself what it is
-        stands_alone = key in ("task", "score") or whole in own
+        stands_alone = key in ("task", "score", "score_by") or whole in own
         values[key] = own if stands_alone else {**common[key], **own}
     return values
 

@@ -44,15 +44,21 @@ def places_by(columns: Sequence[str], samples: Sequence[Sample]) -> Places:
 def majority_floor(job: Job) -> list[dict[str, Any]]:
     """For each held-out sample the most frequent training answer among samples that agree in every `score_by` column.
 
-    Where no training sample agrees, the most frequent answer of all.
+    Where no training sample agrees in all of them, the last columns are given up one after another.
     """
     columns, task = job.recipe.score_by, job.task
     labels: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for sample in job.train:
-        labels[tuple(_key(sample, column) for column in columns)].append(task.labels(sample))
-    (overall,) = constant_floor([label for part in labels.values() for label in part], 1, task.field_names)
+        for key in _prefixes(sample, columns):
+            labels[key].append(task.labels(sample))
     answers = {key: constant_floor(part, 1, task.field_names)[0] for key, part in labels.items()}
-    return [dict(answers.get(tuple(_key(sample, column) for column in columns), overall)) for sample in job.held_out]
+    return [dict(next(answers[key] for key in _prefixes(sample, columns) if key in answers)) for sample in job.held_out]
+
+
+def _prefixes(sample: Sample, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Its values of all columns, then of all but the last, down to none."""
+    values = tuple(_key(sample, column) for column in columns)
+    return [values[:count] for count in range(len(values), -1, -1)]
 
 
 def never_learned(task: Task, train: Sequence[Sample], held_out: Sequence[Sample]) -> dict[str, str]:

@@ -23,7 +23,7 @@ class Answer:
     """Visual questions, chat and instructions: the sample's own prompt and answer."""
 
     name = "answer"
-    metrics: tuple[str, ...] = ("exact", "normalised_exact", "anls", "token_recall")
+    metrics: tuple[str, ...] = ("accuracy", "token_recall", "exact", "anls")
     field_names: tuple[str, ...] = ("answer",)
 
     def __init__(self, settings: Any) -> None:

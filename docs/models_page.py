@@ -60,7 +60,7 @@ torchvision is needed. Families that write times into the prompt (Qwen3-VL, GLM-
 
 AFTER = """
 Every family is opened, packed to 4 bits, adapted with LoRA on every part, saved, reloaded and merged in a test, on a
-tiny random checkpoint of its real classes (Granite Speech only where torchaudio is installed). vLLM: `adapter` serves
+tiny random checkpoint of its real classes. vLLM: `adapter` serves
 the LoRA adapter as it is, `merged` the merged folder (by its own list, docs/models/supported_models.md at 0046f77; not
 run here).
 Another family is opened by looking at its modules, with a warning that names what was guessed.

@@ -24,6 +24,7 @@ from mllm_tailor.methods import make_method, merge
 from mllm_tailor.models import FAMILIES, NO_LOSS, OpenModel, open_model
 from mllm_tailor.models.build import TURN_END
 from mllm_tailor.models.families import guess_family
+from mllm_tailor.models.speech import SpeechFeatures
 
 ALONE = {"paligemma"}  # reads no text without a picture
 UNBUILT = {"internvl": "has tests of its own", "qwen2_5_omni": "is its thinker, wrapped; see below"}
@@ -56,8 +57,6 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def family_folder(families: Path, kind: str) -> Path:
-    if kind == "granite_speech":
-        pytest.importorskip("torchaudio", reason="Granite Speech reads recordings with torchaudio")
     if not (families / kind).exists():
         write_family(families / kind, kind)
     return families / kind
@@ -318,6 +317,27 @@ def test_real_clips(kind: str, families: Path) -> None:
         sample = Sample(file.name, (Media("video", file),), "What happens?")
         assert model.count_tokens(sample) == model.encode(sample).length > 20
     assert len(files) >= 5 and model.generate([sample], max_new_tokens=2)
+
+
+def test_features_of_speech_are_those_of_a_plain_fourier_transform() -> None:
+    """Granite Speech: 25 ms windows every 10 ms, 80 mels, decades; written out in numpy."""
+    sound_ = np.sin(np.arange(4000) ** 1.4 / 200).astype(np.float32) + 0.1
+    padded = np.pad(sound_, 256, mode="reflect")
+    window = np.zeros(512)
+    window[56:456] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    frames = np.stack([padded[start : start + 512] * window for start in range(0, 4001, 160)])
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 82) / 2595) - 1)
+    places = np.linspace(0, 8000, 257)
+    rising = (places[:, None] - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - places[:, None]) / (corners[2:] - corners[1:-1])
+    decades = np.log10(np.maximum(power @ np.maximum(0, np.minimum(rising, falling)), 1e-10))
+    decades = np.maximum(decades, decades.max() - 8) / 4 + 1
+    expected = decades[:26].reshape(-1, 160)
+    found = SpeechFeatures()([sound_])
+    assert found["input_features"].shape == (1, 13, 160)
+    assert np.abs(found["input_features"][0].numpy() - expected).max() < 1e-4
+    assert found["audio_embed_sizes"] == [3] and found["input_features_mask"].all()
 
 
 def test_the_page_says_what_the_table_says() -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForMultimodalLM, PreTrainedTokenizerFast
 from mllm_tailor.models.build import PAD, TURN_END, TURN_START, build_tokenizer, chat_template
 from mllm_tailor.models.families import FAMILIES
 from mllm_tailor.models.frames import FrameReader
+from mllm_tailor.models.speech import SpeechFeatures
 from mllm_tailor.models.stock import with_frames
 
 QWEN2 = {
@@ -290,7 +291,7 @@ def granite_config(tokens: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def granite(tokens: PreTrainedTokenizerFast, template: str) -> Any:
-    reader = transformers.GraniteSpeechFeatureExtractor()
+    reader = SpeechFeatures()
     return made("GraniteSpeechProcessor", template, audio_processor=reader, tokenizer=tokens)
 
 

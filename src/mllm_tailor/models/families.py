@@ -207,7 +207,6 @@ FAMILIES: dict[str, Family] = {
             AUDIO | {"audio": ("model.encoder",), "projector": ("model.projector",)},
             ("audio",),
             vllm="adapter",
-            note="its recordings are read with torchaudio, which must be installed beside torch",
         ),
         Family("clip", "CLIP", PAIR, compares=True, note=PAIRS_ONLY),
         Family("siglip", "SigLIP, SigLIP 2 of fixed size", SIGLIP, compares=True, fills_text=True, note=PAIRS_ONLY),

@@ -27,6 +27,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.checkpoint import stated_template
 from mllm_tailor.models.families import Family
 from mllm_tailor.models.frames import FrameReader, describe, stated_clips
+from mllm_tailor.models.speech import SpeechFeatures
 from mllm_tailor.models.template import CUT, MARK
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
         readers = {
             "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL),
             "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
-            "audio_processor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
+            "audio_processor": lambda: SpeechFeatures.from_pretrained(folder, local_files_only=True),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **LOCAL),
         }
         parts = {part: readers[part]() for part in kind.get_attributes() if part in readers}

@@ -50,7 +50,7 @@ def encode(sample: Sample, model: OpenModel, loss: Literal["answer", "all"] = "a
     Raises:
         DataError: naming the row, for an empty answer, an unreadable picture, or more tokens than the context holds.
     """
-    _check_media(sample, model)
+    sample = _readable(sample, model)
     if model.family.compares:
         ids, media = read_pair(sample, model)
         _check_length(sample, len(ids), model)
@@ -80,7 +80,7 @@ class Length:
 
 def measure_length(sample: Sample, model: OpenModel) -> Length:
     """The exact length `encode` gives. For tiled families no pixel is decoded: the pictures' sizes tell."""
-    _check_media(sample, model)
+    sample = _readable(sample, model)
     sizes = [model.picture_size(media) for media in sample.media if media.kind == "image"]
     if model.family.compares:
         ids, media = read_pair(sample, model)
@@ -167,11 +167,15 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(filled)
 
 
-def _check_media(sample: Sample, model: OpenModel) -> None:
+def _readable(sample: Sample, model: OpenModel) -> Sample:
+    """The sample as this model can read it, recordings as words where it has a codebook for them."""
+    if model.codebook is not None:
+        sample = model.codebook.spoken(sample)
     for media in sample.media:
         if media.kind not in model.family.media:
             reads = " and ".join(NAMES[kind] for kind in model.family.media)
             raise DataError(f"{media.describe()}: this model reads {reads}, not {NAMES[media.kind]} — choose another")
+    return sample
 
 
 def _reply_ids(conversation: Conversation, model: OpenModel) -> list[int]:

@@ -24,9 +24,10 @@ from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
 from mllm_tailor.models.convert import ORIGINAL, compute_as_original, native_folder
 from mllm_tailor.models.families import FAMILIES, Family, guess_family, linear_names
 from mllm_tailor.models.opened import OpenModel
-from mllm_tailor.models.processor import check_fit, open_processor, stated_tiles
+from mllm_tailor.models.processor import check_fit, open_processor, set_tile, stated_tiles
 from mllm_tailor.models.stock import open_stock_processor
-from mllm_tailor.recipe.schema import Tiles
+from mllm_tailor.models.units import add_tokens, find_codebook
+from mllm_tailor.recipe.schema import Tiles, Units
 
 SMALL = 500_000_000  # weights; up to here float32 is kept, since updates of bf16 weights below 1/256 round away
 
@@ -40,6 +41,8 @@ def open_model(
     tiles: Tiles | None = None,
     system: str | None = None,
     frames: int = 8,
+    tile: int | None = None,
+    units: Units | None = None,
     trim: bool = False,
     mixed: bool = False,
     quantize: Literal["nf4", "int8"] | None = None,
@@ -51,7 +54,8 @@ def open_model(
     the linear layers into 4 bits (NF4 with double quantisation, arXiv 2305.14314) or 8, except the head and the parts
     or module names in `quantize_skip`. `tiles` and `system` stand in for the checkpoint's own.
     A clip is shown as `frames` pictures. `trim` cuts blank margins off pictures before they are tiled. `mixed` lets the
-    vision side compute in bf16 (the weights keep their format), as training does where the hardware has it.
+    vision side compute in bf16 (the weights keep their format), as training does where the hardware has it. `tile` is
+    another side of a tile in pixels, for which position embeddings are interpolated; `units` makes recordings words.
 
     Raises:
         ModelError: naming the file and what to do.
@@ -68,6 +72,11 @@ def open_model(
     model = _load(checkpoint, family, number, place, _quantization(quantize, kept, place))
     if family.tiled:
         check_fit(checkpoint, model, processor)
+        if tile is not None:
+            set_tile(processor, model.config, tile)
+    codebook = find_codebook(units, checkpoint.folder) if units is not None else None
+    if codebook is not None:
+        add_tokens(model, processor.tokenizer, len(codebook.centroids))
     return OpenModel(
         model=model,
         processor=processor,
@@ -81,6 +90,7 @@ def open_model(
         revision=checkpoint.revision,
         quantize=quantize,
         frames=frames,
+        codebook=codebook,
         trim=trim,
         mixed=mixed,
     )

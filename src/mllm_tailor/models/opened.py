@@ -25,6 +25,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models.encode import Encoded, collate, count_tokens, encode
 from mllm_tailor.models.families import Family
 from mllm_tailor.models.pairs import collate_pairs
+from mllm_tailor.models.units import FILE, Codebook
 from mllm_tailor.recipe.schema import Tiles
 
 
@@ -44,6 +45,7 @@ class OpenModel:
     revision: str | None
     quantize: str | None = None
     frames: int = 8  # a clip is shown as
+    codebook: Codebook | None = None  # where recordings are read as words
     trim: bool = False  # blank margins of pictures are cut off before tiling
     mixed: bool = False  # the vision side computes in bf16, as it does in training
 
@@ -128,6 +130,8 @@ class OpenModel:
             self.processor.keep(self.tiles, self.system)
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        if self.codebook is not None:
+            self.codebook.save(folder / FILE)
 
     def encode(self, sample: Sample, loss: Literal["answer", "all"] = "answer") -> Encoded:
         """See `encode.encode`."""

@@ -113,6 +113,22 @@ def stated_tiles(processor: Any) -> Tiles:
     return Tiles(min=pictures.min_patches, max=pictures.max_patches, thumbnail=processor.use_thumbnail)
 
 
+def set_tile(processor: InternVLProcessor, config: Any, side: int) -> None:
+    """Make tiles `side` pixels wide and high.
+
+    Raises:
+        ModelError: when the patches of such a tile cannot be joined 2x2.
+    """
+    patch = config.vision_config.patch_size
+    patch = patch[0] if isinstance(patch, (list, tuple)) else patch
+    joined = side // patch * config.downsample_ratio
+    if side % patch or joined % 1:
+        step = round(patch / config.downsample_ratio)
+        raise ModelError(f"model.tile {side}: not a multiple of {step} pixels — take {max(step, side // step * step)}")
+    processor.image_processor.size = {"height": side, "width": side}
+    processor.image_seq_length = int(joined) ** 2
+
+
 def check_fit(checkpoint: Checkpoint, model: Any, processor: InternVLProcessor) -> None:
     """Tokenizer, processor and weights of different checkpoints, mixed in one folder, are caught here."""
     rows = model.get_input_embeddings().weight.shape[0]

@@ -27,6 +27,16 @@ class Tiles(Settings):
     thumbnail: bool = Field(True, description="append the whole picture as one more tile when there are several")
 
 
+class Units(Settings):
+    """Recordings as words: the sound in clusters of 20 ms frames, each cluster a new token of the language model."""
+
+    features: str = Field("cepstrum", description="`cepstrum` (no download), or a folder of HuBERT or wav2vec 2.0")
+    layer: int = Field(6, ge=0, le=96, description="hidden layer taken of such a model")
+    count: int = Field(100, ge=2, le=5000, description="clusters, and new tokens")
+    level: float = Field(-26.0, ge=-60, le=0, description="decibels below full scale every recording is brought to")
+    codebook: str | None = Field(None, description="file of clusters; default: fitted on the training recordings once")
+
+
 class ModelSpec(Settings):
     """Which checkpoint, and how it is opened. `model: NAME` is short for `model: {path: NAME}`."""
 
@@ -37,7 +47,11 @@ class ModelSpec(Settings):
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
     tiles: Tiles | None = Field(None, description="default: what the checkpoint says")
+    tile: int | None = Field(
+        None, ge=28, le=1344, description="pixels along a tile's side, fewer being quicker; default: the checkpoint's"
+    )
     frames: int = Field(8, ge=1, le=256, description="pictures a clip is shown as, evenly spread, one tile each")
+    units: Units | None = Field(None, description="recordings as words, for models that read none")
     trim: bool = Field(False, description="cut blank margins off pictures, so that a small receipt fills its tiles")
     system: str | None = Field(None, description="system text; default: the checkpoint's own")
 

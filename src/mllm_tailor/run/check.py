@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from rich.table import Table
@@ -19,6 +20,7 @@ from mllm_tailor.run.ledger import foresee, measure
 from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.prepare import SHOWN_FAULTS, Job, prepare
 from mllm_tailor.run.settle import settle
+from mllm_tailor.run.units import with_units
 from mllm_tailor.scoring import plain
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import check_settings
@@ -37,7 +39,9 @@ def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     _print_patterns(job.examination)
     excluding = recipe.data.faulty == "exclude"
     faults_ok = _print_faults(job.examination, excluding)
-    model = open_base(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        job = with_units(job, Path(folder) / "units.safetensors")
+        model = open_base(job.recipe)
     lengths = measure(model, job)
     _print_lengths(lengths)
     _print_spans(model, job.train[:SHOWN_SPANS])

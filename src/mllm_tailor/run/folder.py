@@ -32,6 +32,11 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
+    def codebook(self) -> Path:
+        """Audio units fitted on the training recordings, where the recipe asks for them."""
+        return self.path / "units.safetensors"
+
+    @property
     def ledger(self) -> Path:
         """What happened to every sample."""
         return self.path / "samples.jsonl"
@@ -72,12 +77,21 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """The recipe this run was made with. A later stage finds the model of the one before, wherever the run lies."""
-        recipe = read_recipe(self.recipe_file)
+        recipe = with_codebook(read_recipe(self.recipe_file), self.codebook)
         named = Path(recipe.model.path)
         moved = self.path.parent / named.parent.name / named.name
         if named.name != FOLDED or named.exists() or not moved.is_dir():
             return recipe
         return recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(moved)})})
+
+
+def with_codebook(recipe: Recipe, file: Path) -> Recipe:
+    """The recipe with audio units read from `file`, where it asks for them and names none and the file exists."""
+    units = recipe.model.units
+    if units is None or units.codebook or not file.is_file():
+        return recipe
+    units = units.model_copy(update={"codebook": str(file)})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"units": units})})
 
 
 def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:

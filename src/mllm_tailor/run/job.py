@@ -29,6 +29,7 @@ from mllm_tailor.run.predict import (
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.run.report import write_run_report
 from mllm_tailor.run.scores import LIKELIHOOD, MODES, metric_names, modes, score_part, score_run
+from mllm_tailor.run.units import with_units
 from mllm_tailor.scoring import nearest_floor
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import check_settings, train
@@ -51,6 +52,7 @@ def run_job(run: RunFolder, job: Job) -> None:
         f"{len(job.train)} samples to train on, {len(job.dev)} to choose the best epoch, "
         f"{len(job.held_out)} held out, {len(job.excluded)} excluded"
     )
+    job = with_units(job, run.codebook)
     seed_everything(job.recipe.seed)
     memory = FeatureMemory()  # held-out and dev pictures are read many times, by a vision side most methods leave alone
     _before(run, job, memory)
@@ -97,7 +99,9 @@ def _nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
     path = run.predictions("floor_nearest")
     if path.exists():
         return
-    if any(not sample.media for sample in (*job.train, *job.held_out)):
+    everyone = (*job.train, *job.held_out)
+    seen = model.family.media  # recordings read as words show nothing
+    if any(not sample.media or {media.kind for media in sample.media} - set(seen) for sample in everyone):
         return
     train_features = np.asarray(model.image_features(job.train))
     held_features = np.asarray(model.image_features(job.held_out))

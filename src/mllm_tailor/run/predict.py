@@ -72,6 +72,8 @@ def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Seq
         device=spec.device,
         tiles=spec.tiles,
         frames=spec.frames,
+        tile=spec.tile,
+        units=spec.units,
         trim=spec.trim,
         mixed=spec.dtype != "float32" and fast_bf16(pick_device(spec.device)),
         system=spec.system,

@@ -161,6 +161,23 @@ def compare_methods(
 
 
 @app.command()
+def curve(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    at: Annotated[
+        str, typer.Option("--at", help="Numbers of labelled samples, separated by commas.")
+    ] = "25,50,100,200",
+    exclude_faulty: Annotated[
+        bool, typer.Option("--exclude-faulty", help="Go on without the faulty samples; each gets a line in the ledger.")
+    ] = False,
+) -> None:
+    """How much data is needed? The score at several sizes and all, and what labelling twice as many would bring."""
+    from mllm_tailor.run.curve import draw_curve, read_sizes
+
+    draw_curve(recipe, overrides or [], read_sizes(at), exclude_faulty=exclude_faulty)
+
+
+@app.command()
 def demo(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the drawn data and the run.")] = Path("runs"),

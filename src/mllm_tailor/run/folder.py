@@ -157,6 +157,14 @@ def add_prediction(path: Path, prediction: Prediction) -> None:
     append_jsonl(path, prediction.row())
 
 
+def share_predictions(source: RunFolder, run: RunFolder, names: str) -> None:
+    """Copy predictions that two runs have in common (a pattern such as `base_*`), where `run` lacks them."""
+    for path in sorted(source.predictions(names).parent.glob(f"{names}.jsonl")):
+        target = run.predictions(path.stem)
+        if not target.exists():
+            write_atomic(target, path.read_bytes())
+
+
 def finished(run: RunFolder) -> bool:
     """Whether the run's report was written."""
     return run.report.is_file() and run.scores.is_file()

@@ -166,7 +166,7 @@ def _by_group(columns: NDArray[np.float64], groups: Sequence[str | None]) -> NDA
 
 def _gain(base: Ratios, tuned: Ratios, better: str, sums: NDArray[np.float64]) -> Gain:
     """`sums` is (resamples, 4): base above and below, tuned above and below."""
-    before, after = (_percent(sums[:, side], sums[:, side + 1]) for side in (0, 2))
+    before, after = (percent(sums[:, side], sums[:, side + 1]) for side in (0, 2))
     difference = after - before
     wins = difference > 0 if better == "higher" else difference < 0
     fixed, broken = _changes(base, tuned, better)
@@ -183,11 +183,11 @@ def _gain(base: Ratios, tuned: Ratios, better: str, sums: NDArray[np.float64]) -
     )
 
 
-def _percent(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+def percent(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     """NaN for draws that hold nothing to compare."""
-    percent = np.full(len(above), np.nan)
-    np.divide(100.0 * above, below, out=percent, where=below > 0)
-    return percent
+    found = np.full(len(above), np.nan)
+    np.divide(100.0 * above, below, out=found, where=below > 0)
+    return found
 
 
 def interval_of(value: float, draws: NDArray[np.float64]) -> Interval:

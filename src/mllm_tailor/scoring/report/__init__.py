@@ -5,6 +5,17 @@ from __future__ import annotations
 from mllm_tailor.scoring.report.build import render, write_report
 from mllm_tailor.scoring.report.cases import choose
 from mllm_tailor.scoring.report.data import Cost, Curves, LedgerLine, ReportData
+from mllm_tailor.scoring.report.learning import write_curve
 from mllm_tailor.scoring.report.stages import write_stages
 
-__all__ = ["Cost", "Curves", "LedgerLine", "ReportData", "choose", "render", "write_report", "write_stages"]
+__all__ = [
+    "Cost",
+    "Curves",
+    "LedgerLine",
+    "ReportData",
+    "choose",
+    "render",
+    "write_curve",
+    "write_report",
+    "write_stages",
+]

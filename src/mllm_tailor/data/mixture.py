@@ -14,7 +14,7 @@ from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.leaks import find_shared
 from mllm_tailor.data.read import read_samples
 from mllm_tailor.recipe import Source
-from mllm_tailor.tasks import Task
+from mllm_tailor.tasks import LearningTask, Task
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,10 @@ def source_names(sources: Sequence[Source]) -> list[str]:
 
 def read_source(
     source: Source, name: str, task: Task, held_out: Sequence[Sample], *, decode: bool
-) -> tuple[list[Sample], list[Fault]]:
-    """Its samples, their ids led by the source's name, and every fault: rows, labels, files, leaks from `held_out`.
+) -> tuple[Task, list[Sample], list[Fault]]:
+    """Its task, its samples, their ids led by the source's name, and every fault: rows, labels, files, leaks.
+
+    A task of its own takes from these samples what its settings leave to the data. A leak is a file of `held_out`.
 
     Raises:
         DataError: when nothing in it can be read.
@@ -50,8 +52,10 @@ def read_source(
     faults: list[Fault] = []
     dataset = read_samples(source.train, source.layout, on_fault=faults.append)
     samples = [replace(sample, id=f"{name}/{sample.id}") for sample in dataset.samples]
+    if source.task is not None and isinstance(task, LearningTask):
+        task = task.settled(samples)
     examination = examine(samples, (), task, faults=faults, decode=decode)
-    return samples, [*examination.faults, *find_shared(samples, held_out, "in this recipe")]
+    return task, samples, [*examination.faults, *find_shared(samples, held_out, "in this recipe")]
 
 
 def mix(samples: Sequence[Sample], source: Source, beside: int, seed: int) -> Amount:

@@ -15,7 +15,7 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample, Turn
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.predicting import read_inputs
-from mllm_tailor.run.folder import RunFolder
+from mllm_tailor.run.folder import RunFolder, open_run
 from mllm_tailor.run.predict import open_tuned
 from mllm_tailor.scoring import plain
 
@@ -29,8 +29,8 @@ def chat(name: str, files: Sequence[Path], ask: Callable[[str], str] = input) ->
         DataError: when a file cannot be read.
     """
     folder = Path(name)
-    run = RunFolder(folder)
-    model = open_tuned(run.recipe(), run.adapter) if run.recipe_file.is_file() else open_model(name)
+    run = open_run(folder) if RunFolder(folder).recipe_file.is_file() else None
+    model = open_tuned(run.recipe(), run.adapter) if run else open_model(name)
     start = opening(files)
     console.print(HELP)
     talk = start

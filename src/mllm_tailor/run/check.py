@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
@@ -11,43 +13,57 @@ from rich.text import Text
 from mllm_tailor.core.files import human_bytes
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data import Examination
+from mllm_tailor.data import Examination, Fault
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import Length, OpenModel
-from mllm_tailor.recipe import read_recipe
+from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.run.forecast import Forecast
+from mllm_tailor.run.job import check_words
 from mllm_tailor.run.ledger import foresee, measure
+from mllm_tailor.run.plan import plan, print_plan
 from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.prepare import SHOWN_FAULTS, Job, prepare
 from mllm_tailor.run.settle import settle
+from mllm_tailor.run.stages import check_stages, leaks_between
 from mllm_tailor.run.units import with_units
 from mllm_tailor.scoring import plain
 from mllm_tailor.tasks import make_task
-from mllm_tailor.training import check_settings
 
 SHOWN_SPANS = 3
 
 
 def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     """Print what was found; True when a run may start."""
-    recipe = settle(read_recipe(path, overrides))
-    method = make_method(recipe)
-    check_settings(recipe.train, method.optimizer)
-    job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=decode)
+    recipe = read_recipe(path, overrides)
+    parts = [settle(one) for one in stage_recipes(recipe) or (recipe,)]
+    for one in parts:
+        check_words(one)
+    check_stages(parts)
+    jobs = [prepare(one, make_task(one), exclude_faulty=True, decode=decode) for one in parts]
+    leaks = leaks_between(jobs)
+    ready = [_check_job(job, found, staged=bool(recipe.stages)) for job, found in zip(jobs, leaks, strict=True)]
+    if all(ready):
+        console.print(f"[bold green]Ready.[/] Next: tailor run {path}")
+    return all(ready)
+
+
+def _check_job(job: Job, leaks: Sequence[Fault], *, staged: bool) -> bool:
+    """One stage or the whole; its lengths and costs are those of the untouched model, which no stage changes."""
     assert job.examination is not None
+    if staged:
+        console.rule(f"[bold]Stage {job.recipe.name}[/]", align="left")
+    examination = replace(job.examination, faults=(*job.examination.faults, *leaks))
     _print_parts(job)
-    _print_patterns(job.examination)
-    excluding = recipe.data.faulty == "exclude"
-    faults_ok = _print_faults(job.examination, excluding)
+    _print_patterns(examination)
+    faults_ok = _print_faults(examination, job.recipe.data.faulty == "exclude")
     with tempfile.TemporaryDirectory() as folder:
         job = with_units(job, Path(folder) / "units.safetensors")
         model = open_base(job.recipe)
     lengths = measure(model, job)
+    print_plan(plan(job, lengths))
     _print_lengths(lengths)
     _print_spans(model, job.train[:SHOWN_SPANS])
-    print_forecast(foresee(model, method, job, lengths))
-    if faults_ok:
-        console.print(f"[bold green]Ready.[/] Next: tailor run {path}")
+    print_forecast(foresee(model, make_method(job.recipe), job, lengths))
     return faults_ok
 
 

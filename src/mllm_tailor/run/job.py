@@ -18,6 +18,7 @@ from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.environment import describe_environment
 from mllm_tailor.run.folder import RunFolder, read_predictions
 from mllm_tailor.run.ledger import foresee, measure, write_ledger
+from mllm_tailor.run.plan import plan, print_plan
 from mllm_tailor.run.predict import (
     choose_into,
     open_base,
@@ -68,6 +69,7 @@ def _before(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
     model = open_base(job.recipe)
     write_json(run.environment, describe_environment(model.identity))
     lengths = measure(model, job)
+    print_plan(plan(job, lengths))
     write_ledger(run.ledger, job, lengths)
     if not run.forecast.exists():
         write_json(run.forecast, foresee(model, make_method(job.recipe), job, lengths).row())

@@ -145,7 +145,7 @@ def _read_sources(
     found = []
     for source, name in zip(recipe.data.sources, source_names(recipe.data.sources), strict=True):
         own = open_task(*next(iter(source.task.items()))) if source.task else task
-        samples, faults = read_source(source, name, own, held_out, decode=decode)
+        own, samples, faults = read_source(source, name, own, held_out, decode=decode)
         samples = _limit(samples, source.limit, recipe.seed, f"limit of source {name}", limited)
         found.append(_Read(name, source, own, samples, faults))
     return found

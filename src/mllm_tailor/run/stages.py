@@ -75,12 +75,16 @@ def apart(jobs: Sequence[Job], *, exclude_faulty: bool) -> list[Job]:
     Raises:
         DataError: listing them, unless faulty samples are to be excluded.
     """
-    faults = [[fault for theirs in jobs if theirs is not ours for fault in _repeats(ours, theirs)] for ours in jobs]
-    pairs = list(zip(jobs, faults, strict=True))
+    pairs = list(zip(jobs, leaks_between(jobs), strict=True))
     refused = [fault for ours, found in pairs if ours.recipe.data.faulty == "refuse" for fault in found]
     if refused and not exclude_faulty:
         raise DataError(refusal(refused))
     return [_without(ours, found) for ours, found in pairs]
+
+
+def leaks_between(jobs: Sequence[Job]) -> list[list[Fault]]:
+    """For every job the faults of its training samples that another one holds out."""
+    return [[fault for theirs in jobs if theirs is not ours for fault in _repeats(ours, theirs)] for ours in jobs]
 
 
 def _repeats(ours: Job, theirs: Job) -> Iterator[Fault]:
@@ -129,11 +133,12 @@ def _read_others(run: RunFolder, chained: Sequence[tuple[RunFolder, Job]], jobs:
     A stage reads its own before and after its training, so the one before has read those of the next.
     """
     now = len(chained)
-    stage, job = chained[-1]
+    stage, _ = chained[-1]
+    recipe = stage.recipe()
     if now == 1:
-        _read(run, 0, jobs, range(2, len(jobs) + 1), job.recipe, None)
+        _read(run, 0, jobs, range(2, len(jobs) + 1), recipe, None)
     others = [place for place in range(1, len(jobs) + 1) if place not in (now, now + 1)]
-    _read(run, now, jobs, others, job.recipe, stage.adapter)
+    _read(run, now, jobs, others, recipe, stage.adapter)
 
 
 def _read(

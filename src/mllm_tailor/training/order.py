@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,19 +18,37 @@ def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     return tuple(generator.permutation(count).tolist())
 
 
+@lru_cache(maxsize=4)
+def epoch_steps(seed: int, epoch: int, batch: int, kinds: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """The steps of one epoch when each holds samples of one kind; sample n is of `kinds[n]`.
+
+    Every kind is cut in the epoch's order, its last step holding what is left; then the steps are shuffled, so that a
+    kind's steps lie spread over the epoch.
+    """
+    order = epoch_order(seed, epoch, len(kinds))
+    steps = []
+    for kind in sorted(set(kinds)):
+        own = tuple(number for number in order if kinds[number] == kind)
+        steps += [own[start : start + batch] for start in range(0, len(own), batch)]
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 1])))
+    return tuple(steps[place] for place in generator.permutation(len(steps)).tolist())
+
+
 @dataclass(frozen=True)
 class Course:
-    """All optimizer steps of a training: `batch` samples each, the last of an epoch what is left."""
+    """All optimizer steps of a training: `batch` samples each, the last of an epoch (and kind) what is left."""
 
     count: int  # samples
     batch: int  # samples a step
     epochs: float
     seed: int
+    kinds: tuple[str, ...] = ()  # of each sample, where a step may not mix them
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in which every sample occurs once."""
-        return math.ceil(self.count / self.batch)
+        counts = Counter(self.kinds).values() if self.kinds else (self.count,)
+        return sum(math.ceil(count / self.batch) for count in counts)
 
     @property
     def steps(self) -> int:
@@ -39,6 +58,8 @@ class Course:
     def samples(self, step: int) -> tuple[int, ...]:
         """Samples of optimizer step `step` (from 0)."""
         epoch, place = divmod(step, self.steps_per_epoch)
+        if self.kinds:
+            return epoch_steps(self.seed, epoch, self.batch, self.kinds)[place]
         return epoch_order(self.seed, epoch, self.count)[place * self.batch : (place + 1) * self.batch]
 
     def epoch(self, step: int) -> int:

@@ -241,3 +241,30 @@ def test_check_shows_fields_faults_spans_and_costs(
     assert "1 to mend" in capsys.readouterr().err
     assert check_recipe(recipe, ["data.faulty=exclude"], decode=True)
     assert "1 excluded, as the recipe asks" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_preferences_are_made_from_the_models_own_wrong_readings(
+    receipts: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """As a second stage: every wrong reply of the first stage's model is a pair; the loss begins at log 2."""
+    stages = [{"name": "labels"}, {"name": "preferences", "train": {"prefer": {"beta": 0.2}}}]
+    task = {"extract": {"total": "amount"}}
+    recipe = write_yaml(tmp_path, receipts, tiny_model_folder, stages=stages, task=task, method={"name": "lora"})
+    run = run_recipe(recipe, [], exclude_faulty=False, fresh=False)
+    stage = run.path / "2-preferences"
+    replies = read_predictions(stage / "predictions" / "training_before.jsonl")
+    assert len(replies) >= 6
+    first = next(row for _, row in read_jsonl(stage / "log.jsonl") if "loss" in row)
+    assert first["loss"] == pytest.approx(0.6931, abs=0.01)
+
+
+@pytest.mark.slow
+def test_mezo_on_the_tasks_own_metric(receipts: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Its loss is 1 - the metric of the model's replies to the step's samples."""
+    method = {"name": "mezo", "parts": ["projector"], "objective": "metric"}
+    recipe = write_yaml(tmp_path, receipts, tiny_model_folder, task={"extract": {"total": "amount"}}, method=method)
+    run = run_recipe(recipe, ["data.transcripts=0", "train.learning_rate=1e-4"], exclude_faulty=False, fresh=False)
+    rows = [row for _, row in read_jsonl(run.path / "log.jsonl") if "loss" in row]
+    assert len(rows) == 2
+    assert all(0 <= row["loss"] <= 1 for row in rows)

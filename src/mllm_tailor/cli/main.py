@@ -151,7 +151,7 @@ def compare_methods(
     overrides: Overrides = None,
     methods: Annotated[str, typer.Option("--methods", "-m", help="Methods, separated by commas.")] = "lora,qlora,full",
     budget: Annotated[
-        str, typer.Option("--budget", "-b", help="For each method: 10m (minutes) or 3e (epochs).")
+        str, typer.Option("--budget", "-b", help="For each method: 10m (minutes), 3e (epochs), 200 steps or 8GB.")
     ] = "10m",
 ) -> None:
     """Give several methods the same data and budget; one table and one picture of score against memory."""
@@ -161,7 +161,7 @@ def compare_methods(
 
 
 @app.command()
-def curve(
+def sweep(
     recipe: RecipeFile,
     overrides: Overrides = None,
     at: Annotated[

@@ -19,6 +19,7 @@ from mllm_tailor.models.encode import Encoded
 from mllm_tailor.predicting.confidence import confidence_of
 from mllm_tailor.predicting.constrain import Grammar, Vocabulary
 from mllm_tailor.predicting.decode import Decoder
+from mllm_tailor.predicting.match import match
 from mllm_tailor.predicting.row import Row
 from mllm_tailor.predicting.vision import FeatureMemory
 from mllm_tailor.recipe.schema import Predict
@@ -45,6 +46,11 @@ def predict(
     every prediction as soon as it is there, in any order; `memory` spares pictures it has met their way through the
     vision tower; `forward=False` decodes forced tokens one by one.
     """
+    if task.name == "match":
+        found = match(model, task, samples, settings)
+        for prediction in found if on_done else ():
+            on_done(prediction)  # type: ignore[misc]
+        return found
     held = settings.constrained if constrained is None else constrained
     report = None if on_done is None else lambda prediction, _: on_done(prediction)
     return _run(_Reader(model, task, settings, (held,), memory, forward), samples, report)[held]

@@ -5,6 +5,7 @@ Tasks, methods and metrics bring their own settings (a registered class each), s
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -153,6 +154,7 @@ class Train(Settings):
     """The training loop."""
 
     epochs: float = Field(3, gt=0, le=10_000, description="passes over the training samples")
+    steps: int | None = Field(None, ge=1, description="optimizer steps in all, in place of `epochs`")
     batch: int = Field(16, ge=1, description="samples per optimizer step")
     micro_batch: int | None = Field(None, ge=1, description="samples per forward pass; default: chosen by memory")
     learning_rate: float = Field(5e-4, gt=0, le=10, description="peak rate")
@@ -176,6 +178,10 @@ class Train(Settings):
         False, description="each step's samples are all pictures, all clips, all recordings or all text"
     )
     augment: bool = Field(False, description="small random turns, scales and light changes of training pictures")
+
+    def passes(self, count: int) -> float:
+        """Epochs over `count` training samples."""
+        return self.epochs if self.steps is None else self.steps / math.ceil(count / self.batch)
 
     @model_validator(mode="before")
     @classmethod

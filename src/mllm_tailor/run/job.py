@@ -15,6 +15,7 @@ from mllm_tailor.methods import Method, make_method
 from mllm_tailor.models import OpenModel
 from mllm_tailor.predicting import FeatureMemory, predict
 from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.aids import gather_aids
 from mllm_tailor.run.environment import describe_environment
 from mllm_tailor.run.folder import RunFolder, read_predictions
 from mllm_tailor.run.ledger import foresee, measure, write_ledger
@@ -33,7 +34,7 @@ from mllm_tailor.run.scores import LIKELIHOOD, MODES, metric_names, modes, score
 from mllm_tailor.run.units import with_units
 from mllm_tailor.scoring import nearest_floor
 from mllm_tailor.tasks import make_task
-from mllm_tailor.training import check_settings, train
+from mllm_tailor.training import check_objective, check_settings, train
 
 
 def check_words(recipe: Recipe) -> None:
@@ -44,6 +45,7 @@ def check_words(recipe: Recipe) -> None:
     """
     method = make_method(recipe)
     check_settings(recipe.train, method.optimizer)
+    check_objective(method, recipe)
     metric_names(recipe, make_task(recipe))
 
 
@@ -57,7 +59,7 @@ def run_job(run: RunFolder, job: Job) -> None:
     seed_everything(job.recipe.seed)
     memory = FeatureMemory()  # held-out and dev pictures are read many times, by a vision side most methods leave alone
     _before(run, job, memory)
-    _tune(run, job, make_method(job.recipe), memory)
+    tune(run, job, make_method(job.recipe), memory)
     _after(run, job, memory)
     report_job(run, job)
 
@@ -114,7 +116,7 @@ def _nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
     )
 
 
-def _tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> None:
+def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> None:
     """Train, or go on training, unless training has ended."""
     if run.training.exists():
         return
@@ -130,7 +132,8 @@ def _tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> No
     def evaluate() -> Mapping[str, float]:
         return score_part(job, job.dev, predict(model, job.task, job.dev, recipe.predict, memory=memory))
 
-    result = train(model, method, job.learned, recipe, run.path, evaluate=evaluate if job.dev else None)
+    aids = gather_aids(run, job, model, memory)
+    result = train(model, method, job.learned, recipe, run.path, evaluate=evaluate if job.dev else None, aids=aids)
     write_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
 
 

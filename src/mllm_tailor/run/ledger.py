@@ -66,7 +66,7 @@ def foresee(model: OpenModel, method: Method, job: Job, lengths: Mapping[str, Le
         model_cost(model, method),
         costs["train"] + costs["aloud"] + costs.get("mixed", []),
         costs["held_out"],
-        epochs=recipe.train.epochs,
+        epochs=recipe.train.passes(len(job.train)),
         minutes=recipe.train.minutes,
         micro_batch=recipe.train.micro_batch or min(4, recipe.train.batch),
         reply_tokens=longest_reply,

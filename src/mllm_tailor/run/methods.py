@@ -6,7 +6,6 @@ Called again, finished runs are kept and unfinished ones go on.
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -17,16 +16,15 @@ from typing import Any
 
 from rich.table import Table
 
-from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.files import human_bytes, read_json, write_atomic, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.methods import METHODS, make_method
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_recipe
+from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.folder import RunFolder, finished, start_run
 from mllm_tailor.scoring import Interval, plain
 from mllm_tailor.scoring.pareto import Point, front, scatter
 
-BUDGET = re.compile(r"^(\d+(?:\.\d+)?)\s*(m|min|minutes|e|epochs?)$")
 SHARED = ("base_constrained", "base_free", "floor_nearest")  # the same for every method
 
 
@@ -51,7 +49,8 @@ def compare_methods(path: Path, overrides: list[str], names: Sequence[str], budg
     """
     recipe = read_recipe(path, overrides)
     folder = Path(recipe.output) / f"{recipe.name}-methods"
-    recipes = {name: _recipe_for(recipe, name, budget, folder) for name in names}
+    spent = read_budget(budget)
+    recipes = {name: _recipe_for(recipe, name, spent, folder) for name in names}
     outcomes = []
     for name, one in recipes.items():
         run = RunFolder(folder / name)
@@ -59,22 +58,18 @@ def compare_methods(path: Path, overrides: list[str], names: Sequence[str], budg
             start_run(one)
             _share(run, [RunFolder(folder / other) for other in recipes if other != name])
         problem = _run(folder, name, one) if not finished(run) else ""
-        outcomes.append(_outcome(run, problem))
+        outcomes.append(_outcome(run, problem, spent))
     _show(outcomes, folder)
     return outcomes
 
 
-def _recipe_for(recipe: Recipe, name: str, budget: str, folder: Path) -> Recipe:
+def _recipe_for(recipe: Recipe, name: str, budget: Budget, folder: Path) -> Recipe:
     """The recipe with another method; settings the method knows are kept, and the budget is set."""
     known = METHODS.load(name).Settings.model_fields
     kept = {key: value for key, value in recipe.method_settings.items() if key in known or key == "parts"}
     values = recipe.model_dump(mode="json")
     values |= {"name": name, "method": {"name": name, **kept}, "output": str(folder)}
-    match = BUDGET.match(budget)
-    if not match:
-        raise RecipeError(f"`{budget}` is not a budget — write minutes or epochs: 10m, 3 epochs")
-    amount, unit = float(match[1]), match[2]
-    values["train"] |= {"minutes": amount, "epochs": 1000} if unit.startswith("m") else {"epochs": amount}
+    values["train"] |= budget.train()
     changed = make_recipe(values)
     make_method(changed)
     return changed
@@ -104,16 +99,21 @@ def _run(folder: Path, name: str, recipe: Recipe) -> str:
     return said[-1].removeprefix("Error: ") if said else "it ended without a word"
 
 
-def _outcome(run: RunFolder, problem: str) -> Outcome:
+def _outcome(run: RunFolder, problem: str, budget: Budget) -> Outcome:
     if problem or not finished(run):
         return Outcome(run.path.name, None, problem=problem or "unfinished")
     scores, training = read_json(run.scores), read_json(run.training)
+    peak = training["peak_bytes"]
+    if budget.exceeded(peak):
+        return Outcome(
+            run.path.name, None, problem=f"needed {human_bytes(peak)}, more than {human_bytes(int(budget.amount))}"
+        )
     gain: dict[str, Any] = scores["gain"][scores["metrics"][0]]["tuned"]
     return Outcome(
         run.path.name,
         Interval(**gain),
         trained=sum(training["trained_by_part"].values()),
-        peak_bytes=training["peak_bytes"],
+        peak_bytes=peak,
         seconds=training["seconds"],
         disk_bytes=sum(file.stat().st_size for file in run.adapter.rglob("*") if file.is_file()),
     )
@@ -127,7 +127,7 @@ def _show(outcomes: Sequence[Outcome], folder: Path) -> None:
         table.add_column(column, justify="left" if column == "method" else "right")
     for one in sorted(outcomes, key=lambda one: -(one.score.value if one.score else -1)):
         if one.score is None:
-            table.add_row(plain(one.name), "failed")
+            table.add_row(plain(one.name), "—")
             continue
         table.add_row(
             plain(f"{one.name} {'●' if one.name in best else ''}"),

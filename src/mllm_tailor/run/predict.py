@@ -33,6 +33,8 @@ def predict_into(
     """
     done = {held: {prediction.id for prediction in read_predictions(path)} for held, path in paths.items()}
     missing = [sample for sample in samples if any(sample.id not in ids for ids in done.values())]
+    if missing and task.name == "match":
+        missing = list(samples)  # each is ranked among all others
 
     def keep(prediction: Prediction, held: bool) -> None:
         if prediction.id not in done[held]:

@@ -17,6 +17,7 @@ TASKS = Registry(
             "mllm_tailor.tasks.answer:Answer", "questions about pictures, clips or recordings, in free text"
         ),
         "classify": Entry("mllm_tailor.tasks.classify:Classify", "one class out of several for each sample"),
+        "match": Entry("mllm_tailor.tasks.match:Match", "the text that belongs to a picture, and the other way round"),
         "caption": Entry("mllm_tailor.tasks.caption:Caption", "a description in free words"),
         "transcribe": Entry("mllm_tailor.tasks.transcribe:Transcribe", "the words spoken in a recording"),
     },

@@ -87,9 +87,8 @@ class Training:
         self.bf16 = computes_in_bf16(recipe, model.device)
         self.objective = make_objective(model, method, samples, recipe, aids)
         samples = self.objective.samples
-        counted = samples[: self.objective.count]
-        kinds = tuple(sample.modality for sample in counted) if recipe.train.one_modality else ()
-        self.course = Course(len(counted), recipe.train.batch, recipe.train.epochs, recipe.seed, kinds)
+        count = self.objective.count
+        self.course = Course(count, recipe.train.batch, recipe.train.passes(count), recipe.seed)
         self.marks = self.course.ends(recipe.train.evaluate_every)
         seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
         self.lengths = [measure_length(sample, seeing) for sample in track(samples, "Measuring samples")]

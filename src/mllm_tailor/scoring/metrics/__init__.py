@@ -32,6 +32,9 @@ METRICS = Registry(
         ),
         "word_errors": Entry(f"{_HERE}.edits:WORD_ERRORS", "word error rate (lower is better)"),
         "character_errors": Entry(f"{_HERE}.edits:CHARACTER_ERRORS", "character error rate (lower is better)"),
+        "recall_1": Entry(f"{_HERE}.recall:RECALL_1", "share of rankings whose first is the right one"),
+        "recall_5": Entry(f"{_HERE}.recall:RECALL_5", "the same among the first five"),
+        "recall_10": Entry(f"{_HERE}.recall:RECALL_10", "the same among the first ten"),
     },
 )
 

@@ -1,0 +1,59 @@
+"""What several trainings may each spend: `10m`, `3 epochs`, `200 steps` or `8 GB`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mllm_tailor.core.errors import RecipeError
+
+Unit = Literal["minutes", "epochs", "steps", "memory"]
+
+FORM = re.compile(r"^(\d+(?:\.\d+)?)\s*([a-zA-Z]+)$")
+UNITS: dict[str, tuple[Unit, float]] = (
+    dict.fromkeys(("m", "min", "minute", "minutes"), ("minutes", 1.0))
+    | dict.fromkeys(("e", "epoch", "epochs"), ("epochs", 1.0))
+    | dict.fromkeys(("s", "step", "steps"), ("steps", 1.0))
+    | {name: ("memory", float(2**30)) for name in ("g", "gb", "gib")}
+    | {name: ("memory", float(2**20)) for name in ("mb", "mib")}
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An amount: minutes, epochs, optimizer steps, or bytes of peak memory."""
+
+    unit: Unit
+    amount: float
+
+    def train(self) -> dict[str, Any]:
+        """Settings of the training that keep to it; memory is measured, not set."""
+        if self.unit == "minutes":
+            return {"minutes": self.amount, "epochs": 1000}
+        if self.unit == "steps":
+            return {"steps": max(1, round(self.amount))}
+        return {"epochs": self.amount} if self.unit == "epochs" else {}
+
+    def part(self, share: float) -> Budget:
+        """A share of it."""
+        return Budget(self.unit, self.amount * share)
+
+    def exceeded(self, peak_bytes: int) -> bool:
+        """Whether a training took more memory than allowed."""
+        return self.unit == "memory" and peak_bytes > self.amount
+
+
+def read_budget(words: str) -> Budget:
+    """From the command line's words.
+
+    Raises:
+        RecipeError: saying what can be written.
+    """
+    match = FORM.match(words.strip())
+    unit = UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None or float(match[1]) <= 0:
+        raise RecipeError(
+            f"`{words}` is not a budget — write minutes, epochs, steps or memory: 10m, 3e, 200 steps, 8GB"
+        )
+    return Budget(unit[0], float(match[1]) * unit[1])

@@ -161,7 +161,7 @@ def compare_methods(
 
 
 @app.command()
-def sweep(
+def curve(
     recipe: RecipeFile,
     overrides: Overrides = None,
     at: Annotated[
@@ -175,6 +175,32 @@ def sweep(
     from mllm_tailor.run.curve import draw_curve, read_sizes
 
     draw_curve(recipe, overrides or [], read_sizes(at), exclude_faulty=exclude_faulty)
+
+
+@app.command()
+def sweep(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    learning_rates: Annotated[
+        str, typer.Option("--learning-rates", "-l", help="Peak rates, separated by commas.")
+    ] = "1e-4,3e-4,1e-3",
+    ranks: Annotated[
+        str, typer.Option("--ranks", "-r", help="Ranks, separated by commas; default: the recipe's.")
+    ] = "",
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help="Of one candidate in the last round: 10m, 3e or 200 steps.")
+    ] = "3e",
+) -> None:
+    """Find a learning rate and rank by successive halving on the dev part; held-out samples are not looked at."""
+    from mllm_tailor.core.errors import RecipeError
+    from mllm_tailor.run.sweep import sweep as search
+
+    try:
+        rates = [float(word) for word in learning_rates.split(",")]
+        widths = [int(word) for word in ranks.split(",") if word.strip()]
+    except ValueError as error:
+        raise RecipeError(f"{error} — separate numbers by commas: --learning-rates 1e-4,1e-3 --ranks 8,32") from None
+    search(recipe, overrides or [], rates, widths, budget)
 
 
 @app.command()

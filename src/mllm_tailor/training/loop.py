@@ -87,8 +87,10 @@ class Training:
         self.bf16 = computes_in_bf16(recipe, model.device)
         self.objective = make_objective(model, method, samples, recipe, aids)
         samples = self.objective.samples
-        count = self.objective.count
-        self.course = Course(count, recipe.train.batch, recipe.train.passes(count), recipe.seed)
+        counted = samples[: self.objective.count]
+        kinds = tuple(sample.modality for sample in counted) if recipe.train.one_modality else ()
+        epochs = recipe.train.passes(len(counted))
+        self.course = Course(len(counted), recipe.train.batch, epochs, recipe.seed, kinds)
         self.marks = self.course.ends(recipe.train.evaluate_every)
         seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
         self.lengths = [measure_length(sample, seeing) for sample in track(samples, "Measuring samples")]

@@ -11,7 +11,7 @@ import binascii
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -27,6 +27,7 @@ from mllm_tailor.core.sample import Media, MediaKind
 # Said of pictures that our own, lower limit refuses a moment later.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+VIEW = (896, 448)  # pixels of each of several views: two tiles
 SMALLER = "save it smaller"
 MOST_COUNTED = 10_000  # pages; a small TIFF can claim millions
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "MPO")
@@ -66,6 +67,8 @@ def open_image(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Imag
         DataError: naming the file, for anything missing, empty, truncated, too large or not a picture.
     """
     name = media.describe()
+    if media.views:
+        return stitch([open_image(Media("image", view), limits) for view in media.views])
     if is_pdf(media, limits):
         from mllm_tailor.core.pages import open_page  # which builds on this module
 
@@ -81,6 +84,9 @@ def image_size(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int,
         DataError: naming the file, as `open_image` does.
     """
     name = media.describe()
+    if media.views:
+        columns, rows = _grid(len(media.views))
+        return VIEW[0] * columns, VIEW[1] * rows
     if is_pdf(media, limits):
         from mllm_tailor.core.pages import page_size
 
@@ -90,6 +96,25 @@ def image_size(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int,
         lying = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         turned = lying and image.format != "TIFF"  # Pillow gives the upright size of a TIFF by itself
         return (image.height, image.width) if turned else image.size
+
+
+def stitch(views: Sequence[Image.Image]) -> Image.Image:
+    """Views of one scene side by side, each 896x448, in two rows where there are more than three.
+
+    Six become 2688x896, as InternVL's transfer framework shows the cameras of a car (arXiv 2410.16261, section 3.3).
+    """
+    columns, rows = _grid(len(views))
+    whole = Image.new("RGB", (VIEW[0] * columns, VIEW[1] * rows))
+    for place, view in enumerate(views):
+        row, column = divmod(place, columns)
+        whole.paste(view.resize(VIEW, Image.Resampling.BICUBIC), (VIEW[0] * column, VIEW[1] * row))
+    return whole
+
+
+def _grid(count: int) -> tuple[int, int]:
+    """Columns and rows of stitched views."""
+    rows = 1 if count <= 3 else 2
+    return -(-count // rows), rows
 
 
 def count_pictures(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> int:

@@ -20,6 +20,7 @@ class Media:
     data: bytes | None = field(default=None, repr=False)
     span: tuple[float, float] | None = None  # seconds, for clips and recordings
     page: int | None = None  # from 0, for documents with pages
+    views: tuple[Path, ...] = ()  # of one scene, `path` the first: seen stitched into one picture
 
     def describe(self) -> str:
         """How messages name it."""

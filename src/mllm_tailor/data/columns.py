@@ -19,6 +19,7 @@ from mllm_tailor.data.rows import Row, kind_of, parse_strictly
 
 # The first group with a column present wins, so a field called `path` is a label where `file_name` names the file.
 MEDIA_COLUMNS: tuple[tuple[str, ...], ...] = (
+    ("views",),  # pictures of one scene, stitched into one
     ("file_name", "file_names"),
     ("image", "images", "video", "videos", "audio", "audios"),
     ("image_path", "img", "img_path", "video_path", "audio_path"),
@@ -52,6 +53,8 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
     if not media:
         known = ", ".join(name for group in MEDIA_COLUMNS[:2] for name in group)
         raise DataError(f"{source}: names no file (looked for {known}) — add a column with the file of this row")
+    if named == ("views",):
+        media = (stitched(media, source),)
     rest = {name: plain_value(value, source, name) for name, value in values.items() if name not in named}
     identifier = read_id(rest.pop("id", None), source) or default_id(media, source)
     split = _pop_text(rest, SPLIT_COLUMNS) or row.split
@@ -159,6 +162,18 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
         return [Media(kind, data=decode_data_uri(value, source))]
     path = locate(value.removeprefix("file://"), roots, source)
     return list(pages_of(path, _kind(value, hint, source)))
+
+
+def stitched(media: tuple[Media, ...], source: str) -> Media:
+    """Several views of one scene as one picture.
+
+    Raises:
+        DataError: naming the row, when one of them is no plain picture file.
+    """
+    paths = tuple(item.path for item in media if item.path and item.kind == "image" and item.page is None)
+    if len(paths) != len(media):
+        raise DataError(f"{source}: `views` are picture files of one page each — mend this row")
+    return Media("image", paths[0], views=paths)
 
 
 def locate(name: str, roots: tuple[Path, ...], source: str) -> Path:

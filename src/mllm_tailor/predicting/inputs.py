@@ -21,9 +21,10 @@ MEDIA_KEYS: tuple[MediaKind, ...] = ("image", "video", "audio")
 def read_inputs(paths: Sequence[Path]) -> list[Sample]:
     """Samples for `tailor predict PATH...`, in the order given; folders are walked in order of name.
 
-    A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, relative to the manifest) and, where
-    wanted, `question` and `id`. Whatever cannot be used becomes a sample with `extra["problem"]`, which predicts
-    as an error row: one bad file never stops the others. Ids are file stems, made different where they collide.
+    A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, relative to the manifest), or `views`
+    of one scene to be stitched, and, where wanted, `question` and `id`. Whatever cannot be used becomes a sample with
+    `extra["problem"]`, which predicts as an error row: one bad file never stops the others. Ids are file stems, made
+    different where they collide.
     """
     taken: set[str] = set()
     return [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
@@ -87,6 +88,8 @@ def _of_row(row: Any, folder: Path, where: str) -> Sample:
         raise DataError(f"{where}: a row is one JSON object, found {type(row).__name__} — mend or remove this row")
     named = [(key, name) for key in MEDIA_KEYS for name in _names(row.get(key), where)]
     media = tuple(item for key, name in named for item in _media(key, name, folder, where))
+    if views := tuple(inside(folder, name, where) for name in _names(row.get("views"), where)):
+        media = (*media, Media("image", views[0], views=views))
     if not media:
         raise DataError(f"{where}: none of {', '.join(MEDIA_KEYS)} is named — add one")
     stem = media[0].path.stem if media[0].path is not None else f"row-{where.rpartition(':')[2]}"

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageDraw
+
 from mllm_tailor.core.clips import film_strip, read_frames
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.files import human_bytes, read_json, read_jsonl
@@ -20,9 +22,11 @@ from mllm_tailor.run.prepare import Job
 from mllm_tailor.run.scores import RunScores
 from mllm_tailor.scoring import gain_table, score_table
 from mllm_tailor.scoring.confusion import Confusion, confusion_table
+from mllm_tailor.scoring.metrics.boxes import is_box
 from mllm_tailor.scoring.report import Cost, Curves, LedgerLine, ReportData, choose, write_report
 
 STRIP_FRAMES = 4  # of a clip
+LABEL_COLOR, REPLY_COLOR = "#1c8f6b", "#d0402b"  # of boxes
 PICTURE_SIDE = 900  # pixels; large enough to read a receipt on a screen
 NOTES = {
     "train": "learned from",
@@ -143,11 +147,20 @@ def _pictures(job: Job, scores: RunScores) -> dict[str, bytes]:
     """Small pictures of the cases the report shows; a sample without one is shown without."""
     base, tuned = (scores.systems[f"{who}_{scores.mode}"] for who in ("base", "tuned"))
     places = {place for chosen in choose(base, tuned, scores.metrics[0]).values() for place in chosen}
-    found = {job.held_out[place].id: _picture(job.held_out[place]) for place in places}
+    found = {job.held_out[place].id: _picture(job.held_out[place], _boxes(scores, place)) for place in places}
     return {identifier: picture for identifier, picture in found.items() if picture}
 
 
-def _picture(sample: Sample) -> bytes | None:
+def _boxes(scores: RunScores, place: int) -> dict[str, Any]:
+    """Boxes to draw, by color: the true one and the tuned model's, where the answer is a box."""
+    found = {
+        LABEL_COLOR: scores.labels[place].get("box"),
+        REPLY_COLOR: scores.tuned_predictions[place].fields.get("box"),
+    }
+    return {color: box for color, box in found.items() if is_box(box)}
+
+
+def _picture(sample: Sample, boxes: Mapping[str, Any]) -> bytes | None:
     media = next((media for media in sample.media if media.kind != "audio"), None)
     if media is None:
         return None
@@ -157,6 +170,9 @@ def _picture(sample: Sample) -> bytes | None:
         console.print(f"[yellow]no picture in the report:[/] {error}")
         return None
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    for color, box in boxes.items():  # thousandths of width and height
+        corners = [value * size / 1000 for value, size in zip(box, image.size * 2, strict=True)]
+        ImageDraw.Draw(image).rectangle(corners, outline=color, width=3)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=70)
     return stream.getvalue()

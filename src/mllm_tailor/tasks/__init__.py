@@ -19,6 +19,7 @@ TASKS = Registry(
         "classify": Entry("mllm_tailor.tasks.classify:Classify", "one class out of several for each sample"),
         "match": Entry("mllm_tailor.tasks.match:Match", "the text that belongs to a picture, and the other way round"),
         "caption": Entry("mllm_tailor.tasks.caption:Caption", "a description in free words"),
+        "ground": Entry("mllm_tailor.tasks.ground:Ground", "the box round what a phrase names"),
         "transcribe": Entry("mllm_tailor.tasks.transcribe:Transcribe", "the words spoken in a recording"),
     },
 )

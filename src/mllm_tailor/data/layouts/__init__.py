@@ -24,6 +24,7 @@ LAYOUTS = Registry(
         "chat": _entry("chat:LAYOUT", "rows with `messages` (OpenAI style; `image_url` is a path or a data address)"),
         "llava": _entry("llava:LAYOUT", "rows with `conversations` (LLaVA, ShareGPT) and `image`, `images` or `video`"),
         "metadata": _entry("metadata:LAYOUT", "`metadata.jsonl`, or any .jsonl, whose rows name a file and its labels"),
+        "beside": _entry("beside:LAYOUT", "documents, PDFs among them, each with a .json of its name beside it"),
         "facts": _entry(
             "facts:LAYOUT", "question rows with `question_type`, as one caption a picture: what its answers say of it"
         ),

@@ -1,0 +1,124 @@
+"""Find what a phrase names: the answer is a box, written as InternVL writes regions.
+
+`<ref>phrase</ref><box>[[left, top, right, bottom]]</box>` with whole numbers from 0 to 1000 of the picture's width and
+height (Chen et al. 2024, arXiv 2410.16261, section 3.3), so that a box means the same in every size and cut of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mllm_tailor.core.errors import DataError, nearest
+from mllm_tailor.core.media import image_size
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.recipe import Settings, validate
+from mllm_tailor.tasks.base import Reply
+
+FIELD = "box"
+FULL = 1000  # the picture's width and height
+_NUMBERS = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3})\s*\]")
+_REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
+
+
+class GroundSettings(Settings):
+    """`ground: {}` takes the phrase from the question and the box from the field `box`, else from the answer."""
+
+    label: str = Field("box", description="field of the data that holds [left, top, right, bottom]")
+    unit: Literal["thousandths", "pixels"] = Field(
+        "thousandths", description="of that field: thousandths of width and height, or pixels of the stored picture"
+    )
+    prompt: str = Field("Where is <ref>{phrase}</ref>?", description="the question; {phrase} becomes the sample's own")
+
+
+class Ground:
+    """One box for one phrase, right where it covers the true one well (intersection over union of at least a half)."""
+
+    name = "ground"
+    metrics: tuple[str, ...] = ("iou_50", "iou", "parse_rate")
+    field_names: tuple[str, ...] = (FIELD,)
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = validate(GroundSettings, settings or {}, "task.ground")
+
+    def phrase(self, sample: Sample) -> Sample:
+        """Set the question and, for a labelled sample, the box."""
+        named = phrase_of(sample.prompt)
+        if not named:
+            raise DataError(f"{sample.source}: no phrase to look for — add a question, or choose another task")
+        if not any(media.kind == "image" for media in sample.media):
+            raise DataError(f"{sample.source}: no picture to look in — add one, or leave the row out")
+        labels = self.labels(sample)
+        answer = f"<ref>{named}</ref><box>[{labels[FIELD]}]</box>" if labels else None
+        return replace(sample, prompt=self.settings.prompt.replace("{phrase}", named), answer=answer)
+
+    def labels(self, sample: Sample) -> dict[str, Any]:
+        """The box in thousandths."""
+        stated = sample.fields.get(self.settings.label)
+        if stated is None and sample.answer is not None:
+            found = read_box(sample.answer)
+            if found is None:
+                raise DataError(f"{sample.source}: the answer holds no box such as [[10, 20, 300, 400]] — mend it")
+            return {FIELD: _checked(found, sample.source)}
+        if stated is None:
+            if sample.fields:
+                hint = nearest(self.settings.label, map(str, sample.fields))
+                raise DataError(f"{sample.source}: no field `{self.settings.label}` holds the box — {hint}")
+            return {}
+        box = read_box(str(list(stated) if isinstance(stated, (list, tuple)) else stated))
+        if box is None:
+            raise DataError(f"{sample.source}: a box is [left, top, right, bottom], found {str(stated)[:80]} — mend it")
+        if self.settings.unit == "pixels":
+            width, height = image_size(next(media for media in sample.media if media.kind == "image"))
+            box = [FULL * value / size for value, size in zip(box, (width, height) * 2, strict=True)]
+        return {FIELD: _checked(box, sample.source)}
+
+    def schema(self) -> None:
+        """Free text."""
+        return None
+
+    def parse(self, text: str) -> Reply:
+        """The first box of a reply; of one that leaves the picture the part inside it."""
+        found = read_box(text)
+        if found is None:
+            return Reply(problem="no box in the reply")
+        left, top, right, bottom = (min(FULL, max(0, round(value))) for value in found)
+        if left >= right or top >= bottom:
+            return Reply(problem="the box in the reply is empty or upside down")
+        return Reply(fields={FIELD: [left, top, right, bottom]})
+
+
+def phrase_of(text: str) -> str:
+    """What is looked for: the words marked by `<ref>`, else all of them."""
+    marked = _REF.search(text)
+    return " ".join((marked[1] if marked else text).split())
+
+
+def read_box(text: str) -> list[float] | None:
+    """The first four numbers in brackets.
+
+    >>> read_box("<ref>a cat</ref><box>[[10, 20, 300, 400]]</box>")
+    [10.0, 20.0, 300.0, 400.0]
+    """
+    found = _NUMBERS.search(text)
+    return [float(number) for number in found[1].split(",")] if found else None
+
+
+def _checked(box: Sequence[float], source: str) -> list[int]:
+    """The box as whole thousandths.
+
+    Raises:
+        DataError: for a box that is empty, upside down or outside the picture.
+    """
+    left, top, right, bottom = box
+    if not (0 <= left < right <= FULL and 0 <= top < bottom <= FULL):
+        shown = ", ".join(f"{value:g}" for value in box)
+        raise DataError(
+            f"{source}: the box [{shown}] is empty, upside down or outside the picture (0 to {FULL} across and down) — "
+            "mend the label, or say task.ground.unit=pixels"
+        )
+    return [round(value) for value in box]

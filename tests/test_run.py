@@ -12,19 +12,21 @@ import yaml
 
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.files import read_jsonl
+from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run.chat import chat, opening, stream
 from mllm_tailor.run.check import check_recipe
 from mllm_tailor.run.compare import compare_runs
-from mllm_tailor.run.folder import read_predictions, start_run
+from mllm_tailor.run.folder import open_run, read_predictions, start_run
 from mllm_tailor.run.init import write_recipe
+from mllm_tailor.run.merge import export_adapter, merge_run
 from mllm_tailor.run.methods import compare_methods
-from mllm_tailor.run.predict import predict_paths
+from mllm_tailor.run.predict import open_for_training, open_tuned, predict_paths
 from mllm_tailor.run.prepare import prepare
 from mllm_tailor.run.tailor import report_run, run_recipe
-from mllm_tailor.run.verify import verify_run
+from mllm_tailor.run.verify import agreement, observe, verify_run
 from mllm_tailor.tasks import make_task
 
 
@@ -139,6 +141,56 @@ def test_verify_finds_every_form_equal_and_the_base_different(
     assert verify_run(finished, 2)
     shown = capsys.readouterr().err
     assert shown.count("2 of 2") >= 3 and "The untouched base differs" in shown
+
+
+@pytest.mark.slow
+def test_the_exported_folder_is_scored_again_and_says_so(finished: Path, tmp_path: Path) -> None:
+    merge_run(finished, tmp_path / "merged", count=3)
+    card = (tmp_path / "merged" / "README.md").read_text()
+    scores = json.loads((finished / "scores.json").read_text())
+    gain = scores["gain"]["fuzzy"]
+    floor = scores["systems"]["floor_constant"]["metrics"]["fuzzy"]["value"]
+    assert f"| fuzzy | {gain['base']['value']:.1f} | {gain['tuned']['value']:.1f} |" in card and f"{floor:.1f}" in card
+    assert "On 4 held-out samples" in card and "3 of 3 replies are the same" in card
+    assert "Saved as float32" in card and "DoRA" not in card and str(finished.parent) not in card
+    again = open_model(tmp_path / "merged")
+    assert (
+        again.identity["weights_sha256"]
+        != json.loads((finished / "environment.json").read_text())["model"]["weights_sha256"]
+    )
+    with pytest.raises(RunError, match="is not empty"):
+        merge_run(finished, tmp_path / "merged")
+
+
+@pytest.mark.slow
+def test_the_adapter_alone_opens_with_peft(finished: Path, receipts: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    export_adapter(finished, tmp_path / "adapter")
+    assert "PeftModel.from_pretrained" in (tmp_path / "adapter" / "README.md").read_text()
+    run = open_run(finished)
+    tuned = open_tuned(run.recipe(), run.adapter)
+    plain = open_for_training(run.recipe())
+    sample = Sample("a", (Media("image", next((receipts / "images").glob("*.jpg"))),), "Total?", "9.00")
+    untouched = observe(plain, [sample])
+    plain.model = PeftModel.from_pretrained(plain.model, tmp_path / "adapter")
+    assert agreement("peft", observe(tuned, [sample]), observe(plain, [sample])).largest_difference < 1e-4
+    assert agreement("base", observe(tuned, [sample]), untouched).largest_difference > 1e-4
+
+
+@pytest.mark.slow
+def test_dora_merged_and_rounded_warns_with_its_figure(
+    receipts: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_yaml(
+        tmp_path, receipts, tiny_model_folder, method={"name": "dora", "rank": 4, "parts": ["language"]}
+    )
+    run = run_recipe(recipe, [], exclude_faulty=False, fresh=False)
+    merge_run(run.path, tmp_path / "rounded", count=2, dtype="bfloat16")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Saved as bfloat16" in said and "DoRA merged and rounded to bfloat16" in said
+    merge_run(run.path, tmp_path / "whole", count=2, dtype="float32")
+    assert "DoRA merged" not in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow

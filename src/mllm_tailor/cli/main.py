@@ -218,12 +218,18 @@ def demo(
 @app.command()
 def merge(
     run_folder: RunPath,
-    out: Annotated[Path, typer.Argument(help="Folder for the merged model.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model.")],
+    count: Annotated[int, typer.Option("--samples", "-k", min=0, help="Held-out samples to score it on again.")] = 8,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: that of the run.")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Write the adapter alone, in PEFT's layout.")] = False,
 ) -> None:
-    """Merge a run's adapter into its base and save a plain transformers folder."""
-    from mllm_tailor.run.merge import merge_run
+    """Merge a run's adapter into its base and save a plain transformers folder with a model card."""
+    from mllm_tailor.run.merge import export_adapter, merge_run
 
-    merge_run(run_folder, out)
+    if adapter:
+        export_adapter(run_folder, out)
+    else:
+        merge_run(run_folder, out, count=count, dtype=dtype)
 
 
 @app.command()

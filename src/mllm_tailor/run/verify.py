@@ -41,6 +41,7 @@ class Agreement:
     same_replies: int
     count: int
     largest_difference: float  # of any logit
+    relative: float = 0.0  # the same, as a share of the largest logit
 
 
 def verify_run(path: Path, count: int) -> bool:
@@ -57,9 +58,9 @@ def verify_run(path: Path, count: int) -> bool:
     samples = [job.task.phrase(sample) for sample in job.held_out[:count]]
     tuned = open_tuned(recipe, run.adapter)
     reference = observe(tuned, samples)
-    rows = [_agreement("adapter, opened again", reference, observe(open_tuned(recipe, run.adapter), samples))]
+    rows = [agreement("adapter, opened again", reference, observe(open_tuned(recipe, run.adapter), samples))]
     merge(tuned)
-    rows.append(_agreement("merged", reference, observe(tuned, samples)))
+    rows.append(agreement("merged", reference, observe(tuned, samples)))
     with tempfile.TemporaryDirectory() as folder:
         tuned.save(Path(folder))
         spec = recipe.model
@@ -72,8 +73,8 @@ def verify_run(path: Path, count: int) -> bool:
             trim=spec.trim,
             system=spec.system,
         )
-        rows.append(_agreement("exported, opened again", reference, observe(exported, samples)))
-    untouched = _agreement("untouched base", reference, observe(open_base(recipe), samples))
+        rows.append(agreement("exported, opened again", reference, observe(exported, samples)))
+    untouched = agreement("untouched base", reference, observe(open_base(recipe), samples))
     _show(rows, untouched)
     return all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0
 
@@ -94,10 +95,12 @@ def observe(model: OpenModel, samples: Sequence[Sample]) -> Outputs:
     return Outputs(tuple(logits), tuple(model.generate(samples, max_new_tokens=REPLY_TOKENS)))
 
 
-def _agreement(form: str, one: Outputs, other: Outputs) -> Agreement:
+def agreement(form: str, one: Outputs, other: Outputs) -> Agreement:
+    """How far two forms of a model say the same on the same samples."""
     same = sum(a == b for a, b in zip(one.replies, other.replies, strict=True))
     difference = max(float((a - b).abs().max()) for a, b in zip(one.logits, other.logits, strict=True))
-    return Agreement(form, same, len(one.replies), difference)
+    largest = max(float(a.abs().max()) for a in one.logits)
+    return Agreement(form, same, len(one.replies), difference, difference / largest)
 
 
 def _show(rows: Sequence[Agreement], untouched: Agreement) -> None:

@@ -1,6 +1,6 @@
 """The recipe: one YAML file, validated. No torch here."""
 
-from mllm_tailor.recipe.read import dump_recipe, make_recipe, read_recipe, stage_recipes, validate
+from mllm_tailor.recipe.read import dump_recipe, make_recipe, read_recipe, read_single, stage_recipes, validate
 from mllm_tailor.recipe.schema import (
     DataSpec,
     HeldOut,
@@ -28,6 +28,7 @@ __all__ = [
     "dump_recipe",
     "make_recipe",
     "read_recipe",
+    "read_single",
     "stage_recipes",
     "validate",
 ]

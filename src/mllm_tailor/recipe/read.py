@@ -71,6 +71,18 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     return make_recipe(apply_overrides(values, overrides), str(path))
 
 
+def read_single(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The same for commands that repeat one training with other settings or need one task.
+
+    Raises:
+        RecipeError: for a recipe with stages, too.
+    """
+    recipe = read_recipe(path, overrides)
+    if recipe.stages:
+        raise RecipeError(f"{path}: this command takes one training — give the stage in question a recipe of its own")
+    return recipe
+
+
 def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Validate plain values, those of every stage too."""
     recipe = validate(Recipe, values, where)

@@ -12,7 +12,7 @@ from pathlib import Path
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.files import read_jsonl, write_json
 from mllm_tailor.core.progress import console
-from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_recipe
+from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.run.folder import RunFolder, finished, read_scores, share_predictions, start_run
 from mllm_tailor.run.job import check_words, run_job
 from mllm_tailor.run.prepare import prepare
@@ -41,9 +41,7 @@ def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclud
     Raises:
         RecipeError: for a recipe with stages, or sizes that leave fewer than three points.
     """
-    recipe = settle(read_recipe(path, overrides))
-    if recipe.stages:
-        raise RecipeError(f"{path}: a curve is of one training — give the stage in question a recipe of its own")
+    recipe = settle(read_single(path, overrides))
     check_words(recipe)
     folder = Path(recipe.output) / f"{recipe.name}-curve"
     whole = prepare(recipe, make_task(recipe), exclude_faulty=exclude_faulty)

@@ -19,7 +19,7 @@ from rich.table import Table
 from mllm_tailor.core.files import human_bytes, read_json, write_atomic, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.methods import METHODS, make_method
-from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_recipe
+from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.folder import RunFolder, finished, start_run
 from mllm_tailor.scoring import Interval, plain
@@ -47,7 +47,7 @@ def compare_methods(path: Path, overrides: list[str], names: Sequence[str], budg
     Raises:
         RecipeError: for an unknown method or budget, before anything runs.
     """
-    recipe = read_recipe(path, overrides)
+    recipe = read_single(path, overrides)
     folder = Path(recipe.output) / f"{recipe.name}-methods"
     spent = read_budget(budget)
     recipes = {name: _recipe_for(recipe, name, spent, folder) for name in names}

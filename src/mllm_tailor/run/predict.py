@@ -13,7 +13,7 @@ from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.predicting import FeatureMemory, choose, predict, predict_both, read_inputs
-from mllm_tailor.recipe import Recipe, read_recipe
+from mllm_tailor.recipe import Recipe, read_single
 from mllm_tailor.run.folder import add_prediction, open_run, read_predictions
 from mllm_tailor.run.settle import settle
 from mllm_tailor.tasks import ChoiceTask, Task, make_task
@@ -121,7 +121,7 @@ def predict_paths(
             raise RunError(f"{run_path}: training has not ended — run `tailor run` again to finish, or pass --base")
         opened = open_base(settings) if base else open_tuned(settings, run.adapter)
     elif model and recipe:
-        settings = settle(read_recipe(recipe, [f"model.path={model}"]))
+        settings = settle(read_single(recipe, [f"model.path={model}"]))
         opened = open_base(settings)
     else:
         raise RunError("name a run folder, or pass both --model and --recipe")

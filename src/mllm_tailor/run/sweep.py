@@ -20,7 +20,7 @@ from mllm_tailor.core.files import read_json, write_atomic, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.methods import make_method
 from mllm_tailor.predicting import FeatureMemory
-from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_recipe
+from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.folder import start_run
 from mllm_tailor.run.job import check_words, tune
@@ -64,7 +64,7 @@ def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Seque
         RecipeError: before anything runs, for settings that cannot be compared.
         TailorError: when every candidate fails.
     """
-    recipe, most = settle(read_recipe(path, overrides)), read_budget(budget)
+    recipe, most = settle(read_single(path, overrides)), read_budget(budget)
     folder = Path(recipe.output) / f"{recipe.name}-sweep"
     left = [Candidate(rate, rank) for rate, rank in product(rates, ranks or [None])]
     _check(recipe, most, left, folder)

@@ -15,6 +15,7 @@ from mllm_tailor.tasks import TASKS
 from mllm_tailor.tasks.caption import CaptionSettings
 from mllm_tailor.tasks.classify import ClassifySettings
 from mllm_tailor.tasks.extract import FieldSpec
+from mllm_tailor.tasks.ground import GroundSettings
 from mllm_tailor.tasks.transcribe import TranscribeSettings
 
 DOCS = Path(__file__).resolve().parent
@@ -140,6 +141,7 @@ def recipe_page() -> str:
     lines += section("task.classify", ClassifySettings)
     lines += section("task.caption", CaptionSettings)
     lines += section("task.transcribe", TranscribeSettings)
+    lines += section("task.ground", GroundSettings)
     return "\n".join(lines) + "\n"
 
 

@@ -37,7 +37,8 @@ Only safetensors are read, and only native classes of transformers are used. Cod
 (`auto_map`, attention kernels named in `config.json`) is never run, pickled weights are never opened, and chat
 templates run in a sandbox. Control tokens typed by a user or printed on a receipt are read as letters.
 A shard that is missing, cut off or of the wrong shape is named, and so is what to do about it.
-A hub id is downloaded once, goes on after a break, is pinned to its commit, and opens offline from the cache.
+A hub id is downloaded once, is pinned to its commit, and opens offline from the cache. A download that breaks off goes
+on where it broke, five times; a command that gave up keeps the files that are whole and fetches the others again.
 
 ## Number formats
 

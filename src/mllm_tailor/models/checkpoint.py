@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from rich.markup import escape
 
 from mllm_tailor.core.errors import DataError, ModelError
@@ -73,8 +73,10 @@ def _download(name: str, revision: str | None) -> Path:
         raise ModelError(f"{name}: not in the local cache and the hub cannot be reached — go online once") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(f"{name}: the hub has no such model, or it is closed to you — check it and log in") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelError(f"{name}: download failed ({type(error).__name__}) — run again, it goes on") from error
+    except (HTTPError, OSError) as error:  # a connection that breaks off is of the first kind
+        raise ModelError(
+            f"{name}: download failed ({type(error).__name__}) — run again; files that are whole are kept"
+        ) from error
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -217,8 +217,8 @@ FAMILIES: dict[str, Family] = {
 NOT_HERE = {
     "CogVLM2": "exists only as its own remote code",
     "Phi-3-Vision": "exists only as its own remote code",
-    "Phi-4-multimodal": "its pictures are read with torchvision, which does not install beside CPU torch",
-    "Voxtral": "its tokenizer exists only in the mistral-common package",
+    "Phi-4-multimodal": "its pictures are read with torchvision, whose published builds do not load beside CPU torch",
+    "Voxtral": "its prompts are made inside the mistral-common package, so no sample could be encoded here",
 }
 
 # Words in module names that tell a part, for families nobody described.

@@ -16,6 +16,7 @@ from mllm_tailor.tasks.caption import CaptionSettings
 from mllm_tailor.tasks.classify import ClassifySettings
 from mllm_tailor.tasks.extract import FieldSpec
 from mllm_tailor.tasks.ground import GroundSettings
+from mllm_tailor.tasks.match import MatchSettings
 from mllm_tailor.tasks.transcribe import TranscribeSettings
 
 DOCS = Path(__file__).resolve().parent
@@ -141,6 +142,7 @@ def recipe_page() -> str:
     lines += section("task.classify", ClassifySettings)
     lines += section("task.caption", CaptionSettings)
     lines += section("task.transcribe", TranscribeSettings)
+    lines += section("task.match", MatchSettings)
     lines += section("task.ground", GroundSettings)
     return "\n".join(lines) + "\n"
 
@@ -159,7 +161,22 @@ method:
   parts: {vision: {method: lora, rank: 16, learning_rate: 2.0e-5}, projector: full, language: qlora}
 ```
 
-`tailor compare-methods recipe.yaml --methods lora,qlora,full --budget 10m` gives several the same data and budget.
+`tailor compare-methods recipe.yaml --methods lora,qlora,full --budget 10m` gives several the same data and budget
+(also `3e` for epochs, `200 steps`, or `8GB` of peak memory). `tailor sweep recipe.yaml --learning-rates 1e-4,1e-3
+--ranks 8,32 --budget 3e` finds a rate and rank by successive halving on the dev part.
+
+What is made small is said beside the method, in `train`:
+
+- nothing: the cross-entropy of the answers;
+- `distill: {teacher: FOLDER_OR_ID}`: labels and a larger model's logits together (Hinton et al. 2015), or with
+  `of: vision` the hidden states of its vision tower (Gao et al. 2024);
+- `prefer: {beta: 0.1}`: DPO (Rafailov et al. 2023) on the model's own wrong readings of the training samples, as a
+  second stage;
+- `task: match` with a CLIP or SigLIP: the contrastive loss, a large batch by cached gradients (`micro_batch` pairs at a
+  time);
+- `method: {name: mezo, objective: metric}`: the task's own metric, which has no gradient.
+
+`python benchmarks/methods.py` measures memory as ratios, beside what the papers say.
 """
 
 

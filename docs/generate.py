@@ -142,8 +142,8 @@ def recipe_page() -> str:
     lines += section("task.classify", ClassifySettings)
     lines += section("task.caption", CaptionSettings)
     lines += section("task.transcribe", TranscribeSettings)
-    lines += section("task.match", MatchSettings)
     lines += section("task.ground", GroundSettings)
+    lines += section("task.match", MatchSettings)
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,91 @@
+"""The share of the machine's matrix-multiplication rate that one of our training steps reaches, part by part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mllm_tailor.core.device import Stopwatch, pick_device, seed_everything
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.methods import make_method
+from mllm_tailor.models import open_model
+from mllm_tailor.recipe import make_recipe
+from mllm_tailor.training.features import as_inputs, see
+from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.modes import keep_frozen_parts_quiet
+from mllm_tailor.training.precision import computes_in_bf16, computing
+
+SIDE = 1024  # of the square matrices whose product is the 100 %
+
+
+def matmul_rate(seconds: float = 2.0) -> float:
+    """Operations a processor second of large bf16 products on one thread: the best of many."""
+    left, right = (torch.randn(SIDE, SIDE, dtype=torch.bfloat16) for _ in range(2))
+    whole, best = Stopwatch(), float("inf")
+    left @ right
+    while whole.cpu_seconds() < seconds:
+        watch = Stopwatch()
+        left @ right
+        best = min(best, watch.cpu_seconds())
+    return 2 * SIDE**3 / best
+
+
+def measure(work: Callable[[], Any], times: int) -> dict[str, float]:
+    """Operations of `work`, and processor seconds, the best of `times` runs after a first."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    best = float("inf")
+    for _ in range(times):
+        watch = Stopwatch()
+        work()
+        best = min(best, watch.cpu_seconds())
+    return {"flops": counter.get_total_flops(), "cpu_seconds": best}
+
+
+def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
+    """Vision pass (once a training), forward and backward pass from cached features, and the optimizer's update.
+
+    `folder` holds `model` and `unique.jsonl` as the comparison wrote them; two samples make the step.
+    """
+    method_words = {"name": "lora", "rank": rank, "alpha": 2 * rank, "dropout": 0.0, "parts": ["language"]}
+    recipe = make_recipe({"data": "unused", "task": "answer", "method": method_words})
+    model, method = open_model(folder / "model", dtype="auto"), make_method(recipe)
+    bf16 = computes_in_bf16(recipe, pick_device())
+    seed_everything(0)
+    method.apply(model)
+    keep_frozen_parts_quiet(model)
+    told = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()[:2]]
+    samples = [
+        Sample(row["image"], (Media("image", Path(row["image"])),), row["prompt"], row["answer"]) for row in told
+    ]
+    batch: dict[str, Any] = dict(model.collate([model.encode(sample) for sample in samples]))
+    pixels = batch.pop("pixel_values")
+    features = see(model, pixels, bf16).flatten(0, 1)[None]
+    weights = [weight for weight in model.model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights)
+
+    def loss() -> torch.Tensor:
+        with computing(model.device, bf16):
+            return answer_loss(model.model, as_inputs(batch | {"image_features": features}))[0]
+
+    def both() -> None:
+        loss().backward()
+
+    parts = {
+        "vision pass": measure(lambda: see(model, pixels, bf16), times),
+        "forward": measure(loss, times),
+        "forward and backward": measure(both, times),
+        "optimizer": measure(optimizer.step, times),
+    }
+    top = matmul_rate()
+    for part in parts.values():
+        part["share"] = part["flops"] / part["cpu_seconds"] / top
+    step = parts["forward and backward"]
+    whole = step["cpu_seconds"] + parts["optimizer"]["cpu_seconds"]
+    tokens = int(batch["attention_mask"].sum())
+    return {"matmul_gflops": top / 1e9, "tokens": tokens, "step_share": step["flops"] / whole / top, "parts": parts}

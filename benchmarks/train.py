@@ -1,0 +1,345 @@
+"""Training speed beside the trainers one could pick instead: the same checkpoint, samples, batch and steps.
+
+    python benchmarks/train.py --quick                       # the embedded model, a few minutes
+    python benchmarks/train.py                               # also 150 million random weights
+    python benchmarks/train.py --ablate                      # ours again, each optimisation left out in turn
+    python benchmarks/train.py --peers plain ours --rounds 5
+
+Peers run in virtual environments of their own (benchmarks/environments.py), each training in a process of its own on
+one thread, in interleaved rounds. Seconds are processor seconds inside training, so that other work on the machine does
+not decide; wall seconds stand beside them. Ours include the pass that computes the vision features. A peer that cannot
+run is shown with its error. Results go to benchmarks/results/train.json; the command fails when a ratio fell by more
+than 10 % under the one stored there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from environments import ROOT, python_of
+from rates import describe_rates
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from mllm_tailor.core.device import describe_machine
+from mllm_tailor.core.files import human_bytes, write_json, write_jsonl
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.recipe.schema import Tiles
+from mllm_tailor.training.order import Course
+
+RESULTS = Path(__file__).parent / "results" / "train.json"
+PROMPT = "Extract the company, date, address and total in json format. Respond with a valid JSON only."
+TILES = Tiles(min=1, max=2, thumbnail=True)  # as the published recipe trains
+EPOCHS = 3  # as published
+SEED = 0
+OFF = {
+    "cache": "vision tower run in each pass",
+    "answer_logits": "logits at every position",
+    "frozen": "frozen vision tower in the graph",
+    "bf16": "float32",
+}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One side of the comparison."""
+
+    name: str
+    script: str
+    environment: str
+    without: str | None = None  # an optimisation of ours that is left out
+    precision: str = "bfloat16"
+
+
+PEERS = {
+    "plain": Trainer("published recipe, transformers Trainer", "plain", "trl"),
+    "peft": Trainer("PEFT, plain loop", "peft_loop", "trl"),
+    "trl": Trainer("TRL SFTTrainer", "trl_sft", "trl"),
+    "llamafactory": Trainer("LLaMA-Factory", "llama_factory", "llamafactory"),
+    "ms-swift": Trainer("ms-swift", "ms_swift", "ms-swift"),
+    "ours": Trainer("ours", "ours", "ours"),
+}
+ABLATIONS = {
+    f"ours without {name}": Trainer(
+        f"ours, {text}", "ours", "ours", None if name == "bf16" else name, "float32" if name == "bf16" else "bfloat16"
+    )
+    for name, text in OFF.items()
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained: a checkpoint, and how much of it."""
+
+    name: str
+    samples: int
+    batch: int
+    rank: int  # a sixteenth of the language model's width, as published (128 of 2048)
+
+    @property
+    def course(self) -> Course:
+        """The order of the samples, which all trainers follow."""
+        return Course(self.samples, self.batch, EPOCHS, SEED)
+
+
+WORKS = {"embedded": Work("embedded", 16, 8, 16), "150M": Work("150M", 2, 2, 48)}
+QUICK = Work("embedded", 8, 4, 16)
+
+
+@dataclass
+class Rounds:
+    """What a trainer did in each round, or why it could not."""
+
+    trainer: Trainer
+    work: Work
+    found: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+
+    def median(self, name: str) -> float:
+        """Of a number over the rounds."""
+        return statistics.median(one[name] for one in self.found)
+
+    @property
+    def passes(self) -> int:
+        """Samples seen in a round."""
+        return self.work.course.steps * self.work.batch
+
+    def rate(self) -> float:
+        """Samples a processor second, by the median round."""
+        return self.passes / self.median("cpu_seconds")
+
+    def seconds_to(self, loss: float) -> float | None:
+        """Processor seconds until the dev loss was first seen at or under `loss`."""
+        reached = [next((at["cpu"] for at in one["curve"] if at["dev_loss"] <= loss), None) for one in self.found]
+        return None if None in reached else statistics.median(reached)  # type: ignore[type-var]
+
+
+def write_model(work: Work, folder: Path) -> None:
+    """The embedded model with the published tiles, or 155 million random weights with a vocabulary of 32,768."""
+    if work.name == "embedded":
+        open_model("embedded", tiles=TILES).save(folder)
+        return
+    tokenizer = build_tokenizer()
+    torch.manual_seed(SEED)
+    model = build_internvl(
+        tokenizer, vision_width=512, vision_layers=10, text_width=768, text_layers=10, tie_embeddings=False
+    )
+    model.resize_token_embeddings(32_768)  # rows no text uses, at the cost a real vocabulary has
+    save(model.to(torch.bfloat16), build_processor(tokenizer, max_tiles=TILES.max), folder)
+
+
+def write_samples(work: Work, folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Drawn receipts as rows {image, prompt, answer}: to learn, and to measure the dev loss on."""
+    draw_folder(folder, work.samples, 2, seed=SEED)
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "dev": []}
+    for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines():
+        told = json.loads(line)
+        answer = json.dumps(told["entities"], ensure_ascii=False, indent=4)
+        rows[told["split"]].append({"image": str(folder / told["file_name"]), "prompt": PROMPT, "answer": answer})
+    return rows["train"], rows["dev"]
+
+
+def encode_dev(model: OpenModel, rows: Sequence[dict[str, str]]) -> dict[str, torch.Tensor]:
+    """One batch, the same numbers for every trainer."""
+    samples = [
+        Sample(row["image"], (Media("image", Path(row["image"])),), row["prompt"], row["answer"]) for row in rows
+    ]
+    return {name: tensor.contiguous() for name, tensor in model.collate([model.encode(one) for one in samples]).items()}
+
+
+def prepare(work: Work, folder: Path) -> dict[str, Any]:
+    """Write checkpoint and samples; the part of the job all trainers share."""
+    write_model(work, folder / "model")
+    train, dev = write_samples(work, folder / "receipts")
+    course = work.course
+    write_jsonl(folder / "unique.jsonl", train)
+    write_jsonl(
+        folder / "rows.jsonl", [train[number] for step in range(course.steps) for number in course.samples(step)]
+    )
+    save_file(encode_dev(open_model(folder / "model"), dev), folder / "dev.safetensors")
+    return {
+        "model": str(folder / "model"),
+        "rows": str(folder / "rows.jsonl"),
+        "unique": str(folder / "unique.jsonl"),
+        "dev": str(folder / "dev.safetensors"),
+        "steps": course.steps,
+        "batch": work.batch,
+        "micro": 1,
+        "rank": work.rank,
+        "alpha": 2 * work.rank,
+        "rate": 5e-4,
+        "seed": SEED,
+        "marks": sorted(course.ends(1.0)),
+    }
+
+
+def run_once(trainer: Trainer, job: dict[str, Any], folder: Path, limit: float) -> dict[str, Any]:
+    """One training in a process of its own.
+
+    Raises:
+        RuntimeError: with the last of its words, when it fails or takes longer than `limit` seconds.
+    """
+    python = python_of(trainer.environment)
+    scratch = folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    result = folder / "result.json"
+    result.unlink(missing_ok=True)
+    told = job | {"result": str(result), "scratch": str(scratch), "precision": trainer.precision}
+    (folder / "job.json").write_text(json.dumps(told | {"without": trainer.without}))
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HF": "1"}
+    words = [str(python), str(Path(__file__).parent / "trainers" / f"{trainer.script}.py"), str(folder / "job.json")]
+    try:
+        done = subprocess.run(words, cwd=folder, env=os.environ | quiet, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"took longer than {limit:.0f} seconds") from error
+    if not result.exists():
+        raise RuntimeError((done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}")[-1500:])
+    return dict(json.loads(result.read_text()))
+
+
+def compare(work: Work, trainers: Sequence[Trainer], count: int, limit: float, folder: Path) -> list[Rounds]:
+    """Interleaved rounds, every other one backwards; a trainer that failed is not asked again."""
+    job = prepare(work, folder)
+    everyone = [Rounds(trainer, work) for trainer in trainers]
+    for number in range(count):
+        for rounds in everyone if number % 2 == 0 else reversed(everyone):
+            if rounds.error is not None:
+                continue
+            print(f"{work.name}, round {number + 1}: {rounds.trainer.name}", file=sys.stderr, flush=True)
+            try:
+                rounds.found.append(run_once(rounds.trainer, job, folder, limit))
+            except RuntimeError as error:
+                rounds.error = str(error).replace(str(folder), "SCRATCH").replace(str(ROOT), ".")
+                print(rounds.error, file=sys.stderr)
+    return everyone
+
+
+def rows_of(everyone: Sequence[Rounds]) -> list[dict[str, Any]]:
+    """One row a trainer: medians, ratios, and every round's numbers."""
+    ran = {one.trainer.name: one for one in everyone if one.found}
+    plain = ran.get(PEERS["plain"].name)
+    ablated = {trainer.name for trainer in ABLATIONS.values()}
+    peers = [one for name, one in ran.items() if name != "ours" and name not in ablated]
+    best = max((one.rate() for one in peers), default=None)
+    goal = plain.found[0]["curve"][-1]["dev_loss"] if plain else None
+    rows = []
+    for one in everyone:
+        row: dict[str, Any] = {"work": asdict(one.work), **asdict(one.trainer), "error": one.error}
+        if one.found:
+            row |= {
+                "samples_per_cpu_second": one.rate(),
+                "to_plain": one.rate() / plain.rate() if plain else None,
+                "to_best_peer": one.rate() / best if best else None,
+                "memory_to_plain": one.median("peak_memory") / plain.median("peak_memory") if plain else None,
+                "goal_dev_loss": goal,
+                "seconds_to_goal": one.seconds_to(goal) if goal is not None else None,
+                "to_ours": one.rate() / ran["ours"].rate() if "ours" in ran else None,
+                "rounds": one.found,
+            }
+        rows.append(row)
+    return rows
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """The table of one work."""
+    work = rows[0]["work"]
+    table = Table(
+        "trainer", "samples a CPU s", "spread", "to plain", "to best peer", "to ours", "peak memory", "above model",
+        "dev loss", "CPU s to goal", "first, last loss", title=f"{work['name']}: {work['samples']} receipts, batch "
+        f"{work['batch']}, {EPOCHS} epochs, rank {work['rank']}",
+    )  # fmt: skip
+    for row in rows:
+        if "rounds" not in row:
+            table.add_row(row["name"], "cannot run:", row["error"].splitlines()[-1][:80])
+            continue
+        found = row["rounds"]
+        passes = len(found[0]["losses"]) * work["batch"]
+        cpu = [one["cpu_seconds"] for one in found]
+        peak = statistics.median(one["peak_memory"] for one in found)
+        above = statistics.median(one["peak_memory"] - one["memory_before"] for one in found)
+        to_goal = row["seconds_to_goal"]
+        table.add_row(
+            row["name"],
+            f"{row['samples_per_cpu_second']:.3f}",
+            f"{passes / max(cpu):.3f}–{passes / min(cpu):.3f}",
+            *(f"{row[name]:.2f}" if row[name] else "" for name in ("to_plain", "to_best_peer", "to_ours")),
+            human_bytes(int(peak)),
+            human_bytes(int(above)),
+            f"{found[0]['curve'][-1]['dev_loss']:.4f}",
+            f"{to_goal:.1f}" if to_goal is not None else "not reached",
+            f"{found[0]['losses'][0]:.4f}, {found[0]['losses'][-1]:.4f}",
+        )
+    Console(width=200).print(table)
+
+
+def show_rates(name: str, rates: dict[str, Any]) -> None:
+    """What share of large bf16 products' rate our training step reaches."""
+    parts = ", ".join(f"{part} {100 * found['share']:.0f} %" for part, found in rates["parts"].items())
+    top = f"{rates['matmul_gflops']:.0f} GFLOP/s of bf16 products on one thread"
+    print(f"{name}: a step reaches {100 * rates['step_share']:.0f} % of {top} ({parts})")
+
+
+def fallen(rows: Sequence[dict[str, Any]], stored: Sequence[dict[str, Any]]) -> list[str]:
+    """Where our ratio to the plain recipe or the best peer is more than 10 % under the stored one."""
+    before = {row["work"]["name"]: row for row in stored if row["name"] == "ours" and "rounds" in row}
+    worse = []
+    for row in rows:
+        old = before.get(row["work"]["name"])
+        if row["name"] != "ours" or "rounds" not in row or old is None or old["work"] != row["work"]:
+            continue
+        for name in ("to_plain", "to_best_peer"):
+            if row[name] and old[name] and row[name] < 0.9 * old[name]:
+                worse.append(f"{row['work']['name']} {name}: {row[name]:.2f}, stored {old[name]:.2f}")
+    return worse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the embedded model alone, fewer samples, one round")
+    parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--ablate", action="store_true", help="ours again with each optimisation left out in turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=600, help="seconds a single training may take")
+    parser.add_argument("--save", action="store_true", help="store these ratios as the ones to hold")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    trainers = [PEERS[name] for name in arguments.peers] + (list(ABLATIONS.values()) if arguments.ablate else [])
+    works = [QUICK] if arguments.quick else [WORKS[name] for name in arguments.works]
+    rows: list[dict[str, Any]] = []
+    rates: dict[str, Any] = {}
+    for work in works:
+        with tempfile.TemporaryDirectory() as scratch:
+            count = 1 if arguments.quick else arguments.rounds
+            rows += (of_work := rows_of(compare(work, trainers, count, arguments.limit, Path(scratch))))
+            show(of_work)
+            rates[work.name] = describe_rates(Path(scratch), work.rank)
+            show_rates(work.name, rates[work.name])
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": [], "step_by_part": {}}
+    if arguments.save or not stored["rows"]:
+        done = {(row["work"]["name"], row["name"]) for row in rows}
+        kept = [row for row in stored["rows"] if (row["work"]["name"], row["name"]) not in done]
+        facts = {"machine": describe_machine(), "arguments": vars(arguments)}
+        write_json(RESULTS, {**facts, "step_by_part": stored["step_by_part"] | rates, "rows": kept + rows})
+    elif worse := fallen(rows, stored["rows"]):
+        sys.exit(f"more than 10 % under the stored ratio: {'; '.join(worse)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -275,9 +275,13 @@ class TestLoop:
             if slow[name] > 1e-6:
                 assert fast[name] / slow[name] == pytest.approx(expected, rel=0.02), name
 
-    def test_the_best_weights_are_kept(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("less_is_better", [False, True])
+    def test_the_best_weights_are_kept(
+        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, less_is_better: bool
+    ) -> None:
         model, method, recipe = prepare(tiny_model_folder, LORA, epochs=3)
-        scores = iter([3.0, 7.0, 5.0])
+        sign = -1 if less_is_better else 1
+        scores = iter([sign * 3.0, sign * 7.0, sign * 5.0])
         seen: list[dict[str, torch.Tensor]] = []
 
         def evaluate() -> dict[str, float]:
@@ -285,12 +289,16 @@ class TestLoop:
             seen.append(snapshot(model))
             return {"fuzzy": next(scores), "exact": 0.0}
 
-        result = train(model, method, samples, recipe, tmp_path, evaluate=evaluate)
-        assert (result.best_step, result.best_score) == (6, 7.0)
+        result = train(model, method, samples, recipe, tmp_path, evaluate=evaluate, less_is_better=less_is_better)
+        assert (result.best_step, result.best_score) == (6, sign * 7.0)
         after = snapshot(model)
         assert all(torch.equal(after[name], seen[1][name]) for name in after)
         dev = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines() if "dev" in line]
-        assert [(row["step"], row["dev"]["fuzzy"]) for row in dev] == [(3, 3.0), (6, 7.0), (9, 5.0)]
+        assert [(row["step"], row["dev"]["fuzzy"]) for row in dev] == [
+            (3, sign * 3.0),
+            (6, sign * 7.0),
+            (9, sign * 5.0),
+        ]
 
     def test_evaluation_does_not_change_training(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path

@@ -11,8 +11,7 @@ from mllm_tailor.predicting import FeatureMemory, predict
 from mllm_tailor.run.folder import RunFolder, in_order, read_predictions
 from mllm_tailor.run.predict import predict_into
 from mllm_tailor.run.prepare import Job
-from mllm_tailor.run.scores import in_mode, metric_names, score_part
-from mllm_tailor.scoring import METRICS
+from mllm_tailor.run.scores import in_mode, less_is_better, score_part
 from mllm_tailor.training import Aids
 
 
@@ -30,7 +29,7 @@ def _measure(job: Job, model: OpenModel, samples: Sequence[Sample]) -> float:
     asked = _as_in_data(job, samples)
     said = predict(model, job.task, asked, job.recipe.predict)
     share = next(iter(score_part(job, asked, said).values())) / 100
-    return share if METRICS.load(metric_names(job.recipe, job.task)[0]).better == "higher" else 1 - share
+    return 1 - share if less_is_better(job.recipe, job.task) else share
 
 
 def wrong_readings(run: RunFolder, job: Job, model: OpenModel, memory: FeatureMemory) -> dict[str, str]:
@@ -43,7 +42,7 @@ def wrong_readings(run: RunFolder, job: Job, model: OpenModel, memory: FeatureMe
     console.print(f"Reading {len(samples)} training samples for what the model gets wrong")
     predict_into({in_mode(job) == "constrained": path}, model, job.task, samples, job.recipe, memory)
     said = in_order([sample.id for sample in samples], read_predictions(path))
-    best = {"higher": 100.0, "lower": 0.0}[METRICS.load(metric_names(job.recipe, job.task)[0]).better]
+    best = 0.0 if less_is_better(job.recipe, job.task) else 100.0
     found = {}
     for sample, phrased, reply in zip(samples, job.train, said, strict=True):
         value = next(iter(score_part(job, [sample], [reply]).values()))

@@ -30,7 +30,7 @@ from mllm_tailor.run.predict import (
 )
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.run.report import write_run_report
-from mllm_tailor.run.scores import LIKELIHOOD, MODES, metric_names, modes, score_part, score_run
+from mllm_tailor.run.scores import LIKELIHOOD, MODES, less_is_better, metric_names, modes, score_part, score_run
 from mllm_tailor.run.units import with_units
 from mllm_tailor.scoring import nearest_floor
 from mllm_tailor.tasks import make_task
@@ -133,7 +133,16 @@ def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> Non
         return score_part(job, job.dev, predict(model, job.task, job.dev, recipe.predict, memory=memory))
 
     aids = gather_aids(run, job, model, memory)
-    result = train(model, method, job.learned, recipe, run.path, evaluate=evaluate if job.dev else None, aids=aids)
+    result = train(
+        model,
+        method,
+        job.learned,
+        recipe,
+        run.path,
+        evaluate=evaluate if job.dev else None,
+        less_is_better=less_is_better(recipe, job.task),
+        aids=aids,
+    )
     write_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
 
 

@@ -89,10 +89,18 @@ def in_mode(job: Job) -> str:
 
 
 def score_part(job: Job, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Scores of one part while training; the first, which chooses the best epoch, is one of which more is better."""
+    """Scores of one part while training, the headline first: it chooses the best epoch."""
     found = _score(job, samples, predictions)
-    rising = sorted(found.metrics, key=lambda name: found[name].better != "higher")
-    return {name: found[name].value for name in rising}
+    return {name: found[name].value for name in found.metrics}
+
+
+def less_is_better(recipe: Recipe, task: Task) -> bool:
+    """Whether the headline counts errors.
+
+    Raises:
+        RecipeError: for an unknown metric.
+    """
+    return METRICS.load(metric_names(recipe, task)[0]).better == "lower"
 
 
 def score_system(job: Job, predictions: Sequence[Prediction]) -> Scores:

@@ -25,9 +25,9 @@ from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.folder import start_run
 from mllm_tailor.run.job import check_words, tune
 from mllm_tailor.run.prepare import Job, prepare
-from mllm_tailor.run.scores import metric_names
+from mllm_tailor.run.scores import less_is_better
 from mllm_tailor.run.settle import settle
-from mllm_tailor.scoring import METRICS, plain
+from mllm_tailor.scoring import plain
 from mllm_tailor.tasks import make_task
 
 KEEP = 3  # one in so many goes on to the next round
@@ -71,7 +71,7 @@ def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Seque
     job = prepare(recipe, make_task(recipe), exclude_faulty=recipe.data.faulty == "exclude")
     tried: list[Tried] = []
     rounds = count_rounds(len(left))
-    lower = METRICS.load(metric_names(recipe, job.task)[0]).better == "lower"
+    lower = less_is_better(recipe, job.task)
     for number in range(1, rounds + 1):
         share = most.part(KEEP ** (number - rounds))
         console.rule(f"[bold]Round {number} of {rounds}[/]: {len(left)} candidates", align="left")

@@ -45,20 +45,21 @@ def train(
     folder: Path,
     *,
     evaluate: Evaluate | None = None,
+    less_is_better: bool = False,
     on_event: Callable[[str, int], None] | None = None,
     aids: Aids = Aids(),  # noqa: B008 (frozen)
 ) -> TrainResult:
     """Train what `method` put into `model` on phrased, labelled samples; go on where an earlier call stopped.
 
     Writes `log.jsonl`, `tensorboard/`, `checkpoints/` and, at the end, `adapter/` into `folder`. With `evaluate`, the
-    weights of the best dev score (its first number, higher is better) are kept; without, the last. `aids` are what the
-    objective of the recipe needs beside the samples.
+    weights of the best dev score (its first number; `less_is_better` says which way) are kept; without, the last.
+    `aids` are what the objective of the recipe needs beside the samples.
 
     Raises:
         Interrupted: after Ctrl-C, with everything saved.
         RunError: when the loss is no longer a number, memory does not suffice, or the disk is full.
     """
-    training = Training(model, method, samples, recipe, folder, evaluate, on_event, aids)
+    training = Training(model, method, samples, recipe, folder, evaluate, less_is_better, on_event, aids)
     try:
         return training.run()
     finally:
@@ -76,11 +77,13 @@ class Training:
         recipe: Recipe,
         folder: Path,
         evaluate: Evaluate | None,
+        less_is_better: bool,
         on_event: Callable[[str, int], None] | None,
         aids: Aids,
     ) -> None:
         self.model, self.method, self.recipe, self.folder = model, method, recipe, folder
         self.evaluate = evaluate
+        self.sign = -1 if less_is_better else 1
         self.tell = on_event or (lambda name, step: None)
         self.settings = recipe.train
         self.process = join(model.device)
@@ -263,7 +266,8 @@ class Training:
             return
         log.dev(self.progress.step, scores)
         first = next(iter(scores.values()))
-        if self.progress.best_score is None or first > self.progress.best_score:
+        best = self.progress.best_score
+        if best is None or self.sign * first > self.sign * best:
             self.progress = replace(self.progress, best_step=self.progress.step, best_score=first)
             self.keeper.keep_best(self.progress)
         self.tell("evaluate", self.progress.step)

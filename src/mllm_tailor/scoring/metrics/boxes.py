@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mllm_tailor.scoring.metrics.base import ByField, Ratio, right
+from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Ratio, right
 
 ENOUGH = 0.5  # the threshold of phrase grounding (Acc@0.5), as DIOR-RSVG and RefCOCO are scored
 
@@ -24,11 +24,14 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _iou(label: Any, predicted: Any, kind: str) -> Ratio:
+    if not is_box(label):
+        return NOTHING  # a field of another kind asks for no box
     return Ratio(overlap(label, predicted) if is_box(predicted) else 0.0, 1.0)
 
 
 def _iou_50(label: Any, predicted: Any, kind: str) -> Ratio:
-    return right(is_box(predicted) and overlap(label, predicted) >= ENOUGH)
+    shared = _iou(label, predicted, kind)
+    return right(shared.above >= ENOUGH) if shared.below else NOTHING
 
 
 def is_box(value: Any) -> bool:

@@ -188,7 +188,8 @@ class OpenModel:
         for sample in samples:
             media = self.encode(sample.unlabelled()).media
             names = {name: name if name in taken else name.removesuffix("_images") for name in media}
-            found = read(**{key: media[name].to(self.device) for name, key in names.items() if key in taken})
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+                found = read(**{key: media[name].to(self.device) for name, key in names.items() if key in taken})
             features = found["pooler_output" if "pooler_output" in found else "last_hidden_state"]
             parts = (
                 features if isinstance(features, (list, tuple)) else [features]

@@ -27,7 +27,7 @@ from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import Encoded, OpenModel
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.training.feed import Batch, Feed, LiveFeed
+from mllm_tailor.training.feed import Batch, Feed, LiveFeed, collate_right
 from mllm_tailor.training.precision import computing
 from mllm_tailor.training.processes import ranks
 
@@ -75,7 +75,7 @@ class CachedFeed:
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
         """Padded ids and labels; features as the output of the vision side."""
         items = [self.memory.get(number) or self._read(number) for number in numbers]
-        batch: Batch = dict(self.model.collate([Encoded(item.ids, item.labels) for item in items], side="right"))
+        batch = collate_right([Encoded(item.ids, item.labels) for item in items], self.model)
         features = [item.features for item in items if item.features is not None]
         if features:
             batch["image_features"] = torch.cat(features)[None]  # (1, tokens, width)

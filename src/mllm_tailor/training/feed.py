@@ -48,7 +48,20 @@ class LiveFeed:
 
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
         """Encode and collate."""
-        return dict(self.model.collate([self.encode(number, epoch) for number in numbers], side="right"))
+        return collate_right([self.encode(number, epoch) for number in numbers], self.model)
+
+
+def collate_right(items: Sequence[Encoded], model: OpenModel) -> Batch:
+    """Right-padded inputs and labels.
+
+    A causal model's tokens never see the padding behind them, and padding carries no loss: such a batch needs no mask,
+    and attention without one leaves out the half above the diagonal. Families whose places or towers are worked out
+    from the mask keep it.
+    """
+    batch: Batch = dict(model.collate(items, side="right"))
+    if model.family.tiled:
+        del batch["attention_mask"]
+    return batch
 
 
 class Ahead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -43,11 +44,17 @@ def print_box(image: Image.Image) -> Box:
     return left, top, min(image.width, right), min(image.height, bottom)
 
 
-@lru_cache(maxsize=1 << 16)
 def box_of(media: Media) -> Box:
-    """`print_box` of a picture; remembered, since lengths are measured before pictures are read.
+    """`print_box` of a picture. A file's is remembered: lengths are measured before pictures are read, and often.
 
     Raises:
         DataError: naming the file, as `open_image` does.
     """
-    return print_box(open_image(media))
+    if media.path is None or media.data is not None:  # a memory of inline pictures would hold all their bytes
+        return print_box(open_image(media))
+    return _box_of_file(media.path, media.page)
+
+
+@lru_cache(maxsize=1 << 16)
+def _box_of_file(path: Path, page: int | None) -> Box:
+    return print_box(open_image(Media("image", path, page=page)))

@@ -127,7 +127,7 @@ def _show(outcomes: Sequence[Outcome], folder: Path) -> None:
         table.add_column(column, justify="left" if column == "method" else "right")
     for one in sorted(outcomes, key=lambda one: -(one.score.value if one.score else -1)):
         if one.score is None:
-            table.add_row(plain(one.name), "—")
+            table.add_row(plain(one.name), "failed")
             continue
         table.add_row(
             plain(f"{one.name} {'●' if one.name in best else ''}"),

@@ -148,7 +148,7 @@ class TestDistillation:
 
         from mllm_tailor.training.loop import Training
 
-        training = Training(model, method, samples, recipe, tmp_path, None, note, Aids())
+        training = Training(model, method, samples, recipe, tmp_path, None, False, note, Aids())
         training.run()
         training.feed.close()
         teacher = open_model(tiny_model_folder, dtype="float32", device="cpu")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mllm_tailor.core.device import Stopwatch, pick_device, seed_everything
+from mllm_tailor.core.device import Stopwatch, computes_in_bf16, pick_device, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import open_model
@@ -18,7 +18,7 @@ from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training.features import as_inputs, see
 from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.modes import keep_frozen_parts_quiet
-from mllm_tailor.training.precision import computes_in_bf16, computing
+from mllm_tailor.training.precision import computing
 
 SIDE = 1024  # of the square matrices whose product is the 100 %
 
@@ -55,7 +55,7 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
     method_words = {"name": "lora", "rank": rank, "alpha": 2 * rank, "dropout": 0.0, "parts": ["language"]}
     recipe = make_recipe({"data": "unused", "task": "answer", "method": method_words})
     model, method = open_model(folder / "model", dtype="auto"), make_method(recipe)
-    bf16 = computes_in_bf16(recipe, pick_device())
+    bf16 = computes_in_bf16(recipe.model.dtype, pick_device())
     seed_everything(0)
     method.apply(model)
     keep_frozen_parts_quiet(model)

@@ -38,6 +38,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Settings for this run only, such as train.epochs=5.", metavar="KEY=VALUE"),
 ]
+ExcludeFaulty = Annotated[
+    bool, typer.Option("--exclude-faulty", help="Go on without the faulty samples; each gets a line in the ledger.")
+]
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/receipts.", metavar="RUN")]
 
 
@@ -85,9 +88,7 @@ def check(
 def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    exclude_faulty: Annotated[
-        bool, typer.Option("--exclude-faulty", help="Go on without the faulty samples; each gets a line in the ledger.")
-    ] = False,
+    exclude_faulty: ExcludeFaulty = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Set an existing run of this name aside and begin anew.")
     ] = False,
@@ -167,9 +168,7 @@ def curve(
     at: Annotated[
         str, typer.Option("--at", help="Numbers of labelled samples, separated by commas.")
     ] = "25,50,100,200",
-    exclude_faulty: Annotated[
-        bool, typer.Option("--exclude-faulty", help="Go on without the faulty samples; each gets a line in the ledger.")
-    ] = False,
+    exclude_faulty: ExcludeFaulty = False,
 ) -> None:
     """How much data is needed? The score at several sizes and all, and what labelling twice as many would bring."""
     from mllm_tailor.run.curve import draw_curve, read_sizes

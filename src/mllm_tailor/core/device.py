@@ -28,6 +28,11 @@ def fast_bf16(device: torch.device) -> bool:
     return bool(check and check())
 
 
+def computes_in_bf16(dtype: str, device: torch.device) -> bool:
+    """`model.dtype: float32` keeps every product in float32; otherwise bf16 is used where it is fast."""
+    return dtype != "float32" and fast_bf16(device)
+
+
 def seed_everything(seed: int) -> None:
     """Python, NumPy and torch, on every device."""
     random.seed(seed)

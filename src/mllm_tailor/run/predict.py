@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mllm_tailor.core.device import fast_bf16, pick_device
+from mllm_tailor.core.device import computes_in_bf16, pick_device
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.files import write_jsonl
 from mllm_tailor.core.progress import console
@@ -77,11 +77,17 @@ def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Seq
         tile=spec.tile,
         units=spec.units,
         trim=spec.trim,
-        mixed=spec.dtype != "float32" and fast_bf16(pick_device(spec.device)),
+        mixed=computes_in_bf16(spec.dtype, pick_device(spec.device)),
         system=spec.system,
         quantize=quantize,
         quantize_skip=quantize_skip,
     )
+
+
+def moved(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its model at `folder`, where what was learned was folded in; every other setting as it was."""
+    model = recipe.model.model_copy(update={"path": str(folder), "revision": None})
+    return recipe.model_copy(update={"model": model})
 
 
 def open_tuned(recipe: Recipe, adapter: Path) -> OpenModel:

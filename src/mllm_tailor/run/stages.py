@@ -23,7 +23,7 @@ from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, start_run
 from mllm_tailor.run.job import report_job, run_job
-from mllm_tailor.run.predict import open_base, open_tuned, predict_into
+from mllm_tailor.run.predict import moved, open_base, open_tuned, predict_into
 from mllm_tailor.run.prepare import Excluded, Job, prepare, refusal
 from mllm_tailor.run.scores import in_mode, metric_names, score_system
 from mllm_tailor.scoring import Progression, SetScores, progression_tables
@@ -55,8 +55,7 @@ def run_stages(run: RunFolder, jobs: Sequence[Job], *, exclude_faulty: bool) -> 
     for number, job in enumerate(jobs, 1):
         if chained:
             before, _ = chained[-1]
-            model = job.recipe.model.model_copy(update={"path": str(fold(before)), "revision": None})
-            job = replace(job, recipe=job.recipe.model_copy(update={"model": model}))
+            job = replace(job, recipe=moved(job.recipe, fold(before)))
         console.rule(f"[bold]Stage {number} of {len(jobs)}[/]: {job.recipe.name}", align="left")
         stage = start_run(job.recipe)
         if finished(stage):

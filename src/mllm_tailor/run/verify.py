@@ -15,9 +15,9 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import merge
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import OpenModel
 from mllm_tailor.run.folder import open_run
-from mllm_tailor.run.predict import open_base, open_tuned
+from mllm_tailor.run.predict import moved, open_base, open_tuned
 from mllm_tailor.run.prepare import prepare
 from mllm_tailor.scoring import plain
 from mllm_tailor.tasks import make_task
@@ -63,16 +63,7 @@ def verify_run(path: Path, count: int) -> bool:
     rows.append(agreement("merged", reference, observe(tuned, samples)))
     with tempfile.TemporaryDirectory() as folder:
         tuned.save(Path(folder))
-        spec = recipe.model
-        exported = open_model(
-            folder,
-            dtype=spec.dtype,
-            device=spec.device,
-            tiles=spec.tiles,
-            frames=spec.frames,
-            trim=spec.trim,
-            system=spec.system,
-        )
+        exported = open_base(moved(recipe, Path(folder)))
         rows.append(agreement("exported, opened again", reference, observe(exported, samples)))
     untouched = agreement("untouched base", reference, observe(open_base(recipe), samples))
     _show(rows, untouched)

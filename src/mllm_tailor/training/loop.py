@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mllm_tailor.core.device import current_memory, peak_memory, seed_everything
+from mllm_tailor.core.device import computes_in_bf16, current_memory, peak_memory, seed_everything
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
@@ -27,7 +27,7 @@ from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, 
 from mllm_tailor.training.objectives import Aids, make_objective
 from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
 from mllm_tailor.training.order import Course, in_groups, micro_batches, step_seed
-from mllm_tailor.training.precision import computes_in_bf16, computing
+from mllm_tailor.training.precision import computing
 from mllm_tailor.training.processes import agree, join, ranks, total
 from mllm_tailor.training.progress import Progress, TrainResult
 from mllm_tailor.training.schedule import rate_factor
@@ -87,7 +87,7 @@ class Training:
         self.tell = on_event or (lambda name, step: None)
         self.settings = recipe.train
         self.process = join(model.device)
-        self.bf16 = computes_in_bf16(recipe, model.device)
+        self.bf16 = computes_in_bf16(recipe.model.dtype, model.device)
         self.objective = make_objective(model, method, samples, recipe, aids)
         samples = self.objective.samples
         counted = samples[: self.objective.count]

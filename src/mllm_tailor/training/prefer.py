@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from mllm_tailor.core.device import computes_in_bf16
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Sample
@@ -24,7 +25,7 @@ from mllm_tailor.training.features import as_inputs
 from mllm_tailor.training.feed import Batch, Feed, to_device
 from mllm_tailor.training.losses import answer_log_probabilities
 from mllm_tailor.training.objectives import Objective, quietly
-from mllm_tailor.training.precision import computes_in_bf16, computing
+from mllm_tailor.training.precision import computing
 
 
 def preference_loss(right: Tensor, wrong: Tensor, beta: float) -> Tensor:
@@ -65,7 +66,7 @@ class Preferred(Objective):
         if file.exists():
             self.reference = load_file(file)["log_probabilities"]
             return
-        bf16 = computes_in_bf16(self.recipe, self.model.device)
+        bf16 = computes_in_bf16(self.recipe.model.dtype, self.model.device)
 
         def read() -> None:
             for members in track(groups, "Reading right and wrong answers once"):

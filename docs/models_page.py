@@ -96,7 +96,7 @@ such a merge says what it changed and warns; `--dtype float32` keeps it exact.
 ORIGINAL = """
 ## Original InternVL checkpoints
 
-`model_type: internvl_chat` (Mini-InternVL 1.5, InternVL 1.1 to 3 as first published) works elsewhere only with its own
+`model_type: internvl_chat` (Mini-InternVL 1.5, InternVL 1.2 to 3 as first published) works elsewhere only with its own
 Python code and an old transformers. Here it opens by name: it is converted once, weight by weight, into the cache
 (`TAILOR_CACHE`, default `~/.cache/mllm-tailor`) and read from there.
 

@@ -142,8 +142,10 @@ def _language_weights(c: dict[str, Any], make: Any, norm: Any, dense: Any) -> We
 
 
 @cache
-def sentencepiece_model(dummy_prefix: bool) -> bytes:
-    """A small BPE vocabulary with byte fallback, as InternLM2 and Llama have."""
+def sentencepiece_model(dummy_prefix: bool, unused: int) -> bytes:
+    """A small BPE vocabulary with byte fallback, as Llama has; the last pieces are unused ones, as in InternLM2's."""
+    from sentencepiece import sentencepiece_model_pb2
+
     stream = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT),
@@ -158,15 +160,22 @@ def sentencepiece_model(dummy_prefix: bool) -> bytes:
         split_digits=True,
         minloglevel=2,
     )
-    return stream.getvalue()
+    proto = sentencepiece_model_pb2.ModelProto.FromString(stream.getvalue())
+    for number in range(unused):
+        piece = proto.pieces.add()
+        piece.piece, piece.score = f"[UNUSED_TOKEN_{number}]", 0.0
+        piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+    return proto.SerializeToString()
 
 
 def write_tokenizer(folder: Path, language: str) -> int:
     """Tokenizer files as the hub has them (some name Python code of their own); returns the number of tokens."""
     if language == "Qwen2ForCausalLM":
         return _write_qwen2(folder)
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(language != "InternLM2ForCausalLM"))
-    turns = ["<|im_start|>", "<|im_end|>"]
+    unused = ["<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>"]
+    internlm2 = language == "InternLM2ForCausalLM"
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(not internlm2, len(unused) if internlm2 else 0))
+    turns = unused if internlm2 else ["<|im_start|>", "<|im_end|>"]
     if language == "Phi3ForCausalLM":
         turns = ["<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"]
     stripped = {"<|assistant|>", "<|system|>", "<|end|>", "<|user|>"}

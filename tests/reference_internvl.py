@@ -118,11 +118,12 @@ def angles(length: int, width: int, c: Config) -> tuple[Tensor, Tensor]:
     frequencies = 1.0 / base ** (torch.arange(0, width, 2).float() / width)
     if kind == "linear":
         places = places / scaling["factor"]
-    if kind == "su":
+    if kind in ("su", "yarn"):
         before = c["original_max_position_embeddings"]
         factors = scaling["long_factor"] if length > before else scaling["short_factor"]
         frequencies = frequencies / torch.tensor(factors)
         strength = math.sqrt(1 + math.log(most / before) / math.log(before)) if most > before else 1.0
+        strength = 1 + 0.1 * math.log(most / before) if kind == "yarn" else strength
     turn = torch.outer(places, frequencies)
     turn = torch.cat([turn, turn], -1)
     return turn.cos() * strength, turn.sin() * strength

@@ -18,6 +18,7 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Sample, Turn
 from mllm_tailor.models import NO_LOSS, OpenModel, open_model
 from mllm_tailor.models.convert import convert
+from mllm_tailor.models.convert.config import language_class
 from mllm_tailor.models.convert.dialogue import STYLES
 from mllm_tailor.recipe.schema import Tiles
 
@@ -35,6 +36,16 @@ CASES: dict[str, dict[str, Any]] = {
         "llm": {"rope_scaling": {"type": "linear", "factor": 3.0}},
     },
     "InternLM2, last layer but one": {"language": "InternLM2ForCausalLM", "select_layer": -2},
+    "InternLM2, last layer but three": {
+        "language": "InternLM2ForCausalLM",
+        "select_layer": -4,
+        "vision": vision_config("6b", num_hidden_layers=5),
+    },
+    "InternLM2, a layer from the front": {"language": "InternLM2ForCausalLM", "select_layer": 1},
+    "InternLM2, positions drawn together": {
+        "language": "InternLM2ForCausalLM",
+        "vision": vision_config(image_size=28),
+    },
     "InternLM2, stretched positions": {
         "language": "InternLM2ForCausalLM",
         "vision": vision_config(image_size=112),
@@ -47,6 +58,10 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "Qwen2": {"language": "Qwen2ForCausalLM"},
     "Qwen2, template of 2.5": {"language": "Qwen2ForCausalLM", "template": "internvl2_5"},
+    "Qwen2, dynamic scaling": {
+        "language": "Qwen2ForCausalLM",
+        "llm": {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 100},
+    },
     "Llama": {"language": "LlamaForCausalLM"},
     "Llama with biases, pixel shuffle 1": {
         "language": "LlamaForCausalLM",
@@ -55,6 +70,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "Phi3, short factors": {"language": "Phi3ForCausalLM"},
     "Phi3, long factors": {"language": "Phi3ForCausalLM", "llm": {"original_max_position_embeddings": 32}},
+    "Phi3, long factors of another strength": {
+        "language": "Phi3ForCausalLM",
+        "llm": {
+            "rope_scaling": {"type": "yarn", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 2.0, 3.0, 4.0]},
+            "original_max_position_embeddings": 32,
+        },
+    },
     "Phi3 and a 6B tower": {"language": "Phi3ForCausalLM", "vision": vision_config("6b"), "seed": 3},
 }
 
@@ -266,6 +288,45 @@ def test_words_become_the_pieces_sentencepiece_makes(language: str, tmp_path: Pa
             assert ids[start + 1 : end] == pieces.encode("system\n" + STYLES["internlm2-chat"].system)
 
 
+def test_control_tokens_stand_where_the_checkpoint_has_them(tmp_path: Path) -> None:
+    """InternLM2 names them over unused pieces of its vocabulary: 92543 of 92544 begins a turn."""
+    write_checkpoint(tmp_path / "original")
+    stated = json.loads((tmp_path / "original" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    model = open_model(tmp_path / "original")
+    model.save(tmp_path / "saved")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "original" / "tokenizer.model"))
+    assert pieces.id_to_piece(425) == "[UNUSED_TOKEN_5]" and stated["425"]["content"] == "<|im_start|>"
+    assert pieces.vocab_size() == 426 and stated["428"]["content"] == "<IMG_CONTEXT>"
+    for opened in (model, open_model(tmp_path / "saved")):
+        for place, token in stated.items():
+            assert opened.tokenizer.convert_tokens_to_ids(token["content"]) == int(place)
+        assert opened.stop_ids == {424} and opened.model.config.image_token_id == 428
+        ids = opened.encode(SAMPLE).ids.tolist()
+        assert ids.count(425) == 3 and ids.count(424) == 3 and max(ids) == 428
+
+
+def test_places_in_the_older_file_hold_too(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "original")
+    file = tmp_path / "original" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    tokens = settings.pop("added_tokens_decoder")
+    older = {token["content"]: int(place) for place, token in tokens.items() if int(place) > 2}
+    (tmp_path / "original" / "added_tokens.json").write_text(json.dumps(older))
+    file.write_text(json.dumps(settings))
+    model = open_model(tmp_path / "original")
+    assert {token: model.tokenizer.convert_tokens_to_ids(token) for token in older} == older
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_texts_begin_as_the_tokenizer_states(begins: bool, tmp_path: Path) -> None:
+    """The Llama of InternVL 1.2 and InternVL2-40B (Yi) puts no token before a text."""
+    write_checkpoint(tmp_path / "original", "LlamaForCausalLM")
+    file = tmp_path / "original" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": begins}))
+    ids = open_model(tmp_path / "original").encode(Sample("a", prompt="?")).ids.tolist()
+    assert (ids[0] == 1) == begins and 1 not in ids[1:]
+
+
 def without_dummy_prefix(file: Path) -> sentencepiece.SentencePieceProcessor:
     """The vocabulary as the originals load it: no space before a piece of text."""
     from sentencepiece import sentencepiece_model_pb2
@@ -358,6 +419,8 @@ def spoil(folder: Path, **changes: Any) -> None:
         ({"llm_config": {"rope_scaling": {"type": "spiral"}}}, "rope_scaling of type 'spiral'"),
         ({"template": "internlm3-chat"}, "conversation template.*internlm2-chat"),
         ({"ps_version": "v3"}, "ps_version 'v3'"),
+        ({"pad2square": True}, "pad2square"),
+        ({"force_image_size": 42}, "42 pixels do not divide.*mend force_image_size"),
         (
             {"llm_config": {"num_hidden_layers": 3}},
             r"\d+ weights are missing, the first is language_model.model.layers.2",
@@ -385,6 +448,9 @@ def test_tokenizers_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "a" / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="the tokenizer lacks <IMG_CONTEXT>"):
         convert(tmp_path / "a", tmp_path / "native")
+    (tmp_path / "a" / "tokenizer_config.json").write_text('{"half": ')
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json: damaged"):
+        convert(tmp_path / "a", tmp_path / "native")
     (tmp_path / "a" / "tokenizer.model").unlink()
     with pytest.raises(ModelError, match=r"tokenizer\.model: missing"):
         convert(tmp_path / "a", tmp_path / "native")
@@ -402,3 +468,9 @@ def test_destinations_that_are_taken_and_sources_that_need_nothing(tiny_model_fo
 
 def test_every_language_model_has_a_case() -> None:
     assert {case["language"] for case in CASES.values()} == set(TEMPLATES)
+
+
+@pytest.mark.parametrize("language", TEMPLATES)
+def test_language_models_told_by_their_kind_alone(language: str) -> None:
+    kind = language.removesuffix("ForCausalLM").lower()
+    assert language_class({"llm_config": {"model_type": kind}}, Path("x")) == language

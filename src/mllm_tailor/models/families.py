@@ -106,7 +106,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family(
             "internvl",
-            "InternVL 2.5, 3, 3.5; converted: Mini-InternVL 1.5, InternVL 1.1 to 3 in their first layout",
+            "InternVL 2.5, 3, 3.5; converted: Mini-InternVL 1.5, InternVL 1.2 to 3 in their first layout",
             USUAL,
             SEEN,
             tiled=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ LANGUAGE_MODELS = {
     "Qwen2ForCausalLM": "qwen2",
     "Phi3ForCausalLM": "phi3",
 }
+KINDS = {  # by `model_type`, where a file names no class
+    "internlm2": "InternLM2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+}
+# What the original classes assume otherwise than the native ones.
+LANGUAGE_DEFAULTS: Mapping[str, Settings] = {"InternLM2ForCausalLM": {"vocab_size": 103168, "bias": True}}
 LANGUAGE_SETTINGS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "hidden_act", "rms_norm_eps", "attention_bias", "mlp_bias", "attention_dropout"),
@@ -51,7 +60,8 @@ def language_class(stated: Settings, folder: Path) -> str:
     Raises:
         ModelError: when it is none of those that can be had natively.
     """
-    name = (stated.get("llm_config", {}).get("architectures") or ["nothing"])[0]
+    language = stated.get("llm_config") or {}
+    name = (language.get("architectures") or [KINDS.get(str(language.get("model_type")), "nothing")])[0]
     if name not in LANGUAGE_MODELS:
         raise ModelError(f"{folder / 'config.json'}: language model {name} — {nearest(name, LANGUAGE_MODELS)}")
     return str(name)
@@ -59,14 +69,20 @@ def language_class(stated: Settings, folder: Path) -> str:
 
 def native_config_of(stated: Settings, folder: Path, image_token_id: int) -> InternVLConfig:
     """The native configuration; `ps_version` rides along, since v1 needs another pixel shuffle."""
-    vision = {**VISION_DEFAULTS, **stated.get("vision_config", {})}
+    if stated.get("pad2square"):
+        raise ModelError(f"{folder / 'config.json'}: pad2square, which no published checkpoint uses — not supported")
+    vision = {**VISION_DEFAULTS, **(stated.get("vision_config") or {})}
     size = stated.get("force_image_size") or vision["image_size"]
     ratio = stated.get("downsample_ratio", 0.5)
+    try:
+        tokens = tokens_per_tile(size, vision["patch_size"], ratio)
+    except ValueError as error:
+        raise ModelError(f"{folder / 'config.json'}: {error} — mend force_image_size") from None
     config = InternVLConfig(
         vision_config=_vision(vision),
         text_config=_language(stated["llm_config"], language_class(stated, folder), folder),
         image_token_id=image_token_id,
-        image_seq_length=tokens_per_tile(size, vision["patch_size"], ratio),
+        image_seq_length=tokens,
         downsample_ratio=ratio,
         vision_feature_layer=stated.get("select_layer", -1),
         tie_word_embeddings=False,  # the original never ties them, whatever its file says
@@ -106,16 +122,17 @@ def _vision(stated: Settings) -> InternVLVisionConfig:
 
 
 def _language(stated: Settings, name: str, folder: Path) -> Any:
+    stated = {**LANGUAGE_DEFAULTS.get(name, {}), **stated}
     kept = {key: stated[key] for key in LANGUAGE_SETTINGS if stated.get(key) is not None}
     if name == "InternLM2ForCausalLM":
-        kept["attention_bias"] = bool(stated.get("bias", True))
+        kept["attention_bias"] = bool(stated["bias"])
     if name == "Qwen2ForCausalLM" and not stated.get("use_sliding_window"):
         kept.pop("sliding_window", None)
     kind = CONFIG_MAPPING[LANGUAGE_MODELS[name]]
-    return kind(**kept, rope_parameters=_rotary(stated, folder), tie_word_embeddings=False, use_cache=True)
+    return kind(**kept, rope_parameters=_rotary(stated, name, folder), tie_word_embeddings=False, use_cache=True)
 
 
-def _rotary(stated: Settings, folder: Path) -> dict[str, Any]:
+def _rotary(stated: Settings, name: str, folder: Path) -> dict[str, Any]:
     """How positions turn into angles: plain, linear, dynamic NTK (arXiv 2309.00071), LongRoPE (2402.13753), Llama 3."""
     scaling = dict(stated.get("rope_scaling") or {})
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
@@ -126,4 +143,10 @@ def _rotary(stated: Settings, folder: Path) -> dict[str, Any]:
     if kind == "longrope":
         # Must stand inside, or the factors of short and long inputs are told apart at the wrong length.
         scaling["original_max_position_embeddings"] = stated.get("original_max_position_embeddings", 4096)
+    if name == "Phi3ForCausalLM" and kind == "yarn":
+        # What the original Phi-3 calls so is LongRoPE with another strength; the native class would take the usual one.
+        before = stated.get("original_max_position_embeddings", 4096)
+        stretch = stated.get("max_position_embeddings", 4096) / before
+        kind, scaling["original_max_position_embeddings"] = "longrope", before
+        scaling["attention_factor"] = 1 + 0.1 * math.log(stretch) if stretch > 1 else 1.0
     return {"rope_type": kind, "rope_theta": float(stated.get("rope_theta", 10_000.0)), **scaling}

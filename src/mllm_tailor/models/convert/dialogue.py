@@ -11,8 +11,8 @@ from typing import Any
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from mllm_tailor.core.errors import ModelError, nearest
-from mllm_tailor.core.files import read_json
 from mllm_tailor.models.build import IMAGE, IMAGE_END, IMAGE_START, VIDEO, chat_template
+from mllm_tailor.models.convert.places import put_in_place, stated_in, stated_tokens
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _literals(node: ast.AST) -> dict[str, str]:
 
 def template_of(tokenizer: PreTrainedTokenizerBase, style: Style, system: str, language: str) -> str:
     """The chat template that writes what the original wrote, token for token."""
-    begins = language != "Qwen2ForCausalLM" and tokenizer.bos_token is not None
+    begins = tokenizer.bos_token is not None and tokenizer.encode("a")[0] == tokenizer.bos_token_id
     # The original Phi-3 tokenizer puts a lone space mark between the first token and the first turn.
     begin = (tokenizer.bos_token if begins else "") + (" " if language == "Phi3ForCausalLM" else "")
     return chat_template(style.role, style.close, style.after, begin=begin, system=system)
@@ -117,6 +117,7 @@ def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTok
         tokenizer = kind.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # the readers below raise whatever comes, down to bare Exception
         raise ModelError(f"{folder}: its tokenizer files cannot be read ({error}) — download them again") from error
+    put_in_place(tokenizer, stated_tokens(folder))
     missing = [token for token in (IMAGE_START, IMAGE_END, IMAGE, style.close) if token not in tokenizer.get_vocab()]
     if missing:
         raise ModelError(f"{folder}: the tokenizer lacks {', '.join(missing)} — these files are of another checkpoint")
@@ -130,18 +131,16 @@ def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTok
 
 
 def _tokenizer_class(folder: Path, language: str) -> tuple[type[PreTrainedTokenizerBase], dict[str, Any]]:
+    """The class, and what the original ones took for granted."""
     if language == "Qwen2ForCausalLM":
         return Qwen2Tokenizer, {}
-    if language == "LlamaForCausalLM":
-        return (PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else LlamaTokenizer), {}
+    if language == "LlamaForCausalLM" and (folder / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast, {}
     if not (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
         raise ModelError(f"{folder / 'tokenizer.model'}: missing — copy it there or download it again")
+    stated = stated_in(folder / "tokenizer_config.json")
+    begins = {"add_bos_token": stated.get("add_bos_token", True)}
+    if language == "LlamaForCausalLM":
+        return LlamaTokenizer, begins | {"legacy": stated.get("legacy", True)}
     # Their vocabularies were made without the space Llama puts before every text.
-    return LlamaTokenizer, {"add_prefix_space": False, "legacy": False, "add_bos_token": True}
-
-
-def model_max_length(folder: Path) -> int | None:
-    """Most tokens the checkpoint was trained with, as its tokenizer states."""
-    file = folder / "tokenizer_config.json"
-    length = read_json(file).get("model_max_length") if file.exists() else None
-    return int(length) if isinstance(length, int) and length < 10**9 else None
+    return LlamaTokenizer, begins | {"add_prefix_space": False, "legacy": False}

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring import score
 from mllm_tailor.scoring.metrics.captions import Rarity, bleu, cider, rouge_l, words
+from mllm_tailor.scoring.metrics.meteor import common_runs, meteor
+from mllm_tailor.scoring.stems import stem
 
 sentences = st.lists(st.sampled_from(["a", "pan", "is", "hot", "stir", "rice"]), max_size=9)
 CAT = words("The cat is on the mat.")
-METRICS = ["rouge_l", "bleu", "cider"]
+METRICS = ["rouge_l", "bleu", "cider", "meteor"]
 
 
 def scored(labels: list[object], said: list[str]) -> dict[str, float]:
@@ -46,6 +48,39 @@ def test_cider_by_hand() -> None:
     assert cider(corpus[0], ["a"], rarity) == 0
 
 
+def test_meteor_by_hand() -> None:
+    said = words("on the mats sat the cat")  # reference: the cat is on the mat
+    assert sorted(common_runs(list(map(stem, CAT)), list(map(stem, said)))) == [2, 3]
+    precision, recall, runs = 5 / 6, 5 / 6, 2
+    expected = 10 * precision * recall / (recall + 9 * precision) * (1 - 0.5 * (runs / 5) ** 3)
+    assert meteor(CAT, said) == pytest.approx(expected)
+    assert meteor(["a"], ["b"]) == meteor(["a"], []) == 0 and meteor(["a"], ["a"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [  # the examples of Porter's paper, a few of each step
+        *[("caresses", "caress"), ("ponies", "poni"), ("cats", "cat"), ("feed", "feed"), ("agreed", "agre")],
+        *[
+            ("plastered", "plaster"),
+            ("bled", "bled"),
+            ("motoring", "motor"),
+            ("sing", "sing"),
+            ("conflated", "conflat"),
+        ],
+        *[("hopping", "hop"), ("falling", "fall"), ("hissing", "hiss"), ("filing", "file"), ("failing", "fail")],
+        *[("happy", "happi"), ("sky", "sky"), ("relational", "relat"), ("rational", "ration"), ("digitizer", "digit")],
+        *[("vietnamization", "vietnam"), ("predication", "predic"), ("operator", "oper"), ("hopefulness", "hope")],
+        *[("triplicate", "triplic"), ("formative", "form"), ("electrical", "electr"), ("goodness", "good")],
+        *[("revival", "reviv"), ("allowance", "allow"), ("airliner", "airlin"), ("adjustable", "adjust")],
+        *[("replacement", "replac"), ("adoption", "adopt"), ("effective", "effect"), ("bowdlerize", "bowdler")],
+        *[("probate", "probat"), ("rate", "rate"), ("cease", "ceas"), ("controll", "control"), ("roll", "roll")],
+    ],
+)
+def test_stems_are_those_of_the_paper(word: str, expected: str) -> None:
+    assert stem(word) == expected
+
+
 def test_a_label_may_accept_several_texts() -> None:
     found = scored([["stir the rice well", "mix it in a pan"], "heat the big pan now"], ["Mix it in a pan!", "burn"])
     assert found["rouge_l"] == found["bleu"] == pytest.approx(50)
@@ -62,7 +97,7 @@ def test_labels_without_words_or_all_alike_take_no_part() -> None:
 @given(reference=sentences.filter(bool), said=sentences)
 def test_every_measure_lies_between_nothing_and_the_reference_itself(reference: list[str], said: list[str]) -> None:
     rarity = Rarity.of([[reference], [["other", "words"]]])
-    for measure in (rouge_l, lambda one, two: bleu([one], two), lambda one, two: cider([one], two, rarity)):
+    for measure in (rouge_l, meteor, lambda one, two: bleu([one], two), lambda one, two: cider([one], two, rarity)):
         assert -1e-9 <= measure(reference, said) <= measure(reference, reference) + 1e-9 <= 1 + 1e-8
 
 

@@ -24,7 +24,7 @@ class Caption:
     """Free text, compared word by word."""
 
     name = "caption"
-    metrics: tuple[str, ...] = ("rouge_l", "bleu", "cider", "token_recall")
+    metrics: tuple[str, ...] = ("rouge_l", "bleu", "cider", "meteor", "token_recall")
     field_names: tuple[str, ...] = ("caption",)
 
     def __init__(self, settings: Any) -> None:

@@ -32,6 +32,7 @@ METRICS = Registry(
         "cider": Entry(
             f"{_HERE}.captions:CIDER", "CIDEr-D in percent of its greatest value: rare runs of words count most"
         ),
+        "meteor": Entry(f"{_HERE}.meteor:METEOR", "METEOR (2005) of equal words and stems, without synonyms"),
         "recall_1": Entry(f"{_HERE}.recall:RECALL_1", "share of rankings whose first is the right one"),
         "recall_5": Entry(f"{_HERE}.recall:RECALL_5", "the same among the first five"),
         "recall_10": Entry(f"{_HERE}.recall:RECALL_10", "the same among the first ten"),

@@ -1,7 +1,7 @@
 """Free texts against one or several references: ROUGE-L, BLEU and CIDEr-D, without their Java tokenizer.
 
 Words are runs of letters and digits in lower case, punctuation dropped; the published scorers split contractions too
-("do n't"), so figures lie close to theirs without being equal. METEOR needs Java and WordNet and is left out.
+("do n't"), so figures lie close to theirs without being equal. For METEOR see `meteor`.
 """
 
 from __future__ import annotations
@@ -127,31 +127,33 @@ def _longest_common(first: Words, second: Words) -> int:
     return row[-1]
 
 
-def _references(label: Any) -> list[Words]:
+def references_of(label: Any) -> list[Words]:
     """The accepted texts of a label, one or a list of texts, that have any word."""
     texts = label if isinstance(label, list) and all(isinstance(text, str) for text in label) else [label]
     return [found for text in texts if (found := words(as_text(text)))]
 
 
 def _rouge_l(label: Any, predicted: Any, kind: str) -> Ratio:
-    references, said = _references(label), words(as_text(predicted))
+    references, said = references_of(label), words(as_text(predicted))
     return Ratio(max(rouge_l(reference, said) for reference in references), 1.0) if references else NOTHING
 
 
 def _bleu(label: Any, predicted: Any, kind: str) -> Ratio:
-    references = _references(label)
+    references = references_of(label)
     return Ratio(bleu(references, words(as_text(predicted))), 1.0) if references else NOTHING
 
 
 def _cider_of(rarity: Rarity, label: Any, predicted: Any, kind: str) -> Ratio:
     """A text none of whose runs tells anything (every label holds it) takes no part."""
-    references = [one for one in _references(label) if any(any(rarity.weigh(one, order).values()) for order in ORDERS)]
+    references = [
+        one for one in references_of(label) if any(any(rarity.weigh(one, order).values()) for order in ORDERS)
+    ]
     return Ratio(cider(references, words(as_text(predicted)), rarity), 1.0) if references else NOTHING
 
 
 def _over(labels: Sequence[Mapping[str, Any]]) -> ByField:
     """CIDEr with the rarity of these labels' words."""
-    texts: Iterator[list[Words]] = (_references(value) for label in labels for value in label.values())
+    texts: Iterator[list[Words]] = (references_of(value) for label in labels for value in label.values())
     return ByField(partial(_cider_of, Rarity.of([references for references in texts if references])))
 
 

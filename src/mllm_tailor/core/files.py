@@ -13,6 +13,11 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `TAILOR_CACHE`, else a folder of the user's cache."""
+    return Path(os.environ.get("TAILOR_CACHE", Path.home() / ".cache" / "mllm-tailor"))
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)

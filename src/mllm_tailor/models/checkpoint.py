@@ -43,13 +43,13 @@ class Checkpoint:
 
 
 def find_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint:
-    """The checkpoint called `embedded`, in a folder, or on the hub (downloaded once, then read from the cache).
+    """The checkpoint called `embedded` or `tiny`, in a folder, or on the hub (downloaded once, then read from a cache).
 
     Raises:
         ModelError: naming the file and what to do, for anything missing, damaged or unsafe.
     """
     name = str(path)
-    folder = EMBEDDED if name == "embedded" else Path(name)
+    folder = _own_folder(name) or Path(name)
     if not folder.is_dir():
         folder = _download(name, revision)
         revision = folder.name  # the hub's cache names a folder by its commit
@@ -64,9 +64,20 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint
     return Checkpoint(folder, config, read_shapes(folder), name, revision)
 
 
+def _own_folder(name: str) -> Path | None:
+    """The folder of a model that comes with this package."""
+    if name == "embedded":
+        return EMBEDDED
+    if name == "tiny":
+        from mllm_tailor.models.tiny import tiny_folder  # which builds on this module
+
+        return tiny_folder()
+    return None
+
+
 def _download(name: str, revision: str | None) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"{name}: no such folder — name an existing one, a hub id (owner/name), or `embedded`")
+        raise ModelError(f"{name}: no such folder — name an existing one, a hub id (owner/name), `embedded` or `tiny`")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
     except LocalEntryNotFoundError:

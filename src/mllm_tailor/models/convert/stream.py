@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.core.files import human_bytes, write_json
+from mllm_tailor.core.files import cache_folder, human_bytes, write_json
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.models.build import build_processor
 from mllm_tailor.models.checkpoint import INDEX, ORIGINAL, Checkpoint, find_checkpoint, weight_files
@@ -85,9 +84,8 @@ def native_folder(checkpoint: Checkpoint) -> Path:
     for file in sorted(weight_files(checkpoint.folder)):
         facts = file.resolve().stat()
         digest.update(f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())
-    cache = Path(os.environ.get("TAILOR_CACHE", Path.home() / ".cache" / "mllm-tailor"))
     name = Path(checkpoint.path).name
-    folder = cache / "native" / f"{name}-{digest.hexdigest()[:16]}"
+    folder = cache_folder() / "native" / f"{name}-{digest.hexdigest()[:16]}"
     if not (folder / "config.json").exists():
         size = sum(file.stat().st_size for file in weight_files(checkpoint.folder))
         said = f"{name}: converted once to the native layout ({human_bytes(size)} in {folder})"

@@ -81,11 +81,13 @@ def read_clip(
     *,
     rate: float | None = None,
     span: Span | None = None,
+    cut: tuple[float, float] = (0.0, 0.0),
     limits: ClipLimits = DEFAULT_LIMITS,
 ) -> Clip:
     """Upright RGB frames: `count` of them, in the middle of equal segments, or `rate` a second; default 8 in all.
 
-    `span` is in seconds from the first frame; default: the span of `media`, else the whole clip.
+    `span` is in seconds from the first frame; default: the span of `media`, else the whole clip. `cut` takes a share
+    off either end of it.
 
     Raises:
         DataError: naming the file, for anything missing, empty, damaged, too long or without pictures.
@@ -97,6 +99,7 @@ def read_clip(
         stream = _video(container, name, limits)
         line = _timeline(container, stream, name)
         begin, end = _within(line, span or media.span, name)
+        begin, end = begin + cut[0] * (end - begin), end - cut[1] * (end - begin)
         wanted = _choose(begin, end, count, rate, name, limits)
         frames = [_upright(frame) for frame in _on_screen(container, stream, line, wanted, name, limits)]
     return Clip(frames, [time - begin for time in wanted], end - begin)

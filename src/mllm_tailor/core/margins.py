@@ -1,8 +1,9 @@
-"""Blank margins of scans: where the print lies on a page, so that a small receipt on a large sheet fills its tiles."""
+"""Blank margins: where print lies on a page, or what moves in a clip, so that something small fills its tiles."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ CELL = 8  # px a side: about a character of small print
 INK = 60  # of 255: the contrast inside a cell that print has and paper, shade and scanner noise do not
 NEIGHBOURS = 8  # inked cells among the 5 x 7 round one (itself included) below which it is a speck
 KEPT = 2  # cells of paper left round the print
+ROUND = 0.05  # of what is shown in a clip, left round it
 
 
 def print_box(image: Image.Image) -> Box:
@@ -42,6 +44,27 @@ def print_box(image: Image.Image) -> Box:
     left, top = (max(0, int(first.min()) - KEPT) * step for first in (x, y))
     right, bottom = ((int(last.max()) + 1 + KEPT) * step for last in (x, y))
     return left, top, min(image.width, right), min(image.height, bottom)
+
+
+def clip_box(frames: Sequence[Image.Image]) -> Box:
+    """The smallest square round whatever any frame shows on a plain ground, so that what moves stays in proportion.
+
+    The ground is the usual grey of the frames' edges: the black of a drawing, the bars of a film. The square is cut off
+    where the picture ends. Frames that show nothing, or anything everywhere, are kept whole.
+    """
+    width, height = frames[0].size
+    grey = np.stack([np.asarray(frame.convert("L").resize((width, height))) for frame in frames]).astype(np.int16)
+    edges = [grey[:, 0], grey[:, -1], grey[:, :, 0], grey[:, :, -1]]
+    ground = np.median(np.concatenate([edge.ravel() for edge in edges]))
+    y, x = np.nonzero((np.abs(grey - ground) > INK).any(axis=0))
+    if not len(y):
+        return 0, 0, width, height
+    side = (1 + 2 * ROUND) * (1 + max(np.ptp(x), np.ptp(y)))
+    (left, right), (top, bottom) = (
+        (max(0, round(middle - side / 2)), min(most, round(middle + side / 2)))
+        for middle, most in (((x.min() + x.max() + 1) / 2, width), ((y.min() + y.max() + 1) / 2, height))
+    )
+    return left, top, right, bottom
 
 
 def box_of(media: Media) -> Box:

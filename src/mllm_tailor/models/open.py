@@ -53,9 +53,10 @@ def open_model(
     `dtype` auto keeps small models in float32 and takes bfloat16 for others where the hardware has it. `quantize` packs
     the linear layers into 4 bits (NF4 with double quantisation, arXiv 2305.14314) or 8, except the head and the parts
     or module names in `quantize_skip`. `tiles` and `system` stand in for the checkpoint's own.
-    A clip is shown as `frames` pictures. `trim` cuts blank margins off pictures before they are tiled. `mixed` lets the
-    vision side compute in bf16 (the weights keep their format), as training does where the hardware has it. `tile` is
-    another side of a tile in pixels, for which position embeddings are interpolated; `units` makes recordings words.
+    A clip is shown as `frames` pictures. `trim` cuts blank margins off pictures and clips before they are tiled.
+    `mixed` lets the vision side compute in bf16 (the weights keep their format), as training does where the hardware
+    has it. `tile` is another side of a tile in pixels, for which position embeddings are interpolated; `units` makes
+    recordings words.
 
     Raises:
         ModelError: naming the file and what to do.

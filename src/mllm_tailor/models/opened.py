@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mllm_tailor.core.clips import Clip, read_clip
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.files import sha256
-from mllm_tailor.core.margins import box_of, print_box
+from mllm_tailor.core.margins import box_of, clip_box, print_box
 from mllm_tailor.core.media import image_size, open_image
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models.encode import Encoded, collate, count_tokens, encode
@@ -46,7 +47,7 @@ class OpenModel:
     quantize: str | None = None
     frames: int = 8  # a clip is shown as
     codebook: Codebook | None = None  # where recordings are read as words
-    trim: bool = False  # blank margins of pictures are cut off before tiling
+    trim: bool = False  # blank margins of pictures and clips are cut off before tiling
     mixed: bool = False  # the vision side computes in bf16, as it does in training
 
     @property
@@ -74,6 +75,18 @@ class OpenModel:
             return image_size(media)
         left, top, right, bottom = box_of(media)
         return right - left, bottom - top
+
+    def clip(self, media: Media) -> Clip:
+        """A clip's frames as the model is shown them.
+
+        Raises:
+            DataError: naming the file, as `read_clip` does.
+        """
+        found = read_clip(media, self.frames)
+        if not self.trim:
+            return found
+        box = clip_box(found.frames)
+        return found._replace(frames=[frame.crop(box) for frame in found.frames])
 
     @property
     def context(self) -> int:

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-from mllm_tailor.core.clips import read_clip
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.files import read_json
 from mllm_tailor.core.recordings import read_audio
@@ -113,7 +112,7 @@ def read_stock(prompt: str, sample: Sample, model: OpenModel) -> tuple[list[int]
         extractor = getattr(processor, "feature_extractor", None) or processor.audio_processor
         rate = int(extractor.sampling_rate)
         options["audio"] = [read_audio(media, rate) for media in sounds]
-    if clips := [read_clip(media, model.frames) for media in sample.media if media.kind == "video"]:
+    if clips := [model.clip(media) for media in sample.media if media.kind == "video"]:
         options["videos"] = [clip.frames for clip in clips]
         options["video_metadata"] = [describe(clip) for clip in clips]
     try:

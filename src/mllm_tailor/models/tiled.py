@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
-from mllm_tailor.core.clips import read_frames
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models.template import MARK, tokenize
@@ -79,7 +78,7 @@ def pixels(sample: Sample, model: OpenModel) -> dict[str, Tensor]:
     """`pixel_values` (tiles, 3, size, size) of all pictures and clips."""
     cut: list[Image.Image] = []
     for media, tiles in tiles_of(sample, model.tiles):
-        frames = read_frames(media, model.frames) if media.kind == "video" else [model.picture(media)]
+        frames = model.clip(media).frames if media.kind == "video" else [model.picture(media)]
         for image in frames:
             cut += tile_image(image, tiles.min, tiles.max, model.image_size, tiles.thumbnail)
     if not cut:

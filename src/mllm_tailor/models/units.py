@@ -58,10 +58,13 @@ class Codebook:
         Raises:
             DataError: naming the file.
         """
-        if media not in self.known:
-            frames = (self._frames(media) - self.mean) / self.scale
-            self.known[media] = [unit for unit, _ in groupby(nearest(frames, self.centroids).tolist())]
-        return self.known[media]
+        if media in self.known:
+            return self.known[media]
+        frames = (self._frames(media) - self.mean) / self.scale
+        found = [unit for unit, _ in groupby(nearest(frames, self.centroids).tolist())]
+        if media.data is None:  # a memory of changed recordings would hold all their bytes
+            self.known[media] = found
+        return found
 
     def spoken(self, sample: Sample) -> Sample:
         """The sample with its recordings written as units in front of the question."""

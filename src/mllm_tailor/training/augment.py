@@ -1,26 +1,40 @@
-"""Small changes of training pictures, a pure function of (seed, epoch, sample): a resumed run sees the same ones."""
+"""Small changes of training media, a pure function of (seed, epoch, sample): a resumed run sees the same ones.
+
+Pictures are turned, scaled and lit a little differently; clips the same in all their frames, and begun and ended at
+other times; recordings played slower or faster, which moves a voice as another speaker's length of throat would (Ko et
+al. 2015, "Audio Augmentation for Speech Recognition"; Jaitly and Hinton 2013).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from mllm_tailor.core.clips import read_clip
+from mllm_tailor.core.container import need
 from mllm_tailor.core.media import open_image
+from mllm_tailor.core.recordings import SPEECH_RATE, read_audio, resample
 from mllm_tailor.core.sample import Media, Sample
 
 TURN = 2.0  # degrees, either way
 SCALE = 0.05  # share of the size
 LIGHT = 0.2  # share of brightness and contrast
+CLIP_TURN = 8.0  # degrees; nothing in a clip need lie as straight as print
+CLIP_SCALE = 0.1  # of width and height, each for itself
+CLIP_SPAN = 0.1  # of a clip's length that either end may be cut off by
+SPEED = 0.15  # of a recording, either way
 
 
-def augment_sample(sample: Sample, seed: int, epoch: int) -> Sample:
-    """The sample with each of its pictures turned, scaled and lit a little differently."""
+def augment_sample(sample: Sample, seed: int, epoch: int, frames: int = 8) -> Sample:
+    """The sample with each picture, clip (of `frames` frames) and recording changed a little."""
     media = tuple(
-        _changed(item, _generator(seed, epoch, f"{sample.id}:{place}")) if item.kind == "image" else item
+        _changed(item, _generator(seed, epoch, f"{sample.id}:{place}"), frames)
         for place, item in enumerate(sample.media)
     )
     return replace(sample, media=media)
@@ -36,12 +50,60 @@ def augment_image(image: Image.Image, generator: np.random.Generator) -> Image.I
     return ImageEnhance.Contrast(image).enhance(1 + LIGHT * contrast)
 
 
+def augment_frames(frames: Sequence[Image.Image], generator: np.random.Generator) -> list[Image.Image]:
+    """All frames of a clip (RGB, one size), changed alike; width and height apart, so that shapes vary too."""
+    angle, wide, high, brightness = generator.uniform(-1, 1, size=4)
+    width, height = frames[0].size
+    size = (max(2, round(width * (1 + CLIP_SCALE * wide))), max(2, round(height * (1 + CLIP_SCALE * high))))
+    changed = []
+    for frame in frames:
+        turned = frame.rotate(CLIP_TURN * angle, Image.Resampling.BILINEAR, fillcolor=frame.getpixel((0, 0)))
+        lit = ImageEnhance.Brightness(turned).enhance(1 + LIGHT * brightness)
+        changed.append(lit.resize(size, Image.Resampling.BILINEAR))
+    return changed
+
+
 def _generator(seed: int, epoch: int, name: str) -> np.random.Generator:
     entropy = int.from_bytes(hashlib.sha256(f"{seed}:{epoch}:{name}".encode()).digest()[:16])
     return np.random.Generator(np.random.PCG64(entropy))
 
 
-def _changed(media: Media, generator: np.random.Generator) -> Media:
+def _changed(media: Media, generator: np.random.Generator, frames: int) -> Media:
+    if media.kind == "video":
+        return _changed_clip(media, generator, frames)
+    if media.kind == "audio":
+        return _changed_recording(media, generator)
     stream = io.BytesIO()
     augment_image(open_image(media), generator).save(stream, "PNG", compress_level=1)
     return Media(media.kind, data=stream.getvalue())
+
+
+def _changed_clip(media: Media, generator: np.random.Generator, frames: int) -> Media:
+    """A clip of exactly the frames to be shown, stored without loss so that nothing else about them changes."""
+    early, late = generator.uniform(0, CLIP_SPAN, size=2)
+    shown = read_clip(media, frames, cut=(early, late))
+    return Media("video", data=store_frames(augment_frames(shown.frames, generator), shown.seconds))
+
+
+def store_frames(frames: Sequence[Image.Image], seconds: float) -> bytes:
+    """A clip of `frames` (RGB, one size), evenly spread over `seconds`: FFV1 in Matroska, which keeps every bit."""
+    av = need("av", "media", "changed clips")
+    stream = io.BytesIO()
+    rate = Fraction(len(frames) / seconds).limit_denominator(1000)
+    with av.open(stream, "w", format="matroska", options={"fflags": "+bitexact"}) as container:  # no random names
+        track = container.add_stream("ffv1", rate=rate)
+        track.width, track.height, track.pix_fmt = *frames[0].size, "bgr0"
+        for frame in frames:
+            container.mux(track.encode(av.VideoFrame.from_image(frame).reformat(format="bgr0")))
+        container.mux(track.encode())
+    return stream.getvalue()
+
+
+def _changed_recording(media: Media, generator: np.random.Generator) -> Media:
+    """The recording at another speed, in 16-bit samples."""
+    samples = read_audio(media, SPEECH_RATE)
+    samples = resample(samples, round(SPEECH_RATE * (1 + SPEED * generator.uniform(-1, 1))), SPEECH_RATE)
+    stream = io.BytesIO()
+    soundfile = need("soundfile", "media", "changed recordings")
+    soundfile.write(stream, samples, SPEECH_RATE, format="WAV", subtype="PCM_16")
+    return Media("audio", data=stream.getvalue())

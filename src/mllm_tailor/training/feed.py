@@ -43,7 +43,7 @@ class LiveFeed:
         """One sample, its pictures changed a little where the recipe says so."""
         sample = self.samples[number]
         if self.augment_seed is not None:
-            sample = augment_sample(sample, self.augment_seed, epoch)
+            sample = augment_sample(sample, self.augment_seed, epoch, self.model.frames)
         return self.model.encode(sample, loss=self.loss)
 
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:

@@ -1,0 +1,97 @@
+"""Changed clips and recordings: a pure function of seed, epoch and sample, in proportion, with nothing else lost."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image, ImageDraw
+
+from mllm_tailor.core.clips import read_clip
+from mllm_tailor.core.margins import clip_box
+from mllm_tailor.core.recordings import read_audio
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import open_model
+from mllm_tailor.models.units import Codebook
+from mllm_tailor.recipe.schema import Units
+from mllm_tailor.training.augment import SPEED, augment_sample, store_frames
+
+
+def drawn(count: int = 12) -> list[Image.Image]:
+    """A white dot that walks to the right on black, 120 x 80 pixels."""
+    frames = []
+    for place in range(count):
+        frame = Image.new("RGB", (120, 80))
+        ImageDraw.Draw(frame).ellipse((20 + 5 * place, 30, 30 + 5 * place, 40), fill="white")
+        frames.append(frame)
+    return frames
+
+
+@pytest.fixture
+def clip() -> Media:
+    return Media("video", data=store_frames(drawn(), 2.0))
+
+
+@pytest.fixture
+def tone() -> Media:
+    stream = io.BytesIO()
+    soundfile.write(stream, 0.3 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000), 8000, format="WAV")
+    return Media("audio", data=stream.getvalue())
+
+
+def test_stored_frames_come_back_bit_for_bit_and_last_as_long(clip: Media) -> None:
+    found = read_clip(clip, 12)
+    assert all(np.array_equal(one, other) for one, other in zip(found.frames, drawn(), strict=True))
+    assert found.seconds == pytest.approx(2, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["clip", "tone"])
+def test_changes_depend_on_seed_epoch_and_sample_alone(kind: str, request: pytest.FixtureRequest) -> None:
+    media = request.getfixturevalue(kind)
+    sample = Sample("a", (media,), answer="x")
+    made = [augment_sample(sample, seed, epoch).media[0].data for seed, epoch in ((1, 2), (1, 2), (1, 3), (2, 2))]
+    assert made[0] == made[1] and len({*made, media.data}) == 4
+
+
+def test_a_changed_clip_has_the_frames_that_are_shown_and_all_are_changed_alike(clip: Media) -> None:
+    changed = augment_sample(Sample("a", (clip,)), 0, 0, frames=6).media[0]
+    found = read_clip(changed, 6).frames
+    tops = [clip_box([frame])[1] for frame in found]  # the dot walks level; turned, its height changes evenly
+    steps = np.diff([np.nonzero(np.asarray(frame.convert("L")) > 100)[0].mean() for frame in found])
+    assert len({frame.size for frame in found}) == 1 and len(tops) == 6
+    assert np.ptp(steps) < 1.5
+
+
+def test_a_changed_recording_is_faster_or_slower(tone: Media) -> None:
+    plain = len(read_audio(tone))
+    lengths = [len(read_audio(augment_sample(Sample("a", (tone,)), 0, epoch).media[0])) for epoch in range(8)]
+    assert len(set(lengths)) > 4 and all(1 - SPEED - 0.01 < length / plain < 1 + SPEED + 0.01 for length in lengths)
+
+
+def test_changed_recordings_are_not_remembered(tone: Media) -> None:
+    codebook = Codebook(
+        np.zeros((2, 39), np.float32), np.zeros(39, np.float32), np.ones(39, np.float32), Units(count=2)
+    )
+    codebook.units_of(tone)
+    assert not codebook.known
+
+
+def test_the_box_round_a_clip_is_square_and_holds_every_place_of_what_moves() -> None:
+    left, top, right, bottom = clip_box(drawn())
+    assert left <= 20 and right >= 85 and top <= 30 and bottom >= 40
+    assert right - left == pytest.approx(bottom - top, abs=2)
+    assert clip_box([Image.new("RGB", (60, 40), "gray")] * 2) == (0, 0, 60, 40)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    assert clip_box([Image.fromarray(noise)]) == (0, 0, 60, 40)
+
+
+def test_trimmed_clips_fill_their_tiles(tiny_model_folder: Path, clip: Media) -> None:
+    plain, trimmed = (open_model(tiny_model_folder, device="cpu", frames=4, trim=trim) for trim in (False, True))
+    inked = [
+        float((model.encode(Sample("a", (clip,))).media["pixel_values"] > 1).float().mean())
+        for model in (plain, trimmed)
+    ]
+    assert inked[1] > 1.5 * inked[0]

@@ -13,6 +13,7 @@ from mllm_tailor.recipe import Recipe, Settings
 from mllm_tailor.recipe.read import model_in
 from mllm_tailor.tasks import TASKS
 from mllm_tailor.tasks.caption import CaptionSettings
+from mllm_tailor.tasks.choose import ChooseSettings
 from mllm_tailor.tasks.classify import ClassifySettings
 from mllm_tailor.tasks.extract import FieldSpec
 from mllm_tailor.tasks.ground import GroundSettings
@@ -140,6 +141,7 @@ def recipe_page() -> str:
     lines += [f"| `{name}` | {TASKS.summary(name)} |" for name in TASKS]
     lines += section("task.extract.FIELD", FieldSpec)
     lines += section("task.classify", ClassifySettings)
+    lines += section("task.choose", ChooseSettings)
     lines += section("task.caption", CaptionSettings)
     lines += section("task.transcribe", TranscribeSettings)
     lines += section("task.ground", GroundSettings)

@@ -55,7 +55,7 @@ def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: OpenMode
     asked = [task.phrase(sample) for sample in samples]
     expected = torch.zeros(3, len(CLASSES))
     for row, question in enumerate(asked):
-        for column, reply in enumerate(task.choices()):
+        for column, reply in enumerate(task.choices(question)):
             whole = model.encode(replace(question, answer=reply))
             batch = model.collate([whole])
             labels = batch.pop("labels")[0]
@@ -63,9 +63,9 @@ def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: OpenMode
                 chances = model.model(**batch).logits[0].log_softmax(-1)
             places = (labels != NO_LOSS).nonzero().squeeze(1)
             expected[row, column] = chances[places - 1, labels[places]].sum()
-    chooser = _Chooser(model, task, Predict(), None)
-    found = chooser.score([chooser._encode(sample) for sample in samples])
-    assert torch.allclose(found, expected, atol=1e-3)
+    chooser = _Chooser(model, task, Predict(), None, most=len(CLASSES))
+    found = chooser.score([chooser.encode(sample) for sample in samples])
+    assert torch.allclose(torch.stack(found), expected, atol=1e-3)
     predictions = choose(model, task, samples, Predict(batch=2))
     best = [CLASSES[column] for column in expected.argmax(-1)]
     assert [prediction.fields["class"] for prediction in predictions] == best

@@ -47,6 +47,7 @@ class Sample:
     media: tuple[Media, ...] = ()
     prompt: str = ""
     answer: str | None = None
+    options: tuple[str, ...] = ()  # of a multiple-choice question: part of what is asked, not of the label
     fields: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Turn, ...] = ()
     system: str | None = None  # None: the checkpoint's own system text

@@ -8,7 +8,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
@@ -28,6 +30,7 @@ MEDIA_COLUMNS: tuple[tuple[str, ...], ...] = (
 LABEL_COLUMNS = ("ground_truth", "gt_parse", "entities", "fields", "labels")
 QUESTION_COLUMNS = ("question", "prompt", "query", "instruction")
 ANSWER_COLUMNS = ("answer", "response", "caption", "transcript", "transcription", "text")
+OPTION_COLUMNS = ("options", "choices")
 SPLIT_COLUMNS = ("split", "subset", "part")
 TECHNICAL_COLUMNS = frozenset({"group", "ocr", "width", "height", "frames", "fps", "sample_rate", "duration"})
 
@@ -58,12 +61,14 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
     rest = {name: plain_value(value, source, name) for name, value in values.items() if name not in named}
     identifier = read_id(rest.pop("id", None), source) or default_id(media, source)
     split = _pop_text(rest, SPLIT_COLUMNS) or row.split
+    options = pop_options(rest)
     for question, answer, fields, extra in _labels(rest, source):
         yield Sample(
             id=identifier,
             media=media,
             prompt=question,
             answer=answer,
+            options=options,
             fields=fields,
             group=group_key(values.get("group")),
             split=split,
@@ -116,6 +121,24 @@ def _conversation(values: dict[str, Any]) -> tuple[str, str | None]:
 def _pop_text(values: dict[str, Any], names: tuple[str, ...]) -> str | None:
     name = next((name for name in names if isinstance(values.get(name), (str, int, float))), None)
     return None if name is None else str(values.pop(name))
+
+
+def pop_options(values: dict[str, Any]) -> tuple[str, ...]:
+    """The options of a multiple-choice question, taken out of the columns: a list, {letter: text}, or columns A, B, ...
+
+    Empty where there are none; what only shares the name stays a column.
+    """
+    for name in OPTION_COLUMNS:
+        found = values.get(name)
+        texts = list(found.values()) if isinstance(found, Mapping) else found
+        plain = isinstance(texts, list) and all(isinstance(text, (str, int, float)) for text in texts)
+        if isinstance(texts, list) and plain and len(texts) > 1:
+            del values[name]
+            return tuple(map(str, texts))
+    letters = list(takewhile(lambda letter: values.get(letter) not in (None, ""), ascii_uppercase))
+    if len(letters) < 2 or not any(name in values for name in QUESTION_COLUMNS):
+        return ()
+    return tuple(str(values.pop(letter)) for letter in letters)
 
 
 def _kind_hint(column: str) -> MediaKind | None:

@@ -134,7 +134,7 @@ def _check_labels(sample: Sample, task: Task) -> tuple[Mapping[str, Any], list[F
         faults.append(fault("every field is empty", "check that this is meant", "warning"))
     elif empty:
         faults.append(fault(f"no {', '.join(empty)}", "check that the document really lacks it", "warning"))
-    texts = (sample.prompt, phrased.answer or "", *(turn.text for turn in sample.history))
+    texts = (sample.prompt, *sample.options, phrased.answer or "", *(turn.text for turn in sample.history))
     control = next((match for text in texts if (match := CONTROL.search(text))), None)
     if control:
         faults.append(fault(f"its text holds the control token {control.group()}", "take it out of the text"))

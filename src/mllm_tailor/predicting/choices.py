@@ -43,7 +43,7 @@ def choose(
 
     A sample that cannot be read becomes a prediction without text whose `problem` says why.
     """
-    chooser = _Chooser(model, task, settings, memory)
+    chooser = _Chooser(model, task, settings, memory, most=max((_count(task, sample) for sample in samples), default=1))
     found: list[Prediction] = []
     was_training = model.model.training
     model.model.eval()
@@ -58,51 +58,64 @@ def choose(
     return found
 
 
+def _count(task: ChoiceTask, sample: Sample) -> int:
+    """Replies to choose from; 1 where the sample is at fault, which is said when its turn comes."""
+    try:
+        return len(task.choices(sample))
+    except DataError:
+        return 1
+
+
 class _Chooser:
-    def __init__(self, model: OpenModel, task: ChoiceTask, settings: Predict, memory: FeatureMemory | None) -> None:
+    def __init__(
+        self, model: OpenModel, task: ChoiceTask, settings: Predict, memory: FeatureMemory | None, most: int
+    ) -> None:
+        """`most`: replies a sample may choose from."""
         self.model, self.task = model, task
-        self.replies = list(task.choices())
-        self.together = max(1, min(settings.batch, ROWS // len(self.replies)))
+        self.together = max(1, min(settings.batch, ROWS // most))
         width = model.model.config.get_text_config().vocab_size
         vocabulary = Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
         self.decoder = Decoder(model, vocabulary, self.together, memory=memory)
-        self.reply_ids: list[list[int]] = []  # of each reply with what ends it
+        self.reply_ids: dict[str, list[int]] = {}  # of each reply with what ends it
 
     def choose(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """Predictions of a few samples, in their order."""
         started = time.perf_counter()
-        prompts: list[Encoded] = []
+        asked: list[tuple[Encoded, Sequence[str]]] = []
         problems: dict[int, str] = {}
         for place, sample in enumerate(samples):
             try:
-                prompts.append(self._encode(sample))
+                asked.append(self.encode(sample))
             except DataError as error:
                 problems[place] = str(error)
-        scores = iter(self.score(prompts) if prompts else ())
+        scores = iter(zip(self.score(asked), asked, strict=True) if asked else ())
         seconds = (time.perf_counter() - started) / len(samples)
         for place, sample in enumerate(samples):
             if place in problems:
                 yield Prediction(sample.id, "", problem=problems[place])
                 continue
-            shares = next(scores).softmax(-1)
+            found, (_, replies) = next(scores)
+            shares = found.softmax(-1)
             best = int(shares.argmax())
-            reply = self.task.parse(self.replies[best])
+            reply = self.task.parse(replies[best])
             confidence = dict.fromkeys(reply.fields, float(shares[best]))
-            yield Prediction(sample.id, self.replies[best], reply.fields, confidence, seconds, reply.problem)
+            yield Prediction(sample.id, replies[best], reply.fields, confidence, seconds, reply.problem)
 
     @torch.inference_mode()
-    def score(self, prompts: Sequence[Encoded]) -> Tensor:
-        """(prompts, replies) float32: the log probability of each reply."""
-        count, width = len(self.replies), max(map(len, self.reply_ids))
+    def score(self, asked: Sequence[tuple[Encoded, Sequence[str]]]) -> list[Tensor]:
+        """For each prompt the log probabilities (replies,) float32 of its replies."""
+        prompts = [prompt for prompt, _ in asked]
+        replies = [self.reply_ids[reply] for _, own in asked for reply in own]
         held, _, last, shifts = self.decoder.read(prompts)
         device = self.model.device
-        ids = torch.full((count, width), self.model.pad_id)
-        real = torch.zeros((count, width), dtype=torch.long)
-        for line, reply in enumerate(self.reply_ids):  # padded behind: what is not there yet changes nothing before it
+        width = max(map(len, replies))
+        ids = torch.full((len(replies), width), self.model.pad_id)
+        real = torch.zeros((len(replies), width), dtype=torch.long)
+        for line, reply in enumerate(replies):  # padded behind: what is not there yet changes nothing before it
             ids[line, : len(reply)], real[line, : len(reply)] = torch.tensor(reply), 1
-        ids, real = (tensor.repeat(len(prompts), 1).to(device) for tensor in (ids, real))
+        ids, real = ids.to(device), real.to(device)
         starts = [prompt.length + shift for prompt, shift in zip(prompts, shifts, strict=True)]
-        rows = [line for line in range(len(prompts)) for _ in range(count)]
+        rows = [line for line, (_, own) in enumerate(asked) for _ in own]
         wide = repack([(held, rows)])
         logits = self.model.model(
             input_ids=ids,
@@ -115,22 +128,28 @@ class _Chooser:
         ).logits
         ahead = torch.cat([last[rows, -1:], logits[:, :-1]], dim=1).float()  # what foretells each token of the reply
         each = (ahead.gather(-1, ids[..., None]).squeeze(-1) - ahead.logsumexp(-1)) * real
-        return each.sum(-1).view(len(prompts), count).cpu()
+        return list(each.sum(-1).cpu().split([len(own) for _, own in asked]))
 
-    def _encode(self, sample: Sample) -> Encoded:
+    def encode(self, sample: Sample) -> tuple[Encoded, Sequence[str]]:
+        """A prompt and the replies to choose from.
+
+        Raises:
+            DataError: naming the row, for what cannot be read or is too long.
+        """
         if "problem" in sample.extra:
             raise DataError(str(sample.extra["problem"]))
-        question = self.task.phrase(sample.unlabelled())
+        question, replies = self.task.phrase(sample.unlabelled()), self.task.choices(sample)
         prompt = self.model.encode(question)
-        if not self.reply_ids:  # the template closes every reply alike, whatever was asked
-            self.reply_ids = [self._reply(question, reply) for reply in self.replies]
-        longest = max(map(len, self.reply_ids))
+        for reply in replies:  # the template closes every reply alike, whatever was asked
+            if reply not in self.reply_ids:
+                self.reply_ids[reply] = self._reply(question, reply)
+        longest = max(len(self.reply_ids[reply]) for reply in replies)
         if prompt.length + longest > self.model.context:
             raise DataError(
                 f"{question.source or question.id}: prompt and reply fill the model's context of "
                 f"{self.model.context:,} tokens — use fewer tiles (model.tiles.max) or frames (model.frames)"
             )
-        return prompt
+        return prompt, replies
 
     def _reply(self, question: Sample, reply: str) -> list[int]:
         labels = self.model.encode(replace(question, answer=reply)).labels

@@ -22,9 +22,9 @@ def read_inputs(paths: Sequence[Path]) -> list[Sample]:
     """Samples for `tailor predict PATH...`, in the order given; folders are walked in order of name.
 
     A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, relative to the manifest), or `views`
-    of one scene to be stitched, and, where wanted, `question` and `id`. Whatever cannot be used becomes a sample with
-    `extra["problem"]`, which predicts as an error row: one bad file never stops the others. Ids are file stems, made
-    different where they collide.
+    of one scene to be stitched, and, where wanted, `question`, `options` and `id`. Whatever cannot be used becomes a
+    sample with `extra["problem"]`, which predicts as an error row: one bad file never stops the others. Ids are file
+    stems, made different where they collide.
     """
     taken: set[str] = set()
     return [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
@@ -96,7 +96,21 @@ def _of_row(row: Any, folder: Path, where: str) -> Sample:
     question = row.get("question", "")
     if not isinstance(question, str):
         raise DataError(f"{where}: `question` should be text, found {type(question).__name__} — mend it")
-    return Sample(id=str(row.get("id", stem)), media=media, prompt=question, source=where)
+    return Sample(
+        id=str(row.get("id", stem)),
+        media=media,
+        prompt=question,
+        options=_options(row.get("options"), where),
+        source=where,
+    )
+
+
+def _options(value: Any, where: str) -> tuple[str, ...]:
+    """Of a multiple-choice question."""
+    texts = list(value.values()) if isinstance(value, Mapping) else [] if value is None else value
+    if not isinstance(texts, list) or not all(isinstance(text, (str, int, float)) for text in texts):
+        raise DataError(f"{where}: `options` should be a list of texts, found {value!r} — mend this row")
+    return tuple(map(str, texts))
 
 
 def _names(value: Any, where: str) -> list[str]:

@@ -41,7 +41,9 @@ class Units(Settings):
 class ModelSpec(Settings):
     """Which checkpoint, and how it is opened. `model: NAME` is short for `model: {path: NAME}`."""
 
-    path: str = Field("embedded", description="`embedded`, a hub id, or a folder")
+    path: str = Field(
+        "embedded", description="`embedded`, `tiny` (untrained, 1.8 million weights), a hub id, or a folder"
+    )
     revision: str | None = Field(None, description="hub revision (a commit); pinned in the run when left open")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="number format of frozen weights; auto: bfloat16 where the processor has it"
@@ -53,7 +55,9 @@ class ModelSpec(Settings):
     )
     frames: int = Field(8, ge=1, le=256, description="pictures a clip is shown as, evenly spread, one tile each")
     units: Units | None = Field(None, description="recordings as words, for models that read none")
-    trim: bool = Field(False, description="cut blank margins off pictures, so that a small receipt fills its tiles")
+    trim: bool = Field(
+        False, description="cut blank margins off pictures and clips, so that a small receipt or hand fills its tiles"
+    )
     system: str | None = Field(None, description="system text; default: the checkpoint's own")
 
 
@@ -177,7 +181,9 @@ class Train(Settings):
     one_modality: bool = Field(
         False, description="each step's samples are all pictures, all clips, all recordings or all text"
     )
-    augment: bool = Field(False, description="small random turns, scales and light changes of training pictures")
+    augment: bool = Field(
+        False, description="small random turns, scales and light of training pictures and clips, speeds of recordings"
+    )
 
     def passes(self, count: int) -> float:
         """Epochs over `count` training samples."""
@@ -197,6 +203,9 @@ class Predict(Settings):
     batch: int = Field(8, ge=1, description="samples decoded side by side")
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="longest reply, in tokens")
     constrained: bool = Field(True, description="hold the reply to the task's JSON schema")
+    likelihood: bool = Field(
+        True, description="where a task has a closed set of replies, take the likeliest of them instead of writing one"
+    )
     weights: Literal["as_trained", "unquantised"] = Field(
         "as_trained", description="base under the adapter; `unquantised` after QLoRA only to copy old recipes"
     )

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import OpenModel
-from mllm_tailor.predicting import FeatureMemory, predict
+from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.run.folder import RunFolder, in_order, read_predictions
-from mllm_tailor.run.predict import predict_into
+from mllm_tailor.run.predict import read_in, read_into
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.run.scores import in_mode, less_is_better, score_part
 from mllm_tailor.training import Aids
@@ -27,7 +27,7 @@ def gather_aids(run: RunFolder, job: Job, model: OpenModel, memory: FeatureMemor
 def _measure(job: Job, model: OpenModel, samples: Sequence[Sample]) -> float:
     """The first metric on the model's replies, 0 to 1, 1 being best."""
     asked = _as_in_data(job, samples)
-    said = predict(model, job.task, asked, job.recipe.predict)
+    said = read_in(in_mode(job.task, job.recipe.predict), model, job.task, asked, job.recipe.predict)
     share = next(iter(score_part(job, asked, said).values())) / 100
     return 1 - share if less_is_better(job.recipe, job.task) else share
 
@@ -40,7 +40,7 @@ def wrong_readings(run: RunFolder, job: Job, model: OpenModel, memory: FeatureMe
     samples = _as_in_data(job, job.train)
     path = run.predictions("training_before")
     console.print(f"Reading {len(samples)} training samples for what the model gets wrong")
-    predict_into({in_mode(job) == "constrained": path}, model, job.task, samples, job.recipe, memory)
+    read_into(path, in_mode(job.task, job.recipe.predict), model, job.task, samples, job.recipe, memory)
     said = in_order([sample.id for sample in samples], read_predictions(path))
     best = 0.0 if less_is_better(job.recipe, job.task) else 100.0
     found = {}

@@ -10,7 +10,7 @@ from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.split import value_of
 from mllm_tailor.scoring import constant_floor
-from mllm_tailor.tasks import ChoiceTask, Task
+from mllm_tailor.tasks import ClassTask, Task
 
 if TYPE_CHECKING:
     from mllm_tailor.run.prepare import Job
@@ -63,7 +63,7 @@ def _prefixes(sample: Sample, columns: Sequence[str]) -> list[tuple[str, ...]]:
 
 def never_learned(task: Task, train: Sequence[Sample], held_out: Sequence[Sample]) -> dict[str, str]:
     """Held-out samples by id whose class no training sample has: they stay in the score, with this note."""
-    if not isinstance(task, ChoiceTask):
+    if not isinstance(task, ClassTask):
         return {}
     (name,) = task.field_names
     known = Counter(task.labels(sample)[name] for sample in train)

@@ -13,7 +13,7 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.methods import Method, make_method
 from mllm_tailor.models import OpenModel
-from mllm_tailor.predicting import FeatureMemory, predict
+from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.aids import gather_aids
 from mllm_tailor.run.environment import describe_environment
@@ -26,11 +26,21 @@ from mllm_tailor.run.predict import (
     open_for_training,
     open_tuned,
     predict_into,
+    read_in,
     write_predictions,
 )
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.run.report import write_run_report
-from mllm_tailor.run.scores import LIKELIHOOD, MODES, less_is_better, metric_names, modes, score_part, score_run
+from mllm_tailor.run.scores import (
+    LIKELIHOOD,
+    MODES,
+    in_mode,
+    less_is_better,
+    metric_names,
+    modes,
+    score_part,
+    score_run,
+)
 from mllm_tailor.run.units import with_units
 from mllm_tailor.scoring import nearest_floor
 from mllm_tailor.tasks import make_task
@@ -130,7 +140,8 @@ def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> Non
     )
 
     def evaluate() -> Mapping[str, float]:
-        return score_part(job, job.dev, predict(model, job.task, job.dev, recipe.predict, memory=memory))
+        mode = in_mode(job.task, recipe.predict)
+        return score_part(job, job.dev, read_in(mode, model, job.task, job.dev, recipe.predict, memory=memory))
 
     aids = gather_aids(run, job, model, memory)
     result = train(

@@ -11,13 +11,12 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console
 from mllm_tailor.methods import merge
 from mllm_tailor.models import OpenModel
-from mllm_tailor.predicting import predict
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.card import write_card
 from mllm_tailor.run.folder import RunFolder, open_run, read_predictions
-from mllm_tailor.run.predict import open_base, open_tuned
+from mllm_tailor.run.predict import open_base, open_tuned, read_in
 from mllm_tailor.run.prepare import Job, prepare
-from mllm_tailor.run.scores import MODES, in_mode, score_part
+from mllm_tailor.run.scores import in_mode, score_part
 from mllm_tailor.run.verify import Agreement, agreement, observe
 from mllm_tailor.tasks import make_task
 
@@ -89,8 +88,8 @@ def _of_folder(recipe: Recipe, folder: Path, model: OpenModel) -> Recipe:
 
 def _rescored(run: RunFolder, job: Job, model: OpenModel, count: int) -> str:
     """Scores of the exported folder beside those the run recorded for the same samples, and how many replies agree."""
-    mode, samples = in_mode(job), job.held_out[:count]
-    found = predict(model, job.task, samples, job.recipe.predict, constrained=mode == MODES[0])
+    mode, samples = in_mode(job.task, job.recipe.predict), job.held_out[:count]
+    found = read_in(mode, model, job.task, samples, job.recipe.predict)
     known = {row.id: row for row in read_predictions(run.predictions(f"tuned_{mode}"))}
     recorded = [known[sample.id] for sample in samples if sample.id in known]
     if len(recorded) < len(samples):

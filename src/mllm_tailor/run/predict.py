@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mllm_tailor.core.device import computes_in_bf16, pick_device
@@ -14,7 +14,9 @@ from mllm_tailor.methods import make_method
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.predicting import FeatureMemory, choose, predict, predict_both, read_inputs
 from mllm_tailor.recipe import Recipe, read_single
+from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.run.folder import add_prediction, open_run, read_predictions
+from mllm_tailor.run.scores import LIKELIHOOD, MODES, in_mode
 from mllm_tailor.run.settle import settle
 from mllm_tailor.tasks import ChoiceTask, Task, make_task
 
@@ -62,6 +64,38 @@ def choose_into(
     done = {prediction.id for prediction in read_predictions(path)}
     missing = [sample for sample in samples if sample.id not in done]
     choose(model, task, missing, recipe.predict, on_done=lambda found: add_prediction(path, found), memory=memory)
+
+
+def read_in(
+    mode: str,
+    model: OpenModel,
+    task: Task,
+    samples: Sequence[Sample],
+    settings: Predict,
+    *,
+    on_done: Callable[[Prediction], None] | None = None,
+    memory: FeatureMemory | None = None,
+) -> list[Prediction]:
+    """Predictions in one way of decoding: held to the schema, free, or the likeliest of all replies."""
+    if mode == LIKELIHOOD and isinstance(task, ChoiceTask):
+        return choose(model, task, samples, settings, on_done=on_done, memory=memory)
+    return predict(model, task, samples, settings, constrained=mode == MODES[0], on_done=on_done, memory=memory)
+
+
+def read_into(
+    path: Path,
+    mode: str,
+    model: OpenModel,
+    task: Task,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    memory: FeatureMemory,
+) -> None:
+    """Predict in one way of decoding what `path` does not hold yet."""
+    if mode == LIKELIHOOD and isinstance(task, ChoiceTask):
+        choose_into(path, model, task, samples, recipe, memory)
+    else:
+        predict_into({mode == MODES[0]: path}, model, task, samples, recipe, memory)
 
 
 def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> OpenModel:
@@ -133,8 +167,8 @@ def predict_paths(
         raise RunError("name a run folder, or pass both --model and --recipe")
     task = make_task(settings)
     samples = read_inputs(paths)
-    predictions = predict(
-        opened, task, samples, settings.predict, constrained=settings.predict.constrained and not free
+    predictions = read_in(
+        MODES[1] if free else in_mode(task, settings.predict), opened, task, samples, settings.predict
     )
     write_predictions(out, predictions)
     failed = sum(prediction.problem is not None for prediction in predictions)

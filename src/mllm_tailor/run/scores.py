@@ -9,11 +9,12 @@ from typing import Any
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.recipe import Recipe
+from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.run.breakdown import Places, majority_floor, places_by
 from mllm_tailor.run.folder import RunFolder, in_order, read_predictions
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.scoring import METRICS, Gain, Scores, compare, constant_floor, score, seen_groups
-from mllm_tailor.tasks import ChoiceTask, Task
+from mllm_tailor.tasks import ChoiceTask, ClassTask, Task
 
 MODES = ("constrained", "free")
 LIKELIHOOD = "likelihood"  # of each reply, where a task has a closed set of them
@@ -83,9 +84,11 @@ def field_kinds(task: Task) -> dict[str, str]:
     return {name: spec.type for name, spec in fields.items()}
 
 
-def in_mode(job: Job) -> str:
-    """The way of decoding the recipe asks for."""
-    return modes(job.task)[0] if job.recipe.predict.constrained else MODES[1]
+def in_mode(task: Task, settings: Predict) -> str:
+    """The way of decoding a recipe asks for."""
+    if settings.likelihood and isinstance(task, ChoiceTask):
+        return LIKELIHOOD
+    return modes(task)[0] if settings.constrained else MODES[1]
 
 
 def score_part(job: Job, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -127,7 +130,7 @@ def score_run(run: RunFolder, job: Job) -> RunScores:
     names = metric_names(job.recipe, job.task)
     ids = tuple(sample.id for sample in job.held_out)
     labels = tuple(job.task.labels(sample) for sample in job.held_out)
-    mode = in_mode(job)
+    mode = in_mode(job.task, job.recipe.predict)
     predictions = _collect(run, job, ids)
     for who in ("base", "tuned"):
         if f"{who}_{mode}" not in predictions:
@@ -139,7 +142,7 @@ def score_run(run: RunFolder, job: Job) -> RunScores:
     groups = [sample.group for sample in job.held_out]
     gains = compare(systems[f"base_{mode}"], systems[f"tuned_{mode}"], groups=groups)
     places = seen_groups([sample.group for sample in job.train], groups)
-    classes = tuple(job.task.classes) if isinstance(job.task, ChoiceTask) else ()
+    classes = tuple(job.task.classes) if isinstance(job.task, ClassTask) else ()
     breakdowns = places_by(job.recipe.score_by, job.held_out)
     return RunScores(names, mode, ids, labels, predictions, systems, gains, places, breakdowns, classes)
 

@@ -23,7 +23,7 @@ from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, start_run
 from mllm_tailor.run.job import report_job, run_job
-from mllm_tailor.run.predict import moved, open_base, open_tuned, predict_into
+from mllm_tailor.run.predict import moved, open_base, open_tuned, read_into
 from mllm_tailor.run.prepare import Excluded, Job, prepare, refusal
 from mllm_tailor.run.scores import in_mode, metric_names, score_system
 from mllm_tailor.scoring import Progression, SetScores, progression_tables
@@ -151,7 +151,8 @@ def _read(
             continue
         model = model or (open_base(recipe) if adapter is None else open_tuned(recipe, adapter))
         console.print(f"Reading {len(job.held_out)} held-out samples of {job.recipe.name}: {_name(jobs, state)}")
-        predict_into({in_mode(job) == "constrained": path}, model, job.task, job.held_out, job.recipe, FeatureMemory())
+        mode = in_mode(job.task, job.recipe.predict)
+        read_into(path, mode, model, job.task, job.held_out, job.recipe, FeatureMemory())
 
 
 def _place(run: RunFolder, state: int, place: int) -> Path:
@@ -168,7 +169,7 @@ def progress(run: RunFolder, jobs: Sequence[Job]) -> Progression:
     folders = [RunFolder(run.path / job.recipe.name) for job in jobs]
     sets = []
     for place, (job, folder) in enumerate(zip(jobs, folders, strict=True), 1):
-        mode, scores = in_mode(job), []
+        mode, scores = in_mode(job.task, job.recipe.predict), []
         for state in range(len(states)):
             who = {place - 1: "base", place: "tuned"}.get(state)
             path = folder.predictions(f"{who}_{mode}") if who else _place(run, state, place)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mllm_tailor.core.registry import Entry, Registry
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.tasks.base import ChoiceTask, LearningTask, Reply, Task
+from mllm_tailor.tasks.base import ChoiceTask, ClassTask, LearningTask, Reply, Task
 from mllm_tailor.tasks.reading import READ_PROMPT, reading_samples
 
 TASKS = Registry(
@@ -17,6 +17,9 @@ TASKS = Registry(
             "mllm_tailor.tasks.answer:Answer", "questions about pictures, clips or recordings, in free text"
         ),
         "classify": Entry("mllm_tailor.tasks.classify:Classify", "one class out of several for each sample"),
+        "choose": Entry(
+            "mllm_tailor.tasks.choose:Choose", "multiple choice: the letter of one of a question's options"
+        ),
         "match": Entry("mllm_tailor.tasks.match:Match", "the text that belongs to a picture, and the other way round"),
         "caption": Entry("mllm_tailor.tasks.caption:Caption", "a description in free words"),
         "ground": Entry("mllm_tailor.tasks.ground:Ground", "the box round what a phrase names"),
@@ -41,6 +44,7 @@ __all__ = [
     "READ_PROMPT",
     "TASKS",
     "ChoiceTask",
+    "ClassTask",
     "LearningTask",
     "Reply",
     "Task",

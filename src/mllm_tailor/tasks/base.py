@@ -49,13 +49,22 @@ class Task(Protocol):
 class ChoiceTask(Task, Protocol):
     """A task with a closed set of replies, so that a model can also be asked how likely each of them is."""
 
+    def choices(self, sample: Sample) -> Sequence[str]:
+        """Every reply there can be to a sample, as training writes it.
+
+        Raises:
+            DataError: naming the row, when the sample leaves nothing to choose from.
+        """
+        ...
+
+
+@runtime_checkable
+class ClassTask(ChoiceTask, Protocol):
+    """A task whose replies are the same for every sample, so that they can be counted as classes."""
+
     @property
     def classes(self) -> Sequence[str]:
         """What the one field of a reply may hold."""
-        ...
-
-    def choices(self) -> Sequence[str]:
-        """Every reply there can be, as training writes it."""
         ...
 
 

@@ -86,8 +86,8 @@ class Classify:
         """Every class, as answers write it."""
         return self.settings.classes
 
-    def choices(self) -> list[str]:
-        """`{"class": ...}` for every class."""
+    def choices(self, sample: Sample) -> list[str]:
+        """`{"class": ...}` for every class, whatever the sample."""
         return [_written(name) for name in self.settings.classes]
 
     def phrase(self, sample: Sample) -> Sample:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
 
 from mllm_tailor.models.build import build_tokenizer
-from pretraining import checkpoint, slots, tower
+from pretraining import checkpoint, optimizing, slots, tower
 
 TOKENIZER = build_tokenizer()
 SIDE = 16  # visual tokens a tile side
@@ -146,7 +146,7 @@ class Beliefs:
         """From the tower's answers about drawn tiles: `pairs` of grey [448, 448] and labels [32, 32, SLOTS]."""
         found: list[list[torch.Tensor]] = [[] for _ in range(slots.CLASSES)]
         for grey, labels in pairs:
-            with torch.autocast("cpu", torch.bfloat16):
+            with optimizing.computing("cpu"):
                 features = tower.patch_features(vision, tower.normalise(grey[None]))
                 probabilities = head(features)[0].float().softmax(-1)
             truth = labels.flatten(0, 1)

@@ -17,7 +17,7 @@ from mllm_tailor.core.media import to_rgb
 from mllm_tailor.models.processor import IMAGENET_MEAN, IMAGENET_STD
 from mllm_tailor.models.tiles import tile_image, tiles_to_tensor
 from mllm_tailor.tasks.reply import read_object
-from pretraining import assembling, pictures, questions
+from pretraining import assembling, optimizing, pictures, questions
 from pretraining.pages import Page
 from pretraining.tiles import TILE
 
@@ -32,7 +32,7 @@ def ask(model: torch.nn.Module, image: Image.Image, question: str, most: int = 3
         model.device
     )
     ids = torch.tensor([assembling.prompt_ids(len(pixels) * assembling.VISUAL, question)], device=model.device)
-    with torch.autocast(model.device.type, torch.bfloat16):
+    with optimizing.computing(model.device):
         reply = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),

@@ -71,7 +71,7 @@ def align(parts: dict[str, nn.Module], device: torch.device, count: int = 120, s
     """Teach the fresh projector the oracle's embeddings on features of `count` text tiles computed once."""
     model, _, symbols = (parts[name] for name in PARTS)
     features, targets = [], []
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad(), optimizing.computing(device):
         for (grey, labels), _ in zip(vision.Tiles(11), range(count), strict=False):
             features.append(
                 tower.patch_features(model.model.vision_tower, tower.normalise(grey[None].to(device))).bfloat16()
@@ -82,7 +82,7 @@ def align(parts: dict[str, nn.Module], device: torch.device, count: int = 120, s
     optimizers = optimizing.make_optimizers([projector], 3e-3)
     for step in range(steps):
         chosen = torch.randint(count, (6,)).tolist()
-        with torch.autocast(device.type, torch.bfloat16):
+        with optimizing.computing(device):
             visual = visual_tokens(model, torch.cat([features[index] for index in chosen]).float())
         oracle = torch.cat([targets[index][0] for index in chosen]).float()
         known = torch.cat([targets[index][1] for index in chosen])
@@ -102,7 +102,7 @@ def losses(
     labels = torch.from_numpy(np.concatenate([picture.labels for picture in batch])).to(device)
     examples = [Example(pages.to_tokens(picture.labels), 0, picture.turns) for picture in batch]
     ids, targets = (part.to(device) for part in assemble(examples))
-    with torch.autocast(device.type, torch.bfloat16):
+    with optimizing.computing(device):
         features = tower.patch_features(model.model.vision_tower, tower.normalise(grey))
         glyph = vision.glyph_loss(head(features), labels.flatten(1, 2))
         visual = visual_tokens(model, features)

@@ -192,7 +192,7 @@ def train(
     while (done := (time.time() - started) / 60 / minutes) < 1:
         examples = next(loader)
         ids, labels = (part.to(device) for part in assemble(examples))
-        with torch.autocast(device.type, torch.bfloat16):
+        with optimizing.computing(device):
             embeds = symbol_embeds(model, symbols, ids, examples, beliefs if facts["level"] > 0.3 else None)
             loss, right = answer_loss(language, head, embeds, labels)
         loss.backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pretraining import assembling, checkpoint, evaluate, pages, questions
+from pretraining import assembling, checkpoint, evaluate, optimizing, pages, questions
 from pretraining.assembling import IMAGE, SymbolEmbedding
 
 
@@ -23,7 +23,7 @@ def main(name: str = "language", count: int = 20) -> None:
         ids = torch.tensor([assembling.prompt_ids(len(tokens), question)])
         embeds = model.get_input_embeddings()(ids)
         embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), symbols(tokens, model.get_input_embeddings()))
-        with torch.autocast("cpu", torch.bfloat16):
+        with optimizing.computing("cpu"):
             reply = model.generate(
                 inputs_embeds=embeds, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=320
             )

@@ -65,7 +65,7 @@ def glyph_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def measure(vision: nn.Module, head: nn.Module, grey: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Share of glyph slots named right (spaces apart), and of empty slots left empty."""
-    with torch.autocast(grey.device.type, torch.bfloat16):
+    with optimizing.computing(grey.device):
         guess = torch.cat(
             [head(tower.patch_features(vision, tower.normalise(part))).argmax(-1) for part in grey.split(4)]
         )
@@ -81,7 +81,7 @@ def measure(vision: nn.Module, head: nn.Module, grey: torch.Tensor, labels: torc
 def fit_head(vision: nn.Module, head: nn.Module, count: int = 48, steps: int = 200) -> None:
     """Fit a fresh head to a trained tower's features of `count` tiles, so that its errors do not spoil the tower."""
     pairs = [pair for pair, _ in zip(Tiles(12), range(count), strict=False)]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), optimizing.computing("cpu"):
         features = torch.cat([tower.patch_features(vision, tower.normalise(grey[None])) for grey, _ in pairs]).float()
     labels = torch.stack([labels for _, labels in pairs]).flatten(1, 2)
     optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
@@ -153,7 +153,7 @@ def train(
     print(f"{sum(p.numel() for p in vision.parameters()):,} parameters", flush=True)
     while (progress := (time.time() - started) / 60 / minutes) < 1:
         grey, labels = (part.to(device) for part in next(loader))
-        with torch.autocast(device.type, torch.bfloat16):
+        with optimizing.computing(device):
             logits = head(features(vision, tower.normalise(grey), 4 if progress < windowed else 1))
         loss = glyph_loss(logits, labels.flatten(1, 2))
         loss.backward()

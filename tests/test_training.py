@@ -18,7 +18,7 @@ from small_job import batch_of, make_samples, prepare, shake, snapshot
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.training import Interrupted, TrainResult, train
+from mllm_tailor.training import Interrupted, TrainResult, loop, train
 from mllm_tailor.training.augment import augment_sample
 from mllm_tailor.training.features import CachedFeed, as_inputs, can_cache
 from mllm_tailor.training.feed import LiveFeed
@@ -328,6 +328,19 @@ class TestLoop:
         assert 1 <= result.steps < 100
         assert result.best_step == result.steps
         assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+    def test_the_schedule_ends_with_the_minutes(
+        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By a clock on which each step takes a second, ten seconds out of 5000 epochs are a whole cosine."""
+        ticks = itertools.count()
+        monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
+        result, _ = run(tmp_path, tiny_model_folder, samples, epochs=5000, minutes=10 / 60, warmup=0.1, clip=None)
+        assert result.steps == 10
+        rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        rates = [row["learning_rate"] / rows[1]["learning_rate"] for row in rows]
+        assert rates[0] < 0.01 and rates[1:] == sorted(rates[1:], reverse=True) and rates[-1] < 0.05
+        assert rows[-1]["seconds_left"] == 0
 
     def test_a_loss_that_is_no_number_stops(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path

@@ -176,7 +176,9 @@ class Train(Settings):
     keep: int = Field(2, ge=1, description="checkpoints kept")
     evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev part")
     checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
-    minutes: float | None = Field(None, gt=0, description="stop after this many minutes of training")
+    minutes: float | None = Field(
+        None, gt=0, description="stop after this many minutes of training; the schedule shortens with them"
+    )
     tiles: Tiles | None = Field(None, description="other tiles while training than in use; only to copy old recipes")
     one_modality: bool = Field(
         False, description="each step's samples are all pictures, all clips, all recordings or all text"

@@ -161,7 +161,7 @@ class Training:
 
     def _step(self, log: TrainingLog | SilentLog) -> None:
         step, began = self.progress.step, time.perf_counter()
-        factor = rate_factor(step, self.course.steps, self.settings.warmup, self.settings.schedule)
+        factor = rate_factor(self._place(), self.course.steps, self.settings.warmup, self.settings.schedule)
         self.method.begin_step(self.model, step, step_seed(self.recipe.seed, step))
         taken = self._take(step, factor)
         self.method.end_step(self.model, step, self.course.steps)
@@ -175,6 +175,22 @@ class Training:
         self.progress = self.progress.after_step(len(chosen), tokens, time.perf_counter() - began)
         log.step(self._row(taken, factor, len(chosen), tokens, time.perf_counter() - began))
         self.tell("step", self.progress.step)
+
+    def _place(self) -> float:
+        """Where on the schedule the next step lies, in steps.
+
+        A budget of minutes too short for all steps shortens the schedule too, else it would be cut off at a high rate.
+        """
+        step, steps = self.progress.step, self.course.steps
+        if self.settings.minutes is None:
+            return step
+        spent = total(self.progress.seconds, self.model.device) / ranks()  # the same on every process
+        return max(step, min(1.0, spent / (60 * self.settings.minutes)) * steps)
+
+    def _seconds_left(self) -> float:
+        done, minutes = self.progress, self.settings.minutes
+        left = done.seconds / done.step * (self.course.steps - done.step)
+        return left if minutes is None else min(left, max(0.0, 60 * minutes - done.seconds))
 
     def _row(
         self, taken: Taken, factor: float, count: int, tokens: int, seconds: float
@@ -190,7 +206,7 @@ class Training:
             "tokens_per_second": round(tokens / seconds, 2),
             "memory": current_memory(self.model.device),
             "seconds": round(done.seconds, 3),
-            "seconds_left": round(done.seconds / done.step * (self.course.steps - done.step), 1),
+            "seconds_left": round(self._seconds_left(), 1),
         }
 
     def _take(self, step: int, factor: float) -> Taken:

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
-from mllm_tailor.core.files import read_jsonl
+from mllm_tailor.core.files import read_jsonl, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.models import open_model
-from mllm_tailor.recipe import make_recipe
+from mllm_tailor.recipe import make_recipe, read_recipe
 from mllm_tailor.run.chat import chat, opening, stream
 from mllm_tailor.run.check import check_recipe
 from mllm_tailor.run.compare import compare_runs
@@ -24,7 +24,7 @@ from mllm_tailor.run.init import write_recipe
 from mllm_tailor.run.merge import export_adapter, merge_run
 from mllm_tailor.run.methods import compare_methods
 from mllm_tailor.run.predict import open_for_training, open_tuned, predict_paths
-from mllm_tailor.run.prepare import prepare
+from mllm_tailor.run.prepare import prepare, prepare_again
 from mllm_tailor.run.tailor import report_run, run_recipe
 from mllm_tailor.run.verify import agreement, observe, verify_run
 from mllm_tailor.tasks import make_task
@@ -126,6 +126,26 @@ def test_scoring_again_changes_nothing(finished: Path) -> None:
     before = (finished / "scores.json").read_text()
     report_run(finished)
     assert (finished / "scores.json").read_text() == before
+
+
+def test_who_was_excluded_is_read_from_the_ledger(receipts: Path, tmp_path: Path) -> None:
+    """Copies under another name are found by decoding; scoring again decodes nothing, and still knows them."""
+    folder = shutil.copytree(receipts, tmp_path / "receipts")
+    rows = [row for _, row in read_jsonl(folder / "metadata.jsonl")]
+    learned, held_out = (next(row for row in rows if row["split"] == side) for side in ("train", "dev"))
+    shutil.copy(folder / held_out["file_name"], folder / learned["file_name"])
+    recipe = read_recipe(write_yaml(tmp_path, folder, Path("embedded")), ["data.faulty=exclude"])
+    first = prepare(recipe, make_task(recipe), exclude_faulty=False)
+    assert [item.id for item in first.excluded] == [learned["id"]]
+    run = start_run(recipe)
+    write_jsonl(run.ledger, [{"id": row.id, "part": "excluded", "reason": row.reason} for row in first.excluded])
+    again = prepare_again(run)
+    assert {name: [one.id for one in part] for name, part in again.parts().items()} == {
+        name: [one.id for one in part] for name, part in first.parts().items()
+    }
+    assert again.excluded == first.excluded
+    forgetful = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
+    assert not forgetful.excluded
 
 
 @pytest.mark.slow

@@ -15,10 +15,9 @@ from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.card import write_card
 from mllm_tailor.run.folder import RunFolder, open_run, read_predictions
 from mllm_tailor.run.predict import open_base, open_tuned, read_in
-from mllm_tailor.run.prepare import Job, prepare
+from mllm_tailor.run.prepare import Job, prepare_again
 from mllm_tailor.run.scores import in_mode, score_part
 from mllm_tailor.run.verify import Agreement, agreement, observe
-from mllm_tailor.tasks import make_task
 
 LAYOUT = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -33,7 +32,7 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     """
     run, recipe = _ended(path, out)
     model = open_tuned(recipe, run.adapter)
-    job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False) if count else None
+    job = prepare_again(run) if count else None
     samples = [job.task.phrase(sample) for sample in job.held_out[:count]] if job else []
     writes = bool(samples) and not model.family.compares
     before = observe(model, samples) if writes else None

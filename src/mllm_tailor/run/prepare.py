@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.files import read_jsonl
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import (
     Dataset,
@@ -23,9 +25,11 @@ from mllm_tailor.data import (
 )
 from mllm_tailor.recipe import Recipe, Source
 from mllm_tailor.run.breakdown import check_columns
-from mllm_tailor.tasks import Task, open_task, reading_samples
+from mllm_tailor.run.folder import RunFolder
+from mllm_tailor.tasks import Task, make_task, open_task, reading_samples
 
 SHOWN_FAULTS = 20
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,18 @@ def read_parts(recipe: Recipe, faults: list[Fault]) -> tuple[Dataset, list[Sampl
     return dataset, list(train), list(held_out)
 
 
-def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = True) -> Job:
-    """Read, split, examine, phrase.
+def prepare_again(run: RunFolder) -> Job:
+    """The job of a run that has its ledger: who was excluded is read there, and no file is decoded a second time."""
+    recipe = run.recipe()
+    rows = [row for _, row in read_jsonl(run.ledger)] if run.ledger.is_file() else []
+    known = {row["id"]: row["reason"] for row in rows if row["part"] == "excluded"}
+    return prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False, known=known)
+
+
+def prepare(
+    recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = True, known: Mapping[str, str] = EMPTY
+) -> Job:
+    """Read, split, examine, phrase. `known` are excluded as well: sample id to reason.
 
     Raises:
         DataError: listing the faults by row, unless `exclude_faulty` says to go on without the faulty samples.
@@ -99,7 +113,9 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
     examination = replace(
         examination, faults=(*examination.faults, *(fault for one in sources for fault in one.faults))
     )
-    dropped = exclusions(examination)
+    everyone = (*train, *held_out, *(sample for one in sources for sample in one.samples))
+    own = {sample.id: sample.source for sample in everyone}
+    dropped = exclusions(examination) | {sample: reason for sample, reason in known.items() if sample in own}
     errors = examination.errors()
     if errors and not exclude_faulty and recipe.data.faulty == "refuse":
         raise DataError(refusal(errors))
@@ -110,8 +126,7 @@ def prepare(recipe: Recipe, task: Task, *, exclude_faulty: bool, decode: bool = 
     learned, dev = split_dev(keep_train, recipe.data.dev, recipe.seed)
     aloud = reading_samples(learned, recipe.data.transcripts, recipe.seed)
     mixed = tuple(_mixed(one, dropped, len(learned), recipe.seed, limited) for one in sources)
-    everyone = (*train, *held_out, *(sample for one in sources for sample in one.samples))
-    rows = {fault.sample_id: fault.source for fault in errors} | {sample.id: sample.source for sample in everyone}
+    rows = {fault.sample_id: fault.source for fault in errors} | own
     excluded = [Excluded(identifier, rows[identifier], reason) for identifier, reason in dropped.items()]
     unread = [Excluded("", fault.source, fault.problem) for fault in errors if fault.sample_id is None]
     return Job(

@@ -24,11 +24,10 @@ from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, start_run
 from mllm_tailor.run.job import report_job, run_job
 from mllm_tailor.run.predict import moved, open_base, open_tuned, read_into
-from mllm_tailor.run.prepare import Excluded, Job, prepare, refusal
+from mllm_tailor.run.prepare import Excluded, Job, prepare_again, refusal
 from mllm_tailor.run.scores import in_mode, metric_names, score_system
 from mllm_tailor.scoring import Progression, SetScores, progression_tables
 from mllm_tailor.scoring.report import write_stages
-from mllm_tailor.tasks import make_task
 
 UNTOUCHED = "untouched"
 
@@ -204,8 +203,7 @@ def report_stages(run: RunFolder) -> None:
     jobs = []
     for recipe in stage_recipes(run.recipe()):
         stage = open_run(run.path / recipe.name)
-        own = stage.recipe()
-        job = prepare(own, make_task(own), exclude_faulty=True, decode=False)
+        job = prepare_again(stage)
         report_job(stage, job)
         jobs.append(job)
     _report(run, apart(jobs, exclude_faulty=True))

@@ -8,7 +8,7 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.run.folder import RunFolder, finished, open_run, start_run
 from mllm_tailor.run.job import check_words, report_job, run_job
-from mllm_tailor.run.prepare import prepare
+from mllm_tailor.run.prepare import prepare, prepare_again
 from mllm_tailor.run.settle import settle
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
 from mllm_tailor.tasks import make_task
@@ -41,6 +41,5 @@ def report_run(path: Path) -> RunFolder:
         report_stages(run)
         return run
     run = open_run(path)
-    recipe = run.recipe()
-    report_job(run, prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False))
+    report_job(run, prepare_again(run))
     return run

@@ -18,9 +18,8 @@ from mllm_tailor.methods import merge
 from mllm_tailor.models import OpenModel
 from mllm_tailor.run.folder import open_run
 from mllm_tailor.run.predict import moved, open_base, open_tuned
-from mllm_tailor.run.prepare import prepare
+from mllm_tailor.run.prepare import prepare_again
 from mllm_tailor.scoring import plain
-from mllm_tailor.tasks import make_task
 
 REPLY_TOKENS = 128
 
@@ -54,7 +53,7 @@ def verify_run(path: Path, count: int) -> bool:
     if not run.training.is_file():
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
     recipe = run.recipe()
-    job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
+    job = prepare_again(run)
     samples = [job.task.phrase(sample) for sample in job.held_out[:count]]
     tuned = open_tuned(recipe, run.adapter)
     reference = observe(tuned, samples)

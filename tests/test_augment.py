@@ -10,14 +10,14 @@ import pytest
 import soundfile
 from PIL import Image, ImageDraw
 
-from mllm_tailor.core.clips import read_clip
+from mllm_tailor.core.clips import read_clip, store_frames
 from mllm_tailor.core.margins import clip_box
 from mllm_tailor.core.recordings import read_audio
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import open_model
 from mllm_tailor.models.units import Codebook
 from mllm_tailor.recipe.schema import Units
-from mllm_tailor.training.augment import SPEED, augment_sample, store_frames
+from mllm_tailor.training.augment import SPEED, augment_sample
 
 
 def drawn(count: int = 12) -> list[Image.Image]:

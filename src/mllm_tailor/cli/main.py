@@ -215,6 +215,20 @@ def demo(
 
 
 @app.command()
+def draw(
+    name: Annotated[str, typer.Argument(help="receipts or kitchen.", metavar="SET")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for the drawn data.")],
+    train: Annotated[int, typer.Option(min=1, help="Samples to learn from.")] = 400,
+    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Samples to score.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+) -> None:
+    """Draw labelled data: receipts of a shop chain, or dishes and steps of a kitchen."""
+    from mllm_tailor.run.draw import draw_set
+
+    draw_set(name, folder, train, held_out, seed)
+
+
+@app.command()
 def merge(
     run_folder: RunPath,
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],

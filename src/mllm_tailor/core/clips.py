@@ -7,14 +7,16 @@ where that spares work. A clip with fewer frames than are asked for shows some o
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from mllm_tailor.core.container import clock, first_stream, open_container
+from mllm_tailor.core.container import clock, first_stream, need, open_container
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media
 
@@ -112,6 +114,26 @@ def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
     for place, frame in enumerate(frames):
         strip.paste(frame, (width * place, 0))
     return strip
+
+
+def store_frames(frames: Sequence[Image.Image], seconds: float, *, lossless: bool = True) -> bytes:
+    """A clip of `frames` (RGB, one even size), evenly spread over `seconds`, in Matroska.
+
+    FFV1 keeps every bit; MPEG-4 (Part 2) is some ten times smaller.
+    """
+    av = need("av", "media", "clips to be written")
+    stream = io.BytesIO()
+    rate = Fraction(len(frames) / seconds).limit_denominator(1000)
+    codec, pixels = ("ffv1", "bgr0") if lossless else ("mpeg4", "yuv420p")
+    with av.open(stream, "w", format="matroska", options={"fflags": "+bitexact"}) as container:  # no random names
+        track = container.add_stream(codec, rate=rate)
+        track.width, track.height, track.pix_fmt = *frames[0].size, pixels
+        if not lossless:
+            track.codec_context.qmin = track.codec_context.qmax = 4
+        for frame in frames:
+            container.mux(track.encode(av.VideoFrame.from_image(frame).reformat(format=pixels)))
+        container.mux(track.encode())
+    return stream.getvalue()
 
 
 def frame_size(media: Media, limits: ClipLimits = DEFAULT_LIMITS) -> tuple[int, int]:

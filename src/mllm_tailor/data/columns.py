@@ -32,7 +32,7 @@ QUESTION_COLUMNS = ("question", "prompt", "query", "instruction")
 ANSWER_COLUMNS = ("answer", "response", "caption", "transcript", "transcription", "text")
 OPTION_COLUMNS = ("options", "choices")
 SPLIT_COLUMNS = ("split", "subset", "part")
-TECHNICAL_COLUMNS = frozenset({"group", "ocr", "width", "height", "frames", "fps", "sample_rate", "duration"})
+TECHNICAL_COLUMNS = frozenset({"group", "ocr", "width", "height", "frames", "fps", "sample_rate", "duration", "drawn"})
 
 
 def media_columns(values: Mapping[str, Any]) -> tuple[str, ...]:

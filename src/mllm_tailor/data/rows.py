@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
@@ -91,20 +93,25 @@ def parse_file(path: Path) -> Any:
 
 
 def jsonl_rows(path: Path, split: str | None = None) -> Iterator[Row | Fault]:
-    """Every row of a JSONL file; blank lines are skipped."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            source = f"{path}:{number}"
-            try:
-                value = parse_strictly(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError:
-                yield Fault(source, "not UTF-8 text", "save the file as UTF-8")
-            except ValueError as error:
-                yield Fault(source, f"not valid JSON ({error})", "mend or remove this row")
-            else:
-                yield as_row(value, source, split)
+    """Every row of a JSONL file, packed with gzip or not; blank lines are skipped."""
+    number = 0
+    try:
+        with _opened(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _jsonl_row(line, number, path, split)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        yield Fault(f"{path}:{number + 1}", "packed with gzip, but damaged or cut off here", "copy it again")
+
+
+def _jsonl_row(line: bytes, number: int, path: Path, split: str | None) -> Row | Fault:
+    source = f"{path}:{number}"
+    try:
+        return as_row(parse_strictly(line.decode("utf-8-sig" if number == 1 else "utf-8")), source, split)
+    except UnicodeDecodeError:
+        return Fault(source, "not UTF-8 text", "save the file as UTF-8")
+    except ValueError as error:
+        return Fault(source, f"not valid JSON ({error})", "mend or remove this row")
 
 
 def json_rows(path: Path, split: str | None = None) -> Iterator[Row | Fault]:
@@ -119,6 +126,10 @@ def json_rows(path: Path, split: str | None = None) -> Iterator[Row | Fault]:
         return
     for number, value in enumerate(entries, 1):
         yield as_row(value, f"{path}:{number}", split)
+
+
+def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def as_row(value: Any, source: str, split: str | None = None) -> Row | Fault:
@@ -149,9 +160,10 @@ def build(rows: Iterable[Row | Fault], make: Callable[[Row], Iterable[Sample]]) 
 def first_object(path: Path) -> dict[str, Any]:
     """The first readable object of a JSON or JSONL file, for recognition; empty when there is none to be seen."""
     try:
-        with path.open("rb") as file:
-            text = file.read(HEAD_BYTES).decode("utf-8-sig", errors="ignore")
-    except OSError:
+        with _opened(path) as file:
+            head = file.readline(HEAD_BYTES) if isinstance(file, gzip.GzipFile) else file.read(HEAD_BYTES)
+        text = head.decode("utf-8-sig", errors="ignore")
+    except (OSError, EOFError, zlib.error):
         return {}
     if path.suffix.lower() == ".json":
         start = text.find("{")

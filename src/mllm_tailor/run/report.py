@@ -84,6 +84,9 @@ def _show(run: RunFolder, scores: RunScores) -> None:
 
 def _facts(job: Job, training: Mapping[str, Any]) -> dict[str, str]:
     trained = sum(training["trained_by_part"].values())
+    everyone = (*job.train, *job.held_out, *(sample for source in job.mixed for sample in source.samples))
+    drawn = sum(bool(sample.extra.get("drawn")) for sample in everyone)
+    stand_ins = {"pixels": f"drawn stand-ins in {drawn} of {len(everyone)} samples, no photographs or films"}
     return {
         "model": job.recipe.model.path,
         "data": f"{Path(job.recipe.data.train).name} ({job.dataset.layout})",
@@ -91,7 +94,7 @@ def _facts(job: Job, training: Mapping[str, Any]) -> dict[str, str]:
         "trained weights": f"{trained:,} of {training['weights']:,}",
         "training samples": str(len(job.train)),
         "epochs": f"{training['epochs']:.3g}",
-    }
+    } | (stand_ins if drawn else {})
 
 
 def _questions(job: Job) -> list[str]:

@@ -11,12 +11,11 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from mllm_tailor.core.clips import read_clip
+from mllm_tailor.core.clips import read_clip, store_frames
 from mllm_tailor.core.container import need
 from mllm_tailor.core.media import open_image
 from mllm_tailor.core.recordings import SPEECH_RATE, read_audio, resample
@@ -83,20 +82,6 @@ def _changed_clip(media: Media, generator: np.random.Generator, frames: int) -> 
     early, late = generator.uniform(0, CLIP_SPAN, size=2)
     shown = read_clip(media, frames, cut=(early, late))
     return Media("video", data=store_frames(augment_frames(shown.frames, generator), shown.seconds))
-
-
-def store_frames(frames: Sequence[Image.Image], seconds: float) -> bytes:
-    """A clip of `frames` (RGB, one size), evenly spread over `seconds`: FFV1 in Matroska, which keeps every bit."""
-    av = need("av", "media", "changed clips")
-    stream = io.BytesIO()
-    rate = Fraction(len(frames) / seconds).limit_denominator(1000)
-    with av.open(stream, "w", format="matroska", options={"fflags": "+bitexact"}) as container:  # no random names
-        track = container.add_stream("ffv1", rate=rate)
-        track.width, track.height, track.pix_fmt = *frames[0].size, "bgr0"
-        for frame in frames:
-            container.mux(track.encode(av.VideoFrame.from_image(frame).reformat(format="bgr0")))
-        container.mux(track.encode())
-    return stream.getvalue()
 
 
 def _changed_recording(media: Media, generator: np.random.Generator) -> Media:

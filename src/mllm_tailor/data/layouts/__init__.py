@@ -23,6 +23,9 @@ LAYOUTS = Registry(
         "internvl": _entry("internvl:LAYOUT", "InternVL's meta JSON, {name: {root, annotation}}, and its JSONL files"),
         "chat": _entry("chat:LAYOUT", "rows with `messages` (OpenAI style; `image_url` is a path or a data address)"),
         "llava": _entry("llava:LAYOUT", "rows with `conversations` (LLaVA, ShareGPT) and `image`, `images` or `video`"),
+        "youcook2": _entry(
+            "youcook2:LAYOUT", "rows with `video_id` and `segments`: steps of cooking films, or their texts"
+        ),
         "metadata": _entry("metadata:LAYOUT", "`metadata.jsonl`, or any .jsonl, whose rows name a file and its labels"),
         "beside": _entry("beside:LAYOUT", "documents, PDFs among them, each with a .json of its name beside it"),
         "facts": _entry(

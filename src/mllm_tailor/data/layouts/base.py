@@ -33,7 +33,7 @@ def part_of(name: str) -> str | None:
 def label_files(path: Path, *suffixes: str) -> list[tuple[Path, str | None]]:
     """(file, part) of every label file at `path`, in it, in its `data` folder, or in folders named after parts."""
     if path.is_file():
-        return [(path, part_of(path.stem))] if path.suffix.lower() in suffixes else []
+        return [(path, part_of(path.stem))] if path.name.lower().endswith(suffixes) else []
     if not path.is_dir():
         return []
     return [

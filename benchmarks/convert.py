@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from mllm_tailor.core.device import Stopwatch
+from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.files import human_bytes
 from mllm_tailor.core.sample import Media, Sample
 
@@ -129,12 +129,13 @@ def qlora_step(folder: Path) -> None:
     method, watch = make_method(recipe), Stopwatch()
     model = open_model(
         folder / "native",
-        dtype="bfloat16",
+        dtype="auto",  # bf16 where the processor computes in it
         tiles=Tiles(min=1, max=1),
         quantize=method.quantize,
         quantize_skip=method.quantize_skip,
     )
-    print(f"opened in NF4 in {watch.seconds():.0f} s; peak memory {peak()}")
+    number = str(model.dtype).removeprefix("torch.")
+    print(f"opened in NF4, computing in {number}, in {watch.seconds():.0f} s; peak memory {peak()}", flush=True)
     applied = method.apply(model)
     print(f"{sum(applied.counts.values()):,} of {applied.total:,} weights are trained")
     picture = Path(__file__).resolve().parent.parent / "docs" / "before-after.png"
@@ -148,6 +149,7 @@ def qlora_step(folder: Path) -> None:
     optimizer.step()
     length = batch["input_ids"].shape[1]
     took = f"{watch.seconds():.0f} s, {watch.cpu_seconds():.0f} s of processor time"
+    print(json.dumps(describe_machine()))
     print(f"one step on {length} tokens in {took}; loss {loss.item():.3f}; peak memory {peak()}")
 
 

@@ -55,8 +55,8 @@ torchvision is needed. Families that write times into the prompt (Qwen3-VL, GLM-
 
 ## Families
 
-| `model_type` | models | pictures | clips | recordings | vLLM | note |
-|---|---|---|---|---|---|---|
+| `model_type` | models | pictures | clips | recordings | QLoRA | merge | vLLM | note |
+|---|---|---|---|---|---|---|---|---|
 """
 
 AFTER = """
@@ -125,17 +125,12 @@ One entry in `src/mllm_tailor/models/families.py` (where its parts lie, what it 
 def models_page() -> str:
     """The whole page."""
     rows = [
-        f"| `{family.name}` | {family.title} | {_yes('image' in family.media)} | {_yes('video' in family.media)} "
-        f"| {_yes('audio' in family.media)} | {family.vllm or '—'} | {family.note} |"
+        f"| `{family.name}` | {family.title} | {' | '.join(family.supports.values())} | {family.note} |"
         for family in FAMILIES.values()
     ]
     missing = [f"- {name}: {reason}." for name, reason in NOT_HERE.items()]
     styles = ", ".join(f"`{name}`" for name in STYLES)
     return HEAD + "\n".join(rows) + "\n" + AFTER + "\n".join(missing) + "\n" + EXPORT + ORIGINAL.format(styles=styles)
-
-
-def _yes(fact: bool) -> str:
-    return "yes" if fact else "—"
 
 
 if __name__ == "__main__":

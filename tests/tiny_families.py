@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,10 @@ from transformers import AutoModelForMultimodalLM, PreTrainedTokenizerFast
 from mllm_tailor.models.build import PAD, TURN_END, TURN_START, build_tokenizer, chat_template
 from mllm_tailor.models.families import FAMILIES
 from mllm_tailor.models.frames import FrameReader
+from mllm_tailor.models.phi4 import DynamicCrops, SpeechFrames
 from mllm_tailor.models.speech import SpeechFeatures
 from mllm_tailor.models.stock import with_frames
+from mllm_tailor.models.voxtral import VoxtralProcessor, read_tokenizer
 
 QWEN2 = {
     "vocab_size": 400,
@@ -49,6 +55,7 @@ class Recipe:
     named: dict[str, str] = field(default_factory=dict)
     media: dict[str, str] = field(default_factory=lambda: {"image": "<image>\n", "video": "<video>\n"})
     clips: dict[str, Any] = field(default_factory=dict)  # settings of the video processor
+    tokens: Callable[[], PreTrainedTokenizerFast] | None = None  # where the usual small one will not do
 
 
 def made(name: str, template: str, **parts: Any) -> Any:
@@ -342,6 +349,90 @@ def omni(tokens: PreTrainedTokenizerFast, template: str) -> Any:
     return made("Qwen2_5OmniProcessor", template, image_processor=pictures, feature_extractor=reader, tokenizer=tokens)
 
 
+MISTRAL_TOKENS = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]")
+MISTRAL_TOKENS += ("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]")
+MISTRAL_TOKENS += ("[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]")
+MISTRAL_TOKENS += (*(f"<SPECIAL_{number}>" for number in range(20, 24)), "[AUDIO]", "[BEGIN_AUDIO]")
+MISTRAL_TOKENS += (*(f"<SPECIAL_{number}>" for number in range(26, 34)), "[TRANSCRIBE]")
+WORDS = (b"th", b"he", b" th", b"the", b" the", b"in", b"an", b"re", b"Hi", b"\xe6\x80", b"12")
+
+
+def write_tekken(folder: Path) -> None:
+    """A small vocabulary in the form of Voxtral's: bytes, a few words, control tokens before them."""
+    words = [bytes([number]) for number in range(256)] + list(WORDS)
+    vocabulary = [
+        {"rank": rank, "token_bytes": base64.b64encode(word).decode(), "token_str": word.decode("utf-8", "replace")}
+        for rank, word in enumerate(words)
+    ]
+    special = [{"rank": rank, "token_str": token, "is_control": True} for rank, token in enumerate(MISTRAL_TOKENS)]
+    count = len(MISTRAL_TOKENS)
+    config = {"pattern": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+", "version": "v7"}
+    config |= {"num_vocab_tokens": len(words), "default_vocab_size": len(words) + count}
+    config |= {"default_num_special_tokens": count}
+    frames = {"num_mel_bins": 16, "window_size": 400, "hop_length": 160}
+    audio = {"sampling_rate": 16000, "frame_rate": 12.5, "audio_encoding_config": frames, "chunk_length_s": 30.0}
+    file = {"config": config, "vocab": vocabulary, "special_tokens": special, "audio": audio}
+    (folder / "tekken.json").write_text(json.dumps(file))
+
+
+def tekken_tokens() -> PreTrainedTokenizerFast:
+    with tempfile.TemporaryDirectory() as folder:
+        write_tekken(Path(folder))
+        return read_tokenizer(Path(folder))
+
+
+def voxtral_config(tokens: PreTrainedTokenizerFast) -> dict[str, Any]:
+    audio = {
+        "hidden_size": 16,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_mel_bins": 16,
+    }
+    return {
+        "audio_config": audio | {"model_type": "voxtral_encoder"},
+        "text_config": LLAMA_TEXT | {"head_dim": 8, "rope_theta": 1e4},
+        "audio_token_id": tokens.convert_tokens_to_ids("[AUDIO]"),
+    }
+
+
+def voxtral(tokens: PreTrainedTokenizerFast, template: str) -> Any:
+    reader = transformers.WhisperFeatureExtractor(feature_size=16)
+    return with_frames(VoxtralProcessor)(feature_extractor=reader, tokenizer=tokens)
+
+
+PHI_TURNS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|image|>", "<|audio|>")
+
+
+def phi4_tokens() -> PreTrainedTokenizerFast:
+    named = {"image_token": "<|image|>", "audio_token": "<|audio|>"}
+    tokens = build_tokenizer((PAD, *PHI_TURNS), named, bos_token=PAD)
+    tokens.eos_token = "<|end|>"
+    return tokens
+
+
+def phi4_config(tokens: PreTrainedTokenizerFast) -> dict[str, Any]:
+    vision = CLIP | {"image_size": 56, "crop_size": 56, "image_token_id": tokens.image_token_id}
+    audio = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_blocks": 2,
+        "num_attention_heads": 2,
+        "ext_pw_out_channel": 32,
+        "depthwise_separable_out_channel": 32,
+        "nemo_conv_channels": 8,
+        "audio_token_id": tokens.audio_token_id,
+    }
+    ids = {"bos_token_id": 256, "pad_token_id": 256, "eos_token_id": [tokens.eos_token_id]}
+    return QWEN2 | ids | {"vision_config": vision, "audio_config": audio, "original_max_position_embeddings": 4096}
+
+
+def phi4(tokens: PreTrainedTokenizerFast, template: str) -> Any:
+    pictures = DynamicCrops(size={"height": 56, "width": 56}, dynamic_hd=6)
+    kind = with_frames(transformers.Phi4MultimodalProcessor)
+    return kind(image_processor=pictures, audio_processor=SpeechFrames(), tokenizer=tokens)
+
+
 QWEN2_VISION = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "patch_size": 14}
 QWEN25_VISION = {
     "depth": 2,
@@ -427,6 +518,8 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "granite_speech": Recipe(granite_config, granite, ("<|audio|>",), media={"audio": "<|audio|>"}),
+    "voxtral": Recipe(voxtral_config, voxtral, media={}, tokens=tekken_tokens),
+    "phi4_multimodal": Recipe(phi4_config, phi4, media={}, tokens=phi4_tokens),
 }
 
 
@@ -442,7 +535,8 @@ def fill(model: torch.nn.Module) -> None:
 def write_family(folder: Path, kind: str) -> None:
     """A whole checkpoint of the family in `folder`."""
     recipe = RECIPES[kind]
-    tokens = build_tokenizer((PAD, TURN_START, TURN_END, *recipe.special), recipe.named, bos_token=PAD)
+    usual = partial(build_tokenizer, (PAD, TURN_START, TURN_END, *recipe.special), recipe.named, bos_token=PAD)
+    tokens = (recipe.tokens or usual)()
     config = transformers.CONFIG_MAPPING[kind].from_dict({"model_type": kind, **recipe.config(tokens)})
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -456,3 +550,6 @@ def write_family(folder: Path, kind: str) -> None:
     if FAMILIES[kind].clips:
         processor.video_processor = FrameReader(FAMILIES[kind].clips, processor.image_processor, recipe.clips)
     processor.save_pretrained(folder)
+    if kind == "voxtral":  # whose folders have this one file for a tokenizer
+        write_tekken(folder)
+        (folder / "tokenizer.json").unlink()

@@ -39,5 +39,10 @@ class Registry:
         """Import and return what `name` stands for; an unknown name is an error that names the nearest right one."""
         if name not in self.entries:
             raise RecipeError(f"unknown {self.kind} `{name}` — {nearest(name, self.entries)}")
-        module, _, attribute = self.entries[name].target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return load(self.entries[name].target)
+
+
+def load(target: str) -> Any:
+    """Import and return what a `"module:attribute"` string stands for."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

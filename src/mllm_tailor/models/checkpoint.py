@@ -20,6 +20,7 @@ from mllm_tailor.core.progress import console
 EMBEDDED = Path(__file__).parent / "embedded"
 # Never *.bin or *.pt. One file of code is fetched and never run: an original InternVL keeps its system text in there.
 WANTED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "conversation.py")
+TWICE = "consolidated*.safetensors"  # the same weights once more, under Mistral's own names
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ORIGINAL = "internvl_chat"  # model type of InternVL in its first layout, whose code is replaced by a conversion
 INDEX = "model.safetensors.index.json"
@@ -79,7 +80,7 @@ def _download(name: str, revision: str | None) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"{name}: no such folder — name an existing one, a hub id (owner/name), `embedded` or `tiny`")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=[TWICE]))
     except LocalEntryNotFoundError:
         raise ModelError(f"{name}: not in the local cache and the hub cannot be reached — go online once") from None
     except (RepositoryNotFoundError, HFValidationError):
@@ -113,7 +114,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def weight_files(folder: Path) -> set[Path]:
     """The safetensors files that make up a checkpoint; a shard that is missing is an error naming it."""
     if not (folder / INDEX).exists():
-        return set(folder.glob("*.safetensors"))
+        return {file for file in folder.glob("*.safetensors") if not file.match(TWICE)}
     try:
         names = set(read_json(folder / INDEX)["weight_map"].values())
     except (DataError, KeyError, AttributeError, TypeError):

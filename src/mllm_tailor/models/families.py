@@ -10,6 +10,7 @@ from torch import nn
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.progress import console
+from mllm_tailor.models.family_templates import PALIGEMMA, PHI4, VOXTRAL
 
 Parts = Mapping[str, tuple[str, ...]]
 
@@ -34,12 +35,24 @@ class Family:
     fills_text: bool = False  # texts are filled up to the longest one possible, and no mask tells where they end
     clips: str = ""  # the video processor of transformers whose way of reading frames is followed; see `frames`
     processor: str | None = None  # its class, where transformers does not tell it from the name
+    own: Mapping[str, str] = field(default_factory=dict)  # parts of the processor read by our code, "module:attribute"
     template: str | None = None  # the chat template of checkpoints that have none
+    template_first: bool = False  # it stands in for the checkpoint's own, which knows no media
+    idle: tuple[str, ...] = ()  # modules that no reply depends on: in no part, and never packed
+    apart: bool = False  # the native class would mix the samples of a batch; see `apart`
     inner: str | None = None  # the model inside the checkpoint that reads and writes text
     vllm: Literal["adapter", "merged", ""] = ""  # what vLLM serves, by its own list of July 2026 (docs/models.md)
     note: str = ""  # what a user must know
     linear_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # filled in from the opened model
 
+    @property
+    def supports(self) -> dict[str, str]:
+        """What it can do, as tables show it. QLoRA and merging are tested for every family alike."""
+        reads = {name: "yes" if kind in self.media else "—" for kind, name in SHOWN.items()}
+        return reads | {"QLoRA": "yes", "merge": "yes", "vLLM": self.vllm or "—"}
+
+
+SHOWN = {"image": "pictures", "video": "clips", "audio": "recordings"}
 
 # Where almost all native classes keep their parts; adapters and freezing work by these names.
 USUAL: Parts = {
@@ -71,6 +84,18 @@ AUDIO: Parts = {
     "audio": ("model.audio_tower",),
     "projector": ("model.multi_modal_projector",),
     "language": ("model.language_model",),
+    "head": ("lm_head",),
+}
+PHI_PICTURES, PHI_SOUNDS = "model.embed_tokens_extend.image_embed", "model.embed_tokens_extend.audio_embed"
+PHI: Parts = {
+    "vision": tuple(f"{PHI_PICTURES}.img_processor.{name}" for name in ("embeddings", "encoder", "post_layernorm")),
+    "audio": (f"{PHI_SOUNDS}.encoder",),
+    "projector": (
+        *(f"{PHI_PICTURES}.img_projection_{way}" for way in ("up", "down")),
+        *(f"{PHI_PICTURES}.{name}_img_feature_extensor" for name in ("global", "sub")),
+        *(f"{PHI_SOUNDS}.{way}_proj_for_{what}" for way in ("up", "down") for what in ("speech", "vision_speech")),
+    ),
+    "language": ("model.embed_tokens", "model.layers", "model.norm"),
     "head": ("lm_head",),
 }
 PAIR: Parts = {
@@ -186,8 +211,7 @@ FAMILIES: dict[str, Family] = {
             token_wise=("token_type_ids",),
             # Tokens of kind 0 see each other both ways: an answer of that kind would be read before it is given.
             reply_kind=1,
-            template="{%- for message in messages -%}{%- for part in message['content'] -%}"
-            "{{ '<image>' if part['type'] == 'image' else part['text'] }}{%- endfor -%}{%- endfor -%}",
+            template=PALIGEMMA,
             vllm="adapter",
             note="every row needs a picture",
         ),
@@ -206,7 +230,34 @@ FAMILIES: dict[str, Family] = {
             "Granite Speech",
             AUDIO | {"audio": ("model.encoder",), "projector": ("model.projector",)},
             ("audio",),
+            own={"audio_processor": "mllm_tailor.models.speech:SpeechFeatures"},
             vllm="adapter",
+        ),
+        Family(
+            "voxtral",
+            "Voxtral",
+            AUDIO,
+            ("audio",),
+            processor="mllm_tailor.models.voxtral:VoxtralProcessor",
+            own={"tokenizer": "mllm_tailor.models.voxtral:read_tokenizer"},
+            template=VOXTRAL,
+            template_first=True,
+            note="asked in words, as in a conversation; its separate mode for transcripts is not used",
+        ),
+        Family(
+            "phi4_multimodal",
+            "Phi-4-multimodal (native layout: revision refs/pr/70)",
+            PHI,
+            ("image", "audio"),
+            own={
+                "image_processor": "mllm_tailor.models.phi4:DynamicCrops",
+                "audio_processor": "mllm_tailor.models.phi4:SpeechFrames",
+            },
+            template=PHI4,
+            template_first=True,
+            idle=(f"{PHI_PICTURES}.img_processor.head",),
+            apart=True,
+            note="the adapters in its vision-lora and speech-lora folders are not applied",
         ),
         Family("clip", "CLIP", PAIR, compares=True, note=PAIRS_ONLY),
         Family("siglip", "SigLIP, SigLIP 2 of fixed size", SIGLIP, compares=True, fills_text=True, note=PAIRS_ONLY),
@@ -217,8 +268,6 @@ FAMILIES: dict[str, Family] = {
 NOT_HERE = {
     "CogVLM2": "exists only as its own remote code",
     "Phi-3-Vision": "exists only as its own remote code",
-    "Phi-4-multimodal": "its pictures are read with torchvision, whose published builds do not load beside CPU torch",
-    "Voxtral": "its prompts are made inside the mistral-common package, so no sample could be encoded here",
 }
 
 # Words in module names that tell a part, for families nobody described.

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
+from mllm_tailor.models.apart import read_apart
 from mllm_tailor.models.blanks import see_nothing_in_blanks
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
 from mllm_tailor.models.convert import ORIGINAL, compute_as_original, native_folder
@@ -70,6 +71,7 @@ def open_model(
     family = _family(checkpoint)
     processor = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
     kept = [name for word in ("head", *quantize_skip) for name in family.parts.get(word, (rf"(?:.*\.)?{word}",))]
+    kept += family.idle
     model = _load(checkpoint, family, number, place, _quantization(quantize, kept, place))
     if family.tiled:
         check_fit(checkpoint, model, processor)
@@ -172,6 +174,8 @@ def _load(
         compute_as_original(model.model)
     if family.blanks:
         see_nothing_in_blanks(model.model)
+    if family.apart:
+        read_apart(model)
     if quantization:
         _keep_scales(model)
         return model.eval()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,11 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.files import read_json
 from mllm_tailor.core.recordings import read_audio
+from mllm_tailor.core.registry import load
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.checkpoint import stated_template
 from mllm_tailor.models.families import Family
 from mllm_tailor.models.frames import FrameReader, describe, stated_clips
-from mllm_tailor.models.speech import SpeechFeatures
 from mllm_tailor.models.template import CUT, MARK
 
 if TYPE_CHECKING:
@@ -69,23 +69,30 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
             f"{folder}: transformers has no processor for {family.name} — this kind of model is not supported"
         )
     try:
-        kind = getattr(transformers, name)
-        readers = {
+        kind = load(name) if ":" in name else getattr(transformers, name)
+        readers: dict[str, Callable[[], Any]] = {
             "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL),
             "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
-            "audio_processor": lambda: SpeechFeatures.from_pretrained(folder, local_files_only=True),
+            "audio_processor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **LOCAL),
-        }
+        } | {part: partial(_read_own, where, folder) for part, where in family.own.items()}
         parts = {part: readers[part]() for part in kind.get_attributes() if part in readers}
         if "video_processor" in kind.get_attributes():
             clips = stated_clips(folder) if family.clips else {}
             parts["video_processor"] = FrameReader(family.clips, parts.get("image_processor"), clips)
         processor = with_frames(kind)(**parts, **_options(folder, kind, parts))
-        processor.chat_template = stated_template(folder, parts["tokenizer"].chat_template) or family.template
+        stated = None if family.template_first else stated_template(folder, parts["tokenizer"].chat_template)
+        processor.chat_template = stated or family.template
         return processor
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder}: tokenizer or processor cannot be read ({reason})") from error
+
+
+def _read_own(where: str, folder: Path) -> Any:
+    """A part of the processor that our own code reads: a class with files in a folder, or a function of the folder."""
+    own = load(where)
+    return own.from_pretrained(folder, local_files_only=True) if isinstance(own, type) else own(folder)
 
 
 def _options(folder: Path, kind: type[ProcessorMixin], parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def read_stock(prompt: str, sample: Sample, model: OpenModel) -> tuple[list[int]
         seconds = [processor.video_processor.temporal_patch_size * clip.seconds / len(clip.frames) for clip in clips]
         inputs["video_second_per_grid"] = torch.tensor(seconds)
     ids = inputs.pop("input_ids")[0].tolist()
-    unused = ("attention_mask", "labels", "num_audio_tokens", "audio_embed_sizes")
+    unused = ("attention_mask", "labels", "num_audio_tokens", *(() if model.family.apart else ("audio_embed_sizes",)))
     return ids, {name: value for name, value in inputs.items() if name not in unused and isinstance(value, Tensor)}
 
 

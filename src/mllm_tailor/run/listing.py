@@ -9,6 +9,7 @@ from mllm_tailor.core.registry import Registry
 from mllm_tailor.data import LAYOUTS
 from mllm_tailor.methods import METHODS
 from mllm_tailor.models import FAMILIES
+from mllm_tailor.models.families import NOT_HERE
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.tasks import TASKS
 from mllm_tailor.training import OPTIMIZERS
@@ -37,9 +38,12 @@ def list_models() -> None:
     """Print the model families."""
     console = Console(highlight=False)
     table = Table(title="Model families (model: embedded, a folder or a hub id)", title_justify="left", box=None)
-    for column in ("model_type", "models", "takes", "note"):
+    for column in ("model_type", "models", *next(iter(FAMILIES.values())).supports, "note"):
         table.add_column(column, justify="left", style="bold" if column == "model_type" else "")
     for family in FAMILIES.values():
-        table.add_row(family.name, family.title, ", ".join(family.media), family.note)
+        table.add_row(family.name, family.title, *family.supports.values(), family.note)
     console.print(table)
+    for name, reason in NOT_HERE.items():
+        console.print(f"Not here: {name}, which {reason}.")
     console.print("Another family is opened by looking at it, with a warning that names what was guessed.")
+    console.print("vLLM: it serves the LoRA adapter as it is, or the merged folder (by its own list; not run here).")

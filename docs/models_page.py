@@ -24,8 +24,14 @@ replies = model.generate([sample], max_new_tokens=64)
 
 - `open_model(path, revision=, dtype=, device=, tiles=, system=, quantize=)` returns an object with `.model`,
   `.processor`, `.tokenizer`, `.generate(samples, max_new_tokens=)`, `.encode(sample)`, `.collate(encoded)`,
-  `.image_features(samples)`, `.identity` and `.save(folder)`.
-- `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts a picture as InternVL does, bit for bit.
+  `.image_features(samples)`, `.identity` and `.save(folder)`. A path is a string or a `Path`; `dtype` is `auto`,
+  `float32`, `bfloat16` or `float16`, as a word or torch's own; `device` likewise.
+- `.model` is the class of transformers: `.model(input_ids=, pixel_values=, labels=)`, `.model.get_image_features(...)`.
+- `encode(sample, model)` gives `.ids` and `.labels` (tokens,), `.pixel_values` (tiles, 3, side, side; None without
+  pictures), all media inputs by name in `.media`, and `.answer_start`. A sample without an answer is a prompt.
+- `.generate` takes one sample or several and returns a list of replies, always greedy.
+- `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts a picture as InternVL does, bit for bit, into a list
+  of pictures.
 - `embed_pictures(model, batch)` and `embed_texts(model, batch)` give unit vectors for the families that compare
   pictures with texts (CLIP, SigLIP); `batch` is `model.collate` of encoded samples with one picture and its text each.
 - `convert(source, destination)` in `mllm_tailor.models.convert`, and `tailor convert` on the command line, write an
@@ -60,11 +66,27 @@ torchvision is needed. Families that write times into the prompt (Qwen3-VL, GLM-
 """
 
 AFTER = """
-Every family is opened, packed to 4 bits, adapted with LoRA on every part, saved, reloaded and merged in a test, on a
-tiny random checkpoint of its real classes. vLLM: `adapter` serves
-the LoRA adapter as it is, `merged` the merged folder (by its own list, docs/models/supported_models.md at 0046f77; not
-run here).
+Every family is opened, packed to 4 bits, computed in bf16, adapted with LoRA on every part, saved, reloaded and merged
+in a test, on a tiny random checkpoint of its real classes. No real weights of theirs were at hand.
+vLLM: `adapter` serves the LoRA adapter as it is, `merged` the merged folder. The column rests on vLLM's own list alone
+(docs/models/supported_models.md at 0046f77, its LoRA marks), not on a run; a dash means that this layout is not on it.
 Another family is opened by looking at its modules, with a warning that names what was guessed.
+
+Two families are read by our own code. Phi-4-multimodal's pictures are cut with Pillow as its authors' code does
+(transformers' class needs torchvision); samples with different media may share a batch, which the native class would
+mix up. Its checkpoint keeps two adapters of its own apart (`vision-lora` for pictures, `speech-lora` for recordings),
+and reads either poorly without them; a warning says so. Fold the one you need into a folder of yours first:
+
+```python
+import peft, transformers
+
+model = transformers.AutoModelForMultimodalLM.from_pretrained(FOLDER, dtype="bfloat16")
+peft.PeftModel.from_pretrained(model, FOLDER, subfolder="vision-lora").merge_and_unload().save_pretrained(TARGET)
+```
+
+and copy the tokenizer's and processor's files beside it (not run here with the real weights). Voxtral's vocabulary
+(`tekken.json`) is read by transformers and its prompts are written by a template here; for the same messages the ids
+are those of mistral-common 1.13.1 (`tests/test_models_own_readers.py`).
 
 Not here:
 """
@@ -86,11 +108,15 @@ such a merge says what it changed and warns; `--dtype float32` keeps it exact.
 - vLLM: `vllm serve FOLDER`, or the base with `--enable-lora --lora-modules tuned=FOLDER`; see the table above.
 - GGUF, for llama.cpp, in three steps: `python convert_hf_to_gguf.py FOLDER --outfile model.gguf`, the same with
   `--mmproj --outfile mmproj.gguf` for the vision or audio part, then `llama-server -m model.gguf --mmproj mmproj.gguf`.
-  Not run here. By its documentation and sources the converter takes Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4.1V, Gemma 3,
-  SmolVLM2, Idefics3, Qwen2.5-Omni and Granite Speech; of Qwen2-Audio it says that results are poor. It knows InternVL
-  2.5 and 3 by the name `InternVisionModel` in `vision_config.architectures`, which a converted original does not state.
-  `--print-supported-models` lists what your version takes. llama.cpp resizes pictures by code of its own: score again
-  what you serve.
+  - InternVL: the converter (as in llama-cpp-python 0.3.36) was run on a tiny converted InternLM2 checkpoint, merged and
+    saved here; every weight arrived, those of queries and keys in llama.cpp's order, with tiles, statistics and stop
+    token. llama.cpp itself was not run. Look at the line `n_tensors` it prints: folders of InternVL that other programs
+    saved may give a vision part of 0 tensors without an error, since it knows the weights by one of two names.
+    Pixel shuffle v1 is refused (it computes v2). With Phi3, copy the original's `tokenizer.model` into the folder.
+  - Other families, by its list of architectures and not run: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4.1V, Gemma 3, LLaVA
+    1.5, SmolVLM2, Idefics3, Qwen2.5-Omni, Granite Speech, Voxtral, and Qwen2-Audio, of which it says that results are
+    poor. `--print-supported-models` lists what your version takes.
+  - llama.cpp resizes pictures by code of its own: score again what you serve.
 """
 
 ORIGINAL = """
@@ -110,9 +136,12 @@ Python code and an old transformers. Here it opens by name: it is converted once
 
 Image features, logits and loss agree with a reference computation in plain torch to 1e-4 in float32 (measured: 1e-6 for
 features, 6e-6 for logits), and greedy replies are identical: `tests/test_convert.py`.
-A random checkpoint of the full size of Mini-InternVL 2B (4.1 GiB) is converted in 11 s, with at most 1.5 GiB of
-memory in use, 0.4 of them before it began. On a CPU it opens in NF4 (4.9 GiB at most, while packing) and takes a QLoRA
-step of rank 128 on 379 tokens (8.2 GiB at most): `benchmarks/convert.py`.
+A random checkpoint of the full size of Mini-InternVL 2B (4.1 GiB in bf16) was converted in 17 s with at most 1.6 GiB of
+memory, 0.4 of them before it began. It opened in NF4 in 205 s and took a QLoRA step of rank 128 (138 million weights)
+on 379 tokens in 192 s, 65 of them processor time; 8.2 GiB at most. Measured with `benchmarks/convert.py` on one thread
+of a machine with two cores, no bf16 in hardware (so all else in float32), and other work going on: the seconds are an
+upper bound, the memory is not. In bf16 it opened within 4.5 GiB, but bf16 products without hardware are too slow to
+train with.
 A checkpoint with pixel shuffle v1 is right only when opened here, since the native class knows v2 alone.
 
 ## Add a family

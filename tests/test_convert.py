@@ -423,7 +423,7 @@ def spoil(folder: Path, **changes: Any) -> None:
         ({"force_image_size": 42}, "42 pixels do not divide.*mend force_image_size"),
         (
             {"llm_config": {"num_hidden_layers": 3}},
-            r"\d+ weights are missing, the first is language_model.model.layers.2",
+            r"\d+ weights are missing, the first is model.language_model.layers.2",
         ),
         ({"llm_config": {"num_hidden_layers": 1}}, "layers.1.* is not part of this layout"),
         ({"llm_config": {"vocab_size": 99}}, r"has shape \[\d+, 32\], config.json asks for \[99, 32\]"),

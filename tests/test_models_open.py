@@ -79,6 +79,29 @@ def test_number_formats(tiny_model_folder: Path) -> None:
     assert model.model.dtype == model.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("number", ["float32", torch.float32, "torch.float32", torch.float16, "float16"])
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), None])
+def test_every_way_to_name_numbers_folders_and_devices(
+    number: str | torch.dtype, device: str | torch.device | None, tiny_model_folder: Path
+) -> None:
+    for path in (tiny_model_folder, str(tiny_model_folder)):
+        model = open_model(path, dtype=number, device=device)
+        assert str(model.model.dtype) == f"torch.{str(number).removeprefix('torch.')}"
+
+
+def test_numbers_that_are_not_known(tiny_model_folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"dtype 'float23' — .*float32"):
+        open_model(tiny_model_folder, dtype="float23")
+
+
+def test_a_sample_on_its_own(tiny_model_folder: Path, sample: Sample) -> None:
+    model = open_model(tiny_model_folder)
+    assert model.generate(sample, max_new_tokens=3) == model.generate([sample], max_new_tokens=3)
+    encoded = model.encode(sample)
+    assert encoded.pixel_values is encoded.media["pixel_values"]
+    assert model.encode(Sample("b", prompt="?")).pixel_values is None
+
+
 def test_nf4_packs_what_it_should_and_survives_evaluation(tiny_model_folder: Path, sample: Sample) -> None:
     from bitsandbytes.nn import Linear4bit
 
@@ -124,6 +147,13 @@ def test_a_missing_folder_and_a_missing_config(tmp_path: Path) -> None:
 def test_an_unknown_kind_of_model(folder: Path) -> None:
     change_json(folder / "config.json", model_type="internvll")
     with pytest.raises(ModelError, match="did you mean `internvl`"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize(("kind", "advice"), [("phi4mm", "refs/pr/70"), ("phi3_v", "refs/pr/70"), ("cogvlm2", "GLM")])
+def test_layouts_that_need_their_own_code_say_what_to_take(kind: str, advice: str, folder: Path) -> None:
+    change_json(folder / "config.json", model_type=kind)
+    with pytest.raises(ModelError, match=advice):
         open_model(folder)
 
 

@@ -118,6 +118,15 @@ def test_samples_of_every_kind_in_one_batch_read_as_alone(phi: OpenModel) -> Non
         reader.forward = ours
 
 
+def test_adapters_of_the_checkpoint_that_are_not_applied_are_named(
+    phi: OpenModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (phi.folder / "vision-lora").mkdir()
+    open_model(phi.folder)
+    (phi.folder / "vision-lora").rmdir()
+    assert "vision-lora are not applied" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_prompt_is_the_published_one(phi: OpenModel) -> None:
     sample = Sample("a", (picture(60, 40), sound()), "What is this?", "A tone", system="Be brief.")
     text = phi.tokenizer.decode(phi.encode(sample).ids)

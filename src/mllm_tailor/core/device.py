@@ -13,7 +13,7 @@ import psutil
 import torch
 
 
-def pick_device(wanted: str | None = None) -> torch.device:
+def pick_device(wanted: str | torch.device | None = None) -> torch.device:
     """The wanted device, or the first GPU, or the CPU."""
     if wanted:
         return torch.device(wanted)

@@ -39,6 +39,11 @@ class Encoded:
         """Tokens, pictures included."""
         return len(self.ids)
 
+    @property
+    def pixel_values(self) -> Tensor | None:
+        """(tiles, 3, height, width) of an InternVL's pictures; None where there are none."""
+        return self.media.get("pixel_values")
+
 
 def encode(sample: Sample, model: OpenModel, loss: Literal["answer", "all"] = "answer") -> Encoded:
     """Ids, labels and pixels of a sample; without an answer only the prompt, ready to generate from.

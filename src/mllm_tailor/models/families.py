@@ -39,6 +39,7 @@ class Family:
     template: str | None = None  # the chat template of checkpoints that have none
     template_first: bool = False  # it stands in for the checkpoint's own, which knows no media
     idle: tuple[str, ...] = ()  # modules that no reply depends on: in no part, and never packed
+    left: tuple[str, ...] = ()  # folders of a checkpoint that hold adapters of its own, which are not applied
     apart: bool = False  # the native class would mix the samples of a batch; see `apart`
     inner: str | None = None  # the model inside the checkpoint that reads and writes text
     vllm: Literal["adapter", "merged", ""] = ""  # what vLLM serves, by its own list of July 2026 (docs/models.md)
@@ -256,8 +257,9 @@ FAMILIES: dict[str, Family] = {
             template=PHI4,
             template_first=True,
             idle=(f"{PHI_PICTURES}.img_processor.head",),
+            left=("vision-lora", "speech-lora"),
             apart=True,
-            note="the adapters in its vision-lora and speech-lora folders are not applied",
+            note="its own adapters (vision-lora, speech-lora) are not applied; see below",
         ),
         Family("clip", "CLIP", PAIR, compares=True, note=PAIRS_ONLY),
         Family("siglip", "SigLIP, SigLIP 2 of fixed size", SIGLIP, compares=True, fills_text=True, note=PAIRS_ONLY),
@@ -268,6 +270,13 @@ FAMILIES: dict[str, Family] = {
 NOT_HERE = {
     "CogVLM2": "exists only as its own remote code",
     "Phi-3-Vision": "exists only as its own remote code",
+}
+
+# Model types of layouts that work with their own code alone, and what to do instead.
+OTHER_LAYOUTS = {
+    "phi4mm": "the first layout of Phi-4-multimodal — name revision refs/pr/70, which holds the native one",
+    "phi3_v": f"Phi-3-Vision, which {NOT_HERE['Phi-3-Vision']} — take Phi-4-multimodal, revision refs/pr/70",
+    "cogvlm2": f"CogVLM2, which {NOT_HERE['CogVLM2']} — take GLM-4.1V, by the same people",
 }
 
 # Words in module names that tell a part, for families nobody described.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.markup import escape
 from transformers import (
     CONFIG_MAPPING,
     AutoModel,
@@ -19,17 +20,19 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
+from mllm_tailor.core.progress import console
 from mllm_tailor.models.apart import read_apart
 from mllm_tailor.models.blanks import see_nothing_in_blanks
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
 from mllm_tailor.models.convert import ORIGINAL, compute_as_original, native_folder
-from mllm_tailor.models.families import FAMILIES, Family, guess_family, linear_names
+from mllm_tailor.models.families import FAMILIES, OTHER_LAYOUTS, Family, guess_family, linear_names
 from mllm_tailor.models.opened import OpenModel
 from mllm_tailor.models.processor import check_fit, open_processor, set_tile, stated_tiles
 from mllm_tailor.models.stock import open_stock_processor
 from mllm_tailor.models.units import add_tokens, find_codebook
 from mllm_tailor.recipe.schema import Tiles, Units
 
+NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL = 500_000_000  # weights; up to here float32 is kept, since updates of bf16 weights below 1/256 round away
 
 
@@ -38,7 +41,7 @@ def open_model(
     *,
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
-    device: str | None = None,
+    device: str | torch.device | None = None,
     tiles: Tiles | None = None,
     system: str | None = None,
     frames: int = 8,
@@ -51,9 +54,10 @@ def open_model(
 ) -> OpenModel:
     """Open `embedded`, a folder or a hub id.
 
-    `dtype` auto keeps small models in float32 and takes bfloat16 for others where the hardware has it. `quantize` packs
-    the linear layers into 4 bits (NF4 with double quantisation, arXiv 2305.14314) or 8, except the head and the parts
-    or module names in `quantize_skip`. `tiles` and `system` stand in for the checkpoint's own.
+    `dtype` is auto, float32, bfloat16 or float16, as a word or torch's own. auto keeps small models in float32 and
+    takes bfloat16 for others where the hardware has it. `quantize` packs the linear layers into 4 bits (NF4 with double
+    quantisation, arXiv 2305.14314) or 8, except the head and the parts or module names in `quantize_skip`. `tiles` and
+    `system` stand in for the checkpoint's own.
     A clip is shown as `frames` pictures. `trim` cuts blank margins off pictures and clips before they are tiled.
     `mixed` lets the vision side compute in bf16 (the weights keep their format), as training does where the hardware
     has it. `tile` is another side of a tile in pixels, for which position embeddings are interpolated; `units` makes
@@ -69,6 +73,8 @@ def open_model(
     place = pick_device(device)
     number = _number_format(dtype, checkpoint.parameters, place)
     family = _family(checkpoint)
+    if left := [name for name in family.left if (checkpoint.folder / name).is_dir()]:
+        console.print(f"[yellow]{escape(checkpoint.path)}: {' and '.join(left)} are not applied (docs/models.md)")
     processor = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
     kept = [name for word in ("head", *quantize_skip) for name in family.parts.get(word, (rf"(?:.*\.)?{word}",))]
     kept += family.idle
@@ -104,6 +110,8 @@ def _family(checkpoint: Checkpoint) -> Family:
     kind = str(checkpoint.config.get("model_type"))
     if kind in FAMILIES:
         return FAMILIES[kind]
+    if kind in OTHER_LAYOUTS:
+        raise ModelError(f"{checkpoint.path}: {kind} is {OTHER_LAYOUTS[kind]}")
     if kind not in CONFIG_MAPPING:
         raise ModelError(f"{checkpoint.path}: unknown model type {kind!r} — {nearest(kind, FAMILIES)}")
     try:
@@ -116,10 +124,11 @@ def _family(checkpoint: Checkpoint) -> Family:
 
 
 def _number_format(wanted: str | torch.dtype, parameters: int, device: torch.device) -> torch.dtype:
-    if isinstance(wanted, torch.dtype):
-        return wanted
     if wanted != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+        name = str(wanted).removeprefix("torch.")
+        if name not in NUMBERS:
+            raise ModelError(f"dtype {name!r} — {nearest(name, ['auto', *NUMBERS])}")
+        return NUMBERS[name]
     return torch.bfloat16 if parameters > SMALL and fast_bf16(device) else torch.float32
 
 

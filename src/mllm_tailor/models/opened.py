@@ -26,6 +26,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models.encode import Encoded, collate, count_tokens, encode
 from mllm_tailor.models.families import Family
 from mllm_tailor.models.pairs import collate_pairs
+from mllm_tailor.models.processor import state_tiles
 from mllm_tailor.models.units import FILE, Codebook
 from mllm_tailor.recipe.schema import Tiles
 
@@ -141,7 +142,9 @@ class OpenModel:
             raise ModelError("this model still has an adapter or packed weights — merge it first (`tailor merge`)")
         if self.family.tiled:
             self.processor.keep(self.tiles, self.system)
-        self.model.save_pretrained(folder)
+            state_tiles(self.model.config, self.tiles)
+        # An InternVL keeps today's names of its weights: llama.cpp finds no vision tower under the older ones.
+        self.model.save_pretrained(folder, save_original_format=not self.family.tiled)
         self.processor.save_pretrained(folder)
         if self.codebook is not None:
             self.codebook.save(folder / FILE)
@@ -172,8 +175,9 @@ class OpenModel:
         return str(self.tokenizer.decode(ids[:end]))
 
     @torch.no_grad()
-    def generate(self, samples: Sequence[Sample], max_new_tokens: int = 128, batch: int = 8) -> list[str]:
-        """Greedy replies, `batch` samples side by side, in the order given."""
+    def generate(self, samples: Sequence[Sample] | Sample, max_new_tokens: int = 128, batch: int = 8) -> list[str]:
+        """Greedy replies, `batch` samples side by side, in the order given. A sample on its own is a list of one."""
+        samples = [samples] if isinstance(samples, Sample) else samples
         ends, was_training = sorted(self.stop_ids), self.model.training
         self.model.eval()
         replies: list[str] = []

@@ -113,6 +113,11 @@ def stated_tiles(processor: Any) -> Tiles:
     return Tiles(min=pictures.min_patches, max=pictures.max_patches, thumbnail=processor.use_thumbnail)
 
 
+def state_tiles(config: Any, tiles: Tiles) -> None:
+    """Say in config.json too how many tiles there are; llama.cpp looks for it there, under the original names."""
+    config.min_dynamic_patch, config.max_dynamic_patch = tiles.min, tiles.max
+
+
 def set_tile(processor: InternVLProcessor, config: Any, side: int) -> None:
     """Make tiles `side` pixels wide and high.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, InternVLConfig, InternVLVisionConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.models.build import tokens_per_tile
@@ -90,7 +91,15 @@ def native_config_of(stated: Settings, folder: Path, image_token_id: int) -> Int
         dtype=stated.get("torch_dtype") or stated.get("dtype"),
     )
     config.ps_version = pixel_shuffle_version(stated, folder)
+    if config.ps_version == "v2":  # names other programs (llama.cpp) know the parts by; they compute this version alone
+        config.vision_config.architectures = ["InternVisionModel"]
+        config.text_config.architectures = [type_name(config.text_config)]
     return config
+
+
+def type_name(language: Any) -> str:
+    """The native class of a language model, by its configuration."""
+    return str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[language.model_type])
 
 
 def pixel_shuffle_version(stated: Settings, folder: Path) -> str:

@@ -24,7 +24,8 @@ from mllm_tailor.models.checkpoint import INDEX, ORIGINAL, Checkpoint, find_chec
 from mllm_tailor.models.convert.config import language_class, native_config_of
 from mllm_tailor.models.convert.dialogue import native_tokenizer, style_of, system_text, template_of
 from mllm_tailor.models.convert.weights import Source, Split, destinations
-from mllm_tailor.models.processor import InternVLProcessor
+from mllm_tailor.models.processor import InternVLProcessor, state_tiles
+from mllm_tailor.recipe.schema import Tiles
 
 SHARD = 2**30  # bytes held before a file is written
 
@@ -102,14 +103,15 @@ def _translate(checkpoint: Checkpoint) -> tuple[InternVLConfig, InternVLProcesso
     tokenizer = native_tokenizer(folder, language, style)
     config = native_config_of(stated, folder, tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
     patch = config.vision_config.patch_size[0]
-    dynamic = bool(stated.get("dynamic_image_size", False))
+    tiles = _tiles(stated)
+    state_tiles(config, tiles)
     processor = build_processor(
         tokenizer,
         stated.get("force_image_size") or config.vision_config.image_size[0],
         patch,
-        min_tiles=stated.get("min_dynamic_patch", 1) if dynamic else 1,
-        max_tiles=stated.get("max_dynamic_patch", 6) if dynamic else 1,
-        thumbnail=dynamic and bool(stated.get("use_thumbnail", False)),
+        min_tiles=tiles.min,
+        max_tiles=tiles.max,
+        thumbnail=tiles.thumbnail,
         template=template_of(tokenizer, style, system_text(stated, folder, name), language),
         downsample=config.downsample_ratio,
         frame_text="Frame-{}: ",
@@ -117,18 +119,19 @@ def _translate(checkpoint: Checkpoint) -> tuple[InternVLConfig, InternVLProcesso
     return config, processor
 
 
+def _tiles(stated: Mapping[str, Any]) -> Tiles:
+    """What a checkpoint cuts pictures into; the original class takes one tile and six where its file is silent."""
+    if not stated.get("dynamic_image_size", False):
+        return Tiles(min=1, max=1, thumbnail=False)
+    fewest, most = stated.get("min_dynamic_patch", 1), stated.get("max_dynamic_patch", 6)
+    return Tiles(min=fewest, max=most, thumbnail=bool(stated.get("use_thumbnail", False)))
+
+
 def _shapes(config: InternVLConfig) -> dict[str, tuple[int, ...]]:
-    """Name on disk and shape of every native weight."""
+    """Name and shape of every native weight."""
     with torch.device("meta"):
         model = InternVLForConditionalGeneration(config)
-    return {_on_disk(name): tuple(weight.shape) for name, weight in model.state_dict().items()}
-
-
-def _on_disk(name: str) -> str:
-    """The name official folders use for a weight of the native class."""
-    if name.startswith("lm_head."):
-        return f"language_model.{name}"
-    return name.removeprefix("model.").replace("language_model.", "language_model.model.", 1)
+    return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
 
 
 def _plan(checkpoint: Checkpoint, weights: Source, config: InternVLConfig) -> list[Step]:
@@ -153,8 +156,8 @@ def _plan(checkpoint: Checkpoint, weights: Source, config: InternVLConfig) -> li
         steps += [Step(name, targets, split)] if targets else []
         reached |= set(targets)
     missing = sorted(set(shapes) - reached)
-    if missing == ["language_model.lm_head.weight"]:  # tied when it was saved, so stored once
-        return [*steps, Step(_source_of(steps, "language_model.model.embed_tokens.weight"), missing, None)]
+    if missing == ["lm_head.weight"]:  # tied when it was saved, so stored once
+        return [*steps, Step(_source_of(steps, "model.language_model.embed_tokens.weight"), missing, None)]
     if missing:
         raise ModelError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]} — download it again")
     return steps

@@ -17,35 +17,38 @@ from mllm_tailor.models.checkpoint import read_header, weight_files
 LORA_SCALE = 2.0  # the original trainer always sets alpha to twice the rank
 
 RENAMES: tuple[tuple[str, str], ...] = (
-    (r"vision_model\.embeddings\.class_embedding", "vision_tower.embeddings.cls_token"),
-    (r"vision_model\.embeddings\.position_embedding", "vision_tower.embeddings.position_embeddings"),
-    (r"vision_model\.embeddings\.patch_embedding\.", "vision_tower.embeddings.patch_embeddings.projection."),
+    (r"vision_model\.embeddings\.class_embedding", "model.vision_tower.embeddings.cls_token"),
+    (r"vision_model\.embeddings\.position_embedding", "model.vision_tower.embeddings.position_embeddings"),
+    (r"vision_model\.embeddings\.patch_embedding\.", "model.vision_tower.embeddings.patch_embeddings.projection."),
     (
         r"vision_model\.encoder\.layers\.(\d+)\.attn\.proj\.",
-        r"vision_tower.encoder.layer.\1.attention.projection_layer.",
+        r"model.vision_tower.encoder.layer.\1.attention.projection_layer.",
     ),
-    (r"vision_model\.encoder\.layers\.(\d+)\.attn\.([qk]_norm)\.", r"vision_tower.encoder.layer.\1.attention.\2."),
-    (r"vision_model\.encoder\.layers\.(\d+)\.ls([12])", r"vision_tower.encoder.layer.\1.lambda_\2"),
-    (r"vision_model\.encoder\.layers\.(\d+)\.norm1\.", r"vision_tower.encoder.layer.\1.layernorm_before."),
-    (r"vision_model\.encoder\.layers\.(\d+)\.norm2\.", r"vision_tower.encoder.layer.\1.layernorm_after."),
-    (r"vision_model\.encoder\.layers\.(\d+)\.mlp\.(fc[12])\.", r"vision_tower.encoder.layer.\1.mlp.\2."),
-    (r"mlp1\.0\.", "multi_modal_projector.layer_norm."),
-    (r"mlp1\.1\.", "multi_modal_projector.linear_1."),
-    (r"mlp1\.3\.", "multi_modal_projector.linear_2."),
+    (
+        r"vision_model\.encoder\.layers\.(\d+)\.attn\.([qk]_norm)\.",
+        r"model.vision_tower.encoder.layer.\1.attention.\2.",
+    ),
+    (r"vision_model\.encoder\.layers\.(\d+)\.ls([12])", r"model.vision_tower.encoder.layer.\1.lambda_\2"),
+    (r"vision_model\.encoder\.layers\.(\d+)\.norm1\.", r"model.vision_tower.encoder.layer.\1.layernorm_before."),
+    (r"vision_model\.encoder\.layers\.(\d+)\.norm2\.", r"model.vision_tower.encoder.layer.\1.layernorm_after."),
+    (r"vision_model\.encoder\.layers\.(\d+)\.mlp\.(fc[12])\.", r"model.vision_tower.encoder.layer.\1.mlp.\2."),
+    (r"mlp1\.0\.", "model.multi_modal_projector.layer_norm."),
+    (r"mlp1\.1\.", "model.multi_modal_projector.linear_1."),
+    (r"mlp1\.3\.", "model.multi_modal_projector.linear_2."),
 )
 INTERNLM2_RENAMES: tuple[tuple[str, str], ...] = (
-    (r"language_model\.model\.tok_embeddings\.", "language_model.model.embed_tokens."),
-    (r"language_model\.output\.", "language_model.lm_head."),
-    (r"(language_model\.model\.layers\.\d+)\.attention\.wo\.", r"\1.self_attn.o_proj."),
-    (r"(language_model\.model\.layers\.\d+)\.feed_forward\.w1\.", r"\1.mlp.gate_proj."),
-    (r"(language_model\.model\.layers\.\d+)\.feed_forward\.w3\.", r"\1.mlp.up_proj."),
-    (r"(language_model\.model\.layers\.\d+)\.feed_forward\.w2\.", r"\1.mlp.down_proj."),
-    (r"(language_model\.model\.layers\.\d+)\.attention_norm\.", r"\1.input_layernorm."),
-    (r"(language_model\.model\.layers\.\d+)\.ffn_norm\.", r"\1.post_attention_layernorm."),
-    (r"language_model\.model\.norm\.", "language_model.model.norm."),
+    (r"language_model\.model\.tok_embeddings\.", "model.language_model.embed_tokens."),
+    (r"language_model\.output\.", "lm_head."),
+    (r"language_model\.model\.layers\.(\d+)\.attention\.wo\.", r"model.language_model.layers.\1.self_attn.o_proj."),
+    (r"language_model\.model\.layers\.(\d+)\.feed_forward\.w1\.", r"model.language_model.layers.\1.mlp.gate_proj."),
+    (r"language_model\.model\.layers\.(\d+)\.feed_forward\.w3\.", r"model.language_model.layers.\1.mlp.up_proj."),
+    (r"language_model\.model\.layers\.(\d+)\.feed_forward\.w2\.", r"model.language_model.layers.\1.mlp.down_proj."),
+    (r"language_model\.model\.layers\.(\d+)\.attention_norm\.", r"model.language_model.layers.\1.input_layernorm."),
+    (r"language_model\.model\.layers\.(\d+)\.ffn_norm\.", r"model.language_model.layers.\1.post_attention_layernorm."),
+    (r"language_model\.model\.norm\.", "model.language_model.norm."),
 )
 VISION_QKV = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.attn\.qkv\.(weight|bias)")
-LANGUAGE_QKV = re.compile(r"(language_model\.model\.layers\.\d+)\.attention\.wqkv\.(weight|bias)")
+LANGUAGE_QKV = re.compile(r"language_model\.model\.layers\.(\d+)\.attention\.wqkv\.(weight|bias)")
 COMPUTED = re.compile(r".*rotary_emb\.inv_freq")  # stored by old versions; follows from the configuration
 
 Split = Callable[[Tensor], list[Tensor]]
@@ -79,13 +82,16 @@ def destinations(name: str, llm: Mapping[str, Any], language: str) -> tuple[list
     if COMPUTED.fullmatch(name):
         return [], None
     if found := VISION_QKV.fullmatch(name):
-        attention = f"vision_tower.encoder.layer.{found[1]}.attention"
+        attention = f"model.vision_tower.encoder.layer.{found[1]}.attention"
         return [f"{attention}.{letter}_proj.{found[2]}" for letter in "qkv"], thirds
     internlm2 = language == "InternLM2ForCausalLM"
     if internlm2 and (found := LANGUAGE_QKV.fullmatch(name)):
-        return [f"{found[1]}.self_attn.{letter}_proj.{found[2]}" for letter in "qkv"], grouped(llm)
+        return [
+            f"model.language_model.layers.{found[1]}.self_attn.{letter}_proj.{found[2]}" for letter in "qkv"
+        ], grouped(llm)
     if not internlm2 and name.startswith(("language_model.model.", "language_model.lm_head.")):
-        return [name], None  # these three are stored as the native classes have them
+        inner = name.removeprefix("language_model.")  # within it, the other three are stored as the native classes are
+        return [inner.replace("model.", "model.language_model.", 1) if inner.startswith("model.") else inner], None
     for pattern, replacement in RENAMES + (INTERNLM2_RENAMES if internlm2 else ()):
         renamed, count = re.subn("^" + pattern, replacement, name)
         if count:

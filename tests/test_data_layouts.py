@@ -20,6 +20,7 @@ from PIL import Image
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.data import LAYOUTS, Fault, read_samples, recognise
+from mllm_tailor.tasks import open_task
 
 FIELDS = [{"company": "Kedai “A”", "total": "9.00"}, {"company": "Toko B", "total": "RM 1.50"}]
 
@@ -244,6 +245,42 @@ def test_internvl_meta_reads_each_row_once_and_says_so(tmp_path: Path) -> None:
     assert dataset.samples[0].media[0].path == (tmp_path / "pictures/a.png").resolve()
     assert any("repeat_time 3" in note for note in dataset.notes)
     assert {fault.source.rpartition(":")[2] for fault in faults if fault.severity == "error"} == {"outside", "missing"}
+
+
+def test_internvl_files_are_taken_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of row InternVL's documentation shows, named from the working directory as its scripts do."""
+
+    def said(*texts: str) -> list[dict[str, str]]:
+        return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
+
+    box = "<ref>the cup</ref><box>[[100, 200, 300, 400]]</box>"
+    rows = [
+        {"id": 0, "image": "a.png", "width": 60, "height": 40, "conversations": said("<image>\nWhat?", "A cup.")},
+        {"id": 1, "image": "a.png", "conversations": said("<image>\nWhat?", "A cup.", "Where?", box)},
+        {
+            "id": 2,
+            "image": ["a.png", "b.png"],
+            "width_list": [60, 60],
+            "height_list": [40, 40],
+            "conversations": said("Image-1: <image>\nImage-2: <image>\nWhich is darker?", "The second."),
+        },
+        {"id": 3, "video": "c.mp4", "conversations": said("<video>\nWhat is done?", "Tea is made.")},
+        {"id": 4, "conversations": said("Hello", "Good day.")},
+        {"id": 5, "conversations": [{"from": "system", "value": "Be short."}, *said("Hello", "Hi.")]},
+    ]
+    cups = {"root": "playground/data/cups/", "annotation": "playground/cups.jsonl", "data_augment": False}
+    cups |= {"max_dynamic_patch": 6, "repeat_time": 1, "length": 6}
+    media = {f"playground/data/cups/{name}": picture() for name in ("a.png", "b.png", "c.mp4")}
+    write(tmp_path, {"shell/data/meta.json": {"cups": cups}, "playground/cups.jsonl": rows, **media})
+    monkeypatch.chdir(tmp_path)
+    found = read_samples("shell/data/meta.json").samples
+    assert [(sample.id, len(sample.media), sample.modality) for sample in found] == [
+        *[("0", 1, "image"), ("1-1", 1, "image"), ("1-2", 1, "image"), ("2", 2, "image"), ("3", 1, "video")],
+        *[("4", 0, "text"), ("5", 0, "text")],
+    ]
+    assert found[2].answer == box and [turn.text for turn in found[2].history] == ["What?", "A cup."]
+    assert found[3].prompt == "Which is darker?" and found[6].system == "Be short."
+    assert open_task("ground").labels(found[2]) == {"box": [100, 200, 300, 400]}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from mllm_tailor.data.columns import default_id, group_key, read_id
 from mllm_tailor.data.rows import Row
 
 MARKERS = {"<image>": "image", "<video>": "video", "<audio>": "audio"}
+_MARKED = re.compile(rf"(?:(?:Image|Frame)-\d+: ?)?(?:{'|'.join(MARKERS)})\n?")  # InternVL numbers several pictures
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,7 @@ def conversation_samples(said: Sequence[Said], shown: tuple[Media, ...], row: Ro
 
 def strip_markers(text: str) -> str:
     """The text without file markers: files go before the text, where every family's template puts them."""
-    for marker in MARKERS:
-        text = text.replace(marker + "\n", "").replace(marker, "")
-    return text.strip()
+    return _MARKED.sub("", text).strip()
 
 
 def _check_order(turns: Sequence[Said], source: str) -> None:

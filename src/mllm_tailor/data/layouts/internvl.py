@@ -43,10 +43,7 @@ def read(path: Path) -> Iterator[Sample | Fault]:
 def _read_set(file: Path, name: str, entry: dict[str, Any]) -> Iterator[Sample | Fault]:
     source = f"{file}:{name}"
     try:
-        annotation = inside(file.parent, _text(entry, "annotation", source), source)
-        root = inside(file.parent, _text(entry, "root", source), source)
-        if not annotation.is_file():
-            raise DataError(f"{source}: no annotation file {annotation} — paths are relative to the meta file")
+        annotation, root = _places(file, entry, source)
     except DataError as error:
         yield Fault.of(error, source)
         return
@@ -54,6 +51,23 @@ def _read_set(file: Path, name: str, entry: dict[str, Any]) -> Iterator[Sample |
         repeat = entry["repeat_time"]
         yield Fault(source, f"repeat_time {repeat} is not applied", "every row is read once", severity="warning")
     yield from build(jsonl_rows(annotation), lambda row: samples_of(row, (root,)))
+
+
+def _places(file: Path, entry: dict[str, Any], source: str) -> tuple[Path, Path]:
+    """The annotation file and the folder of the media, relative to the meta file or, as InternVL's own scripts have it,
+    to the working directory.
+
+    Raises:
+        DataError: naming the set, when neither holds the annotation file.
+    """
+    named, root = _text(entry, "annotation", source), _text(entry, "root", source)
+    for base in (file.parent, Path.cwd()):
+        annotation = inside(base, named, source)
+        if annotation.is_file():
+            return annotation, inside(base, root, source)
+    raise DataError(
+        f"{source}: no annotation file {named} — paths are relative to the meta file, or to where you start `tailor`"
+    )
 
 
 def _text(entry: dict[str, Any], key: str, source: str) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from small_job import make_samples, small_recipe, snapshot
+from small_job import prepare as prepare_small
 
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.files import read_jsonl
@@ -24,6 +28,7 @@ from mllm_tailor.run.plan import plan
 from mllm_tailor.run.prepare import Job, prepare
 from mllm_tailor.run.tailor import run_recipe
 from mllm_tailor.tasks import make_task
+from mllm_tailor.training import train as train_small
 from mllm_tailor.training.order import Course, epoch_order
 
 SAMPLES = [Sample(f"s{number}") for number in range(10)]
@@ -179,3 +184,36 @@ def test_a_mixture_runs_from_beginning_to_end(
     shown = capsys.readouterr().err
     assert "An epoch of training" in shown and "general" in shown
     assert "mixed" in run.report.read_text()
+
+
+def test_a_kind_of_samples_moves_its_parts_alone(tiny_model_folder: Path, tmp_path: Path) -> None:
+    pictures = [replace(sample, answer="7") for sample in make_samples(tmp_path / "pictures", 4)]
+    texts = [Sample(f"t{number}", prompt="Say seven.", answer=str(number)) for number in range(4)]
+    settings = {"one_modality": True, "epochs": 1, "weight_decay": 0.1}
+    full = {"name": "full", "parts": ["vision", "projector", "language", "head"]}
+
+    def moved(samples: list[Sample], **train: Any) -> set[str]:
+        model, method, recipe = prepare_small(tiny_model_folder, full, **settings, **train)
+        before = snapshot(model)
+        train_small(model, method, samples, recipe, tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        after = snapshot(model)
+        return {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+
+    everything = {"vision_tower", "multi_modal_projector", "language_model", "weight"}
+    assert moved(pictures, modality_parts={"image": ["projector"]}) == {"multi_modal_projector"}
+    assert moved(texts, modality_parts={"text": ["language"]}) == {"language_model"}
+    assert moved([*pictures, *texts], modality_parts={"text": ["language"]}) == everything
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [({"txt": ["language"]}, "did you mean `text`"), ({"text": ["audio"]}, "none of audio is trained")],
+)
+def test_kinds_and_parts_that_are_not_there_are_refused(
+    parts: dict[str, list[str]], words: str, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    model, method, recipe = prepare_small(tiny_model_folder, {"name": "full"}, one_modality=True, modality_parts=parts)
+    with pytest.raises(RecipeError, match=words):
+        train_small(model, method, [Sample("t", prompt="a", answer="b")], recipe, tmp_path)
+    with pytest.raises(RecipeError, match="one_modality: true"):
+        small_recipe({"name": "full"}, modality_parts={"text": ["language"]})

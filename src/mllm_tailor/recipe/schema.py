@@ -183,6 +183,11 @@ class Train(Settings):
     one_modality: bool = Field(
         False, description="each step's samples are all pictures, all clips, all recordings or all text"
     )
+    modality_parts: dict[str, list[str]] = Field(
+        {},
+        description="parts that samples of a kind may move, such as {text: [language]}; other kinds move all that is "
+        "trained; needs `one_modality`",
+    )
     augment: bool = Field(
         False, description="small random turns, scales and light of training pictures and clips, speeds of recordings"
     )
@@ -190,6 +195,15 @@ class Train(Settings):
     def passes(self, count: int) -> float:
         """Epochs over `count` training samples."""
         return self.epochs if self.steps is None else self.steps / math.ceil(count / self.batch)
+
+    @model_validator(mode="after")
+    def _kinds_apart(self) -> Train:
+        if self.modality_parts and not self.one_modality:
+            raise ValueError("`modality_parts` needs steps of one kind of samples: say one_modality: true")
+        for part in (part for parts in self.modality_parts.values() for part in parts):
+            if part not in PARTS:
+                raise ValueError(f"modality_parts: no part `{part}` — parts are {', '.join(PARTS)}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -24,6 +24,7 @@ from mllm_tailor.training.keeping import Keeper
 from mllm_tailor.training.log import SilentLog, TrainingLog
 from mllm_tailor.training.memory import prepare_memory
 from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, trained_weights
+from mllm_tailor.training.moving import holding_still, still_weights
 from mllm_tailor.training.objectives import Aids, make_objective
 from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
 from mllm_tailor.training.order import Course, in_groups, micro_batches, step_seed
@@ -92,6 +93,8 @@ class Training:
         samples = self.objective.samples
         counted = samples[: self.objective.count]
         kinds = tuple(sample.modality for sample in counted) if recipe.train.one_modality else ()
+        self.kinds = kinds
+        self.still = still_weights(model, recipe.train.modality_parts, kinds)
         epochs = recipe.train.passes(len(counted))
         self.course = Course(len(counted), recipe.train.batch, epochs, recipe.seed, kinds)
         self.marks = self.course.ends(recipe.train.evaluate_every)
@@ -254,11 +257,13 @@ class Training:
             with torch.no_grad(), computing(device, self.bf16):
                 for one, batch in self._batches(plan, plan):
                     self.objective.look(batch, one.samples)
-        for one, batch in self._batches(plan, then):
-            with computing(device, self.bf16):
-                share = self.objective.loss(batch, one.samples) / units
-            each(share)
-            loss += share.detach()
+        kind = self.kinds[self.course.samples(step)[0]] if self.still else ""
+        with holding_still(self.still.get(kind, ())):
+            for one, batch in self._batches(plan, then):
+                with computing(device, self.bf16):
+                    share = self.objective.loss(batch, one.samples) / units
+                each(share)
+                loss += share.detach()
         return total(float(loss), device)
 
     def _batches(self, plan: list[Pass], then: list[Pass]) -> Iterator[tuple[Pass, Batch]]:

@@ -58,6 +58,7 @@ def test_manifest(tmp_path):
         ("{}", "none of image"),
         ('{"image": 3}', "named by paths"),
         ('{"image": "../../etc/passwd"}', "leads out of"),
+        ('{"image": "/etc/passwd"}', "leads out of"),
         ('{"image": "data:image/png;base64,%%%"}', "damaged"),
         ('{"image": "a.png", "question": 1}', "should be text"),
         ('{"image": "a.png", "id": NaN}', "not valid JSON"),
@@ -71,6 +72,16 @@ def test_bad_rows_are_named_and_stop_nothing(tmp_path, row, said):
     bad, good = read_inputs([manifest])
     assert f"{manifest}:1: " in bad.extra["problem"] and said in bad.extra["problem"]
     assert good.id == "a" and "problem" not in good.extra
+
+
+def test_an_absolute_path_is_the_users_own_word(tmp_path):
+    picture(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "lists").mkdir()
+    manifest = tmp_path / "lists" / "todo.jsonl"
+    rows = [{"image": str(tmp_path / "elsewhere" / "a.png")}, {"image": str(tmp_path / "elsewhere" / "gone.png")}]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    first, second = read_inputs([manifest])
+    assert first.media[0].path == (tmp_path / "elsewhere" / "a.png").resolve() and second.media
 
 
 def test_missing_and_unknown_files_are_named(tmp_path):

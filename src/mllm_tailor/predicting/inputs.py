@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count
@@ -21,10 +22,10 @@ MEDIA_KEYS: tuple[MediaKind, ...] = ("image", "video", "audio")
 def read_inputs(paths: Sequence[Path]) -> list[Sample]:
     """Samples for `tailor predict PATH...`, in the order given; folders are walked in order of name.
 
-    A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, relative to the manifest), or `views`
-    of one scene to be stitched, and, where wanted, `question`, `options` and `id`. Whatever cannot be used becomes a
-    sample with `extra["problem"]`, which predicts as an error row: one bad file never stops the others. Ids are file
-    stems, made different where they collide.
+    A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, inside the manifest's folder or
+    absolute), or `views` of one scene to be stitched, and, where wanted, `question`, `options` and `id`. Whatever
+    cannot be used becomes a sample with `extra["problem"]`, which predicts as an error row: one bad file never stops
+    the others. Ids are file stems, made different where they collide.
     """
     taken: set[str] = set()
     return [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
@@ -123,7 +124,13 @@ def _names(value: Any, where: str) -> list[str]:
 def _media(key: MediaKind, name: str, folder: Path, where: str) -> tuple[Media, ...]:
     if name.startswith("data:"):
         return (Media(key, data=decode_data_uri(name, where)),)
-    return pages_of(inside(folder, name, where), key)
+    return pages_of(_place(folder, name, where), key)
+
+
+def _place(folder: Path, name: str, where: str) -> Path:
+    """A relative path stays inside the manifest's folder; an absolute one to media is the user's own word."""
+    whole = os.path.isabs(name) and media_kind(name) is not None and "\0" not in name
+    return Path(os.path.realpath(name)) if whole else inside(folder, name, where)
 
 
 def _bad(identifier: str, where: str, problem: str) -> Sample:

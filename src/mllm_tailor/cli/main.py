@@ -76,8 +76,18 @@ def check(
     recipe: RecipeFile,
     overrides: Overrides = None,
     decode: Annotated[bool, typer.Option(help="Open every picture, clip and recording.")] = True,
+    fit: Annotated[bool, typer.Option("--fit", help="Find settings whose training fits into memory.")] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="With --fit: how much, such as 8GB; default: all that is free.")
+    ] = None,
 ) -> None:
     """Look for faults, leaks and costs before any training; ends with an error when something must be mended."""
+    if fit:
+        from mllm_tailor.run.fit import fit_recipe
+
+        if not fit_recipe(recipe, overrides or [], memory):
+            raise typer.Exit(1)
+        return
     from mllm_tailor.run.check import check_recipe
 
     if not check_recipe(recipe, overrides or [], decode=decode):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -52,6 +56,61 @@ def current_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     return int(psutil.Process().memory_info().rss)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+@dataclass
+class Rise:
+    """Bytes held before some work, and the most held during it beyond them."""
+
+    before: int = 0
+    rise: int = 0
+
+
+@contextmanager
+def watch_memory(device: torch.device) -> Iterator[Rise]:
+    """How far memory rises during the work; the figures are there when it is done.
+
+    In main memory, what was freed earlier is handed back first: the allocator would serve the work from it unseen.
+    """
+    found = Rise()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        found.before = current_memory(device)
+        yield found
+        found.rise = peak_memory(device) - found.before
+        return
+    _hand_back_freed_memory()
+    restarted = _restart_high_water()
+    found.before = current_memory(device)
+    yield found
+    found.rise = max(0, (_high_water() if restarted else peak_memory(device)) - found.before)
+
+
+def _hand_back_freed_memory() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
+
+
+def _restart_high_water() -> bool:
+    """Begin anew with the most memory this process ever held (Linux, proc(5)); False where that cannot be."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _high_water() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 @dataclass

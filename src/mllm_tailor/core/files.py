@@ -116,3 +116,8 @@ def human_bytes(count: float) -> str:
         return f"{count:.0f} B"
     power = min(4, int(math.log(count, 1024)))
     return f"{count / 1024**power:.1f} {['B', 'KiB', 'MiB', 'GiB', 'TiB'][power]}"
+
+
+def human_time(seconds: float) -> str:
+    """`90` -> `1.5 min`."""
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"

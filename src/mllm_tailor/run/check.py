@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,20 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from mllm_tailor.core.files import human_bytes
+from mllm_tailor.core.files import human_bytes, human_time
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import Examination, Fault
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import Length, OpenModel
 from mllm_tailor.recipe import read_recipe, stage_recipes
-from mllm_tailor.run.forecast import Forecast
+from mllm_tailor.run.forecast import Forecast, foresee
 from mllm_tailor.run.job import check_words
-from mllm_tailor.run.ledger import foresee, measure
+from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.plan import plan, print_plan
-from mllm_tailor.run.predict import open_base
+from mllm_tailor.run.predict import open_base, open_for_training, read_in
 from mllm_tailor.run.prepare import SHOWN_FAULTS, Job, prepare
+from mllm_tailor.run.scores import modes
 from mllm_tailor.run.settle import settle
 from mllm_tailor.run.stages import check_stages, leaks_between
 from mllm_tailor.run.units import with_units
@@ -30,6 +32,7 @@ from mllm_tailor.scoring import plain
 from mllm_tailor.tasks import make_task
 
 SHOWN_SPANS = 3
+READ = 2  # held-out samples, to learn how long reading takes
 
 
 def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
@@ -63,8 +66,25 @@ def _check_job(job: Job, leaks: Sequence[Fault], *, staged: bool) -> bool:
     print_plan(plan(job, lengths))
     _print_lengths(lengths)
     _print_spans(model, job.train[:SHOWN_SPANS])
-    print_forecast(foresee(model, make_method(job.recipe), job, lengths))
+    reading = _reading_seconds(model, job)
+    del model
+    print_forecast(_rehearse(job, lengths, reading))
     return faults_ok
+
+
+def _reading_seconds(model: OpenModel, job: Job) -> float:
+    """Of base and tuned over all held-out samples, from a few that are read."""
+    few = job.held_out[:READ]
+    began = time.perf_counter()
+    for mode in modes(job.task):
+        read_in(mode, model, job.task, few, job.recipe.predict)
+    return 2 * (time.perf_counter() - began) / len(few) * len(job.held_out)
+
+
+def _rehearse(job: Job, lengths: dict[str, Length], reading: float) -> Forecast:
+    model, method = open_for_training(job.recipe), make_method(job.recipe)
+    method.apply(model)
+    return foresee(model, method, job, lengths, reading)
 
 
 def _print_parts(job: Job) -> None:
@@ -126,8 +146,9 @@ def _print_spans(model: OpenModel, samples: tuple[Sample, ...]) -> None:
 
 def print_forecast(forecast: Forecast) -> None:
     """Memory and minutes on this machine."""
+    seeing = f", reading the training pictures {human_time(forecast.seeing_seconds)}" if forecast.seeing_seconds else ""
     console.print(
-        f"[bold]Forecast[/] on this machine: peak memory about {human_bytes(forecast.peak_bytes)}, "
-        f"training about {forecast.training_seconds / 60:.0f} min, "
-        f"scoring base and tuned about {forecast.scoring_seconds / 60:.0f} min"
+        f"[bold]Forecast[/] on this machine, from one pass: peak memory about {human_bytes(forecast.peak_bytes)}, "
+        f"training about {human_time(forecast.training_seconds)}{seeing}, "
+        f"scoring base and tuned about {human_time(forecast.scoring_seconds)}"
     )

@@ -1,29 +1,20 @@
-"""What a run will cost, before it costs it: memory and minutes from shapes and a measured rate of arithmetic.
+"""What a run will cost, before it costs it: one pass is rehearsed on the real model, and scaled to all of them.
 
-The arithmetic of a transformer is about 2 operations per weight and token forward and 4 backward where gradients flow
-(Kaplan et al. 2020, section 2.1), plus attention. The forecast is meant to be right within a factor of two; the run
-compares it with what it measured.
+Passes are scaled by their arithmetic: a transformer does about 2 operations per weight and token forward and 4 backward
+where gradients flow (Kaplan et al. 2020, section 2.1), plus attention.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-FRAMEWORK_BYTES = 700 * 2**20  # the process with torch and transformers loaded, before any weight
-EFFICIENCY = 0.45  # share of the measured matrix rate that a whole step reaches
-
-
-@dataclass(frozen=True)
-class SampleCost:
-    """One sample's length."""
-
-    tokens: int
-    tiles: int
+from mllm_tailor.methods import Method
+from mllm_tailor.models import Length, OpenModel
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.prepare import Job
+from mllm_tailor.training import Rehearsal, rehearse
 
 
 @dataclass(frozen=True)
@@ -31,82 +22,75 @@ class Forecast:
     """Bytes and seconds foreseen."""
 
     peak_bytes: int
-    training_seconds: float
-    scoring_seconds: float
-    longest_tokens: int
+    training_seconds: float  # of all steps; what a budget of minutes cuts off is not in it
+    seeing_seconds: float  # of the vision side over the training pictures, where it runs once
+    scoring_seconds: float  # of base and tuned, each held to the schema and free
+    together: int  # longest samples in one pass
 
     def row(self) -> dict[str, Any]:
         """Plain values for forecast.json."""
         return asdict(self)
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 768) -> float:
-    """Operations per second of a matrix product here and now (about 0.2 s)."""
-    left = torch.randn(size, size, device=device, dtype=dtype)
-    left @ left
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 0.2:
-        left @ left
-        count += 1
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return count * 2 * size**3 / (time.perf_counter() - start)
-
-
 @dataclass(frozen=True)
-class ModelCost:
-    """What the forecast needs to know of a model and a method."""
+class Shape:
+    """What the arithmetic of a pass depends on."""
 
-    weights: int
-    weight_bytes: int
-    trained: int
+    weights: int  # without the vision tower
     vision_weights: int
     patches_per_tile: int
     vision_width: int
     vision_layers: int
     width: int
     layers: int
-    vision_trained: bool
+
+    @classmethod
+    def of(cls, model: OpenModel) -> Shape:
+        """Read from a model's configuration and weights."""
+        config = model.model.config
+        text, vision = getattr(config, "text_config", config), getattr(config, "vision_config", None)
+        prefixes = tuple(model.family.parts.get("vision", ()))
+        named = list(model.model.named_parameters())
+        tower = sum(weight.numel() for name, weight in named if prefixes and name.startswith(prefixes))
+        image, patch = _side(getattr(vision, "image_size", 448)), _side(getattr(vision, "patch_size", 14))
+        return cls(
+            weights=sum(weight.numel() for _, weight in named) - tower,
+            vision_weights=tower,
+            patches_per_tile=(image // patch) ** 2,
+            vision_width=getattr(vision, "hidden_size", 0),
+            vision_layers=getattr(vision, "num_hidden_layers", 0),
+            width=text.hidden_size,
+            layers=text.num_hidden_layers,
+        )
+
+    def operations(self, length: Length, *, pictures: bool) -> float:
+        """Forward operations of one sample; `pictures`: with the vision side."""
+        text = length.tokens * (2 * self.weights + 2 * length.tokens * self.width * self.layers)
+        patches = length.tiles * self.patches_per_tile if pictures else 0
+        attention = 4 * self.patches_per_tile * self.vision_width * self.vision_layers
+        return float(text + patches * (2 * self.vision_weights + attention))
 
 
-def forecast(
-    cost: ModelCost,
-    train: Sequence[SampleCost],
-    held_out: Sequence[SampleCost],
-    *,
-    epochs: float,
-    minutes: float | None,
-    micro_batch: int,
-    reply_tokens: int,
-    rate: float,
+def foresee(model: OpenModel, method: Method, job: Job, lengths: dict[str, Length], scoring_seconds: float) -> Forecast:
+    """The costs of training `method`, which was applied to `model`, on this machine."""
+    learned = list(job.learned)
+    sizes = [lengths[sample.id] for sample in learned]
+    found = rehearse(model, method, learned, sizes, job.recipe)
+    return extrapolate(found, Shape.of(model), sizes, job.recipe, len(job.train), scoring_seconds)
+
+
+def extrapolate(
+    found: Rehearsal, shape: Shape, sizes: Sequence[Length], recipe: Recipe, counted: int, scoring_seconds: float
 ) -> Forecast:
-    """Peak bytes and seconds of training and of scoring base and tuned, each constrained and free."""
-    longest = max(sample.tokens for sample in (*train, *held_out))
-    tiles = max(sample.tiles for sample in (*train, *held_out))
-    language = cost.weights - cost.vision_weights
-    activations = micro_batch * longest * cost.width * cost.layers * 34 * 2
-    if cost.vision_trained:
-        activations += micro_batch * tiles * cost.patches_per_tile * cost.vision_width * cost.vision_layers * 34 * 2
-    else:
-        activations += tiles * cost.patches_per_tile * cost.vision_width * 12 * 4
-    peak = FRAMEWORK_BYTES + cost.weight_bytes + cost.trained * 16 + activations
-    forward = [_forward(cost, language, sample) for sample in train]
-    passes = [(language_ops, vision_ops) for language_ops, vision_ops in forward]
-    train_ops = sum(
-        3 * language_ops + (3 if cost.vision_trained else 0) * vision_ops for language_ops, vision_ops in passes
-    )
-    once = 0.0 if cost.vision_trained else sum(vision_ops for _, vision_ops in passes)
-    score_ops = sum(sum(_forward(cost, language, sample)) + reply_tokens * 2 * language for sample in held_out)
-    speed = rate * EFFICIENCY
-    training = (epochs * train_ops + once) / speed
-    if minutes is not None:
-        training = min(training, 60 * minutes)
-    return Forecast(int(peak), training, 4 * score_ops / (speed * 0.5), longest)
+    """From one pass to all: seconds by operations. `counted` samples make up an epoch's count of steps."""
+    costs = [shape.operations(size, pictures=not found.cached) for size in sizes]
+    rate = sum(costs[number] for number in found.timed) / found.pass_seconds
+    training = recipe.train.passes(counted) * sum(costs) / rate
+    if recipe.train.minutes is not None:
+        training = min(training, 60 * recipe.train.minutes)
+    seeing = found.seeing_seconds * sum(size.tiles for size in sizes)
+    return Forecast(found.peak_bytes, training, seeing, scoring_seconds, found.together)
 
 
-def _forward(cost: ModelCost, language: int, sample: SampleCost) -> tuple[float, float]:
-    """Forward operations of one sample: language side, vision side."""
-    text = sample.tokens * (2 * language + 2 * sample.tokens * cost.width * cost.layers)
-    patches = sample.tiles * cost.patches_per_tile
-    vision = patches * (2 * cost.vision_weights + 4 * cost.patches_per_tile * cost.vision_width * cost.vision_layers)
-    return float(text), float(vision)
+def _side(value: object) -> int:
+    return int(value[0]) if isinstance(value, (list, tuple)) else int(value)  # type: ignore[call-overload]

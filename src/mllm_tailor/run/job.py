@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from mllm_tailor.core.device import seed_everything
+from mllm_tailor.core.device import peak_memory, seed_everything
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.files import read_json, write_json
 from mllm_tailor.core.progress import console
@@ -18,7 +19,8 @@ from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.aids import gather_aids
 from mllm_tailor.run.environment import describe_environment
 from mllm_tailor.run.folder import RunFolder, read_predictions
-from mllm_tailor.run.ledger import foresee, measure, write_ledger
+from mllm_tailor.run.forecast import foresee
+from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.plan import plan, print_plan
 from mllm_tailor.run.predict import (
     choose_into,
@@ -69,24 +71,36 @@ def run_job(run: RunFolder, job: Job) -> None:
     seed_everything(job.recipe.seed)
     memory = FeatureMemory()  # held-out and dev pictures are read many times, by a vision side most methods leave alone
     _before(run, job, memory)
+    _forecast(run, job)
     tune(run, job, make_method(job.recipe), memory)
     _after(run, job, memory)
     report_job(run, job)
 
 
 def _before(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
-    """Ledger, forecast, and the untouched model's replies and features."""
-    if run.forecast.exists() and _complete(run, job, "base") and run.predictions("floor_nearest").exists():
+    """Ledger, and the untouched model's replies and features."""
+    if run.ledger.exists() and _complete(run, job, "base") and run.predictions("floor_nearest").exists():
         return
     model = open_base(job.recipe)
     write_json(run.environment, describe_environment(model.identity))
     lengths = measure(model, job)
     print_plan(plan(job, lengths))
     write_ledger(run.ledger, job, lengths)
-    if not run.forecast.exists():
-        write_json(run.forecast, foresee(model, make_method(job.recipe), job, lengths).row())
     _predict_both(run, job, "base", model, memory)
     _nearest(run, job, model)
+
+
+def _forecast(run: RunFolder, job: Job) -> None:
+    """What the training will cost; how long reading takes is known from the untouched model."""
+    if run.forecast.exists() or run.training.exists():
+        return
+    model, method = open_for_training(job.recipe), make_method(job.recipe)
+    method.apply(model)
+    base = [row for mode in modes(job.task) for row in read_predictions(run.predictions(f"base_{mode}"))]
+    reading = 2 * sum(row.seconds for row in base)
+    found = foresee(model, method, job, measure(model, job), reading)
+    most = max(found.peak_bytes, peak_memory(model.device))  # reading may have taken more
+    write_json(run.forecast, replace(found, peak_bytes=most).row())
 
 
 def _complete(run: RunFolder, job: Job, who: str) -> bool:

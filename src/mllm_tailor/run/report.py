@@ -13,7 +13,7 @@ from PIL import ImageDraw
 
 from mllm_tailor.core.clips import film_strip, read_frames
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.files import human_bytes, read_json, read_jsonl
+from mllm_tailor.core.files import human_bytes, human_time, read_json, read_jsonl
 from mllm_tailor.core.media import open_image
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
@@ -130,7 +130,7 @@ def _costs(run: RunFolder, scores: RunScores, training: Mapping[str, Any]) -> li
     foreseen = read_json(run.forecast)
     reading = sum(prediction.seconds for prediction in scores.tuned_predictions)
     return [
-        Cost("training", _minutes(training["seconds"]), _minutes(foreseen["training_seconds"])),
+        Cost("training", human_time(training["seconds"]), human_time(foreseen["training_seconds"])),
         Cost("peak memory", human_bytes(training["peak_bytes"]), human_bytes(foreseen["peak_bytes"])),
         Cost("training speed", f"{training['samples_per_second']:.2f} samples/s"),
         Cost("reading speed, tuned", f"{len(scores.ids) / max(reading, 1e-9):.2f} samples/s"),
@@ -140,10 +140,6 @@ def _costs(run: RunFolder, scores: RunScores, training: Mapping[str, Any]) -> li
 
 def _files(folder: Path) -> Iterator[Path]:
     return (file for file in folder.rglob("*") if file.is_file())
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _pictures(job: Job, scores: RunScores) -> dict[str, bytes]:

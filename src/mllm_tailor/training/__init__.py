@@ -6,6 +6,17 @@
 from mllm_tailor.training.loop import TrainResult, train
 from mllm_tailor.training.objectives import Aids, check_objective
 from mllm_tailor.training.optimizers import OPTIMIZERS, check_settings
+from mllm_tailor.training.rehearsal import Rehearsal, rehearse
 from mllm_tailor.training.stopping import Interrupted
 
-__all__ = ["OPTIMIZERS", "Aids", "Interrupted", "TrainResult", "check_objective", "check_settings", "train"]
+__all__ = [
+    "OPTIMIZERS",
+    "Aids",
+    "Interrupted",
+    "Rehearsal",
+    "TrainResult",
+    "check_objective",
+    "check_settings",
+    "rehearse",
+    "train",
+]

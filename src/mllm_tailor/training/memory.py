@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import psutil
-import torch
-
+from mllm_tailor.core.device import free_memory
 from mllm_tailor.models import OpenModel
 from mllm_tailor.recipe import Train
 from mllm_tailor.training.modes import keep_frozen_parts_quiet
@@ -12,13 +10,6 @@ from mllm_tailor.training.processes import smallest
 
 CPU_TOKENS = 4096  # more side by side is no faster on a CPU
 SHARE = 0.5  # of the free memory, for activations
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def token_bytes(model: OpenModel, checkpointing: bool) -> int:
@@ -34,7 +25,7 @@ def token_bytes(model: OpenModel, checkpointing: bool) -> int:
 
 def wants_checkpointing(model: OpenModel, longest: int) -> bool:
     """Whether the activations of even one longest sample would take more than their share."""
-    return longest * token_bytes(model, False) > SHARE * free_bytes(model.device)
+    return longest * token_bytes(model, False) > SHARE * free_memory(model.device)
 
 
 def prepare_memory(model: OpenModel, settings: Train, longest: int) -> int:
@@ -49,5 +40,5 @@ def prepare_memory(model: OpenModel, settings: Train, longest: int) -> int:
 
 def token_budget(model: OpenModel, checkpointing: bool) -> int:
     """Padded tokens of one forward pass."""
-    fitting = int(SHARE * free_bytes(model.device) / token_bytes(model, checkpointing))
+    fitting = int(SHARE * free_memory(model.device) / token_bytes(model, checkpointing))
     return min(CPU_TOKENS, fitting) if model.device.type == "cpu" else fitting

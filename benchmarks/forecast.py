@@ -1,0 +1,154 @@
+"""Does the forecast hold? Peak memory and seconds foreseen beside those of the real training, over many settings.
+
+    python benchmarks/forecast.py                # every setting, two processes each
+    python benchmarks/forecast.py --only lora    # those whose name holds these letters
+
+One process rehearses (as `tailor check` and `tailor run` do), another trains three steps; each is fresh, so that none
+profits from memory the other has touched. Drawn receipts, one thread. Results go to benchmarks/results/forecast.json.
+Seconds are of the wall clock: on a machine with other work they say little, bytes say the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mllm_tailor.core.device import describe_machine, peak_memory, pick_device, seed_everything
+from mllm_tailor.core.files import human_bytes, human_time, write_json
+from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.methods import make_method
+from mllm_tailor.models import measure_length
+from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.recipe import Recipe, make_recipe
+from mllm_tailor.run.forecast import Shape, extrapolate
+from mllm_tailor.run.predict import open_for_training
+from mllm_tailor.run.prepare import prepare
+from mllm_tailor.tasks import make_task
+from mllm_tailor.training import rehearse, train
+
+RESULTS = Path(__file__).parent / "results" / "forecast.json"
+SAMPLES, BATCH, STEPS = 12, 4, 3
+EVERYTHING = ["vision", "projector", "language", "head"]
+FULL = {"name": "full", "parts": EVERYTHING}
+LORA = {"name": "lora", "rank": 16}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {"method": LORA},
+    "lora, one a pass": {"method": LORA, "train": {"micro_batch": 1}},
+    "lora, vision too": {"method": {**LORA, "parts": ["vision", "projector", "language"]}},
+    "lora, vision too, recomputed": {
+        "method": {**LORA, "parts": ["vision", "projector", "language"]},
+        "train": {"checkpointing": True},
+    },
+    "qlora": {"method": {"name": "qlora", "rank": 16}},
+    "full": {"method": FULL},
+    "full, one a pass": {"method": FULL, "train": {"micro_batch": 1}},
+    "full, recomputed": {"method": FULL, "train": {"checkpointing": True}},
+    "full, augmented, sgd": {"method": FULL, "train": {"augment": True, "optimizer": "sgd"}},
+    "full, one tile": {"method": FULL, "model": {"path": "embedded", "tiles": {"min": 1, "max": 1}}},
+    "lomo": {"method": {"name": "lomo", "parts": EVERYTHING}},
+    "mezo": {"method": {"name": "mezo", "parts": EVERYTHING}},
+    "lora, 50 million weights": {"method": LORA, "model": {"path": "WIDE"}},
+    "full language, 50 million weights": {"method": {"name": "full", "parts": ["language"]}, "model": {"path": "WIDE"}},
+}
+
+
+def build(folder: Path) -> None:
+    """Receipts, and a random model of about 50 million weights in the text side."""
+    draw_folder(folder / "receipts", SAMPLES, 2, seed=3)
+    seed_everything(0)
+    tokenizer = build_tokenizer()
+    model = build_internvl(
+        tokenizer, vision_width=192, vision_layers=4, text_width=512, text_layers=12, image_size=448, head_width=64,
+        tie_embeddings=False,
+    )  # fmt: skip
+    save(model, build_processor(tokenizer, 448, max_tiles=2), folder / "wide")
+
+
+def recipe_of(name: str, folder: Path) -> Recipe:
+    """The setting as a recipe."""
+    said = SETTINGS[name]
+    model = dict(said.get("model", {"path": "embedded"}))
+    if model["path"] == "WIDE":
+        model["path"] = str(folder / "wide")
+    steps = {"batch": BATCH, "steps": STEPS, "learning_rate": 1e-5} | said.get("train", {})
+    data = {"train": str(folder / "receipts"), "held_out": {"column": "split", "value": "dev"}, "dev": 0}
+    task = {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}}
+    return make_recipe({"data": data, "task": task, "model": model, "method": said["method"], "train": steps})
+
+
+def child(name: str, folder: Path, what: str) -> None:
+    """Foresee, or train; prints bytes and seconds."""
+    torch.set_num_threads(1)
+    recipe = recipe_of(name, folder)
+    job = prepare(recipe, make_task(recipe), exclude_faulty=False)
+    model, method = open_for_training(recipe), make_method(recipe)
+    method.apply(model)
+    if what == "foresee":
+        lengths = [measure_length(sample, model) for sample in job.learned]
+        found = rehearse(model, method, job.learned, lengths, recipe)
+        said = extrapolate(found, Shape.of(model), lengths, recipe, len(job.train), 0.0)
+        answer = {"bytes": said.peak_bytes, "seconds": said.training_seconds}
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            result = train(model, method, job.learned, recipe, Path(place))
+        answer = {"bytes": peak_memory(pick_device()), "seconds": result.seconds}
+    print(json.dumps(answer))
+
+
+def measure(name: str, folder: Path, what: str) -> dict[str, float]:
+    """In a process of its own."""
+    command = [sys.executable, __file__, "--child", name, "--folder", str(folder), "--what", what]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise SystemExit(f"{name}, {what}:\n{done.stderr[-3000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Foresee, train, compare, store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="settings whose name holds these letters")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--what", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    if said.child:
+        child(said.child, said.folder, said.what)
+        return
+    table = Table(title="The forecast beside the training", title_justify="left")
+    for column in ("setting", "memory foreseen", "measured", "off by", "seconds foreseen", "measured", "off by"):
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        build(folder)
+        for name in (name for name in SETTINGS if said.only in name):
+            began = time.perf_counter()
+            foreseen, measured = (measure(name, folder, what) for what in ("foresee", "train"))
+            off = {key: foreseen[key] / measured[key] - 1 for key in foreseen}
+            rows.append({"setting": name, "foreseen": foreseen, "measured": measured, "off": off})
+            print(f"{name}: memory {off['bytes']:+.0%}, seconds {off['seconds']:+.0%}, "
+                  f"took {human_time(time.perf_counter() - began)}", flush=True)  # fmt: skip
+            table.add_row(
+                name, human_bytes(foreseen["bytes"]), human_bytes(measured["bytes"]), f"{off['bytes']:+.0%}",
+                human_time(foreseen["seconds"]), human_time(measured["seconds"]), f"{off['seconds']:+.0%}",
+            )  # fmt: skip
+    Console().print(table)
+    if not said.only:
+        write_json(RESULTS, {"machine": describe_machine(), "settings": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What a pass costs, measured before the training on the real model and samples: bytes and seconds.
+
+Shapes alone foretell neither the copies an attention kernel makes nor what an allocator keeps: on the embedded model
+a count of saved tensors was half of what the process really grew by. One real pass is exact and takes seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mllm_tailor.core.device import computes_in_bf16, watch_memory
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.methods import Method
+from mllm_tailor.models import Length, OpenModel, embed_pictures, embed_texts
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.training.features import as_inputs, can_cache, see
+from mllm_tailor.training.feed import Batch, collate_right, to_device
+from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.memory import prepare_memory
+from mllm_tailor.training.modes import trained_weights
+from mllm_tailor.training.precision import computing
+
+TOGETHER_ON_CPU = 2  # samples of the timed pass; more side by side cost as much each
+STATE_BYTES = {  # of an optimizer, for each trained weight
+    "adamw": 8, "adamw_8bit": 2, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2, "sgd": 0,
+    "lomo": 0, "adalomo": 0, "galore": 2, "apollo": 1, "mezo": 0,
+}  # fmt: skip
+NO_GRADIENTS = ("mezo",)
+ONE_GRADIENT = ("lomo", "adalomo")  # each is used and dropped before the next is whole
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Costs of a training's passes."""
+
+    held: int  # bytes before the first pass, weights included
+    standing: int  # bytes of gradients and optimizer state
+    pass_bytes: int  # of one pass over the longest sample
+    together: int  # samples of that length in one pass
+    pass_seconds: float  # of a pass over `timed`
+    timed: tuple[int, ...]  # numbers of the samples of the timed pass
+    cached: bool  # whether the vision side runs once, outside the passes
+    seeing_seconds: float = 0.0  # of the vision side for one tile, where it does
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory a training of these passes holds."""
+        return self.held + self.standing + self.together * self.pass_bytes
+
+
+def rehearse(
+    model: OpenModel, method: Method, samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe
+) -> Rehearsal:
+    """Run passes as the training will, without a step; the weights stay as they are.
+
+    Raises:
+        torch.OutOfMemoryError: when not even one pass over the longest sample fits.
+    """
+    settings, device = recipe.train, model.device
+    optimizer = method.optimizer or settings.optimizer
+    seeing = replace(model, tiles=settings.tiles or model.tiles)
+    ranked = sorted(range(len(samples)), key=lambda number: (lengths[number].tokens, number))
+    longest, median = ranked[-1], ranked[len(ranked) // 2]
+    budget = prepare_memory(model, settings, lengths[longest].tokens)
+    together = min(settings.batch, settings.micro_batch or max(1, budget // lengths[longest].tokens))
+    bf16 = computes_in_bf16(recipe.model.dtype, device)
+    cached = can_cache(model, samples, settings.augment)
+    seconds_a_tile = 0.0
+
+    def ready(numbers: Sequence[int]) -> Batch:
+        nonlocal seconds_a_tile
+        batch = collate_right([seeing.encode(samples[number], loss=settings.loss) for number in numbers], seeing)
+        if cached and "pixel_values" in batch:
+            pixels = batch.pop("pixel_values")
+            began = time.perf_counter()
+            features = see(model, pixels, bf16)
+            seconds_a_tile = (time.perf_counter() - began) / len(pixels)
+            batch["image_features"] = features.flatten(0, 1)[None]
+        return as_inputs(to_device(batch, device))
+
+    def once(batch: Batch) -> float:
+        began = time.perf_counter()
+        with torch.set_grad_enabled(optimizer not in NO_GRADIENTS), computing(device, bf16):
+            loss = _loss(model, batch)
+        if loss.requires_grad:
+            loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    gradients, states = _standing(model, optimizer)
+    batch = ready([longest])
+    with watch_memory(device) as memory:
+        once(batch)
+    model.model.zero_grad(set_to_none=True)
+    timed = (median,) * (min(together, TOGETHER_ON_CPU) if device.type == "cpu" else together)
+    batch = ready(timed)
+    seconds = once(batch) * (2 if optimizer in NO_GRADIENTS else 1)  # MeZO looks to both sides
+    model.model.zero_grad(set_to_none=True)
+    own = max(0, memory.rise - sum(gradients))
+    kept = max(gradients, default=0) if optimizer in ONE_GRADIENT else sum(gradients)
+    standing = states + (0 if optimizer in NO_GRADIENTS else kept)
+    return Rehearsal(memory.before, standing, own, together, seconds, timed, cached, seconds_a_tile)
+
+
+def _loss(model: OpenModel, batch: Batch) -> Tensor:
+    """Something that uses all a pass computes; its value means nothing."""
+    if model.family.compares:
+        return embed_pictures(model, batch).sum() + embed_texts(model, batch).sum()
+    summed, count = answer_loss(model.model, batch)
+    return summed / max(1, count)
+
+
+def _standing(model: OpenModel, optimizer: str) -> tuple[list[int], int]:
+    """Bytes of each gradient, and of all optimizer state."""
+    weights = [weight for weight in trained_weights(model).values() if weight.requires_grad]
+    gradients = [weight.numel() * weight.element_size() for weight in weights]
+    return gradients, STATE_BYTES.get(optimizer, 8) * sum(weight.numel() for weight in weights)

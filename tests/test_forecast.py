@@ -1,0 +1,135 @@
+"""The forecast: passes rehearsed on a tiny model leave it as it was, and scale to a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_job import make_samples, prepare, snapshot
+
+from mllm_tailor.core.device import watch_memory
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.models import measure_length
+from mllm_tailor.recipe import read_recipe
+from mllm_tailor.run.fit import fit_recipe, milder
+from mllm_tailor.run.forecast import Shape, extrapolate
+from mllm_tailor.training import Rehearsal, rehearse
+
+FULL = {"name": "full", "parts": ["vision", "projector", "language", "head"]}
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    return make_samples(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.mark.parametrize("freed", [0, 200])
+def test_watched_memory_rises_by_what_is_held(freed: int) -> None:
+    """Memory that was freed just before is not taken for free."""
+    torch.ones(max(1, freed * MIB // 4)).sum()
+    with watch_memory(torch.device("cpu")) as memory:
+        held = torch.ones(150 * MIB // 4)
+        del held
+        torch.ones(50 * MIB // 4).sum()
+    assert 145 * MIB < memory.rise < 175 * MIB
+    assert memory.before > 50 * MIB
+
+
+def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Sample]) -> None:
+    model, method, recipe = prepare(tiny_model_folder, FULL)
+    before = snapshot(model)
+    lengths = [measure_length(sample, model) for sample in samples]
+    found = rehearse(model, method, samples, lengths, recipe)
+    after = snapshot(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(weight.grad is None for weight in model.model.parameters())
+    assert not found.cached and found.pass_seconds > 0
+    trained = sum(weight.numel() for weight in model.model.parameters())
+    assert found.standing == trained * (4 + 8)  # gradients and AdamW's two moments, in float32
+    assert found.together == recipe.train.batch
+
+
+@pytest.mark.parametrize(
+    ("method", "train", "weight_bytes"),
+    [(FULL, {"optimizer": "sgd"}, 4), ({**FULL, "name": "mezo"}, {}, 0), (FULL, {"optimizer": "adamw_8bit"}, 6)],
+)
+def test_optimizers_stand_for_what_they_keep(
+    tiny_model_folder: Path, samples: list[Sample], method: dict, train: dict, weight_bytes: int
+) -> None:
+    model, chosen, recipe = prepare(tiny_model_folder, method, **train)
+    found = rehearse(model, chosen, samples, [measure_length(one, model) for one in samples], recipe)
+    assert found.standing == weight_bytes * sum(weight.numel() for weight in model.model.parameters())
+
+
+def test_the_vision_side_is_timed_apart_where_it_runs_once(tiny_model_folder: Path, samples: list[Sample]) -> None:
+    model, method, recipe = prepare(tiny_model_folder, {"name": "lora", "rank": 2, "parts": ["language"]})
+    lengths = [measure_length(sample, model) for sample in samples]
+    found = rehearse(model, method, samples, lengths, recipe)
+    assert found.cached and found.seeing_seconds > 0
+    shape = Shape.of(model)
+    assert shape.operations(lengths[0], pictures=True) > shape.operations(lengths[0], pictures=False)
+    said = extrapolate(found, shape, lengths, recipe, len(samples), scoring_seconds=7.0)
+    assert said.seeing_seconds == pytest.approx(found.seeing_seconds * sum(one.tiles for one in lengths))
+    assert said.scoring_seconds == 7.0
+
+
+def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, samples: list[Sample]) -> None:
+    """Twelve samples alike, one of which took a second, take twelve an epoch; a budget of minutes bounds them."""
+    model, _, recipe = prepare(tiny_model_folder, FULL, epochs=3)
+    alike = [measure_length(samples[0], model)] * 12
+    found = Rehearsal(held=100, standing=20, pass_bytes=5, together=4, pass_seconds=1.0, timed=(0,), cached=False)
+    said = extrapolate(found, Shape.of(model), alike, recipe, 12, 0.0)
+    assert said.training_seconds == pytest.approx(36.0)
+    assert said.peak_bytes == 100 + 20 + 4 * 5
+    longer = [replace(alike[0], tokens=2 * alike[0].tokens), *alike[1:]]
+    assert extrapolate(found, Shape.of(model), longer, recipe, 12, 0.0).training_seconds < said.training_seconds
+    bounded = recipe.model_copy(update={"train": recipe.train.model_copy(update={"minutes": 0.1})})
+    assert extrapolate(found, Shape.of(model), alike, bounded, 12, 0.0).training_seconds == pytest.approx(6.0)
+
+
+def write_recipe(folder: Path, opened: Path, receipts: Path, **changes: object) -> Path:
+    values = {
+        "name": "tiny",
+        "model": str(opened),
+        "data": {"train": str(receipts), "held_out": {"column": "split", "value": "dev"}, "dev": 0},
+        "task": {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}},
+        "method": {"name": "lora", "rank": 2},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return path
+
+
+def test_milder_settings_only_where_they_make_sense(tmp_path: Path) -> None:
+    def last(**changes: object) -> list[str]:
+        path = write_recipe(tmp_path, Path("embedded"), tmp_path, **changes)
+        return list(milder(read_recipe(path)))[-1]
+
+    assert last() == [
+        "train.micro_batch=1",
+        "train.checkpointing=true",
+        "train.optimizer=adamw_8bit",
+        "method.name=qlora",
+    ]
+    assert last(method="lomo") == ["train.checkpointing=true"]
+    assert last(method="full", train={"micro_batch": 1, "checkpointing": True, "optimizer": "sgd"}) == []
+    assert last(model={"path": "embedded", "tiles": {"max": 6}})[-1] == "model.tiles.max=1"
+
+
+def test_what_fits_is_said_as_a_command(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_folder(tmp_path / "receipts", 3, 2, seed=5)
+    path = write_recipe(tmp_path, tiny_model_folder, tmp_path / "receipts", train={"micro_batch": 1})
+    assert fit_recipe(path, ["train.epochs=1"], "100GB")
+    assert f"tailor run {path} train.epochs=1" in capsys.readouterr().err.replace("\n", "")
+    assert not fit_recipe(path, ["train.checkpointing=true", "train.optimizer=sgd"], "1MB")
+    assert "None of these fits" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match="no amount of memory"):
+        fit_recipe(path, [], "10m")

@@ -30,7 +30,6 @@ lint: $(READY)
 docs: $(READY)
 	$(VENV)/bin/python docs/generate.py
 	$(VENV)/bin/python docs/models_page.py
-	$(VENV)/bin/python docs/models_page.py
 
 clean:
 	rm -rf build dist runs/demo

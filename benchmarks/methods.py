@@ -1,48 +1,56 @@
-"""Memory of tuning methods as ratios, beside what their papers say. Under five minutes on one CPU thread.
+"""Memory and time of tuning methods as ratios, beside what their papers say. About five minutes on one CPU thread.
 
-    python benchmarks/methods.py                # a random InternVL of about 50 million weights, in bf16
-    python benchmarks/methods.py --width 768    # a larger one
+    python benchmarks/methods.py                # a random InternVL of about 100 million weights, in bf16
+    python benchmarks/methods.py --width 1024   # a larger one
 
-Bits and saved activations are counted from the tensors themselves. Memory is the largest resident size of a process of
-its own over two optimizer steps of one sample, less what it held before the model was opened. The papers measured
-billions of weights on GPUs; here activations and temporary copies weigh more, so ratios come out nearer to one.
-Results go to benchmarks/results/methods.json.
+- Bits and saved activations are counted from the tensors themselves.
+- Memory is the largest resident size of a process of its own over two optimizer steps of one short sample, less what it
+  held before the model was opened: reading the file is not in it, a whole process with its temporary copies is. The
+  model is wide and the sample short, so that weights, gradients and optimizer state outweigh activations, as they do at
+  the papers' seven billion weights.
+- DyLoRA against a search: processor seconds of one training of rank 8 and of eight trainings of LoRA, one a rank, with
+  as many steps; and the loss of both at every rank.
+- The order of adapters is read from benchmarks/results/methods_sroie.json, where that comparison has run.
+
+Results go to benchmarks/results/methods.json and from there into docs/methods.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from mllm_tailor.core.device import describe_machine, seed_everything
-from mllm_tailor.core.files import write_json
+from mllm_tailor.core.device import Stopwatch, describe_machine, seed_everything
+from mllm_tailor.core.files import read_json, write_json
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.methods import make_method
+from mllm_tailor.methods import Method, make_method
+from mllm_tailor.methods.dylora import Dylora
+from mllm_tailor.methods.tuning import attachments
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.modes import learning_rates, trained_weights
-from mllm_tailor.training.optimizers import Setup, make_groups, make_stepper
+from mllm_tailor.training.optimizers import Setup, Stepper, make_groups, make_stepper
 
-RESULTS = Path(__file__).parent / "results" / "methods.json"
+RESULTS = Path(__file__).parent / "results"
 PARTS = ["language", "head"]
 METHODS: dict[str, dict[str, Any]] = {
     "full (AdamW)": {"name": "full", "parts": PARTS},
+    "lisa": {"name": "lisa", "parts": PARTS},
     "galore": {"name": "galore", "rank": 64, "parts": PARTS},
     "apollo": {"name": "apollo", "rank": 64, "parts": PARTS},
     "lomo": {"name": "lomo", "parts": PARTS},
@@ -51,74 +59,105 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {"name": "lora", "rank": 16},
     "qlora": {"name": "qlora", "rank": 16},
 }
+PUBLISHED = {"lomo": "0.143 (7B)", "mezo": "0.083 (up to 12 times less)", "lora": "0.33 (GPT-3)"}
+RANKS, RANK_STEPS = range(1, 9), 40
+Rows = dict[str, tuple[float, str]]  # figure -> measured, published
 
 
-def recipe_of(method: dict[str, Any], model: Path) -> Recipe:
+def recipe_of(method: dict[str, Any], model: Path, rate: float = 1e-5) -> Recipe:
     """Only what a method needs of a recipe."""
     values = {"data": "unused", "task": {"extract": {"total": "string"}}, "method": method, "model": str(model)}
-    return make_recipe(values | {"train": {"learning_rate": 1e-5, "clip": None}})
+    return make_recipe(values | {"train": {"learning_rate": rate, "clip": None}})
 
 
-def build(folder: Path, width: int) -> None:
-    """A random model with 12 layers of text."""
+def build(folder: Path, width: int, layers: int = 12) -> None:
+    """A random model and pictures of numbers."""
     tokenizer = build_tokenizer()
     seed_everything(0)
     model = build_internvl(
-        tokenizer, vision_width=64, vision_layers=2, text_width=width, text_layers=12, image_size=56, head_width=64,
-        tie_embeddings=False,
+        tokenizer, vision_width=64, vision_layers=2, text_width=width, text_layers=layers, image_size=56,
+        head_width=64 if width >= 64 else width, tie_embeddings=False,
     )  # fmt: skip
     save(model.to(torch.bfloat16), build_processor(tokenizer, 56, max_tiles=1), folder)
-    Image.new("RGB", (56, 56), "white").save(folder / "white.png")
+    for number in range(4):
+        picture = Image.new("RGB", (56, 56), "white")
+        ImageDraw.Draw(picture).text((5, 20), str(number) * 3, fill="black")
+        picture.save(folder / f"{number}.png")
 
 
-def begin(method: dict[str, Any], folder: Path, dtype: str) -> tuple[OpenModel, Any, dict[str, Any]]:
-    """The model with a method applied, and one training sample as a batch."""
-    recipe = recipe_of(method, folder)
-    chosen = make_method(recipe)
+def begin(
+    method: dict[str, Any], folder: Path, dtype: str, count: int = 1, rate: float = 1e-5
+) -> tuple[OpenModel, Method, dict[str, Any]]:
+    """The model with a method applied, and a batch of `count` samples."""
+    chosen = make_method(recipe_of(method, folder, rate))
     model = open_model(folder, dtype=dtype, device="cpu", quantize=chosen.quantize, quantize_skip=chosen.quantize_skip)
     seed_everything(0)
     chosen.apply(model)
-    sample = Sample("0", (Media("image", folder / "white.png"),), "Total?", '{"total": "12.50"}')
-    batch: dict[str, Any] = model.collate([model.encode(sample)], side="right")
+    samples = [
+        Sample(str(number), (Media("image", folder / f"{number}.png"),), "Total?", f'{{"total": "{number * 111}"}}')
+        for number in range(count)
+    ]
+    batch: dict[str, Any] = model.collate([model.encode(sample) for sample in samples], side="right")
     batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+    model.model.train()
     return model, chosen, batch
 
 
-def child(name: str, folder: Path) -> None:
-    """Two steps; prints bytes above what the process held before."""
-    torch.set_num_threads(1)
-    before = psutil.Process().memory_info().rss
-    model, chosen, batch = begin(METHODS[name], folder, "bfloat16")
-    model.model.train()
-    groups = make_groups(trained_weights(model), learning_rates(model, 1e-5), 0.0)
-    stepper = make_stepper(chosen.optimizer or "adamw", Setup(groups, None, model.model, chosen.optimizer_options))
+def stepper_of(model: OpenModel, chosen: Method, rate: float) -> Stepper:
+    """The optimizer of a method."""
+    groups = make_groups(trained_weights(model), learning_rates(model, rate), 0.0)
+    return make_stepper(chosen.optimizer or "adamw", Setup(groups, None, model.model, chosen.optimizer_options))
+
+
+def take_steps(model: OpenModel, chosen: Method, batch: dict[str, Any], steps: int, rate: float, bf16: bool) -> None:
+    """Some optimizer steps on one batch."""
+    stepper = stepper_of(model, chosen, rate)
 
     def passes(each: Any) -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             summed, count = answer_loss(model.model, batch)
         each(summed / count)
         return float(summed.detach()) / count
 
-    for step in range(2):
+    for step in range(steps):
         chosen.begin_step(model, step, step)
         stepper.take(passes, 1.0, step)
-        chosen.end_step(model, step, 2)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"bytes": peak - before, "weights": sum(weight.numel() for weight in model.model.parameters())}))
+        chosen.end_step(model, step, steps)
+
+
+def resident(what: str) -> int:
+    """Bytes: VmRSS now, or VmHWM, the most since it was last reset."""
+    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found, f"{what} is not in /proc/self/status"
+    return int(found[1]) * 1024
+
+
+def child(name: str, folder: Path) -> None:
+    """Two steps; prints the peak above what the process held before, everything imported and used once."""
+    torch.set_num_threads(1)
+    take_steps(*begin(METHODS[name] | ({"rank": 8} if "rank" in METHODS[name] else {}), folder / "tiny", "bfloat16"),
+               steps=1, rate=1e-5, bf16=True)  # fmt: skip
+    gc.collect()
+    before = resident("VmRSS")
+    model, chosen, batch = begin(METHODS[name], folder / "model", "bfloat16")
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    take_steps(model, chosen, batch, steps=2, rate=1e-5, bf16=True)
+    weights = sum(weight.numel() for weight in model.model.parameters())
+    print(json.dumps({"bytes": resident("VmHWM") - before, "weights": weights}))
 
 
 def memory(folder: Path) -> dict[str, dict[str, int]]:
-    """Every method in a process of its own."""
+    """Every method in a process of its own, one after another."""
 
     def run(name: str) -> dict[str, int]:
         command = [sys.executable, __file__, "--child", name, "--folder", str(folder)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
         found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
         return found
 
-    with ThreadPoolExecutor(4) as pool:  # side by side: a size does not depend on speed
-        return dict(zip(METHODS, pool.map(run, METHODS), strict=True))
+    return {name: run(name) for name in METHODS}
 
 
 def nf4_bits(folder: Path) -> float:
@@ -149,14 +188,84 @@ def saved_bytes(name: str, folder: Path) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        answer_loss(model.model.train(), batch)
+        answer_loss(model.model, batch)
     return sum(kept.values())
+
+
+def rank_search(folder: Path) -> Rows:
+    """One DyLoRA against a LoRA for every rank: processor seconds, and the loss at each rank."""
+    rate = 5e-3
+
+    def train(name: str, rank: int) -> tuple[float, OpenModel, Method, dict[str, Any]]:
+        model, chosen, batch = begin({"name": name, "rank": rank, "alpha": 16}, folder, "float32", 4, rate)
+        watch = Stopwatch()
+        take_steps(model, chosen, batch, RANK_STEPS, rate, bf16=False)
+        return watch.cpu_seconds(), model, chosen, batch
+
+    def loss(model: OpenModel, batch: dict[str, Any]) -> float:
+        with torch.no_grad():
+            summed, count = answer_loss(model.model, batch)
+        return float(summed) / count
+
+    once, model, chosen, batch = train("dylora", max(RANKS))
+    technique = chosen.plans[0].technique
+    assert isinstance(technique, Dylora)
+    cut, searched, searching = {}, {}, 0.0
+    for rank in RANKS:
+        technique.use_rank(attachments(model)[0], rank)
+        cut[rank] = loss(model, batch)
+        seconds, plain, _, _ = train("lora", rank)
+        searching, searched[rank] = searching + seconds, loss(plain, batch)
+    rows: Rows = {"processor seconds: search of 8 ranks / one DyLoRA": (searching / once, "4 to 7")}
+    for rank in (1, 4, 8):
+        rows[f"loss after {RANK_STEPS} steps: DyLoRA cut to rank {rank} / LoRA of rank {rank}"] = (
+            cut[rank] / searched[rank],
+            "about 1",
+        )
+    return rows
+
+
+def orders() -> Rows:
+    """Scores of adapters relative to LoRA's, on the real receipts."""
+    file = RESULTS / "methods_sroie.json"
+    if not file.exists():
+        return {}
+    found = {one["name"].partition(":learning")[0]: one["score"] for one in read_json(file)["methods"] if one["score"]}
+    published = {"series": "0.95", "parallel": "0.99"}  # 44.6, 46.4 and 46.9: mean of arithmetic sets, LLaMA-7B
+    rows: Rows = {}
+    for name, score in found.items():
+        placement = name.partition("placement=")[2].partition(":")[0]
+        if placement and "lora" in found:
+            ratio = score["value"] / found["lora"]["value"]
+            rows[f"score: bottleneck, {placement} / lora"] = (ratio, published.get(placement, "—"))
+    return rows
+
+
+def measure(place: Path, width: int) -> tuple[Rows, dict[str, dict[str, int]]]:
+    """Every figure, and the bytes of each method."""
+    build(place / "model", width)
+    build(place / "tiny", 128, layers=2)
+    used, bits = memory(place), nf4_bits(place / "model")
+    rows: Rows = {
+        "NF4, bits a weight": (bits, "4.127"),
+        "NF4 weights / bf16 weights": (bits / 16, "0.258"),
+        "activations kept: LoRA / LoRA-FA": (
+            saved_bytes("lora", place / "model") / saved_bytes("lora_fa", place / "model"), "1.4",
+        ),
+    }  # fmt: skip
+    adamw = used["full (AdamW)"]["bytes"]
+    rows |= {
+        f"memory: {name} / full (AdamW)": (found["bytes"] / adamw, PUBLISHED.get(name, "—"))
+        for name, found in used.items()
+        if not name.startswith("full")
+    }
+    return rows | rank_search(place / "tiny") | orders(), used
 
 
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=512, help="channels of the text model")
+    parser.add_argument("--width", type=int, default=768, help="channels of the text model")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     said = parser.parse_args()
@@ -165,28 +274,19 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "model"
-        build(folder, said.width)
-        used, bits = memory(folder), nf4_bits(folder)
-        activations = saved_bytes("lora", folder) / saved_bytes("lora_fa", folder)
-    adamw = used["full (AdamW)"]["bytes"]
-    rows: dict[str, tuple[float, str]] = {
-        "NF4, bits a weight": (bits, "4.127"),
-        "NF4 weights / bf16 weights": (bits / 16, "0.258"),
-        "activations kept: LoRA / LoRA-FA": (activations, "1.4"),
-    }
-    published = {"lomo": "0.143 (7B)", "mezo": "0.083 (up to 12 times less)", "lora": "0.33 (GPT-3)"}
-    for name, found in used.items():
-        if found["bytes"] != adamw:
-            rows[f"memory: {name} / full (AdamW)"] = (found["bytes"] / adamw, published.get(name, "—"))
-    table = Table(title=f"Methods as ratios ({used['full (AdamW)']['weights']:,} weights)", title_justify="left")
+        rows, used = measure(Path(place), said.width)
+    weights = used["full (AdamW)"]["weights"]
+    table = Table(title=f"Methods as ratios ({weights:,} weights)", title_justify="left")
     for column in ("figure", "measured here", "published"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for name, (value, paper) in rows.items():
         table.add_row(name, f"{value:.3f}", paper)
     Console().print(table)
     figures = {name: {"measured": round(value, 4), "published": paper} for name, (value, paper) in rows.items()}
-    write_json(RESULTS, {"machine": describe_machine(), "width": said.width, "figures": figures, "memory": used})
+    write_json(
+        RESULTS / "methods.json",
+        {"machine": describe_machine(), "width": said.width, "weights": weights, "figures": figures, "memory": used},
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import typing
 from pathlib import Path
 
-from pydantic_core import PydanticUndefined
+from methods_page import methods_page
+from words import settings_table
 
-from mllm_tailor.methods import METHODS
 from mllm_tailor.recipe import Recipe, Settings
 from mllm_tailor.recipe.read import model_in
 from mllm_tailor.tasks import TASKS
@@ -88,49 +86,14 @@ and tokens by source and modality. What a limit, a weight or a repeat below one 
 """
 
 
-def type_words(annotation: object) -> str:
-    """`int | None` -> `integer or null`, in the words of YAML."""
-    words = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", dict: "mapping"}
-    if annotation in words:
-        return words[annotation]
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return " or ".join(f"`{value}`" for value in arguments)
-    if origin is list:
-        return f"list of {type_words(arguments[0])}"
-    if origin is dict:
-        return "mapping"
-    if arguments:
-        return " or ".join(dict.fromkeys(type_words(argument) for argument in arguments))
-    return "mapping"
-
-
-def default_words(field: typing.Any) -> str:
-    """The default as YAML would write it."""
-    if field.default is PydanticUndefined:
-        return "*required*"
-    if field.default is None:
-        return "—"
-    if isinstance(field.default, Settings):
-        return "see below"
-    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
-
-
 def section(title: str, settings: type[Settings]) -> list[str]:
     """A table of one settings class, then the tables of the classes inside it."""
-    lines = [
-        f"\n## {title}\n",
-        (settings.__doc__ or "").strip() + "\n",
-        "| setting | type | default | meaning |",
-        "|---|---|---|---|",
-    ]
+    lines = [f"\n## {title}\n", (settings.__doc__ or "").strip() + "\n", *settings_table(settings)]
     inner: list[tuple[str, type[Settings]]] = []
     for name, field in settings.model_fields.items():
         nested = model_in(field.annotation)
         if nested and nested is not settings:
             inner.append((f"{title}.{name}" if title != "Recipe" else name, nested))
-        words = type_words(field.annotation).replace("|", "\\|")
-        lines.append(f"| `{name}` | {words} | {default_words(field)} | {field.description} |")
     for inner_title, nested in inner:
         lines += section(inner_title, nested)
     return lines
@@ -147,53 +110,6 @@ def recipe_page() -> str:
     lines += section("task.transcribe", TranscribeSettings)
     lines += section("task.ground", GroundSettings)
     lines += section("task.match", MatchSettings)
-    return "\n".join(lines) + "\n"
-
-
-METHODS_HEAD = """# The methods
-
-What is trained, and how the update is parameterised: `method: {name: ...}`. Everything else in the recipe stays as it
-is. This page is generated from the code (`make docs`).
-
-`parts` names what is trained: vision, projector, language, audio, head. Each part may have a method of its own:
-
-```yaml
-method:
-  name: qlora
-  rank: 128
-  parts: {vision: {method: lora, rank: 16, learning_rate: 2.0e-5}, projector: full, language: qlora}
-```
-
-`tailor compare-methods recipe.yaml --methods lora,qlora,full --budget 10m` gives several the same data and budget
-(also `3e` for epochs, `200 steps`, or `8GB` of peak memory). `tailor sweep recipe.yaml --learning-rates 1e-4,1e-3
---ranks 8,32 --budget 3e` finds a rate and rank by successive halving on the dev part.
-
-What is made small is said beside the method, in `train`:
-
-- nothing: the cross-entropy of the answers;
-- `distill: {teacher: FOLDER_OR_ID}`: labels and a larger model's logits together (Hinton et al. 2015), or with
-  `of: vision` the hidden states of its vision tower (Gao et al. 2024);
-- `prefer: {beta: 0.1}`: DPO (Rafailov et al. 2023) on the model's own wrong readings of the training samples, as a
-  second stage;
-- `task: match` with a CLIP or SigLIP: the contrastive loss, a large batch by cached gradients (`micro_batch` pairs at a
-  time);
-- `method: {name: mezo, objective: metric}`: the task's own metric, which has no gradient.
-
-`python benchmarks/methods.py` measures memory as ratios, beside what the papers say.
-"""
-
-
-def methods_page() -> str:
-    """docs/methods.md"""
-    lines = [METHODS_HEAD]
-    for name in METHODS:
-        technique = METHODS.load(name)
-        summary = METHODS.summary(name)
-        lines.append(f"\n## {name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n{inspect.getdoc(technique) or ''}\n")
-        lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
-        for setting, field in technique.Settings.model_fields.items():
-            words = type_words(field.annotation).replace("|", "\\|")
-            lines.append(f"| `{setting}` | {words} | {default_words(field)} | {field.description} |")
     return "\n".join(lines) + "\n"
 
 

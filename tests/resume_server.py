@@ -22,7 +22,7 @@ import torch
 from small_job import make_samples, prepare
 
 from mllm_tailor.core.errors import TailorError
-from mllm_tailor.training import objectives, train
+from mllm_tailor.training import Aids, objectives, train
 
 
 def kill_at(moment: int) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ def chance_state() -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def job(prepared: tuple[Any, Any, Any], samples: list[Any], folder: Path, moment: int | None) -> None:
+def job(prepared: tuple[Any, Any, Any], samples: list[Any], aids: Aids, folder: Path, moment: int | None) -> None:
     """One training, killed at a moment: a pass, a flush to disk, a rename, a finished step, a checkpoint, a score."""
     passing = kill_at(-1 if moment is None else moment)
     before(os, "fsync", passing)
@@ -74,7 +74,7 @@ def job(prepared: tuple[Any, Any, Any], samples: list[Any], folder: Path, moment
         passing()
         return {"score": float(torch.sin(1000 * torch.stack(weights).sum()))}
 
-    train(model, method, samples, recipe, folder, evaluate=evaluate, on_event=on_event)
+    train(model, method, samples, recipe, folder, evaluate=evaluate, on_event=on_event, aids=aids)
 
 
 def child(*arguments: Any, seconds: float | None = None) -> int:
@@ -95,21 +95,22 @@ def child(*arguments: Any, seconds: float | None = None) -> int:
 
 def kill_and_resume(model_folder: Path, work: Path, spec: dict[str, Any]) -> dict[str, list[int]]:
     """One undisturbed training, and two that are killed again and again; the exit codes of all children."""
-    samples = make_samples(work / "pictures")
-    prepared = prepare(model_folder, spec["method"], **spec["train"])  # never trained here, only in forked copies
+    samples = make_samples(work / "pictures", spec.get("samples", 12))
+    prepared = prepare(Path(spec.get("model", model_folder)), spec["method"], **spec["train"])
+    given = (prepared, samples, Aids(rejected=spec.get("rejected")))  # never trained here, only in forked copies
     begun = time.monotonic()
-    codes = {"whole": [child(prepared, samples, work / "whole", None)]}
+    codes = {"whole": [child(*given, work / "whole", None)]}
     whole_seconds = time.monotonic() - begun
     chance = random.Random(spec["seed"])
     for name in ("moments", "seconds"):
         codes[name] = []
         for _ in range(spec[name]):
             if name == "moments":
-                codes[name].append(child(prepared, samples, work / name, chance.randrange(2, spec["span"])))
+                codes[name].append(child(*given, work / name, chance.randrange(2, spec["span"])))
             else:
                 after = chance.uniform(0.2, 0.9) * whole_seconds
-                codes[name].append(child(prepared, samples, work / name, None, seconds=after))
-        codes[name].append(child(prepared, samples, work / name, None))
+                codes[name].append(child(*given, work / name, None, seconds=after))
+        codes[name].append(child(*given, work / name, None))
     return codes
 
 

@@ -16,10 +16,11 @@ from transformers import AutoModelForMultimodalLM
 
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.methods import make_method, merge
+from mllm_tailor.methods import check_mergeable, make_method, merge
 from mllm_tailor.methods.tuning import attachments
-from mllm_tailor.models import open_model
+from mllm_tailor.models import open_model, open_skeleton
 from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.run.job import check_model
 from mllm_tailor.training.losses import answer_loss
 
 LORA = {"name": "lora", "rank": 4}
@@ -154,6 +155,7 @@ def test_counts_follow_the_formulae(tiny_model_folder: Path) -> None:
         ({**LORA, "dora": True}, 4 * linears + outputs),
         ({**LORA, "targets": ["q_proj", "v_proj"]}, 4 * 2 * 2 * 128),
         ({**LORA, "last_layers": 1}, 4 * linears // 2),
+        ({"name": "ia3"}, 2 * (64 + 64 + 176)),  # keys, values, and what enters the MLP's second layer
     ]:
         method = make_method(small_recipe(spec))
         model = open_small(tiny_model_folder, method)
@@ -215,6 +217,56 @@ def test_qlora_packs_only_its_parts_into_half_a_byte_a_weight(tiny_model_folder:
             assert weight.numel() == weight.quant_state.shape.numel() / 2
 
 
+BEFORE_LOADING = [
+    ({"name": "lora", "rank": 65}, "`method.rank` 65 is above the width 64 .* choose 64 or less"),
+    ({"name": "adalora", "rank": 66}, "`method.rank` 66 is above the width 64"),
+    ({"name": "galore", "rank": 64}, "`method.rank` 64: the widest trained weight has 64 .* or method full"),
+    ({"name": "oft", "block": 24}, "`method.block` 24 does not divide"),
+    ({"name": "lora", "parts": ["audio"]}, "`method.parts`: this model has no audio"),
+    ({"name": "lora", "targets": ["q_porj"]}, "`method.targets`: .* did you mean `q_proj`"),
+    ({"name": "lora", "parts": {"vision": {"rank": 33}}}, "`method.rank` 33 is above the width 32"),
+]
+
+
+class TestBeforeLoading:
+    """The shapes of a checkpoint are enough to refuse a method, and to count what any would train."""
+
+    @pytest.mark.parametrize(("spec", "words"), BEFORE_LOADING)
+    def test_refusals(self, spec: dict[str, Any], words: str, tiny_model_folder: Path) -> None:
+        skeleton = open_skeleton(tiny_model_folder)
+        with pytest.raises((ModelError, RecipeError), match=words):
+            make_method(small_recipe(spec)).expected_weights(skeleton)
+
+    def test_a_tied_head_alone(self, tied_model_folder: Path) -> None:
+        with pytest.raises(ModelError, match="tied head"):
+            make_method(small_recipe({"name": "full", "parts": ["head"]})).expected_weights(
+                open_skeleton(tied_model_folder)
+            )
+
+    def test_a_run_refuses_before_it_opens_the_model(
+        self, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def opened(*_: Any, **__: Any) -> None:
+            raise AssertionError("the weights were loaded")
+
+        monkeypatch.setattr("mllm_tailor.run.predict.open_model", opened)
+        recipe = small_recipe({"name": "lora", "rank": 65})
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(tiny_model_folder)})})
+        with pytest.raises(RecipeError, match="above the width 64"):
+            check_model(recipe)
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_counts_are_those_of_the_whole_model(self, case: str, tiny_model_folder: Path) -> None:
+        method = make_method(small_recipe(CASES[case]))
+        counted = method.expected_weights(open_skeleton(tiny_model_folder))
+        assert counted == method.expected_weights(open_small(tiny_model_folder, make_method(small_recipe("lora"))))
+
+    @pytest.mark.parametrize("case", sorted(UNMERGEABLE))
+    def test_merging(self, case: str) -> None:
+        with pytest.raises(ModelError, match=r"cannot be merged into the weights .* or train with lora"):
+            check_mergeable(make_method(small_recipe(CASES[case])))
+
+
 class TestRefusals:
     """Adapters on the wrong base, and recipes that make no sense."""
 
@@ -266,6 +318,14 @@ class TestRefusals:
             ({"name": "lora", "rank": 0}, "greater than or equal to 1"),
             ({"name": "freeze"}, "nothing would be trained"),
             ({"name": "lora", "parts": ["vision", "vision"]}, "named twice"),
+            (
+                {"name": "lora", "parts": {"vision": {}, "language": {"method": "lomo"}}},
+                "lomo is an optimizer of every trained weight, so lora .* freeze the others",
+            ),
+            (
+                {"name": "galore", "rank": 8, "parts": {"vision": {"rank": 4}, "language": {}}},
+                "with the same settings for all parts",
+            ),
         ],
     )
     def test_before_any_model_is_opened(self, spec: dict[str, Any], words: str) -> None:

@@ -86,6 +86,19 @@ class TestLoraFa:
             assert all(same) if name == "lora_fa" else not any(same)
         assert kept["lora"] / kept["lora_fa"] > 1.2
 
+    def test_the_update_stays_in_the_rows_of_a(
+        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+    ) -> None:
+        """dW (I - A+ A) = 0: whatever B becomes, the update sees nothing but what A lets through."""
+        model, method, recipe = prepare(tiny_model_folder, {"name": "lora_fa", "rank": 4})
+        train(model, method, samples, recipe, tmp_path)
+        layer = model.model.get_submodule(QUERY)
+        down, up = (layer.get_parameter(f"lora_{half}.default.weight").detach().double() for half in "AB")
+        update = up @ down
+        beside = torch.eye(64, dtype=torch.float64) - torch.linalg.pinv(down) @ down
+        assert update.abs().max() > 0
+        assert (update @ beside).abs().max() < 1e-10
+
     def test_projected_gradient(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
         """g (A A^T)^-1 / s^2, the closest B can come to the full gradient; PEFT's optimizer computes it in bf16."""
         plain, _, _ = prepare(tiny_model_folder, {"name": "lora_fa", "rank": 4})
@@ -268,6 +281,22 @@ class TestNf4:
         assert errors[0] == pytest.approx(0.092, abs=0.001)
         assert abs(errors[1] - errors[0]) < 2e-4
 
+    @pytest.mark.parametrize(
+        ("kind", "block", "wanted"),
+        [("nf4", 64, 0.0920), ("nf4", 128, 0.0956), ("nf4", 256, 0.0987), ("fp4", 64, 0.1219), ("fp4", 128, 0.1286)],
+    )
+    def test_error_by_block_and_codebook(self, kind: str, block: int, wanted: float) -> None:
+        """Wider blocks and evenly spread codes lose more; what is packed again stays the same."""
+        functional = bitsandbytes.functional
+        weights = torch.randn(512, 1024, generator=torch.Generator().manual_seed(0)) * 0.02
+        codes, state = functional.quantize_4bit(weights, blocksize=block, quant_type=kind)
+        back = functional.dequantize_4bit(codes, state)
+        error = (back - weights).square().mean().sqrt() / weights.square().mean().sqrt()
+        assert float(error) == pytest.approx(wanted, abs=0.001)
+        again = functional.dequantize_4bit(*functional.quantize_4bit(back, blocksize=block, quant_type=kind))
+        assert torch.equal(again, back)
+        assert codes.numel() == weights.numel() / 2
+
     def test_bits(self) -> None:
         weights, codes, state = self.packed(double=True)
         inner = state.state2.absmax
@@ -285,6 +314,7 @@ class TestRefusals:
             ({"name": "dylora", "rslora": True}, "rslora"),
             ({"name": "lora_fa", "dora": True}, "dora"),
             ({"name": "pissa", "init": "gaussian"}, "init"),
+            ({"name": "lora", "init": "loftq"}, r"`init`: loftq .* on a GPU only .* use method qlora"),
             ({"name": "bottleneck", "placement": "serial"}, "placement"),
         ],
     )

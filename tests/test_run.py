@@ -14,15 +14,17 @@ from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.files import read_jsonl, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.methods import make_method
 from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe, read_recipe
+from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.chat import chat, opening, stream
 from mllm_tailor.run.check import check_recipe
 from mllm_tailor.run.compare import compare_runs
 from mllm_tailor.run.folder import open_run, read_predictions, start_run
 from mllm_tailor.run.init import write_recipe
 from mllm_tailor.run.merge import export_adapter, merge_run
-from mllm_tailor.run.methods import compare_methods
+from mllm_tailor.run.methods import compare_methods, read_wanted, recipe_for
 from mllm_tailor.run.predict import open_for_training, open_tuned, predict_paths
 from mllm_tailor.run.prepare import prepare, prepare_again
 from mllm_tailor.run.tailor import report_run, run_recipe
@@ -280,21 +282,62 @@ def test_methods_are_compared_and_a_failing_one_stops_nobody(
     receipts: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_yaml(tmp_path, receipts, tiny_model_folder)
-    overrides = ["method.rank=500", "predict.max_new_tokens=8"]  # a rank no layer of the tiny model can hold
-    lora, norms = compare_methods(recipe, overrides, ["lora", "norms"], "1e")
-    assert lora.score is None and lora.problem
-    assert norms.score is not None and norms.trained > 0 and norms.peak_bytes > 0
+    overrides = ["predict.max_new_tokens=8", "method={name: lora, init: gaussian, parts: [language]}"]
+    words = "lora:rank=500,pissa,norms:learning_rate=0.003"  # a rank no layer can hold; another start; one that goes
+    lora, pissa, norms = compare_methods(recipe, overrides, words, "1e")
+    assert lora.score is None and "`method.rank` 500 is above the width" in lora.problem
+    assert pissa.score is None and "`init`" in pissa.problem
+    assert norms.score is not None and norms.trained > 0 and norms.peak_bytes > 0 and norms.rate == 0.003
+    assert norms.processor_seconds > 0
     folder = tmp_path / "runs" / "tiny-methods"
-    assert (folder / "comparison.svg").is_file() and len(json.loads((folder / "comparison.json").read_text())) == 2
-    assert "failed" in capsys.readouterr().err
+    told = json.loads((folder / "comparison.json").read_text())
+    assert [one["name"] for one in told["methods"]] == words.split(",")
+    assert told["untouched"]["value"] + norms.gain.value == pytest.approx(norms.score.value)
+    assert set(told["floors"]) == {"floor_constant", "floor_nearest"}
+    assert (folder / "comparison.svg").is_file() and "failed" in capsys.readouterr().err
+    run = folder / "norms-learning_rate-0.003"
+    before = (run / "predictions" / "base_free.jsonl").read_text()
+    assert before == (folder / "shared" / "predictions" / "base_free.jsonl").read_text()
+    seen = list((run / "features").rglob("features-*.safetensors"))  # training pictures, once for all runs
+    assert seen and max(file.stat().st_mtime for file in seen) <= (folder / "shared" / "done").stat().st_mtime
+    written = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
+    assert compare_methods(recipe, overrides, words, "1e") == [lora, pissa, norms]
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.json")} == written
 
 
 def test_a_budget_that_cannot_be_read_is_refused_before_anything_runs(receipts: Path, tmp_path: Path) -> None:
     recipe = write_yaml(tmp_path, receipts, tmp_path / "no-model")
     with pytest.raises(RecipeError, match="not a budget"):
-        compare_methods(recipe, [], ["lora"], "ten")
-    with pytest.raises(RecipeError, match="did you mean `lora`"):
-        compare_methods(recipe, [], ["lorra"], "1m")
+        compare_methods(recipe, [], "lora", "ten")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("lorra", "did you mean `lora`"),
+        ("lora:rnak=4", "unknown setting `rnak` of lora — did you mean `rank`"),
+        ("lora,lora", "stands there twice"),
+        ("lora:rank=0", "greater than or equal to 1"),
+        ("prefix:parts=[vision]", "works on language, not on vision"),
+    ],
+)
+def test_words_for_methods_that_are_refused(words: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        read_wanted(words)
+
+
+def test_words_for_methods(receipts: Path, tmp_path: Path) -> None:
+    """Settings of one method; the recipe's rate stays with methods that learn at the same, others take their own."""
+    words = "lora:rank=8:parts=[vision, language],full,full:learning_rate=5e-4"
+    found = read_wanted(words)
+    assert [one.folder for one in found] == ["lora-rank-8-parts-vision-language", "full", "full-learning_rate-5e-4"]
+    changes = {"method": {"name": "qlora", "rank": 4, "alpha": 8}, "train": {"learning_rate": 2e-3}}
+    recipe = read_recipe(write_yaml(tmp_path, receipts, tmp_path / "no-model", **changes))
+    lora, full, named = (recipe_for(recipe, one, read_budget("7 steps"), tmp_path) for one in found)
+    assert lora.method == {"name": "lora", "rank": 8, "alpha": 8, "parts": ["vision", "language"]}
+    assert lora.train.learning_rate == 2e-3 and lora.train.steps == 7
+    rates = [make_method(one).peak_rate(one.train.learning_rate) for one in (lora, full, named)]
+    assert rates == [2e-3, 2e-5, 5e-4]
 
 
 @pytest.mark.slow

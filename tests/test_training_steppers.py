@@ -11,6 +11,9 @@ import torch
 from safetensors import safe_open
 from small_job import batch_of, make_samples, prepare, small_recipe, snapshot
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.sample import Sample
@@ -45,6 +48,31 @@ def trained(folder: Path, model_folder: Path, samples: list[Sample], method: Any
     model, chosen, recipe = prepare(model_folder, method, **settings)
     train(model, chosen, samples, recipe, folder)
     return snapshot(model)
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of storages made by torch while it is on; `most` is the highest count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        given = {tensor.untyped_storage()._cdata for tensor in tree_leaves((arguments, named)) if _is_tensor(tensor)}
+        made = function(*arguments, **(named or {}))
+        self.sizes = {key: found for key, found in self.sizes.items() if not found[0].expired()}
+        for tensor in tree_leaves(made):
+            if _is_tensor(tensor) and (key := tensor.untyped_storage()._cdata) not in given:
+                self.sizes.setdefault(
+                    key, (StorageWeakRef(tensor.untyped_storage()), tensor.untyped_storage().nbytes())
+                )
+        self.most = max(self.most, sum(size for _, size in self.sizes.values()))
+        return made
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 class TestLomo:
@@ -111,6 +139,17 @@ class TestAdaLomo:
             reference.step()
         for name in start:
             assert (ours[name] - theirs[name]).abs().max() < 1e-6
+
+    def test_its_first_step_is_of_bounded_size(self) -> None:
+        """Nothing is averaged yet (the decay is 0); the root mean square of a step is at most the rate times w's."""
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(12, 20))
+        before = weight.detach().clone()
+        stepper = make_stepper("adalomo", Setup([Group({"w": weight}, 0.01, 0.0)], None, nn.Module()))
+        slopes = torch.randn(12, 20) * torch.logspace(-3, 3, 20)
+        stepper.take(lambda each: (each((weight * slopes).sum()), 0.0)[1], 1.0, 0)
+        step = (weight.detach() - before).square().mean().sqrt() / before.square().mean().sqrt()
+        assert 0.5 * 0.01 < float(step) <= 0.01 * 1.0001
 
     def test_state_is_rows_and_columns(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
         weight = nn.Parameter(torch.randn(30, 50))
@@ -185,6 +224,25 @@ class TestMezo:
         assert errors[2] < 1e-3
         assert errors[2] < errors[1] < errors[0]
 
+    @pytest.mark.parametrize(("dtype", "exact"), [("float32", False), ("bfloat16", True)])
+    def test_memory_is_that_of_inference_and_one_tensor(
+        self, dtype: str, exact: bool, tiny_model_folder: Path, samples: list[Sample]
+    ) -> None:
+        """Bytes of everything allocated and alive, at most; module by module, also that module's moved weights."""
+        model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
+        stepper, weights = self.stepper(model, getattr(torch, dtype))
+        assert stepper.exact is exact
+        run = self.passes(model, samples[:1])
+        largest = max(weight.numel() * weight.element_size() for weight in weights.values())
+        with torch.no_grad(), Alive() as inference:
+            run(lambda share: None)
+        with Alive() as trial:
+            stepper.take(run, 1.0, 0)
+        with Alive() as update:
+            stepper.take(lambda each: 0.0, 1.0, 0)
+        assert trial.most <= inference.most + (2 if exact else 1) * largest
+        assert update.most <= 1.01 * largest + 1000
+
     def test_nothing_is_kept_for_a_backward_pass(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
         stepper, _ = self.stepper(model, torch.float32)
@@ -255,6 +313,8 @@ class TestLisa:
         ({"micro_batch": 2, "batch": 8}, {"name": "lomo"}, "nothing can add up"),
         ({"optimizer": "adalomo", "micro_batch": 1}, FULL, "nothing can add up"),
         ({"optimizer": "mezo", "clip": 0.5}, FULL, "no gradient norm"),
+        ({"clip": 0.5}, {"name": "adalomo"}, "no gradient norm"),
+        ({"micro_batch": 1}, {"name": "adalomo"}, "nothing can add up"),
         ({"optimizer": "sgd"}, {"name": "mezo"}, "an optimizer itself"),
         ({"optimizer": "adamm"}, FULL, "did you mean `adamw`"),
     ],

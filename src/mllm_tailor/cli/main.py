@@ -160,7 +160,9 @@ def compare(
 def compare_methods(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    methods: Annotated[str, typer.Option("--methods", "-m", help="Methods, separated by commas.")] = "lora,qlora,full",
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Separated by commas; lora:rank=8:alpha=16 sets something of one.")
+    ] = "lora,qlora,full",
     budget: Annotated[
         str, typer.Option("--budget", "-b", help="For each method: 10m (minutes), 3e (epochs), 200 steps or 8GB.")
     ] = "10m",
@@ -168,7 +170,7 @@ def compare_methods(
     """Give several methods the same data and budget; one table and one picture of score against memory."""
     from mllm_tailor.run.methods import compare_methods
 
-    compare_methods(recipe, overrides or [], [name.strip() for name in methods.split(",")], budget)
+    compare_methods(recipe, overrides or [], methods, budget)
 
 
 @app.command()

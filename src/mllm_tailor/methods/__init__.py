@@ -7,8 +7,18 @@
 
 from mllm_tailor.methods.choose import make_method
 from mllm_tailor.methods.dylora import truncate
-from mllm_tailor.methods.merge import merge
+from mllm_tailor.methods.merge import check_mergeable, merge
 from mllm_tailor.methods.registry import METHODS
 from mllm_tailor.methods.tuning import Applied, Method, moving_tensors, tuned_by
 
-__all__ = ["METHODS", "Applied", "Method", "make_method", "merge", "moving_tensors", "truncate", "tuned_by"]
+__all__ = [
+    "METHODS",
+    "Applied",
+    "Method",
+    "check_mergeable",
+    "make_method",
+    "merge",
+    "moving_tensors",
+    "truncate",
+    "tuned_by",
+]

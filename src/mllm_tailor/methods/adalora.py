@@ -51,6 +51,7 @@ class Adalora(Technique):
     """Written as a plain LoRA of the largest rank that is left, so that it loads everywhere."""
 
     Settings: ClassVar[type[TechniqueSettings]] = AdaloraSettings
+    rate: ClassVar[float] = 2e-3
 
     def check(self, train: Train) -> None:
         """Importance is read from gradients."""

@@ -30,6 +30,7 @@ class Technique:
 
     Settings: ClassVar[type[TechniqueSettings]] = TechniqueSettings
     default_parts: ClassVar[tuple[str, ...]] = ("language",)
+    rate: ClassVar[float] = 5e-4  # peak learning rate where the recipe names none: what its authors or users take
     preferred: Sequence[str] = ()  # last names of linear layers aimed at where the recipe names none; empty: all
     quantize: ClassVar[str | None] = None  # number format of the base under it
     optimizer: ClassVar[str | None] = None  # when the method is an optimizer of its own
@@ -76,7 +77,7 @@ class Technique:
         """Called before the forward passes of optimizer step `step` (from 0)."""
 
     def end_step(self, attached: Attached, step: int, steps: int) -> None:
-        """Called after the update."""
+        """Called after the update; `step` is the place on the schedule, which minutes may move on faster than steps."""
 
     def export(self, attached: Attached, state: Mapping[str, Tensor]) -> tuple[PeftConfig | None, dict[str, Tensor]]:
         """What is written to the adapter folder: PEFT configuration and weights under PEFT's names."""

@@ -53,10 +53,24 @@ def _plan(name: str, settings: Mapping[str, Any], parts: Any, where: str) -> Pla
     return Plan(chosen, technique)
 
 
+def _check_optimizers(method: Method) -> None:
+    """A method that is an optimizer updates every trained weight, so nothing else can stand beside it."""
+    moving = [plan.technique for plan in method.plans if plan.technique.name != "freeze"]
+    leading = next((one for one in moving if one.optimizer), None)
+    for one in moving:
+        if leading and (one.optimizer, one.optimizer_options) != (leading.optimizer, leading.optimizer_options):
+            raise RecipeError(
+                f"`method.parts`: {leading.name} is an optimizer of every trained weight, so {one.name} with settings "
+                f"of its own cannot train beside it — use {leading.name} with the same settings for all parts, or "
+                "freeze the others"
+            )
+
+
 def _check_together(method: Method) -> None:
     named = [part for plan in method.plans for part in plan.parts]
     for part in named:
         if named.count(part) > 1:
             raise RecipeError(f"`method.parts`: {part} is named twice — name it once")
+    _check_optimizers(method)
     if not method.parts:
         raise RecipeError("`method`: every part is frozen, so nothing would be trained — train at least one part")

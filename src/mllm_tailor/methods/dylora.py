@@ -38,6 +38,7 @@ class Dylora(Lora):
     """Between steps, and so in evaluations and on disk, it is a plain LoRA of the full rank."""
 
     Settings: ClassVar[type[TechniqueSettings]] = DyloraSettings
+    rate: ClassVar[float] = 1e-3  # a step moves one row and column
 
     def attach(self, targets: Targets) -> Attached:
         """Inject, and put the hooks in place."""

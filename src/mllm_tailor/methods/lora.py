@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from peft import LoraConfig
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods.adapters import inject
@@ -26,6 +26,16 @@ class LoraSettings(TechniqueSettings):
     rslora: bool = Field(False, description="scale by alpha/sqrt(rank) (2312.03732); steadier at high ranks")
     dora: bool = Field(False, description="learn length and direction apart (2402.09353); slower")
     init: Literal["default", "gaussian", "orthogonal"] = Field("default", description="how `A` starts")
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _no_loftq(cls, value: object) -> object:
+        if value == "loftq":
+            raise ValueError(
+                "loftq packs the base anew, which PEFT can do on a GPU only and which no untouched base would fit — "
+                "use method qlora with init default, or pissa"
+            )
+        return value
 
 
 class Lora(Technique):

@@ -26,6 +26,7 @@ class Rslora(Lora):
     """Scale by alpha/sqrt(rank): the step does not shrink as the rank grows (Kalajdzievski 2023, 2312.03732)."""
 
     Settings: ClassVar[type[TechniqueSettings]] = RsloraSettings
+    rate: ClassVar[float] = 1e-4  # its scale is sqrt(rank) times LoRA's
 
 
 class DoraSettings(LoraSettings):
@@ -54,6 +55,7 @@ class Pissa(Lora):
     """
 
     Settings: ClassVar[type[TechniqueSettings]] = PissaSettings
+    rate: ClassVar[float] = 1e-4  # the largest directions of W move at once
 
     def config(self, targets: Targets) -> LoraConfig:
         """LoRA with another start."""
@@ -93,6 +95,7 @@ class LoraPlus(Lora):
     """B learns `ratio` times faster than A (Hayou et al. 2024, 2402.12354)."""
 
     Settings: ClassVar[type[TechniqueSettings]] = LoraPlusSettings
+    rate: ClassVar[float] = 1e-4  # of A
 
     def rate_factor(self, name: str) -> float:
         """`ratio` for B."""
@@ -115,6 +118,7 @@ class LoraFa(Lora):
     """
 
     Settings: ClassVar[type[TechniqueSettings]] = LoraFaSettings
+    rate: ClassVar[float] = 1e-3  # half of it moves
 
     def attach(self, targets: Targets) -> Attached:
         """Inject, then freeze every A."""

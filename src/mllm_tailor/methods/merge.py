@@ -11,7 +11,7 @@ from torch import nn
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.methods.adapters import adapter_state, restore
 from mllm_tailor.methods.base import Attached
-from mllm_tailor.methods.tuning import attachments, tuned_by
+from mllm_tailor.methods.tuning import Method, attachments, tuned_by
 
 
 def merge(model: Any, how: Literal["dequantised"] = "dequantised") -> None:
@@ -24,9 +24,8 @@ def merge(model: Any, how: Literal["dequantised"] = "dequantised") -> None:
         ModelError: for adapters whose function no single weight matrix can express.
     """
     method = tuned_by(model)
-    for plan in method.plans if method else ():
-        if not plan.technique.mergeable:
-            raise ModelError(f"{plan.technique.name} cannot be merged into the weights — use the adapter as it is")
+    if method:
+        check_mergeable(method)
     adapters = [one for one in attachments(model) if one.config is not None] if method else []
     for one in adapters:
         if not hasattr(one.tuner, "merge_and_unload"):
@@ -38,6 +37,20 @@ def merge(model: Any, how: Literal["dequantised"] = "dequantised") -> None:
         _fold(adapters)
     model.model.tuned_by = None
     model.model.to(model.dtype)
+
+
+def check_mergeable(method: Method) -> None:
+    """Refuse methods whose function no weight of the model can express; no model is needed.
+
+    Raises:
+        ModelError: naming the method and what works instead.
+    """
+    for plan in method.plans:
+        if not plan.technique.mergeable:
+            raise ModelError(
+                f"`method.name` {plan.technique.name} cannot be merged into the weights — use the run or its adapter "
+                "as it is, or train with lora, which can"
+            )
 
 
 def _fold(adapters: list[Attached]) -> None:

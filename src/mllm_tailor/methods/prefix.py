@@ -73,6 +73,7 @@ class Prefix(Technique):
     """
 
     Settings: ClassVar[type[TechniqueSettings]] = PrefixSettings
+    rate: ClassVar[float] = 2e-2
     mergeable: ClassVar[bool] = False
     only_parts: ClassVar[tuple[str, ...]] = ("language",)
 
@@ -127,6 +128,7 @@ class Prompt(Technique):
     """
 
     Settings: ClassVar[type[TechniqueSettings]] = PromptSettings
+    rate: ClassVar[float] = 0.1
     mergeable: ClassVar[bool] = False
     only_parts: ClassVar[tuple[str, ...]] = ("language",)
 

@@ -27,6 +27,7 @@ class Ia3(Technique):
     """Keys, values and the inner MLP activations are multiplied by learned vectors (Liu et al. 2022, 2205.05638)."""
 
     Settings: ClassVar[type[TechniqueSettings]] = Ia3Settings
+    rate: ClassVar[float] = 3e-3  # T-Few's (2205.05638)
     preferred: ClassVar[tuple[str, ...]] = ("k_proj", "v_proj", *FEEDFORWARD)
 
     def attach(self, targets: Targets) -> Attached:
@@ -55,6 +56,7 @@ class Vera(Technique):
     """y = W x + b * B (d * A x) with A, B random, frozen, shared by all layers (Kopiczko et al. 2023, 2310.11454)."""
 
     Settings: ClassVar[type[TechniqueSettings]] = VeraSettings
+    rate: ClassVar[float] = 5e-3
 
     def attach(self, targets: Targets) -> Attached:
         """Inject; the shared matrices are made from their seed and not written to disk."""
@@ -84,6 +86,7 @@ class Oft(Technique):
     """Each block of inputs is turned by a learned rotation, which keeps angles between neurons (2306.07280)."""
 
     Settings: ClassVar[type[TechniqueSettings]] = OftSettings
+    rate: ClassVar[float] = 1e-3
 
     def attach(self, targets: Targets) -> Attached:
         """Inject rotations by nothing."""

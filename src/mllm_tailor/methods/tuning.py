@@ -20,6 +20,8 @@ from mllm_tailor.recipe.schema import PARTS
 
 WEIGHTS_FILE = "trained.safetensors"  # weights of the model itself that were trained, under their own names
 
+NOTHING = "`method.parts`: nothing is left to train — a tied head belongs to `language`, or choose other parts"
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -94,8 +96,15 @@ class Method:
         return self._count(model, total)
 
     def expected_weights(self, model: Any) -> int:
-        """How many weights will be trained, by formula, without touching the model."""
-        return sum(plan.technique.expected_weights(self._targets(plan, model)) for plan in self.plans)
+        """How many weights will be trained, by formula, without touching the model; a skeleton will do.
+
+        Raises:
+            ModelError, RecipeError: when the model lacks a part, a setting does not fit it, or nothing would move.
+        """
+        found = sum(plan.technique.expected_weights(self._targets(plan, model)) for plan in self.plans)
+        if not found:
+            raise ModelError(NOTHING)
+        return found
 
     def save(self, model: Any, folder: Path) -> None:
         """Write what was trained: PEFT folders for adapters, plain safetensors for weights of the model itself.
@@ -134,10 +143,14 @@ class Method:
         model.model.requires_grad_(False)
         model.model.eval()
 
-    def learning_rates(self, model: Any, default: float) -> dict[str, float]:
+    def peak_rate(self, stated: float | None) -> float:
+        """The peak learning rate of the first technique; `stated` is the recipe's common one."""
+        return _peak_rate(self.plans[0].technique, stated)
+
+    def learning_rates(self, model: Any, stated: float | None) -> dict[str, float]:
         """The peak learning rate of every trained weight, by name."""
         return {
-            name: (plan.technique.settings.learning_rate or default) * plan.technique.rate_factor(name)
+            name: _peak_rate(plan.technique, stated) * plan.technique.rate_factor(name)
             for plan, one in zip(self.plans, attachments(model), strict=True)
             for name in one.trainable
         }
@@ -181,8 +194,13 @@ class Method:
                 counts[part] = counts.get(part, 0) + weight.numel()
                 modules.setdefault(part, set()).add(_module_of(name, layers))
         if not trainable:
-            raise ModelError("nothing is left to train — a tied head belongs to `language`, or choose other parts")
+            raise ModelError(NOTHING)
         return Applied(tuple(trainable), counts, total, {part: len(names) for part, names in modules.items()})
+
+
+def _peak_rate(technique: Technique, stated: float | None) -> float:
+    """What is said of the part, else of the whole training, else the method's own."""
+    return float(technique.settings.learning_rate or stated or technique.rate)
 
 
 def _module_of(name: str, layers: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from mllm_tailor.core.errors import ModelError
+from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
 from mllm_tailor.methods.targets import Targets, layer_number
 
@@ -17,6 +17,7 @@ class Full(Technique):
     """Every weight of the chosen parts (and layers). Trained weights are float32; 16 bytes each with AdamW."""
 
     default_parts: ClassVar[tuple[str, ...]] = ("vision", "projector", "language", "head")
+    rate: ClassVar[float] = 2e-5
     keeps_float32: ClassVar[bool] = True  # an Adam step on bf16 weights would mostly round away
 
     def chosen(self, targets: Targets) -> dict[str, nn.Parameter]:
@@ -44,6 +45,7 @@ class Norms(Full):
     """Only scales and shifts of LayerNorm and RMSNorm (LN tuning, Zhao et al. 2023, 2312.11420)."""
 
     default_parts: ClassVar[tuple[str, ...]] = ("vision", "projector", "language")
+    rate: ClassVar[float] = 1e-3
 
     def chosen(self, targets: Targets) -> dict[str, nn.Parameter]:
         """Weights of modules whose class is some norm."""
@@ -63,6 +65,7 @@ class Lomo(Full):
     """Every weight by gradient descent inside the backward pass (Lv et al. 2023, 2306.09782): training/lomo.py."""
 
     optimizer: ClassVar[str | None] = "lomo"
+    rate: ClassVar[float] = 3e-2  # gradient descent without moments
     keeps_float32: ClassVar[bool] = False  # saving memory is its purpose; updates are computed in float32
 
 
@@ -70,6 +73,7 @@ class AdaLomo(Lomo):
     """The same with adaptive rates (Lv et al. 2023, 2310.10195)."""
 
     optimizer: ClassVar[str | None] = "adalomo"
+    rate: ClassVar[float] = 5e-4  # relative to the size of each weight
 
 
 class MezoSettings(TechniqueSettings):
@@ -88,6 +92,7 @@ class Mezo(Full):
     """Every weight by two forward passes a step (Malladi et al. 2023, 2305.17333): see training/mezo.py."""
 
     Settings: ClassVar[type[TechniqueSettings]] = MezoSettings
+    rate: ClassVar[float] = 1e-6  # of 2305.17333, for full tuning
     optimizer: ClassVar[str | None] = "mezo"
     keeps_float32: ClassVar[bool] = False
 
@@ -112,6 +117,7 @@ class Galore(Full):
     """
 
     Settings: ClassVar[type[TechniqueSettings]] = GaloreSettings
+    rate: ClassVar[float] = 1e-4  # a quarter of it is stepped (`scale`)
     optimizer: ClassVar[str | None] = "galore"
 
     @property
@@ -119,11 +125,22 @@ class Galore(Full):
         """Its own settings."""
         return self.settings.model_dump(include={"rank", "interval", "scale"})
 
+    def expected_weights(self, targets: Targets) -> int:
+        """Their count, if the rank makes any of them smaller."""
+        wide = [weight for weight in self.chosen(targets).values() if weight.ndim > 1]
+        widest = max((min(weight.flatten(1).shape) for weight in wide), default=0)
+        if widest <= self.settings.rank:
+            raise RecipeError(
+                f"`method.rank` {self.settings.rank}: the widest trained weight has {widest} directions — choose a "
+                "lower rank, or method full"
+            )
+        return super().expected_weights(targets)
+
 
 class ApolloSettings(GaloreSettings):
     """Rates from random projections."""
 
-    rank: int = Field(256, ge=1, le=8192, description="random directions; 1: one rate a tensor (APOLLO-Mini)")
+    rank: int = Field(128, ge=1, le=8192, description="random directions; 1: one rate a tensor (APOLLO-Mini)")
     scale: float = Field(
         1.0, gt=0, le=1000, description="factor on the step of every projected weight; 11.3 with rank 1"
     )
@@ -133,6 +150,7 @@ class Apollo(Galore):
     """Every weight; each channel's rate is Adam's, estimated in random directions (Zhu et al. 2024, 2412.05270)."""
 
     Settings: ClassVar[type[TechniqueSettings]] = ApolloSettings
+    rate: ClassVar[float] = 2e-5
     optimizer: ClassVar[str | None] = "apollo"
 
 
@@ -147,6 +165,7 @@ class Lisa(Full):
     """Embeddings, head and a few random layers at a time (Pan et al. 2024, 2403.17919); those asleep keep no state."""
 
     Settings: ClassVar[type[TechniqueSettings]] = LisaSettings
+    rate: ClassVar[float] = 5e-5  # of 2403.17919
     default_parts: ClassVar[tuple[str, ...]] = ("language", "head")
 
     def begin_step(self, attached: Attached, step: int, seed: int) -> None:

@@ -10,6 +10,7 @@ from mllm_tailor.models.families import FAMILIES, Family
 from mllm_tailor.models.open import open_model
 from mllm_tailor.models.opened import OpenModel
 from mllm_tailor.models.pairs import embed_pictures, embed_texts
+from mllm_tailor.models.skeleton import Skeleton, open_skeleton
 from mllm_tailor.models.tiles import tile_grid, tile_image
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Family",
     "Length",
     "OpenModel",
+    "Skeleton",
     "collate",
     "count_tokens",
     "embed_pictures",
@@ -26,6 +28,7 @@ __all__ = [
     "encode",
     "measure_length",
     "open_model",
+    "open_skeleton",
     "tile_grid",
     "tile_image",
 ]

@@ -66,13 +66,10 @@ def open_model(
     Raises:
         ModelError: naming the file and what to do.
     """
-    checkpoint = find_checkpoint(path, revision)
-    if checkpoint.config.get("model_type") == ORIGINAL:
-        copy = find_checkpoint(native_folder(checkpoint))
-        checkpoint = replace(copy, path=checkpoint.path, revision=checkpoint.revision)
+    checkpoint = find_native(path, revision)
     place = pick_device(device)
     number = _number_format(dtype, checkpoint.parameters, place)
-    family = _family(checkpoint)
+    family = find_family(checkpoint)
     if left := [name for name in family.left if (checkpoint.folder / name).is_dir()]:
         console.print(f"[yellow]{escape(checkpoint.path)}: {' and '.join(left)} are not applied (docs/models.md)")
     processor = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
@@ -105,7 +102,16 @@ def open_model(
     )
 
 
-def _family(checkpoint: Checkpoint) -> Family:
+def find_native(path: str | Path, revision: str | None) -> Checkpoint:
+    """The checkpoint in the native layout; an original InternVL is converted once."""
+    checkpoint = find_checkpoint(path, revision)
+    if checkpoint.config.get("model_type") != ORIGINAL:
+        return checkpoint
+    copy = find_checkpoint(native_folder(checkpoint))
+    return replace(copy, path=checkpoint.path, revision=checkpoint.revision)
+
+
+def find_family(checkpoint: Checkpoint) -> Family:
     """What is known of this kind of model, or can be seen in its modules."""
     kind = str(checkpoint.config.get("model_type"))
     if kind in FAMILIES:

@@ -1,7 +1,8 @@
 """What the vision side makes of a sample's pictures, kept where the same pictures are read again.
 
 One run reads its held-out pictures four times (base and tuned, constrained and free) and its dev pictures every epoch;
-as long as training leaves the vision side alone, one pass of the tower serves them all.
+as long as training leaves the vision side alone, one pass of the tower serves them all. Where several runs see the same
+pictures, a folder holds the features for all of them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -24,8 +27,9 @@ MEMORY_SHARE = 0.15  # of the available memory
 class FeatureMemory:
     """Features by the pixels and weights they come from. When full it keeps what it has, for the next pass to find."""
 
-    def __init__(self, limit: int | None = None) -> None:
-        """`limit` in bytes; default: MEMORY_SHARE of what is available now."""
+    def __init__(self, limit: int | None = None, folder: Path | None = None) -> None:
+        """`limit` in bytes; default: MEMORY_SHARE of what is available now. `folder` holds what other runs found."""
+        self.folder = folder
         self.limit = int(psutil.virtual_memory().available * MEMORY_SHARE) if limit is None else limit
         self.bytes = 0
         self.found = 0  # how often features did not have to be computed
@@ -34,6 +38,8 @@ class FeatureMemory:
     def get(self, key: str) -> Tensor | None:
         """Features (tiles, tokens, width) on the CPU, if they are there."""
         kept = self._kept.get(key)
+        if kept is None and self.folder is not None and self._file(key).is_file():
+            kept = load_file(self._file(key))["features"]
         self.found += kept is not None
         return kept
 
@@ -43,6 +49,14 @@ class FeatureMemory:
         if self.bytes + size <= self.limit:
             self._kept[key] = features.cpu()
             self.bytes += size
+        if self.folder is not None:
+            part = self._file(key).with_suffix(".part")
+            save_file({"features": features.cpu().contiguous()}, part)
+            part.rename(self._file(key))
+
+    def _file(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"seen-{key}.safetensors"
 
 
 class Vision:

@@ -161,7 +161,9 @@ class Train(Settings):
     steps: int | None = Field(None, ge=1, description="optimizer steps in all, in place of `epochs`")
     batch: int = Field(16, ge=1, description="samples per optimizer step")
     micro_batch: int | None = Field(None, ge=1, description="samples per forward pass; default: chosen by memory")
-    learning_rate: float = Field(5e-4, gt=0, le=10, description="peak rate")
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="peak rate; default: the method's own (docs/methods.md)"
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape after the warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="fraction of the steps in which the rate rises")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled decay of the trained weights")

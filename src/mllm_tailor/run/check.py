@@ -19,7 +19,7 @@ from mllm_tailor.methods import make_method
 from mllm_tailor.models import Length, OpenModel
 from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.run.forecast import Forecast, foresee
-from mllm_tailor.run.job import check_words
+from mllm_tailor.run.job import check_model, check_words
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.plan import plan, print_plan
 from mllm_tailor.run.predict import open_base, open_for_training, read_in
@@ -61,6 +61,7 @@ def _check_job(job: Job, leaks: Sequence[Fault], *, staged: bool) -> bool:
     faults_ok = _print_faults(examination, job.recipe.data.faulty == "exclude")
     with tempfile.TemporaryDirectory() as folder:
         job = with_units(job, Path(folder) / "units.safetensors")
+        check_model(job.recipe)
         model = open_base(job.recipe)
     lengths = measure(model, job)
     print_plan(plan(job, lengths))

@@ -67,6 +67,12 @@ class RunFolder:
         return self.path / "training.json"
 
     @property
+    def features(self) -> Path | None:
+        """What a frozen vision side makes of the pictures, where several runs share it (a link to their folder)."""
+        place = self.path / "features"
+        return place if place.is_dir() else None
+
+    @property
     def folded(self) -> Path:
         """The model with what was trained folded in, from which the next stage starts."""
         return self.path / FOLDED

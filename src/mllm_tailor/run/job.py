@@ -13,7 +13,7 @@ from mllm_tailor.core.files import read_json, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.methods import Method, make_method
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import OpenModel, open_skeleton
 from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.aids import gather_aids
@@ -61,6 +61,15 @@ def check_words(recipe: Recipe) -> None:
     metric_names(recipe, make_task(recipe))
 
 
+def check_model(recipe: Recipe) -> None:
+    """Refuse a method that does not fit the model before its weights are loaded.
+
+    Raises:
+        ModelError, RecipeError: naming the setting: a part the model lacks, a rank above a layer's width.
+    """
+    make_method(recipe).expected_weights(open_skeleton(recipe.model.path, recipe.model.revision))
+
+
 def run_job(run: RunFolder, job: Job) -> None:
     """Everything that is left of the job. Called again, it goes on where it stopped."""
     console.print(
@@ -69,7 +78,8 @@ def run_job(run: RunFolder, job: Job) -> None:
     )
     job = with_units(job, run.codebook)
     seed_everything(job.recipe.seed)
-    memory = FeatureMemory()  # held-out and dev pictures are read many times, by a vision side most methods leave alone
+    # Held-out and dev pictures are read many times, by a vision side most methods leave alone.
+    memory = FeatureMemory(folder=run.features)
     _before(run, job, memory)
     _forecast(run, job)
     tune(run, job, make_method(job.recipe), memory)
@@ -86,8 +96,8 @@ def _before(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
     lengths = measure(model, job)
     print_plan(plan(job, lengths))
     write_ledger(run.ledger, job, lengths)
-    _predict_both(run, job, "base", model, memory)
-    _nearest(run, job, model)
+    read_held_out(run, job, "base", model, memory)
+    copy_nearest(run, job, model)
 
 
 def _forecast(run: RunFolder, job: Job) -> None:
@@ -109,7 +119,7 @@ def _complete(run: RunFolder, job: Job, who: str) -> bool:
     return all(len(read_predictions(run.predictions(f"{who}_{mode}"))) == wanted for mode in modes(job.task))
 
 
-def _predict_both(run: RunFolder, job: Job, who: str, model: OpenModel, memory: FeatureMemory) -> None:
+def read_held_out(run: RunFolder, job: Job, who: str, model: OpenModel, memory: FeatureMemory) -> None:
     """Held to the schema and free, so that a gain in format is told apart from a gain in reading.
 
     Where the task has a closed set of replies, also by the likelihood of each.
@@ -122,7 +132,7 @@ def _predict_both(run: RunFolder, job: Job, who: str, model: OpenModel, memory: 
         choose_into(run.predictions(f"{who}_{LIKELIHOOD}"), model, job.task, job.held_out, job.recipe, memory)
 
 
-def _nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
+def copy_nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
     """The floor that copies the labels of the training sample whose picture looks most alike to the base model."""
     path = run.predictions("floor_nearest")
     if path.exists():
@@ -167,6 +177,7 @@ def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> Non
         evaluate=evaluate if job.dev else None,
         less_is_better=less_is_better(recipe, job.task),
         aids=aids,
+        features=run.features,
     )
     write_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
 
@@ -175,7 +186,7 @@ def _after(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
     """The tuned model, opened from what was saved (not from memory), reads the held-out samples."""
     if _complete(run, job, "tuned"):
         return
-    _predict_both(run, job, "tuned", open_tuned(job.recipe, run.adapter), memory)
+    read_held_out(run, job, "tuned", open_tuned(job.recipe, run.adapter), memory)
 
 
 def report_job(run: RunFolder, job: Job) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console
-from mllm_tailor.methods import merge
+from mllm_tailor.methods import check_mergeable, make_method, merge
 from mllm_tailor.models import OpenModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.card import write_card
@@ -31,6 +31,7 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
         RunError: when `out` holds something already or training has not ended.
     """
     run, recipe = _ended(path, out)
+    check_mergeable(make_method(recipe))
     model = open_tuned(recipe, run.adapter)
     job = prepare_again(run) if count else None
     samples = [job.task.phrase(sample) for sample in job.held_out[:count]] if job else []

@@ -22,7 +22,7 @@ from mllm_tailor.models import OpenModel
 from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, start_run
-from mllm_tailor.run.job import report_job, run_job
+from mllm_tailor.run.job import check_model, report_job, run_job
 from mllm_tailor.run.predict import moved, open_base, open_tuned, read_into
 from mllm_tailor.run.prepare import Excluded, Job, prepare_again, refusal
 from mllm_tailor.run.scores import in_mode, metric_names, score_system
@@ -50,6 +50,8 @@ def check_stages(recipes: Sequence[Recipe]) -> None:
 def run_stages(run: RunFolder, jobs: Sequence[Job], *, exclude_faulty: bool) -> None:
     """Every stage that is not finished, what the model then says of the others' held-out samples, and the report."""
     jobs = apart(jobs, exclude_faulty=exclude_faulty)
+    for job in jobs:
+        check_model(job.recipe)
     chained: list[tuple[RunFolder, Job]] = []
     for number, job in enumerate(jobs, 1):
         if chained:

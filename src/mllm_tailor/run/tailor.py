@@ -7,7 +7,7 @@ from pathlib import Path
 from mllm_tailor.core.progress import console
 from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.run.folder import RunFolder, finished, open_run, start_run
-from mllm_tailor.run.job import check_words, report_job, run_job
+from mllm_tailor.run.job import check_model, check_words, report_job, run_job
 from mllm_tailor.run.prepare import prepare, prepare_again
 from mllm_tailor.run.settle import settle
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
@@ -30,6 +30,7 @@ def run_recipe(path: Path, overrides: list[str], *, exclude_faulty: bool, fresh:
     if recipe.stages:
         run_stages(run, jobs, exclude_faulty=exclude_faulty)
     else:
+        check_model(parts[0])
         run_job(run, jobs[0])
     return run
 

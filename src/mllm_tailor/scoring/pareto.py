@@ -14,23 +14,27 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 24, 56
 
 @dataclass(frozen=True)
 class Point:
-    """One run: what it cost (any unit, lower is better) and what it scored (0 to 100, higher is better)."""
+    """One run: what it cost (any unit, lower is better) and what it scored (0 to 100)."""
 
     name: str
     cost: float
     score: Interval
 
 
-def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in cost and score at once, cheapest first (the Pareto front)."""
+def front(points: Sequence[Point], *, lower: bool = False) -> list[Point]:
+    """The points that no other beats in cost and score at once, cheapest first (the Pareto front).
+
+    `lower`: a lower score is a better one, as where errors are counted.
+    """
+    sign = -1 if lower else 1
     best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.cost, -point.score.value)):
-        if not best or point.score.value > best[-1].score.value:
+    for point in sorted(points, key=lambda point: (point.cost, -sign * point.score.value)):
+        if not best or sign * point.score.value > sign * best[-1].score.value:
             best.append(point)
     return best
 
 
-def scatter(points: Sequence[Point], cost_name: str, score_name: str) -> str:
+def scatter(points: Sequence[Point], cost_name: str, score_name: str, *, lower: bool = False) -> str:
     """An SVG file: one dot a run with its 95 % interval, the front as a line."""
     top_cost = max(point.cost for point in points) * 1.08 or 1.0
     low = min(point.score.low for point in points)
@@ -42,7 +46,7 @@ def scatter(points: Sequence[Point], cost_name: str, score_name: str) -> str:
         across = LEFT + cost / top_cost * (WIDTH - LEFT - RIGHT)
         return across, TOP + (high - score) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    best = front(points)
+    best = front(points, lower=lower)
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(point.cost, point.score.value) for point in best))
     marks = [_mark(point, place, point in best) for point in points]
     labels = [_text(LEFT - 10, place(0, value)[1] + 4, f"{value:.1f}", "end") for value in (low, high)]

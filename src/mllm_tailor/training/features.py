@@ -58,16 +58,17 @@ class CachedFeed:
 
     def __init__(self, model: OpenModel, samples: Sequence[Sample], loss: str, folder: Path, bf16: bool) -> None:
         self.model, self.samples, self.loss = model, samples, loss
-        self.folder, self.bf16 = folder, bf16
+        self.bf16 = bf16
+        self._identity = _identity(model, loss, bf16)
+        self.folder = folder / hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()[:12]
         self.groups = [range(start, min(start + GROUP, len(samples))) for start in range(0, len(samples), GROUP)]
         self.memory: dict[int, Cached] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        self._identity = _identity(model, loss, bf16)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for place in track(range(len(self.groups)), "Reading the training pictures once"):
             if not self._whole(place):
                 self._compute(place)
         if (
-            sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
             < RAM_SHARE * psutil.virtual_memory().available
         ):
             self.memory = {number: self._read(number) for number in range(len(samples))}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mllm_tailor.core.device import computes_in_bf16, current_memory, peak_memory, seed_everything
+from mllm_tailor.core.device import Stopwatch, computes_in_bf16, current_memory, peak_memory, seed_everything
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
@@ -49,18 +49,20 @@ def train(
     less_is_better: bool = False,
     on_event: Callable[[str, int], None] | None = None,
     aids: Aids = Aids(),  # noqa: B008 (frozen)
+    features: Path | None = None,
 ) -> TrainResult:
     """Train what `method` put into `model` on phrased, labelled samples; go on where an earlier call stopped.
 
     Writes `log.jsonl`, `tensorboard/`, `checkpoints/` and, at the end, `adapter/` into `folder`. With `evaluate`, the
     weights of the best dev score (its first number; `less_is_better` says which way) are kept; without, the last.
-    `aids` are what the objective of the recipe needs beside the samples.
+    `aids` are what the objective of the recipe needs beside the samples; `features` is a folder where several trainings
+    keep what a frozen vision side makes of the pictures, which otherwise goes when the training has ended.
 
     Raises:
         Interrupted: after Ctrl-C, with everything saved.
         RunError: when the loss is no longer a number, memory does not suffice, or the disk is full.
     """
-    training = Training(model, method, samples, recipe, folder, evaluate, less_is_better, on_event, aids)
+    training = Training(model, method, samples, recipe, folder, evaluate, less_is_better, on_event, aids, features)
     try:
         return training.run()
     finally:
@@ -81,6 +83,7 @@ class Training:
         less_is_better: bool,
         on_event: Callable[[str, int], None] | None,
         aids: Aids,
+        features: Path | None = None,
     ) -> None:
         self.model, self.method, self.recipe, self.folder = model, method, recipe, folder
         self.evaluate = evaluate
@@ -101,14 +104,15 @@ class Training:
         seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
         self.lengths = [measure_length(sample, seeing) for sample in track(samples, "Measuring samples")]
         own = self.objective.weights()
-        rates = learning_rates(model, recipe.train.learning_rate) | dict.fromkeys(own, recipe.train.learning_rate)
+        self.peak_rate = method.peak_rate(recipe.train.learning_rate)
+        rates = learning_rates(model, recipe.train.learning_rate) | dict.fromkeys(own, self.peak_rate)
         groups = make_groups(trained_weights(model) | own, rates, recipe.train.weight_decay)
         check_settings(recipe.train, method.optimizer)
         setup = Setup(groups, recipe.train.clip, model.model, method.optimizer_options)
         self.stepper = make_stepper(method.optimizer or recipe.train.optimizer, setup)
         self.progress = Progress(budget=prepare_memory(model, recipe.train, max(one.tokens for one in self.lengths)))
         self.keeper = Keeper(model, method, self.stepper, recipe, samples, folder, own)
-        feed = make_feed(seeing, samples, recipe, self.keeper.cache, self.bf16)
+        feed = make_feed(seeing, samples, recipe, features or self.keeper.cache, self.bf16)
         self.objective.prepare(feed, self.keeper.cache, in_groups(len(samples), PREPARED))
         self.feed = Ahead(feed, workers=1 if model.device.type == "cpu" else 4)
 
@@ -163,11 +167,11 @@ class Training:
         return wanted and (step in self.marks or ended)
 
     def _step(self, log: TrainingLog | SilentLog) -> None:
-        step, began = self.progress.step, time.perf_counter()
-        factor = rate_factor(self._place(), self.course.steps, self.settings.warmup, self.settings.schedule)
+        step, place, watch = self.progress.step, self._place(), Stopwatch()
+        factor = rate_factor(place, self.course.steps, self.settings.warmup, self.settings.schedule)
         self.method.begin_step(self.model, step, step_seed(self.recipe.seed, step))
         taken = self._take(step, factor)
-        self.method.end_step(self.model, step, self.course.steps)
+        self.method.end_step(self.model, int(place), self.course.steps)
         if not math.isfinite(taken.loss):
             raise RunError(
                 f"step {step + 1}: the loss is {taken.loss} — lower train.learning_rate or set train.clip; "
@@ -175,8 +179,8 @@ class Training:
             )
         chosen = self.course.samples(step)
         tokens = sum(self._tokens(number) for number in chosen)
-        self.progress = self.progress.after_step(len(chosen), tokens, time.perf_counter() - began)
-        log.step(self._row(taken, factor, len(chosen), tokens, time.perf_counter() - began))
+        self.progress = self.progress.after_step(len(chosen), tokens, watch.seconds(), watch.cpu_seconds())
+        log.step(self._row(taken, factor, len(chosen), tokens, watch.seconds()))
         self.tell("step", self.progress.step)
 
     def _place(self) -> float:
@@ -203,7 +207,7 @@ class Training:
             "step": done.step,
             "epoch": round(done.step / self.course.steps_per_epoch, 4),
             "loss": taken.loss,
-            "learning_rate": self.settings.learning_rate * factor,
+            "learning_rate": self.peak_rate * factor,
             "gradient_norm": taken.gradient_norm,
             "samples_per_second": round(count / seconds, 4),
             "tokens_per_second": round(tokens / seconds, 2),

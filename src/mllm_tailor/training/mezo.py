@@ -71,8 +71,7 @@ class MezoStepper:
             for weight in module.parameters(recurse=False):
                 if id(weight) in names and id(weight) not in kept:
                     kept[id(weight)] = weight.data
-                    step = direction(seed, names[id(weight)], weight).float()
-                    weight.data = (weight.data.float() + size * step).to(weight.dtype)
+                    weight.data = torch.add(weight.data, direction(seed, names[id(weight)], weight), alpha=size)
 
         def put_back(module: nn.Module, _: Any, __: Any) -> None:
             for weight in module.parameters(recurse=False):
@@ -113,8 +112,9 @@ def replay(groups: Sequence[Group], log: Sequence[Row]) -> None:
         for group in groups:
             rate = group.learning_rate * factor
             for name, weight in group.weights.items():
-                step = slope * direction(seed, name, weight).float() + group.weight_decay * weight.float()
-                weight.copy_(weight.float() - rate * step)
+                if group.weight_decay:
+                    weight.mul_(1 - rate * group.weight_decay)
+                weight.add_(direction(seed, name, weight), alpha=-rate * slope)  # rounded once, from float32
 
 
 def mezo(setup: Setup) -> MezoStepper:

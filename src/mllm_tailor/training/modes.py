@@ -16,11 +16,11 @@ def trained_weights(model: OpenModel) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in model.model.named_parameters() if name in moving}
 
 
-def learning_rates(model: OpenModel, default: float) -> dict[str, float]:
-    """The peak learning rate of every trained weight."""
+def learning_rates(model: OpenModel, stated: float | None) -> dict[str, float]:
+    """The peak learning rate of every trained weight; `stated` is the recipe's common one."""
     method = tuned_by(model)
     assert method is not None, "a method is applied before training"
-    return method.learning_rates(model, default)
+    return method.learning_rates(model, stated)
 
 
 def keep_frozen_parts_quiet(model: OpenModel) -> None:

@@ -18,13 +18,14 @@ class Progress:
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0  # spent in steps, evaluations left out
+    processor_seconds: float = 0.0  # of them, of all threads; what a busy machine leaves comparable
     evaluated_step: int | None = None  # the last step after which the dev part was scored
     best_step: int | None = None
     best_score: float | None = None
     budget: int = 0  # tokens of one forward pass
     most: int | None = None  # samples of one forward pass, after memory ran out
 
-    def after_step(self, samples: int, tokens: int, seconds: float) -> Progress:
+    def after_step(self, samples: int, tokens: int, seconds: float, processor_seconds: float) -> Progress:
         """One step further."""
         return replace(
             self,
@@ -32,6 +33,7 @@ class Progress:
             samples=self.samples + samples,
             tokens=self.tokens + tokens,
             seconds=self.seconds + seconds,
+            processor_seconds=self.processor_seconds + processor_seconds,
         )
 
 
@@ -43,6 +45,7 @@ class TrainResult:
     epochs: float
     samples: int
     seconds: float
+    processor_seconds: float
     samples_per_second: float
     tokens_per_second: float
     peak_bytes: int
@@ -60,6 +63,7 @@ class TrainResult:
             epochs=progress.step / course.steps_per_epoch,
             samples=progress.samples,
             seconds=progress.seconds,
+            processor_seconds=progress.processor_seconds,
             samples_per_second=progress.samples / seconds,
             tokens_per_second=progress.tokens / seconds,
             peak_bytes=peak_bytes,

@@ -122,5 +122,5 @@ def galore(setup: Setup) -> GradientStepper:
 
 def apollo(setup: Setup) -> GradientStepper:
     """Settings: rank, interval (steps between draws), scale. Rank 1 scales the whole tensor at once (APOLLO-Mini)."""
-    said = {"rank": 256, "interval": 200, "scale": 1.0} | dict(setup.options)
+    said = {"rank": 128, "interval": 200, "scale": 1.0} | dict(setup.options)
     return GradientStepper(setup, lambda groups: Projected(groups, apollo_step, by_row=said["rank"] > 1, **said))

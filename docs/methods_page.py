@@ -1,0 +1,180 @@
+"""docs/methods.md: every method with its settings, what it cost and what it scored, as the benchmarks stored it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from words import settings_table
+
+from mllm_tailor.core.files import human_bytes, read_json
+from mllm_tailor.methods import METHODS
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+DATA = {"drawn": "drawn receipts", "sroie": "real receipts (SROIE)"}
+
+HEAD = """# The methods
+
+What is trained, and how the update is parameterised: `method: {name: ...}`. Everything else in the recipe stays as it
+is, and where it names no `train.learning_rate`, each method takes its own. This page is generated from the code and
+from stored measurements (`make docs`).
+
+`parts` names what is trained: vision, projector, language, audio, head. Each part may have a method of its own:
+
+```yaml
+method:
+  name: qlora
+  rank: 128
+  parts: {vision: {method: lora, rank: 16, learning_rate: 2.0e-5}, projector: full, language: qlora}
+```
+
+A method that is an optimizer (lomo, adalomo, mezo, galore, apollo) moves every trained weight, so beside it other parts
+can only be frozen. What does not fit (a part the model lacks, a rank above a layer's width, accumulation with lomo) is
+refused before the model is loaded.
+
+`tailor compare-methods recipe.yaml --methods lora,qlora,full --budget 10m` gives several the same data and budget
+(also `3e` for epochs, `200 steps`, or `8GB` of peak memory; `lora:rank=8:alpha=16` sets something of one method). The
+recipe's learning rate is kept for methods that usually learn at the rate of the recipe's own; others take theirs.
+`tailor sweep recipe.yaml --learning-rates 1e-4,1e-3 --ranks 8,32 --budget 3e` finds a rate and rank by successive
+halving on the dev part.
+
+What is made small is said beside the method, in `train`:
+
+- nothing: the cross-entropy of the answers;
+- `distill: {teacher: FOLDER_OR_ID}`: labels and a larger model's logits together (Hinton et al. 2015), or with
+  `of: vision` the hidden states of its vision tower (Gao et al. 2024);
+- `prefer: {beta: 0.1}`: DPO (Rafailov et al. 2023) on the model's own wrong readings of the training samples, as a
+  second stage;
+- `task: match` with a CLIP or SigLIP: the contrastive loss, a large batch by cached gradients (`micro_batch` pairs at a
+  time);
+- `method: {name: mezo, objective: metric}`: the task's own metric, which has no gradient.
+"""
+
+WHEN = {
+    "lora": "The one to begin with: close to full tuning at a fraction of its memory, mergeable, loads everywhere.",
+    "qlora": "When the model does not fit otherwise: a quarter of the memory of its weights, somewhat slower steps.",
+    "rslora": "With ranks of 64 and more, where plain LoRA's scale makes more rank bring nothing.",
+    "dora": "When LoRA of a low rank falls short and slower steps are no matter.",
+    "pissa": "When few steps must do: it begins where the weights are largest. Needs lower rates than LoRA.",
+    "lora_plus": "As LoRA; when its training is slow to take off.",
+    "lora_fa": "When activations, not weights, fill the memory: long inputs, large batches.",
+    "dylora": "When the rank to ship is not known yet: train once, cut with `tailor truncate`.",
+    "adalora": "When a small adapter must be as good as it can, and there are hundreds of steps to sort ranks in.",
+    "bottleneck": "To reproduce work with adapters, or when an update must not be linear. Stays beside the model.",
+    "ia3": "When hundreds of adapters must be stored or swapped: kilobytes each.",
+    "vera": "As (IA)3, with a little more room to learn.",
+    "oft": "When what the model knows must be kept: angles between neurons stay as they are.",
+    "prefix": "When the weights must not be touched at all and a tiny file is wanted.",
+    "prompt": "As prefix with still fewer weights; only for large models, and it needs many steps.",
+    "full": "When there is memory for 16 bytes a weight, or the model is small; the reference for all others.",
+    "lisa": "Full tuning's reach when its optimizer state does not fit.",
+    "lomo": "Full tuning in the memory of the weights; plain gradient descent, so choose the rate with care.",
+    "adalomo": "As lomo, far less sensitive to the rate; the better default of the two.",
+    "mezo": "When only inference fits, or the objective has no gradient; thousands of steps and a low rate.",
+    "galore": "Full tuning when Adam's state does not fit; a decomposition every so many steps costs time.",
+    "apollo": "As galore without decompositions, and with less state.",
+    "norms": "A quick, nearly free change of domain; a good first stage.",
+    "freeze": "Under `parts`, for what must stay as it is.",
+}
+
+
+def methods_page() -> str:
+    """The whole page."""
+    measured = {which: read_json(file) for which in DATA if (file := RESULTS / f"methods_{which}.json").exists()}
+    lines = [HEAD, *_scores(measured), *_ratios()]
+    for name in METHODS:
+        technique = METHODS.load(name)
+        summary = METHODS.summary(name)
+        lines.append(f"\n## {name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n{inspect.getdoc(technique) or ''}\n")
+        lines.append(f"**When.** {WHEN[name]}\n")
+        if name != "freeze":
+            lines.append(f"**Rate** where the recipe names none: `{technique.rate:g}`.\n")
+            lines += [*_measured(name, measured), ""]
+        lines += settings_table(technique.Settings)
+    return "\n".join(lines) + "\n"
+
+
+def _scores(measured: dict[str, Any]) -> Iterator[str]:
+    """What was compared, and how."""
+    yield "## Measured cost and score\n"
+    if not measured:
+        yield "Not measured yet: `python benchmarks/method_scores.py drawn`, and `sroie`.\n"
+        return
+    yield (
+        "`python benchmarks/method_scores.py drawn` and `sroie`: the embedded model (12 million weights), company, "
+        "date and total of 24 receipts to train on, each seen once, 12 steps; scored on 24 others. So little tells "
+        "what a method costs and whether it learns at all; it does not tell neighbours apart. Rates were reasoned, not "
+        "searched. Seconds are processor seconds of training on one thread; memory is the whole process's peak, "
+        "Python and libraries included (about 0.6 GiB).\n"
+    )
+    for which, found in measured.items():
+        yield from _table(DATA[which], found)
+
+
+def _table(title: str, found: dict[str, Any]) -> Iterator[str]:
+    floors = ", ".join(f"{name.removeprefix('floor_')} {value:.1f}" for name, value in found["floors"].items())
+    yield f"### On {title}\n"
+    yield f"Untouched {found['untouched']['value']:.1f}; floors: {floors} ({found['metric']}, 0 to 100).\n"
+    yield "| method | score | gain (95 % interval) | rate | trained weights | seconds | peak memory | on disk |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for one in sorted(found["methods"], key=lambda one: -(one["score"] or {"value": -1})["value"]):
+        if one["score"] is None:
+            yield f"| {one['name']} | failed: {one['problem']} | | | | | | |"
+            continue
+        gain = one["gain"]
+        yield (
+            f"| {_short(one['name'])} | {one['score']['value']:.1f} | {gain['value']:+.1f} ({gain['low']:+.1f} to "
+            f"{gain['high']:+.1f}) | {one['rate']:g} | {one['trained']:,} | {one['processor_seconds']:.0f} | "
+            f"{human_bytes(one['peak_bytes'])} | {human_bytes(one['disk_bytes'])} |"
+        )
+    yield ""
+
+
+def _short(words: str) -> str:
+    """Without the rate, which has a column of its own."""
+    return ":".join(word for word in words.split(":") if not word.startswith("learning_rate="))
+
+
+def _measured(name: str, measured: dict[str, Any]) -> Iterator[str]:
+    """A line a data set."""
+    for which, title in DATA.items():
+        rows = [one for one in measured.get(which, {"methods": []})["methods"] if one["name"].split(":")[0] == name]
+        if not rows:
+            yield f"**Measured** on {title}: not yet.\n"
+        for one in rows:
+            shown = f" ({_short(one['name'])})" if len(rows) > 1 else ""
+            yield f"**Measured** on {title}{shown}: {_verdict(one)}\n"
+
+
+def _verdict(one: dict[str, Any]) -> str:
+    if one["score"] is None:
+        return f"failed ({one['problem']})."
+    gain = one["gain"]
+    clear = "learns" if gain["low"] > 0 else "harms" if gain["high"] < 0 else "no clear gain in so few steps"
+    return (
+        f"{one['score']['value']:.1f}, {gain['value']:+.1f} over the untouched model ({gain['low']:+.1f} to "
+        f"{gain['high']:+.1f}: {clear}); {one['trained']:,} weights, {one['processor_seconds']:.0f} s, "
+        f"{human_bytes(one['peak_bytes'])} at most, {human_bytes(one['disk_bytes'])} on disk."
+    )
+
+
+def _ratios() -> Iterator[str]:
+    """Ratios beside those of the papers."""
+    file = RESULTS / "methods.json"
+    yield "## Ratios, beside what the papers say\n"
+    if not file.exists():
+        yield "Not measured yet: `python benchmarks/methods.py`.\n"
+        return
+    found = read_json(file)
+    yield (
+        f"`python benchmarks/methods.py`: a random InternVL of {found['weights']:,} weights in bf16, one thread of a "
+        "CPU. Memory is what a process needs for two steps of one short sample beyond what it held before, reading the "
+        "file left out; the language model and its head are trained. The papers measured billions of weights on GPUs.\n"
+    )
+    yield "| figure | measured | published |"
+    yield "|---|---|---|"
+    for name, one in found["figures"].items():
+        yield f"| {name} | {one['measured']:.3f} | {one['published']} |"
+    yield ""

@@ -200,7 +200,7 @@ class TestCachedFeatures:
         model, _, _ = prepare(tiny_model_folder, LORA)
         cache = tmp_path / "cache"
         first = CachedFeed(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
-        files = sorted(cache.glob("*.safetensors"))
+        files = sorted(cache.rglob("*.safetensors"))
         assert len(files) == 2
         raw = bytearray(files[0].read_bytes())
         raw[-1] ^= 1

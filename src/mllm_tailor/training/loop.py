@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mllm_tailor.core.device import Stopwatch, computes_in_bf16, current_memory, peak_memory, seed_everything
+from mllm_tailor.core.device import computes_in_bf16, current_memory, peak_memory, seed_everything
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
@@ -167,7 +167,8 @@ class Training:
         return wanted and (step in self.marks or ended)
 
     def _step(self, log: TrainingLog | SilentLog) -> None:
-        step, place, watch = self.progress.step, self._place(), Stopwatch()
+        step, place = self.progress.step, self._place()
+        began, worked = time.perf_counter(), time.process_time()
         factor = rate_factor(place, self.course.steps, self.settings.warmup, self.settings.schedule)
         self.method.begin_step(self.model, step, step_seed(self.recipe.seed, step))
         taken = self._take(step, factor)
@@ -179,8 +180,9 @@ class Training:
             )
         chosen = self.course.samples(step)
         tokens = sum(self._tokens(number) for number in chosen)
-        self.progress = self.progress.after_step(len(chosen), tokens, watch.seconds(), watch.cpu_seconds())
-        log.step(self._row(taken, factor, len(chosen), tokens, watch.seconds()))
+        seconds = time.perf_counter() - began
+        self.progress = self.progress.after_step(len(chosen), tokens, seconds, time.process_time() - worked)
+        log.step(self._row(taken, factor, len(chosen), tokens, seconds))
         self.tell("step", self.progress.step)
 
     def _place(self) -> float:

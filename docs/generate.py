@@ -80,9 +80,9 @@ method:
 ```
 
 Each part of the model learns at its own rate, which is how a recipe gives each modality one: `vision` sees pictures and
-clips, `audio` hears recordings, `language` reads all of them. With
-`train.modality_parts: {text: [language]}` a kind of samples moves some parts only. `tailor check` and `tailor run` print the plan: samples
-and tokens by source and modality. What a limit, a weight or a repeat below one leaves out is named in the ledger.
+clips, `audio` hears recordings, `language` reads all of them. With `train.modality_parts: {text: [language]}` a kind of
+samples moves some parts only. `tailor check` and `tailor run` print the plan: samples and tokens by source and
+modality. What a limit, a weight or a repeat below one leaves out is named in the ledger.
 """
 
 

@@ -21,7 +21,7 @@ from mllm_tailor.core.clips import read_frames
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method, merge
-from mllm_tailor.models import FAMILIES, NO_LOSS, OpenModel, open_model
+from mllm_tailor.models import FAMILIES, NO_LOSS, OpenModel, open_model, open_skeleton
 from mllm_tailor.models.build import TURN_END
 from mllm_tailor.models.families import guess_family
 from mllm_tailor.models.speech import SpeechFeatures
@@ -122,6 +122,7 @@ def test_lora_on_every_part_saved_reloaded_and_merged(kind: str, families: Path,
     assert {"language", "head"} < set(parts) and {"vision", "audio"} & set(parts)
     method = make_method(small_recipe({"name": "lora", "rank": 2, "parts": parts}))
     model = open_small(folder, method)
+    assert method.expected_weights(open_skeleton(folder)) == method.expected_weights(model)
     applied = method.apply(model)
     assert all(applied.counts[part] > 0 for part in parts)
     batch = model.collate([model.encode(sample) for sample in samples])

@@ -122,6 +122,7 @@ def test_milder_settings_only_where_they_make_sense(tmp_path: Path) -> None:
     assert last(model={"path": "embedded", "tiles": {"max": 6}})[-1] == "model.tiles.max=1"
 
 
+@pytest.mark.slow
 def test_what_fits_is_said_as_a_command(
     tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

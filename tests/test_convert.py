@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from original_internvl import TEMPLATES, language_config, random_weights, vision_config, write_checkpoint
 from safetensors.torch import load_file, save_file
 from test_encode import picture
+from test_models_open import Canary
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Sample, Turn
@@ -402,7 +404,44 @@ def test_tiles_of_the_checkpoint(tmp_path: Path) -> None:
         assert open_model(tmp_path / str(number)).tiles == expected
 
 
+# What is unsafe
+
+
+def test_code_and_pickles_beside_an_original_checkpoint_are_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sign = tmp_path / "original", tmp_path / "sign"
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    write_checkpoint(folder)
+    modules = ["configuration_internvl_chat", "modeling_internvl_chat", "tokenization_internlm2", "conversation"]
+    for name in modules:
+        (folder / f"{name}.py").write_text(f"open({str(sign)!r}, 'w').write('run')\nclass InternLM2Tokenizer: pass\n")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(sign)))
+    spoil(folder, trust_remote_code=True, auto_map={name: f"{module}.X" for name, module in AUTO.items()})
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"trust_remote_code": True}))
+    model = open_model(folder)
+    model.save(tmp_path / "saved")
+    assert model.generate([SAMPLE.unlabelled()], max_new_tokens=2) and not sign.exists()
+    for file in (tmp_path / "saved").glob("*.json"):
+        assert "trust_remote_code" not in file.read_text() and "auto_map" not in file.read_text()
+    exec((folder / "conversation.py").read_text())
+    assert sign.exists()  # the canary does sing
+
+
+AUTO = {"AutoConfig": "configuration_internvl_chat", "AutoModel": "modeling_internvl_chat"}
+
+
 # What is wrong
+
+
+@pytest.mark.parametrize("keep", [4, 5000, -1])
+def test_weights_cut_off(keep: int, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "original")
+    file = tmp_path / "original" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ModelError, match=r"model\.safetensors: .*(damaged|cut off).*download it again"):
+        convert(tmp_path / "original", tmp_path / "native")
 
 
 def spoil(folder: Path, **changes: Any) -> None:

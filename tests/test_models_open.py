@@ -264,10 +264,15 @@ def test_code_of_a_checkpoint_is_never_run(
     change_json(
         folder / "config.json",
         auto_map={"AutoConfig": "configuration_own.Own", "AutoModelForMultimodalLM": "modeling_own.Own"},
+        trust_remote_code=True,
         _attn_implementation="someone/kernel",
         attn_implementation="someone/kernel",
     )
-    change_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_own.Own", None]})
+    change_json(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["tokenization_own.Own", None]},
+        trust_remote_code=True,
+    )
     for name in ("processor_config.json", "preprocessor_config.json"):
         change_json(
             folder / name, auto_map={"AutoProcessor": "processing_own.Own", "AutoImageProcessor": "processing_own.Own"}

@@ -121,6 +121,8 @@ def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTok
     missing = [token for token in (IMAGE_START, IMAGE_END, IMAGE, style.close) if token not in tokenizer.get_vocab()]
     if missing:
         raise ModelError(f"{folder}: the tokenizer lacks {', '.join(missing)} — these files are of another checkpoint")
+    for name in ("auto_map", "trust_remote_code"):  # what names code is not handed on
+        tokenizer.init_kwargs.pop(name, None)
     tokenizer.SPECIAL_TOKENS_ATTRIBUTES = [*tokenizer.SPECIAL_TOKENS_ATTRIBUTES, *special]
     tokenizer.add_special_tokens(special)
     tokenizer.eos_token = style.close  # what ends a reply; the original stops nowhere else

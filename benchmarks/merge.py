@@ -1,6 +1,6 @@
 """What merging an adapter and rounding the sum to bfloat16 costs: LoRA beside DoRA, trained on drawn receipts.
 
-    python benchmarks/merge.py                  # the embedded model, 60 receipts; about twenty minutes on one thread
+    python benchmarks/merge.py                  # the embedded model, 40 receipts; about twenty minutes on one thread
     python benchmarks/merge.py --epochs 1       # quicker, a smaller update
 
 The base is stored in bfloat16, as published models are, so all that rounding changes comes from the update. Everything
@@ -35,6 +35,7 @@ from mllm_tailor.run.verify import agreement, observe
 from mllm_tailor.tasks import make_task
 
 RESULTS = Path(__file__).parent / "results" / "merge.json"
+OBSERVED = 4  # held-out samples whose logits and free replies are compared; all are scored
 METHODS = {name: {"name": name, "rank": 32, "alpha": 64, "parts": ["language"]} for name in ("lora", "dora")}
 
 
@@ -47,7 +48,7 @@ def train(folder: Path, name: str, epochs: int) -> RunFolder:
         "task": {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}},
         "method": METHODS[name],
         "train": {"epochs": epochs, "batch": 8, "learning_rate": 1e-3},
-        "predict": {"max_new_tokens": 192},
+        "predict": {"max_new_tokens": 128},
         "score": ["fuzzy", "exact", "f1"],
         "output": str(folder / "runs"),
     }
@@ -61,7 +62,7 @@ def measure(run: RunFolder) -> dict[str, Any]:
     """The adapter as trained, and merged with its sum rounded: scores, logits, and what is left of the update."""
     recipe = run.recipe()
     job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
-    samples = [job.task.phrase(sample) for sample in job.held_out]
+    samples = [job.task.phrase(sample) for sample in job.held_out[:OBSERVED]]
     tuned, base = open_tuned(recipe, run.adapter), open_base(recipe)
     before, exact = observe(tuned, samples), scores(tuned, job)
     merge(tuned)
@@ -119,8 +120,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "merge-benchmark")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--receipts", type=int, default=60)
-    parser.add_argument("--held-out", type=int, default=30)
+    parser.add_argument("--receipts", type=int, default=40)
+    parser.add_argument("--held-out", type=int, default=10)
     asked = parser.parse_args()
     if not (asked.folder / "data" / "metadata.jsonl").exists():
         asked.folder.mkdir(parents=True, exist_ok=True)

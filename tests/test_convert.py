@@ -14,10 +14,11 @@ import torch
 from original_internvl import TEMPLATES, language_config, random_weights, vision_config, write_checkpoint
 from safetensors.torch import load_file, save_file
 from test_encode import picture
+from test_models_families import clip
 from test_models_open import Canary
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.core.sample import Sample, Turn
+from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.models import NO_LOSS, OpenModel, open_model
 from mllm_tailor.models.convert import convert
 from mllm_tailor.models.convert.config import language_class
@@ -365,6 +366,43 @@ def test_conversations_are_written_as_the_original_writes_them(style: str, tmp_p
     assert model.tokenizer.decode(encoded.ids) == EXPECTED[style].replace("{picture}", picture_text)
     supervised = model.tokenizer.decode(encoded.labels[encoded.labels != NO_LOSS])
     assert supervised == ("B<|end|>" if style == "phi3-chat" else "B<|im_end|>")
+
+
+def test_several_pictures_no_picture_and_a_clip(tmp_path: Path) -> None:
+    """Pictures stand in order before the question and share the tiles; every frame of a clip is one tile."""
+    write_checkpoint(tmp_path / "original", "Qwen2ForCausalLM", system_message="S", max_dynamic_patch=6)
+    model = open_model(tmp_path / "original", frames=2)
+
+    def read(*media: Media) -> tuple[str, int]:
+        encoded = model.encode(Sample("a", media, "Q", "A"))
+        tiles = 0 if encoded.pixel_values is None else len(encoded.pixel_values)
+        assert (encoded.ids == model.processor.image_token_id).sum() == 4 * tiles
+        supervised = encoded.labels[encoded.labels != NO_LOSS]
+        assert model.tokenizer.decode(supervised) == "A<|im_end|>"
+        return model.tokenizer.decode(encoded.ids).replace("<IMG_CONTEXT>", ""), tiles
+
+    head, tail = "<|im_start|>system\nS<|im_end|><|im_start|>user\n", "Q<|im_end|><|im_start|>assistant\nA<|im_end|>"
+    assert read() == (head + tail, 0)
+    assert read(picture(60, 120)) == (f"{head}<img></img>\n{tail}", 3)  # two tiles and a thumbnail
+    both = read(picture(60, 60), picture(60, 400))  # of six tiles three each: 1, and 3 with a thumbnail
+    assert both == (f"{head}<img></img>\n<img></img>\n{tail}", 1 + 4)
+    frames = read(clip(tmp_path / "a.mp4"))
+    assert frames == (f"{head}Frame-1: <img></img>\nFrame-2: <img></img>\n{tail}", 2)
+
+
+@pytest.mark.parametrize("language", ["InternLM2ForCausalLM", "Phi3ForCausalLM"])
+def test_in_bf16_it_is_the_same_model_less_exactly(language: str, tmp_path: Path) -> None:
+    config, weights = write_checkpoint(tmp_path / "original", language, torch_dtype="bfloat16")
+    model = open_model(tmp_path / "original", dtype=torch.bfloat16)
+    encoded, inputs = image_inputs(model)
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    rounded = {name: weight.bfloat16().float() for name, weight in weights.items()}
+    expected = reference.logits(
+        encoded.ids.tolist(), encoded.media["pixel_values"], rounded, config, model.processor.image_token_id
+    )
+    with torch.no_grad():
+        got = model.model(**inputs).logits[0].float()
+    assert (got - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 @pytest.mark.slow

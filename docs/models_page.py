@@ -26,7 +26,8 @@ replies = model.generate([sample], max_new_tokens=64)
   `.processor`, `.tokenizer`, `.generate(samples, max_new_tokens=)`, `.encode(sample)`, `.collate(encoded)`,
   `.image_features(samples)`, `.identity` and `.save(folder)`. A path is a string or a `Path`; `dtype` is `auto`,
   `float32`, `bfloat16` or `float16`, as a word or torch's own; `device` likewise.
-- `.model` is the class of transformers: `.model(input_ids=, pixel_values=, labels=)`, `.model.get_image_features(...)`.
+- `.model` is the class of transformers: `.model(input_ids=, pixel_values=, labels=)`, and for the features of pictures
+  `.model.get_image_features(pixel_values=).pooler_output` (tiles, tokens, width).
 - `encode(sample, model)` gives `.ids` and `.labels` (tokens,), `.pixel_values` (tiles, 3, side, side; None without
   pictures), all media inputs by name in `.media`, and `.answer_start`. A sample without an answer is a prompt.
 - `.generate` takes one sample or several and returns a list of replies, always greedy.

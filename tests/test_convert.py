@@ -221,8 +221,19 @@ def test_opened_from_the_original_once_converted_then_from_the_copy(tmp_path: Pa
     again = open_model(tmp_path / "mini")
     assert [copy.stat().st_mtime_ns for copy in (cache / "native").iterdir()] == stamps
     assert first.identity == again.identity and first.identity["path"] == str(tmp_path / "mini")
+    (tmp_path / "mini" / "conversation.py").write_text("")  # whatever a copy was made from counts
+    open_model(tmp_path / "mini")
+    assert len(list((cache / "native").iterdir())) == 2
     write_checkpoint(tmp_path / "mini", seed=1)
     assert open_model(tmp_path / "mini").identity["weights_sha256"] != first.identity["weights_sha256"]
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path / "mini")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"cannot be written .* TAILOR_CACHE"):
+        open_model(tmp_path / "mini")
 
 
 def test_a_converted_folder_is_an_ordinary_one(tmp_path: Path) -> None:

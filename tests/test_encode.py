@@ -120,6 +120,12 @@ def test_the_text_is_that_of_the_template(model: OpenModel) -> None:
     )
 
 
+def test_a_path_may_be_text(model: OpenModel, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 120), "red").save(tmp_path / "a.png")
+    one, other = (Sample("a", (Media("image", path),), "?") for path in (tmp_path / "a.png", str(tmp_path / "a.png")))
+    assert one == other and torch.equal(encode(one, model).ids, encode(other, model).ids)
+
+
 def test_loss_on_all_tokens_only_when_asked(model: OpenModel) -> None:
     encoded = encode(SHAPES["one picture"], model, loss="all")
     assert torch.equal(encoded.labels, encoded.ids)

@@ -22,6 +22,11 @@ class Media:
     page: int | None = None  # from 0, for documents with pages
     views: tuple[Path, ...] = ()  # of one scene, `path` the first: seen stitched into one picture
 
+    def __post_init__(self) -> None:
+        """A path may be given as text."""
+        if isinstance(self.path, str):
+            object.__setattr__(self, "path", Path(self.path))
+
     def describe(self) -> str:
         """How messages name it."""
         return str(self.path) if self.path is not None else f"inline {self.kind} ({len(self.data or b'')} bytes)"

@@ -141,8 +141,8 @@ def _tokenizer_class(folder: Path, language: str) -> tuple[type[PreTrainedTokeni
     if not (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
         raise ModelError(f"{folder / 'tokenizer.model'}: missing — copy it there or download it again")
     stated = stated_in(folder / "tokenizer_config.json")
-    begins = {"add_bos_token": stated.get("add_bos_token", True)}
+    begins = {"add_bos_token": stated.get("add_bos_token") is not False}
     if language == "LlamaForCausalLM":
-        return LlamaTokenizer, begins | {"legacy": stated.get("legacy", True)}
+        return LlamaTokenizer, begins | {"legacy": stated.get("legacy") is not False}
     # Their vocabularies were made without the space Llama puts before every text.
     return LlamaTokenizer, begins | {"add_prefix_space": False, "legacy": False}

@@ -27,6 +27,7 @@ from mllm_tailor.models.convert.weights import Source, Split, destinations
 from mllm_tailor.models.processor import InternVLProcessor, state_tiles
 from mllm_tailor.recipe.schema import Tiles
 
+CONVERSION = 2  # counts what conversions write otherwise than before, so that older copies are not taken for new ones
 SHARD = 2**30  # bytes held before a file is written
 
 
@@ -81,8 +82,8 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
 
 def native_folder(checkpoint: Checkpoint) -> Path:
     """The converted copy of an original checkpoint, made at first use and kept in the cache (`TAILOR_CACHE`)."""
-    digest = hashlib.sha256((checkpoint.folder / "config.json").read_bytes())
-    for file in sorted(weight_files(checkpoint.folder)):
+    digest = hashlib.sha256(f"conversion {CONVERSION}".encode())
+    for file in sorted({*checkpoint.folder.glob("*.*"), *weight_files(checkpoint.folder)}):
         facts = file.resolve().stat()
         digest.update(f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())
     name = Path(checkpoint.path).name
@@ -91,7 +92,12 @@ def native_folder(checkpoint: Checkpoint) -> Path:
         size = sum(file.stat().st_size for file in weight_files(checkpoint.folder))
         said = f"{name}: converted once to the native layout ({human_bytes(size)} in {folder})"
         console.print(escape(said), highlight=False)
-        convert(checkpoint.folder, folder)
+        try:
+            convert(checkpoint.folder, folder)
+        except OSError as error:
+            raise ModelError(
+                f"{folder}: cannot be written ({error}) — name a place with room in TAILOR_CACHE"
+            ) from None
     return folder
 
 

@@ -52,7 +52,7 @@ def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Samp
     assert not found.cached and found.pass_seconds > 0
     trained = sum(weight.numel() for weight in model.model.parameters())
     assert found.standing == trained * (4 + 8)  # gradients and AdamW's two moments, in float32
-    assert found.together == recipe.train.batch
+    assert sorted(number for one in found.passes for number in one) == list(range(len(samples)))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,8 @@ def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, s
     """Twelve samples alike, one of which took a second, take twelve an epoch; a budget of minutes bounds them."""
     model, _, recipe = prepare(tiny_model_folder, FULL, epochs=3)
     alike = [measure_length(samples[0], model)] * 12
-    found = Rehearsal(held=100, standing=20, pass_bytes=5, together=4, pass_seconds=1.0, timed=(0,), cached=False)
+    passes = tuple((number, number + 1, number + 2, number + 3) for number in (0, 4, 8))
+    found = Rehearsal(100, 20, 5, longest=0, passes=passes, pass_seconds=1.0, timed=(0,), cached=False)
     said = extrapolate(found, Shape.of(model), alike, recipe, 12, 0.0)
     assert said.training_seconds == pytest.approx(36.0)
     assert said.peak_bytes == 100 + 20 + 4 * 5

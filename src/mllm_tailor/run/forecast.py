@@ -7,7 +7,7 @@ where gradients flow (Kaplan et al. 2020, section 2.1), plus attention.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mllm_tailor.methods import Method
@@ -25,7 +25,7 @@ class Forecast:
     training_seconds: float  # of all steps; what a budget of minutes cuts off is not in it
     seeing_seconds: float  # of the vision side over the training pictures, where it runs once
     scoring_seconds: float  # of base and tuned, each held to the schema and free
-    together: int  # longest samples in one pass
+    together: int  # samples in one pass, at most
 
     def row(self) -> dict[str, Any]:
         """Plain values for forecast.json."""
@@ -89,7 +89,17 @@ def extrapolate(
     if recipe.train.minutes is not None:
         training = min(training, 60 * recipe.train.minutes)
     seeing = found.seeing_seconds * sum(size.tiles for size in sizes)
-    return Forecast(found.peak_bytes, training, seeing, scoring_seconds, found.together)
+    largest = max(_padded(one, sizes, shape, found) for one in found.passes)
+    once = shape.operations(sizes[found.longest], pictures=not found.cached)
+    peak = found.held + found.standing + round(found.pass_bytes * largest / once)
+    return Forecast(peak, training, seeing, scoring_seconds, max(map(len, found.passes)))
+
+
+def _padded(one: Sequence[int], sizes: Sequence[Length], shape: Shape, found: Rehearsal) -> float:
+    """Operations of a pass whose samples are padded to the longest of them."""
+    longest = max(sizes[number].tokens for number in one)
+    padded = (replace(sizes[number], tokens=longest) for number in one)
+    return sum(shape.operations(size, pictures=not found.cached) for size in padded)
 
 
 def _side(value: object) -> int:

@@ -27,7 +27,7 @@ from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, 
 from mllm_tailor.training.moving import holding_still, still_weights
 from mllm_tailor.training.objectives import Aids, make_objective
 from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
-from mllm_tailor.training.order import Course, in_groups, micro_batches, step_seed
+from mllm_tailor.training.order import in_groups, make_course, micro_batches, step_seed
 from mllm_tailor.training.precision import computing
 from mllm_tailor.training.processes import agree, join, ranks, total
 from mllm_tailor.training.progress import Progress, TrainResult
@@ -95,11 +95,8 @@ class Training:
         self.objective = make_objective(model, method, samples, recipe, aids)
         samples = self.objective.samples
         counted = samples[: self.objective.count]
-        kinds = tuple(sample.modality for sample in counted) if recipe.train.one_modality else ()
-        self.kinds = kinds
-        self.still = still_weights(model, recipe.train.modality_parts, kinds)
-        epochs = recipe.train.passes(len(counted))
-        self.course = Course(len(counted), recipe.train.batch, epochs, recipe.seed, kinds)
+        self.course = make_course([sample.modality for sample in counted], recipe.train, recipe.seed)
+        self.still = still_weights(model, recipe.train.modality_parts, self.course.kinds)
         self.marks = self.course.ends(recipe.train.evaluate_every)
         seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
         self.lengths = [measure_length(sample, seeing) for sample in track(samples, "Measuring samples")]
@@ -263,7 +260,7 @@ class Training:
             with torch.no_grad(), computing(device, self.bf16):
                 for one, batch in self._batches(plan, plan):
                     self.objective.look(batch, one.samples)
-        kind = self.kinds[self.course.samples(step)[0]] if self.still else ""
+        kind = self.course.kinds[self.course.samples(step)[0]] if self.still else ""
         with holding_still(self.still.get(kind, ())):
             for one, batch in self._batches(plan, then):
                 with computing(device, self.bf16):

@@ -10,6 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from mllm_tailor.recipe import Train
+
 
 @lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
@@ -71,6 +73,12 @@ class Course:
         span = every * self.steps_per_epoch
         marks = {round(number * span) for number in range(1, int(self.steps / span) + 1)}
         return frozenset(marks - {0} | {self.steps})
+
+
+def make_course(modalities: Sequence[str], settings: Train, seed: int) -> Course:
+    """The course of a training over samples of these modalities."""
+    kinds = tuple(modalities) if settings.one_modality else ()
+    return Course(len(modalities), settings.batch, settings.passes(len(modalities)), seed, kinds)
 
 
 def micro_batches(

@@ -23,6 +23,7 @@ from mllm_tailor.training.feed import Batch, collate_right, to_device
 from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.memory import prepare_memory
 from mllm_tailor.training.modes import trained_weights
+from mllm_tailor.training.order import make_course, micro_batches
 from mllm_tailor.training.precision import computing
 
 TOGETHER_ON_CPU = 2  # samples of the timed pass; more side by side cost as much each
@@ -31,7 +32,7 @@ STATE_BYTES = {  # of an optimizer, for each trained weight
     "lomo": 0, "adalomo": 0, "galore": 2, "apollo": 1, "mezo": 0,
 }  # fmt: skip
 NO_GRADIENTS = ("mezo",)
-ONE_GRADIENT = ("lomo", "adalomo")  # each is used and dropped before the next is whole
+ONE_PASS = ("lomo", "adalomo")  # a step; each gradient is used and dropped before the next is whole
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,12 @@ class Rehearsal:
     held: int  # bytes before the first pass, weights included
     standing: int  # bytes of gradients and optimizer state
     pass_bytes: int  # of one pass over the longest sample
-    together: int  # samples of that length in one pass
+    longest: int  # its number
+    passes: tuple[tuple[int, ...], ...]  # of one epoch, as the training will make them
     pass_seconds: float  # of a pass over `timed`
     timed: tuple[int, ...]  # numbers of the samples of the timed pass
     cached: bool  # whether the vision side runs once, outside the passes
     seeing_seconds: float = 0.0  # of the vision side for one tile, where it does
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory a training of these passes holds."""
-        return self.held + self.standing + self.together * self.pass_bytes
 
 
 def rehearse(
@@ -67,7 +64,7 @@ def rehearse(
     ranked = sorted(range(len(samples)), key=lambda number: (lengths[number].tokens, number))
     longest, median = ranked[-1], ranked[len(ranked) // 2]
     budget = prepare_memory(model, settings, lengths[longest].tokens)
-    together = min(settings.batch, settings.micro_batch or max(1, budget // lengths[longest].tokens))
+    passes = _passes(samples, lengths, recipe, budget if optimizer not in ONE_PASS else None)
     bf16 = computes_in_bf16(recipe.model.dtype, device)
     cached = can_cache(model, samples, settings.augment)
     seconds_a_tile = 0.0
@@ -98,14 +95,29 @@ def rehearse(
     with watch_memory(device) as memory:
         once(batch)
     model.model.zero_grad(set_to_none=True)
-    timed = (median,) * (min(together, TOGETHER_ON_CPU) if device.type == "cpu" else together)
+    most = max(map(len, passes))
+    timed = (median,) * (min(most, TOGETHER_ON_CPU) if device.type == "cpu" else most)
     batch = ready(timed)
     seconds = once(batch) * (2 if optimizer in NO_GRADIENTS else 1)  # MeZO looks to both sides
     model.model.zero_grad(set_to_none=True)
     own = max(0, memory.rise - sum(gradients))
-    kept = max(gradients, default=0) if optimizer in ONE_GRADIENT else sum(gradients)
+    kept = max(gradients, default=0) if optimizer in ONE_PASS else sum(gradients)
     standing = states + (0 if optimizer in NO_GRADIENTS else kept)
-    return Rehearsal(memory.before, standing, own, together, seconds, timed, cached, seconds_a_tile)
+    return Rehearsal(memory.before, standing, own, longest, passes, seconds, timed, cached, seconds_a_tile)
+
+
+def _passes(
+    samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe, budget: int | None
+) -> tuple[tuple[int, ...], ...]:
+    """The forward passes of the first epoch; without a budget each step is one."""
+    course = make_course([sample.modality for sample in samples], recipe.train, recipe.seed)
+    found: list[tuple[int, ...]] = []
+    for step in range(min(course.steps, course.steps_per_epoch)):
+        chosen = course.samples(step)
+        tokens = [lengths[number].tokens for number in chosen]
+        most = len(chosen) if budget is None else recipe.train.micro_batch
+        found += micro_batches(chosen, tokens, most=most, budget=budget or 0)
+    return tuple(found)
 
 
 def _loss(model: OpenModel, batch: Batch) -> Tensor:

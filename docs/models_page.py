@@ -16,9 +16,9 @@ HEAD = """# The models
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import encode, open_model, tile_image
 
-model = open_model("embedded")                       # or a folder, or a hub id such as OpenGVLab/InternVL3-1B-hf
+model = open_model("embedded")  # or a folder, or a hub id such as OpenGVLab/InternVL3-1B-hf
 sample = Sample("1", (Media("image", path),), "What is the total?", answer="9.50")
-encoded = encode(sample, model)                      # .ids, .labels (-100: no loss), .media["pixel_values"]
+encoded = encode(sample, model)  # .ids, .labels (-100: no loss), .media["pixel_values"]
 replies = model.generate([sample], max_new_tokens=64)
 ```
 

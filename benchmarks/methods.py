@@ -2,6 +2,7 @@
 
     python benchmarks/methods.py                # a random InternVL of about 100 million weights, in bf16
     python benchmarks/methods.py --width 1024   # a larger one
+    python benchmarks/methods.py --only orders  # one kind of figure anew: sizes, ranks or orders
 
 - Bits and saved activations are counted from the tensors themselves.
 - Memory is the largest resident size of a process of its own over two optimizer steps of one short sample, less what it
@@ -61,6 +62,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 PUBLISHED = {"lomo": "0.143 (7B)", "mezo": "0.083 (up to 12 times less)", "lora": "0.33 (GPT-3)"}
 RANKS, RANK_STEPS = range(1, 9), 40
+KINDS = ("sizes", "ranks", "orders")
 Rows = dict[str, tuple[float, str]]  # figure -> measured, published
 
 
@@ -241,31 +243,48 @@ def orders() -> Rows:
     return rows
 
 
-def measure(place: Path, width: int) -> tuple[Rows, dict[str, dict[str, int]]]:
-    """Every figure, and the bytes of each method."""
+def sizes(place: Path, width: int) -> dict[str, Any]:
+    """Bits, saved activations and memory: the figures, and the bytes of each method."""
     build(place / "model", width)
     build(place / "tiny", 128, layers=2)
     used, bits = memory(place), nf4_bits(place / "model")
+    kept = [saved_bytes(name, place / "model") for name in ("lora", "lora_fa")]
     rows: Rows = {
         "NF4, bits a weight": (bits, "4.127"),
         "NF4 weights / bf16 weights": (bits / 16, "0.258"),
-        "activations kept: LoRA / LoRA-FA": (
-            saved_bytes("lora", place / "model") / saved_bytes("lora_fa", place / "model"), "1.4",
-        ),
-    }  # fmt: skip
-    adamw = used["full (AdamW)"]["bytes"]
-    rows |= {
-        f"memory: {name} / full (AdamW)": (found["bytes"] / adamw, PUBLISHED.get(name, "—"))
-        for name, found in used.items()
-        if not name.startswith("full")
+        "activations kept: LoRA / LoRA-FA": (kept[0] / kept[1], "1.4"),
     }
-    return rows | rank_search(place / "tiny") | orders(), used
+    adamw = used["full (AdamW)"]["bytes"]
+    for name, found in used.items():
+        if not name.startswith("full"):
+            rows[f"memory: {name} / full (AdamW)"] = (found["bytes"] / adamw, PUBLISHED.get(name, "—"))
+    return {"figures": rows, "width": width, "weights": used["full (AdamW)"]["weights"], "memory": used}
+
+
+def ranks(place: Path) -> dict[str, Any]:
+    """The search of a rank."""
+    build(place / "tiny", 128, layers=2)
+    return {"figures": rank_search(place / "tiny")}
+
+
+def measure(what: list[str], width: int) -> dict[str, Any]:
+    """Each kind of figure asked for."""
+    with tempfile.TemporaryDirectory() as place:
+        ways = {
+            "sizes": lambda: sizes(Path(place), width),
+            "ranks": lambda: ranks(Path(place)),
+            "orders": lambda: {"figures": orders()},
+        }
+        return {name: way() | {"machine": describe_machine()} for name, way in ways.items() if name in what}
 
 
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=768, help="channels of the text model")
+    parser.add_argument(
+        "--only", nargs="+", choices=KINDS, default=list(KINDS), help="keep what is stored of the others"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     said = parser.parse_args()
@@ -273,20 +292,16 @@ def main() -> None:
         child(said.child, said.folder)
         return
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as place:
-        rows, used = measure(Path(place), said.width)
-    weights = used["full (AdamW)"]["weights"]
-    table = Table(title=f"Methods as ratios ({weights:,} weights)", title_justify="left")
+    file = RESULTS / "methods.json"
+    stored = read_json(file) if file.exists() else {}
+    write_json(file, {name: found for name in KINDS if (found := (stored | measure(said.only, said.width)).get(name))})
+    table = Table(title="Methods as ratios", title_justify="left")
     for column in ("figure", "measured here", "published"):
         table.add_column(column, justify="left" if column == "figure" else "right")
-    for name, (value, paper) in rows.items():
-        table.add_row(name, f"{value:.3f}", paper)
+    for found in read_json(file).values():
+        for name, (value, paper) in found["figures"].items():
+            table.add_row(name, f"{value:.3f}", paper)
     Console().print(table)
-    figures = {name: {"measured": round(value, 4), "published": paper} for name, (value, paper) in rows.items()}
-    write_json(
-        RESULTS / "methods.json",
-        {"machine": describe_machine(), "width": said.width, "weights": weights, "figures": figures, "memory": used},
-    )
 
 
 if __name__ == "__main__":

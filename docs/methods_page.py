@@ -104,7 +104,7 @@ def _scores(measured: dict[str, Any]) -> Iterator[str]:
         return
     yield (
         "`python benchmarks/method_scores.py drawn` and `sroie`: the embedded model (12 million weights), company, "
-        "date and total of 24 receipts to train on, each seen once, 12 steps; scored on 24 others. So little tells "
+        "date and total of 24 receipts to train on, each seen once, 12 steps; scored on 24 others. So little shows "
         "what a method costs and whether it learns at all; it does not tell neighbours apart. Rates were reasoned, not "
         "searched. Seconds are processor seconds of training on one thread; memory is the whole process's peak, "
         "Python and libraries included (about 0.6 GiB).\n"
@@ -169,12 +169,14 @@ def _ratios() -> Iterator[str]:
         return
     found = read_json(file)
     yield (
-        f"`python benchmarks/methods.py`: a random InternVL of {found['weights']:,} weights in bf16, one thread of a "
-        "CPU. Memory is what a process needs for two steps of one short sample beyond what it held before, reading the "
-        "file left out; the language model and its head are trained. The papers measured billions of weights on GPUs.\n"
+        f"`python benchmarks/methods.py`: a random InternVL of {found['sizes']['weights']:,} weights in bf16, one "
+        "thread of a CPU. Memory is what a process needs for two steps of one short sample beyond what it held before, "
+        "reading the file left out; language model and head are trained. The papers measured billions of weights on "
+        "GPUs.\n"
     )
     yield "| figure | measured | published |"
     yield "|---|---|---|"
-    for name, one in found["figures"].items():
-        yield f"| {name} | {one['measured']:.3f} | {one['published']} |"
+    for kind in found.values():
+        for name, (value, published) in kind["figures"].items():
+            yield f"| {name} | {value:.3f} | {published} |"
     yield ""

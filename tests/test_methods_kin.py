@@ -13,12 +13,15 @@ from safetensors.torch import load_file
 from small_job import batch_of, difference, logits, make_samples, open_small, prepare, shake, small_recipe, snapshot
 from torch import Tensor
 from transformers import AutoModelForMultimodalLM
+from typer.testing import CliRunner
 
-from mllm_tailor.core.errors import ModelError, RecipeError
+from mllm_tailor.cli.main import app
+from mllm_tailor.core.errors import ModelError, RecipeError, RunError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method, truncate
 from mllm_tailor.methods.adapters import tuner_layers
 from mllm_tailor.methods.tuning import attachments
+from mllm_tailor.recipe import dump_recipe
 from mllm_tailor.training import train
 from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.modes import learning_rates
@@ -162,6 +165,21 @@ class TestDylora:
         assert ranks[1::2] == [6] * 12  # whole again after each step
         assert len(set(ranks[::2])) > 2
         assert set(ranks[::2]) <= set(range(1, 7))
+
+    def test_the_command_cuts_a_finished_run(self, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model, method, recipe = prepare(tiny_model_folder, DYLORA)
+        run = tmp_path / "run"
+        method.save(model, run / "adapter")
+        (run / "recipe.yaml").write_text(dump_recipe(recipe))
+        words = ["truncate", str(run), "--rank", "2", "--out", str(tmp_path / "cut")]
+        with pytest.raises(RunError, match="training has not ended"):
+            CliRunner().invoke(app, words, catch_exceptions=False)
+        (run / "training.json").write_text("{}")
+        assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+        cut = peft.PeftConfig.from_pretrained(str(tmp_path / "cut"))
+        assert (cut.peft_type, cut.r, cut.lora_alpha) == ("LORA", 2, 12)
+        with pytest.raises(RunError, match="not empty"):
+            CliRunner().invoke(app, words, catch_exceptions=False)
 
     def test_other_adapters_cannot_be_cut(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model, method, _ = prepare(tiny_model_folder, {"name": "lora", "rank": 4})

@@ -264,11 +264,9 @@ def truncate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plain LoRA adapter.")],
 ) -> None:
     """Cut a DyLoRA run's adapter to a lower rank, without training again."""
-    from mllm_tailor.methods import truncate as cut
-    from mllm_tailor.run.folder import open_run
+    from mllm_tailor.run.merge import truncate_run
 
-    cut(open_run(run_folder).adapter, rank, out)
-    typer.echo(f"LoRA of rank {rank} in {out}")
+    truncate_run(run_folder, rank, out)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import torch
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console
-from mllm_tailor.methods import check_mergeable, make_method, merge
+from mllm_tailor.methods import check_mergeable, make_method, merge, truncate
 from mllm_tailor.models import OpenModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.card import write_card
@@ -69,6 +69,18 @@ def export_adapter(path: Path, out: Path) -> None:
     model.processor.save_pretrained(out)
     write_card(out, run, recipe, model, "adapter", "")
     console.print(f"Adapter in {out}. Open it over its base with peft or vLLM; the README there says how")
+
+
+def truncate_run(path: Path, rank: int, out: Path) -> None:
+    """The adapter of a DyLoRA run cut to `rank`: a plain LoRA.
+
+    Raises:
+        RunError: when `out` holds something already or training has not ended.
+        ModelError: when the run is none of DyLoRA or has a lower rank.
+    """
+    run, _ = _ended(path, out)
+    truncate(run.adapter, rank, out)
+    console.print(f"LoRA of rank {rank} in {out}")
 
 
 def _ended(path: Path, out: Path) -> tuple[RunFolder, Recipe]:

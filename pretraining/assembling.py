@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -93,17 +94,23 @@ class SymbolEmbedding(nn.Module):
     """What the projector will have to produce, from the characters themselves instead of their pixels.
 
     A visual token is the sum over its 12 slots of the language model's own embedding of the character, turned by a
-    matrix of the slot (random orthogonal at first), plus the token's row and column in its tile.
+    matrix of the slot, plus the token's row and column in its tile. At first every slot has channels of its own, so
+    that one attention head can carry a character undisturbed by the other eleven, and the last 16 hold the place.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        count = 4 * slots.SLOTS
-        self.slot_turns = nn.Parameter(
-            torch.stack([torch.linalg.qr(torch.randn(width, width))[0] for _ in range(count)])
-        )
-        self.row_embed = nn.Parameter(torch.randn(SIDE, width) * 0.05)
-        self.column_embed = nn.Parameter(torch.randn(SIDE, width) * 0.05)
+        count, places = 4 * slots.SLOTS, 16
+        own = (width - places) // count  # channels of a slot
+        shared = torch.linalg.qr(torch.randn(width, width))[0][:, :own] * (width / own) ** 0.5
+        turns = torch.zeros(count, width, width)
+        for slot in range(count):
+            turns[slot, :, slot * own : (slot + 1) * own] = shared
+        self.slot_turns = nn.Parameter(turns)
+        angle = torch.arange(SIDE).float()[:, None] * math.pi * torch.tensor([0.9, 0.45, 0.2, 0.0625])
+        code = 1.5 * torch.stack([angle.cos(), angle.sin()], -1).flatten(1)  # [SIDE, 8]
+        self.row_embed = nn.Parameter(nn.functional.pad(code, (width - places, places // 2)))
+        self.column_embed = nn.Parameter(nn.functional.pad(code, (width - places // 2, 0)))
         ids = [encode(slots.character_of(index))[0] if index else 0 for index in range(slots.CLASSES)]
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
 

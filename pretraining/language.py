@@ -157,12 +157,14 @@ def train(
     start: str = "",
     vision_name: str = "vision",
     level: float = 0.0,
+    steady: bool = False,
     **sizes: int,
 ) -> None:
     """Train the language model and the symbol embedding for `minutes` of the wall clock in all.
 
     `start` is a model folder whose language model is the start instead of a fresh one; `level` (0..1) how hard the
-    examples are at first; where the checkpoint `vision_name` exists, symbols are doubted as that tower doubts.
+    examples are at first, and with `steady` to the end; where the checkpoint `vision_name` exists, symbols are doubted
+    as that tower doubts.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
@@ -198,7 +200,7 @@ def train(
         loss.backward()
         optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.6))
         facts["step"] += 1
-        facts["level"] = next_level(facts["level"], right)
+        facts["level"] = facts["level"] if steady else next_level(facts["level"], right)
         shared_level.fill_(facts["level"])
         running.append((float(loss.detach()), right, ids.numel()))
         if facts["step"] % 50 == 0:

@@ -97,7 +97,7 @@ def child(name: str, folder: Path, what: str) -> None:
     if what == "foresee":
         lengths = [measure_length(sample, model) for sample in job.learned]
         found = rehearse(model, method, job.learned, lengths, recipe)
-        said = extrapolate(found, Shape.of(model), lengths, recipe, len(job.train), 0.0)
+        said = extrapolate(found, Shape.of(model), lengths, recipe, len(job.train))
         answer = {"bytes": said.peak_bytes, "seconds": said.training_seconds}
     else:
         with tempfile.TemporaryDirectory() as place:

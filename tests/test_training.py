@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
 from small_job import batch_of, make_samples, prepare, shake, snapshot
 
 from mllm_tailor.core.errors import RunError
@@ -212,6 +214,34 @@ class TestCachedFeatures:
         Image.new("RGB", (60, 80), "black").save(own[0].media[0].path)
         changed = CachedFeed(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
         assert not torch.equal(first["image_features"], changed["image_features"])
+
+    def test_questions_about_one_picture_see_it_once(
+        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+    ) -> None:
+        """Twenty questions, ten apart, about ten pictures and two about none: ten pictures pass the tower."""
+        model, _, _ = prepare(tiny_model_folder, LORA)
+        asked = [replace(samples[n % 10], id=f"{n}", prompt=f"Question {n}?", answer=f"{n}") for n in range(20)]
+        asked += [replace(samples[0], id=f"text {n}", media=()) for n in range(2)]
+        tiles: list[int] = []
+        tower = model.model.get_submodule("model.vision_tower")
+        tower.register_forward_pre_hook(
+            lambda _, args, kwargs: tiles.append(len(kwargs.get("pixel_values", *args[:1]))), with_kwargs=True
+        )
+        feed = CachedFeed(model, asked, "answer", tmp_path, bf16=False)
+        once = sum(len(model.encode(sample).media["pixel_values"]) for sample in samples[:10])
+        assert sum(tiles) == once and len(tiles) == 2
+        stored = [name for file in sorted(tmp_path.rglob("*.safetensors")) for name in load_file(file)]
+        assert sum(name.endswith("features") for name in stored) == 10
+        numbers = [3, 13, 20, 0, 19]
+        live = LiveFeed(model, asked, "answer", None).batch(numbers, 0)
+        for read in (feed, CachedFeed(model, asked, "answer", tmp_path, bf16=False)):
+            read.memory = {} if read is not feed else read.memory  # the second reads from disk
+            cached = as_inputs(read.batch(numbers, 0))
+            assert torch.equal(live["input_ids"], cached["input_ids"])
+            assert torch.equal(live["labels"], cached["labels"])
+            losses = [answer_loss(model.model, batch)[0].item() for batch in (live, cached)]
+            assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+        assert feed.memory[3].features is feed.memory[13].features
 
     @pytest.mark.parametrize("parts", [["vision", "language"], ["projector"]])
     def test_not_where_the_vision_side_is_trained(

@@ -76,23 +76,23 @@ def foresee(model: OpenModel, method: Method, job: Job, lengths: dict[str, Lengt
     learned = list(job.learned)
     sizes = [lengths[sample.id] for sample in learned]
     found = rehearse(model, method, learned, sizes, job.recipe)
-    return extrapolate(found, Shape.of(model), sizes, job.recipe, len(job.train), scoring_seconds)
+    made = extrapolate(found, Shape.of(model), sizes, job.recipe, len(job.train))
+    tiles = {sample.media: size.tiles for sample, size in zip(learned, sizes, strict=True)}  # each picture is seen once
+    seeing = found.seeing_seconds * sum(tiles.values())
+    return replace(made, seeing_seconds=seeing, scoring_seconds=scoring_seconds)
 
 
-def extrapolate(
-    found: Rehearsal, shape: Shape, sizes: Sequence[Length], recipe: Recipe, counted: int, scoring_seconds: float
-) -> Forecast:
+def extrapolate(found: Rehearsal, shape: Shape, sizes: Sequence[Length], recipe: Recipe, counted: int) -> Forecast:
     """From one pass to all: seconds by operations. `counted` samples make up an epoch's count of steps."""
     costs = [shape.operations(size, pictures=not found.cached) for size in sizes]
     rate = sum(costs[number] for number in found.timed) / found.pass_seconds
     training = recipe.train.passes(counted) * sum(costs) / rate
     if recipe.train.minutes is not None:
         training = min(training, 60 * recipe.train.minutes)
-    seeing = found.seeing_seconds * sum(size.tiles for size in sizes)
     largest = max(_padded(one, sizes, shape, found) for one in found.passes)
     once = shape.operations(sizes[found.longest], pictures=not found.cached)
     peak = found.held + found.standing + round(found.pass_bytes * largest / once)
-    return Forecast(peak, training, seeing, scoring_seconds, max(map(len, found.passes)))
+    return Forecast(peak, training, 0.0, 0.0, max(map(len, found.passes)))
 
 
 def _padded(one: Sequence[int], sizes: Sequence[Length], shape: Shape, found: Rehearsal) -> float:

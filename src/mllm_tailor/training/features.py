@@ -2,7 +2,8 @@
 
 Samples are taken in fixed groups, each a file of its own: features, ids and labels, sealed by a checksum. A group that
 is missing, damaged or made from other pictures, weights or settings is computed again, in the same shape as before, so
-that a resumed training computes with the same bits.
+that a resumed training computes with the same bits. Samples about the same pictures (questions about one X-ray) lie in
+one group, which sees and keeps those pictures once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from mllm_tailor.training.feed import Batch, Feed, LiveFeed, collate_right
 from mllm_tailor.training.precision import computing
 from mllm_tailor.training.processes import ranks
 
-GROUP = 8  # samples a file
+GROUP = 8  # different pictures (or sets of them) a file
 RAM_SHARE = 0.25  # of the available memory; larger caches are read from disk as needed
 
 
@@ -61,7 +62,8 @@ class CachedFeed:
         self.bf16 = bf16
         self._identity = _identity(model, loss, bf16)
         self.folder = folder / hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()[:12]
-        self.groups = [range(start, min(start + GROUP, len(samples))) for start in range(0, len(samples), GROUP)]
+        self.groups = together(samples)
+        self.place = {number: place for place, group in enumerate(self.groups) for number in group}
         self.memory: dict[int, Cached] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         for place in track(range(len(self.groups)), "Reading the training pictures once"):
@@ -71,11 +73,11 @@ class CachedFeed:
             sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
             < RAM_SHARE * psutil.virtual_memory().available
         ):
-            self.memory = {number: self._read(number) for number in range(len(samples))}
+            self.memory = {number: item for place in range(len(self.groups)) for number, item in self._read(place)}
 
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
         """Padded ids and labels; features as the output of the vision side."""
-        items = [self.memory.get(number) or self._read(number) for number in numbers]
+        items = [self.memory.get(number) or dict(self._read(self.place[number], number))[number] for number in numbers]
         batch = collate_right([Encoded(item.ids, item.labels) for item in items], self.model)
         features = [item.features for item in items if item.features is not None]
         if features:
@@ -95,28 +97,55 @@ class CachedFeed:
         return file.exists() and seal.exists() and seal.read_text() == f"{self._key(place)} {sha256(file)}"
 
     def _compute(self, place: int) -> None:
-        """One pass of the vision side over a group; its file is written before its seal."""
-        encoded = [self.model.encode(self.samples[number], loss=self.loss) for number in self.groups[place]]
-        tiles = [item.media.get("pixel_values", torch.empty(0)) for item in encoded]
-        features: list[Tensor] = [torch.empty(0)] * len(encoded)
-        if any(len(pixels) for pixels in tiles):
-            seen = see(self.model, torch.cat([pixels for pixels in tiles if len(pixels)]), self.bf16)
-            features = list(seen.split([len(pixels) for pixels in tiles]))
+        """One pass of the vision side over a group's pictures; its file is written before its seal."""
+        group = self.groups[place]
+        encoded = {number: self.model.encode(self.samples[number], loss=self.loss) for number in group}
         tensors: dict[str, Tensor] = {}
-        for number, item, found in zip(self.groups[place], encoded, features, strict=True):
+        for number, item in encoded.items():
             tensors[f"{number}.ids"], tensors[f"{number}.labels"] = item.ids, item.labels
-            if found.numel():
+        tiles = {self._first(number): encoded[self._first(number)].media.get("pixel_values") for number in group}
+        shown = {number: pixels for number, pixels in tiles.items() if pixels is not None and len(pixels)}
+        if shown:
+            seen = see(self.model, torch.cat(list(shown.values())), self.bf16)
+            parts = seen.split([len(pixels) for pixels in shown.values()])
+            for number, found in zip(shown, parts, strict=True):
                 tensors[f"{number}.features"] = found.flatten(0, 1).cpu().contiguous()
         file = self._file(place)
         save_file(tensors, file)
         write_atomic(file.with_suffix(".sha256"), f"{self._key(place)} {sha256(file)}")
         fsync_folder(self.folder)
 
-    def _read(self, number: int) -> Cached:
-        with safe_open(self._file(number // GROUP), "pt") as file:
+    def _first(self, number: int) -> int:
+        """The first sample of its group about the same pictures, under whose number their features lie."""
+        media = self.samples[number].media
+        return next(other for other in self.groups[self.place[number]] if self.samples[other].media == media)
+
+    def _read(self, place: int, only: int | None = None) -> Iterator[tuple[int, Cached]]:
+        """The samples of a group, or one of them; those about the same pictures share one tensor."""
+        features: dict[int, Tensor | None] = {}
+        with safe_open(self._file(place), "pt") as file:
             names = set(file.keys())
-            features = file.get_tensor(f"{number}.features") if f"{number}.features" in names else None
-            return Cached(file.get_tensor(f"{number}.ids"), file.get_tensor(f"{number}.labels"), features)
+            for number in self.groups[place] if only is None else [only]:
+                first = self._first(number)
+                if first not in features:
+                    name = f"{first}.features"
+                    features[first] = file.get_tensor(name) if name in names else None
+                ids, labels = (file.get_tensor(f"{number}.{kind}") for kind in ("ids", "labels"))
+                yield number, Cached(ids, labels, features[first])
+
+
+def together(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+    """Numbers of the samples in groups of GROUP different media (the last may have fewer)."""
+    about: dict[tuple[Media, ...] | int, list[int]] = {}
+    for number, sample in enumerate(samples):
+        about.setdefault(sample.media or number, []).append(number)
+    groups: list[tuple[int, ...]] = []
+    for numbers in about.values():
+        if groups and len({samples[number].media or number for number in groups[-1]}) < GROUP:
+            groups[-1] += tuple(numbers)
+        else:
+            groups.append(tuple(numbers))
+    return groups
 
 
 @torch.no_grad()

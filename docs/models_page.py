@@ -98,6 +98,7 @@ EXPORT = """
 ```sh
 tailor merge RUN FOLDER               # one plain transformers folder, with processor, template and card
 tailor merge RUN FOLDER --adapter     # the adapter alone, in PEFT's layout
+tailor merge RUN FOLDER --how repacked   # not exact; also unquantised. Says what it costs
 ```
 
 A merged folder is opened again and scored on held-out samples (`--samples`, 8), beside what the run recorded for the

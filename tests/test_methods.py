@@ -208,6 +208,28 @@ def test_a_published_style_adapter_goes_on_the_unpacked_base(
     assert not torch.equal(logits(unpacked, samples), logits(model, samples))  # the base's rounding error is missing
 
 
+def test_a_sum_packed_again_is_what_packing_it_gives(
+    tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    model, method, _ = prepare(tiny_model_folder, {"name": "qlora", "rank": 4})
+    shake(model)
+    method.save(model, tmp_path / "adapter")
+    trained = logits(model, samples)
+    exact, again = (open_small(tiny_model_folder, method) for _ in range(2))
+    for one, how in ((exact, "dequantised"), (again, "repacked")):
+        method.load(one, tmp_path / "adapter")
+        merge(one, how)
+        one.save(tmp_path / how)
+    packed = open_model(tmp_path / "dequantised", dtype="float32", quantize="nf4", quantize_skip=method.quantize_skip)
+    for module in packed.model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = torch.float32
+    assert difference(logits(packed, samples), logits(again, samples)) < 1e-5
+    assert difference(logits(exact, samples), trained) < 1e-6 < 1e-3 < difference(logits(again, samples), trained)
+    with pytest.raises(ModelError, match="not packed to 4 bits"):
+        merge(exact, "repacked")
+
+
 def test_qlora_packs_only_its_parts_into_half_a_byte_a_weight(tiny_model_folder: Path) -> None:
     model, _, _ = prepare(tiny_model_folder, {"name": "qlora", "rank": 4})
     for name, weight in model.model.named_parameters():

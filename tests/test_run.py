@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,19 @@ def test_the_exported_folder_is_scored_again_and_says_so(finished: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_the_ways_of_merging_that_are_not_exact_say_what_they_cost(finished: Path, tmp_path: Path) -> None:
+    moved = {}
+    for how in ("dequantised", "unquantised", "repacked"):
+        merge_run(finished, tmp_path / how, count=2, how=how)
+        card = (tmp_path / how / "README.md").read_text()
+        assert (f"Merged as `{how}`" in card) == (how != "dequantised")
+        moved[how] = float(re.search(r"by at most ([\d.e-]+)", card)[1])
+    assert moved["dequantised"] < 1e-4 < 1e-3 < min(moved["unquantised"], moved["repacked"])
+    with pytest.raises(RunError, match=r"called `repaked`.*repacked"):
+        merge_run(finished, tmp_path / "x", how="repaked")
+
+
+@pytest.mark.slow
 def test_the_adapter_alone_opens_with_peft(finished: Path, receipts: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
@@ -211,6 +225,8 @@ def test_dora_merged_and_rounded_warns_with_its_figure(
     merge_run(run.path, tmp_path / "rounded", count=2, dtype="bfloat16")
     said = " ".join(capsys.readouterr().err.split())
     assert "Saved as bfloat16" in said and "DoRA merged and rounded to bfloat16" in said
+    with pytest.raises(RunError, match="base in 4 bits"):
+        merge_run(run.path, tmp_path / "other", how="repacked")
     merge_run(run.path, tmp_path / "whole", count=2, dtype="float32")
     assert "DoRA merged" not in " ".join(capsys.readouterr().err.split())
 

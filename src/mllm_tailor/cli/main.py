@@ -247,6 +247,9 @@ def merge(
     count: Annotated[int, typer.Option("--samples", "-k", min=0, help="Held-out samples to score it on again.")] = 8,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: that of the run.")] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Write the adapter alone, in PEFT's layout.")] = False,
+    how: Annotated[
+        str, typer.Option(help="For a base in 4 bits: dequantised (exact), unquantised or repacked (both cost).")
+    ] = "dequantised",
 ) -> None:
     """Merge a run's adapter into its base and save a plain transformers folder with a model card."""
     from mllm_tailor.run.merge import export_adapter, merge_run
@@ -254,7 +257,7 @@ def merge(
     if adapter:
         export_adapter(run_folder, out)
     else:
-        merge_run(run_folder, out, count=count, dtype=dtype)
+        merge_run(run_folder, out, count=count, dtype=dtype, how=how)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.core.progress import console
 from mllm_tailor.methods import check_mergeable, make_method, merge, truncate
 from mllm_tailor.models import OpenModel
@@ -19,35 +19,53 @@ from mllm_tailor.run.prepare import Job, prepare_again
 from mllm_tailor.run.scores import in_mode, score_part
 from mllm_tailor.run.verify import Agreement, agreement, observe
 
+# How an adapter trained on a base in 4 bits is merged, and what makes the ways that are not exact cost something; how
+# much is measured on the samples of every merge.
+WAYS = {
+    "dequantised": "",  # the base is unpacked and the update added there: exact
+    "unquantised": "the update is added to weights in full precision, which it was not trained on",
+    "repacked": "the sum is rounded to 4 bits again, which loses part of the update",
+}
 LAYOUT = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None) -> None:
-    """Merge exactly (a quantised base is dequantised first), save, and score the saved folder on `count` samples.
+def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None, how: str = "dequantised") -> None:
+    """Merge, save, and score the saved folder on `count` samples.
 
     `dtype` is the number format of the saved weights; by default that of the run. With `count` 0 nothing is measured.
+    `how` an adapter trained on a base in 4 bits is merged: see `WAYS`.
 
     Raises:
-        RunError: when `out` holds something already or training has not ended.
+        RunError: when `out` holds something already, training has not ended, or `how` has no meaning for this run.
     """
     run, recipe = _ended(path, out)
+    if how not in WAYS:
+        raise RunError(f"no way to merge is called `{how}` — {nearest(how, WAYS)}")
     check_mergeable(make_method(recipe))
     model = open_tuned(recipe, run.adapter)
+    if how != "dequantised" and model.quantize != "nf4":
+        raise RunError(f"{path}: --how {how} is for adapters trained on a base in 4 bits — leave it out")
     job = prepare_again(run) if count else None
     samples = [job.task.phrase(sample) for sample in job.held_out[:count]] if job else []
     writes = bool(samples) and not model.family.compares
     before = observe(model, samples) if writes else None
+    if how == "unquantised":
+        model = open_base(recipe)
+        make_method(recipe).load(model, run.adapter, unquantised=True)
     if dtype:
         model.dtype = getattr(torch, dtype)
         if dtype == "float32" and not model.quantize:
             model.model.float()  # what is added up must not be rounded on the way
-    merge(model)
+    merge(model, "repacked" if how == "repacked" else "dequantised")
+    if WAYS[how]:
+        console.print(f"[yellow]{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}")
     model.save(out)
     if not job:
         return write_card(out, run, recipe, model, "merged", "")
     saved = open_base(_of_folder(recipe, out, model))
     rounding = agreement("exported", before, observe(saved, samples)) if before else None
-    checked = "\n\n".join(filter(None, [_rescored(run, job, saved, count), _rounding(rounding, recipe, model)]))
+    said = [f"Merged as `{how}`: {WAYS[how]}." if WAYS[how] else "", _rescored(run, job, saved, count)]
+    checked = "\n\n".join(filter(None, [*said, _rounding(rounding, recipe, model)]))
     write_card(out, run, recipe, model, "merged", f"## This folder, opened again\n\n{checked}")
     console.print(checked, highlight=False)
     console.print(f"Merged model in {out}. Open it anywhere with transformers, or here with model: {out}")

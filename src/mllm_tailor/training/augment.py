@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from mllm_tailor.core.clips import read_clip, store_frames
+from mllm_tailor.core.clips import Clip, read_clip, store_frames
 from mllm_tailor.core.container import need
 from mllm_tailor.core.media import open_image
 from mllm_tailor.core.recordings import SPEECH_RATE, read_audio, resample
@@ -27,13 +27,18 @@ LIGHT = 0.2  # share of brightness and contrast
 CLIP_TURN = 8.0  # degrees; nothing in a clip need lie as straight as print
 CLIP_SCALE = 0.1  # of width and height, each for itself
 CLIP_SPAN = 0.1  # of a clip's length that either end may be cut off by
+FINER = 2  # frames decoded for each one shown, to choose from
 SPEED = 0.15  # of a recording, either way
 
 
-def augment_sample(sample: Sample, seed: int, epoch: int, frames: int = 8) -> Sample:
-    """The sample with each picture, clip (of `frames` frames) and recording changed a little."""
+def augment_sample(sample: Sample, seed: int, epoch: int, frames: int = 8, memory: ClipMemory | None = None) -> Sample:
+    """The sample with each picture, clip (of `frames` frames) and recording changed a little.
+
+    `memory` spares clips their decoding in later epochs.
+    """
+    memory = memory or ClipMemory()
     media = tuple(
-        _changed(item, _generator(seed, epoch, f"{sample.id}:{place}"), frames)
+        _changed(item, _generator(seed, epoch, f"{sample.id}:{place}"), frames, memory)
         for place, item in enumerate(sample.media)
     )
     return replace(sample, media=media)
@@ -67,9 +72,9 @@ def _generator(seed: int, epoch: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(entropy))
 
 
-def _changed(media: Media, generator: np.random.Generator, frames: int) -> Media:
+def _changed(media: Media, generator: np.random.Generator, frames: int, memory: ClipMemory) -> Media:
     if media.kind == "video":
-        return _changed_clip(media, generator, frames)
+        return _changed_clip(media, generator, frames, memory)
     if media.kind == "audio":
         return _changed_recording(media, generator)
     stream = io.BytesIO()
@@ -77,11 +82,41 @@ def _changed(media: Media, generator: np.random.Generator, frames: int) -> Media
     return Media(media.kind, data=stream.getvalue())
 
 
-def _changed_clip(media: Media, generator: np.random.Generator, frames: int) -> Media:
+def _changed_clip(media: Media, generator: np.random.Generator, frames: int, memory: ClipMemory) -> Media:
     """A clip of exactly the frames to be shown, stored without loss so that nothing else about them changes."""
+    known = memory.clip(media, FINER * frames)
     early, late = generator.uniform(0, CLIP_SPAN, size=2)
-    shown = read_clip(media, frames, cut=(early, late))
-    return Media("video", data=store_frames(augment_frames(shown.frames, generator), shown.seconds))
+    places = early + (1 - early - late) * (np.arange(frames) + 0.5) / frames
+    shown = [known.frames[int(place * len(known.frames))] for place in places]
+    seconds = (1 - early - late) * known.seconds
+    return Media("video", data=store_frames(augment_frames(shown, generator), seconds))
+
+
+@dataclass
+class ClipMemory:
+    """Clips as decoded once, in more frames than are shown and no larger than `side` pixels, as far as memory goes.
+
+    Decoding a film anew for every epoch would cost more than a small model's step.
+    """
+
+    side: int = 4096
+    most: int = 1 << 30  # bytes; later clips are decoded whenever their turn comes
+    known: dict[Media, Clip] = field(default_factory=dict, repr=False)
+    held: int = 0  # bytes
+
+    def clip(self, media: Media, count: int) -> Clip:
+        """The clip in `count` frames."""
+        if media in self.known:
+            return self.known[media]
+        found = read_clip(media, count)
+        width, height = found.frames[0].size
+        share = min(1.0, self.side / max(width, height))
+        size = (max(2, 2 * round(width * share / 2)), max(2, 2 * round(height * share / 2)))
+        found = found._replace(frames=[frame.resize(size, Image.Resampling.BICUBIC) for frame in found.frames])
+        cost = 3 * size[0] * size[1] * count
+        if media.data is None and self.held + cost <= self.most:
+            self.known[media], self.held = found, self.held + cost
+        return found
 
 
 def _changed_recording(media: Media, generator: np.random.Generator) -> Media:

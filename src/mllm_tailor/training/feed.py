@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import Encoded, OpenModel
-from mllm_tailor.training.augment import augment_sample
+from mllm_tailor.training.augment import ClipMemory, augment_sample
 
 Batch = dict[str, Any]
 
@@ -33,17 +33,21 @@ class Feed(Protocol):
         ...
 
 
+TILES_ACROSS = 4  # of a clip that is to be changed: what is trimmed may be a quarter of it, and still fills a tile
+
+
 class LiveFeed:
     """Decodes and cuts the pictures anew whenever a sample's turn comes."""
 
     def __init__(self, model: OpenModel, samples: Sequence[Sample], loss: str, augment_seed: int | None) -> None:
         self.model, self.samples, self.loss, self.augment_seed = model, samples, loss, augment_seed
+        self.clips = ClipMemory(side=TILES_ACROSS * model.image_size) if model.family.tiled else ClipMemory()
 
     def encode(self, number: int, epoch: int) -> Encoded:
         """One sample, its pictures changed a little where the recipe says so."""
         sample = self.samples[number]
         if self.augment_seed is not None:
-            sample = augment_sample(sample, self.augment_seed, epoch, self.model.frames)
+            sample = augment_sample(sample, self.augment_seed, epoch, self.model.frames, self.clips)
         return self.model.encode(sample, loss=self.loss)
 
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:

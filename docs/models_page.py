@@ -110,7 +110,7 @@ such a merge says what it changed and warns; `--dtype float32` keeps it exact.
 - vLLM: `vllm serve FOLDER`, or the base with `--enable-lora --lora-modules tuned=FOLDER`; see the table above.
 - GGUF, for llama.cpp, in three steps: `python convert_hf_to_gguf.py FOLDER --outfile model.gguf`, the same with
   `--mmproj --outfile mmproj.gguf` for the vision or audio part, then `llama-server -m model.gguf --mmproj mmproj.gguf`.
-  - InternVL: the converter (as in llama-cpp-python 0.3.36) was run on a tiny converted InternLM2 checkpoint, merged and
+  - InternVL: the converter (as in llama-cpp-python 0.3.36) was run on a tiny converted InternLM2 checkpoint as it is
     saved here; every weight arrived, those of queries and keys in llama.cpp's order, with tiles, statistics and stop
     token. llama.cpp itself was not run. Look at the line `n_tensors` it prints: folders of InternVL that other programs
     saved may give a vision part of 0 tensors without an error, since it knows the weights by one of two names.

@@ -255,6 +255,25 @@ def test_a_converted_folder_is_an_ordinary_one(tmp_path: Path) -> None:
     assert saved.processor.frame_text == "Frame-{}: "  # as it was trained with clips
 
 
+def test_folders_say_what_other_programs_look_for(tmp_path: Path) -> None:
+    """llama.cpp's converter finds the parts by these names, and leaves out weights under any others without a word."""
+    write_checkpoint(tmp_path / "two", max_dynamic_patch=4)
+    write_checkpoint(tmp_path / "one", ps_version="v1")
+    convert(tmp_path / "two", tmp_path / "native")
+    model = open_model(tmp_path / "native", tiles=Tiles(min=2, max=3))
+    model.save(tmp_path / "saved")
+    for folder, tiles in (("native", (1, 4)), ("saved", (2, 3))):
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        assert config["vision_config"]["architectures"] == ["InternVisionModel"]
+        assert config["text_config"]["architectures"] == ["LlamaForCausalLM"]
+        assert (config["min_dynamic_patch"], config["max_dynamic_patch"]) == tiles
+        names = load_file(tmp_path / folder / "model.safetensors")
+        parts = {".".join(name.split(".")[:2]) for name in names}
+        assert parts == {"model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head.weight"}
+    first = json.loads((convert(tmp_path / "one", tmp_path / "first") / "config.json").read_text())
+    assert "architectures" not in first["vision_config"]  # such programs compute the second pixel shuffle alone
+
+
 def test_version_one_survives_saving(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "original", ps_version="v1")
     model = open_model(tmp_path / "original")

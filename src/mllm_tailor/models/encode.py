@@ -201,7 +201,8 @@ def _closed(reply: Sequence[int], model: OpenModel) -> list[int]:
 
 def _check_length(sample: Sample, length: int, model: OpenModel) -> None:
     if length > model.context:
+        fewer = "" if model.family.compares else "use fewer tiles (model.tiles.max), or "  # there only words count
         raise DataError(
             f"{sample.source or sample.id}: {length:,} tokens, but the model's context holds {model.context:,} — "
-            "use fewer tiles (model.tiles.max), or shorten or leave out this row"
+            f"{fewer}shorten or leave out this row"
         )

@@ -163,6 +163,28 @@ def test_counts_follow_the_formulae(tiny_model_folder: Path) -> None:
         assert method.apply(model).counts == {"vision": 0, "projector": 0, "language": count, "head": 0}
 
 
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        (
+            {**LORA, "targets": ["q_proj", "v_proj"]},
+            ["language: 2,048 weights in model.language_model.layers.0-1.self_attn.q_proj, "
+             "model.language_model.layers.0-1.self_attn.v_proj"],
+        ),
+        ({"name": "norms", "parts": ["language"], "last_layers": 1},
+         ["language: 128 weights in model.language_model.layers.1.input_layernorm, "
+          "model.language_model.layers.1.post_attention_layernorm"]),
+        ({"name": "full", "parts": ["projector"]},
+         ["projector: 12,672 weights in model.multi_modal_projector.layer_norm, "
+          "model.multi_modal_projector.linear_1, model.multi_modal_projector.linear_2"]),
+        ({"name": "full", "parts": {"language": "freeze", "head": {}}}, ["head: 17,216 weights in lm_head"]),
+    ],
+)  # fmt: skip
+def test_what_moves_is_told_with_count_and_names(spec: Any, wanted: list[str], tiny_model_folder: Path) -> None:
+    method = make_method(small_recipe(spec))
+    assert method.apply(open_small(tiny_model_folder, method)).lines() == wanted
+
+
 def test_pefomed_count() -> None:
     """Rank 64 on q and v of Llama-2-7B, and one projector: the 56.63 M of arXiv 2401.02797."""
     assert 32 * 2 * 64 * (4096 + 4096) + 5632 * 4096 + 4096 == 56_627_200

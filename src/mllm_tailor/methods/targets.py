@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -93,6 +93,27 @@ def layer_number(name: str) -> int | None:
     """The number of the layer a name lies in, or None outside of layers."""
     found = LAYER_NUMBER.search(f".{name}.")
     return int(found.group(1)) if found else None
+
+
+def folded(names: Iterable[str]) -> tuple[str, ...]:
+    """Names with the numbers of layers in one place: `layers.0-5.self_attn.q_proj`."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for name in names:
+        match = LAYER_NUMBER.search(f".{name}.")
+        ends = (name[: match.start(1) - 1], name[match.end(1) - 1 :]) if match else (name, "")
+        found.setdefault(ends, set()).update([int(match[1])] if match else [])
+    return tuple(f"{before}{_spans(sorted(numbers))}{after}" for (before, after), numbers in found.items())
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """[0, 1, 2, 5] -> `0-2,5`."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else f"{span[0]}" for span in spans)
 
 
 def _layer(name: str) -> int:

@@ -15,7 +15,7 @@ from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.methods.adapters import adapter_state, read_adapter, tuner_layers, write_adapter
 from mllm_tailor.methods.base import Attached, Technique
 from mllm_tailor.methods.fit import read_fit, write_fit
-from mllm_tailor.methods.targets import Targets, part_of, under
+from mllm_tailor.methods.targets import Targets, folded, part_of, under
 from mllm_tailor.recipe.schema import PARTS
 
 WEIGHTS_FILE = "trained.safetensors"  # weights of the model itself that were trained, under their own names
@@ -31,6 +31,17 @@ class Applied:
     counts: dict[str, int]  # part -> weights
     total: int
     modules: dict[str, int]  # part -> modules that carry trained weights
+    places: dict[str, tuple[str, ...]]  # part -> their names, layers folded together
+
+    def lines(self, most: int = 12) -> list[str]:
+        """What a person is shown: how much moves in each part, and where."""
+        shown = []
+        for part, count in self.counts.items():
+            if count:
+                names = self.places[part]
+                left = f", and {len(names) - most} more" if len(names) > most else ""
+                shown.append(f"{part}: {count:,} weights in {', '.join(names[:most])}{left}")
+        return shown
 
 
 @dataclass(frozen=True)
@@ -185,17 +196,18 @@ class Method:
 
     def _count(self, model: Any, total: int) -> Applied:
         parts = model.family.parts
-        counts, modules = dict.fromkeys(parts, 0), {part: set() for part in parts}
+        counts, modules = dict.fromkeys(parts, 0), {part: {} for part in parts}
         trainable, layers = [], tuner_layers(model.model)
         for name, weight in model.model.named_parameters():
             if weight.requires_grad:
                 part = part_of(name, parts)
                 trainable.append(name)
                 counts[part] = counts.get(part, 0) + weight.numel()
-                modules.setdefault(part, set()).add(_module_of(name, layers))
+                modules.setdefault(part, {})[_module_of(name, layers)] = None  # in order
         if not trainable:
             raise ModelError(NOTHING)
-        return Applied(tuple(trainable), counts, total, {part: len(names) for part, names in modules.items()})
+        sizes = {part: len(names) for part, names in modules.items()}
+        return Applied(tuple(trainable), counts, total, sizes, {part: folded(names) for part, names in modules.items()})
 
 
 def _peak_rate(technique: Technique, stated: float | None) -> float:

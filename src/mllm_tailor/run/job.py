@@ -158,10 +158,9 @@ def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> Non
     seed_everything(recipe.seed)
     model = open_for_training(recipe)
     applied = method.apply(model)
-    shown = ", ".join(f"{part} {count:,}" for part, count in applied.counts.items() if count)
-    console.print(
-        f"Training {sum(applied.counts.values()):,} of {applied.total:,} weights ({shown}) with {method.name}"
-    )
+    console.print(f"Training {sum(applied.counts.values()):,} of {applied.total:,} weights with {method.name}")
+    for line in applied.lines():
+        console.print(f"  {line}")
 
     def evaluate() -> Mapping[str, float]:
         mode = in_mode(job.task, recipe.predict)

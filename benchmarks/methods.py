@@ -297,16 +297,14 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     file = RESULTS / "methods.json"
-    stored = read_json(file) if file.exists() else {}
-    write_json(
-        file,
-        {name: found for name in KINDS if (found := (stored | measure(said.only, said.width, said.more)).get(name))},
-    )
+    found = measure(said.only, said.width, said.more)
+    known = (read_json(file) if file.exists() else {}) | found  # read late: another kind may have been stored meanwhile
+    write_json(file, {name: known[name] for name in KINDS if name in known})
     table = Table(title="Methods as ratios", title_justify="left")
     for column in ("figure", "measured here", "published"):
         table.add_column(column, justify="left" if column == "figure" else "right")
-    for found in read_json(file).values():
-        for name, (value, paper) in found["figures"].items():
+    for kind in read_json(file).values():
+        for name, (value, paper) in kind["figures"].items():
             table.add_row(name, f"{value:.3f}", paper)
     Console().print(table)
 

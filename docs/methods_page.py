@@ -107,7 +107,8 @@ def _scores(measured: dict[str, Any]) -> Iterator[str]:
         "date and total of 24 receipts to train on, each seen once, 12 steps; scored on 24 others. So little shows "
         "what a method costs and whether it learns at all; it does not tell neighbours apart. Rates were reasoned, not "
         "searched. Seconds are processor seconds of training on one thread; memory is the whole process's peak, "
-        "Python and libraries included (about 0.6 GiB).\n"
+        "Python and libraries included (about 0.6 GiB). A method that is in no table has not run yet; the command goes "
+        "on where it stopped.\n"
     )
     for which, found in measured.items():
         yield from _table(DATA[which], found)
@@ -168,11 +169,12 @@ def _ratios() -> Iterator[str]:
         yield "Not measured yet: `python benchmarks/methods.py`.\n"
         return
     found = read_json(file)
+    size = f"{found['sizes']['weights']:,} random weights" if "sizes" in found else "random weights (not measured yet)"
     yield (
-        f"`python benchmarks/methods.py`: a random InternVL of {found['sizes']['weights']:,} weights in bf16, one "
-        "thread of a CPU. Memory is what a process needs for two steps of one short sample beyond what it held before, "
-        "reading the file left out; language model and head are trained. The papers measured billions of weights on "
-        "GPUs.\n"
+        f"`python benchmarks/methods.py`, on one thread of a CPU. Memory: an InternVL of {size} in bf16; what a "
+        "process needs for two steps of one short sample beyond what it held before, reading the file left out; "
+        "language model and head are trained. The papers measured billions of weights on GPUs. Scores are those of the "
+        "real receipts above, too few to tell their order apart.\n"
     )
     yield "| figure | measured | published |"
     yield "|---|---|---|"

@@ -194,8 +194,9 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
     best = {point.name for point in front(points, lower=lower)}
     sign = 1 if lower else -1
     table = Table(title="Methods on the same data and budget (● no other is better in score and memory)")
-    for column in ("method", "score", "95 % interval", "gain", "rate", "trained", "memory", "minutes", "on disk"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    table.add_column("method", overflow="fold", min_width=12)
+    for column in ("score", "95 %", "gain", "rate", "trained", "memory", "minutes", "on disk"):
+        table.add_column(column, justify="right", no_wrap=True)
     for one in sorted(outcomes, key=lambda one: (one.score is None, sign * one.score.value if one.score else 0)):
         if one.score is None or one.gain is None:
             table.add_row(plain(one.name), "failed")
@@ -203,10 +204,10 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
         table.add_row(
             plain(f"{one.name} {'●' if one.name in best else ''}"),
             f"{one.score.value:.1f}",
-            f"{one.score.low:.1f} to {one.score.high:.1f}",
+            f"{one.score.low:.0f}–{one.score.high:.0f}",
             f"{one.gain.value:+.1f}",
             f"{one.rate:g}",
-            f"{one.trained:,}",
+            f"{one.trained / 1e6:.2f} M" if one.trained >= 1e5 else f"{one.trained:,}",
             human_bytes(one.peak_bytes),
             f"{one.seconds / 60:.1f}",
             human_bytes(one.disk_bytes),

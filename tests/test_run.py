@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.files import read_jsonl, write_jsonl
@@ -164,6 +165,9 @@ def test_verify_finds_every_form_equal_and_the_base_different(
     assert verify_run(finished, 2)
     shown = capsys.readouterr().err
     assert shown.count("2 of 2") >= 3 and "The untouched base differs" in shown
+    said = re.search(r"All (\d+) tensors of the adapter .* by ([\d.]+)%", " ".join(shown.split()))
+    assert said and int(said[1]) == len(load_file(next(finished.glob("adapter/**/adapter_model.safetensors"))))
+    assert 0 < float(said[2]) < 100
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
+from safetensors import safe_open
 from torch import Tensor
 
 from mllm_tailor.core.errors import RunError
@@ -16,8 +17,9 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import merge
 from mllm_tailor.models import OpenModel
+from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.folder import open_run
-from mllm_tailor.run.predict import moved, open_base, open_tuned
+from mllm_tailor.run.predict import moved, open_base, open_for_training, open_tuned
 from mllm_tailor.run.prepare import prepare_again
 from mllm_tailor.scoring import plain
 
@@ -60,13 +62,37 @@ def verify_run(path: Path, count: int) -> bool:
     rows = [agreement("adapter, opened again", reference, observe(open_tuned(recipe, run.adapter), samples))]
     merge(tuned)
     rows.append(agreement("merged", reference, observe(tuned, samples)))
+    update = _update(tuned, recipe)
     with tempfile.TemporaryDirectory() as folder:
         tuned.save(Path(folder))
         exported = open_base(moved(recipe, Path(folder)))
         rows.append(agreement("exported, opened again", reference, observe(exported, samples)))
     untouched = agreement("untouched base", reference, observe(open_base(recipe), samples))
     _show(rows, untouched)
-    return all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0
+    console.print(
+        f"All {_tensors(run.adapter)} tensors of the adapter found their place and change the weights by {update:.3%}."
+    )
+    return all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0 and update > 0
+
+
+@torch.no_grad()
+def _update(merged: OpenModel, recipe: Recipe) -> float:
+    """Length of the merged weights less the base's (unpacked as it was trained), as a share of the base's."""
+    base = open_for_training(recipe)
+    merge(base)
+    before = base.model.state_dict()
+    pairs = [(before[name].float(), now.float()) for name, now in merged.model.state_dict().items() if name in before]
+    change = sum(float((now - old).pow(2).sum()) for old, now in pairs)
+    return float((change / sum(float(old.pow(2).sum()) for old, _ in pairs)) ** 0.5)
+
+
+def _tensors(adapter: Path) -> int:
+    """How many the adapter's files hold; opening refuses one that finds no place in the model, or a missing one."""
+    count = 0
+    for file in adapter.rglob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            count += len(stored.keys())
+    return count
 
 
 @torch.no_grad()

@@ -174,8 +174,8 @@ def _ratios() -> Iterator[str]:
         f"`python benchmarks/methods.py`, on one thread of a CPU. Memory: an InternVL of {size} in bf16; what a "
         "process needs for two steps of one short sample beyond what it held before, reading the file left out; "
         "language model and head are trained. The papers measured billions of weights on GPUs. Scores are those of the "
-        "real receipts above, too few to tell their order apart. Why adalomo and qlora need more here than their tensors "
-        "add up to was not examined.\n"
+        "real receipts above, too few to tell their order apart. Why adalomo and qlora need more here than their "
+        "tensors add up to was not examined.\n"
     )
     yield "| figure | measured | published |"
     yield "|---|---|---|"

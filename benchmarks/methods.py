@@ -299,7 +299,7 @@ def main() -> None:
     file = RESULTS / "methods.json"
     found = measure(said.only, said.width, said.more)
     known = (read_json(file) if file.exists() else {}) | found  # read late: another kind may have been stored meanwhile
-    write_json(file, {name: known[name] for name in KINDS if name in known})
+    write_json(file, {name: known[name] for name in (*KINDS, "wide") if name in known})  # wide: --width 1536, two alone
     table = Table(title="Methods as ratios", title_justify="left")
     for column in ("figure", "measured here", "published"):
         table.add_column(column, justify="left" if column == "figure" else "right")

@@ -15,14 +15,13 @@ from mllm_tailor.core.files import human_bytes, human_time
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import Examination, Fault
-from mllm_tailor.methods import make_method
 from mllm_tailor.models import Length, OpenModel
 from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.run.forecast import Forecast, foresee
 from mllm_tailor.run.job import check_model, check_words
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.plan import plan, print_plan
-from mllm_tailor.run.predict import open_base, open_for_training, read_in
+from mllm_tailor.run.predict import open_base, read_in
 from mllm_tailor.run.prepare import SHOWN_FAULTS, Job, prepare
 from mllm_tailor.run.scores import modes
 from mllm_tailor.run.settle import settle
@@ -69,7 +68,7 @@ def _check_job(job: Job, leaks: Sequence[Fault], *, staged: bool) -> bool:
     _print_spans(model, job.train[:SHOWN_SPANS])
     reading = _reading_seconds(model, job)
     del model
-    print_forecast(_rehearse(job, lengths, reading))
+    print_forecast(foresee(job, reading, lengths))
     return faults_ok
 
 
@@ -80,12 +79,6 @@ def _reading_seconds(model: OpenModel, job: Job) -> float:
     for mode in modes(job.task):
         read_in(mode, model, job.task, few, job.recipe.predict)
     return 2 * (time.perf_counter() - began) / len(few) * len(job.held_out)
-
-
-def _rehearse(job: Job, lengths: dict[str, Length], reading: float) -> Forecast:
-    model, method = open_for_training(job.recipe), make_method(job.recipe)
-    method.apply(model)
-    return foresee(model, method, job, lengths, reading)
 
 
 def _print_parts(job: Job) -> None:

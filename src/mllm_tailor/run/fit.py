@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,9 +18,7 @@ from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, read_recipe
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.forecast import Forecast, foresee
-from mllm_tailor.run.ledger import measure
-from mllm_tailor.run.predict import open_for_training
-from mllm_tailor.run.prepare import prepare
+from mllm_tailor.run.prepare import Job, prepare
 from mllm_tailor.run.settle import settle
 from mllm_tailor.tasks import make_task
 
@@ -41,9 +40,11 @@ def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
     table = Table(title=f"What fits into {human_bytes(room)}", title_justify="left")
     for column in ("settings", "peak memory", "training", ""):
         table.add_column(column, justify="right" if column in ("peak memory", "training") else "left")
-    chosen = None
+    chosen, settled = None, settle(recipe)
+    job = prepare(settled, make_task(settled), exclude_faulty=True, decode=False)
     for changes in milder(recipe):
-        found = _foresee(settle(read_recipe(path, [*overrides, *changes])))
+        changed = read_recipe(path, [*overrides, *changes]).model_copy(update={"task": settled.task})
+        found = _foresee(replace(job, recipe=changed))
         fits = found is not None and found.peak_bytes <= room
         cost = _cost(found)
         table.add_row(" ".join(changes) or "as the recipe says", *cost, "fits" if fits else "")
@@ -91,14 +92,11 @@ def _room(recipe: Recipe, memory: str | None) -> int:
     return int(SHARE * free_memory(device)) + current_memory(device)
 
 
-def _foresee(recipe: Recipe) -> Forecast | None:
+def _foresee(job: Job) -> Forecast | None:
     """The forecast, or None where not even one sample fits."""
-    job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
-    gc.collect()
-    model, method = open_for_training(recipe), make_method(recipe)
-    method.apply(model)
+    gc.collect()  # the model of the trial before
     try:
-        return foresee(model, method, job, measure(model, job), 0.0)
+        return foresee(job, 0.0)
     except torch.OutOfMemoryError:
         return None
 

@@ -6,13 +6,15 @@ where gradients flow (Kaplan et al. 2020, section 2.1), plus attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mllm_tailor.methods import Method
+from mllm_tailor.methods import make_method
 from mllm_tailor.models import Length, OpenModel
 from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.ledger import measure
+from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.training import Rehearsal, rehearse
 
@@ -71,8 +73,15 @@ class Shape:
         return float(text + patches * (2 * self.vision_weights + attention))
 
 
-def foresee(model: OpenModel, method: Method, job: Job, lengths: dict[str, Length], scoring_seconds: float) -> Forecast:
-    """The costs of training `method`, which was applied to `model`, on this machine."""
+def foresee(job: Job, scoring_seconds: float, lengths: Mapping[str, Length] | None = None) -> Forecast:
+    """The costs of a job's training on this machine; `lengths` of its samples, where they are known already.
+
+    Raises:
+        torch.OutOfMemoryError: when not even one sample fits.
+    """
+    model, method = open_for_training(job.recipe), make_method(job.recipe)
+    method.apply(model)
+    lengths = measure(model, job) if lengths is None else lengths
     learned = list(job.learned)
     sizes = [lengths[sample.id] for sample in learned]
     found = rehearse(model, method, learned, sizes, job.recipe)

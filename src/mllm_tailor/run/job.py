@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mllm_tailor.core.device import peak_memory, seed_everything
+from mllm_tailor.core.device import peak_memory, pick_device, seed_everything
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.files import read_json, write_json
 from mllm_tailor.core.progress import console
@@ -104,12 +104,9 @@ def _forecast(run: RunFolder, job: Job) -> None:
     """What the training will cost; how long reading takes is known from the untouched model."""
     if run.forecast.exists() or run.training.exists():
         return
-    model, method = open_for_training(job.recipe), make_method(job.recipe)
-    method.apply(model)
     base = [row for mode in modes(job.task) for row in read_predictions(run.predictions(f"base_{mode}"))]
-    reading = 2 * sum(row.seconds for row in base)
-    found = foresee(model, method, job, measure(model, job), reading)
-    most = max(found.peak_bytes, peak_memory(model.device))  # reading may have taken more
+    found = foresee(job, 2 * sum(row.seconds for row in base))
+    most = max(found.peak_bytes, peak_memory(pick_device(job.recipe.model.device)))  # reading may have taken more
     write_json(run.forecast, replace(found, peak_bytes=most).row())
 
 

@@ -11,6 +11,14 @@ import yaml
 from pretraining import fonts
 
 
+def setting(value: str) -> object:
+    """A number, true, false, or text; YAML alone takes 2e-3 for text."""
+    try:
+        return float(value) if "e-" in value else yaml.safe_load(value)
+    except ValueError:
+        return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pretraining", description=__doc__)
     parser.add_argument("stage", choices=["fonts", "vision", "language", "join", "ship", "score"])
@@ -52,7 +60,7 @@ def main() -> None:
         arguments.minutes,
         not arguments.fresh,
         name=arguments.name or arguments.stage,
-        **{name: yaml.safe_load(value) for name, value in settings.items()},
+        **{name: setting(value) for name, value in settings.items()},
     )
 
 

@@ -1,7 +1,7 @@
 """Stage three: tower, projector and language model become one.
 
-The projector learns to give the oracle's embeddings while everything is trained on the answers and the tower goes on
-naming characters.
+The projector learns to give the oracle's embeddings while everything is trained on the answers, the tower goes on
+naming characters, and the language model's heads are still told where to look.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining import assembling, checkpoint, optimizing, pages, pictures, tower, vision
+from pretraining import assembling, checkpoint, guiding, optimizing, pages, pictures, tower, vision
 from pretraining.assembling import IMAGE, SymbolEmbedding
-from pretraining.language import Example, answer_loss, assemble
+from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places
 
-PARTS = ("model", "head", "symbols")
+PARTS = ("model", "head", "symbols", "guide")
 
 
 class Pictures(IterableDataset):
@@ -39,9 +39,8 @@ def from_stages(vision_name: str, language_name: str) -> dict[str, nn.Module]:
     parts = _fresh_parts(tower.tower_sizes(vision_name))
     model = parts["model"]
     checkpoint.load(vision_name, {"tower": model.model.vision_tower, "head": parts["head"]})
-    checkpoint.load(
-        language_name, {"language": model.model.language_model, "lm_head": model.lm_head, "symbols": parts["symbols"]}
-    )
+    language = {"language": model.model.language_model, "lm_head": model.lm_head}
+    checkpoint.load(language_name, language | {name: parts[name] for name in ("symbols", "guide")})
     return parts
 
 
@@ -55,7 +54,8 @@ def _fresh_parts(vision: dict[str, int]) -> dict[str, nn.Module]:
     model = assembling.build_model(vision=vision)
     head = tower.GlyphHead(model.config.vision_config.hidden_size)
     symbols = SymbolEmbedding(model.config.text_config.hidden_size)
-    return dict(zip(PARTS, (model, head, symbols), strict=True))
+    guide = guiding.Guide(model.model.language_model)
+    return dict(zip(PARTS, (model, head, symbols, guide), strict=True))
 
 
 def visual_tokens(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
@@ -67,12 +67,12 @@ def visual_tokens(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
     return projected.flatten(0, 1)
 
 
-def align(parts: dict[str, nn.Module], device: torch.device, count: int = 120, steps: int = 300) -> None:
+def align(parts: dict[str, nn.Module], device: torch.device, count: int = 200, steps: int = 600) -> None:
     """Teach the fresh projector the oracle's embeddings on features of `count` text tiles computed once."""
-    model, _, symbols = (parts[name] for name in PARTS)
+    model, symbols = parts["model"], parts["symbols"]
     features, targets = [], []
     with torch.no_grad(), optimizing.computing(device):
-        for (grey, labels), _ in zip(vision.Tiles(11), range(count), strict=False):
+        for (grey, labels), _ in zip(vision.Tiles(11, documents=0.5), range(count), strict=False):
             features.append(
                 tower.patch_features(model.model.vision_tower, tower.normalise(grey[None].to(device))).bfloat16()
             )
@@ -96,11 +96,11 @@ def align(parts: dict[str, nn.Module], device: torch.device, count: int = 120, s
 def losses(
     parts: dict[str, nn.Module], batch: list[pictures.Picture], device: torch.device
 ) -> tuple[dict[str, torch.Tensor], float]:
-    """Answer loss, distance of the projector from the oracle, and glyph loss of a few pictures."""
-    model, head, symbols = (parts[name] for name in PARTS)
+    """Answer loss, distance of the projector from the oracle, glyph loss and the guide's two of a few pictures."""
+    model, head, symbols, guide = (parts[name] for name in PARTS)
     grey = torch.from_numpy(np.concatenate([picture.tiles for picture in batch])).to(device)
     labels = torch.from_numpy(np.concatenate([picture.labels for picture in batch])).to(device)
-    examples = [Example(pages.to_tokens(picture.labels), 0, picture.turns) for picture in batch]
+    examples = [Example(pages.to_tokens(picture.labels), 0, picture.turns, picture.places) for picture in batch]
     ids, targets = (part.to(device) for part in assemble(examples))
     with optimizing.computing(device):
         features = tower.patch_features(model.model.vision_tower, tower.normalise(grey))
@@ -118,7 +118,8 @@ def losses(
         embeds = model.get_input_embeddings()(ids)
         embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual.to(embeds.dtype))
         answer, right = answer_loss(model.model.language_model, model.lm_head, embeds, targets)
-    return {"answer": answer, "oracle": distance, "glyph": glyph}, right
+        look, slot, _ = guide(assemble_places(examples, targets.cpu()).to(device), FIRST)
+    return {"answer": answer, "oracle": distance, "glyph": glyph, "look": look, "slot": slot}, right
 
 
 def make_optimizers(parts: dict[str, nn.Module], rate: float) -> list[torch.optim.Optimizer]:
@@ -129,6 +130,7 @@ def make_optimizers(parts: dict[str, nn.Module], rate: float) -> list[torch.opti
         (model.model.multi_modal_projector, 1.0),
         (model.model.language_model, 0.5),
         (nn.ModuleDict({"lm_head": model.lm_head}), 0.5),
+        (parts["guide"], 0.5),
     ]
     found = []
     for module, scale in named:
@@ -149,8 +151,14 @@ def train(
     vision_name: str = "vision",
     language_name: str = "language",
     oracle_until: float = 0.6,
+    tower_layers: int = 6,
+    guided: float = 0.1,
 ) -> None:
-    """Train for `minutes` of the wall clock in all; `oracle_until` is when the pull towards the oracle ends."""
+    """Train for `minutes` of the wall clock in all; `oracle_until` is when the pull towards the oracle ends.
+
+    Only the last `tower_layers` of the tower learn (a backward pass through all of it is half of a step), and `guided`
+    weighs how much the heads are told where to look.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     resumed = resume and checkpoint.exists(name)
@@ -158,6 +166,10 @@ def train(
     for part in parts.values():
         part.to(device)
     parts["symbols"].requires_grad_(False)
+    eye = parts["model"].model.vision_tower
+    if tower_layers < len(eye.encoder.layer):
+        for still in (eye.embeddings, *eye.encoder.layer[: len(eye.encoder.layer) - tower_layers]):
+            still.requires_grad_(False)
     if not resumed:
         align(parts, device)
     optimizers = make_optimizers(parts, rate)
@@ -173,7 +185,8 @@ def train(
     while (done := (time.time() - started) / 60 / minutes) < 1:
         found, right = losses(parts, next(loader), device)
         pull = max(0.05, 1 - done / oracle_until)
-        (found["answer"] + 1.0 * pull * found["oracle"] + 0.7 * found["glyph"]).backward()
+        aids = pull * found["oracle"] + 0.7 * found["glyph"] + guided * (found["look"] + found["slot"])
+        (found["answer"] + aids).backward()
         optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.4))
         facts["step"] += 1
         running.append([right, *(float(value.detach()) for value in found.values())])

@@ -11,17 +11,23 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining import assembling, checkpoint, optimizing, pages, questions, slots, tower, vision
+from pretraining import assembling, checkpoint, guiding, optimizing, pages, questions, slots, tower, vision
 from pretraining.assembling import IMAGE, Beliefs, SymbolEmbedding
+
+FIRST = assembling.prompt_ids(1, "").index(IMAGE)  # position of the first visual token in a conversation
 
 
 @dataclass(frozen=True)
 class Example:
-    """Slots of the visual tokens [n, 12], the place of the first one in its tile, questions and answers about them."""
+    """Slots of the visual tokens [n, 12], the place of the first one in its tile, questions and answers about them.
+
+    `places` holds for each answer where its characters are shown (`guiding.answer_places`); empty: not known.
+    """
 
     tokens: np.ndarray
     first: int
     turns: tuple[tuple[str, str], ...]
+    places: tuple[np.ndarray, ...] = ()
 
 
 def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
@@ -40,7 +46,12 @@ def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
     height = np.arange(top, bottom)[:, None] * 28 + np.repeat([7, 21], 2 * slots.SLOTS)[None]  # px of each slot's patch
     part[np.broadcast_to(((height < low) | (height > high))[:, None], part.shape)] = slots.NONE
     text = "\n".join(page.lines[start : start + count])
-    return Example(part.reshape(-1, tokens.shape[1]), top * assembling.SIDE, (("Read the text.", text),))
+    shown = np.concatenate([np.append(line, -1) for line in page.places[start : start + count]])[:-1]
+    shown = np.where(shown >= 0, shown - top * assembling.SIDE * guiding.SLOTS, -1)
+    shown[(shown < 0) | (shown >= part.size)] = -1
+    places = np.full((len(text), guiding.MOST), -1)
+    places[:, 0] = np.where(part.ravel()[shown] > slots.NONE, shown, -1)
+    return Example(part.reshape(-1, tokens.shape[1]), top * assembling.SIDE, (("Read the text.", text),), (places,))
 
 
 def random_example(rng: np.random.Generator, level: float) -> Example:
@@ -53,12 +64,13 @@ def random_example(rng: np.random.Generator, level: float) -> Example:
             return strip(page, rng, 1 + round(min(level, 0.8) * 15 * rng.random()))
         turns = questions.conversation(page, rng)
         if turns:
-            return Example(pages.to_tokens(page.labels), 0, turns)
+            places = tuple(guiding.answer_places(page, answer) for _, answer in turns)
+            return Example(pages.to_tokens(page.labels), 0, turns, places)
 
 
 def next_level(level: float, right: float) -> float:
     """Harder once most is right (or slowly in any case, at the end of the curve): copying appears suddenly."""
-    return min(1.0, level + (0.003 if right > 0.9 else 0.0015 if right > 0.8 else 0.0003 if right > 0.7 else 0.0))
+    return min(1.0, level + (0.004 if right > 0.9 else 0.002 if right > 0.8 else 0.001 if right > 0.65 else 0.0))
 
 
 class Examples(IterableDataset):
@@ -98,6 +110,18 @@ def assemble(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in rows])
     return ids, labels
+
+
+def assemble_places(examples: list[Example], labels: torch.Tensor) -> torch.Tensor:
+    """[batch, length, MOST]: at each position, where the character to be said next is shown; -1: not known."""
+    places = torch.full((*labels.shape, guiding.MOST), -1)
+    for row, example in enumerate(examples):
+        nowhere = np.full((1, guiding.MOST), -1)  # the end of an answer
+        shown = np.concatenate([part for places_ in example.places for part in (places_, nowhere)])
+        at = (labels[row] != -100).nonzero().flatten()
+        if len(at) == len(shown):  # a character beyond ASCII is several bytes
+            places[row, at - 1] = torch.from_numpy(shown)
+    return places
 
 
 def answer_loss(
@@ -158,21 +182,25 @@ def train(
     vision_name: str = "vision",
     level: float = 0.0,
     steady: bool = False,
+    guide: float = 0.3,
     **sizes: int,
 ) -> None:
     """Train the language model and the symbol embedding for `minutes` of the wall clock in all.
 
     `start` is a model folder whose language model is the start instead of a fresh one; `level` (0..1) how hard the
     examples are at first, and with `steady` to the end; where the checkpoint `vision_name` exists, symbols are doubted
-    as that tower doubts.
+    as that tower doubts. `guide` weighs how much the heads are told where to look (0: not at all).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     model = assembling.build_model(**sizes).to(device)
     language, head = model.model.language_model, model.lm_head
     symbols = SymbolEmbedding(language.config.hidden_size).to(device)
-    modules = {"language": language, "lm_head": head, "symbols": symbols}
-    optimizers = optimizing.make_optimizers([language, nn.ModuleDict({"lm_head": head}), symbols], rate)
+    guiding.look_back(language)
+    guided = guiding.Guide(language).to(device)
+    modules = {"language": language, "lm_head": head, "symbols": symbols, "guide": guided}
+    trained = [language, nn.ModuleDict({"lm_head": head}), symbols, guided]
+    optimizers = optimizing.make_optimizers(trained, rate)
     facts = {"step": 0, "seconds": 0.0, "level": level}
     if resume and checkpoint.exists(name):
         facts = checkpoint.load(name, modules, optimizers)
@@ -197,16 +225,17 @@ def train(
         with optimizing.computing(device):
             embeds = symbol_embeds(model, symbols, ids, examples, beliefs if facts["level"] > 0.3 else None)
             loss, right = answer_loss(language, head, embeds, labels)
-        loss.backward()
+            look, name_slot, landed = guided(assemble_places(examples, labels).to(device), FIRST)
+        (loss + guide * (look + name_slot)).backward()
         optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.6))
         facts["step"] += 1
         facts["level"] = facts["level"] if steady else next_level(facts["level"], right)
         shared_level.fill_(facts["level"])
-        running.append((float(loss.detach()), right, ids.numel()))
+        running.append((*map(float, (loss.detach(), right, look.detach(), name_slot.detach(), landed)), ids.numel()))
         if facts["step"] % 50 == 0:
             mean = [round(float(value), 3) for value in np.mean(running, 0)]
             clock = f"{(time.time() - started) / 60:.1f} min step {facts['step']} level {facts['level']:.3f}"
-            print(clock, "loss, right, ids", mean, flush=True)
+            print(clock, "loss, right, look, slot, landed, ids", mean, flush=True)
             running = []
         if time.time() - saved > 120:
             facts["seconds"] = time.time() - started

@@ -25,6 +25,7 @@ class Page:
     lines: tuple[str, ...]
     middles: tuple[float, ...]  # y of each line in px of the stacked tiles (one column of tiles only)
     fields: dict[str, str]
+    places: tuple[np.ndarray, ...] = ()  # of each line's characters: visual token * 12 + slot, -1 where it has none
 
 
 def receipt_layouts(held_out: bool) -> tuple[str, ...]:
@@ -75,7 +76,7 @@ def to_page(text: DrawnText, rng: np.random.Generator) -> Page:
         x, y = x + lean * (y - rows * TILE / 2), y + slope * (x - columns * TILE / 2)
     x = x + rng.normal(0, 0.7, len(x)) + rng.uniform(-6, 6)
     y = y + rng.uniform(-6, 6)
-    labels = slots.fill_slots(classes, x, y, rows * GRID, columns * GRID)
+    labels, where = slots.place_slots(classes, x, y, rows * GRID, columns * GRID)
     tiled = labels.reshape(rows, GRID, columns, GRID, slots.SLOTS).transpose(0, 2, 1, 3, 4)
     found: dict[int, float] = {}
     for cell in text.cells:
@@ -86,7 +87,31 @@ def to_page(text: DrawnText, rng: np.random.Generator) -> Page:
         text.lines,
         tuple(found.values()),
         text.fields,
+        places_of_lines(text, token_places(where, columns)),
     )
+
+
+def token_places(where: np.ndarray, columns: int) -> np.ndarray:
+    """Indices of flat labels [rows, columns, SLOTS] of a page to places among its visual tokens: token * 12 + slot."""
+    patch, slot = where // slots.SLOTS, where % slots.SLOTS
+    row, column = patch // (columns * GRID), patch % (columns * GRID)
+    tile = row // GRID * columns + column // GRID
+    token = (tile * GRID // 2 + row % GRID // 2) * (GRID // 2) + column % GRID // 2
+    quadrant = row % 2 * 2 + column % 2
+    return np.where(where < 0, -1, (token * 4 + quadrant) * slots.SLOTS + slot)
+
+
+def places_of_lines(text: DrawnText, places: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The places of each line's characters; the blank between two cells of a line has none."""
+    rows: dict[int, list[np.ndarray]] = {}
+    start = 0
+    for cell in text.cells:
+        found = rows.setdefault(cell.row, [])
+        if found:
+            found.append(np.array([-1]))
+        found.append(places[start : start + len(cell.text)])
+        start += len(cell.text)
+    return tuple(np.concatenate(parts) for parts in rows.values())
 
 
 def to_tokens(labels: np.ndarray) -> np.ndarray:

@@ -11,17 +11,18 @@ from PIL import Image
 from mllm_tailor.data.drawn import DrawnPage, FontSet, Style, draw_document
 from mllm_tailor.data.drawn.fonts import Face
 from mllm_tailor.models.tiles import tile_image
-from pretraining import effects, fonts, pages, questions, slots, tiles, words
+from pretraining import effects, fonts, guiding, pages, questions, slots, tiles, words
 from pretraining.tiles import GRID, TILE
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Grey tiles [n, 448, 448] uint8, labels [n, 32, 32, SLOTS], questions and their answers."""
+    """Grey tiles [n, 448, 448] uint8, labels [n, 32, 32, SLOTS], questions, their answers and where these are shown."""
 
     tiles: np.ndarray
     labels: np.ndarray
     turns: tuple[tuple[str, str], ...]
+    places: tuple[np.ndarray, ...] = ()  # of each answer's characters, as guiding.answer_places
 
 
 @functools.cache
@@ -35,13 +36,18 @@ def font_set() -> FontSet:
     return FontSet(FontSet.shipped().faces + tuple(found))
 
 
-def characters(page: DrawnPage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Class and centre (px of the page) of every character; blanks are put into the gaps of a line they fit."""
-    classes, x, y = [], [], []
+def characters(page: DrawnPage) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Class and centre (px of the page) of every character; blanks are put into the gaps of a line they fit.
+
+    Last, for each line, the number of each of its characters among these; -1 for a blank that was not put.
+    """
+    classes, x, y, numbers = [], [], [], []
     boxes = iter(page.characters)
     for line in page.lines:
         last = None
-        for letter in line.text:
+        number = np.full(len(line.text), -1)
+        numbers.append(number)
+        for index, letter in enumerate(line.text):
             if letter == " ":
                 last = (last[0], True) if last else None
                 continue
@@ -52,24 +58,27 @@ def characters(page: DrawnPage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 classes.append(1)
                 x.append((box.x0 + last[0].x1) / 2)
                 y.append(middle)
+                number[index - 1] = len(classes) - 1
+            number[index] = len(classes)
             classes.append(slots.class_of(letter))
             x.append((box.x0 + box.x1) / 2)
             y.append(middle)
             last = (box, False)
-    return np.array(classes, np.int64), np.array(x), np.array(y)
+    return np.array(classes, np.int64), np.array(x), np.array(y), numbers
 
 
-def cut(page: DrawnPage, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The page's grey tiles and their labels, cut by InternVL's rule with at most `most` tiles."""
+def cut(page: DrawnPage, most: int) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """The page's grey tiles, cut by InternVL's rule with at most `most` tiles, their labels, and each line's places."""
     width, height = page.image.size
     columns, rows = pages.grid_of(width, height, most)
     grey = np.stack([np.asarray(tile.convert("L")) for tile in tile_image(page.image, 1, most, TILE, thumbnail=False)])
-    classes, x, y = characters(page)
-    labels = slots.fill_slots(
+    classes, x, y, numbers = characters(page)
+    labels, where = slots.place_slots(
         classes, x * columns * TILE / width, y * rows * TILE / height, rows * GRID, columns * GRID
     )
     tiled = labels.reshape(rows, GRID, columns, GRID, slots.SLOTS).transpose(0, 2, 1, 3, 4)
-    return grey, tiled.reshape(rows * columns, GRID, GRID, slots.SLOTS)
+    places = np.append(pages.token_places(where, columns), -1)  # number -1 takes the last
+    return grey, tiled.reshape(rows * columns, GRID, GRID, slots.SLOTS), tuple(places[number] for number in numbers)
 
 
 def drawn_page(rng: np.random.Generator, held_out: bool = False) -> DrawnPage:
@@ -109,18 +118,22 @@ def few_lines(rng: np.random.Generator, most: int = 5, held_out: bool = False) -
             break
     classes, x_centres, y_centres = pen.placed()
     ink, x_centres, y_centres = tiles.warp(effects.wear_ink(pen.ink, rng), x_centres, y_centres, rng)
-    labels = slots.fill_slots(classes, x_centres, y_centres, GRID, GRID)
-    return Picture(effects.photograph(ink, rng)[None], labels[None], (("Read the text.", "\n".join(texts)),))
+    labels, where = slots.place_slots(classes, x_centres, y_centres, GRID, GRID)
+    lines = np.split(pages.token_places(where, 1), np.cumsum([len(text) for text in texts])[:-1])
+    about = pages.Page("lines", labels[None], tuple(texts), (), {}, tuple(lines))
+    answer = "\n".join(texts)
+    turns = (("Read the text.", answer),)
+    return Picture(effects.photograph(ink, rng)[None], labels[None], turns, (guiding.answer_places(about, answer),))
 
 
 def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
     """A training picture: mostly documents with a question, some short readings, now and then with a thumbnail."""
-    if rng.random() < 0.15:
+    if rng.random() < 0.25:
         return few_lines(rng)
     while True:
         drawn = drawn_page(rng)
-        grey, labels = cut(drawn, most)
-        about = pages.Page(drawn.kind, labels, tuple(line.text for line in drawn.lines), (), drawn.fields)
+        grey, labels, places = cut(drawn, most)
+        about = pages.Page(drawn.kind, labels, tuple(line.text for line in drawn.lines), (), drawn.fields, places)
         turns = questions.conversation(about, rng)
         if turns:
             break
@@ -130,4 +143,4 @@ def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
         small = drawn.image.convert("L").resize((TILE, TILE), Image.Resampling.BICUBIC)
         grey = np.concatenate([grey, np.asarray(small)[None]])
         labels = np.concatenate([labels, np.full_like(labels[:1], slots.IGNORED)])
-    return Picture(grey, labels, turns)
+    return Picture(grey, labels, turns, tuple(guiding.answer_places(about, answer) for _, answer in turns))

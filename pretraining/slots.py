@@ -23,15 +23,26 @@ def character_of(index: int) -> str:
 
 def fill_slots(classes: np.ndarray, x: np.ndarray, y: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Characters (class, centre in px) to labels [rows, columns, SLOTS]; a patch holding more is ignored."""
+    return place_slots(classes, x, y, rows, columns)[0]
+
+
+def place_slots(
+    classes: np.ndarray, x: np.ndarray, y: np.ndarray, rows: int, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of `fill_slots` and which of them is each character's: its index in the flat labels, -1 for none."""
     labels = np.zeros((rows, columns, SLOTS), np.int64)
+    where = np.full(len(classes), -1)
     inside = (x >= 0) & (y >= 0) & (x < columns * PATCH) & (y < rows * PATCH) & (classes != NONE)
-    order = np.argsort(x[inside], kind="stable")
-    row = (y[inside][order] // PATCH).astype(int)
-    column = (x[inside][order] // PATCH).astype(int)
+    order = np.flatnonzero(inside)[np.argsort(x[inside], kind="stable")]
+    row = (y[order] // PATCH).astype(int)
+    column = (x[order] // PATCH).astype(int)
     count = np.zeros((rows, columns), int)
-    for index, r, c in zip(classes[inside][order], row, column, strict=True):
+    for index, r, c in zip(order, row, column, strict=True):
         if count[r, c] < SLOTS:
-            labels[r, c, count[r, c]] = index
+            labels[r, c, count[r, c]] = classes[index]
+            where[index] = (r * columns + c) * SLOTS + count[r, c]
         count[r, c] += 1
-    labels[count > SLOTS] = IGNORED
-    return labels
+    crowded = count > SLOTS
+    labels[crowded] = IGNORED
+    where[crowded.repeat(SLOTS)[where] & (where >= 0)] = -1
+    return labels, where

@@ -49,7 +49,7 @@ class Tiles(IterableDataset):
 
 def document_tile(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One tile of a drawn document of any kind: grey [448, 448] uint8 and labels [32, 32, SLOTS]."""
-    grey, labels = pictures.cut(pictures.drawn_page(rng), most=3)
+    grey, labels, _ = pictures.cut(pictures.drawn_page(rng), most=3)
     index = int(rng.integers(len(grey)))
     return grey[index], labels[index]
 

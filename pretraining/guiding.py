@@ -1,0 +1,151 @@
+"""Where to look: while the language model learns to read, some of its heads are told which visual token comes next.
+
+Copying is found by gradient descent only after many steps, since nothing is gained by looking at the right place until
+what lies there is also carried to the output. The place of every character is known here, so it is taught directly:
+from the second layer on, two heads of each layer learn to attend, while predicting a character, to the visual token
+that shows it, and a linear reading of the layer's output to name the slot within that token. After guided alignment of
+attention in translation (Chen et al., 2016, arXiv 1607.01628). The model itself stays as it is; what is added to it is
+dropped.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from pretraining import slots
+from pretraining.pages import Page
+
+SLOTS = 4 * slots.SLOTS  # of a visual token
+MOST = 3  # places of one character that count: a text may stand on the page more than once
+
+
+def answer_places(page: Page, answer: str) -> np.ndarray:
+    """Places [characters, MOST] (visual token * 12 + slot) an answer was copied from; -1 where it was not."""
+    places = np.full((len(answer), MOST), -1)
+    text = "\n".join(page.lines)
+    known = np.concatenate([np.append(part, -1) for part in page.places])[: len(text)]
+    for start, piece in copied_pieces(answer):
+        at, number = _find(text, piece, 0), 0
+        while at >= 0 and number < MOST:
+            places[start : start + len(piece), number] = known[at : at + len(piece)]
+            at, number = _find(text, piece, at + 1), number + 1
+    return places
+
+
+def _find(text: str, piece: str, start: int) -> int:
+    at = text.find(piece, start)
+    return at if at >= 0 else text.replace("\n", " ").find(piece, start)
+
+
+def copied_pieces(answer: str) -> list[tuple[int, str]]:
+    """Parts of an answer that stand on the page, and where they begin in it: a JSON object's values, or all of it."""
+    try:
+        fields = json.loads(answer)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        return [(0, answer)] if answer else []
+    pieces, at = [], 0
+    for value in map(str, fields.values()):
+        written = json.dumps(value, ensure_ascii=False)
+        at = answer.index(written, at)
+        if value and len(written) == len(value) + 2:  # an escape would shift what follows it
+            pieces.append((at + 1, value))
+        at += len(written)
+    return pieces
+
+
+class Guide(nn.Module):
+    """Listens to a language model's layers and says how far its guided heads are from where they should look."""
+
+    def __init__(self, language: nn.Module, heads: int = 2) -> None:
+        super().__init__()
+        config = language.config
+        self.heads, self.size = heads, config.hidden_size // config.num_attention_heads
+        self.layers = list(range(1, config.num_hidden_layers))
+        self.slot_names = nn.ModuleList(nn.Linear(config.hidden_size, SLOTS) for _ in self.layers)
+        self.heard: dict[tuple[int, str], torch.Tensor] = {}
+        self.rotary = [language.rotary_emb]  # in a list: not a part of this module
+        for layer in self.layers:
+            attention = language.layers[layer].self_attn
+            attention.q_proj.register_forward_hook(self._listen(layer, "query"))
+            attention.k_proj.register_forward_hook(self._listen(layer, "key"))
+            language.layers[layer].register_forward_hook(self._listen(layer, "output"))
+
+    def _listen(self, layer: int, what: str):
+        def keep(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+            self.heard[layer, what] = output
+
+        return keep
+
+    def forward(self, places: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Losses of looking and of naming the slot (nats, mean over layers), and the share of looks that land in the
+        layer that looks best.
+
+        `places` [batch, length, MOST] says at each position where the *next* character is shown (-1: unknown), `first`
+        is the position of the first visual token.
+        """
+        some = self.heard[self.layers[0], "query"]
+        positions = torch.arange(places.shape[1], device=places.device)[None]
+        cosine, sine = self.rotary[0](some, positions)
+        rows = [(row, (places[row] >= 0).any(-1).nonzero().flatten()) for row in range(len(places))]
+        rows = [(row, asked) for row, asked in rows if len(asked)]
+        looks, names, landed = [], [], []
+        for index, layer in enumerate(self.layers):
+            query, key = (
+                self.heard[layer, what].unflatten(-1, (-1, self.size))[:, :, : self.heads].transpose(1, 2)
+                for what in ("query", "key")
+            )
+            query, key = apply_rotary_pos_emb(query, key, cosine, sine)
+            named = self.slot_names[index](self.heard[layer, "output"]).float().log_softmax(-1)
+            for row, asked in rows:
+                wanted = places[row, asked]  # [n, MOST]
+                known = wanted >= 0
+                scores = query[row][:, asked] @ key[row].mT * self.size**-0.5  # [heads, n, length]
+                scores = scores.float().masked_fill(positions > asked[:, None], -torch.inf).log_softmax(-1)
+                token = (wanted.clamp(min=0) // SLOTS + first).expand(self.heads, -1, -1)
+                found = scores.gather(-1, token).masked_fill(~known, -torch.inf)
+                same = _repeated(token[0]) & known  # two places in one token are one look
+                looks.append(-found.masked_fill(same, -torch.inf).logsumexp(-1).flatten())
+                landed.append((found.detach().exp().amax(-1) > 0.5).float().mean())
+                slot = wanted.clamp(min=0) % SLOTS
+                chosen = named[row, asked].gather(-1, slot).masked_fill(~known | (_repeated(slot) & known), -torch.inf)
+                names.append(-chosen.logsumexp(-1))
+        self.heard.clear()
+        share = torch.stack(landed).view(len(self.layers), -1).mean(1).max()
+        return torch.cat(looks).mean(), torch.cat(names).mean(), float(share)
+
+
+def _repeated(values: torch.Tensor) -> torch.Tensor:
+    """[n, MOST]: whether the same value stands further left in the row."""
+    equal = values[:, :, None] == values[:, None, :]
+    return equal.tril(-1).any(-1)
+
+
+@torch.no_grad()
+def look_back(language: nn.Module, strength: float = 5.0, pairs: int = 7) -> None:
+    """Make heads of a fresh model's first two layers attend to a fixed distance back: 1, 2, 3, 4 and a row of tokens.
+
+    With rotary codes, equal biases of query and key whose key is turned by d positions score highest at distance d.
+    """
+    config = language.config
+    size = config.hidden_size // config.num_attention_heads
+    half = size // 2
+    frequency = config.rope_parameters["rope_theta"] ** (-torch.arange(half).float() / half)
+    distances = [1, 2, 3, 4, 1, 16, 2, 15]
+    for layer in language.layers[:2]:
+        for head in range(
+            config.num_attention_heads // 2 if layer is language.layers[1] else config.num_attention_heads
+        ):
+            turn = frequency * distances[head % len(distances)]
+            on = (torch.arange(half) < pairs).float() * strength
+            begin = (config.num_attention_heads - 1 - head) * size  # from the last head: the first are guided
+            layer.self_attn.q_proj.bias[begin : begin + half] = on
+            layer.self_attn.q_proj.bias[begin + half : begin + size] = 0
+            layer.self_attn.k_proj.bias[begin : begin + half] = on * turn.cos()
+            layer.self_attn.k_proj.bias[begin + half : begin + size] = on * turn.sin()

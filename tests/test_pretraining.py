@@ -1,0 +1,79 @@
+"""What the embedded model's pretraining tells its heads: where on a page each character of an answer is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pretraining import assembling, guiding, language, pages, pictures, questions, slots
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_place_shows_its_character(seed: int) -> None:
+    """Of all characters of a page at least four fifths have a place (the rest stood too close or slid off a tile)."""
+    page = pages.text_page(np.random.default_rng(seed))
+    shown = pages.to_tokens(page.labels).ravel()
+    found = [(letter, place) for line, places in zip(page.lines, page.places, strict=True)
+             for letter, place in zip(line, places, strict=True)]  # fmt: skip
+    placed = [(letter, slots.character_of(shown[place])) for letter, place in found if place >= 0]
+    assert all(letter == seen for letter, seen in placed)
+    assert len(placed) > 0.8 * sum(letter.isascii() for letter, _ in found)
+
+
+@pytest.mark.parametrize("ask", [questions.extraction, questions.passage, questions.single])
+def test_answers_are_found_where_they_stand(ask) -> None:
+    for seed in range(8):
+        page = pages.text_page(np.random.default_rng(seed))
+        _, answer = ask(page, np.random.default_rng(seed))
+        shown = pages.to_tokens(page.labels).ravel()
+        places = guiding.answer_places(page, answer)
+        for letter, where in zip(answer, places, strict=True):
+            assert {slots.character_of(shown[place]) for place in where if place >= 0} <= {letter}
+        copied = sum(len(piece) for _, piece in guiding.copied_pieces(answer))
+        assert (places >= 0).any(1).sum() > 0.6 * copied
+
+
+def test_a_strip_keeps_the_places_of_its_lines() -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        page = pages.text_page(rng)
+        if page.labels.shape[0] > 3:
+            continue
+        example = language.strip(page, rng, 4)
+        (_, answer), (places,) = example.turns[0], example.places
+        for letter, place in zip(answer, places[:, 0], strict=True):
+            assert place < 0 or slots.character_of(example.tokens.ravel()[place]) == letter
+
+
+def test_the_guide_rewards_looking_at_the_place() -> None:
+    """With queries and keys forced towards one token, its loss is near nothing there and large elsewhere."""
+    model = assembling.build_model(width=64, layers=2, heads=2).model.language_model
+    guide = guiding.Guide(model)
+    attention = model.layers[1].self_attn
+    with torch.no_grad():
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.weight.zero_()
+            projection.bias.zero_()
+        guiding.look_back(model, strength=12.0)
+        attention.q_proj.bias[:] = attention.q_proj.bias.view(2, 32)[1].repeat(2)  # both heads look one token back
+        attention.k_proj.bias[:] = attention.k_proj.bias.view(2, 32)[1].repeat(2)
+    embeds = torch.randn(1, 6, 64)
+    losses = []
+    for token in (4, 2):  # position 5 looks at position 4
+        places = torch.full((1, 6, guiding.MOST), -1)
+        places[0, 5, 0] = token * guiding.SLOTS
+        model(inputs_embeds=embeds, use_cache=False)
+        losses.append(float(guide(places, 0)[0]))
+    assert losses[0] < 0.1 < 2 < losses[1]
+
+
+def test_pictures_know_where_their_answers_are_shown() -> None:
+    found = asked = 0
+    for seed in range(8):
+        picture = pictures.random_picture(np.random.default_rng(seed))
+        shown = pages.to_tokens(picture.labels).ravel()
+        for (_, answer), places in zip(picture.turns, picture.places, strict=True):
+            for letter, where in zip(answer, places, strict=True):
+                assert {slots.character_of(shown[place]) for place in where if place >= 0} <= {letter}
+            found, asked = found + int((places >= 0).any(1).sum()), asked + len(answer)
+    assert found > 0.4 * asked  # the rest is JSON, line ends and what no patch could hold

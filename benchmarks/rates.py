@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, pick_device, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
+from mllm_tailor.methods.lora_products import summed_products
 from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training.features import as_inputs, see
+from mllm_tailor.training.feed import collate_right
 from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.modes import keep_frozen_parts_quiet
 from mllm_tailor.training.precision import computing
@@ -23,9 +25,9 @@ from mllm_tailor.training.precision import computing
 SIDE = 1024  # of the square matrices whose product is the 100 %
 
 
-def matmul_rate(seconds: float = 2.0) -> float:
-    """Operations a processor second of large bf16 products on one thread: the best of many."""
-    left, right = (torch.randn(SIDE, SIDE, dtype=torch.bfloat16) for _ in range(2))
+def matmul_rate(bf16: bool, seconds: float = 2.0) -> float:
+    """Operations a processor second of large products on one thread (float32 unless `bf16`): the best of many."""
+    left, right = (torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
     whole, best = Stopwatch(), float("inf")
     left @ right
     while whole.cpu_seconds() < seconds:
@@ -35,9 +37,25 @@ def matmul_rate(seconds: float = 2.0) -> float:
     return 2 * SIDE**3 / best
 
 
+def attention(query: Any, key: Any, value: Any, dropout: float = 0.0, causal: bool = False, **_: Any) -> int:
+    """Operations of an attention from its shapes; half of them, where nobody sees what comes later."""
+    return sdpa_flop_count(query, key, value) // (2 if causal else 1)
+
+
+def attention_back(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **_: Any) -> int:
+    """The same of its backward pass, which computes the shares again; `rest`: output, sums, dropout, causal."""
+    return sdpa_backward_flop_count(gradient, query, key, value) // (2 if rest[3] else 1)
+
+
+ON_CPU = {  # torch counts the kernels of GPUs alone
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_back,
+}
+
+
 def measure(work: Callable[[], Any], times: int) -> dict[str, float]:
     """Operations of `work`, and processor seconds, the best of `times` runs after a first."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
         work()
     best = float("inf")
     for _ in range(times):
@@ -50,7 +68,7 @@ def measure(work: Callable[[], Any], times: int) -> dict[str, float]:
 def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
     """Vision pass (once a training), forward and backward pass from cached features, and the optimizer's update.
 
-    `folder` holds `model` and `unique.jsonl` as the comparison wrote them; two samples make the step.
+    `folder` holds `model` and `unique.jsonl` as the comparison wrote them; the step is a pass over one sample.
     """
     method_words = {"name": "lora", "rank": rank, "alpha": 2 * rank, "dropout": 0.0, "parts": ["language"]}
     recipe = make_recipe({"data": "unused", "task": "answer", "method": method_words})
@@ -59,18 +77,18 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
     seed_everything(0)
     method.apply(model)
     keep_frozen_parts_quiet(model)
-    told = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()[:2]]
+    told = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()[:1]]
     samples = [
         Sample(row["image"], (Media("image", Path(row["image"])),), row["prompt"], row["answer"]) for row in told
     ]
-    batch: dict[str, Any] = dict(model.collate([model.encode(sample) for sample in samples]))
+    batch = collate_right([model.encode(sample) for sample in samples], model)
     pixels = batch.pop("pixel_values")
     features = see(model, pixels, bf16).flatten(0, 1)[None]
     weights = [weight for weight in model.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights)
 
     def loss() -> torch.Tensor:
-        with computing(model.device, bf16):
+        with computing(model.device, bf16), summed_products(model.model):
             return answer_loss(model.model, as_inputs(batch | {"image_features": features}))[0]
 
     def both() -> None:
@@ -82,10 +100,10 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
         "forward and backward": measure(both, times),
         "optimizer": measure(optimizer.step, times),
     }
-    top = matmul_rate()
+    top = matmul_rate(bf16)
     for part in parts.values():
         part["share"] = part["flops"] / part["cpu_seconds"] / top
     step = parts["forward and backward"]
     whole = step["cpu_seconds"] + parts["optimizer"]["cpu_seconds"]
-    tokens = int(batch["attention_mask"].sum())
-    return {"matmul_gflops": top / 1e9, "tokens": tokens, "step_share": step["flops"] / whole / top, "parts": parts}
+    facts = {"matmul_gflops": top / 1e9, "bf16": bf16, "tokens": batch["input_ids"].numel()}
+    return {**facts, "step_share": step["flops"] / whole / top, "parts": parts}

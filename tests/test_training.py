@@ -75,6 +75,12 @@ class TestOrder:
             padded = len(one) * max(tokens[number - 100] for number in one)
             assert len(one) <= most if most is not None else (padded <= budget or len(one) == 1)
 
+    def test_a_pass_holds_samples_of_like_length_where_padding_costs(self) -> None:
+        assert micro_batches(range(4), [1072, 546, 1057, 525], most=None, budget=4096) == [(0, 2, 1), (3,)]
+        passes = micro_batches(range(4), [1072, 546, 1057, 525], most=None, budget=4096, padding=32)
+        assert passes == [(0, 2), (1, 3)]
+        assert micro_batches(range(3), [90, 10, 50], most=3, budget=0, padding=0) == [(0, 2, 1)]  # as was asked for
+
     def test_marks_of_evaluation(self) -> None:
         assert Course(10, 4, 2.5, 0).ends(1.0) == {3, 6, 8}
         assert Course(10, 4, 1, 0).ends(0.5) == {2, 3}

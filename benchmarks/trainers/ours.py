@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from meter import open_job
 from torch.nn import functional
 
-from mllm_tailor.core.device import seed_everything
+from mllm_tailor.core.device import computes_in_bf16, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.training import features, loop, objectives
+from mllm_tailor.training import features, last_layer, loop, objectives, order
+from mllm_tailor.training.modes import keep_frozen_parts_quiet
 
 
 def full_logits(network: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, int]:
@@ -33,8 +35,19 @@ def into_the_graph(batch: dict[str, Any], device: torch.device) -> dict[str, Any
     return batch
 
 
+def any_lengths(samples: Any, tokens: Any, *, most: Any, budget: int, padding: Any) -> Any:
+    """Passes as full as 4,096 tokens allow, whatever of them is padding."""
+    return order.micro_batches(samples, tokens, most=most, budget=4096)
+
+
 def switch_off(name: str | None) -> None:
     """Put the usual way in place of one of ours."""
+    if name == "last_layer":
+        last_layer.WORTH = 1 << 40
+    if name == "products":
+        loop.summed_products = nullcontext
+    if name == "padding":
+        loop.micro_batches = any_lengths
     if name in ("cache", "frozen"):
         features.can_cache = lambda *_: False
     if name == "frozen":
@@ -83,8 +96,12 @@ def main() -> None:
         if event == "step":
             meter.step(model.model, step)
 
+    kept = Path(job.features) if job.seen else None
+    if kept is not None:  # an earlier run over the same pictures
+        keep_frozen_parts_quiet(model)
+        features.make_feed(model, samples, recipe, kept, computes_in_bf16(recipe.model.dtype, model.device))
     meter.start()  # pictures are read, and their features computed, on the clock
-    loop.train(model, method, samples, recipe, folder, on_event=tell)
+    loop.train(model, method, samples, recipe, folder, on_event=tell, features=kept)
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     meter.finish(model.model, [row["loss"] for row in rows if "loss" in row])
 

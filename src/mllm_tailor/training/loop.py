@@ -16,13 +16,14 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import Method
+from mllm_tailor.methods.lora_products import summed_products
 from mllm_tailor.models import OpenModel, measure_length
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.features import as_inputs, make_feed
 from mllm_tailor.training.feed import Ahead, Batch, Pass, to_device
 from mllm_tailor.training.keeping import Keeper
 from mllm_tailor.training.log import SilentLog, TrainingLog
-from mllm_tailor.training.memory import prepare_memory
+from mllm_tailor.training.memory import most_padding, prepare_memory
 from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, trained_weights
 from mllm_tailor.training.moving import holding_still, still_weights
 from mllm_tailor.training.objectives import Aids, make_objective
@@ -118,7 +119,7 @@ class Training:
         self.progress = self.keeper.resume(self.progress)
         if self.progress.step:
             console.print(f"Going on after step {self.progress.step} of {self.course.steps}")
-        with StopOnSignal() as signal, self._open_log() as log:
+        with StopOnSignal() as signal, self._open_log() as log, summed_products(self.model.model):
             try:
                 self._go(signal, log)
             except KeyboardInterrupt:
@@ -240,7 +241,8 @@ class Training:
         if not self.stepper.accumulates:
             most = len(chosen)
         tokens = [self._tokens(number) for number in chosen]
-        passes = micro_batches(chosen, tokens, most=most, budget=self.progress.budget)
+        padding = most_padding(self.model.device)
+        passes = micro_batches(chosen, tokens, most=most, budget=self.progress.budget, padding=padding)
         return [Pass(self.objective.members(one), self.course.epoch(step)) for one in passes]
 
     def _tokens(self, number: int) -> int:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mllm_tailor.training.last_layer import last_layer_from
+
 NO_LOSS = -100
 
 
@@ -23,21 +25,26 @@ def answer_logits(network: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor,
     """For a batch's labelled tokens: logits (labelled, vocabulary), the tokens, and the row each lies in.
 
     A hook hands the output head only the hidden states that predict a label: with an answer of 60 tokens behind 1,800
-    of picture, 30 times fewer logits. It works through any wrapper and keeps what a family does to its logits.
+    of picture, 30 times fewer logits. It works through any wrapper and keeps what a family does to its logits. The last
+    layer too is spared what stands in front of all answers, see `last_layer`.
     """
     inputs = dict(batch)
     labels = inputs.pop("labels")
     keep = labelled(labels)
     targets = labels[:, 1:][keep[:, :-1]]
+    length = keep.shape[1]
+    start = int(keep.any(0).int().argmax())  # the first place any answer is predicted from
 
     def gather(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = arguments[0]  # (batch, length, width); virtual prompt tokens may stand in front
-        added = hidden.shape[1] - keep.shape[1]
-        return (hidden[:, added:][keep][None], *arguments[1:])
+        hidden = arguments[0]  # (batch, positions, width); virtual prompt tokens may stand in front, or `start` be cut
+        if hidden.shape[1] == length - start:
+            return (hidden[keep[:, start:]][None], *arguments[1:])
+        return (hidden[:, hidden.shape[1] - length :][keep][None], *arguments[1:])
 
     handle = network.get_output_embeddings().register_forward_pre_hook(gather)
     try:
-        logits = network(**inputs, use_cache=False).logits[0]  # (labelled, vocabulary)
+        with last_layer_from(network, start, length):
+            logits = network(**inputs, use_cache=False).logits[0]  # (labelled, vocabulary)
     finally:
         handle.remove()
     return logits.float(), targets, keep.nonzero()[:, 0]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+
 from mllm_tailor.core.device import free_memory
 from mllm_tailor.models import OpenModel
 from mllm_tailor.recipe import Train
 from mllm_tailor.training.modes import keep_frozen_parts_quiet
 from mllm_tailor.training.processes import smallest
 
-CPU_TOKENS = 4096  # more side by side is no faster on a CPU
+CPU_TOKENS = 1024  # more side by side is no faster on a CPU, and keeps more activations
+CPU_PADDING = 32  # tokens: to a processor padding costs as much as text, and a further pass as much as these
 SHARE = 0.5  # of the free memory, for activations
 
 
@@ -36,6 +39,11 @@ def prepare_memory(model: OpenModel, settings: Train, longest: int) -> int:
         model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     keep_frozen_parts_quiet(model)
     return smallest(token_budget(model, recompute), model.device)
+
+
+def most_padding(device: torch.device) -> int | None:
+    """Padding tokens a sample may bring into a pass; None: any, where a further pass costs more than arithmetic."""
+    return CPU_PADDING if device.type == "cpu" else None
 
 
 def token_budget(model: OpenModel, checkpointing: bool) -> int:

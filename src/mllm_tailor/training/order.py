@@ -82,19 +82,25 @@ def make_course(modalities: Sequence[str], settings: Train, seed: int) -> Course
 
 
 def micro_batches(
-    samples: Sequence[int], tokens: Sequence[int], *, most: int | None, budget: int
+    samples: Sequence[int], tokens: Sequence[int], *, most: int | None, budget: int, padding: int | None = None
 ) -> list[tuple[int, ...]]:
     """Cut a step's samples into forward passes of similar length, so that little is padding.
 
     `tokens` are their lengths. A pass has at most `most` samples or, when that is None, at most `budget` tokens,
-    padding included (one sample is always allowed).
+    padding included, and no sample with more than `padding` tokens of it (one sample is always allowed).
     """
     ranked = sorted(range(len(samples)), key=lambda place: (-tokens[place], place))
     passes: list[list[int]] = []
     longest = 0
+
+    def fits(place: int) -> bool:
+        count = len(passes[-1])
+        if most is not None:
+            return count < most
+        return (count + 1) * longest <= budget and (padding is None or longest - tokens[place] <= padding)
+
     for place in ranked:
-        room = passes and (len(passes[-1]) < most if most is not None else (len(passes[-1]) + 1) * longest <= budget)
-        if not room:
+        if not passes or not fits(place):
             passes.append([])
             longest = tokens[place]
         passes[-1].append(place)

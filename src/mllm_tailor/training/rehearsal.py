@@ -16,12 +16,13 @@ from torch import Tensor
 from mllm_tailor.core.device import computes_in_bf16, watch_memory
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import Method
+from mllm_tailor.methods.lora_products import summed_products
 from mllm_tailor.models import Length, OpenModel, embed_pictures, embed_texts
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.features import as_inputs, can_cache, see
 from mllm_tailor.training.feed import Batch, collate_right, to_device
 from mllm_tailor.training.losses import answer_loss
-from mllm_tailor.training.memory import prepare_memory
+from mllm_tailor.training.memory import most_padding, prepare_memory
 from mllm_tailor.training.modes import trained_weights
 from mllm_tailor.training.order import make_course, micro_batches
 from mllm_tailor.training.precision import computing
@@ -64,7 +65,7 @@ def rehearse(
     ranked = sorted(range(len(samples)), key=lambda number: (lengths[number].tokens, number))
     longest, median = ranked[-1], ranked[len(ranked) // 2]
     budget = prepare_memory(model, settings, lengths[longest].tokens)
-    passes = _passes(samples, lengths, recipe, budget if optimizer not in ONE_PASS else None)
+    passes = _passes(samples, lengths, recipe, budget if optimizer not in ONE_PASS else None, most_padding(device))
     bf16 = computes_in_bf16(recipe.model.dtype, device)
     cached = can_cache(model, samples, settings.augment)
     seconds_a_tile = 0.0
@@ -82,7 +83,8 @@ def rehearse(
 
     def once(batch: Batch) -> float:
         began = time.perf_counter()
-        with torch.set_grad_enabled(optimizer not in NO_GRADIENTS), computing(device, bf16):
+        graded = torch.set_grad_enabled(optimizer not in NO_GRADIENTS)
+        with graded, computing(device, bf16), summed_products(model.model):
             loss = _loss(model, batch)
         if loss.requires_grad:
             loss.backward()
@@ -107,7 +109,7 @@ def rehearse(
 
 
 def _passes(
-    samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe, budget: int | None
+    samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe, budget: int | None, padding: int | None
 ) -> tuple[tuple[int, ...], ...]:
     """The forward passes of the first epoch; without a budget each step is one."""
     course = make_course([sample.modality for sample in samples], recipe.train, recipe.seed)
@@ -116,7 +118,7 @@ def _passes(
         chosen = course.samples(step)
         tokens = [lengths[number].tokens for number in chosen]
         most = len(chosen) if budget is None else recipe.train.micro_batch
-        found += micro_batches(chosen, tokens, most=most, budget=budget or 0)
+        found += micro_batches(chosen, tokens, most=most, budget=budget or 0, padding=padding)
     return tuple(found)
 
 

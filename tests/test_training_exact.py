@@ -1,0 +1,128 @@
+"""What makes a step cheaper must not change it: losses and gradients against the usual way."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_job import batch_of, make_samples, prepare, shake
+from test_models_families import families, family_folder, samples_of  # noqa: F401  (the fixture)
+from torch import Tensor
+
+from mllm_tailor.core.device import seed_everything
+from mllm_tailor.methods.lora_products import Product, summed_products
+from mllm_tailor.models import OpenModel
+from mllm_tailor.training import last_layer
+from mllm_tailor.training.feed import collate_right
+from mllm_tailor.training.losses import answer_loss
+
+
+def opened(folder: Path, method: dict[str, Any] | str) -> OpenModel:
+    """The tiny model with a method whose weights are no longer zero."""
+    model, _, _ = prepare(folder, method)
+    shake(model)
+    return model
+
+
+def learned(model: OpenModel, batch: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+    """Loss of a batch and the gradient of every weight that moves."""
+    model.model.zero_grad()
+    loss, _ = answer_loss(model.model, batch)
+    loss.backward()
+    named = model.model.named_parameters()
+    return loss.item(), {name: weight.grad.clone() for name, weight in named if weight.grad is not None}
+
+
+def agree(one: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> None:
+    """Equal up to rounding in float32."""
+    assert one[0] == pytest.approx(other[0], rel=1e-6)
+    assert one[1].keys() == other[1].keys()
+    for name, gradient in other[1].items():
+        assert torch.linalg.norm(one[1][name] - gradient) <= 1e-5 * torch.linalg.norm(gradient) + 1e-9, name
+
+
+METHODS = [{"name": "lora", "rank": 4}, {"name": "full", "parts": ["language"]}, {"name": "prompt", "length": 3}]
+
+
+class TestLastLayer:
+    @pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
+    def test_leaves_losses_and_gradients_as_they_are(
+        self, method: dict[str, Any], tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = opened(tiny_model_folder, method)
+        batch = batch_of(model, make_samples(tmp_path, 3))
+        layer = model.model.get_decoder().layers[-1]
+        widths: list[int] = []
+        layer.mlp.register_forward_hook(lambda _, inputs, output: widths.append(inputs[0].shape[1]))
+        monkeypatch.setattr(last_layer, "WORTH", 10**9)
+        whole = learned(model, batch)
+        monkeypatch.setattr(last_layer, "WORTH", 1)
+        agree(learned(model, batch), whole)
+        first = int((batch["labels"] != -100).any(0).nonzero()[0]) - 1
+        own = method["name"] == "prompt"  # an attention of its own, which is left alone
+        assert widths[-1] == (max(widths) if own else batch["labels"].shape[1] - first)
+        assert "forward" not in vars(layer)  # as it was
+
+    def test_padding_masks_and_recomputing(
+        self, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = opened(tiny_model_folder, METHODS[0])
+        samples = make_samples(tmp_path, 3)
+        monkeypatch.setattr(last_layer, "WORTH", 1)
+        unmasked = collate_right([model.encode(sample) for sample in samples], model)
+        assert "attention_mask" not in unmasked
+        agree(learned(model, unmasked), learned(model, batch_of(model, samples)))
+        model.model.train()
+        model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recomputed = learned(model, unmasked)
+        monkeypatch.setattr(last_layer, "WORTH", 10**9)
+        agree(learned(model, unmasked), recomputed)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "qwen2_5_vl", "gemma3"])
+    def test_other_families(
+        self,
+        kind: str,
+        families: Path,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        model = opened(family_folder(families, kind), METHODS[0])
+        batch = batch_of(model, samples_of(kind)[:2])
+        monkeypatch.setattr(last_layer, "WORTH", 10**9)
+        whole = learned(model, batch)
+        monkeypatch.setattr(last_layer, "WORTH", 1)
+        agree(learned(model, batch), whole)
+
+
+class TestProducts:
+    def test_gradients_are_those_of_the_formula(self) -> None:
+        seed_everything(0)
+        rows, weight, bias, down, up = (
+            torch.randn(size, dtype=torch.float64, requires_grad=asked)
+            for size, asked in (((5, 7), True), ((3, 7), False), ((3,), False), ((2, 7), True), ((3, 2), True))
+        )
+        found = Product.apply(rows, weight, bias, down, up, 0.5)
+        assert torch.allclose(found, rows @ weight.T + bias + 0.5 * rows @ down.T @ up.T, rtol=1e-12)
+        assert torch.autograd.gradcheck(lambda *halves: Product.apply(*halves, 0.5), (rows, weight, bias, down, up))
+        assert torch.autograd.gradcheck(lambda *halves: Product.apply(rows, weight, None, *halves, 2.0), (down, up))
+
+    def test_a_model_learns_the_same(self, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
+        batch = batch_of(model, make_samples(tmp_path, 2))
+        usual = learned(model, batch)
+        with summed_products(model.model):
+            changed = [layer for layer in model.model.modules() if "forward" in vars(layer)]
+            agree(learned(model, batch), usual)
+            with model.model.disable_adapter() if hasattr(model.model, "disable_adapter") else nullcontext():
+                answer_loss(model.model, batch)
+        assert len(changed) == 7 * len(model.model.get_decoder().layers)
+        assert not any("forward" in vars(layer) for layer in changed)
+
+    @pytest.mark.parametrize("method", [{"name": "lora", "dropout": 0.1}, {"name": "lora", "dora": True}, "dylora"])
+    def test_what_is_no_plain_lora_is_left_alone(self, method: Any, tiny_model_folder: Path) -> None:
+        model = opened(tiny_model_folder, method)
+        with summed_products(model.model):
+            assert not any("forward" in vars(layer) for layer in model.model.modules())

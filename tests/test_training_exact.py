@@ -14,8 +14,7 @@ from torch import Tensor
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.methods.lora_products import Product, summed_products
-from mllm_tailor.models import OpenModel
-from mllm_tailor.training import last_layer
+from mllm_tailor.models import OpenModel, last_layer
 from mllm_tailor.training.feed import collate_right
 from mllm_tailor.training.losses import answer_loss
 

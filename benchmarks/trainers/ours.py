@@ -14,9 +14,9 @@ from torch.nn import functional
 from mllm_tailor.core.device import computes_in_bf16, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import open_model
+from mllm_tailor.models import last_layer, open_model
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.training import features, last_layer, loop, objectives, order
+from mllm_tailor.training import features, loop, objectives, order
 from mllm_tailor.training.modes import keep_frozen_parts_quiet
 
 

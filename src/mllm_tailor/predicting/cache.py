@@ -67,12 +67,13 @@ def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
     """
     if len(parts) == 1 and list(parts[0][1]) == list(range(parts[0][0].rows)):
         return parts[0][0]
-    columns = [(held, row, held.mask[row].nonzero().squeeze(1)) for held, rows in parts for row in rows]
-    longest = max(len(real) for _, _, real in columns)
+    columns = [(held, row, _real(held.mask[row])) for held, rows in parts for row in rows]
+    counts = [int(held.mask[row].sum()) for held, row, _ in columns]
+    longest = max(counts)
     first = columns[0][0]
     mask = first.mask.new_zeros(len(columns), longest)
-    for line, (_, _, real) in enumerate(columns):
-        mask[line, longest - len(real) :] = 1
+    for line, count in enumerate(counts):
+        mask[line, longest - count :] = 1
     cache = empty_cache()
     for layer in range(len(first.cache.layers)):
         if layer in first.cross:
@@ -84,10 +85,17 @@ def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
             example = getattr(first.cache.layers[layer], name)
             states = example.new_zeros(len(columns), example.shape[1], longest, example.shape[3])
             for line, (held, row, real) in enumerate(columns):
-                states[line, :, longest - len(real) :] = getattr(held.cache.layers[layer], name)[row][:, real]
+                states[line, :, longest - counts[line] :] = getattr(held.cache.layers[layer], name)[row][:, real]
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
     return Held(cache, mask, first.cross)
+
+
+def _real(mask: Tensor) -> Tensor | slice:
+    """The columns (columns,) says are real; a slice, which copies faster, where they lie side by side."""
+    real = mask.nonzero().squeeze(1)
+    first, last = int(real[0]), int(real[-1])
+    return slice(first, last + 1) if last - first + 1 == len(real) else real
 
 
 def positions_of(mask: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mllm_tailor.models import Encoded, OpenModel
+from mllm_tailor.models.last_layer import last_layer_from
 from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, positions_of, repack
 from mllm_tailor.predicting.constrain import Vocabulary, allowed_tokens
 from mllm_tailor.predicting.row import Row
@@ -24,6 +26,7 @@ LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are 
 # A block is as wide as the longest span with at least this share of real tokens in it. A CPU pays for padding, so there
 # a row with a long span goes along with the others step by step; a GPU does not notice the padding.
 FULL_SHARE = {"cpu": 0.5}
+TOGETHER = 1024  # tokens of prompts read in one pass on a CPU; more are no faster
 CROSS_MASK = "cross_attention_mask"
 
 
@@ -101,20 +104,42 @@ class Decoder:
         return held, follows
 
     def read(self, prompts: Sequence[Encoded]) -> tuple[Held, Tensor, Tensor, list[int]]:
-        """Feed prompts: their cache, their ids (left-padded), the last logits, and what their positions are off by."""
+        """Feed prompts: their cache, their ids (left-padded), the last logits, and what their positions are off by.
+
+        A CPU pays for padding and for masks, so there prompts are read together only where they are of one length.
+        """
+        if self.model.device.type != "cpu" or not self.model.family.tiled:
+            return self._read(prompts)
+        together = alike([prompt.length for prompt in prompts])
+        found = [self._read([prompts[place] for place in places]) for places in together]
+        order = [place for places in together for place in places]
+        back = sorted(range(len(order)), key=order.__getitem__)  # where each prompt lies in what was read
+        lines = [(held, line) for held, *_ in found for line in range(held.rows)]
+        width = max(prompt.length for prompt in prompts)
+        ids = torch.cat([pad(part, (width - part.shape[1], 0), value=self.model.pad_id) for _, part, _, _ in found])
+        logits = torch.cat([part for _, _, part, _ in found])
+        held = repack([(lines[line][0], [lines[line][1]]) for line in back]) if len(found) > 1 else found[0][0]
+        return held, ids[back], logits[back], [0] * len(prompts)
+
+    def _read(self, prompts: Sequence[Encoded]) -> tuple[Held, Tensor, Tensor, list[int]]:
+        """The same in one pass; tiled prompts of one length need no mask."""
         batch = self.model.collate(prompts, side="left")
         del batch["labels"]
         seen = self.vision.outputs(prompts)
         if seen is not None:
             del batch["pixel_values"]
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        mask, width = batch["attention_mask"], batch["input_ids"].shape[1]
         if self.rotary is None:
-            batch["position_ids"] = positions_of(batch["attention_mask"])
+            batch["position_ids"] = positions_of(mask)
+        if self.model.family.tiled and all(prompt.length == width for prompt in prompts):
+            del batch["attention_mask"]
         cache = empty_cache()
         extra = {} if seen is None else {"mm_encoder_outputs": seen}
-        found = self.model.model(**batch, **extra, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        with last_layer_from(self.model.model, width - 1, width):
+            found = self.model.model(**batch, **extra, past_key_values=cache, use_cache=True, logits_to_keep=1)
         shifts = [0] * len(prompts) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
-        return Held(cache, batch["attention_mask"], self.cross), batch["input_ids"], found.logits, shifts
+        return Held(cache, mask, self.cross), batch["input_ids"], found.logits, shifts
 
     def _step(self) -> list[Row]:
         """Feed what is pending, choose one token for each living row, and return the rows this finished."""
@@ -181,6 +206,22 @@ class Decoder:
             if len(row.pending) > width:
                 nexts[line] = row.pending[width]
         return nexts
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of equal lengths, at most TOGETHER tokens of them.
+
+    >>> alike([900, 40, 900, 40])
+    [[0], [2], [1, 3]]
+    """
+    groups: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        last = groups[-1] if groups else None
+        if last and lengths[last[0]] == lengths[place] and (len(last) + 1) * lengths[place] <= TOGETHER:
+            last.append(place)
+        else:
+            groups.append([place])
+    return groups
 
 
 def block_width(pending: Sequence[int], full_share: float) -> int:

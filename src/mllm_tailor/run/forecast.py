@@ -18,6 +18,8 @@ from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.training import Rehearsal, rehearse
 
+FAR = 1.3  # times the operations of the usual sample, from which on the longest tells more than noise
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -92,16 +94,27 @@ def foresee(job: Job, scoring_seconds: float, lengths: Mapping[str, Length] | No
 
 
 def extrapolate(found: Rehearsal, shape: Shape, sizes: Sequence[Length], recipe: Recipe, counted: int) -> Forecast:
-    """From one pass to all: seconds by operations. `counted` samples make up an epoch's count of steps."""
+    """From two passes to all: seconds by operations. `counted` samples make up an epoch's count of steps."""
     costs = [shape.operations(size, pictures=not found.cached) for size in sizes]
-    rate = sum(costs[number] for number in found.timed) / found.pass_seconds
-    training = recipe.train.passes(counted) * sum(costs) / rate
+    passes = recipe.train.passes(counted) * sum(_seconds(cost, costs, found) for cost in costs)
+    training = passes + found.steps * found.update_seconds
     if recipe.train.minutes is not None:
         training = min(training, 60 * recipe.train.minutes)
     largest = max(_padded(one, sizes, shape, found) for one in found.passes)
     once = shape.operations(sizes[found.longest], pictures=not found.cached)
     peak = found.held + found.standing + round(found.pass_bytes * largest / once)
     return Forecast(peak, training, 0.0, 0.0, max(map(len, found.passes)))
+
+
+def _seconds(cost: float, costs: Sequence[float], found: Rehearsal) -> float:
+    """Of one sample in a pass: on the line through the usual sample and the longest, which differ in attention."""
+    usual = sum(costs[number] for number in found.timed) / len(found.timed)
+    seconds = found.pass_seconds / len(found.timed)
+    longest = costs[found.longest]
+    if not found.longest_seconds or longest < FAR * usual:
+        return seconds * cost / usual
+    slope = max(0.0, found.longest_seconds - seconds) / (longest - usual)
+    return max(seconds + slope * (cost - usual), 0.0)
 
 
 def _padded(one: Sequence[int], sizes: Sequence[Length], shape: Shape, found: Rehearsal) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mllm_tailor.training.last_layer import last_layer_from
+from mllm_tailor.models.last_layer import last_layer_from
 
 NO_LOSS = -100
 

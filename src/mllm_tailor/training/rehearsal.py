@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mllm_tailor.core.device import computes_in_bf16, watch_memory
 from mllm_tailor.core.sample import Sample
@@ -23,7 +25,9 @@ from mllm_tailor.training.features import as_inputs, can_cache, see
 from mllm_tailor.training.feed import Batch, collate_right, to_device
 from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.memory import most_padding, prepare_memory
+from mllm_tailor.training.mezo import replay
 from mllm_tailor.training.modes import trained_weights
+from mllm_tailor.training.optimizers import Group, Setup, make_stepper
 from mllm_tailor.training.order import make_course, micro_batches
 from mllm_tailor.training.precision import computing
 
@@ -32,6 +36,7 @@ STATE_BYTES = {  # of an optimizer, for each trained weight
     "adamw": 8, "adamw_8bit": 2, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2, "sgd": 0,
     "lomo": 0, "adalomo": 0, "galore": 2, "apollo": 1, "mezo": 0,
 }  # fmt: skip
+COPIED = 8_000_000  # weights on which an update is timed
 NO_GRADIENTS = ("mezo",)
 ONE_PASS = ("lomo", "adalomo")  # a step; each gradient is used and dropped before the next is whole
 
@@ -49,6 +54,9 @@ class Rehearsal:
     timed: tuple[int, ...]  # numbers of the samples of the timed pass
     cached: bool  # whether the vision side runs once, outside the passes
     seeing_seconds: float = 0.0  # of the vision side for one tile, where it does
+    longest_seconds: float = 0.0  # of a pass over the longest sample alone; 0: not measured
+    update_seconds: float = 0.0  # of the optimizer, in each step
+    steps: int = 0  # optimizer steps in all
 
 
 def rehearse(
@@ -96,16 +104,50 @@ def rehearse(
     batch = ready([longest])
     with watch_memory(device) as memory:
         once(batch)
+    alone = once(batch)  # the first pass also set up what is set up once
     model.model.zero_grad(set_to_none=True)
     most = max(map(len, passes))
     timed = (median,) * (min(most, TOGETHER_ON_CPU) if device.type == "cpu" else most)
     batch = ready(timed)
-    seconds = once(batch) * (2 if optimizer in NO_GRADIENTS else 1)  # MeZO looks to both sides
+    twice = 2 if optimizer in NO_GRADIENTS else 1  # MeZO looks to both sides
+    seconds = once(batch) * twice
     model.model.zero_grad(set_to_none=True)
     own = max(0, memory.rise - sum(gradients))
     kept = max(gradients, default=0) if optimizer in ONE_PASS else sum(gradients)
     standing = states + (0 if optimizer in NO_GRADIENTS else kept)
-    return Rehearsal(memory.before, standing, own, longest, passes, seconds, timed, cached, seconds_a_tile)
+    return Rehearsal(
+        memory.before, standing, own, longest, passes, seconds, timed, cached, seconds_a_tile, alone * twice,
+        _update_seconds(model, method, recipe), make_course([one.modality for one in samples], settings, 0).steps,
+    )  # fmt: skip
+
+
+def _update_seconds(model: OpenModel, method: Method, recipe: Recipe) -> float:
+    """Of one update by the optimizer, measured on copies of some of the trained weights and zero gradients."""
+    name = method.optimizer or recipe.train.optimizer
+    if name in ONE_PASS:  # there the update is a part of the pass
+        return 0.0
+    weights = {name: weight for name, weight in trained_weights(model).items() if weight.requires_grad}
+    copies: dict[str, nn.Parameter] = {}
+    for own, weight in weights.items():
+        if not copies or sum(one.numel() for one in copies.values()) + weight.numel() <= COPIED:
+            copies[own] = nn.Parameter(weight.detach().clone())
+    share = sum(one.numel() for one in copies.values()) / sum(one.numel() for one in weights.values())
+    group = Group(copies, recipe.train.learning_rate or 1e-4, recipe.train.weight_decay)
+    if name in NO_GRADIENTS:
+        work, times = partial(replay, [group], [(0, 0.0, 1.0)]), 3 / share  # two trials and the step
+    else:
+        stepper = make_stepper(name, Setup([group], recipe.train.clip, nn.Module(), method.optimizer_options))
+
+        def passes(_: Any) -> float:
+            for one in copies.values():
+                one.grad = torch.zeros_like(one)
+            return 0.0
+
+        work, times = partial(stepper.take, passes, 1.0, 0), 1 / share
+    work()  # makes its state
+    began = time.perf_counter()
+    work()
+    return times * (time.perf_counter() - began)
 
 
 def _passes(

@@ -1,8 +1,9 @@
 """The last layer, only where its output is read.
 
-Of all its positions the loss reads those that predict an answer. The ones in front of the answer are needed for their
-keys and values alone: their query, attention, output projection and feed-forward part lead nowhere and are left out,
-forward and backward. For the positions that are kept nothing changes: the same keys, values and sums.
+Of all its positions a loss reads those that predict an answer, and whoever reads a prompt the last one. The ones in
+front are needed for their keys and values alone: their query, attention, output projection and feed-forward part lead
+nowhere and are left out, forward and backward. For the positions that are kept nothing changes: the same keys, values
+and sums.
 """
 
 from __future__ import annotations
@@ -27,14 +28,18 @@ class _Found(Exception):
     """Raised when keys and values are there; what the layer would compute from them is not wanted."""
 
 
-class _Catch(Cache):
-    """Takes the first keys and values a layer hands over, and stops it."""
+class _Stop(Cache):
+    """Keeps the keys and values a layer hands over, in a cache where there is one, and stops the layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Cache | None) -> None:
         super().__init__(layers=[])
+        self.cache = cache
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *others: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        """See `Cache.update`; never returns."""
         self.states = (key_states, value_states)
+        if self.cache is not None:
+            self.cache.update(key_states, value_states, *others, **more)
         raise _Found
 
 
@@ -46,6 +51,7 @@ class _Join(Cache):
         self.states = states
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """See `Cache.update`."""
         key, value = self.states
         return torch.cat([key, key_states], dim=-2), torch.cat([value, value_states], dim=-2)
 
@@ -54,8 +60,8 @@ class _Join(Cache):
 def last_layer_from(network: nn.Module, start: int, length: int) -> Iterator[None]:
     """Within, the decoder's last layer gives positions `start` to `length` alone, if it is one of KINDS.
 
-    Positions count the ids; what a method puts in front of them is left out too. Layers that are recomputed in the
-    backward pass, or go on from a cache, give all positions as ever.
+    Positions count the ids; what a method puts in front of them is left out too. A cache is filled, and must be empty.
+    Layers that are recomputed in the backward pass give all positions as ever.
     """
     layer = _last_layer(network) if start >= WORTH else None
     if layer is None:
@@ -65,17 +71,15 @@ def last_layer_from(network: nn.Module, start: int, length: int) -> Iterator[Non
     name = "cache" if "cache" in inspect.signature(whole).parameters else "past_key_values"
 
     def forward(hidden_states: Tensor, **given: Any) -> Any:
-        if given.get(name) is not None:
-            return whole(hidden_states, **given)
-        total = hidden_states.shape[1]
+        cache, total = given.get(name), hidden_states.shape[1]
         first = total - length + start
-        catch = _Catch()
+        stop = _Stop(cache)
         with suppress(_Found):
-            whole(hidden_states[:, :first], **_cut(given, slice(None, first)), **{name: catch})
+            whole(hidden_states[:, :first], **_cut(given, slice(None, first)), **{name: stop})
         rest = _cut(given, slice(first, None))
-        if rest["attention_mask"] is None:
+        if rest["attention_mask"] is None and total - first > 1:  # a single query sees all
             rest["attention_mask"] = _causal(total - first, total, hidden_states.device)
-        return whole(hidden_states[:, first:], **rest, **{name: _Join(catch.states)})
+        return whole(hidden_states[:, first:], **rest, **{name: _Join(stop.states) if cache is None else cache})
 
     layer.forward = forward
     try:
@@ -95,9 +99,8 @@ def _last_layer(network: nn.Module) -> nn.Module | None:
 
 
 def _cut(given: Mapping[str, Any], part: slice) -> dict[str, Any]:
-    """Arguments of the layer for some of its positions, without a cache."""
+    """Arguments of the layer for some of its positions, without the cache."""
     cut = {name: value for name, value in given.items() if name not in ("cache", "past_key_values")}
-    cut["use_cache"] = False
     cut["position_embeddings"] = tuple(one[..., part, :] for one in given["position_embeddings"])  # cosines, sines
     if given.get("position_ids") is not None:
         cut["position_ids"] = given["position_ids"][..., part]

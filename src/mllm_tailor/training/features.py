@@ -97,7 +97,7 @@ class CachedFeed:
         return file.exists() and seal.exists() and seal.read_text() == f"{self._key(place)} {sha256(file)}"
 
     def _compute(self, place: int) -> None:
-        """One pass of the vision side over a group's pictures; its file is written before its seal."""
+        """The vision side's pass over a group's pictures; its file is written before its seal."""
         group = self.groups[place]
         encoded = {number: self.model.encode(self.samples[number], loss=self.loss) for number in group}
         tensors: dict[str, Tensor] = {}
@@ -106,14 +106,18 @@ class CachedFeed:
         tiles = {self._first(number): encoded[self._first(number)].media.get("pixel_values") for number in group}
         shown = {number: pixels for number, pixels in tiles.items() if pixels is not None and len(pixels)}
         if shown:
-            seen = see(self.model, torch.cat(list(shown.values())), self.bf16)
-            parts = seen.split([len(pixels) for pixels in shown.values()])
-            for number, found in zip(shown, parts, strict=True):
+            for number, found in zip(shown, self._see(list(shown.values())), strict=True):
                 tensors[f"{number}.features"] = found.flatten(0, 1).cpu().contiguous()
         file = self._file(place)
         save_file(tensors, file)
         write_atomic(file.with_suffix(".sha256"), f"{self._key(place)} {sha256(file)}")
         fsync_folder(self.folder)
+
+    def _see(self, pixels: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Features of each sample's tiles: a GPU wants them all at once, a CPU is as fast without holding so many."""
+        if self.model.device.type == "cpu":
+            return [see(self.model, one, self.bf16) for one in pixels]
+        return see(self.model, torch.cat(list(pixels)), self.bf16).split([len(one) for one in pixels])
 
     def _first(self, number: int) -> int:
         """The first sample of its group about the same pictures, under whose number their features lie."""

@@ -6,8 +6,6 @@ naming characters, and the language model's heads are still told where to look.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 from torch import nn
@@ -16,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from pretraining import assembling, checkpoint, guiding, optimizing, pages, pictures, tower, vision
 from pretraining.assembling import IMAGE, SymbolEmbedding
 from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places
+from pretraining.stage import Stage
 
 PARTS = ("model", "head", "symbols", "guide")
 
@@ -172,34 +171,13 @@ def train(
             still.requires_grad_(False)
     if not resumed:
         align(parts, device)
-    optimizers = make_optimizers(parts, rate)
-    facts = {"step": 0, "seconds": 0.0}
+    stage = Stage(name, minutes, parts, make_optimizers(parts, rate), rate, flat=0.4, every=25)
     if resumed:
-        facts = checkpoint.load(name, parts, optimizers)
-    loader = iter(
-        DataLoader(
-            Pictures(seed, facts["step"] * batch), batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list
-        )
-    )
-    started, saved, running = time.time() - facts["seconds"], time.time(), []
-    while (done := (time.time() - started) / 60 / minutes) < 1:
+        stage.resume()
+    drawn = Pictures(seed, int(stage.facts["step"]) * batch)
+    loader = iter(DataLoader(drawn, batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list))
+    for done in stage.steps():
         found, right = losses(parts, next(loader), device)
         pull = max(0.05, 1 - done / oracle_until)
         aids = pull * found["oracle"] + 0.7 * found["glyph"] + guided * (found["look"] + found["slot"])
-        (found["answer"] + aids).backward()
-        optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.4))
-        facts["step"] += 1
-        running.append([right, *(float(value.detach()) for value in found.values())])
-        if facts["step"] % 25 == 0 or facts["step"] < 4:
-            mean = np.mean(running, 0).round(3).tolist()
-            print(
-                f"{(time.time() - started) / 60:.1f} min step {facts['step']} right, {', '.join(found)}: {mean}",
-                flush=True,
-            )
-            running = []
-        if time.time() - saved > 150:
-            facts["seconds"] = time.time() - started
-            checkpoint.save(name, parts, optimizers, facts)
-            saved = time.time()
-    facts["seconds"] = time.time() - started
-    checkpoint.save(name, parts, optimizers, facts)
+        stage.learn(found["answer"] + aids, {"right": right, **found})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining import assembling, checkpoint, guiding, optimizing, pages, questions, slots, tower, vision
 from pretraining.assembling import IMAGE, Beliefs, SymbolEmbedding
+from pretraining.stage import Stage
 
 FIRST = assembling.prompt_ids(1, "").index(IMAGE)  # position of the first visual token in a conversation
 
@@ -55,10 +55,10 @@ def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
 
 
 def random_example(rng: np.random.Generator, level: float) -> Example:
-    """At `level` 0 single lines, then strips of more lines, from 0.4 on more and more whole pages with questions."""
+    """At `level` 0 single lines, then strips of more lines, from 0.1 on more and more whole pages with questions."""
     while True:
         page = pages.text_page(rng)
-        if rng.random() > min(0.92, max(0.0, level - 0.4) * 2):
+        if rng.random() > min(0.85, max(0.0, level - 0.1) * 2):
             if page.labels.shape[0] > 3 or page.kind == "tables":
                 continue
             return strip(page, rng, 1 + round(min(level, 0.8) * 15 * rng.random()))
@@ -70,7 +70,7 @@ def random_example(rng: np.random.Generator, level: float) -> Example:
 
 def next_level(level: float, right: float) -> float:
     """Harder once most is right (or slowly in any case, at the end of the curve): copying appears suddenly."""
-    return min(1.0, level + (0.004 if right > 0.9 else 0.002 if right > 0.8 else 0.001 if right > 0.65 else 0.0))
+    return min(1.0, level + (0.004 if right > 0.9 else 0.002 if right > 0.75 else 0.001 if right > 0.65 else 0.0))
 
 
 class Examples(IterableDataset):
@@ -201,45 +201,26 @@ def train(
     modules = {"language": language, "lm_head": head, "symbols": symbols, "guide": guided}
     trained = [language, nn.ModuleDict({"lm_head": head}), symbols, guided]
     optimizers = optimizing.make_optimizers(trained, rate)
-    facts = {"step": 0, "seconds": 0.0, "level": level}
+    stage = Stage(name, minutes, modules, optimizers, rate, flat=0.6, every=50)
+    stage.facts["level"] = level
     if resume and checkpoint.exists(name):
-        facts = checkpoint.load(name, modules, optimizers)
+        stage.resume()
     elif start:
         assembling.start_language(modules, Path(start))
     beliefs = tower_beliefs(vision_name)
-    shared_level = torch.tensor(facts["level"]).share_memory_()
-    loader = iter(
-        DataLoader(
-            Examples(seed, facts["step"], shared_level, budget),
-            batch_size=None,
-            num_workers=1,
-            prefetch_factor=4,
-            collate_fn=lambda batch: batch,
-        )
-    )
-    started, saved, running = time.time() - facts["seconds"], time.time(), []
+    shared_level = torch.tensor(stage.facts["level"]).share_memory_()
+    found = Examples(seed, int(stage.facts["step"]), shared_level, budget)
+    loader = iter(DataLoader(found, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=lambda batch: batch))
     print(f"{sum(p.numel() for p in language.parameters()):,} parameters", flush=True)
-    while (done := (time.time() - started) / 60 / minutes) < 1:
+    for _ in stage.steps():
         examples = next(loader)
         ids, labels = (part.to(device) for part in assemble(examples))
+        doubts = beliefs if stage.facts["level"] > 0.3 else None
         with optimizing.computing(device):
-            embeds = symbol_embeds(model, symbols, ids, examples, beliefs if facts["level"] > 0.3 else None)
+            embeds = symbol_embeds(model, symbols, ids, examples, doubts)
             loss, right = answer_loss(language, head, embeds, labels)
-            look, name_slot, landed = guided(assemble_places(examples, labels).to(device), FIRST)
-        (loss + guide * (look + name_slot)).backward()
-        optimizing.step(optimizers, rate * optimizing.rate_at(done, flat=0.6))
-        facts["step"] += 1
-        facts["level"] = facts["level"] if steady else next_level(facts["level"], right)
-        shared_level.fill_(facts["level"])
-        running.append((*map(float, (loss.detach(), right, look.detach(), name_slot.detach(), landed)), ids.numel()))
-        if facts["step"] % 50 == 0:
-            mean = [round(float(value), 3) for value in np.mean(running, 0)]
-            clock = f"{(time.time() - started) / 60:.1f} min step {facts['step']} level {facts['level']:.3f}"
-            print(clock, "loss, right, look, slot, landed, ids", mean, flush=True)
-            running = []
-        if time.time() - saved > 120:
-            facts["seconds"] = time.time() - started
-            checkpoint.save(name, modules, optimizers, facts)
-            saved = time.time()
-    facts["seconds"] = time.time() - started
-    checkpoint.save(name, modules, optimizers, facts)
+            look, slot, landed = guided(assemble_places(examples, labels).to(device), FIRST)
+        figures = {"loss": loss, "right": right, "look": look, "slot": slot, "landed": landed, "ids": ids.numel()}
+        stage.learn(loss + guide * (look + slot), figures, f"level {stage.facts['level']:.3f}")
+        stage.facts["level"] = stage.facts["level"] if steady else next_level(stage.facts["level"], right)
+        shared_level.fill_(stage.facts["level"])

@@ -93,24 +93,34 @@ def whole(page: Page, rng: np.random.Generator) -> tuple[str, str]:
     return choose(rng, ["Read the text.", "Read the text.", "Transcribe.", "What does it say?"]), "\n".join(page.lines)
 
 
-def passage(page: Page, rng: np.random.Generator) -> tuple[str, str]:
+def passage(page: Page, rng: np.random.Generator, start: int | None = None, count: int = 0) -> tuple[str, str]:
     """Read on from a line named by its beginning: long answers, each byte of which is to be copied."""
-    start = int(rng.integers(len(page.lines)))
-    count = int(rng.integers(2, 9))
+    start = int(rng.integers(len(page.lines))) if start is None else start
+    count = count or int(rng.integers(2, 9))
     return f"Read {count} lines from: {page.lines[start][:8]}", "\n".join(page.lines[start : start + count])
 
 
-def conversation(page: Page, rng: np.random.Generator, most: int = 900) -> tuple[tuple[str, str], ...]:
-    """Turns about one page, readings before fields, so that no answer is a mere copy of an earlier one.
+def passages(page: Page, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """The page in pieces of one to eight lines, each asked for once, in random order."""
+    found, start = [], 0
+    while start < len(page.lines):
+        count = min(int(rng.integers(1, 9)), len(page.lines) - start)
+        found.append(passage(page, rng, start, count))
+        start += count
+    return [found[index] for index in rng.permutation(len(found))]
+
+
+def conversation(page: Page, rng: np.random.Generator, most: int = 1000) -> tuple[tuple[str, str], ...]:
+    """Turns about one page: fields first or last, and between them readings that do not repeat each other.
 
     Several answers share one picture: what the picture costs is paid once. At most `most` characters of answers.
     """
-    asks = [(line, passage, whole)[rng.choice(3, p=[0.4, 0.45, 0.15])] for _ in range(int(rng.integers(0, 4)))]
-    if not asks or rng.random() < 0.8:
-        asks.append(extraction if rng.random() < 0.85 else single)
+    asks = passages(page, rng) if rng.random() < 0.7 else [whole(page, rng) if rng.random() < 0.4 else line(page, rng)]
+    if rng.random() < 0.8:
+        fields = extraction(page, rng) if rng.random() < 0.85 else single(page, rng)
+        asks = [fields, *asks] if rng.random() < 0.5 else [*asks[:3], fields]
     turns, left = [], most
-    for ask in asks:
-        question, answer = ask(page, rng)
+    for question, answer in asks:
         if answer.isascii() and len(answer) <= left:
             turns.append((question, answer))
             left -= len(answer)

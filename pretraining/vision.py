@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining import checkpoint, fonts, optimizing, pictures, slots, tiles, tower
+from pretraining.stage import Stage
 
 SHARING = 6  # tiles that draw on one group of as many fonts: rendering a font costs more than a tile
 
@@ -132,46 +132,26 @@ def train(
     head.to(device).train()
     modules = {"tower": vision, "head": head}
     optimizers = optimizing.make_optimizers([vision, head], rate, muon)
-    facts = {"step": 0, "seconds": 0.0, "tiles": 0}
+    stage = Stage(name, minutes, modules, optimizers, rate, flat=0.3, every=100)
+    stage.facts["tiles"] = 0
     if resumed:
-        facts = checkpoint.load(name, modules, optimizers)
+        stage.resume()
     tests = [
         (torch.stack(a).to(device), torch.stack(b).to(device))
         for held_out in (False, True)
         for a, b in [zip(*[pair for pair, _ in zip(Tiles(9, held_out=held_out), range(12), strict=False)], strict=True)]
     ]
-    loader = iter(
-        DataLoader(
-            Tiles(seed, facts["tiles"], easy_until=easy_until, documents=documents),
-            batch_size=batch,
-            num_workers=1,
-            prefetch_factor=8,
-        )
-    )
+    drawn = Tiles(seed, int(stage.facts["tiles"]), easy_until=easy_until, documents=documents)
+    loader = iter(DataLoader(drawn, batch_size=batch, num_workers=1, prefetch_factor=8))
     features = torch.compile(tower.patch_features) if compiled else tower.patch_features
-    started, saved, running = time.time() - facts["seconds"], time.time(), []
     print(f"{sum(p.numel() for p in vision.parameters()):,} parameters", flush=True)
-    while (progress := (time.time() - started) / 60 / minutes) < 1:
+    for done in stage.steps():
         grey, labels = (part.to(device) for part in next(loader))
         with optimizing.computing(device):
-            logits = head(features(vision, tower.normalise(grey), 4 if progress < windowed else 1))
+            logits = head(features(vision, tower.normalise(grey), 4 if done < windowed else 1))
         loss = glyph_loss(logits, labels.flatten(1, 2))
-        loss.backward()
-        optimizing.step(optimizers, rate * optimizing.rate_at(progress))
-        facts["step"] += 1
-        facts["tiles"] += batch
-        running.append(float(loss.detach()))
-        if facts["step"] % 100 == 0:
-            shown = ""
-            if facts["step"] % 400 == 0:
-                shown = str([{k: round(v, 3) for k, v in measure(vision, head, *test).items()} for test in tests])
-            clock = f"{(time.time() - started) / 60:.1f} min step {facts['step']} tiles {facts['tiles']}"
-            print(clock, f"loss {np.mean(running):.3f}", shown, flush=True)
-            running = []
-        if time.time() - saved > 120:
-            facts["seconds"] = time.time() - started
-            checkpoint.save(name, modules, optimizers, facts)
-            saved = time.time()
-    facts["seconds"] = time.time() - started
-    checkpoint.save(name, modules, optimizers, facts)
+        stage.facts["tiles"] += batch
+        stage.learn(loss, {"loss": loss}, f"tiles {stage.facts['tiles']:.0f}")
+        if stage.facts["step"] % 400 == 0:
+            print([{k: round(v, 3) for k, v in measure(vision, head, *test).items()} for test in tests], flush=True)
     print([measure(vision, head, *test) for test in tests], flush=True)

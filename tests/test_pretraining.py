@@ -63,7 +63,7 @@ def test_the_guide_rewards_looking_at_the_place() -> None:
         places = torch.full((1, 6, guiding.MOST), -1)
         places[0, 5, 0] = token * guiding.SLOTS
         model(inputs_embeds=embeds, use_cache=False)
-        losses.append(float(guide(places, 0)[0]))
+        losses.append(float(guide(places, 0)[0].detach()))
     assert losses[0] < 0.1 < 2 < losses[1]
 
 

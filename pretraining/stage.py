@@ -1,0 +1,65 @@
+"""What the three stages share: the clock that ends them and sets the rate, the log, and the checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from pretraining import checkpoint, optimizing
+
+SAVE_EVERY = 120  # seconds
+
+
+class Stage:
+    """A stage of `minutes` of the wall clock, its restarts included; `facts` is what it remembers beside weights."""
+
+    def __init__(
+        self,
+        name: str,
+        minutes: float,
+        modules: dict[str, nn.Module],
+        optimizers: list[torch.optim.Optimizer],
+        rate: float,
+        flat: float,
+        every: int,
+    ) -> None:
+        self.name, self.minutes, self.modules, self.optimizers = name, minutes, modules, optimizers
+        self.rate, self.flat, self.every = rate, flat, every
+        self.facts: dict[str, float] = {"step": 0, "seconds": 0.0}
+        self.done = 0.0  # share of the minutes that is over
+        self._figures: list[list[float]] = []
+
+    def resume(self) -> None:
+        """Go on from the stage's own checkpoint."""
+        self.facts = checkpoint.load(self.name, self.modules, self.optimizers)
+
+    def steps(self) -> Iterator[float]:
+        """The share of the time that is over, once for each step, until none is left; saves every two minutes."""
+        self._started = saved = time.time() - self.facts["seconds"]
+        while (seconds := time.time() - self._started) < 60 * self.minutes:
+            self.done = seconds / 60 / self.minutes
+            yield self.done
+            if time.time() - saved > SAVE_EVERY:
+                self._save()
+                saved = time.time()
+        self._save()
+
+    def learn(self, loss: torch.Tensor, figures: dict[str, float | torch.Tensor], notes: str = "") -> None:
+        """One update; every so many steps the means of `figures` since the last time are printed, and `notes`."""
+        loss.backward()
+        optimizing.step(self.optimizers, self.rate * optimizing.rate_at(self.done, flat=self.flat))
+        self.facts["step"] += 1
+        self._figures.append([float(torch.as_tensor(value).detach()) for value in figures.values()])
+        if self.facts["step"] % self.every == 0:
+            means = torch.tensor(self._figures).mean(0).tolist()
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in zip(figures, means, strict=True))
+            clock = f"{(time.time() - self._started) / 60:.1f} min step {self.facts['step']:.0f}"
+            print(clock, shown, notes, flush=True)
+            self._figures = []
+
+    def _save(self) -> None:
+        self.facts["seconds"] = time.time() - self._started
+        checkpoint.save(self.name, self.modules, self.optimizers, self.facts)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mllm_tailor.core.device import fast_bf16
+from mllm_tailor.training.muon import Muon
 
 
 def make_optimizers(modules: list[nn.Module], rate: float, muon: bool = True) -> list[torch.optim.Optimizer]:
@@ -23,53 +24,9 @@ def make_optimizers(modules: list[nn.Module], rate: float, muon: bool = True) ->
             (hidden if muon and is_hidden else other).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
-        optimizers.append(Muon(hidden, rate))
+        optimizers.append(Muon([{"params": hidden, "lr": rate, "weight_decay": 0.02}], hidden))
     optimizers.append(torch.optim.AdamW(other, lr=rate, betas=(0.9, 0.98), weight_decay=0.01))
     return optimizers
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised by five Newton-Schulz iterations (Jordan et al., 2024), as torch.optim.Muon does.
-
-    torch's own multiplies in bf16 one matrix at a time, which took five times as long as forward and backward pass
-    on a processor that emulates bf16; here matrices of one shape go together, in float32 where bf16 is slow. An update
-    is scaled by 0.2 sqrt(longer side), so that AdamW's rates fit (Liu et al., 2502.16982, eq. 4).
-    """
-
-    def __init__(self, weights: list[nn.Parameter], lr: float, weight_decay: float = 0.02, momentum: float = 0.95):
-        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        for group in self.param_groups:
-            shapes: dict[torch.Size, list[nn.Parameter]] = {}
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    shapes.setdefault(weight.shape, []).append(weight)
-            for shape, weights in shapes.items():
-                update = orthogonalise(torch.stack([self._nesterov(weight, group["momentum"]) for weight in weights]))
-                size = group["lr"] * 0.2 * max(shape) ** 0.5
-                for weight, change in zip(weights, update, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-size)
-
-    def _nesterov(self, weight: nn.Parameter, momentum: float) -> torch.Tensor:
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-        return weight.grad.lerp(state["momentum_buffer"], momentum)
-
-
-def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """[n, rows, columns] to matrices of the same singular vectors whose singular values all lie near one."""
-    x = matrices.bfloat16() if fast_bf16(matrices.device) else matrices
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
-    return (x.mT if tall else x).to(matrices.dtype)
 
 
 def computing(device: torch.device | str) -> torch.autocast:

@@ -35,3 +35,16 @@ def test_it_opens_by_name_and_signals_keep_their_size(tmp_path: Path, monkeypatc
         found = model.model.model.get_image_features(pixel_values=torch.randn(2, 3, 56, 56)).pooler_output
         logits = model.model(input_ids=torch.arange(40)[None]).logits
     assert 0.1 < float(torch.cat(list(found)).std()) < 3 and 0.1 < float(logits.std()) < 3
+
+
+def test_fresh_filters_see_strokes_before_brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain patch, black or white, leaves most filters at rest; a stroke moves them, in whichever place it lies."""
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path))
+    model = open_model("tiny", device="cpu")
+    filters = model.model.get_submodule("model.vision_tower.embeddings.patch_embeddings.projection").weight
+    plain, stroke = torch.ones(3, 14, 14), torch.zeros(3, 14, 14)
+    stroke[:, 6:8] = 1
+    seen = [(filters.detach().float() * patch).sum((1, 2, 3)).abs() for patch in (plain, stroke)]
+    blind = torch.arange(len(filters)) % 8 != 0
+    assert float(seen[0][blind].max()) < 1e-3 < 0.1 < float(seen[1][blind].mean())
+    assert float(seen[0][~blind].mean()) > 1

@@ -283,7 +283,9 @@ class TestAugmentation:
 
 
 class TestLoop:
-    @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd"])
+    @pytest.mark.parametrize(
+        "optimizer", ["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd", "muon"]
+    )
     def test_the_loss_falls(
         self, optimizer: str, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:

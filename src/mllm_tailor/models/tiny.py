@@ -21,10 +21,12 @@ from mllm_tailor.core.files import cache_folder
 from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
 
 NAME = "tiny"
-VERSION = 1  # of what is built; another one never meets the adapters of this one
+VERSION = 2  # of what is built; another one never meets the adapters of this one
 WIDTH, LAYERS, HEAD_WIDTH = 128, 4, 32  # of the tower and of the language model alike
 TILE = 56  # pixels a side: 16 patches, 4 tokens
 CONTEXT = 4096  # tokens
+FINEST = 0.18  # cycles a pixel beyond which a fresh filter sees little
+EVEN = 8
 POSITION_SPREAD = 0.3  # beside patches of about 0.5, so that places can be told apart from the first step
 
 
@@ -83,4 +85,23 @@ def draw_weights(model: nn.Module) -> None:
         if name.endswith(("position_embeddings", "embed_tokens.weight")):
             spread = POSITION_SPREAD
         drawn = generator.standard_normal(tuple(weight.shape), np.float32)
+        if name.endswith("patch_embeddings.projection.weight"):
+            drawn = smooth_filters(drawn)
         weight.copy_(torch.from_numpy(drawn * np.float32(spread)))
+
+
+def smooth_filters(noise: np.ndarray) -> np.ndarray:
+    """Kernels (filters, colours, side, side) that see strokes and edges, made from noise; each has its norm at first.
+
+    Patches of a picture are smooth, and most of what they hold is brightness: a filter of plain noise answers to little
+    else. So fine grain is taken out and a filter's sum made zero; one in EVEN sees brightness and colour alone.
+    """
+    side = noise.shape[-1]
+    waves = np.fft.fftfreq(side)  # cycles a pixel
+    kept = np.exp(-((waves[:, None] ** 2 + waves[None] ** 2) / FINEST**2))
+    shades = 1 + 0.5 * noise.mean(axis=(2, 3), keepdims=True) * side  # a filter's share in each colour
+    smooth = np.fft.ifft2(np.fft.fft2(noise[:, :1]) * kept).real * shades
+    smooth -= smooth.mean(axis=(1, 2, 3), keepdims=True)
+    smooth[::EVEN] = np.broadcast_to(shades, noise.shape)[::EVEN]
+    norms = np.sqrt((smooth**2).sum(axis=(1, 2, 3), keepdims=True) / noise[0].size)
+    return (smooth / norms).astype(np.float32)

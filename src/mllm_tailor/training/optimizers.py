@@ -25,6 +25,7 @@ OPTIMIZERS = Registry(
         "adalomo": Entry("mllm_tailor.training.lomo:adalomo", "the same with factored second moments, as in Adafactor"),
         "galore": Entry("mllm_tailor.training.projected:galore", "Adam in the largest singular directions; less state"),
         "apollo": Entry("mllm_tailor.training.projected:apollo", "rates of Adam from random projections; least state"),
+        "muon": Entry("mllm_tailor.training.muon:muon", "orthogonal momentum, for models that learn from nothing"),
         "mezo": Entry("mllm_tailor.training.mezo:mezo", "two forward passes, no backward: the memory of inference"),
         "sgd": Entry("mllm_tailor.training.gradient:sgd", "plain gradient descent; no state"),
     },

@@ -34,7 +34,7 @@ from mllm_tailor.training.precision import computing
 TOGETHER_ON_CPU = 2  # samples of the timed pass; more side by side cost as much each
 STATE_BYTES = {  # of an optimizer, for each trained weight
     "adamw": 8, "adamw_8bit": 2, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2, "sgd": 0,
-    "lomo": 0, "adalomo": 0, "galore": 2, "apollo": 1, "mezo": 0,
+    "lomo": 0, "adalomo": 0, "galore": 2, "apollo": 1, "muon": 5, "mezo": 0,
 }  # fmt: skip
 COPIED = 8_000_000  # weights on which an update is timed
 NO_GRADIENTS = ("mezo",)

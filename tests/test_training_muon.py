@@ -1,0 +1,78 @@
+"""Muon against its equations, and beside Adam for what is no hidden matrix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mllm_tailor.training.muon import MOMENTUM, SIZE, orthogonalise
+from mllm_tailor.training.optimizers import Group, Setup, make_stepper
+
+
+def step(weights: dict[str, nn.Parameter], gradients: dict[str, Tensor], stepper: object) -> None:
+    def passes(each: object) -> float:
+        each(sum((weights[name] * gradient).sum() for name, gradient in gradients.items()))  # type: ignore[operator]
+        return 0.0
+
+    stepper.take(passes, 1.0, 0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12)])
+def test_every_direction_of_a_hidden_matrix_counts_alike(shape: tuple[int, int]) -> None:
+    """The first step goes along U V^T of the gradient, however weak a direction is, and has Adam's size."""
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    gradient = left @ torch.diag(torch.logspace(0, -2, 12)) @ right
+    weights = {"layer.weight": nn.Parameter(torch.zeros(shape))}
+    step(
+        weights, {"layer.weight": gradient}, make_stepper("muon", Setup([Group(weights, 1.0, 0.0)], None, nn.Module()))
+    )
+    found = -weights["layer.weight"].detach() / (SIZE * 20**0.5)
+    sizes = (left.T @ found @ right.T).diagonal()
+    assert (sizes > 0.6).all() and (sizes < 1.3).all()
+    assert float((found - left @ torch.diag(sizes) @ right).norm()) < 0.02 * float(found.norm())
+
+
+def test_shapes_taken_together_come_out_as_alone() -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 8, 5)
+    together = orthogonalise(matrices)
+    alone = torch.cat([orthogonalise(one[None]) for one in matrices])
+    assert (together - alone).abs().max() < 1e-5
+
+
+def test_embeddings_head_and_scales_go_by_adam_and_decay_is_decoupled() -> None:
+    """Adam's first step is the rate in every place, whatever the gradient's size."""
+    torch.manual_seed(0)
+    shapes = {"embed_tokens.weight": (7, 4), "lm_head.weight": (7, 4), "norm.weight": (4,), "kernel": (4, 3, 2, 2)}
+    weights = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    gradients = {name: torch.randn(shape) for name, shape in shapes.items()}
+    step(weights, gradients, make_stepper("muon", Setup([Group(weights, 0.01, 0.5)], None, nn.Module())))
+    for name, weight in weights.items():
+        wanted = 1 - 0.01 * 0.5 - 0.01 * gradients[name].sign()
+        assert (weight.detach() - wanted).abs().max() < 1e-5, name
+
+
+def test_what_it_remembers_is_stored_and_restored() -> None:
+    torch.manual_seed(0)
+    weights = {"layer.weight": nn.Parameter(torch.randn(6, 4)), "norm.weight": nn.Parameter(torch.ones(4))}
+    gradients = [{name: torch.randn(weight.shape) for name, weight in weights.items()} for _ in range(2)]
+    setup = Setup([Group(weights, 0.01, 0.0)], None, nn.Module())
+    stepper = make_stepper("muon", setup)
+    step(weights, gradients[0], stepper)
+    tensors, values = stepper.state()
+    assert torch.allclose(
+        tensors["layer.weight|momentum_buffer"], (1 - MOMENTUM) * gradients[0]["layer.weight"], atol=1e-6
+    )
+    kept = {name: weight.detach().clone() for name, weight in weights.items()}
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    step(weights, gradients[1], stepper)
+    gone_on = {name: weight.detach().clone() for name, weight in weights.items()}
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(kept[name])
+    resumed = make_stepper("muon", setup)
+    resumed.restore(tensors, values)
+    step(weights, gradients[1], resumed)
+    assert all(torch.equal(weights[name], gone_on[name]) for name in weights)

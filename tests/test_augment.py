@@ -18,6 +18,7 @@ from mllm_tailor.models import open_model
 from mllm_tailor.models.units import Codebook
 from mllm_tailor.recipe.schema import Units
 from mllm_tailor.training.augment import SPEED, augment_sample
+from mllm_tailor.training.feed import LiveFeed
 
 
 def drawn(count: int = 12) -> list[Image.Image]:
@@ -95,3 +96,19 @@ def test_trimmed_clips_fill_their_tiles(tiny_model_folder: Path, clip: Media) ->
         for model in (plain, trimmed)
     ]
     assert inked[1] > 1.5 * inked[0]
+
+
+def test_what_is_shown_of_a_trimmed_clip_moves_from_epoch_to_epoch(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Trimmed after it was changed, what moves would always touch the same edges."""
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(store_frames(drawn(), 2.0))
+    model = open_model(tiny_model_folder, device="cpu", frames=4, trim=True)
+    feed = LiveFeed(model, [Sample("a", (Media("video", path),), answer="x")], "answer", 0)
+    middles = []
+    for epoch in range(6):
+        pixels = feed.encode(0, epoch).media["pixel_values"]
+        shown = (pixels > 1).any(dim=1).any(dim=0)  # in any frame
+        middles.append(float(shown.any(dim=0).nonzero().float().mean()) / pixels.shape[-1])
+    assert np.ptp(middles) > 0.05
+    held = next(iter(feed.clips.known.values())).frames[0]
+    assert held.width < 120  # it was trimmed before it was kept

@@ -77,13 +77,13 @@ class OpenModel:
         left, top, right, bottom = box_of(media)
         return right - left, bottom - top
 
-    def clip(self, media: Media) -> Clip:
-        """A clip's frames as the model is shown them.
+    def clip(self, media: Media, count: int | None = None) -> Clip:
+        """A clip's frames as the model is shown them, or `count` of them.
 
         Raises:
             DataError: naming the file, as `read_clip` does.
         """
-        found = read_clip(media, self.frames)
+        found = read_clip(media, count or self.frames)
         if not self.trim:
             return found
         box = clip_box(found.frames)

@@ -1,15 +1,16 @@
 """Small changes of training media, a pure function of (seed, epoch, sample): a resumed run sees the same ones.
 
-Pictures are turned, scaled and lit a little differently; clips the same in all their frames, and begun and ended at
-other times; recordings played slower or faster, which moves a voice as another speaker's length of throat would (Ko et
-al. 2015, "Audio Augmentation for Speech Recognition"; Jaitly and Hinton 2013).
+Pictures are turned, scaled and lit a little differently; clips moved besides, the same in all their frames, and begun
+and ended at other times; recordings played slower or faster, which moves a voice as another speaker's length of throat
+would (Ko et al. 2015, "Audio Augmentation for Speech Recognition"; Jaitly and Hinton 2013).
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,8 +25,9 @@ from mllm_tailor.core.sample import Media, Sample
 TURN = 2.0  # degrees, either way
 SCALE = 0.05  # share of the size
 LIGHT = 0.2  # share of brightness and contrast
-CLIP_TURN = 8.0  # degrees; nothing in a clip need lie as straight as print
-CLIP_SCALE = 0.1  # of width and height, each for itself
+CLIP_TURN = 12.0  # degrees; nothing in a clip need lie as straight as print
+CLIP_SCALE = 0.15  # of width and height, each for itself
+CLIP_MOVE = 0.1  # of width and height, either way
 CLIP_SPAN = 0.1  # of a clip's length that either end may be cut off by
 FINER = 2  # frames decoded for each one shown, to choose from
 SPEED = 0.15  # of a recording, either way
@@ -55,15 +57,26 @@ def augment_image(image: Image.Image, generator: np.random.Generator) -> Image.I
 
 
 def augment_frames(frames: Sequence[Image.Image], generator: np.random.Generator) -> list[Image.Image]:
-    """All frames of a clip (RGB, one size), changed alike; width and height apart, so that shapes vary too."""
-    angle, wide, high, brightness = generator.uniform(-1, 1, size=4)
+    """All frames of a clip (RGB, one size), changed alike; width and height apart, so that shapes vary too.
+
+    The size stays; what is laid bare takes the colour of a frame's corner.
+    """
+    angle, wide, high, right, down, brightness = generator.uniform(-1, 1, size=6)
     width, height = frames[0].size
-    size = (max(2, round(width * (1 + CLIP_SCALE * wide))), max(2, round(height * (1 + CLIP_SCALE * high))))
+    turn = math.radians(CLIP_TURN * angle)
+    x_scale, y_scale = 1 + CLIP_SCALE * wide, 1 + CLIP_SCALE * high
+    # Pillow asks where a place of the new picture comes from: (x, y) -> (a x + b y + c, d x + e y + f).
+    a, b = math.cos(turn) * x_scale, -math.sin(turn) * y_scale
+    d, e = math.sin(turn) * x_scale, math.cos(turn) * y_scale
+    c = width / 2 * (1 - a) - height / 2 * b + CLIP_MOVE * right * width
+    f = height / 2 * (1 - e) - width / 2 * d + CLIP_MOVE * down * height
     changed = []
     for frame in frames:
-        turned = frame.rotate(CLIP_TURN * angle, Image.Resampling.BILINEAR, fillcolor=frame.getpixel((0, 0)))
-        lit = ImageEnhance.Brightness(turned).enhance(1 + LIGHT * brightness)
-        changed.append(lit.resize(size, Image.Resampling.BILINEAR))
+        corner = frame.getpixel((0, 0))
+        moved = frame.transform(
+            frame.size, Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR, fillcolor=corner
+        )
+        changed.append(ImageEnhance.Brightness(moved).enhance(1 + LIGHT * brightness))
     return changed
 
 
@@ -94,11 +107,12 @@ def _changed_clip(media: Media, generator: np.random.Generator, frames: int, mem
 
 @dataclass
 class ClipMemory:
-    """Clips as decoded once, in more frames than are shown and no larger than `side` pixels, as far as memory goes.
+    """Clips as read once, in more frames than are shown and no larger than `side` pixels, as far as memory goes.
 
     Decoding a film anew for every epoch would cost more than a small model's step.
     """
 
+    read: Callable[[Media, int], Clip] = read_clip  # in so many frames; trimmed, where the model trims
     side: int = 4096
     most: int = 1 << 30  # bytes; later clips are decoded whenever their turn comes
     known: dict[Media, Clip] = field(default_factory=dict, repr=False)
@@ -108,7 +122,7 @@ class ClipMemory:
         """The clip in `count` frames."""
         if media in self.known:
             return self.known[media]
-        found = read_clip(media, count)
+        found = self.read(media, count)
         width, height = found.frames[0].size
         share = min(1.0, self.side / max(width, height))
         size = (max(2, 2 * round(width * share / 2)), max(2, 2 * round(height * share / 2)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -33,7 +33,7 @@ class Feed(Protocol):
         ...
 
 
-TILES_ACROSS = 4  # of a clip that is to be changed: what is trimmed may be a quarter of it, and still fills a tile
+TILES_ACROSS = 2  # of a clip that is to be changed, so that being turned and resized costs it no detail
 
 
 class LiveFeed:
@@ -41,14 +41,18 @@ class LiveFeed:
 
     def __init__(self, model: OpenModel, samples: Sequence[Sample], loss: str, augment_seed: int | None) -> None:
         self.model, self.samples, self.loss, self.augment_seed = model, samples, loss, augment_seed
-        self.clips = ClipMemory(side=TILES_ACROSS * model.image_size) if model.family.tiled else ClipMemory()
+        self.clips = ClipMemory(model.clip, TILES_ACROSS * model.image_size if model.family.tiled else 4096)
 
     def encode(self, number: int, epoch: int) -> Encoded:
-        """One sample, its pictures changed a little where the recipe says so."""
-        sample = self.samples[number]
+        """One sample, its pictures changed a little where the recipe says so.
+
+        A clip is trimmed before it is changed: trimmed afterwards, it would lie where it lay before.
+        """
+        sample, model = self.samples[number], self.model
         if self.augment_seed is not None:
-            sample = augment_sample(sample, self.augment_seed, epoch, self.model.frames, self.clips)
-        return self.model.encode(sample, loss=self.loss)
+            sample = augment_sample(sample, self.augment_seed, epoch, model.frames, self.clips)
+            model = replace(model, trim=model.trim and any(media.kind != "video" for media in sample.media))
+        return model.encode(sample, loss=self.loss)
 
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
         """Encode and collate."""

@@ -25,11 +25,11 @@ from mllm_tailor.core.sample import Media, Sample
 TURN = 2.0  # degrees, either way
 SCALE = 0.05  # share of the size
 LIGHT = 0.2  # share of brightness and contrast
-CLIP_TURN = 12.0  # degrees; nothing in a clip need lie as straight as print
-CLIP_SCALE = 0.15  # of width and height, each for itself
+CLIP_TURN = 15.0  # degrees; nothing in a clip need lie as straight as print
+CLIP_SCALE = 0.2  # of width and height, each for itself
 CLIP_MOVE = 0.1  # of width and height, either way
-CLIP_SPAN = 0.1  # of a clip's length that either end may be cut off by
-FINER = 2  # frames decoded for each one shown, to choose from
+CLIP_SPAN = 0.15  # of a clip's length that either end may be cut off by
+FINER = 3  # frames decoded for each one shown, to choose from
 SPEED = 0.15  # of a recording, either way
 
 
@@ -99,7 +99,7 @@ def _changed_clip(media: Media, generator: np.random.Generator, frames: int, mem
     """A clip of exactly the frames to be shown, stored without loss so that nothing else about them changes."""
     known = memory.clip(media, FINER * frames)
     early, late = generator.uniform(0, CLIP_SPAN, size=2)
-    places = early + (1 - early - late) * (np.arange(frames) + 0.5) / frames
+    places = early + (1 - early - late) * (np.arange(frames) + generator.uniform()) / frames
     shown = [known.frames[int(place * len(known.frames))] for place in places]
     seconds = (1 - early - late) * known.seconds
     return Media("video", data=store_frames(augment_frames(shown, generator), seconds))

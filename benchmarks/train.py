@@ -2,7 +2,6 @@
 
     python benchmarks/train.py --quick                       # the embedded model, a few minutes
     python benchmarks/train.py                               # also 150 million random weights
-    python benchmarks/train.py --ablate                      # ours again, each optimisation left out in turn
     python benchmarks/train.py --peers plain ours --rounds 5
 
 Peers run in virtual environments of their own (benchmarks/environments.py), each training in a process of its own on
@@ -49,15 +48,6 @@ TILES = Tiles(min=1, max=2, thumbnail=True)  # as the published recipe trains
 EPOCHS = 3  # as published
 SEED = 0
 FASTEST = "bfloat16" if fast_bf16(torch.device("cpu")) else "float32"  # emulated bf16 would slow everybody down
-OFF = {
-    "cache": "vision tower run in each pass",
-    "answer_logits": "logits, and so the last layer, at every position",
-    "last_layer": "last layer at every position",
-    "products": "LoRA as PEFT computes it",
-    "padding": "passes of any lengths up to 4,096 tokens",
-    "frozen": "frozen vision tower in the graph",
-    "bf16": "float32",
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,6 @@ class Trainer:
     name: str
     script: str
     environment: str
-    without: str | None = None  # an optimisation of ours that is left out
     precision: str = FASTEST
     seen: bool = False  # whether the pictures' features are there from an earlier run
 
@@ -81,14 +70,7 @@ PEERS = {
     "ours": Trainer("ours", "ours", "ours"),
     "again": Trainer("ours, pictures seen in an earlier run", "ours", "ours", seen=True),
 }
-ABLATIONS = {
-    f"ours without {name}": Trainer(
-        f"ours, {text}", "ours", "ours", None if name == "bf16" else name, "float32" if name == "bf16" else FASTEST
-    )
-    for name, text in OFF.items()
-    if name != "bf16" or FASTEST == "bfloat16"
-}
-OURS = {"ours", PEERS["again"].name, *(trainer.name for trainer in ABLATIONS.values())}
+OURS = {"ours", PEERS["again"].name}
 
 
 @dataclass(frozen=True)
@@ -210,7 +192,7 @@ def run_once(trainer: Trainer, job: dict[str, Any], folder: Path, limit: float) 
     result = folder / "result.json"
     result.unlink(missing_ok=True)
     told = job | {"result": str(result), "scratch": str(scratch), "precision": trainer.precision}
-    (folder / "job.json").write_text(json.dumps(told | {"without": trainer.without, "seen": trainer.seen}))
+    (folder / "job.json").write_text(json.dumps(told | {"seen": trainer.seen}))
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HF": "1"}
     words = [str(python), str(Path(__file__).parent / "trainers" / f"{trainer.script}.py"), str(folder / "job.json")]
     try:
@@ -324,13 +306,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the embedded model alone, fewer samples, one round")
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument("--ablate", action="store_true", help="ours again with each optimisation left out in turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=600, help="seconds a single training may take")
     parser.add_argument("--save", action="store_true", help="store these ratios as the ones to hold")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    trainers = [PEERS[name] for name in arguments.peers] + (list(ABLATIONS.values()) if arguments.ablate else [])
+    trainers = [PEERS[name] for name in arguments.peers]
     works = [QUICK] if arguments.quick else [WORKS[name] for name in arguments.works]
     rows: list[dict[str, Any]] = []
     rates: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.methods.lora_products import Product, summed_products
 from mllm_tailor.models import OpenModel, last_layer
+from mllm_tailor.predicting.constrain import Vocabulary
+from mllm_tailor.predicting.decode import Decoder
 from mllm_tailor.training.feed import collate_right
 from mllm_tailor.training.losses import answer_loss
 
@@ -79,6 +82,29 @@ class TestLastLayer:
         recomputed = learned(model, unmasked)
         monkeypatch.setattr(last_layer, "WORTH", 10**9)
         agree(learned(model, unmasked), recomputed)
+
+    def test_a_prompt_read_for_its_last_token(
+        self, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Prompts of two lengths: the cache and what follows are those of whole layers, masks and padding."""
+        model = opened(tiny_model_folder, METHODS[0])
+        model.model.eval()
+        prompts = [model.encode(sample.unlabelled()) for sample in make_samples(tmp_path, 3)]
+        prompts.append(replace(prompts[0], ids=prompts[0].ids[:-2], labels=prompts[0].labels[:-2]))
+        vocabulary = Vocabulary(model.tokenizer, 269, sorted(model.stop_ids))
+        decoder = Decoder(model, vocabulary, 4)
+        found = []
+        for worth, read in ((10**9, decoder._read), (1, decoder.read)):
+            monkeypatch.setattr(last_layer, "WORTH", worth)
+            with torch.inference_mode():
+                found.append(read(prompts))
+        (whole, ids, logits, _), (held, ids_again, logits_again, _) = found
+        assert torch.equal(ids, ids_again) and torch.equal(whole.mask, held.mask)
+        torch.testing.assert_close(logits_again, logits, rtol=1e-4, atol=1e-5)
+        real = whole.mask[:, None, :, None]
+        for one, other in zip(held.cache.layers, whole.cache.layers, strict=True):
+            torch.testing.assert_close(one.keys * real, other.keys * real, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one.values * real, other.values * real, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "qwen2_5_vl", "gemma3"])

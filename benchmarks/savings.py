@@ -1,0 +1,159 @@
+"""What each optimisation of a training step saves: the same passes with one of them left out, in turns.
+
+    python benchmarks/savings.py
+    python benchmarks/savings.py --rounds 5
+
+Four drawn receipts through the embedded model with LoRA on its language part, forward and backward, as a training makes
+its passes; processor seconds of one thread, the best of the rounds. That each leaves losses and gradients as they are
+is tested (tests/test_training_exact.py, tests/test_training.py). Results go to benchmarks/results/savings.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional
+from train import QUICK, prepare
+
+from mllm_tailor.core.device import Stopwatch, describe_machine, seed_everything
+from mllm_tailor.core.files import write_json
+from mllm_tailor.methods import make_method
+from mllm_tailor.methods.lora_products import summed_products
+from mllm_tailor.models import OpenModel, last_layer, open_model
+from mllm_tailor.recipe import make_recipe
+from mllm_tailor.training import losses
+from mllm_tailor.training.features import as_inputs, see
+from mllm_tailor.training.feed import collate_right
+from mllm_tailor.training.memory import CPU_PADDING, CPU_TOKENS
+from mllm_tailor.training.modes import keep_frozen_parts_quiet
+from mllm_tailor.training.order import micro_batches
+
+sys.path.insert(0, str(Path(__file__).parent / "trainers"))
+from ours import samples_of
+
+RESULTS = Path(__file__).parent / "results" / "savings.json"
+SAMPLES = 4
+WAYS = {
+    "ours": "",
+    "cache": "vision tower run in each pass",
+    "frozen": "the same, and in the graph",
+    "padding": "passes of any lengths up to 4,096 tokens, with a mask",
+    "logits": "logits, and so the last layer, at every position",
+    "last layer": "last layer at every position",
+    "products": "LoRA as PEFT computes it",
+    "sdpa": "eager attention",
+}
+
+
+def full_logits(network: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, int]:
+    """The answers' loss the usual way: logits of the whole vocabulary at every position, most of them thrown away."""
+    inputs = dict(batch)
+    labels = inputs.pop("labels")[:, 1:]
+    logits = network(**inputs, use_cache=False).logits[:, :-1].float()
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), int((labels >= 0).sum())
+
+
+class Passes:
+    """The passes of one step, with or without one thing."""
+
+    def __init__(self, folder: Path) -> None:
+        words = {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.0, "parts": ["language"]}
+        self.model: OpenModel = open_model(folder / "model", dtype="float32")
+        seed_everything(0)
+        make_method(make_recipe({"data": "unused", "task": "answer", "method": words})).apply(self.model)
+        keep_frozen_parts_quiet(self.model)
+        rows = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()]
+        self.items = [self.model.encode(sample) for sample in samples_of(rows[:SAMPLES])]
+        self.features = [see(self.model, item.media["pixel_values"], False).flatten(0, 1) for item in self.items]
+
+    def batches(self, without: str) -> Iterator[dict[str, Any]]:
+        """Each pass's inputs, pictures as features or as pixels."""
+        lengths = [item.length for item in self.items]
+        usual = without == "padding"
+        budget, padding = (4096, None) if usual else (CPU_TOKENS, CPU_PADDING)
+        for places in micro_batches(range(SAMPLES), lengths, most=None, budget=budget, padding=padding):
+            items = [self.items[place] for place in places]
+            batch = self.model.collate(items) if usual else collate_right(items, self.model)
+            if without == "frozen":
+                batch["pixel_values"].requires_grad_()
+            elif without != "cache":
+                del batch["pixel_values"]
+                batch["image_features"] = torch.cat([self.features[place] for place in places])[None]
+            yield as_inputs(batch)
+
+    @contextmanager
+    def way(self, without: str) -> Iterator[None]:
+        """The network as it is while one thing is left out."""
+        network = self.model.model
+        with ExitStack() as stack:
+            stack.enter_context(nullcontext() if without == "products" else summed_products(network))
+            if without == "last layer":
+                stack.enter_context(patch.object(last_layer, "WORTH", 1 << 40))
+            network.set_attn_implementation("eager" if without == "sdpa" else "sdpa")
+            yield
+
+    def seconds(self, without: str) -> tuple[float, float]:
+        """Processor seconds of the step, and its loss."""
+        loss = full_logits if without == "logits" else losses.answer_loss
+        self.model.model.zero_grad(set_to_none=True)
+        summed = 0.0
+        with self.way(without):
+            watch = Stopwatch()
+            for batch in self.batches(without):
+                found = loss(self.model.model, batch)[0]
+                found.backward()
+                summed += float(found.detach())
+            return watch.cpu_seconds(), summed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS), help="beside ours")
+    said = parser.parse_args()
+    rounds, chosen = said.rounds, list(dict.fromkeys(["ours", *said.only]))
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        prepare(QUICK, Path(place))
+        passes = Passes(Path(place))
+    passes.seconds("ours")
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
+    for number in range(rounds):
+        for name in chosen if number % 2 == 0 else reversed(chosen):
+            found[name].append(passes.seconds(name))
+            print(f"round {number + 1}: {name} {found[name][-1][0]:.2f} s", file=sys.stderr, flush=True)
+    best = {name: min(seconds for seconds, _ in runs) for name, runs in found.items()}
+    table = Table(
+        "left out", "instead", "seconds a step", "to ours", "loss", title="What each saves", title_justify="left"
+    )
+    rows = []
+    for name in chosen:
+        instead, loss = WAYS[name], found[name][0][1]
+        rows.append({"left_out": name, "instead": instead, "to_ours": best[name] / best["ours"], "loss": loss,
+                     "seconds": [seconds for seconds, _ in found[name]]})  # fmt: skip
+        table.add_row(
+            name if instead else "nothing",
+            instead,
+            f"{best[name]:.2f}",
+            f"{best[name] / best['ours']:.2f}",
+            f"{loss:.4f}",
+        )
+    Console(width=140).print(table)
+    stored = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    kept = [row for row in stored if row["left_out"] not in found]  # each is a ratio to ours of its own run
+    write_json(RESULTS, {"machine": describe_machine(), "receipts": SAMPLES, "rows": kept + rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -140,7 +140,7 @@ def main() -> None:
     table = Table(title="The forecast beside the training", title_justify="left")
     for column in ("setting", "memory foreseen", "measured", "off by", "seconds foreseen", "measured", "off by"):
         table.add_column(column, justify="left" if column == "setting" else "right")
-    rows = []
+    rows = json.loads(RESULTS.read_text())["settings"] if RESULTS.exists() else []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         build(folder)
@@ -148,7 +148,9 @@ def main() -> None:
             began = time.perf_counter()
             foreseen, measured = (measure(name, folder, what) for what in ("foresee", "train"))
             off = {key: foreseen[key] / measured[key] - 1 for key in foreseen}
+            rows = [row for row in rows if row["setting"] != name]
             rows.append({"setting": name, "foreseen": foreseen, "measured": measured, "off": off})
+            write_json(RESULTS, {"machine": describe_machine(), "settings": rows})  # it is a long way to the last one
             print(f"{name}: memory {off['bytes']:+.0%}, seconds {off['seconds']:+.0%}, "
                   f"took {human_time(time.perf_counter() - began)}", flush=True)  # fmt: skip
             table.add_row(
@@ -156,9 +158,6 @@ def main() -> None:
                 human_time(foreseen["seconds"]), human_time(measured["seconds"]), f"{off['seconds']:+.0%}",
             )  # fmt: skip
     Console().print(table)
-    stored = json.loads(RESULTS.read_text())["settings"] if RESULTS.exists() else []
-    kept = [row for row in stored if row["setting"] not in {one["setting"] for one in rows}]
-    write_json(RESULTS, {"machine": describe_machine(), "settings": [*kept, *rows]})
 
 
 if __name__ == "__main__":

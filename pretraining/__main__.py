@@ -21,7 +21,7 @@ def setting(value: str) -> object:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pretraining", description=__doc__)
-    parser.add_argument("stage", choices=["fonts", "vision", "language", "join", "ship", "score"])
+    parser.add_argument("stage", choices=["fonts", "vision", "language", "keep", "join", "ship", "score"])
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the stage in all, restarts included")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of from the stage's checkpoint")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -46,6 +46,11 @@ def main() -> None:
         from pretraining.ship import ship
 
         print(ship(arguments.name or "join", arguments.folder))
+        return
+    if arguments.stage == "keep":
+        from pretraining.ship import keep_language
+
+        print(keep_language(arguments.name or "language"))
         return
     if arguments.stage == "score":
         from pretraining.score import score

@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 FOLDER = Path(__file__).resolve().parent.parent / ".checkpoints"
-HEADS = Path(__file__).with_name("heads.safetensors")
+HEADS = Path(__file__).with_name("heads.safetensors")  # belongs to the shipped weights
+LANGUAGE = Path(__file__).with_name("language.safetensors")  # stage two ahead of the shipped weights, where kept
 
 
 def save(name: str, modules: dict[str, torch.nn.Module], optimizers: list[torch.optim.Optimizer], facts: dict) -> Path:
@@ -64,19 +65,23 @@ def exists(name: str) -> bool:
     return (FOLDER / f"{name}.safetensors").exists()
 
 
-def save_heads(modules: dict[str, torch.nn.Module]) -> None:
-    """Keep, in bf16 beside the code, the modules that training needs and the shipped model leaves behind."""
+def keep(file: Path, modules: dict[str, torch.nn.Module]) -> None:
+    """Keep modules in bf16 beside the code: what training needs and the shipped model leaves behind, or a milestone."""
     tensors = {
-        f"{name}/{key}": value.bfloat16() for name, m in modules.items() for key, value in m.state_dict().items()
+        f"{name}/{key}": value.bfloat16().contiguous()
+        for name, m in modules.items()
+        for key, value in m.state_dict().items()
     }
-    save_file(tensors, HEADS)
+    partial = file.with_suffix(".partial")
+    save_file(tensors, partial)
+    os.replace(partial, file)
 
 
-def load_heads(modules: dict[str, torch.nn.Module]) -> bool:
-    """Restore what `save_heads` kept; False where nothing was."""
-    if not HEADS.exists():
+def take(file: Path, modules: dict[str, torch.nn.Module]) -> bool:
+    """Restore into `modules` what `keep` wrote; False where nothing was kept."""
+    if not file.exists():
         return False
-    with safe_open(HEADS, "pt") as stored:
+    with safe_open(file, "pt") as stored:
         for name, module in modules.items():
             module.load_state_dict({key: stored.get_tensor(f"{name}/{key}").float() for key in module.state_dict()})
     return True

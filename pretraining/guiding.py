@@ -110,42 +110,52 @@ class Guide(nn.Module):
                 scores = scores.float().masked_fill(positions > asked[:, None], -torch.inf).log_softmax(-1)
                 token = (wanted.clamp(min=0) // SLOTS + first).expand(self.heads, -1, -1)
                 found = scores.gather(-1, token).masked_fill(~known, -torch.inf)
-                same = _repeated(token[0]) & known  # two places in one token are one look
+                same = _repeated(token[0], known)  # two places in one token are one look
                 looks.append(-found.masked_fill(same, -torch.inf).logsumexp(-1).flatten())
                 landed.append((found.detach().exp().amax(-1) > 0.5).float().mean())
                 slot = wanted.clamp(min=0) % SLOTS
-                chosen = named[row, asked].gather(-1, slot).masked_fill(~known | (_repeated(slot) & known), -torch.inf)
+                chosen = named[row, asked].gather(-1, slot).masked_fill(~known | _repeated(slot, known), -torch.inf)
                 names.append(-chosen.logsumexp(-1))
         self.heard.clear()
         share = torch.stack(landed).view(len(self.layers), -1).mean(1).max()
         return torch.cat(looks).mean(), torch.cat(names).mean(), float(share)
 
 
-def _repeated(values: torch.Tensor) -> torch.Tensor:
-    """[n, MOST]: whether the same value stands further left in the row."""
-    equal = values[:, :, None] == values[:, None, :]
+def _repeated(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """[n, MOST]: whether the same known value stands further left in the row."""
+    equal = (values[:, :, None] == values[:, None, :]) & known[:, None, :]
     return equal.tril(-1).any(-1)
 
 
-@torch.no_grad()
-def look_back(language: nn.Module, strength: float = 5.0, pairs: int = 7) -> None:
-    """Make heads of a fresh model's first two layers attend to a fixed distance back: 1, 2, 3, 4 and a row of tokens.
+BACK = (1, 2, 3, 4, 1, 16, 2, 15)  # distances the heads of the first layer look back; 16 tokens are a row of a tile
 
-    With rotary codes, equal biases of query and key whose key is turned by d positions score highest at distance d.
+
+def look_back(language: nn.Module) -> None:
+    """Make heads of a fresh model attend to a fixed distance back: all of the first layer, half of the second.
+
+    In every further layer two do, one and two positions: there they carry where the characters before were shown, from
+    which the guided heads of the layer after find the next.
+    """
+    heads = language.config.num_attention_heads
+    for number, layer in enumerate(language.layers):
+        for index in range(heads if number == 0 else heads // 2 if number == 1 else min(2, heads // 2)):
+            look_back_by(language, layer.self_attn, heads - 1 - index, BACK[index % len(BACK)])
+
+
+@torch.no_grad()
+def look_back_by(
+    language: nn.Module, attention: nn.Module, head: int, distance: int, strength: float = 5.0, pairs: int = 7
+) -> None:
+    """Make one head attend `distance` positions back.
+
+    With rotary codes, equal biases of query and key, those of the key turned by d positions, score highest at
+    distance d; the fastest `pairs` of channels tell neighbours apart.
     """
     config = language.config
     size = config.hidden_size // config.num_attention_heads
     half = size // 2
-    frequency = config.rope_parameters["rope_theta"] ** (-torch.arange(half).float() / half)
-    distances = [1, 2, 3, 4, 1, 16, 2, 15]
-    for layer in language.layers[:2]:
-        for head in range(
-            config.num_attention_heads // 2 if layer is language.layers[1] else config.num_attention_heads
-        ):
-            turn = frequency * distances[head % len(distances)]
-            on = (torch.arange(half) < pairs).float() * strength
-            begin = (config.num_attention_heads - 1 - head) * size  # from the last head: the first are guided
-            layer.self_attn.q_proj.bias[begin : begin + half] = on
-            layer.self_attn.q_proj.bias[begin + half : begin + size] = 0
-            layer.self_attn.k_proj.bias[begin : begin + half] = on * turn.cos()
-            layer.self_attn.k_proj.bias[begin + half : begin + size] = on * turn.sin()
+    turn = config.rope_parameters["rope_theta"] ** (-torch.arange(half).float() / half) * distance
+    on = (torch.arange(half) < pairs).float() * strength
+    own = slice(head * size, (head + 1) * size)
+    attention.q_proj.bias[own] = torch.cat([on, torch.zeros(half)])
+    attention.k_proj.bias[own] = torch.cat([on * turn.cos(), on * turn.sin()])

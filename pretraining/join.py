@@ -34,12 +34,16 @@ class Pictures(IterableDataset):
 
 
 def from_stages(vision_name: str, language_name: str) -> dict[str, nn.Module]:
-    """A model with the tower and the language model of the earlier stages and a fresh projector."""
+    """A model with the tower and the language model (or else the kept one) of the earlier stages, a fresh projector."""
     parts = _fresh_parts(tower.tower_sizes(vision_name))
     model = parts["model"]
     checkpoint.load(vision_name, {"tower": model.model.vision_tower, "head": parts["head"]})
     language = {"language": model.model.language_model, "lm_head": model.lm_head}
-    checkpoint.load(language_name, language | {name: parts[name] for name in ("symbols", "guide")})
+    language |= {name: parts[name] for name in ("symbols", "guide")}
+    if checkpoint.exists(language_name):
+        checkpoint.load(language_name, language)
+    elif not checkpoint.take(checkpoint.LANGUAGE, language):
+        raise FileNotFoundError(f"no checkpoint {language_name!r}: run the language stage first")
     return parts
 
 

@@ -162,6 +162,12 @@ def symbol_embeds(
     return embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual.to(embeds.dtype))
 
 
+def language_parts(model: nn.Module, symbols: SymbolEmbedding) -> dict[str, nn.Module]:
+    """What this stage trains and hands on, by the names it has in checkpoints."""
+    language = model.model.language_model
+    return {"language": language, "lm_head": model.lm_head, "symbols": symbols, "guide": guiding.Guide(language)}
+
+
 def tower_beliefs(vision_name: str, tiles: int = 60) -> Beliefs | None:
     """How the tower of a checkpoint doubts, measured on drawn tiles; None without one."""
     if not checkpoint.exists(vision_name):
@@ -187,9 +193,9 @@ def train(
 ) -> None:
     """Train the language model and the symbol embedding for `minutes` of the wall clock in all.
 
-    `start` is a model folder whose language model is the start instead of a fresh one; `level` (0..1) how hard the
-    examples are at first, and with `steady` to the end; where the checkpoint `vision_name` exists, symbols are doubted
-    as that tower doubts. `guide` weighs how much the heads are told where to look (0: not at all).
+    `start` is a model folder whose language model is the start instead of a fresh one, or `kept`; `level` (0..1) how
+    hard the examples are at first, and with `steady` to the end; where the checkpoint `vision_name` exists, symbols are
+    doubted as that tower doubts. `guide` weighs how much the heads are told where to look (0: not at all).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
@@ -197,14 +203,15 @@ def train(
     language, head = model.model.language_model, model.lm_head
     symbols = SymbolEmbedding(language.config.hidden_size).to(device)
     guiding.look_back(language)
-    guided = guiding.Guide(language).to(device)
-    modules = {"language": language, "lm_head": head, "symbols": symbols, "guide": guided}
-    trained = [language, nn.ModuleDict({"lm_head": head}), symbols, guided]
-    optimizers = optimizing.make_optimizers(trained, rate)
+    modules = language_parts(model, symbols)
+    guided = modules["guide"].to(device)
+    optimizers = optimizing.make_optimizers([nn.ModuleDict({name: module}) for name, module in modules.items()], rate)
     stage = Stage(name, minutes, modules, optimizers, rate, flat=0.6, every=50)
     stage.facts["level"] = level
     if resume and checkpoint.exists(name):
         stage.resume()
+    elif start == "kept":
+        checkpoint.take(checkpoint.LANGUAGE, modules)
     elif start:
         assembling.start_language(modules, Path(start))
     beliefs = tower_beliefs(vision_name)

@@ -92,10 +92,11 @@ def rehearse(
     def once(batch: Batch) -> float:
         began = time.perf_counter()
         graded = torch.set_grad_enabled(optimizer not in NO_GRADIENTS)
-        with graded, computing(device, bf16), summed_products(model.model):
-            loss = _loss(model, batch)
-        if loss.requires_grad:
-            loss.backward()
+        with summed_products(model.model):  # the backward pass too, which may compute layers again
+            with graded, computing(device, bf16):
+                loss = _loss(model, batch)
+            if loss.requires_grad:
+                loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - began

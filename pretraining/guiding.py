@@ -11,6 +11,7 @@ dropped.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,13 +29,18 @@ def answer_places(page: Page, answer: str) -> np.ndarray:
     """Places [characters, MOST] (visual token * 12 + slot) an answer was copied from; -1 where it was not."""
     places = np.full((len(answer), MOST), -1)
     text = "\n".join(page.lines)
-    known = np.concatenate([np.append(part, -1) for part in page.places])[: len(text)]
+    known = text_places(page.places)
     for start, piece in copied_pieces(answer):
         at, number = _find(text, piece, 0), 0
         while at >= 0 and number < MOST:
             places[start : start + len(piece), number] = known[at : at + len(piece)]
             at, number = _find(text, piece, at + 1), number + 1
     return places
+
+
+def text_places(places: Sequence[np.ndarray]) -> np.ndarray:
+    """The places of lines' characters to those of the lines joined by line ends, which have none."""
+    return np.concatenate([np.append(line, -1) for line in places])[:-1]
 
 
 def _find(text: str, piece: str, start: int) -> int:

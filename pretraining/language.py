@@ -46,7 +46,7 @@ def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
     height = np.arange(top, bottom)[:, None] * 28 + np.repeat([7, 21], 2 * slots.SLOTS)[None]  # px of each slot's patch
     part[np.broadcast_to(((height < low) | (height > high))[:, None], part.shape)] = slots.NONE
     text = "\n".join(page.lines[start : start + count])
-    shown = np.concatenate([np.append(line, -1) for line in page.places[start : start + count]])[:-1]
+    shown = guiding.text_places(page.places[start : start + count])
     shown = np.where(shown >= 0, shown - top * assembling.SIDE * guiding.SLOTS, -1)
     shown[(shown < 0) | (shown >= part.size)] = -1
     places = np.full((len(text), guiding.MOST), -1)

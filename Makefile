@@ -17,7 +17,7 @@ demo: $(READY)
 	$(VENV)/bin/tailor demo
 
 test: $(READY) lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
 
 quick: $(READY)
 	$(VENV)/bin/python -m pytest -m "not slow"

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Rounding depends on the number of threads where a processor has wide vectors, and tests compare bits of processes:
+# one thread in each, before torch is loaded. The cores are used by running files of tests side by side.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("TAILOR_DATA", REPOSITORY.parent / "shared" / "data"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from small_job import make_samples, prepare
 
 from mllm_tailor.training import train
@@ -14,7 +13,6 @@ from mllm_tailor.training.processes import ranks
 
 def main() -> None:
     """Arguments: model folder, pictures, folder of the run."""
-    torch.set_num_threads(1)
     model_folder, pictures, folder = map(Path, sys.argv[1:])
     samples = make_samples(pictures, 10)
     model, method, recipe = prepare(

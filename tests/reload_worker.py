@@ -52,7 +52,6 @@ def read(folder: Path, place: Path, spec: dict[str, Any], samples: list[Sample])
 
 def main() -> None:
     """Every case in turn."""
-    torch.set_num_threads(1)
     what, writing, comparing, work = sys.argv[1], *map(Path, sys.argv[2:5])
     samples = make_samples(work / "pictures", 3)
     for name, spec in json.loads(sys.argv[5]).items():

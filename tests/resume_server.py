@@ -116,7 +116,6 @@ def kill_and_resume(model_folder: Path, work: Path, spec: dict[str, Any]) -> dic
 
 def main() -> None:
     """Arguments: model folder, working folder, specifications by name as JSON. Prints the exit codes as JSON."""
-    torch.set_num_threads(1)
     model_folder, work = Path(sys.argv[1]), Path(sys.argv[2])
     specs = json.loads(sys.argv[3])
     print(json.dumps({name: kill_and_resume(model_folder, work / name, spec) for name, spec in specs.items()}))

@@ -34,7 +34,7 @@ def test_a_fresh_process_says_the_same(tiny_model_folder: Path, tmp_path: Path) 
     write_pair_family(tmp_path / "clip", "clip")
     optimizers = {name: {"name": name, "parts": ["projector"]} for name in ("lomo", "adalomo", "mezo")}
     cases = CASES | PAIRS | optimizers
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, str(WORKER.parent)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(WORKER.parent)])}
     for what in ("write", "read"):
         words = [what, str(tiny_model_folder), str(tmp_path / "clip"), str(tmp_path / "work"), json.dumps(cases)]
         done = subprocess.run([sys.executable, str(WORKER), *words], capture_output=True, text=True, env=environment)

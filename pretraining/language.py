@@ -14,6 +14,7 @@ from pretraining import assembling, checkpoint, guiding, optimizing, pages, ques
 from pretraining.assembling import IMAGE, Beliefs, SymbolEmbedding
 from pretraining.stage import Stage
 
+WHOLE = 64  # tokens that the length of a batch is a multiple of
 FIRST = assembling.prompt_ids(1, "").index(IMAGE)  # position of the first visual token in a conversation
 
 
@@ -103,9 +104,12 @@ def length(example: Example) -> int:
 
 
 def assemble(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and labels, padded on the right (causal attention then needs no mask)."""
+    """Ids and labels, padded on the right (causal attention then needs no mask) to one of few lengths.
+
+    A length never met has its kernels built anew on a CPU, which costs as much as a layer's products.
+    """
     rows = [assembling.conversation_ids(len(example.tokens), example.turns) for example in examples]
-    longest = max(len(ids) for ids, _ in rows)
+    longest = -(-max(len(ids) for ids, _ in rows) // WHOLE) * WHOLE
     pad = assembling.TOKENIZER.pad_token_id
     ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in rows])

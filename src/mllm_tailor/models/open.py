@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.core.progress import console
+from mllm_tailor.models import attention  # noqa: F401 - what `sdpa` stands for from here on
 from mllm_tailor.models.apart import read_apart
 from mllm_tailor.models.blanks import see_nothing_in_blanks
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint

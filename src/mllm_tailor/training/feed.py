@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import Encoded, OpenModel
 from mllm_tailor.training.augment import ClipMemory, augment_sample
+from mllm_tailor.training.losses import NO_LOSS
 
 Batch = dict[str, Any]
 
@@ -33,6 +35,7 @@ class Feed(Protocol):
         ...
 
 
+WHOLE = 32  # tokens: on a CPU the length of a pass is a multiple, since a new length has its kernels built anew
 TILES_ACROSS = 2  # of a clip that is to be changed, so that being turned and resized costs it no detail
 
 
@@ -69,6 +72,10 @@ def collate_right(items: Sequence[Encoded], model: OpenModel) -> Batch:
     batch: Batch = dict(model.collate(items, side="right"))
     if model.family.tiled:
         del batch["attention_mask"]
+        if model.device.type == "cpu":
+            behind = (0, -batch["input_ids"].shape[1] % WHOLE)
+            batch["input_ids"] = pad(batch["input_ids"], behind, value=model.pad_id)
+            batch["labels"] = pad(batch["labels"], behind, value=NO_LOSS)
     return batch
 
 

@@ -4,13 +4,15 @@
     python benchmarks/savings.py --rounds 5
 
 Four drawn receipts through the embedded model with LoRA on its language part, forward and backward, as a training makes
-its passes; processor seconds of one thread, the best of the rounds. That each leaves losses and gradients as they are
-is tested (tests/test_training_exact.py, tests/test_training.py). Results go to benchmarks/results/savings.json.
+its passes, in bf16 where the processor has it; processor seconds of one thread, the best of the rounds. That each
+leaves losses and gradients as they are is tested (tests/test_training_exact.py, tests/test_training.py,
+tests/test_attention.py); in bf16 the losses differ by its rounding. Results go to benchmarks/results/savings.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -26,18 +28,20 @@ from rich.table import Table
 from torch.nn import functional
 from train import QUICK, prepare
 
-from mllm_tailor.core.device import Stopwatch, describe_machine, seed_everything
+from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine, seed_everything
 from mllm_tailor.core.files import write_json
 from mllm_tailor.methods import make_method
 from mllm_tailor.methods.lora_products import summed_products
 from mllm_tailor.models import OpenModel, last_layer, open_model
+from mllm_tailor.models.attention import torch_attention
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.training import losses
+from mllm_tailor.training import feed, losses
 from mllm_tailor.training.features import as_inputs, see
 from mllm_tailor.training.feed import collate_right
 from mllm_tailor.training.memory import CPU_PADDING, CPU_TOKENS
 from mllm_tailor.training.modes import keep_frozen_parts_quiet
 from mllm_tailor.training.order import micro_batches
+from mllm_tailor.training.precision import computing
 
 sys.path.insert(0, str(Path(__file__).parent / "trainers"))
 from ours import samples_of
@@ -53,6 +57,8 @@ WAYS = {
     "last layer": "last layer at every position",
     "products": "LoRA as PEFT computes it",
     "sdpa": "eager attention",
+    "blocks": "torch's own attention (float32: the same)",
+    "few lengths": "lengths not met before, so that kernels are built anew",
 }
 
 
@@ -69,13 +75,15 @@ class Passes:
 
     def __init__(self, folder: Path) -> None:
         words = {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.0, "parts": ["language"]}
-        self.model: OpenModel = open_model(folder / "model", dtype="float32")
+        self.model: OpenModel = open_model(folder / "model", dtype="auto")
+        self.new = itertools.count(33, 2)
+        self.bf16 = computes_in_bf16("auto", self.model.device)
         seed_everything(0)
         make_method(make_recipe({"data": "unused", "task": "answer", "method": words})).apply(self.model)
         keep_frozen_parts_quiet(self.model)
         rows = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()]
         self.items = [self.model.encode(sample) for sample in samples_of(rows[:SAMPLES])]
-        self.features = [see(self.model, item.media["pixel_values"], False).flatten(0, 1) for item in self.items]
+        self.features = [see(self.model, item.media["pixel_values"], self.bf16).flatten(0, 1) for item in self.items]
 
     def batches(self, without: str) -> Iterator[dict[str, Any]]:
         """Each pass's inputs, pictures as features or as pixels."""
@@ -100,6 +108,9 @@ class Passes:
             stack.enter_context(nullcontext() if without == "products" else summed_products(network))
             if without == "last layer":
                 stack.enter_context(patch.object(last_layer, "WORTH", 1 << 40))
+            if without == "few lengths":
+                stack.enter_context(patch.object(feed, "WHOLE", next(self.new)))
+            stack.enter_context(torch_attention() if without == "blocks" else nullcontext())
             network.set_attn_implementation("eager" if without == "sdpa" else "sdpa")
             yield
 
@@ -111,7 +122,8 @@ class Passes:
         with self.way(without):
             watch = Stopwatch()
             for batch in self.batches(without):
-                found = loss(self.model.model, batch)[0]
+                with computing(self.model.device, self.bf16):
+                    found = loss(self.model.model, batch)[0]
                 found.backward()
                 summed += float(found.detach())
             return watch.cpu_seconds(), summed

@@ -21,6 +21,7 @@ from mllm_tailor.run.forecast import Forecast, foresee
 from mllm_tailor.run.prepare import Job, prepare
 from mllm_tailor.run.settle import settle
 from mllm_tailor.tasks import make_task
+from mllm_tailor.training import ONE_PASS
 
 SHARE = 0.9  # of the free memory: other programs breathe too
 
@@ -64,7 +65,7 @@ def milder(recipe: Recipe) -> Iterator[list[str]]:
     changes: list[str] = []
     yield changes
     optimizer = make_method(recipe).optimizer
-    if recipe.train.micro_batch != 1 and recipe.train.batch > 1 and optimizer not in ("lomo", "adalomo"):
+    if recipe.train.micro_batch != 1 and recipe.train.batch > 1 and optimizer not in ONE_PASS:
         changes = [*changes, "train.micro_batch=1"]
         yield changes
     if recipe.train.checkpointing is not True and optimizer != "mezo":

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import Encoded, OpenModel
+from mllm_tailor.models import NO_LOSS, Encoded, OpenModel
 from mllm_tailor.training.augment import ClipMemory, augment_sample
-from mllm_tailor.training.losses import NO_LOSS
 
 Batch = dict[str, Any]
 

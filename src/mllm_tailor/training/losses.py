@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mllm_tailor.models import NO_LOSS
 from mllm_tailor.models.last_layer import last_layer_from
-
-NO_LOSS = -100
 
 
 def labelled(labels: Tensor) -> Tensor:

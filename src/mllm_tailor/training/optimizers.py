@@ -31,6 +31,8 @@ OPTIMIZERS = Registry(
     },
 )
 
+ONE_PASS = ("lomo", "adalomo")  # a step; each gradient is used and dropped before the next is whole
+
 
 @dataclass(frozen=True)
 class Group:
@@ -103,7 +105,7 @@ def check_settings(train: Train, method_optimizer: str | None) -> None:
     OPTIMIZERS.load(name)
     if method_optimizer and train.optimizer not in (method_optimizer, "adamw"):
         raise RecipeError(f"`train.optimizer` {train.optimizer}: the method is an optimizer itself — leave it out")
-    if name in ("lomo", "adalomo") and train.micro_batch is not None and train.micro_batch < train.batch:
+    if name in ONE_PASS and train.micro_batch is not None and train.micro_batch < train.batch:
         raise RecipeError(
             f"`train.micro_batch` {train.micro_batch}: {name} throws each gradient away at once, so nothing can add up "
             "over passes — leave it out, or lower train.batch"

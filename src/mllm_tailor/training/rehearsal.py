@@ -27,7 +27,7 @@ from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.memory import most_padding, prepare_memory
 from mllm_tailor.training.mezo import replay
 from mllm_tailor.training.modes import trained_weights
-from mllm_tailor.training.optimizers import Group, Setup, make_stepper
+from mllm_tailor.training.optimizers import ONE_PASS, Group, Setup, make_stepper
 from mllm_tailor.training.order import Course, make_course, micro_batches
 from mllm_tailor.training.precision import computing
 
@@ -38,7 +38,6 @@ STATE_BYTES = {  # of an optimizer, for each trained weight
 }  # fmt: skip
 COPIED = 8_000_000  # weights on which an update is timed
 NO_GRADIENTS = ("mezo",)
-ONE_PASS = ("lomo", "adalomo")  # a step; each gradient is used and dropped before the next is whole
 
 
 @dataclass(frozen=True)

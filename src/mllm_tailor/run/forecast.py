@@ -101,8 +101,9 @@ def extrapolate(found: Rehearsal, shape: Shape, sizes: Sequence[Length], recipe:
     if recipe.train.minutes is not None:
         training = min(training, 60 * recipe.train.minutes)
     largest = max(_padded(one, sizes, shape, found) for one in found.passes)
-    once = shape.operations(sizes[found.longest], pictures=not found.cached)
-    peak = found.held + found.standing + round(found.pass_bytes * largest / once)
+    tried = max(_padded(one, sizes, shape, found) for one in found.rehearsed)
+    added = found.standing + found.pass_bytes * max(1.0, largest / tried)
+    peak = found.held + round(found.slack * added)
     return Forecast(peak, training, 0.0, 0.0, max(map(len, found.passes)))
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import InternVLForConditionalGeneration, InternVLVisionConfig, InternVLVisionModel
 
-from mllm_tailor.models.neighbours import CODES, look_at_neighbours
 from pretraining import checkpoint, slots
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet, as InternVL's preprocessing
 STD = torch.tensor([0.229, 0.224, 0.225])
+FREQUENCIES = math.pi * torch.tensor([0.95, 0.78, 0.62, 0.47, 0.33, 0.20, 0.10, 0.05])  # radians a patch
+OFFSETS = [(0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)]  # (row, column) head h looks at
 
 
 def build_tower(width: int = 256, layers: int = 6, heads: int = 8, ratio: int = 3) -> InternVLVisionModel:
@@ -43,18 +45,46 @@ def normalise(grey: torch.Tensor) -> torch.Tensor:
     return (unit - MEAN.view(1, 3, 1, 1).to(unit)) / STD.view(1, 3, 1, 1).to(unit)
 
 
+def _position_table(grid: int, strength: float) -> torch.Tensor:
+    """Sin/cos of row and column: [grid*grid, 32] with every (cos, sin) pair of norm `strength`."""
+    place = torch.arange(grid).float()
+    angle = place[:, None] * FREQUENCIES  # [grid, 8]
+    pair = torch.stack([angle.cos(), angle.sin()], -1).flatten(1) * strength  # [grid, 16]
+    rows = pair[:, None].expand(grid, grid, -1)
+    columns = pair[None].expand(grid, grid, -1)
+    return torch.cat([rows, columns], -1).reshape(grid * grid, -1)
+
+
+def _rotation(offset: tuple[int, int]) -> torch.Tensor:
+    """32x32 map that shifts the position code by `offset`: a rotation of each (cos, sin) pair."""
+    blocks = []
+    for step in offset:
+        for frequency in FREQUENCIES.tolist():
+            turn = frequency * step
+            blocks.append(torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]))
+    return torch.block_diag(*blocks)
+
+
 @torch.no_grad()
 def initialise_local(
     tower: InternVLVisionModel, sample: torch.Tensor, strength: float = 2.0, sharpness: float = 1.6
 ) -> None:
-    """Make a fresh tower start as a small convolution (`models/neighbours.py`) on whitened patches.
+    """Make a fresh tower start as a small convolution: each head attends to one neighbouring patch.
 
-    `sample` is grey uint8 [n, 448, 448], of the tiles it is to read.
+    Position codes are sin/cos in the first 32 channels, and a shift of a sin/cos code is a rotation, so with
+    W_q = a R_offset P and W_k = P the attention peaks at that offset. After "Mimetic Initialization of
+    Self-Attention Layers" (Trockman and Kolter, 2023), whose queries and keys imitate trained ones; here they imitate
+    a convolution. The patch embedding starts as a whitening of real tiles: `sample` is grey uint8 [n, 448, 448].
     """
+    config = tower.config
+    width, heads, codes = config.hidden_size, config.num_attention_heads, 32
+    size = width // heads
+    grid = config.image_size[0] // config.patch_size[0]
     embeddings = tower.embeddings
     embeddings.position_embeddings.zero_()
+    embeddings.position_embeddings[0, 1:, :codes] = _position_table(grid, strength)
     embeddings.cls_token.zero_()
-    _whiten(embeddings.patch_embeddings.projection, sample, CODES)
+    _whiten(embeddings.patch_embeddings.projection, sample, codes)
     for layer in tower.encoder.layer:
         attention = layer.attention
         for linear in (attention.v_proj, attention.projection_layer, layer.mlp.fc1, layer.mlp.fc2):
@@ -62,10 +92,15 @@ def initialise_local(
             nn.init.zeros_(linear.bias)
         attention.projection_layer.weight.mul_(0.5)
         layer.mlp.fc2.weight.mul_(0.3)
+        for linear in (attention.projection_layer, layer.mlp.fc2):
+            linear.weight[:codes] = 0  # position codes stay clean at first
         for linear in (attention.q_proj, attention.k_proj):
             nn.init.normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)
-    look_at_neighbours(tower, strength, sharpness)
+        for head in range(heads):
+            rows = slice(head * size, head * size + codes)
+            attention.q_proj.weight[rows, :codes] += sharpness * _rotation(OFFSETS[head % len(OFFSETS)])
+            attention.k_proj.weight[rows, :codes] += torch.eye(codes)
 
 
 def _whiten(projection: nn.Conv2d, sample: torch.Tensor, codes: int) -> None:

@@ -19,19 +19,15 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.files import cache_folder
 from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
-from mllm_tailor.models.neighbours import look_at_neighbours
 
 NAME = "tiny"
-VERSION = 3  # of what is built; another one never meets the adapters of this one
+VERSION = 2  # of what is built; another one never meets the adapters of this one
 WIDTH, LAYERS, HEAD_WIDTH = 128, 4, 32  # of the tower and of the language model alike
-TILE = 112  # pixels a side: 64 patches, 16 tokens
+TILE = 56  # pixels a side: 16 patches, 4 tokens
 CONTEXT = 4096  # tokens
 FINEST = 0.18  # cycles a pixel beyond which a fresh filter sees little
 EVEN = 8
-ROW_SPREAD = 0.3  # of a token's embedding
-PLACE_SPREAD = 0.1  # beside patches of about 0.5 and codes of 1
-CODE, SHARPNESS = 1.0, 1.6  # strength of the codes of places, and how closely a fresh head looks at one neighbour
-ASIDE = 0.2  # of what else queries and keys of the tower ask for at first
+POSITION_SPREAD = 0.3  # beside patches of about 0.5, so that places can be told apart from the first step
 
 
 def tiny_folder() -> Path:
@@ -75,7 +71,6 @@ def build_tiny(folder: Path) -> None:
 def draw_weights(model: nn.Module) -> None:
     """Every matrix anew, so that signals keep their size from layer to layer; norms and biases stay as they are.
 
-    The tower's heads begin by looking at neighbours: from a few hundred clips attention alone does not find them.
     Layers that end a branch begin smaller, by the root of the number of branches (Radford et al. 2019, section 2.3).
     """
     generator = np.random.default_rng(0)
@@ -87,17 +82,12 @@ def draw_weights(model: nn.Module) -> None:
         spread = 1 / np.sqrt(weight[0].numel())  # of what a unit adds up
         if name.endswith(("o_proj.weight", "projection_layer.weight", "down_proj.weight", "fc2.weight")):
             spread /= np.sqrt(2 * LAYERS)
-        if name.endswith("embed_tokens.weight"):
-            spread = ROW_SPREAD
-        if name.endswith("position_embeddings"):
-            spread = PLACE_SPREAD
-        if "vision" in name and name.endswith(("q_proj.weight", "k_proj.weight")):
-            spread *= ASIDE
+        if name.endswith(("position_embeddings", "embed_tokens.weight")):
+            spread = POSITION_SPREAD
         drawn = generator.standard_normal(tuple(weight.shape), np.float32)
         if name.endswith("patch_embeddings.projection.weight"):
             drawn = smooth_filters(drawn)
         weight.copy_(torch.from_numpy(drawn * np.float32(spread)))
-    look_at_neighbours(model.get_submodule("model.vision_tower"), CODE, SHARPNESS)
 
 
 def smooth_filters(noise: np.ndarray) -> np.ndarray:

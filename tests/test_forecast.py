@@ -81,7 +81,7 @@ def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, s
     model, _, recipe = prepare(tiny_model_folder, FULL, epochs=3)
     alike = [measure_length(samples[0], model)] * 12
     passes = tuple((number, number + 1, number + 2, number + 3) for number in (0, 4, 8))
-    found = Rehearsal(100, 20, 5, rehearsed=((0,),), longest=0, passes=passes, pass_seconds=1.0, timed=(0,), cached=False)
+    found = Rehearsal(100, 20, 5, ((0,),), longest=0, passes=passes, pass_seconds=1.0, timed=(0,), cached=False)
     said = extrapolate(found, Shape.of(model), alike, recipe, 12)
     assert said.training_seconds == pytest.approx(36.0)
     assert said.peak_bytes == 100 + 20 + 4 * 5

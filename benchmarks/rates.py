@@ -21,7 +21,7 @@ from mllm_tailor.training.features import CachedFeed, as_inputs, see
 from mllm_tailor.training.feed import collate_right
 from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.modes import keep_frozen_parts_quiet
-from mllm_tailor.training.precision import computing
+from mllm_tailor.training.precision import computing, frozen_in_bf16
 
 EPOCHS = 3  # of the second run over the same pictures
 SIDE = 1024  # of the square matrices whose product is the 100 %
@@ -108,12 +108,13 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
     def both() -> None:
         loss().backward()
 
-    parts = {
-        "vision pass": measure(lambda: see(model, pixels, bf16), times),
-        "forward": measure(loss, times),
-        "forward and backward": measure(both, times),
-        "optimizer": measure(optimizer.step, times),
-    }
+    with frozen_in_bf16(model, bf16):
+        parts = {
+            "vision pass": measure(lambda: see(model, pixels, bf16), times),
+            "forward": measure(loss, times),
+            "forward and backward": measure(both, times),
+            "optimizer": measure(optimizer.step, times),
+        }
     top = matmul_rate(bf16)
     for part in parts.values():
         part["share"] = part["flops"] / part["cpu_seconds"] / top

@@ -20,6 +20,7 @@ from mllm_tailor.predicting.constrain import Vocabulary
 from mllm_tailor.predicting.decode import Decoder
 from mllm_tailor.training.feed import collate_right
 from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.precision import frozen_in_bf16
 
 
 def opened(folder: Path, method: dict[str, Any] | str) -> OpenModel:
@@ -151,3 +152,42 @@ class TestProducts:
         model = opened(tiny_model_folder, method)
         with summed_products(model.model):
             assert not any("forward" in vars(layer) for layer in model.model.modules())
+
+
+class TestBf16:
+    """On whatever processor: autocast rounds alike where bf16 is emulated."""
+
+    def test_frozen_weights_held_in_bf16_change_no_bit(self, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model = opened(tiny_model_folder, {"name": "lora", "rank": 4})
+        batch = batch_of(model, make_samples(tmp_path, 2))
+        weights = dict(model.model.named_parameters())
+        for weight in weights.values():
+            weight.data = weight.data.bfloat16().float()
+        finer = next(
+            weight for name, weight in weights.items() if name.endswith("layers.1.mlp.up_proj.base_layer.weight")
+        )
+        finer.data[0, 0] += 1e-6
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        with torch.autocast("cpu", torch.bfloat16):
+            usual = learned(model, batch)
+            with frozen_in_bf16(model, True):
+                held = [name for name, weight in weights.items() if weight.dtype == torch.bfloat16]
+                found = learned(model, batch)
+        assert len(held) == 2 * 7 - 1 + 6 + 1, "all linear layers and their biases, the head; not the finer one"
+        assert finer.dtype == torch.float32 and all("lora" not in name and "vision" not in name for name in held)
+        assert found[0] == usual[0] and all(torch.equal(found[1][name], usual[1][name]) for name in usual[1])
+        assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
+        with frozen_in_bf16(model, False):
+            assert all(weight.dtype == torch.float32 for weight in weights.values())
+
+    def test_summed_products_round_no_worse_than_usual(self, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
+        batch = batch_of(model, make_samples(tmp_path, 2))
+        exact = learned(model, batch)[1]
+        with torch.autocast("cpu", torch.bfloat16):
+            usual = learned(model, batch)[1]
+            with summed_products(model.model):
+                summed = learned(model, batch)[1]
+        assert any(not torch.equal(summed[name], usual[name]) for name in exact), "the sums were not taken"
+        far, farther = (sum(float((one[name] - exact[name]).norm() ** 2) for name in exact) for one in (summed, usual))
+        assert far <= 2 * farther

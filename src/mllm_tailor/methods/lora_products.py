@@ -2,7 +2,8 @@
 
 `y = W x + b + s B A x` as PEFT computes it writes the adapter's share, scales it and adds it, each a pass over memory
 as large as the layer's output, and back again. Here the products add into one buffer (Hu et al. 2021, 2106.09685,
-equation 3; the same sums, in another order), and for the backward pass nothing is kept but the input and `A x`.
+equation 3; the same sums, in another order), and for the backward pass nothing is kept but the input and `A x`. Under
+autocast the factors are rounded as autocast rounds them.
 """
 
 from __future__ import annotations
@@ -69,7 +70,6 @@ def _is_plain(module: nn.Module) -> bool:
         and halves[1].bias is None
         and not any(half._forward_hooks or half._forward_pre_hooks for half in halves)
         and not module.base_layer.weight.requires_grad
-        and halves[0].weight.dtype == module.base_layer.weight.dtype
     )
 
 
@@ -78,12 +78,15 @@ def _forward_of(layer: Linear) -> Any:
 
     def forward(x: Tensor, *others: Any, **more: Any) -> Tensor:
         name = layer.active_adapters[0]
-        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-        cast = torch.is_autocast_enabled(x.device.type) or x.dtype != down.dtype
-        if layer.disable_adapters or layer.merged or cast or others or more or not _is_plain(layer):
+        factors = x.flatten(0, -2), base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight
+        if layer.disable_adapters or layer.merged or others or more or not _is_plain(layer):
             return usual(x, *others, **more)
-        rows = x.flatten(0, -2)
-        found: Tensor = Product.apply(rows, base.weight, base.bias, down, up, layer.scaling[name])  # type: ignore[no-untyped-call]
+        if torch.is_autocast_enabled(x.device.type):
+            number = torch.get_autocast_dtype(x.device.type)
+            factors = tuple(one if one is None else one.to(number) for one in factors)
+        elif any(one is not None and one.dtype != x.dtype for one in factors):
+            return usual(x)
+        found: Tensor = Product.apply(*factors, layer.scaling[name])  # type: ignore[no-untyped-call]
         return found.unflatten(0, x.shape[:-1])
 
     return forward

@@ -29,7 +29,7 @@ from mllm_tailor.training.moving import holding_still, still_weights
 from mllm_tailor.training.objectives import Aids, make_objective
 from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
 from mllm_tailor.training.order import in_groups, make_course, micro_batches, step_seed
-from mllm_tailor.training.precision import computing
+from mllm_tailor.training.precision import computing, frozen_in_bf16
 from mllm_tailor.training.processes import agree, join, ranks, total
 from mllm_tailor.training.progress import Progress, TrainResult
 from mllm_tailor.training.schedule import rate_factor
@@ -65,7 +65,8 @@ def train(
     """
     training = Training(model, method, samples, recipe, folder, evaluate, less_is_better, on_event, aids, features)
     try:
-        return training.run()
+        with frozen_in_bf16(model, training.bf16):
+            return training.run()
     finally:
         training.feed.close()
 

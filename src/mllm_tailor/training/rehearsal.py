@@ -29,7 +29,7 @@ from mllm_tailor.training.mezo import replay
 from mllm_tailor.training.modes import trained_weights
 from mllm_tailor.training.optimizers import ONE_PASS, Group, Setup, make_stepper
 from mllm_tailor.training.order import Course, make_course, micro_batches
-from mllm_tailor.training.precision import computing
+from mllm_tailor.training.precision import computing, frozen_in_bf16
 
 TOGETHER_ON_CPU = 2  # samples of the timed pass; more side by side cost as much each
 STATE_BYTES = {  # of an optimizer, for each trained weight
@@ -71,6 +71,13 @@ def rehearse(
     Raises:
         torch.OutOfMemoryError: when not even one pass over the longest sample fits.
     """
+    with frozen_in_bf16(model, computes_in_bf16(recipe.model.dtype, model.device)):
+        return _rehearse(model, method, samples, lengths, recipe)
+
+
+def _rehearse(
+    model: OpenModel, method: Method, samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe
+) -> Rehearsal:
     settings, device = recipe.train, model.device
     optimizer = method.optimizer or settings.optimizer
     seeing = replace(model, tiles=settings.tiles or model.tiles)

@@ -9,7 +9,7 @@ and sums.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -56,6 +56,11 @@ class _Join(Cache):
         return torch.cat([key, key_states], dim=-2), torch.cat([value, value_states], dim=-2)
 
 
+def cache_name(forward: Callable[..., Any]) -> str:
+    """What this `forward` calls keys and values of earlier tokens; transformers is about to rename them."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
 @contextmanager
 def last_layer_from(network: nn.Module, start: int, length: int) -> Iterator[None]:
     """Within, the decoder's last layer gives positions `start` to `length` alone, if it is one of KINDS.
@@ -68,7 +73,7 @@ def last_layer_from(network: nn.Module, start: int, length: int) -> Iterator[Non
         yield
         return
     whole = layer.forward
-    name = "cache" if "cache" in inspect.signature(whole).parameters else "past_key_values"
+    name = cache_name(whole)
 
     def forward(hidden_states: Tensor, **given: Any) -> Any:
         cache, total = given.get(name), hidden_states.shape[1]

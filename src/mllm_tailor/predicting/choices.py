@@ -121,7 +121,7 @@ class _Chooser:
             input_ids=ids,
             attention_mask=append_columns(wide, real),
             position_ids=torch.tensor(starts, device=device)[rows][:, None] + torch.arange(width, device=device),
-            past_key_values=wide.cache,
+            **{self.decoder.cache_name: wide.cache},
             use_cache=True,
             logits_to_keep=width,
             **self.decoder.pictures([prompts[line] for line in rows], width),

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_tailor.models import Encoded, OpenModel
-from mllm_tailor.models.last_layer import last_layer_from
+from mllm_tailor.models.last_layer import cache_name, last_layer_from
 from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, positions_of, repack
 from mllm_tailor.predicting.constrain import Vocabulary, allowed_tokens
 from mllm_tailor.predicting.row import Row
@@ -43,6 +43,7 @@ class Decoder:
         forward: bool = True,
     ) -> None:
         self.model = model
+        self.cache_name = cache_name(model.model.forward)
         self.vision = Vision(model, memory)
         self.vocabulary = vocabulary
         self.slots = slots
@@ -137,7 +138,7 @@ class Decoder:
         cache = empty_cache()
         extra = {} if seen is None else {"mm_encoder_outputs": seen}
         with last_layer_from(self.model.model, width - 1, width):
-            found = self.model.model(**batch, **extra, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            found = self.model.model(**batch, **extra, **{self.cache_name: cache}, use_cache=True, logits_to_keep=1)
         shifts = [0] * len(prompts) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
         return Held(cache, mask, self.cross), batch["input_ids"], found.logits, shifts
 
@@ -152,7 +153,7 @@ class Decoder:
             input_ids=ids,
             attention_mask=append_columns(self.held, real),
             position_ids=positions,
-            past_key_values=self.held.cache,
+            **{self.cache_name: self.held.cache},
             use_cache=True,
             logits_to_keep=width,
             **self.pictures([row.encoded for row in self.rows], width),

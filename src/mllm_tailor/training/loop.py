@@ -63,12 +63,12 @@ def train(
         Interrupted: after Ctrl-C, with everything saved.
         RunError: when the loss is no longer a number, memory does not suffice, or the disk is full.
     """
-    training = Training(model, method, samples, recipe, folder, evaluate, less_is_better, on_event, aids, features)
-    try:
-        with frozen_in_bf16(model, training.bf16):
+    with frozen_in_bf16(model, computes_in_bf16(recipe.model.dtype, model.device)):
+        training = Training(model, method, samples, recipe, folder, evaluate, less_is_better, on_event, aids, features)
+        try:
             return training.run()
-    finally:
-        training.feed.close()
+        finally:
+            training.feed.close()
 
 
 class Training:

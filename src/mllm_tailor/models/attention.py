@@ -8,6 +8,7 @@ under autocast rounds them. Everything else (float32, GPUs, masks, dropout, sing
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -75,8 +76,14 @@ def _shares(query: Tensor, keys: Tensor, causal: bool) -> Tensor:
     scores = query @ keys
     if causal:  # the last keys are those of the queries themselves
         count = len(query)
-        scores[:, -count:] += torch.full((count, count), float("-inf"), dtype=scores.dtype).triu(1)
+        scores[:, -count:] += _later(scores.dtype)[:count, :count]
     return scores.softmax(-1)
+
+
+@functools.cache
+def _later(dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of a block with itself: nothing may look at what comes after it."""
+    return torch.full((BLOCK, BLOCK), float("-inf"), dtype=dtype).triu(1)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ ins{background:#f9dcd7;color:inherit;text-decoration:underline #c0392b}tr.inner 
 <h1><i>{{ "%.0f"|format(gain.base.value) }} →</i> <b>{{ "%.0f"|format(gain.tuned.value) }}</b></h1>
 <p>{{ metric }} similarity on {{ count }} held-out receipts, {{ "%+.0f"|format(gain.difference.value) }} points
 ({{ "%.0f"|format(gain.difference.low) }} to {{ "%.0f"|format(gain.difference.high) }}), tuned on {{ trained }} receipts
-in {{ "%.0f"|format(minutes) }} minutes on two processor cores. This receipt gained as much as the median one.</p>
+in {{ "%.1f"|format(minutes) }} minutes of one processor core. This receipt gained as much as the median one.</p>
 <table>{% for row in rows %}
 <tr><th rowspan="2">{{ row.name }}</th><td class="who">untuned</td><td class="text">{{ row.base or "—" }}</td></tr>
 <tr class="inner"><td class="who">tuned</td><td class="text">{{ row.tuned or "—" }}</td></tr>{% endfor %}
@@ -69,7 +69,7 @@ def content(run: Path) -> dict[str, Any]:
         "metric": metric.capitalize(),
         "count": len(after),
         "trained": len(job.train),
-        "minutes": json.loads((run / "training.json").read_text())["seconds"] / 60,
+        "minutes": json.loads((run / "training.json").read_text())["processor_seconds"] / 60,
         "rows": rows,
     }
 
@@ -102,7 +102,7 @@ def main() -> None:
             "--disable-background-networking",
             "--hide-scrollbars",
         ]
-        command += [f"--user-data-dir={folder}/profile", "--window-size=1200,720", f"--screenshot={out}", page.as_uri()]
+        command += [f"--user-data-dir={folder}/profile", "--window-size=1200,540", f"--screenshot={out}", page.as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
     print(out)
 

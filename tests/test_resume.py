@@ -161,7 +161,7 @@ class TestFiles:
         found = read_newest(tmp_path)
         assert found is not None
         assert found.step == 1
-        assert "going back to the one before" in capsys.readouterr().err.replace("\n", " ")
+        assert "going back to the one before" in " ".join(capsys.readouterr().err.split())
         with pytest.raises(DataError):
             read_sealed(file.parent)
 

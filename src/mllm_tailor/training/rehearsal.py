@@ -131,7 +131,8 @@ def _rehearse(
     most = max(map(len, passes))
     timed = (median,) * (min(most, TOGETHER_ON_CPU) if device.type == "cpu" else most)
     batch = ready(timed)
-    twice = 2 if optimizer in NO_GRADIENTS else 1  # MeZO looks to both sides
+    # MeZO looks to both sides, and a clipped LOMO first asks for the norm.
+    twice = 2 if optimizer in NO_GRADIENTS or (optimizer == "lomo" and settings.clip is not None) else 1
     seconds = once(batch) * twice
     model.model.zero_grad(set_to_none=True)
     own = max(0, memory.rise - sum(gradients))

@@ -35,6 +35,12 @@ def test_the_mathematics_is_that_of_attention(tokens: int, causal: bool) -> None
         assert torch.allclose(mine, torchs, atol=1e-6)
 
 
+@pytest.fixture(autouse=True)
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if bf16 ran in hardware; elsewhere it is emulated, with the same roundings."""
+    monkeypatch.setattr(attention, "fast_bf16", lambda device: True)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("autocast", [False, True])
@@ -62,10 +68,12 @@ def test_a_pass_in_bf16_is_as_exact_as_torchs(groups: int, causal: bool, autocas
         assert (one.float() - right).norm() <= 3 * (other.float() - right).norm()
 
 
-@pytest.mark.parametrize("what", ["float32", "short", "mask", "window", "dropout", "decoding"])
+@pytest.mark.parametrize("what", ["float32", "emulated", "short", "mask", "window", "dropout", "decoding"])
 def test_anything_else_is_left_to_torch(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks are not even tried."""
     monkeypatch.setattr(attention, "BlockedAttention", None)
+    if what == "emulated":
+        monkeypatch.setattr(attention, "fast_bf16", lambda device: False)
     tokens = 64 if what == "short" else 300
     dtype = torch.float32 if what == "float32" else torch.bfloat16
     query, key, value = (heads(tokens, 4, dtype) for _ in range(3))

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from mllm_tailor.core.device import fast_bf16
+
 BLOCK = 256  # queries
 LEAST = 256  # tokens; below, torch's kernel is as quick
 
@@ -115,6 +117,7 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, named: dict[str, Any]) -> b
     return (
         _allowed.get()
         and query.device.type == "cpu"
+        and fast_bf16(query.device)
         and _in_bf16(query, key, value)
         and LEAST <= query.shape[2] == key.shape[2]
         and query.shape[-1] == value.shape[-1]

@@ -33,6 +33,7 @@ from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.files import write_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models.attention import torch_attention
 from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.predicting import FeatureMemory, predict, predict_both
 from mllm_tailor.predicting.constrain import Grammar, Guide, Vocabulary, allowed_tokens
@@ -75,14 +76,15 @@ def plain(model: OpenModel, task: Task, samples: list[Sample], settings: Predict
         text = model.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = model.processor(images=[Image.open(sample.media[0].path)], text=[text], return_tensors="pt")
         start = inputs["input_ids"].shape[1]
-        ids = model.model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            pixel_values=inputs["pixel_values"],
-            max_new_tokens=settings.max_new_tokens,
-            do_sample=False,
-            logits_processor=[Hold(grammar.guide(), width, start)] if held else None,
-        )
+        with torch_attention():
+            ids = model.model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                pixel_values=inputs["pixel_values"],
+                max_new_tokens=settings.max_new_tokens,
+                do_sample=False,
+                logits_processor=[Hold(grammar.guide(), width, start)] if held else None,
+            )
         replies.append(vocabulary.text_of(ids[0, start:].tolist()))
     return replies
 

@@ -106,9 +106,9 @@ same ones; both stand in its README.md, with base and tuned scores of the whole 
 floors, and how far rounding moved the logits. Merging a QLoRA adapter unpacks the base first.
 
 DoRA scales every row of a weight by its length. Merged and saved in bfloat16, it is known to have cost a published
-extractor 13 points of F1. Measured with `benchmarks/merge.py` (embedded model as of its second milestone, language part, rank 32,
-40 drawn receipts, 4 epochs, 10 held out, of which 4 for logits and replies; all computed in float32, only the merged
-weights rounded):
+extractor 13 points of F1. Measured with `benchmarks/merge.py` (embedded model as of its second milestone, language
+part, rank 32, 40 drawn receipts, 4 epochs, 10 held out, of which 4 for logits and replies; all computed in float32,
+the merged weights alone rounded):
 
 | method | update lost by rounding | logits moved, of the largest | same free replies | fuzzy | f1 |
 |---|---|---|---|---|---|

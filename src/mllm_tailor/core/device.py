@@ -14,6 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+
+# oneDNN keeps the kernels of 1,024 products, a third of a MiB each, and samples of ever new lengths fill that. A few
+# passes' worth is as quick; fewer than one pass uses is not. It reads this once, with its first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
 import torch
 
 

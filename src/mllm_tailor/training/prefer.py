@@ -19,7 +19,7 @@ from mllm_tailor.core.device import computes_in_bf16
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import Length, OpenModel
+from mllm_tailor.models import NO_LOSS, Length, OpenModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.features import as_inputs
 from mllm_tailor.training.feed import Batch, Feed, to_device
@@ -87,6 +87,6 @@ class Preferred(Objective):
         right, wrong = gained.chunk(2)
         found = preference_loss(right, wrong, self.settings.beta)
         if self.settings.answer_weight:
-            lengths = (batch["labels"][: len(right)] != -100).sum(dim=1)
+            lengths = (batch["labels"][: len(right)] != NO_LOSS).sum(dim=1)
             found = found - self.settings.answer_weight * (said[: len(right)] / lengths).sum()
         return found

@@ -114,18 +114,15 @@ def _rehearse(
         return time.perf_counter() - began
 
     gradients, states = _standing(model, optimizer)
-    rehearsed = (
-        (longest,),
-        *_largest(passes, [length.tokens for length in lengths], 1 if device.type != "cpu" else VARIED),
-    )
-    spent = 0.0
+    rehearsed: list[tuple[int, ...]] = [(longest,)]
     with watch_memory(device) as memory:
-        for done, numbers in enumerate(rehearsed):
-            if done > 1 and spent > ENOUGH:
-                rehearsed = rehearsed[:done]
+        batch = ready([longest])
+        spent = once(batch)
+        for numbers in _largest(passes, [length.tokens for length in lengths], VARIED if device.type == "cpu" else 1):
+            if len(rehearsed) > 1 and spent > ENOUGH:
                 break
             spent += once(ready(numbers))
-    batch = ready([longest])
+            rehearsed.append(numbers)
     alone = once(batch)  # the first pass also set up what is set up once
     model.model.zero_grad(set_to_none=True)
     most = max(map(len, passes))
@@ -139,8 +136,8 @@ def _rehearse(
     kept = max(gradients, default=0) if optimizer in ONE_PASS else sum(gradients)
     standing = states + (0 if optimizer in NO_GRADIENTS else kept)
     return Rehearsal(
-        memory.before, standing, own, rehearsed, longest, passes, seconds, timed, cached, seconds_a_tile, alone * twice,
-        _update_seconds(model, method, recipe), course.steps,
+        memory.before, standing, own, tuple(rehearsed), longest, passes, seconds, timed, cached, seconds_a_tile,
+        alone * twice, _update_seconds(model, method, recipe), course.steps,
         SLACK_ON_CPU if device.type == "cpu" else 1.0,
     )  # fmt: skip
 

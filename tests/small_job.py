@@ -9,8 +9,10 @@ from typing import Any
 
 import bitsandbytes
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.sample import Media, Sample
@@ -82,6 +84,29 @@ def logits(model: OpenModel, samples: list[Sample]) -> Tensor:
     model.model.eval()
     found: Tensor = model.model(**inputs).logits
     return found
+
+
+@torch.no_grad()
+def exact_logits(model: OpenModel, samples: list[Sample]) -> Tensor:
+    """The same in float64, on a copy: two float32 passes in another order differ by 1e-6 on some processors."""
+    inputs = batch_of(model, samples)
+    inputs.pop("labels")
+    wide = copy.deepcopy(model.model)
+    for name, module in list(wide.named_modules()):
+        if isinstance(module, Linear4bit):
+            parent, _, last = name.rpartition(".")
+            setattr(wide.get_submodule(parent), last, _unpacked(module))
+    wide.double().eval()
+    found: Tensor = wide(**{name: part.double() if part.is_floating_point() else part for name, part in inputs.items()})
+    return found.logits
+
+
+def _unpacked(packed: Linear4bit) -> nn.Linear:
+    plain = nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None)
+    plain.weight.copy_(dequantize_4bit(packed.weight.data, packed.weight.quant_state))
+    if packed.bias is not None:
+        plain.bias.copy_(packed.bias)
+    return plain
 
 
 def snapshot(model: OpenModel) -> dict[str, Tensor]:

@@ -12,9 +12,10 @@ import torch
 from small_job import batch_of, make_samples, prepare, shake
 from test_models_families import families, family_folder, samples_of  # noqa: F401  (the fixture)
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from mllm_tailor.core.device import seed_everything
-from mllm_tailor.methods.lora_products import Product, summed_products
+from mllm_tailor.methods.lora_products import GatedProduct, Product, Rounding, summed_products
 from mllm_tailor.models import OpenModel, last_layer
 from mllm_tailor.predicting.constrain import Vocabulary
 from mllm_tailor.predicting.decode import Decoder
@@ -130,10 +131,64 @@ class TestProducts:
             torch.randn(size, dtype=torch.float64, requires_grad=asked)
             for size, asked in (((5, 7), True), ((3, 7), False), ((3,), False), ((2, 7), True), ((3, 2), True))
         )
-        found = Product.apply(rows, weight, bias, down, up, 0.5)
+        found = Product.apply(rows, rows.detach(), weight, bias, down, up, 0.5)
         assert torch.allclose(found, rows @ weight.T + bias + 0.5 * rows @ down.T @ up.T, rtol=1e-12)
-        assert torch.autograd.gradcheck(lambda *halves: Product.apply(*halves, 0.5), (rows, weight, bias, down, up))
-        assert torch.autograd.gradcheck(lambda *halves: Product.apply(rows, weight, None, *halves, 2.0), (down, up))
+
+        def product(x: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+            return Product.apply(x, x.detach(), weight, bias, down, up, 0.5)
+
+        assert torch.autograd.gradcheck(product, (rows, bias, down, up))
+        assert torch.autograd.gradcheck(lambda *halves: product(rows, None, *halves), (down, up))
+
+    def test_gradients_of_a_gated_product(self) -> None:
+        seed_everything(0)
+        gate, other, weight, bias, down, up = (
+            torch.randn(size, dtype=torch.float64, requires_grad=asked)
+            for size, asked in (
+                ((5, 7), True),
+                ((5, 7), True),
+                ((3, 7), False),
+                ((3,), False),
+                ((2, 7), True),
+                ((3, 2), True),
+            )
+        )
+        rows = torch.nn.functional.silu(gate) * other
+        found = GatedProduct.apply(gate, other, weight, bias, down, up, 0.5)
+        assert torch.allclose(found, rows @ weight.T + bias + 0.5 * rows @ down.T @ up.T, rtol=1e-12)
+
+        def product(gate: Tensor, other: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+            return GatedProduct.apply(gate, other, weight, bias, down, up, 0.5)
+
+        assert torch.autograd.gradcheck(product, (gate, other, bias, down, up))
+        assert torch.autograd.gradcheck(lambda *halves: product(gate, other, None, *halves), (down, up))
+        assert torch.autograd.gradcheck(lambda *rows: product(*rows, None, down, up), (gate, other))
+
+    def test_an_input_is_rounded_once(self) -> None:
+        rounding, rows = Rounding(), torch.randn(3, 4)
+        assert rounding(rows, torch.float32) is rows
+        found = rounding(rows, torch.bfloat16)
+        assert torch.equal(found, rows.bfloat16())
+        assert rounding(rows, torch.bfloat16) is found
+        rows.add_(1)
+        assert torch.equal(rounding(rows, torch.bfloat16), rows.bfloat16())
+        assert torch.equal(rounding(rows + 1, torch.bfloat16), (rows + 1).bfloat16())
+
+    def test_fewer_activations_are_kept(self, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
+        batch = batch_of(model, make_samples(tmp_path, 2))
+        kept = []
+        for context in (nullcontext(), summed_products(model.model)):
+            found: dict[int, int] = {}
+
+            def keep(tensor: Tensor, found: dict[int, int] = found) -> Tensor:
+                found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            with context, torch.autocast("cpu", torch.bfloat16), saved_tensors_hooks(keep, lambda tensor: tensor):
+                answer_loss(model.model, batch)
+            kept.append(sum(found.values()))
+        assert kept[1] < 0.85 * kept[0]
 
     def test_a_model_learns_the_same(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
@@ -144,7 +199,7 @@ class TestProducts:
             agree(learned(model, batch), usual)
             with model.model.disable_adapter() if hasattr(model.model, "disable_adapter") else nullcontext():
                 answer_loss(model.model, batch)
-        assert len(changed) == 7 * len(model.model.get_decoder().layers)
+        assert len(changed) == 8 * len(model.model.get_decoder().layers)
         assert not any("forward" in vars(layer) for layer in changed)
 
     @pytest.mark.parametrize("method", [{"name": "lora", "dropout": 0.1}, {"name": "lora", "dora": True}, "dylora"])

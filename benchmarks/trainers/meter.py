@@ -63,16 +63,18 @@ class Meter:
         self.losses: list[float] = []
         self.curve: list[dict[str, float]] = []  # dev loss and seconds so far
         self.cpu = self.wall = 0.0
+        self.peak = 0
         self.tokens = self.tiles = 0
         self.running = False
 
     def start(self) -> None:
         """Start the clocks; the peak of memory counts from here."""
         self.before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again
         self._go()
 
     def _go(self) -> None:
+        give_back_memory()  # what computing the dev loss took is not the trainer's
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again
         self.running, self._cpu, self._wall = True, time.process_time(), time.perf_counter()
 
     def stop(self) -> None:
@@ -81,7 +83,7 @@ class Meter:
             self.cpu += time.process_time() - self._cpu
             self.wall += time.perf_counter() - self._wall
             self.running = False
-            self.peak = memory("VmHWM")
+            self.peak = max(self.peak, memory("VmHWM"))
 
     def watch(self, model: Any) -> None:
         """Count what is fed to the model."""
@@ -98,11 +100,10 @@ class Meter:
         if step not in self.job.marks:
             return
         self.stop()
-        was, peak = model.training, self.peak
+        was = model.training
         model.eval()
         loss = dev_loss(self.torch, model, self.dev, self.job.bf16)
         model.train(was)
-        self.peak = peak
         self.curve.append({"step": step, "cpu": self.cpu, "wall": self.wall, "dev_loss": loss})
         if step < self.job.steps:
             self._go()
@@ -159,6 +160,17 @@ def dev_loss(torch: Any, model: Any, batch: dict[str, Any], bf16: bool) -> float
     targets = batch["labels"][:, 1:]
     keep = targets != -100
     return float(torch.nn.functional.cross_entropy(logits[:, :-1][keep].float(), targets[keep]))
+
+
+def give_back_memory() -> None:
+    """Let the allocator return what it holds free; only glibc's is told so."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def memory(name: str) -> int:

@@ -91,14 +91,15 @@ def watch_memory(device: torch.device) -> Iterator[Rise]:
         yield found
         found.rise = peak_memory(device) - found.before
         return
-    _hand_back_freed_memory()
+    hand_back_freed_memory()
     restarted = _restart_high_water()
     found.before = current_memory(device)
     yield found
     found.rise = max(0, (_high_water() if restarted else peak_memory(device)) - found.before)
 
 
-def _hand_back_freed_memory() -> None:
+def hand_back_freed_memory() -> None:
+    """Let the allocator return main memory it holds free, so far as it can; only glibc's is told so."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
     if trim is not None:
         trim(0)

@@ -11,7 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mllm_tailor.core.device import computes_in_bf16, current_memory, peak_memory, seed_everything
+from mllm_tailor.core.device import (
+    computes_in_bf16,
+    current_memory,
+    hand_back_freed_memory,
+    peak_memory,
+    seed_everything,
+)
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
@@ -117,6 +123,7 @@ class Training:
 
     def run(self) -> TrainResult:
         """All steps that are left, then the adapter."""
+        hand_back_freed_memory()  # of the vision pass, which the steps would come on top of
         self.progress = self.keeper.resume(self.progress)
         if self.progress.step:
             console.print(f"Going on after step {self.progress.step} of {self.course.steps}")

@@ -22,6 +22,22 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 import torch
 
 
+def _load_bitsandbytes() -> None:
+    """Load it before PEFT does, and without torch's compiler.
+
+    It asks `torch.compile` for a few functions that stand in where a device has none of its own, and keeps them plain
+    where that fails. The compiler alone would cost 42 MiB and most of a second at every start.
+    """
+    compiler, torch.compile = torch.compile, None  # type: ignore[assignment]
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        torch.compile = compiler
+
+
+_load_bitsandbytes()
+
+
 def pick_device(wanted: str | torch.device | None = None) -> torch.device:
     """The wanted device, or the first GPU, or the CPU."""
     if wanted:

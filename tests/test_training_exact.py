@@ -173,6 +173,9 @@ class TestProducts:
         rows.add_(1)
         assert torch.equal(rounding(rows, torch.bfloat16), rows.bfloat16())
         assert torch.equal(rounding(rows + 1, torch.bfloat16), (rows + 1).bfloat16())
+        with torch.inference_mode():
+            again = rows + 1
+            assert torch.equal(rounding(again, torch.bfloat16), again.add_(1).sub_(1).bfloat16())
 
     def test_fewer_activations_are_kept(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})

@@ -57,8 +57,10 @@ def main() -> None:
 
         print(score(arguments.folder))
         return
+    from mllm_tailor.training import processes
     from pretraining import join, language, vision
 
+    processes.join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     stage = {"vision": vision, "language": language, "join": join}[arguments.stage]
     settings = dict(pair.split("=", 1) for pair in arguments.set)
     stage.train(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from mllm_tailor.training import processes
 from pretraining import assembling, checkpoint, guiding, optimizing, pages, pictures, tower, vision
 from pretraining.assembling import IMAGE, SymbolEmbedding
 from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places
@@ -20,14 +21,14 @@ PARTS = ("model", "head", "symbols", "guide")
 
 
 class Pictures(IterableDataset):
-    """Endless drawn pictures; number i depends only on the seed and i."""
+    """Endless drawn pictures, each `every`th from the `first`; number i depends only on the seed and i."""
 
-    def __init__(self, seed: int, first: int) -> None:
-        self.seed, self.first = seed, first
+    def __init__(self, seed: int, first: int, every: int = 1) -> None:
+        self.seed, self.first, self.every = seed, first, every
 
     def __iter__(self):
         info = torch.utils.data.get_worker_info()
-        number, every = self.first + info.id, info.num_workers
+        number, every = self.first + self.every * info.id, self.every * info.num_workers
         while True:
             yield pictures.random_picture(np.random.default_rng([self.seed, number]))
             number += every
@@ -178,10 +179,12 @@ def train(
     stage = Stage(name, minutes, parts, make_optimizers(parts, rate), rate, flat=0.4, every=25)
     if resumed:
         stage.resume()
-    drawn = Pictures(seed, int(stage.facts["step"]) * batch)
+    stage.facts.setdefault("pictures", stage.facts["step"] * batch)
+    drawn = Pictures(seed, int(stage.facts["pictures"]) + processes.rank(), processes.ranks())
     loader = iter(DataLoader(drawn, batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list))
     for done in stage.steps():
         found, right = losses(parts, next(loader), device)
+        stage.facts["pictures"] += batch * processes.ranks()
         pull = max(0.05, 1 - done / oracle_until)
         aids = pull * found["oracle"] + 0.7 * found["glyph"] + guided * (found["look"] + found["slot"])
         stage.learn(found["answer"] + aids, {"right": right, **found})

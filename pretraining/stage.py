@@ -1,4 +1,8 @@
-"""What the three stages share: the clock that ends them and sets the rate, the log, and the checkpoints."""
+"""What the three stages share: the clock that ends them and sets the rate, the log, and the checkpoints.
+
+Under torchrun every process draws pictures of its own and the gradients are averaged: on a processor's few cores this
+uses them better than several threads do.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from mllm_tailor.training import processes
 from pretraining import checkpoint, optimizing
 
+CPU = torch.device("cpu")
 SAVE_EVERY = 120  # seconds
 
 
@@ -39,7 +45,7 @@ class Stage:
     def steps(self) -> Iterator[float]:
         """The share of the time that is over, once for each step, until none is left; saves every two minutes."""
         self._started = saved = time.time() - self.facts["seconds"]
-        while (seconds := time.time() - self._started) < 60 * self.minutes:
+        while (seconds := self._clock()) < 60 * self.minutes:
             self.done = seconds / 60 / self.minutes
             yield self.done
             if time.time() - saved > SAVE_EVERY:
@@ -47,13 +53,18 @@ class Stage:
                 saved = time.time()
         self._save()
 
+    def _clock(self) -> float:
+        """Seconds since the stage began, the same in all processes."""
+        return processes.total(time.time() - self._started, CPU) / processes.ranks()
+
     def learn(self, loss: torch.Tensor, figures: dict[str, float | torch.Tensor], notes: str = "") -> None:
         """One update; every so many steps the means of `figures` since the last time are printed, and `notes`."""
-        loss.backward()
+        (loss / processes.ranks()).backward()
+        processes.sum_gradients(weight for module in self.modules.values() for weight in _trained(module))
         optimizing.step(self.optimizers, self.rate * optimizing.rate_at(self.done, flat=self.flat))
         self.facts["step"] += 1
         self._figures.append([float(torch.as_tensor(value).detach()) for value in figures.values()])
-        if self.facts["step"] % self.every == 0:
+        if self.facts["step"] % self.every == 0 and processes.rank() == 0:
             means = torch.tensor(self._figures).mean(0).tolist()
             shown = ", ".join(f"{name} {value:.3f}" for name, value in zip(figures, means, strict=True))
             clock = f"{(time.time() - self._started) / 60:.1f} min step {self.facts['step']:.0f}"
@@ -62,4 +73,9 @@ class Stage:
 
     def _save(self) -> None:
         self.facts["seconds"] = time.time() - self._started
-        checkpoint.save(self.name, self.modules, self.optimizers, self.facts)
+        if processes.rank() == 0:
+            checkpoint.save(self.name, self.modules, self.optimizers, self.facts)
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in module.parameters() if weight.requires_grad]

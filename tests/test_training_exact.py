@@ -124,6 +124,48 @@ class TestLastLayer:
         agree(learned(model, batch), whole)
 
 
+def reach(model: OpenModel, batch: dict[str, Tensor], row: int) -> list[float]:
+    """How strongly the loss of one sample of a pass depends on the embeddings of each: the largest gradient."""
+    embeds: list[Tensor] = []
+
+    def watch(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        embeds.append(named["inputs_embeds"].detach().requires_grad_())
+        return inputs, {**named, "inputs_embeds": embeds[0]}
+
+    labels = torch.full_like(batch["labels"], -100)
+    labels[row] = batch["labels"][row]
+    handle = model.model.get_decoder().register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        answer_loss(model.model, {**batch, "labels": labels})[0].backward()
+    finally:
+        handle.remove()
+    return embeds[0].grad.abs().flatten(1).amax(1).tolist()
+
+
+class TestSamplesOfAPass:
+    """Samples that share a pass do not see each other: not a little, but not at all."""
+
+    def test_no_gradient_crosses(self, tiny_model_folder: Path, tmp_path: Path) -> None:
+        model = opened(tiny_model_folder, METHODS[0])
+        items = [model.encode(sample) for sample in make_samples(tmp_path, 3)]
+        items[1] = replace(items[1], ids=items[1].ids[:-3], labels=items[1].labels[:-3])  # a pass of two lengths
+        batch = collate_right(items, model)
+        for row in range(3):
+            found = reach(model, batch, row)
+            assert found[row] > 0
+            assert [value for place, value in enumerate(found) if place != row] == [0, 0]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "glm4v", "idefics3"])
+    def test_nor_in_other_families(self, kind: str, families: Path) -> None:  # noqa: F811
+        model = opened(family_folder(families, kind), METHODS[0])
+        batch = batch_of(model, samples_of(kind)[:2])
+        for row in range(2):
+            found = reach(model, batch, row)
+            assert found[row] > 0
+            assert found[1 - row] == 0
+
+
 class TestProducts:
     def test_gradients_are_those_of_the_formula(self) -> None:
         seed_everything(0)

@@ -22,6 +22,11 @@ def ranks() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return distributed.get_rank() if ranks() > 1 else 0
+
+
 def total(value: float, device: torch.device) -> float:
     """The sum of a number over all processes."""
     if ranks() == 1:

@@ -21,6 +21,8 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 import torch
 
+CPU_TOKENS = 1024  # of one pass: more side by side is no faster on a CPU, and keeps more activations
+
 
 def _load_bitsandbytes() -> None:
     """Load it before PEFT does, and without torch's compiler.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mllm_tailor.core.device import CPU_TOKENS
 from mllm_tailor.models import Encoded, OpenModel
 from mllm_tailor.models.last_layer import cache_name, last_layer_from
 from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, positions_of, repack
@@ -26,7 +27,6 @@ LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are 
 # A block is as wide as the longest span with at least this share of real tokens in it. A CPU pays for padding, so there
 # a row with a long span goes along with the others step by step; a GPU does not notice the padding.
 FULL_SHARE = {"cpu": 0.5}
-TOGETHER = 1024  # tokens of prompts read in one pass on a CPU; more are no faster
 CROSS_MASK = "cross_attention_mask"
 
 
@@ -210,7 +210,7 @@ class Decoder:
 
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of equal lengths, at most TOGETHER tokens of them.
+    """Places of equal lengths, at most CPU_TOKENS tokens of them.
 
     >>> alike([900, 40, 900, 40])
     [[0], [2], [1, 3]]
@@ -218,7 +218,7 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
     groups: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
         last = groups[-1] if groups else None
-        if last and lengths[last[0]] == lengths[place] and (len(last) + 1) * lengths[place] <= TOGETHER:
+        if last and lengths[last[0]] == lengths[place] and (len(last) + 1) * lengths[place] <= CPU_TOKENS:
             last.append(place)
         else:
             groups.append([place])

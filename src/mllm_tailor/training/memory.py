@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from mllm_tailor.core.device import free_memory
+from mllm_tailor.core.device import CPU_TOKENS, free_memory
 from mllm_tailor.models import OpenModel
 from mllm_tailor.recipe import Train
 from mllm_tailor.training.modes import keep_frozen_parts_quiet
 from mllm_tailor.training.processes import smallest
 
-CPU_TOKENS = 1024  # more side by side is no faster on a CPU, and keeps more activations
 CPU_PADDING = 32  # tokens: to a processor padding costs as much as text, and a further pass as much as these
 SHARE = 0.5  # of the free memory, for activations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -12,26 +12,40 @@ from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.registry import Entry, Registry
 from mllm_tailor.recipe import Train
 
-OPTIMIZERS = Registry(
-    "optimizer",
-    {
-        "adamw": Entry("mllm_tailor.training.gradient:adamw", "Adam with decoupled decay; 8 bytes of state a weight"),
-        "adamw_8bit": Entry("mllm_tailor.training.gradient:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)"),
-        "paged_adamw_32bit": Entry(
-            "mllm_tailor.training.gradient:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure"
-        ),
-        "paged_adamw_8bit": Entry("mllm_tailor.training.gradient:paged_adamw_8bit", "both of these"),
-        "lomo": Entry("mllm_tailor.training.lomo:lomo", "gradient descent inside the backward pass; no state"),
-        "adalomo": Entry("mllm_tailor.training.lomo:adalomo", "the same with factored second moments, as in Adafactor"),
-        "galore": Entry("mllm_tailor.training.projected:galore", "Adam in the largest singular directions; less state"),
-        "apollo": Entry("mllm_tailor.training.projected:apollo", "rates of Adam from random projections; least state"),
-        "muon": Entry("mllm_tailor.training.muon:muon", "orthogonal momentum, for models that learn from nothing"),
-        "mezo": Entry("mllm_tailor.training.mezo:mezo", "two forward passes, no backward: the memory of inference"),
-        "sgd": Entry("mllm_tailor.training.gradient:sgd", "plain gradient descent; no state"),
-    },
-)
 
-ONE_PASS = ("lomo", "adalomo")  # a step; each gradient is used and dropped before the next is whole
+@dataclass(frozen=True)
+class Optimizer(Entry):
+    """A registered optimizer, and what a step by it takes."""
+
+    state_bytes: int = 0  # for each trained weight
+    gradients: Literal["all", "one", "none"] = "all"  # kept at a time; `one`: used and dropped before the next is whole
+
+    def looks(self, clip: float | None) -> int:
+        """How often a step computes its passes: MeZO looks to both sides, a clipped LOMO asks for the norm first."""
+        return 2 if self.gradients == "none" or (self.target.endswith(":lomo") and clip is not None) else 1
+
+
+def _entry(place: str, summary: str, state_bytes: int, gradients: Literal["all", "one", "none"] = "all") -> Optimizer:
+    return Optimizer(f"mllm_tailor.training.{place}", summary, state_bytes, gradients)
+
+
+TABLE = {
+    "adamw": _entry("gradient:adamw", "Adam with decoupled decay; 8 bytes of state a weight", 8),
+    "adamw_8bit": _entry("gradient:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)", 2),
+    "paged_adamw_32bit": _entry(
+        "gradient:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure", 8
+    ),
+    "paged_adamw_8bit": _entry("gradient:paged_adamw_8bit", "both of these", 2),
+    "lomo": _entry("lomo:lomo", "gradient descent inside the backward pass; no state", 0, "one"),
+    "adalomo": _entry("lomo:adalomo", "the same with factored second moments, as in Adafactor", 0, "one"),
+    "galore": _entry("projected:galore", "Adam in the largest singular directions; less state", 2),
+    "apollo": _entry("projected:apollo", "rates of Adam from random projections; least state", 1),
+    "muon": _entry("muon:muon", "orthogonal momentum, for models that learn from nothing", 5),
+    "mezo": _entry("mezo:mezo", "two forward passes, no backward: the memory of inference", 0, "none"),
+    "sgd": _entry("gradient:sgd", "plain gradient descent; no state", 0),
+}
+OPTIMIZERS = Registry("optimizer", TABLE)
+ONE_PASS = tuple(name for name, entry in TABLE.items() if entry.gradients == "one")  # a step
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,15 @@ from mllm_tailor.training.losses import answer_loss
 from mllm_tailor.training.memory import most_padding, prepare_memory
 from mllm_tailor.training.mezo import replay
 from mllm_tailor.training.modes import trained_weights
-from mllm_tailor.training.optimizers import ONE_PASS, Group, Setup, make_stepper
+from mllm_tailor.training.optimizers import ONE_PASS, TABLE, Group, Setup, make_stepper
 from mllm_tailor.training.order import Course, make_course, micro_batches
 from mllm_tailor.training.precision import computing, frozen_in_bf16
 
 TOGETHER_ON_CPU = 2  # samples of the timed pass; more side by side cost as much each
-STATE_BYTES = {  # of an optimizer, for each trained weight
-    "adamw": 8, "adamw_8bit": 2, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2, "sgd": 0,
-    "lomo": 0, "adalomo": 0, "galore": 2, "apollo": 1, "muon": 5, "mezo": 0,
-}  # fmt: skip
 SLACK_ON_CPU = 1.3  # measured: 1.22 to 1.36 over five settings of benchmarks/forecast.py, within the first steps
 VARIED = 4  # passes whose memory is measured on a CPU, where an allocator keeps what other lengths cannot use
 ENOUGH = 10.0  # seconds of them
 COPIED = 8_000_000  # weights on which an update is timed
-NO_GRADIENTS = ("mezo",)
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ def _rehearse(
 
     def once(batch: Batch) -> float:
         began = time.perf_counter()
-        graded = torch.set_grad_enabled(optimizer not in NO_GRADIENTS)
+        graded = torch.set_grad_enabled(TABLE[optimizer].gradients != "none")
         with summed_products(model.model):  # the backward pass too, which may compute layers again
             with graded, computing(device, bf16):
                 loss = _loss(model, batch)
@@ -128,16 +123,14 @@ def _rehearse(
     most = max(map(len, passes))
     timed = (median,) * (min(most, TOGETHER_ON_CPU) if device.type == "cpu" else most)
     batch = ready(timed)
-    # MeZO looks to both sides, and a clipped LOMO first asks for the norm.
-    twice = 2 if optimizer in NO_GRADIENTS or (optimizer == "lomo" and settings.clip is not None) else 1
-    seconds = once(batch) * twice
+    looks = TABLE[optimizer].looks(settings.clip)
+    seconds = once(batch) * looks
     model.model.zero_grad(set_to_none=True)
     own = max(0, memory.rise - sum(gradients))
-    kept = max(gradients, default=0) if optimizer in ONE_PASS else sum(gradients)
-    standing = states + (0 if optimizer in NO_GRADIENTS else kept)
+    kept = {"all": sum(gradients), "one": max(gradients, default=0), "none": 0}[TABLE[optimizer].gradients]
     return Rehearsal(
-        memory.before, standing, own, tuple(rehearsed), longest, passes, seconds, timed, cached, seconds_a_tile,
-        alone * twice, _update_seconds(model, method, recipe), course.steps,
+        memory.before, states + kept, own, tuple(rehearsed), longest, passes, seconds, timed, cached, seconds_a_tile,
+        alone * looks, _update_seconds(model, method, recipe), course.steps,
         SLACK_ON_CPU if device.type == "cpu" else 1.0,
     )  # fmt: skip
 
@@ -154,7 +147,7 @@ def _update_seconds(model: OpenModel, method: Method, recipe: Recipe) -> float:
             copies[own] = nn.Parameter(weight.detach().clone())
     share = sum(one.numel() for one in copies.values()) / sum(one.numel() for one in weights.values())
     group = Group(copies, recipe.train.learning_rate or 1e-4, recipe.train.weight_decay)
-    if name in NO_GRADIENTS:
+    if TABLE[name].gradients == "none":
         work, times = partial(replay, [group], [(0, 0.0, 1.0)]), 3 / share  # two trials and the step
     else:
         stepper = make_stepper(name, Setup([group], recipe.train.clip, nn.Module(), method.optimizer_options))
@@ -205,4 +198,4 @@ def _standing(model: OpenModel, optimizer: str) -> tuple[list[int], int]:
     """Bytes of each gradient, and of all optimizer state."""
     weights = [weight for weight in trained_weights(model).values() if weight.requires_grad]
     gradients = [weight.numel() * weight.element_size() for weight in weights]
-    return gradients, STATE_BYTES.get(optimizer, 8) * sum(weight.numel() for weight in weights)
+    return gradients, TABLE[optimizer].state_bytes * sum(weight.numel() for weight in weights)

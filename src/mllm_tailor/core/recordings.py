@@ -66,6 +66,25 @@ def read_audio(
     return samples if level is None else _bring_to(samples, level)
 
 
+def audio_rate(media: Media, *, limits: AudioLimits = DEFAULT_LIMITS) -> int:
+    """Samples a second a recording is stored at: it holds no sound above half of that.
+
+    Raises:
+        DataError: naming the file, for what is no recording.
+    """
+    try:
+        import soundfile
+
+        with open_bytes(media, limits.bytes, "cut it into pieces") as stream:
+            return int(soundfile.info(stream).samplerate)
+    except ImportError:
+        pass
+    except (soundfile.SoundFileError, TypeError, ValueError):
+        pass  # not a plain recording
+    with open_container(media, limits.bytes) as container:
+        return int(first_stream(container, "audio", media.describe()).codec_context.sample_rate)
+
+
 def resample(samples: np.ndarray, found: int, wanted: int) -> np.ndarray:
     """(samples,) at another rate, by FFmpeg's libswresample; as long in seconds as before."""
     av = need("av", "media", "resampling")

@@ -3,7 +3,7 @@
 Features every 20 ms, the number of the nearest of K centroids for each, runs of one number written once (Lakhotia et
 al. 2021, "On Generative Spoken Language Modeling from Raw Audio", arXiv 2102.01192, which takes HuBERT's layer 6 and K
 of 50 to 200). Features are HuBERT's or wav2vec 2.0's hidden states from a folder or, with no download, the cepstrum: 13
-coefficients of 40 log-mel bands with their first and second differences, on which HuBERT's own first targets were
+coefficients of 40 log-mel bands with their first and second slopes, on which HuBERT's own first targets were
 clustered (Hsu et al. 2021, arXiv 2106.07447, section IV.B). The cepstrum tells vowels and noises apart, not meaning.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,17 @@ from safetensors.numpy import save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.recordings import SPEECH_RATE, read_audio
+from mllm_tailor.core.recordings import SPEECH_RATE, audio_rate, read_audio
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.recipe.schema import Units
 
 FILE = "units.safetensors"  # in a run and beside the weights of a saved model
 WINDOW, HOP = 400, 320  # samples: 25 ms, 20 ms, as HuBERT's convolutions see and step
 BANDS, COEFFICIENTS = 40, 13
+LOWEST, HIGHEST = 20.0, 7600.0  # Hz
+USED = 0.975  # of the frequencies a recording can hold; where it was filtered, the last of them are empty
+HUSH = 3e-5  # power of a band, added to all: about 40 dB under speech at -26 dB, so that silence has no shape
+VERSION = "2"  # of the cepstrum: a codebook fits no other
 MOST_FRAMES = 60_000  # clustered; more change the centroids little
 ROUNDS = 40
 
@@ -78,7 +83,7 @@ class Codebook:
         """Write centroids, statistics and settings."""
         stated = self.spec.model_dump_json(exclude={"codebook"})
         tensors = {"centroids": self.centroids, "mean": self.mean, "scale": self.scale}
-        save_file(tensors, file, metadata={"units": stated})
+        save_file(tensors, file, metadata={"units": stated, "version": VERSION})
 
     @classmethod
     def load(cls, file: Path) -> Codebook:
@@ -90,6 +95,8 @@ class Codebook:
         try:
             with safe_open(file, "numpy") as stored:
                 spec = Units.model_validate_json(stored.metadata()["units"])
+                if spec.features == "cepstrum" and stored.metadata().get("version") != VERSION:
+                    raise ValueError("it is of an earlier version's cepstrum")
                 return cls(*(stored.get_tensor(name) for name in ("centroids", "mean", "scale")), spec)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: no readable codebook of audio units ({error}) — run the recipe again") from None
@@ -107,6 +114,10 @@ def fit_codebook(recordings: Iterable[Media], spec: Units, seed: int) -> Codeboo
     Raises:
         DataError: when they hold fewer frames than units are asked for.
     """
+    recordings = list(recordings)
+    if spec.features == "cepstrum" and spec.highest is None and recordings:
+        rate = min(audio_rate(media) for media in dict.fromkeys(recordings))
+        spec = spec.model_copy(update={"highest": min(HIGHEST, USED * rate / 2)})
     extract = extractor(spec)
     frames = np.concatenate([extract(media) for media in recordings] or [np.zeros((0, 1), np.float32)])
     if len(frames) < spec.count:
@@ -159,33 +170,44 @@ def _distances(points: Frames, centroids: Frames) -> Frames:
 
 def extractor(spec: Units) -> Callable[[Media], Frames]:
     """What turns a recording, brought to one loudness, into frames."""
-    frames = cepstrum if spec.features == "cepstrum" else _hidden_states(Path(spec.features), spec.layer)
+    if spec.features == "cepstrum":
+        frames: Callable[[NDArray[np.float32]], Frames] = partial(cepstrum, highest=spec.highest or HIGHEST)
+    else:
+        frames = _hidden_states(Path(spec.features), spec.layer)
     return lambda media: frames(read_audio(media, SPEECH_RATE, level=spec.level))
 
 
-def cepstrum(samples: NDArray[np.float32]) -> Frames:
-    """(frames, 39) of 16 kHz sound: coefficients and two differences, each of mean 0 and variance 1 in the recording.
+def cepstrum(samples: NDArray[np.float32], highest: float = HIGHEST) -> Frames:
+    """(frames, 39) of 16 kHz sound: coefficients and two slopes, each of mean 0 and variance 1 in the recording.
 
-    Taking mean and variance out removes much of the microphone and of the voice (Viikki and Laurila 1998).
+    Taking mean and variance out removes much of the microphone and of the voice (Viikki and Laurila 1998). Bands end at
+    `highest` Hz: above what a recording holds they would all be alike, and the cosines over them tell little more than
+    loudness.
     """
     count = max(1, math.ceil((len(samples) - WINDOW) / HOP) + 1)
     padded = np.pad(samples, (0, max(0, WINDOW + (count - 1) * HOP - len(samples))))
     emphasised = np.append(padded[:1], padded[1:] - 0.97 * padded[:-1])
     cut = np.lib.stride_tricks.sliding_window_view(emphasised, WINDOW)[::HOP] * np.hamming(WINDOW)
     power = np.abs(np.fft.rfft(cut, 512)) ** 2
-    bands = np.log(power @ mel_filters(512).T + 1e-8)
+    bands = np.log(power @ mel_filters(512, highest).T + HUSH)
     places = np.arange(BANDS)
     cosines = np.cos(np.pi / BANDS * (places[None] + 0.5) * np.arange(COEFFICIENTS)[:, None])  # DCT-II
     plain = bands @ cosines.T
-    slope = np.gradient(plain, axis=0) if len(plain) > 1 else np.zeros_like(plain)
-    curve = np.gradient(slope, axis=0) if len(plain) > 1 else np.zeros_like(plain)
-    frames = np.concatenate([plain, slope, curve], axis=1)
+    slope = slopes(plain)
+    frames = np.concatenate([plain, slope, slopes(slope)], axis=1)
     return ((frames - frames.mean(0)) / (frames.std(0) + 1e-3)).astype(np.float32)
 
 
-def mel_filters(size: int) -> NDArray[np.float64]:
-    """(bands, size / 2 + 1) triangles, evenly spaced in mel (2595 log10(1 + f / 700)) from 20 to 7600 Hz."""
-    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (20.0, 7600.0))
+def slopes(frames: NDArray[Any]) -> NDArray[Any]:
+    """(frames, width) of the line of least squares through five frames, those at the ends repeated (Furui 1986)."""
+    padded = np.pad(frames, ((2, 2), (0, 0)), mode="edge")
+    return (2 * (padded[4:] - padded[:-4]) + (padded[3:-1] - padded[1:-3])) / 10
+
+
+@cache
+def mel_filters(size: int, highest: float) -> NDArray[np.float64]:
+    """(bands, size / 2 + 1) triangles, evenly spaced in mel (2595 log10(1 + f / 700)) from LOWEST to `highest` Hz."""
+    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (LOWEST, highest))
     edges = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)
     found = np.arange(size // 2 + 1) * SPEECH_RATE / size
     rising = (found[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]

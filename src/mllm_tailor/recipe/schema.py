@@ -35,6 +35,9 @@ class Units(Settings):
     layer: int = Field(6, ge=0, le=96, description="hidden layer taken of such a model")
     count: int = Field(100, ge=2, le=5000, description="clusters, and new tokens")
     level: float = Field(-26.0, ge=-60, le=0, description="decibels below full scale every recording is brought to")
+    highest: float | None = Field(
+        None, gt=500, le=7600, description="highest frequency of the cepstrum in Hz; default: what the recordings hold"
+    )
     codebook: str | None = Field(None, description="file of clusters; default: fitted on the training recordings once")
 
 

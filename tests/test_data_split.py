@@ -90,6 +90,7 @@ def test_by_column_value_and_by_second_folder(tmp_path: Path) -> None:
     assert len(split(data, HeldOut(column="split", value="dev"), 0)[1]) == 4
     assert len(split(data, HeldOut(column="split", value=["dev", "test"]), 0)[1]) == 8
     assert len(split(data, HeldOut(column="year", value="1"), 0)[1]) == 6
+    assert len(split(data, HeldOut(column="part", value="dev"), 0)[1]) == 4  # the other names such a column has
     (tmp_path / "second").mkdir()
     (tmp_path / "second/metadata.jsonl").write_text(
         '{"file_name": "r1.png", "year": 3}\n{"file_name": "new.png", "year": 3}\n'

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.columns import group_key
+from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
 from mllm_tailor.data.faults import Fault
 from mllm_tailor.data.read import Dataset, read_samples
 from mllm_tailor.recipe import HeldOut
@@ -110,7 +110,7 @@ def value_of(sample: Sample, name: str) -> object:
         return sample.fields[name]
     if name in sample.extra:
         return sample.extra[name]
-    return sample.split if name == "split" else None
+    return sample.split if name in SPLIT_COLUMNS else None
 
 
 def _by_column(samples: Sequence[Sample], held_out: HeldOut, dataset: Dataset) -> Parts:

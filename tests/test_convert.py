@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reference_internvl as reference
-import sentencepiece
 import torch
 from original_internvl import TEMPLATES, language_config, random_weights, vision_config, write_checkpoint
 from safetensors.torch import load_file, save_file
 from test_encode import picture
 from test_models_families import clip
-from test_models_open import Canary
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.models import NO_LOSS, OpenModel, open_model
 from mllm_tailor.models.convert import convert
 from mllm_tailor.models.convert.config import language_class
-from mllm_tailor.models.convert.dialogue import STYLES
 from mllm_tailor.recipe.schema import Tiles
 
 SAMPLE = Sample("a", media=(picture(60, 110),), prompt="What is the total?", answer="RM 9.50")
@@ -299,76 +295,6 @@ def test_tied_heads_stored_once(tmp_path: Path) -> None:
 # Words
 
 
-TEXTS = ["RM 9.50", "  two spaces", "tabs\tand\nlines\n", "总计 é 😀", "a", "The total  of this", "Jalan Besar 50000"]
-
-
-@pytest.mark.parametrize("language", ["InternLM2ForCausalLM", "Phi3ForCausalLM"])
-def test_words_become_the_pieces_sentencepiece_makes(language: str, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "original", language)
-    model = open_model(tmp_path / "original")
-    pieces = without_dummy_prefix(tmp_path / "original" / "tokenizer.model")
-    for text in TEXTS:
-        encoded = model.encode(Sample("a", prompt=text, answer=text))
-        labels = encoded.labels[encoded.labels != NO_LOSS].tolist()
-        assert labels[:-1] == pieces.encode(text)
-        assert labels[-1] in model.stop_ids
-        ids = encoded.ids.tolist()
-        assert ids[0] == 1  # the token every text begins with
-        if language == "InternLM2ForCausalLM":
-            start, end = (
-                ids.index(model.tokenizer.convert_tokens_to_ids(f"<|im_{name}|>")) for name in ("start", "end")
-            )
-            assert ids[start + 1 : end] == pieces.encode("system\n" + STYLES["internlm2-chat"].system)
-
-
-def test_control_tokens_stand_where_the_checkpoint_has_them(tmp_path: Path) -> None:
-    """InternLM2 names them over unused pieces of its vocabulary: 92543 of 92544 begins a turn."""
-    write_checkpoint(tmp_path / "original")
-    stated = json.loads((tmp_path / "original" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
-    model = open_model(tmp_path / "original")
-    model.save(tmp_path / "saved")
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "original" / "tokenizer.model"))
-    assert pieces.id_to_piece(425) == "[UNUSED_TOKEN_5]" and stated["425"]["content"] == "<|im_start|>"
-    assert pieces.vocab_size() == 426 and stated["428"]["content"] == "<IMG_CONTEXT>"
-    for opened in (model, open_model(tmp_path / "saved")):
-        for place, token in stated.items():
-            assert opened.tokenizer.convert_tokens_to_ids(token["content"]) == int(place)
-        assert opened.stop_ids == {424} and opened.model.config.image_token_id == 428
-        ids = opened.encode(SAMPLE).ids.tolist()
-        assert ids.count(425) == 3 and ids.count(424) == 3 and max(ids) == 428
-
-
-def test_places_in_the_older_file_hold_too(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "original")
-    file = tmp_path / "original" / "tokenizer_config.json"
-    settings = json.loads(file.read_text())
-    tokens = settings.pop("added_tokens_decoder")
-    older = {token["content"]: int(place) for place, token in tokens.items() if int(place) > 2}
-    (tmp_path / "original" / "added_tokens.json").write_text(json.dumps(older))
-    file.write_text(json.dumps(settings))
-    model = open_model(tmp_path / "original")
-    assert {token: model.tokenizer.convert_tokens_to_ids(token) for token in older} == older
-
-
-@pytest.mark.parametrize("begins", [True, False])
-def test_texts_begin_as_the_tokenizer_states(begins: bool, tmp_path: Path) -> None:
-    """The Llama of InternVL 1.2 and InternVL2-40B (Yi) puts no token before a text."""
-    write_checkpoint(tmp_path / "original", "LlamaForCausalLM")
-    file = tmp_path / "original" / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": begins}))
-    ids = open_model(tmp_path / "original").encode(Sample("a", prompt="?")).ids.tolist()
-    assert (ids[0] == 1) == begins and 1 not in ids[1:]
-
-
-def without_dummy_prefix(file: Path) -> sentencepiece.SentencePieceProcessor:
-    """The vocabulary as the originals load it: no space before a piece of text."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())
-    proto.normalizer_spec.add_dummy_prefix = False
-    return sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
-
-
 EXPECTED = {
     "internlm2-chat": "<s><|im_start|>system\nS<|im_end|><|im_start|>user\n{picture}Q<|im_end|><|im_start|>assistant\n"
     "A<|im_end|><|im_start|>user\nR<|im_end|><|im_start|>assistant\nB<|im_end|>",
@@ -473,104 +399,6 @@ def test_tiles_of_the_checkpoint(tmp_path: Path) -> None:
 
 
 # What is unsafe
-
-
-def test_code_and_pickles_beside_an_original_checkpoint_are_never_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, sign = tmp_path / "original", tmp_path / "sign"
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    write_checkpoint(folder)
-    modules = ["configuration_internvl_chat", "modeling_internvl_chat", "tokenization_internlm2", "conversation"]
-    for name in modules:
-        (folder / f"{name}.py").write_text(f"open({str(sign)!r}, 'w').write('run')\nclass InternLM2Tokenizer: pass\n")
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(sign)))
-    spoil(folder, trust_remote_code=True, auto_map={name: f"{module}.X" for name, module in AUTO.items()})
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"trust_remote_code": True}))
-    model = open_model(folder)
-    model.save(tmp_path / "saved")
-    assert model.generate([SAMPLE.unlabelled()], max_new_tokens=2) and not sign.exists()
-    for file in (tmp_path / "saved").glob("*.json"):
-        assert "trust_remote_code" not in file.read_text() and "auto_map" not in file.read_text()
-    exec((folder / "conversation.py").read_text())
-    assert sign.exists()  # the canary does sing
-
-
-AUTO = {"AutoConfig": "configuration_internvl_chat", "AutoModel": "modeling_internvl_chat"}
-
-
-# What is wrong
-
-
-@pytest.mark.parametrize("keep", [4, 5000, -1])
-def test_weights_cut_off(keep: int, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "original")
-    file = tmp_path / "original" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"model\.safetensors: .*(damaged|cut off).*download it again"):
-        convert(tmp_path / "original", tmp_path / "native")
-
-
-def spoil(folder: Path, **changes: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    for key, value in changes.items():
-        config[key] = {**config[key], **value} if isinstance(value, dict) else value
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"llm_config": {"architectures": ["InternLM3ForCausalLM"]}}, "language model InternLM3.*InternLM2ForCausalLM"),
-        ({"llm_config": {"rope_scaling": {"type": "spiral"}}}, "rope_scaling of type 'spiral'"),
-        ({"template": "internlm3-chat"}, "conversation template.*internlm2-chat"),
-        ({"ps_version": "v3"}, "ps_version 'v3'"),
-        ({"pad2square": True}, "pad2square"),
-        ({"force_image_size": 42}, "42 pixels do not divide.*mend force_image_size"),
-        (
-            {"llm_config": {"num_hidden_layers": 3}},
-            r"\d+ weights are missing, the first is model.language_model.layers.2",
-        ),
-        ({"llm_config": {"num_hidden_layers": 1}}, "layers.1.* is not part of this layout"),
-        ({"llm_config": {"vocab_size": 99}}, r"has shape \[\d+, 32\], config.json asks for \[99, 32\]"),
-        ({"vision_config": {"intermediate_size": 99}}, "config.json asks for"),
-    ],
-)
-def test_a_configuration_that_does_not_fit(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "original")
-    spoil(tmp_path / "original", **changes)
-    with pytest.raises(ModelError, match=message):
-        convert(tmp_path / "original", tmp_path / "native")
-    assert not (tmp_path / "native").exists() and not list(tmp_path.glob(".native*"))
-
-
-def test_tokenizers_that_do_not_fit(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "a")
-    settings = json.loads((tmp_path / "a" / "tokenizer_config.json").read_text())
-    settings["additional_special_tokens"] = []
-    settings["added_tokens_decoder"] = {
-        place: token for place, token in settings["added_tokens_decoder"].items() if token["content"] != "<IMG_CONTEXT>"
-    }
-    (tmp_path / "a" / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match="the tokenizer lacks <IMG_CONTEXT>"):
-        convert(tmp_path / "a", tmp_path / "native")
-    (tmp_path / "a" / "tokenizer_config.json").write_text('{"half": ')
-    with pytest.raises(ModelError, match=r"tokenizer_config\.json: damaged"):
-        convert(tmp_path / "a", tmp_path / "native")
-    (tmp_path / "a" / "tokenizer.model").unlink()
-    with pytest.raises(ModelError, match=r"tokenizer\.model: missing"):
-        convert(tmp_path / "a", tmp_path / "native")
-
-
-def test_destinations_that_are_taken_and_sources_that_need_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "original")
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "x").touch()
-    with pytest.raises(ModelError, match="is not empty"):
-        convert(tmp_path / "original", tmp_path / "taken")
-    with pytest.raises(ModelError, match="can be opened as it is"):
-        convert(tiny_model_folder, tmp_path / "native")
 
 
 def test_every_language_model_has_a_case() -> None:

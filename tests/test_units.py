@@ -12,14 +12,26 @@ import soundfile
 import torch
 import yaml
 from conftest import real_data
+from safetensors.numpy import save_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.files import read_json
+from mllm_tailor.core.recordings import audio_rate
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples
 from mllm_tailor.models import open_model
-from mllm_tailor.models.units import FILE, Codebook, cepstrum, fit_codebook, kmeans, nearest, token
+from mllm_tailor.models.units import (
+    FILE,
+    Codebook,
+    cepstrum,
+    fit_codebook,
+    kmeans,
+    mel_filters,
+    nearest,
+    slopes,
+    token,
+)
 from mllm_tailor.recipe.schema import Units
 from mllm_tailor.run.folder import open_run
 from mllm_tailor.run.predict import open_tuned
@@ -80,6 +92,31 @@ def test_units_are_in_range_no_two_alike_and_the_same_for_a_quiet_voice(tones: l
     (tmp_path / FILE).write_bytes(b"x")
     with pytest.raises(ModelError, match="no readable codebook"):
         Codebook.load(tmp_path / FILE)
+
+
+def test_bands_end_where_the_recordings_do(tones: list[Media], tmp_path: Path) -> None:
+    sound, _ = soundfile.read(tones[0].path)
+    soundfile.write(tmp_path / "narrow.wav", sound[::2], RATE // 2)
+    narrow = Media("audio", tmp_path / "narrow.wav")
+    assert audio_rate(tones[0]) == RATE and audio_rate(narrow) == RATE // 2
+    assert fit_codebook(tones, Units(count=4), seed=0).spec.highest == 7600
+    book = fit_codebook([*tones, narrow], Units(count=4), seed=0)
+    assert book.spec.highest == 3900
+    assert mel_filters(512, 3900)[:, 126:].sum() == 0  # 31.25 Hz apart
+    assert fit_codebook(tones, Units(count=4, highest=2000), seed=0).spec.highest == 2000
+    book.save(tmp_path / FILE)
+    assert Codebook.load(tmp_path / FILE).spec.highest == 3900
+    stated = {"units": book.spec.model_dump_json()}
+    save_file({"centroids": book.centroids, "mean": book.mean, "scale": book.scale}, tmp_path / FILE, stated)
+    with pytest.raises(ModelError, match="earlier version"):
+        Codebook.load(tmp_path / FILE)
+
+
+def test_slopes_are_those_of_the_line_of_least_squares() -> None:
+    values = np.random.default_rng(0).normal(size=(9, 2))
+    expected = [np.polyfit(range(5), values[place : place + 5], 1)[0] for place in range(5)]
+    assert np.allclose(slopes(values)[2:-2], expected)
+    assert (slopes(values[:1]) == 0).all()
 
 
 def test_recordings_stand_as_words_before_the_question(tones: list[Media]) -> None:

@@ -30,10 +30,15 @@ def main() -> None:
         "--folder", type=Path, default=Path("src/mllm_tailor/models/embedded"), help="where `ship` writes"
     )
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the stage: the arguments of its train()"
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of the stage: arguments of its function",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    settings = {name: setting(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
     if arguments.stage == "fonts":
         print("apt-get install -y --no-install-recommends " + fonts.PACKAGES)
         print(
@@ -45,7 +50,7 @@ def main() -> None:
     if arguments.stage == "ship":
         from pretraining.ship import ship
 
-        print(ship(arguments.name or "join", arguments.folder))
+        print(ship(arguments.name or "join", arguments.folder, **settings))
         return
     if arguments.stage == "keep":
         from pretraining.ship import keep_language
@@ -62,12 +67,11 @@ def main() -> None:
 
     processes.join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     stage = {"vision": vision, "language": language, "join": join}[arguments.stage]
-    settings = dict(pair.split("=", 1) for pair in arguments.set)
     stage.train(
         arguments.minutes,
         not arguments.fresh,
         name=arguments.name or arguments.stage,
-        **{name: setting(value) for name, value in settings.items()},
+        **settings,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
+from torch import nn
+from transformers import InternVLForConditionalGeneration
 
 from mllm_tailor.models.build import build_processor, save
 from pretraining import assembling, checkpoint
@@ -24,12 +27,27 @@ def keep_language(name: str) -> dict:
     return facts
 
 
-def ship(name: str, folder: Path) -> dict:
+@torch.no_grad()
+def blend(parts: dict[str, nn.Module], folder: Path, share: float) -> None:
+    """`share` of the parts' weights, and the rest of those shipped before."""
+    before = copy.deepcopy(parts)
+    before["model"] = InternVLForConditionalGeneration.from_pretrained(folder).float()
+    checkpoint.take(checkpoint.HEADS, {name: before[name] for name in ("head", "symbols")})
+    for name in ("model", "head", "symbols"):
+        old = before[name].state_dict()
+        for key, weight in parts[name].state_dict().items():
+            weight.lerp_(old[key].to(weight), 1 - share)
+
+
+def ship(name: str, folder: Path, share: float = 1.0) -> dict:
     """Export checkpoint `name`; the glyph head and the symbol embedding, which only training needs, stay here.
 
-    Returns the checkpoint's facts.
+    With a `share` under 1 the rest is what `folder` and this one hold already: weights between two ends of a training
+    often read better than either (Wortsman et al. 2022, "Model soups", arXiv 2203.05482). Returns the facts.
     """
     parts, facts = from_checkpoint(name)
+    if share < 1:
+        blend(parts, folder, share)
     checkpoint.keep(checkpoint.HEADS, {"head": parts["head"], "symbols": parts["symbols"]})
     processor = build_processor(assembling.TOKENIZER, max_tiles=MOST_TILES, thumbnail=False)
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import open_model
 from mllm_tailor.models.units import Codebook
 from mllm_tailor.recipe.schema import Units
-from mllm_tailor.training.augment import SPEED, augment_sample
+from mllm_tailor.training.augment import ENDS, SPEED, augment_sample
 from mllm_tailor.training.feed import LiveFeed
 
 
@@ -69,7 +69,20 @@ def test_a_changed_clip_has_the_frames_that_are_shown_and_all_are_changed_alike(
 def test_a_changed_recording_is_faster_or_slower(tone: Media) -> None:
     plain = len(read_audio(tone))
     lengths = [len(read_audio(augment_sample(Sample("a", (tone,)), 0, epoch).media[0])) for epoch in range(8)]
-    assert len(set(lengths)) > 4 and all(1 - SPEED - 0.01 < length / plain < 1 + SPEED + 0.01 for length in lengths)
+    least, most = (1 - SPEED) * (1 - 2 * ENDS), (1 + SPEED) * (1 + 2 * ENDS)
+    assert len(set(lengths)) > 4 and all(least - 0.01 < length / plain < most + 0.01 for length in lengths)
+
+
+def test_a_changed_recording_keeps_its_measure(tmp_path: Path) -> None:
+    """Loud, short and silent ones: within full scale, little longer or shorter, silence silent."""
+    for number, samples in enumerate((np.ones(8000), np.full(160, 0.5), np.zeros(4000))):
+        soundfile.write(tmp_path / f"{number}.wav", samples, 16_000, subtype="FLOAT")
+        media = Media("audio", tmp_path / f"{number}.wav")
+        for epoch in range(6):
+            found = read_audio(augment_sample(Sample("a", (media,)), 0, epoch).media[0])
+            assert np.abs(found).max() <= 1
+            assert 0.64 * len(samples) - 2 <= len(found) <= 1.44 * len(samples) + 2
+            assert samples.any() == found.any()
 
 
 def test_changed_recordings_are_not_remembered(tone: Media) -> None:

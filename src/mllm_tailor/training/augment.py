@@ -2,7 +2,8 @@
 
 Pictures are turned, scaled and lit a little differently; clips moved besides, the same in all their frames, and begun
 and ended at other times; recordings played slower or faster, which moves a voice as another speaker's length of throat
-would (Ko et al. 2015, "Audio Augmentation for Speech Recognition"; Jaitly and Hinton 2013).
+would (Ko et al. 2015, "Audio Augmentation for Speech Recognition"; Jaitly and Hinton 2013), begun and ended elsewhere,
+through another microphone and with noise.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ CLIP_SCALE = 0.2  # of width and height, each for itself
 CLIP_MOVE = 0.1  # of width and height, either way
 CLIP_SPAN = 0.15  # of a clip's length that either end may be cut off by
 FINER = 3  # frames decoded for each one shown, to choose from
-SPEED = 0.15  # of a recording, either way
+SPEED = 0.2  # of a recording, either way
+ENDS = 0.1  # of a recording's length that either end is cut or padded by
+COLOUR = 0.25  # spread of the taps beside the one in the middle of a filter of TAPS: another microphone
+TAPS = 5
+NOISE = (10.0, 40.0)  # decibels below the recording
 
 
 def augment_sample(sample: Sample, seed: int, epoch: int, frames: int = 8, memory: ClipMemory | None = None) -> Sample:
@@ -134,10 +139,25 @@ class ClipMemory:
 
 
 def _changed_recording(media: Media, generator: np.random.Generator) -> Media:
-    """The recording at another speed, in 16-bit samples."""
+    """The recording in 16-bit samples, changed as the module says."""
     samples = read_audio(media, SPEECH_RATE)
     samples = resample(samples, round(SPEECH_RATE * (1 + SPEED * generator.uniform(-1, 1))), SPEECH_RATE)
+    power = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+    hiss = power * 10 ** (-generator.uniform(*NOISE) / 20)
+    samples = samples + generator.normal(0, hiss, len(samples))
+    samples = _moved_ends(samples, *generator.uniform(-ENDS, ENDS, 2))
+    filter_ = generator.normal(0, COLOUR, TAPS)
+    filter_[TAPS // 2] = 1
+    samples = np.convolve(samples, filter_)[TAPS // 2 :][: len(samples)]
+    samples /= max(1.0, float(np.abs(samples).max()))
     stream = io.BytesIO()
     soundfile = need("soundfile", "media", "changed recordings")
     soundfile.write(stream, samples, SPEECH_RATE, format="WAV", subtype="PCM_16")
     return Media("audio", data=stream.getvalue())
+
+
+def _moved_ends(samples: np.ndarray, begin: float, end: float) -> np.ndarray:
+    """(samples,) padded by these shares of its length, or cut where they are below zero."""
+    first, last = (round(share * len(samples)) for share in (begin, end))
+    cut = samples[max(0, -first) : len(samples) - max(0, -last)]
+    return np.pad(cut, (max(0, first), max(0, last)))

@@ -25,7 +25,7 @@ from mllm_tailor.run.settle import settle
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training.feed import WHOLE
 from mllm_tailor.training.memory import most_padding, token_budget
-from mllm_tailor.training.order import make_course, micro_batches
+from mllm_tailor.training.order import epoch_passes, make_course
 
 
 def computed(passes: Sequence[Sequence[int]], tokens: Sequence[int], whole: int = WHOLE) -> int:
@@ -42,13 +42,7 @@ def count(folder: str, path: str) -> tuple[int, int, dict[str, int]]:
     course = make_course([sample.modality for sample in job.learned], recipe.train, recipe.seed)
     steps = [course.samples(step) for step in range(course.steps_per_epoch)]
     budget, padding = token_budget(model, False), most_padding(torch.device("cpu"))
-    planned = [
-        one
-        for step in steps
-        for one in micro_batches(
-            step, [tokens[number] for number in step], most=recipe.train.micro_batch, budget=budget, padding=padding
-        )
-    ]
+    planned = epoch_passes(course, tokens, most=recipe.train.micro_batch, budget=budget, padding=padding)
     ways = {
         "ours": computed(planned, tokens),
         "a step padded to its longest": computed(steps, tokens, 1),

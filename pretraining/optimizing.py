@@ -45,10 +45,14 @@ def rate_at(progress: float, warm: float = 0.02, floor: float = 0.03, flat: floa
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def trained(optimizers: list[torch.optim.Optimizer]) -> list[nn.Parameter]:
+    """Everything the optimizers move, in their order."""
+    return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+
+
 def step(optimizers: list[torch.optim.Optimizer], rate: float, clip: float = 1.0) -> float:
     """Clip the gradient, set the rate, update; returns the gradient's norm before clipping."""
-    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip))
+    norm = float(torch.nn.utils.clip_grad_norm_(trained(optimizers), clip))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)

@@ -30,13 +30,13 @@ def keep_language(name: str) -> dict:
 @torch.no_grad()
 def blend(parts: dict[str, nn.Module], folder: Path, share: float) -> None:
     """`share` of the parts' weights, and the rest of those shipped before."""
-    before = copy.deepcopy(parts)
+    before = {name: copy.deepcopy(parts[name]) for name in ("head", "symbols")}
+    checkpoint.take(checkpoint.HEADS, before)
     before["model"] = InternVLForConditionalGeneration.from_pretrained(folder).float()
-    checkpoint.take(checkpoint.HEADS, {name: before[name] for name in ("head", "symbols")})
-    for name in ("model", "head", "symbols"):
-        old = before[name].state_dict()
+    for name, module in before.items():
+        old = module.state_dict()
         for key, weight in parts[name].state_dict().items():
-            weight.lerp_(old[key].to(weight), 1 - share)
+            weight.lerp_(old[key], 1 - share)
 
 
 def ship(name: str, folder: Path, share: float = 1.0) -> dict:

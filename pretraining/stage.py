@@ -1,7 +1,7 @@
 """What the three stages share: the clock that ends them and sets the rate, the log, and the checkpoints.
 
-Under torchrun every process draws pictures of its own and the gradients are averaged: on a processor's few cores this
-uses them better than several threads do.
+Under torchrun the gradients of all processes are averaged; in the stage of joining each draws pictures of its own. On a
+processor's few cores this uses them better than several threads do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import nn
 from mllm_tailor.training import processes
 from pretraining import checkpoint, optimizing
 
-CPU = torch.device("cpu")
 SAVE_EVERY = 120  # seconds
 
 
@@ -55,12 +54,13 @@ class Stage:
 
     def _clock(self) -> float:
         """Seconds since the stage began, the same in all processes."""
-        return processes.total(time.time() - self._started, CPU) / processes.ranks()
+        device = optimizing.trained(self.optimizers)[0].device
+        return processes.total(time.time() - self._started, device) / processes.ranks()
 
     def learn(self, loss: torch.Tensor, figures: dict[str, float | torch.Tensor], notes: str = "") -> None:
         """One update; every so many steps the means of `figures` since the last time are printed, and `notes`."""
         (loss / processes.ranks()).backward()
-        processes.sum_gradients(weight for module in self.modules.values() for weight in _trained(module))
+        processes.sum_gradients(optimizing.trained(self.optimizers))
         optimizing.step(self.optimizers, self.rate * optimizing.rate_at(self.done, flat=self.flat))
         self.facts["step"] += 1
         self._figures.append([float(torch.as_tensor(value).detach()) for value in figures.values()])
@@ -75,7 +75,3 @@ class Stage:
         self.facts["seconds"] = time.time() - self._started
         if processes.rank() == 0:
             checkpoint.save(self.name, self.modules, self.optimizers, self.facts)
-
-
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [weight for weight in module.parameters() if weight.requires_grad]

@@ -292,9 +292,6 @@ def test_tied_heads_stored_once(tmp_path: Path) -> None:
         assert (model.model(**inputs).logits[0] - expected).abs().max() < BAR
 
 
-# Words
-
-
 EXPECTED = {
     "internlm2-chat": "<s><|im_start|>system\nS<|im_end|><|im_start|>user\n{picture}Q<|im_end|><|im_start|>assistant\n"
     "A<|im_end|><|im_start|>user\nR<|im_end|><|im_start|>assistant\nB<|im_end|>",
@@ -396,9 +393,6 @@ def test_tiles_of_the_checkpoint(tmp_path: Path) -> None:
     ):
         write_checkpoint(tmp_path / str(number), **settings)
         assert open_model(tmp_path / str(number)).tiles == expected
-
-
-# What is unsafe
 
 
 def test_every_language_model_has_a_case() -> None:

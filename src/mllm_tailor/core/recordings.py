@@ -8,7 +8,7 @@ a level is asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,15 +72,9 @@ def audio_rate(media: Media, *, limits: AudioLimits = DEFAULT_LIMITS) -> int:
     Raises:
         DataError: naming the file, for what is no recording.
     """
-    try:
-        import soundfile
-
-        with open_bytes(media, limits.bytes, "cut it into pieces") as stream:
-            return int(soundfile.info(stream).samplerate)
-    except ImportError:
-        pass
-    except (soundfile.SoundFileError, TypeError, ValueError):
-        pass  # not a plain recording
+    with _plain_file(media, limits) as file:
+        if file is not None:
+            return int(file.samplerate)
     with open_container(media, limits.bytes) as container:
         return int(first_stream(container, "audio", media.describe()).codec_context.sample_rate)
 
@@ -101,28 +95,39 @@ def _read_plain(
     media: Media, span: tuple[float, float] | None, name: str, limits: AudioLimits
 ) -> tuple[int, np.ndarray] | None:
     """(rate, samples) by libsndfile; None where it does not know the format or the library is missing."""
+    with _plain_file(media, limits) as file:
+        if file is None:
+            return None
+        from soundfile import SoundFileError
+
+        _check(name, file.samplerate, file.channels, limits)
+        begin, end = _span(span, file.frames / file.samplerate, name, limits)
+        try:
+            file.seek(round(begin * file.samplerate))
+            wanted = max(0, min(round(end * file.samplerate), file.frames) - file.tell())
+            blocks = file.blocks(BLOCK, frames=wanted, dtype="float32", always_2d=True)
+            mixed = [block.mean(axis=1, dtype=np.float32) for block in blocks]
+        except SoundFileError:
+            raise DataError(f"{name}: damaged or cut off — copy it again from its source") from None
+        return file.samplerate, np.concatenate(mixed) if mixed else np.zeros(0, np.float32)
+
+
+@contextmanager
+def _plain_file(media: Media, limits: AudioLimits) -> Iterator[Any]:
+    """The recording opened by libsndfile; None where it does not know the format or the library is missing."""
     try:
         import soundfile
     except ImportError:
-        return None  # FFmpeg reads all of these too
+        yield None  # FFmpeg reads all of these too
+        return
     with open_bytes(media, limits.bytes, "cut it into pieces") as stream:
         try:
             file = soundfile.SoundFile(stream)
         except (soundfile.SoundFileError, TypeError, ValueError):
-            return None
+            yield None
+            return
         with closing(file):
-            if file.format not in PLAIN:
-                return None
-            _check(name, file.samplerate, file.channels, limits)
-            begin, end = _span(span, file.frames / file.samplerate, name, limits)
-            try:
-                file.seek(round(begin * file.samplerate))
-                wanted = max(0, min(round(end * file.samplerate), file.frames) - file.tell())
-                blocks = file.blocks(BLOCK, frames=wanted, dtype="float32", always_2d=True)
-                mixed = [block.mean(axis=1, dtype=np.float32) for block in blocks]
-            except soundfile.SoundFileError:
-                raise DataError(f"{name}: damaged or cut off — copy it again from its source") from None
-            return file.samplerate, np.concatenate(mixed) if mixed else np.zeros(0, np.float32)
+            yield file if file.format in PLAIN else None
 
 
 def _read_any(media: Media, span: tuple[float, float] | None, name: str, limits: AudioLimits) -> tuple[int, np.ndarray]:

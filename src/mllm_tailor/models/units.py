@@ -10,7 +10,7 @@ clustered (Hsu et al. 2021, arXiv 2106.07447, section IV.B). The cepstrum tells 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import groupby
@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
 from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.progress import track
 from mllm_tailor.core.recordings import SPEECH_RATE, audio_rate, read_audio
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.recipe.schema import Units
@@ -108,18 +109,19 @@ class Codebook:
         return self._extract
 
 
-def fit_codebook(recordings: Iterable[Media], spec: Units, seed: int) -> Codebook:
+def fit_codebook(recordings: Sequence[Media], spec: Units, seed: int) -> Codebook:
     """Cluster the frames of training recordings, once.
 
     Raises:
         DataError: when they hold fewer frames than units are asked for.
     """
-    recordings = list(recordings)
     if spec.features == "cepstrum" and spec.highest is None and recordings:
-        rate = min(audio_rate(media) for media in dict.fromkeys(recordings))
+        rate = min(map(audio_rate, recordings))
         spec = spec.model_copy(update={"highest": min(HIGHEST, USED * rate / 2)})
     extract = extractor(spec)
-    frames = np.concatenate([extract(media) for media in recordings] or [np.zeros((0, 1), np.float32)])
+    frames = np.concatenate(
+        [extract(media) for media in track(recordings, "Reading recordings")] or [np.zeros((0, 1), np.float32)]
+    )
     if len(frames) < spec.count:
         raise DataError(f"{len(frames)} frames of sound for {spec.count} units — lower model.units.count")
     random = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mllm_tailor.core.progress import console, track
+from mllm_tailor.core.progress import console
 from mllm_tailor.models.units import FILE, fit_codebook, recordings_of
 from mllm_tailor.run.folder import with_codebook
 from mllm_tailor.run.prepare import Job
@@ -24,5 +24,5 @@ def with_units(job: Job, file: Path) -> Job:
         recordings = recordings_of(job.learned)
         console.print(f"Fitting {units.count} audio units ({units.features}) on {len(recordings)} training recordings")
         file.parent.mkdir(parents=True, exist_ok=True)
-        fit_codebook(track(recordings, "Reading recordings"), units, job.recipe.seed).save(file)
+        fit_codebook(recordings, units, job.recipe.seed).save(file)
     return replace(job, recipe=with_codebook(job.recipe, file))

@@ -19,30 +19,37 @@ class Optimizer(Entry):
 
     state_bytes: int = 0  # for each trained weight
     gradients: Literal["all", "one", "none"] = "all"  # kept at a time; `one`: used and dropped before the next is whole
+    norm_first: bool = False  # where it clips, a first look at the passes only asks for the gradients' norm
 
     def looks(self, clip: float | None) -> int:
-        """How often a step computes its passes: MeZO looks to both sides, a clipped LOMO asks for the norm first."""
-        return 2 if self.gradients == "none" or (self.target.endswith(":lomo") and clip is not None) else 1
+        """How often a step computes its passes; without gradients they are looked at from both sides."""
+        return 2 if self.gradients == "none" or (self.norm_first and clip is not None) else 1
 
 
-def _entry(place: str, summary: str, state_bytes: int, gradients: Literal["all", "one", "none"] = "all") -> Optimizer:
-    return Optimizer(f"mllm_tailor.training.{place}", summary, state_bytes, gradients)
-
-
+HERE = "mllm_tailor.training"
 TABLE = {
-    "adamw": _entry("gradient:adamw", "Adam with decoupled decay; 8 bytes of state a weight", 8),
-    "adamw_8bit": _entry("gradient:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)", 2),
-    "paged_adamw_32bit": _entry(
-        "gradient:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure", 8
+    "adamw": Optimizer(f"{HERE}.gradient:adamw", "Adam with decoupled decay; 8 bytes of state a weight", 8),
+    "adamw_8bit": Optimizer(f"{HERE}.gradient:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)", 2),
+    "paged_adamw_32bit": Optimizer(
+        f"{HERE}.gradient:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure", 8
     ),
-    "paged_adamw_8bit": _entry("gradient:paged_adamw_8bit", "both of these", 2),
-    "lomo": _entry("lomo:lomo", "gradient descent inside the backward pass; no state", 0, "one"),
-    "adalomo": _entry("lomo:adalomo", "the same with factored second moments, as in Adafactor", 0, "one"),
-    "galore": _entry("projected:galore", "Adam in the largest singular directions; less state", 2),
-    "apollo": _entry("projected:apollo", "rates of Adam from random projections; least state", 1),
-    "muon": _entry("muon:muon", "orthogonal momentum, for models that learn from nothing", 5),
-    "mezo": _entry("mezo:mezo", "two forward passes, no backward: the memory of inference", 0, "none"),
-    "sgd": _entry("gradient:sgd", "plain gradient descent; no state", 0),
+    "paged_adamw_8bit": Optimizer(f"{HERE}.gradient:paged_adamw_8bit", "both of these", 2),
+    "lomo": Optimizer(
+        f"{HERE}.lomo:lomo",
+        "gradient descent inside the backward pass; no state",
+        gradients="one",
+        norm_first=True,
+    ),
+    "adalomo": Optimizer(
+        f"{HERE}.lomo:adalomo", "the same with factored second moments, as in Adafactor", gradients="one"
+    ),
+    "galore": Optimizer(f"{HERE}.projected:galore", "Adam in the largest singular directions; less state", 2),
+    "apollo": Optimizer(f"{HERE}.projected:apollo", "rates of Adam from random projections; least state", 1),
+    "muon": Optimizer(f"{HERE}.muon:muon", "orthogonal momentum, for models that learn from nothing", 5),
+    "mezo": Optimizer(
+        f"{HERE}.mezo:mezo", "two forward passes, no backward: the memory of inference", gradients="none"
+    ),
+    "sgd": Optimizer(f"{HERE}.gradient:sgd", "plain gradient descent; no state"),
 }
 OPTIMIZERS = Registry("optimizer", TABLE)
 ONE_PASS = tuple(name for name, entry in TABLE.items() if entry.gradients == "one")  # a step

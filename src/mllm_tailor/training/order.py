@@ -107,6 +107,19 @@ def micro_batches(
     return [tuple(samples[place] for place in group) for group in passes]
 
 
+def epoch_passes(
+    course: Course, tokens: Sequence[int], *, most: int | None, budget: int | None, padding: int | None
+) -> list[tuple[int, ...]]:
+    """The forward passes of the first epoch, see `micro_batches`; without a budget each step is one."""
+    found: list[tuple[int, ...]] = []
+    for step in range(min(course.steps, course.steps_per_epoch)):
+        chosen = course.samples(step)
+        limit = len(chosen) if budget is None else most
+        lengths = [tokens[number] for number in chosen]
+        found += micro_batches(chosen, lengths, most=limit, budget=budget or 0, padding=padding)
+    return found
+
+
 def in_groups(count: int, size: int) -> list[tuple[int, ...]]:
     """0 … count-1 in order, `size` at a time."""
     return [tuple(range(start, min(start + size, count))) for start in range(0, count, size)]

@@ -20,7 +20,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import Method
 from mllm_tailor.methods.lora_products import summed_products
 from mllm_tailor.models import Length, OpenModel, embed_pictures, embed_texts
-from mllm_tailor.recipe import Recipe, Train
+from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.features import as_inputs, can_cache, see
 from mllm_tailor.training.feed import Batch, collate_right, to_device
 from mllm_tailor.training.losses import answer_loss
@@ -28,7 +28,7 @@ from mllm_tailor.training.memory import most_padding, prepare_memory
 from mllm_tailor.training.mezo import replay
 from mllm_tailor.training.modes import trained_weights
 from mllm_tailor.training.optimizers import ONE_PASS, TABLE, Group, Setup, make_stepper
-from mllm_tailor.training.order import Course, make_course, micro_batches
+from mllm_tailor.training.order import epoch_passes, make_course
 from mllm_tailor.training.precision import computing, frozen_in_bf16
 
 TOGETHER_ON_CPU = 2  # samples of the timed pass; more side by side cost as much each
@@ -80,7 +80,15 @@ def _rehearse(
     longest, median = ranked[-1], ranked[len(ranked) // 2]
     budget = prepare_memory(model, settings, lengths[longest].tokens)
     course = make_course([sample.modality for sample in samples], settings, recipe.seed)
-    passes = _passes(course, lengths, settings, budget if optimizer not in ONE_PASS else None, most_padding(device))
+    passes = tuple(
+        epoch_passes(
+            course,
+            [length.tokens for length in lengths],
+            most=settings.micro_batch,
+            budget=budget if optimizer not in ONE_PASS else None,
+            padding=most_padding(device),
+        )
+    )
     bf16 = computes_in_bf16(recipe.model.dtype, device)
     cached = can_cache(model, samples, settings.augment)
     seconds_a_tile = 0.0
@@ -162,19 +170,6 @@ def _update_seconds(model: OpenModel, method: Method, recipe: Recipe) -> float:
     began = time.perf_counter()
     work()
     return times * (time.perf_counter() - began)
-
-
-def _passes(
-    course: Course, lengths: Sequence[Length], settings: Train, budget: int | None, padding: int | None
-) -> tuple[tuple[int, ...], ...]:
-    """The forward passes of the first epoch; without a budget each step is one."""
-    found: list[tuple[int, ...]] = []
-    for step in range(min(course.steps, course.steps_per_epoch)):
-        chosen = course.samples(step)
-        tokens = [lengths[number].tokens for number in chosen]
-        most = len(chosen) if budget is None else settings.micro_batch
-        found += micro_batches(chosen, tokens, most=most, budget=budget or 0, padding=padding)
-    return tuple(found)
 
 
 def _largest(passes: Sequence[tuple[int, ...]], tokens: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:

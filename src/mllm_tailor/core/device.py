@@ -67,6 +67,17 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute on so many threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most this process ever held, on the GPU if it works there and in main memory otherwise."""
     if device.type == "cuda":

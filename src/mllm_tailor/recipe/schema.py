@@ -6,7 +6,7 @@ Tasks, methods and metrics bring their own settings (a registered class each), s
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -181,6 +181,11 @@ class Train(Settings):
     keep: int = Field(2, ge=1, description="checkpoints kept")
     evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev part")
     checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="processes that share each step's passes on a processor; auto: one a core where a long training's "
+        "steps have passes for them and memory suffices. On GPUs: torchrun",
+    )
     minutes: float | None = Field(
         None, gt=0, description="stop after this many minutes of training; the schedule shortens with them"
     )

@@ -100,6 +100,11 @@ def with_codebook(recipe: Recipe, file: Path) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"units": units})})
 
 
+def _whoever_trains(recipe: Recipe) -> Recipe:
+    """The recipe without the number of processes, which may change when a run goes on."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"processes": "auto"})})
+
+
 def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
     """The folder for this recipe: new, or the unfinished one of the same recipe, to be continued.
 
@@ -110,7 +115,7 @@ def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
     if run.path.exists() and fresh:
         _set_aside(run.path)
     if run.recipe_file.exists():
-        if read_recipe(run.recipe_file) != recipe:
+        if _whoever_trains(read_recipe(run.recipe_file)) != _whoever_trains(recipe):
             raise RunError(
                 f"{run.path} holds a run of a different recipe — give this one another name (name=...), "
                 "or pass --fresh to set the old folder aside"

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 
-from mllm_tailor.core.device import peak_memory, pick_device, seed_everything
+from mllm_tailor.core.device import peak_memory, pick_device, seed_everything, threads
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.files import read_json, write_json
 from mllm_tailor.core.progress import console
@@ -17,9 +18,10 @@ from mllm_tailor.models import OpenModel, open_skeleton
 from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.aids import gather_aids
+from mllm_tailor.run.crew import count_processes, crew
 from mllm_tailor.run.environment import describe_environment
 from mllm_tailor.run.folder import RunFolder, read_predictions
-from mllm_tailor.run.forecast import foresee
+from mllm_tailor.run.forecast import Forecast, foresee
 from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.plan import plan, print_plan
 from mllm_tailor.run.predict import (
@@ -159,22 +161,28 @@ def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> Non
     for line in applied.lines():
         console.print(f"  {line}")
 
+    all_threads = torch.get_num_threads()  # also while others wait for the scores
+
     def evaluate() -> Mapping[str, float]:
         mode = in_mode(job.task, recipe.predict)
-        return score_part(job, job.dev, read_in(mode, model, job.task, job.dev, recipe.predict, memory=memory))
+        with threads(all_threads):
+            said = read_in(mode, model, job.task, job.dev, recipe.predict, memory=memory)
+        return score_part(job, job.dev, said)
 
     aids = gather_aids(run, job, model, memory)
-    result = train(
-        model,
-        method,
-        job.learned,
-        recipe,
-        run.path,
-        evaluate=evaluate if job.dev else None,
-        less_is_better=less_is_better(recipe, job.task),
-        aids=aids,
-        features=run.features,
-    )
+    count = count_processes(recipe, method, Forecast(**read_json(run.forecast)) if run.forecast.exists() else None)
+    with crew(count, job, run):
+        result = train(
+            model,
+            method,
+            job.learned,
+            recipe,
+            run.path,
+            evaluate=evaluate if job.dev else None,
+            less_is_better=less_is_better(recipe, job.task),
+            aids=aids,
+            features=run.features,
+        )
     write_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
 
 

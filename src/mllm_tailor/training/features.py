@@ -30,7 +30,7 @@ from mllm_tailor.models import Encoded, OpenModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.feed import Batch, Feed, LiveFeed, collate_right
 from mllm_tailor.training.precision import computing
-from mllm_tailor.training.processes import ranks
+from mllm_tailor.training.processes import rank, ranks, wait_for_all
 
 GROUP = 8  # different pictures (or sets of them) a file
 RAM_SHARE = 0.25  # of the available memory; larger caches are read from disk as needed
@@ -66,14 +66,21 @@ class CachedFeed:
         self.place = {number: place for place, group in enumerate(self.groups) for number in group}
         self.memory: dict[int, Cached] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
-        for place in track(range(len(self.groups)), "Reading the training pictures once"):
-            if not self._whole(place):
-                self._compute(place)
+        self._complete(range(rank(), len(self.groups), ranks()))
+        if ranks() > 1:
+            wait_for_all()
+            self._complete(range(len(self.groups)))  # where processes share no disk
         if (
             sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
             < RAM_SHARE * psutil.virtual_memory().available
         ):
             self.memory = {number: item for place in range(len(self.groups)) for number, item in self._read(place)}
+
+    def _complete(self, places: range) -> None:
+        """Compute the groups of these places that are not on disk yet, or not whole."""
+        for place in track(places, "Reading the training pictures once"):
+            if not self._whole(place):
+                self._compute(place)
 
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
         """Padded ids and labels; features as the output of the vision side."""
@@ -163,7 +170,7 @@ def see(model: OpenModel, pixels: Tensor, bf16: bool) -> Tensor:
 def make_feed(model: OpenModel, samples: Sequence[Sample], recipe: Recipe, cache: Path, bf16: bool) -> Feed:
     """From cached features where they stay the same, otherwise from the pictures themselves."""
     loss, augment = recipe.train.loss, recipe.train.augment
-    if can_cache(model, samples, augment) and ranks() == 1:
+    if can_cache(model, samples, augment):
         return CachedFeed(model, samples, loss, cache, bf16)
     return LiveFeed(model, samples, loss, recipe.seed if augment else None)
 

@@ -118,7 +118,7 @@ class Keeper:
 
 def _fingerprint(recipe: Recipe, samples: Sequence[Sample]) -> str:
     """What must be the same for a training to go on: samples, method, model and everything that steers the steps."""
-    steering = recipe.train.model_dump(exclude={"checkpoint_every", "keep", "minutes", "evaluate_every"})
+    steering = recipe.train.model_dump(exclude={"checkpoint_every", "keep", "minutes", "evaluate_every", "processes"})
     told: list[Any] = [recipe.seed, recipe.method, recipe.model.model_dump(exclude={"device"}), steering]
     told += [[sample.id, sample.prompt, sample.answer, sample.system] for sample in samples]
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()

@@ -36,7 +36,7 @@ from mllm_tailor.training.objectives import Aids, make_objective
 from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
 from mllm_tailor.training.order import in_groups, make_course, micro_batches, step_seed
 from mllm_tailor.training.precision import computing, frozen_in_bf16
-from mllm_tailor.training.processes import agree, join, ranks, total
+from mllm_tailor.training.processes import agree, join, ranks, share_weights, total
 from mllm_tailor.training.progress import Progress, TrainResult
 from mllm_tailor.training.schedule import rate_factor
 from mllm_tailor.training.stopping import Interrupted, StopOnSignal
@@ -125,6 +125,7 @@ class Training:
         """All steps that are left, then the adapter."""
         hand_back_freed_memory()  # of the vision pass, which the steps would come on top of
         self.progress = self.keeper.resume(self.progress)
+        share_weights(trained_weights(self.model).values())
         if self.progress.step:
             console.print(f"Going on after step {self.progress.step} of {self.course.steps}")
         with StopOnSignal() as signal, self._open_log() as log, summed_products(self.model.model):
@@ -187,7 +188,8 @@ class Training:
         chosen = self.course.samples(step)
         tokens = sum(self._tokens(number) for number in chosen)
         seconds = time.perf_counter() - began
-        self.progress = self.progress.after_step(len(chosen), tokens, seconds, time.process_time() - worked)
+        worked = total(time.process_time() - worked, self.model.device)
+        self.progress = self.progress.after_step(len(chosen), tokens, seconds, worked)
         log.step(self._row(taken, factor, len(chosen), tokens, seconds))
         self.tell("step", self.progress.step)
 
@@ -317,4 +319,7 @@ class Training:
             self.keeper.finish(self.progress)
         self.process.wait_for_everyone()
         self.model.model.eval()
-        return TrainResult.of(self.progress, self.course, peak_memory(self.model.device), self.folder)
+        peak = peak_memory(self.model.device)
+        if self.model.device.type == "cpu":  # all processes take it from one memory
+            peak = round(total(peak, self.model.device))
+        return TrainResult.of(self.progress, self.course, peak, self.folder)

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, distributed, nn
 
+WAITING = timedelta(days=1)  # at most, for the process that scores the dev part alone
+
 
 def join(device: torch.device) -> PartialState:
-    """Join the group torchrun started, if it did.
+    """Join the group of processes we were started in, if we were.
 
     `cpu=True` matters: without it accelerate leaves CPU processes strangers to each other, each training alone.
     """
-    return PartialState(cpu=device.type == "cpu")
+    return PartialState(cpu=device.type == "cpu", timeout=WAITING)
+
+
+def leave() -> None:
+    """Be alone again, whatever became of the others."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    PartialState._reset_state()
+
+
+def share_weights(weights: Iterable[nn.Parameter]) -> None:
+    """Give every process the weights of the first."""
+    if ranks() > 1:
+        for weight in weights:
+            distributed.broadcast(weight.data, 0)
+
+
+def wait_for_all() -> None:
+    """Go on when every process is here."""
+    if ranks() > 1:
+        distributed.barrier()
 
 
 def ranks() -> int:

@@ -1,0 +1,153 @@
+"""One training in several processes of its own: the same result, and nothing lost when one of them is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.methods import make_method
+from mllm_tailor.recipe import Recipe, make_recipe
+from mllm_tailor.run.crew import count_processes
+from mllm_tailor.run.forecast import Forecast
+from mllm_tailor.run.tailor import run_recipe
+
+LONG = Forecast(peak_bytes=1 << 28, training_seconds=3_600, seeing_seconds=0, scoring_seconds=0, together=1)
+
+
+def values(**changes: object) -> dict[str, object]:
+    return {
+        "data": "unused",
+        "task": {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}},
+        "method": {"name": "full", "parts": ["language"]},
+        "train": {"epochs": 2, "batch": 4, "micro_batch": 1, "learning_rate": 0.1, "optimizer": "sgd"},
+        **changes,
+    }
+
+
+def job(place: Path, data: Path, model: Path, name: str, processes: int, **train: object) -> Path:
+    """The file of a small recipe."""
+    settings = {"learning_rate": 0.1, "optimizer": "sgd", "epochs": 2, "batch": 4, "micro_batch": 1}
+    told = values(
+        name=name,
+        model={"path": str(model), "dtype": "float32"},
+        data={"train": str(data), "held_out": {"column": "split", "value": "dev"}, "dev": 0.2},
+        train=settings | {"processes": processes} | train,
+        predict={"max_new_tokens": 8},
+        output=str(place / "runs"),
+    )
+    path = place / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(told))
+    return path
+
+
+@pytest.fixture(scope="module")
+def receipts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("receipts")
+    draw_folder(folder, 9, 2, seed=5)
+    return folder
+
+
+def losses(run: Path) -> list[float]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def weights(run: Path) -> dict[str, object]:
+    return load_file(run / "adapter" / "trained.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", [False, True])  # with kept features and without
+def test_two_processes_train_what_one_does(
+    augment: bool, receipts: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    before = dict(os.environ)
+    runs = [
+        run_recipe(
+            job(tmp_path, receipts, tiny_model_folder, f"by{count}", count, augment=augment),
+            [],
+            exclude_faulty=False,
+            fresh=False,
+        ).path
+        for count in (1, 2)
+    ]
+    assert dict(os.environ) == before
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
+    alone, together = map(weights, runs)
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) <= 1e-5
+    assert not list(runs[1].glob("process_*.log"))
+    costs = [json.loads((run / "training.json").read_text()) for run in runs]
+    assert costs[1]["peak_bytes"] > costs[0]["peak_bytes"]  # of both processes
+
+
+@pytest.mark.slow
+def test_when_one_of_them_is_killed_the_run_says_so_and_goes_on_from_its_checkpoint(
+    receipts: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    recipe = job(tmp_path, receipts, tiny_model_folder, "struck", 2, epochs=100, checkpoint_every=0.001)
+    command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(recipe)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "runs" / "struck"
+    while not list(folder.glob("checkpoints/step-*")) and process.poll() is None:
+        time.sleep(0.05)
+    others = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(others) == 1
+    others[0].send_signal(signal.SIGKILL)
+    said = re.sub(r"\s+", " ", process.communicate(timeout=120)[1])
+    assert process.returncode == 2, said
+    assert "one of the processes that train together ended" in said and "train.processes=1" in said
+    kept = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoints/step-*"))
+    again = subprocess.Popen([*command, "train.processes=1"], stderr=subprocess.PIPE, text=True)
+    said = again.communicate(timeout=300)[1]
+    assert again.returncode == 0, said
+    assert f"Going on after step {kept} of {len(losses(folder))}" in re.sub(r"\s+", " ", said)
+
+
+def recipe_with(**changes: object) -> Recipe:
+    return make_recipe(values(**changes))
+
+
+def count(recipe: Recipe, forecast: Forecast | None = LONG) -> int:
+    return count_processes(recipe, make_method(recipe), forecast)
+
+
+def test_processes_follow_passes_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllm_tailor.run.crew.torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr("mllm_tailor.run.crew.free_memory", lambda device: 1 << 32)
+    recipe = recipe_with()
+    assert count(recipe) == 4  # passes of a step
+    assert count(recipe, replace(LONG, together=2)) == 2
+    assert count(recipe, replace(LONG, peak_bytes=1 << 30)) == 3  # in 0.8 of the free memory
+    assert count(recipe, replace(LONG, training_seconds=20)) == 1
+    assert count(recipe, None) == 1
+    assert count(recipe_with(train={"processes": 3})) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"train": {"processes": 2, "optimizer": "lomo"}}, "lomo keeps no gradients"),
+        ({"train": {"processes": 2, "optimizer": "mezo"}}, "mezo keeps no gradients"),
+        ({"train": {"processes": 2, "distill": "teacher"}}, "its objective is made for one process"),
+        ({"train": {"processes": 2}, "model": {"path": "embedded", "device": "cuda"}}, "torchrun"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        count(recipe_with(**changes))
+    changes["train"] = {**changes["train"], "processes": "auto"}  # type: ignore[dict-item]
+    assert count(recipe_with(**changes)) == 1

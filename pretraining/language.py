@@ -31,8 +31,11 @@ class Example:
     places: tuple[np.ndarray, ...] = ()
 
 
-def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
-    """A few neighbouring lines alone in the rows of visual tokens they touch: the shortest reading there is."""
+def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example | None:
+    """A few neighbouring lines alone in the rows of visual tokens they touch: the shortest reading there is.
+
+    None where a character lies outside them: a line that is not straight, or one no slot could name.
+    """
     count = int(rng.integers(1, most + 1))
     start = int(rng.integers(max(1, len(page.lines) - count + 1)))
     tokens = pages.to_tokens(page.labels)
@@ -52,6 +55,8 @@ def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example:
     shown[(shown < 0) | (shown >= part.size)] = -1
     places = np.full((len(text), guiding.MOST), -1)
     places[:, 0] = np.where(part.ravel()[shown] > slots.NONE, shown, -1)
+    if any(place < 0 and not character.isspace() for character, place in zip(text, places[:, 0], strict=True)):
+        return None
     return Example(part.reshape(-1, tokens.shape[1]), top * assembling.SIDE, (("Read the text.", text),), (places,))
 
 
@@ -62,7 +67,9 @@ def random_example(rng: np.random.Generator, level: float) -> Example:
         if rng.random() > min(0.85, max(0.0, level - 0.1) * 2):
             if page.labels.shape[0] > 3 or page.kind == "tables":
                 continue
-            return strip(page, rng, 1 + round(min(level, 0.8) * 15 * rng.random()))
+            if found := strip(page, rng, 1 + round(min(level, 0.8) * 15 * rng.random())):
+                return found
+            continue
         turns = questions.conversation(page, rng)
         if turns:
             places = tuple(guiding.answer_places(page, answer) for _, answer in turns)

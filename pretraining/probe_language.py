@@ -2,11 +2,13 @@
 
 python -m pretraining.probe_language          # the checkpoint `language` of the second stage
 python -m pretraining.probe_language NAME
+python -m pretraining.probe_language src/mllm_tailor/models/embedded    # the shipped weights, joined to their tower
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,10 +21,14 @@ DOCUMENTS, PAGES = 20, 60
 
 
 def open_checkpoint(name: str) -> tuple[torch.nn.Module, SymbolEmbedding]:
-    """The model with the language side of a checkpoint, and what stands in for its vision side."""
+    """The model with the language side of a checkpoint or a model folder, and what stands in for its vision side."""
     model = assembling.build_model().eval()
     symbols = SymbolEmbedding(model.config.text_config.hidden_size)
-    checkpoint.load(name, {"language": model.model.language_model, "lm_head": model.lm_head, "symbols": symbols})
+    parts = {"language": model.model.language_model, "lm_head": model.lm_head, "symbols": symbols}
+    if Path(name).is_dir():
+        assembling.start_language(parts, Path(name))
+    else:
+        checkpoint.load(name, parts)
     return model, symbols
 
 
@@ -71,7 +77,8 @@ def readings(count: int = PAGES) -> dict[str, list[Example]]:
         drawn = [pages.text_page(np.random.default_rng([7 + held_out, index]), held_out) for index in range(count)]
         narrow = [page for page in drawn if page.labels.shape[0] <= 3 and page.kind != "tables"]
         for most in (1, 5):
-            found[f"up to {most} lines alone, {side}"] = [language.strip(page, rng, most) for page in narrow]
+            strips = [language.strip(page, rng, most) for page in narrow]
+            found[f"up to {most} lines alone, {side}"] = [strip for strip in strips if strip]
         for name in ("line", "passage", "whole", "extraction"):
             turns = [getattr(questions, name)(page, rng) for page in drawn]
             found[f"{name} of a page, {side}"] = [

@@ -7,45 +7,56 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rapidfuzz import fuzz
 
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.data.drawn import draw_document
 from mllm_tailor.models import open_model
 from mllm_tailor.predicting import predict
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
+from pretraining import questions
 from pretraining.pages import HELD_OUT
 
-FIELDS = ("company", "date", "address", "total")
+FIELDS = questions.MAIN
+LAYOUTS = [name for name in HELD_OUT if name != "franchise"]
+TASK = open_task("extract", dict.fromkeys(FIELDS, "string"))
+EFFECTS = 0.5
 
 
-def score(folder: Path, count: int = 8, effects: float = 0.5) -> dict:
-    """Mean fuzzy similarity (0..100) and exact share over the fields of `count` receipts; written to scores.json."""
-    layouts = [name for name in HELD_OUT if name != "franchise"]
-    seeds = list(range(9000, 9000 + count))
-    samples = []
-    with tempfile.TemporaryDirectory() as place:
-        for seed in seeds:
-            page = draw_document("receipts", seed, layouts=layouts, effects=effects)
-            page.image.save(Path(place) / f"{seed}.png")
-            samples.append(Sample(str(seed), (Media("image", Path(place) / f"{seed}.png"),), fields=page.fields))
-        task = open_task("extract", dict.fromkeys(FIELDS, "string"))
-        settings = Predict(constrained=False, max_new_tokens=256)
-        found = predict(open_model(folder, device="cpu"), task, samples, settings)
-    table = np.array(
+def drawn(folder: Path, seed: int) -> Sample:
+    """A receipt of a family that is never trained on, its picture written into `folder`."""
+    page = draw_document("receipts", seed, layouts=LAYOUTS, effects=EFFECTS)
+    page.image.save(folder / f"{seed}.png")
+    return Sample(str(seed), (Media("image", folder / f"{seed}.png"),), fields=page.fields)
+
+
+def similarity(samples: Sequence[Sample], found: Sequence[Prediction]) -> np.ndarray:
+    """Fuzzy similarity 0..100 (samples, FIELDS)."""
+    return np.array(
         [
-            [fuzz.ratio(str(sample.fields[name]), str(prediction.fields.get(name, ""))) for name in FIELDS]
-            for sample, prediction in zip(samples, found, strict=True)
+            [fuzz.ratio(str(sample.fields[name]), str(said.fields.get(name, ""))) for name in FIELDS]
+            for sample, said in zip(samples, found, strict=True)
         ]
     )
+
+
+def score(folder: Path, count: int = 8) -> dict:
+    """Mean fuzzy similarity (0..100) and exact share over the fields of `count` receipts; written to scores.json."""
+    seeds = list(range(9000, 9000 + count))
+    with tempfile.TemporaryDirectory() as place:
+        samples = [drawn(Path(place), seed) for seed in seeds]
+        settings = Predict(constrained=False, max_new_tokens=256)
+        found = predict(open_model(folder, device="cpu"), TASK, samples, settings)
+    table = similarity(samples, found)
     stored = {
         "seeds": seeds,
-        "layouts": layouts,
-        "effects": effects,
+        "layouts": LAYOUTS,
+        "effects": EFFECTS,
         "fields": FIELDS,
         "max_new_tokens": settings.max_new_tokens,
         "fuzzy": round(float(table.mean()), 2),

@@ -16,7 +16,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.files import read_json, read_jsonl
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples
-from mllm_tailor.run.predict import predict_paths
+from mllm_tailor.run.reading import predict_paths
 from mllm_tailor.run.tailor import run_recipe
 from mllm_tailor.tasks import open_task
 

@@ -21,8 +21,8 @@ from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, make_recipe
-from mllm_tailor.run.crew import count_processes
-from mllm_tailor.run.forecast import Forecast
+from mllm_tailor.run.crew import processes_of
+from mllm_tailor.run.forecast import Forecast, count_processes
 from mllm_tailor.run.tailor import run_recipe
 
 LONG = Forecast(peak_bytes=1 << 28, training_seconds=3_600, seeing_seconds=0, scoring_seconds=0, together=1)
@@ -121,20 +121,26 @@ def recipe_with(**changes: object) -> Recipe:
     return make_recipe(values(**changes))
 
 
-def count(recipe: Recipe, forecast: Forecast | None = LONG) -> int:
+def count(recipe: Recipe, forecast: Forecast = LONG) -> int:
     return count_processes(recipe, make_method(recipe), forecast)
 
 
 def test_processes_follow_passes_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_tailor.run.crew.torch.get_num_threads", lambda: 8)
-    monkeypatch.setattr("mllm_tailor.run.crew.free_memory", lambda device: 1 << 32)
+    monkeypatch.setattr("mllm_tailor.run.forecast.torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr("mllm_tailor.run.forecast.free_memory", lambda device: 1 << 32)
     recipe = recipe_with()
     assert count(recipe) == 4  # passes of a step
     assert count(recipe, replace(LONG, together=2)) == 2
     assert count(recipe, replace(LONG, peak_bytes=1 << 30)) == 3  # in 0.8 of the free memory
     assert count(recipe, replace(LONG, training_seconds=20)) == 1
-    assert count(recipe, None) == 1
     assert count(recipe_with(train={"processes": 3})) == 3
+
+
+def test_a_run_that_goes_on_may_have_other_processes_than_were_foreseen() -> None:
+    method = make_method(recipe_with())
+    assert processes_of(recipe_with(), method, replace(LONG, processes=4)) == 4
+    assert processes_of(recipe_with(train={"processes": 1}), method, replace(LONG, processes=4)) == 1
+    assert processes_of(recipe_with(), method, None) == 1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,8 @@ def test_processes_follow_passes_memory_and_time(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_cannot_be_shared_is_refused(changes: dict[str, object], reason: str) -> None:
+    recipe = recipe_with(**changes)
     with pytest.raises(RecipeError, match=reason):
-        count(recipe_with(**changes))
+        processes_of(recipe, make_method(recipe), None)
     changes["train"] = {**changes["train"], "processes": "auto"}  # type: ignore[dict-item]
     assert count(recipe_with(**changes)) == 1

@@ -190,6 +190,22 @@ def test_every_orientation_shows_the_same_picture(tmp_path: Path, orientation: i
     assert opened.getexif().get(274, 1) == 1, "not to be turned a second time"
 
 
+def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(scene(), "PNG")
+    end = data.index(b"IDAT") - 4
+    broken = write(tmp_path, "broken.png", data[: end + 12] + b"\0" * (len(data) - end - 12))  # its pixels are gone
+    assert image_size(broken) == scene().size
+
+    exif = Image.Exif()
+    exif[274] = 6
+    told = saved(scene(), "PNG", exif=exif)
+    start = told.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(told[start : start + 4], "big")
+    last = told.index(b"IEND") - 4
+    behind = write(tmp_path, "behind.png", told[:start] + told[stop:last] + told[start:stop] + told[last:])
+    assert image_size(behind) == open_image(behind).size == scene().size[::-1]
+
+
 def test_transparent_parts_are_white_and_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     assert np.asarray(open_image(write(tmp_path, "clear.png", saved(clear, "PNG")))).min() == 255

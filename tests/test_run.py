@@ -27,8 +27,9 @@ from mllm_tailor.run.folder import open_run, read_predictions, start_run
 from mllm_tailor.run.init import write_recipe
 from mllm_tailor.run.merge import export_adapter, merge_run
 from mllm_tailor.run.methods import compare_methods, read_wanted, recipe_for
-from mllm_tailor.run.predict import open_for_training, open_tuned, predict_paths
+from mllm_tailor.run.predict import open_for_training, open_tuned
 from mllm_tailor.run.prepare import prepare, prepare_again
+from mllm_tailor.run.reading import predict_paths
 from mllm_tailor.run.tailor import report_run, run_recipe
 from mllm_tailor.run.verify import agreement, observe, verify_run
 from mllm_tailor.tasks import make_task

@@ -20,7 +20,7 @@ from mllm_tailor.core.files import read_jsonl, sha256
 from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.models import open_model
 from mllm_tailor.run.folder import open_run
-from mllm_tailor.run.predict import predict_paths
+from mllm_tailor.run.reading import predict_paths
 from mllm_tailor.run.tailor import report_run, run_recipe
 
 FIELDS = {"company": "string", "date": "date", "address": "string", "total": "amount"}

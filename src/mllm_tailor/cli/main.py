@@ -126,15 +126,18 @@ def predict(
     recipe: Annotated[Path | None, typer.Option("--recipe", help="The task to perform when there is no run.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Use the run's untouched base model.")] = False,
     free: Annotated[bool, typer.Option("--free", help="Do not hold replies to the JSON schema.")] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="builtin, or vllm: for many files, with an InternVL (docs/performance.md).")
+    ] = "builtin",
 ) -> None:
     """Read new files with a tuned model (or an untuned one) and write predictions.jsonl."""
-    from mllm_tailor.run.predict import predict_paths
+    from mllm_tailor.run.reading import predict_paths
 
     inputs = list(paths or [])
     if model and model_or_run is not None:
         inputs.insert(0, model_or_run)  # with --model, every argument is a file
         model_or_run = None
-    predict_paths(model_or_run, inputs, out, model=model, recipe=recipe, base=base, free=free)
+    predict_paths(model_or_run, inputs, out, model=model, recipe=recipe, base=base, free=free, engine=engine)
 
 
 @app.command()

@@ -93,7 +93,8 @@ def image_size(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int,
         return page_size(media, limits)
     with open_bytes(media, limits.bytes, SMALLER) as stream, _naming_faults(name):
         image = _open(stream, name, media.page, limits)
-        lying = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        told = image.format != "PNG" or _says_more(stream)
+        lying = told and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         turned = lying and image.format != "TIFF"  # Pillow gives the upright size of a TIFF by itself
         return (image.height, image.width) if turned else image.size
 
@@ -189,6 +190,18 @@ def _open(stream: IO[bytes], name: str, page: int | None, limits: ImageLimits) -
     if min(width, height) < limits.side:
         raise DataError(f"{name}: {width}x{height} pixels is too thin to show anything — replace it")
     return image
+
+
+def _says_more(stream: IO[bytes]) -> bool:
+    """Whether a PNG has a chunk that could tell how it lies, also behind its pixels, which Pillow decodes to see."""
+    place = stream.tell()
+    stream.seek(8)
+    found = False
+    while not found and len(head := stream.read(8)) == 8:
+        found = head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        stream.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    stream.seek(place)
+    return found
 
 
 def _has_page(image: Image.Image, page: int) -> bool:

@@ -9,7 +9,7 @@ under autocast rounds them. Everything else (float32, GPUs, masks, dropout, sing
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -25,6 +25,7 @@ BLOCK = 256  # queries
 LEAST = 256  # tokens; below, torch's kernel is as quick
 
 _allowed: ContextVar[bool] = ContextVar("blocks of queries", default=True)
+_instead: ContextVar[Callable[..., tuple[Tensor, None]] | None] = ContextVar("another's attention", default=None)
 
 
 class BlockedAttention(torch.autograd.Function):
@@ -98,10 +99,23 @@ def torch_attention() -> Iterator[None]:
         _allowed.reset(before)
 
 
+@contextmanager
+def attention_by(function: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
+    """Within, `function` stands in for `attend`, given the same: where not all that is attended to is in the cache."""
+    before = _instead.set(function)
+    try:
+        yield
+    finally:
+        _instead.reset(before)
+
+
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
 ) -> tuple[Tensor, None]:
     """transformers' `sdpa`, but for what this module is for. Shapes as there: [batch, heads, tokens, width]."""
+    instead = _instead.get()
+    if instead is not None:
+        return instead(module, query, key, value, attention_mask, **named)
     if attention_mask is not None or not _fits(query, key, value, named):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
     groups = query.shape[1] // key.shape[1]

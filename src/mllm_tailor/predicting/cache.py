@@ -60,6 +60,11 @@ def empty_cache() -> Cache:
     return Cache(layer_class_to_replicate=GrowingLayer)
 
 
+def hold_nothing(rows: int) -> Held:
+    """A batch of rows that hold nothing yet."""
+    return Held(empty_cache(), torch.zeros(rows, 0, dtype=torch.int64))
+
+
 def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
     """One batch of the chosen rows of each part, in order: rows are dropped, joined or repeated, and holes vanish.
 
@@ -70,7 +75,9 @@ def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
     columns = [(held, row, _real(held.mask[row])) for held, rows in parts for row in rows]
     counts = [int(held.mask[row].sum()) for held, row, _ in columns]
     longest = max(counts)
-    first = columns[0][0]
+    if not longest:
+        return hold_nothing(len(columns))
+    first = columns[counts.index(longest)][0]
     mask = first.mask.new_zeros(len(columns), longest)
     for line, count in enumerate(counts):
         mask[line, longest - count :] = 1
@@ -85,6 +92,8 @@ def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
             example = getattr(first.cache.layers[layer], name)
             states = example.new_zeros(len(columns), example.shape[1], longest, example.shape[3])
             for line, (held, row, real) in enumerate(columns):
+                if not counts[line]:
+                    continue
                 states[line, :, longest - counts[line] :] = getattr(held.cache.layers[layer], name)[row][:, real]
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
@@ -94,6 +103,8 @@ def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
 def _real(mask: Tensor) -> Tensor | slice:
     """The columns (columns,) says are real; a slice, which copies faster, where they lie side by side."""
     real = mask.nonzero().squeeze(1)
+    if not len(real):
+        return slice(0)
     first, last = int(real[0]), int(real[-1])
     return slice(first, last + 1) if last - first + 1 == len(real) else real
 

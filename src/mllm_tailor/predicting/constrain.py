@@ -82,6 +82,10 @@ class Guide:
         """Whether the reply is complete and nothing can follow."""
         return self._matcher.is_stopped()
 
+    def copy(self) -> Guide:
+        """A guide of its own for a reply that goes on differently from here."""
+        return Guide(self._matcher.deep_copy(), self._vocabulary)
+
     def accept(self, token: int) -> None:
         """Take the next token, one the mask allows."""
         self._matcher.consume_token(token)

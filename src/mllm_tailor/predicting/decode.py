@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch.nn.functional import pad
 from mllm_tailor.core.device import CPU_TOKENS
 from mllm_tailor.models import Encoded, OpenModel
 from mllm_tailor.models.last_layer import cache_name, last_layer_from
-from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, positions_of, repack
+from mllm_tailor.predicting.cache import Held, append_columns, empty_cache, hold_nothing, positions_of, repack
 from mllm_tailor.predicting.constrain import Vocabulary, allowed_tokens
+from mllm_tailor.predicting.prefixes import Prefix, keeps_prefixes, looking_at
 from mllm_tailor.predicting.row import Row
 from mllm_tailor.predicting.sharing import share_prefixes, shortened
 from mllm_tailor.predicting.vision import FeatureMemory, Vision
@@ -51,6 +53,7 @@ class Decoder:
         self.rows: list[Row] = []  # as they lie in the cache
         self.next: list[Row] | None = None  # a group that did not fit yet
         self.held: Held | None = None
+        self.apart = keeps_prefixes(model)  # rows hold what they wrote, and share their prompts
         config = model.model.config
         self.cross = frozenset(getattr(config.get_text_config(), "cross_attention_layers", None) or ())
         names = ("image_token_id", "video_token_id", "audio_token_id")
@@ -78,31 +81,70 @@ class Decoder:
         """Drop the finished rows and join fresh ones; returns those that are finished with their first token."""
         started = time.perf_counter()
         parts = [(self.held, living)] if self.held is not None and living else []
+        kept = [self.rows[line] for line in living]
         if fresh:
-            parts.append(self._prefill(fresh))
-        self.rows = [self.rows[line] for line in living] + fresh
+            held, lines = self._prefill(fresh)
+            if self.apart and not all(row.done for row in fresh):
+                # Among themselves: beside rows that choose token by token, what is forced would be fed so too.
+                self.rows, self.held = fresh, held
+                self._go_on()
+                held = self.held
+            parts.append((held, lines))
+        self.rows = kept + fresh
         self.held = repack(parts) if parts else None
-        _share(started, fresh)
+        share_time(started, fresh)
         return [row for row in fresh if row.done]
 
-    def _prefill(self, rows: list[Row]) -> tuple[Held, list[int]]:
-        """Read the prompts; rows that ask about the same media share one reading of what their prompts share."""
+    @torch.inference_mode()
+    def begin(self, rows: list[Row]) -> None:
+        """Hold these rows alone, their prompts read but for the last token of each, which is pending."""
+        held, lines = self._prefill(rows, whole=False)
+        self.keep(rows, held, lines)
+
+    def keep(self, rows: list[Row], held: Held, lines: Sequence[int]) -> None:
+        """Hold rows whose pasts lie in the `lines` of `held`; a past may be taken several times."""
+        self.rows, self.held = rows, repack([(held, lines)])
+
+    def _prefill(self, rows: list[Row], whole: bool = True) -> tuple[Held, list[int]]:
+        """Read the prompts; rows that ask about the same media share one reading of what their prompts share.
+
+        `whole`: to their ends, the first tokens of the replies being chosen.
+        """
         leaders, follows, lengths = share_prefixes(rows, self.media_ids)
+        if not whole:
+            lengths = [min(length, row.encoded.length - 1) for row, length in zip(leaders, lengths, strict=True)]
         prefixes = [
             shortened(row.encoded, length, self.model.family.token_wise)
             for row, length in zip(leaders, lengths, strict=True)
         ]
-        held, ids, logits, shifts = self.read(prefixes)
-        whole = []  # rows whose prompt is read to its end: their last token is the block just fed
+        if self.apart:
+            kept, ids, logits = self._read_apart(prefixes)
+            held, lines, shifts = hold_nothing(len(rows)), list(range(len(rows))), [0] * len(prefixes)
+            for row, leader in zip(rows, follows, strict=True):
+                row.prefix = kept[leader]
+        else:
+            held, ids, logits, shifts = self.read(prefixes)
+            lines = follows
+        ended = []  # rows whose prompt is read to its end: their last token is the block just fed
         for line, (row, leader) in enumerate(zip(rows, follows, strict=True)):
             if row.encoded.length == lengths[leader]:
-                whole.append(line)
+                ended.append(line)
             fed = min(lengths[leader], row.encoded.length - 1)
             row.begin(fed, fed + shifts[leader], self.forward)
-        if whole:
-            lines = [follows[line] for line in whole]
-            self._advance([rows[line] for line in whole], ids[lines, -1:], logits[lines, -1:].float())
-        return held, follows
+        if ended:
+            read = [follows[line] for line in ended]
+            self._advance([rows[line] for line in ended], ids[read, -1:], logits[read, -1:].float())
+        return held, lines
+
+    def _read_apart(self, prompts: Sequence[Encoded]) -> tuple[list[Prefix], Tensor, Tensor]:
+        """Feed prompts: what each left in the layers, their last ids (prompts, 1), and the logits behind these."""
+        found: dict[int, tuple[Prefix, Tensor, Tensor]] = {}
+        for places in alike([prompt.length for prompt in prompts]):
+            held, ids, logits, _ = self._read([prompts[place] for place in places])
+            for line, place in enumerate(places):
+                found[place] = Prefix.of(held, line), ids[line, -1:], logits[line]
+        kept, ids, logits = zip(*(found[place] for place in range(len(prompts))), strict=True)
+        return list(kept), torch.stack(ids), torch.stack(logits)
 
     def read(self, prompts: Sequence[Encoded]) -> tuple[Held, Tensor, Tensor, list[int]]:
         """Feed prompts: their cache, their ids (left-padded), the last logits, and what their positions are off by.
@@ -146,21 +188,30 @@ class Decoder:
         """Feed what is pending, choose one token for each living row, and return the rows this finished."""
         started = time.perf_counter()
         living = [row for row in self.rows if not row.done]
-        full_share = FULL_SHARE.get(self.model.device.type, 0)
-        width = block_width([len(row.pending) for row in living], full_share)
-        ids, real, positions = self._block(width)
-        logits = self.model.model(
-            input_ids=ids,
-            attention_mask=append_columns(self.held, real),
-            position_ids=positions,
-            **{self.cache_name: self.held.cache},
-            use_cache=True,
-            logits_to_keep=width,
-            **self.pictures([row.encoded for row in self.rows], width),
-        ).logits.float()
-        self._advance(self.rows, ids, logits)
-        _share(started, living)
+        self._go_on()
+        share_time(started, living)
         return [row for row in living if row.done]
+
+    def _go_on(self) -> None:
+        """Feed every row a block of what is pending, and let it choose or be told what follows."""
+        full_share = FULL_SHARE.get(self.model.device.type, 0)
+        width = block_width([len(row.pending) for row in self.rows if not row.done], full_share)
+        self._advance(self.rows, *self.feed(width))
+
+    def feed(self, width: int) -> tuple[Tensor, Tensor]:
+        """Feed up to `width` pending tokens of each row: ids (rows, width), logits behind them (rows, width, words)."""
+        ids, real, positions = self._block(width)
+        with looking_at([row.prefix for row in self.rows]) if self.apart else nullcontext():
+            logits = self.model.model(
+                input_ids=ids,
+                attention_mask=append_columns(self.held, real),
+                position_ids=positions,
+                **{self.cache_name: self.held.cache},
+                use_cache=True,
+                logits_to_keep=width,
+                **self.pictures([row.encoded for row in self.rows], width),
+            ).logits.float()
+        return ids, logits
 
     def _advance(self, rows: Sequence[Row], ids: Tensor, logits: Tensor) -> None:
         """Let rows go on after their blocks `ids` (rows, width), by the `logits` (rows, width, vocabulary) behind."""
@@ -195,14 +246,18 @@ class Decoder:
         ids, real, positions = torch.tensor([ids, real, positions], device=self.model.device)
         return ids, real, positions
 
-    def _nexts(self, rows: Sequence[Row], logits: Tensor, width: int) -> Tensor:
-        """(rows,) the token after each row's block: what is pending, or the most probable the schema allows."""
+    def allowed(self, rows: Sequence[Row], logits: Tensor, width: int) -> Tensor:
+        """`logits` (rows, words) behind blocks of `width`, -inf for what the schema forbids to come next."""
         masks = np.full((len(rows), (self.vocabulary.width + 31) // 32), -1, np.int32)
         for line, row in enumerate(rows):
             if row.guide is not None and not row.done and len(row.pending) <= width:
                 row.guide.fill(masks, line)
-        allowed = torch.from_numpy(allowed_tokens(masks, logits.shape[-1])).to(logits.device)
-        nexts = logits.masked_fill(~allowed, -torch.inf).argmax(-1)
+        found = torch.from_numpy(allowed_tokens(masks, logits.shape[-1])).to(logits.device)
+        return logits.masked_fill(~found, -torch.inf)
+
+    def _nexts(self, rows: Sequence[Row], logits: Tensor, width: int) -> Tensor:
+        """(rows,) the token after each row's block: what is pending, or the most probable the schema allows."""
+        nexts = self.allowed(rows, logits, width).argmax(-1)
         for line, row in enumerate(rows):
             if len(row.pending) > width:
                 nexts[line] = row.pending[width]
@@ -236,7 +291,7 @@ def block_width(pending: Sequence[int], full_share: float) -> int:
     return next((width for width, share in zip(widths, shares, strict=True) if share >= full_share), widths[-1])
 
 
-def _share(started: float, rows: Sequence[Row]) -> None:
+def share_time(started: float, rows: Sequence[Row]) -> None:
     """Spread the time since `started` over rows."""
     for row in rows:
         row.seconds += (time.perf_counter() - started) / len(rows)

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -16,9 +16,11 @@ from mllm_tailor.core.progress import progress_bar
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.models import OpenModel
 from mllm_tailor.models.encode import Encoded
+from mllm_tailor.predicting.beams import BeamWriter
 from mllm_tailor.predicting.confidence import confidence_of
-from mllm_tailor.predicting.constrain import Grammar, Vocabulary
+from mllm_tailor.predicting.constrain import Vocabulary
 from mllm_tailor.predicting.decode import Decoder
+from mllm_tailor.predicting.fields import Gathering, grammars_of
 from mllm_tailor.predicting.match import match
 from mllm_tailor.predicting.row import Row
 from mllm_tailor.predicting.vision import FeatureMemory
@@ -26,6 +28,13 @@ from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 
 Asked = list[tuple[int, Sample]]  # phrased unlabelled samples, with their places
+
+
+class Writer(Protocol):
+    """What writes replies: our own decoder, or another engine."""
+
+    def run(self, waiting: Iterator[list[Row]]) -> Iterator[Row]:
+        """Rows as they are finished; groups that share media wait to be taken."""
 
 
 def predict(
@@ -38,13 +47,14 @@ def predict(
     on_done: Callable[[Prediction], None] | None = None,
     memory: FeatureMemory | None = None,
     forward: bool = True,
+    writer: Writer | None = None,
 ) -> list[Prediction]:
     """What the model says about each sample, in their order.
 
     Only unlabelled copies are phrased and encoded, so no right answer can reach the model. A sample that cannot be read
     becomes a prediction without text whose `problem` says why. `constrained` overrides the settings; `on_done` sees
     every prediction as soon as it is there, in any order; `memory` spares pictures it has met their way through the
-    vision tower; `forward=False` decodes forced tokens one by one.
+    vision tower; `forward=False` decodes forced tokens one by one; `writer` stands in for our decoder.
     """
     if task.name == "match":
         found = match(model, task, samples, settings)
@@ -53,7 +63,7 @@ def predict(
         return found
     held = settings.constrained if constrained is None else constrained
     report = None if on_done is None else lambda prediction, _: on_done(prediction)
-    return _run(_Reader(model, task, settings, (held,), memory, forward), samples, report)[held]
+    return _run(_Reader(model, task, settings, (held,), memory, forward, writer), samples, report)[held]
 
 
 def predict_both(
@@ -110,24 +120,35 @@ class _Reader:
         modes: tuple[bool, ...],
         memory: FeatureMemory | None,
         forward: bool = True,
+        writer: Writer | None = None,
     ) -> None:
         """`modes`: held to the schema (True), free (False), or both."""
         self.model, self.task, self.settings, self.modes = model, task, settings, modes
         width = model.model.config.get_text_config().vocab_size
         self.vocabulary = Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
-        schema = task.schema()
-        self.json_reply = schema is not None
-        self.grammar = Grammar(schema, self.vocabulary) if schema is not None and True in modes else None
-        self.decoder = Decoder(model, self.vocabulary, settings.batch * len(modes), memory=memory, forward=forward)
+        self.json_reply = task.schema() is not None
+        self.grammars = grammars_of(task, settings, self.vocabulary) if True in modes else {}
+        self.replies = [(held, name) for held in modes for name in (self.grammars if held else ()) or ("",)]
+        if writer is not None and settings.fields != "together":
+            raise ModelError("predict.fields: another engine writes replies whole — set predict.fields=together")
+        self.writer = writer or self._own_writer(memory, forward)
+        self.gathered: dict[int, Gathering] = {}  # samples of which some fields are written
         self.longest = ""  # the sample that needs most memory, for messages
         self.failed: deque[tuple[int, Prediction]] = deque()
+
+    def _own_writer(self, memory: FeatureMemory | None, forward: bool) -> Writer:
+        slots, beams = self.settings.batch * len(self.replies), self.settings.beams
+        decoder = Decoder(self.model, self.vocabulary, slots, memory=memory, forward=forward and beams == 1)
+        return decoder if beams == 1 else BeamWriter(decoder, slots, beams)
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, bool, Prediction]]:
         """(index, held to the schema, prediction) in the order they are finished."""
         groups = self._ask(samples)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as worker:
-            for row in self.decoder.run(self._rows(groups, worker)):
-                yield row.index, row.held, self._prediction(samples[row.index].id, row)
+            for row in self.writer.run(self._rows(groups, worker)):
+                found = self._whole(row, self._prediction(samples[row.index].id, row))
+                if found is not None:
+                    yield row.index, row.held, found
                 yield from self._failures()
         yield from self._failures()
 
@@ -168,7 +189,7 @@ class _Reader:
                 yield rows
 
     def _rows_of(self, index: int, question: Sample, future: Future[tuple[Encoded, float]]) -> Iterator[Row]:
-        """A row for each mode; none where the sample cannot be encoded."""
+        """A row for each reply of a sample; none where the sample cannot be encoded."""
         try:
             encoded, seconds = future.result()
             if encoded.length >= self.model.context:
@@ -180,9 +201,10 @@ class _Reader:
             self._fail(index, question, error)
             return
         limit = min(self.settings.max_new_tokens, self.model.context - encoded.length)
-        for held in self.modes:
-            guide = self.grammar.guide() if self.grammar and held else None
-            yield Row(index, encoded, question.media, held, guide, limit, seconds=seconds / len(self.modes))
+        for held, name in self.replies:
+            guide = self.grammars[name].guide() if held and self.grammars else None
+            share = seconds / len(self.replies)
+            yield Row(index, encoded, question.media, held, guide, limit, seconds=share, name=name)
 
     def _encode(self, question: Sample) -> tuple[Encoded, float]:
         started = time.perf_counter()
@@ -195,6 +217,15 @@ class _Reader:
         while self.failed:
             index, prediction = self.failed.popleft()
             yield from ((index, held, prediction) for held in self.modes)
+
+    def _whole(self, row: Row, found: Prediction) -> Prediction | None:
+        """The prediction of a sample, when this row was the last of its reply."""
+        if not row.name:
+            return found
+        whole = self.gathered.setdefault(row.index, Gathering(self.task.field_names)).add(row.name, found)
+        if whole is not None:
+            del self.gathered[row.index]
+        return whole
 
     def _prediction(self, identifier: str, row: Row) -> Prediction:
         pieces = [self.vocabulary.bytes_of(token) for token in row.tokens]

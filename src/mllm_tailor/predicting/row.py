@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mllm_tailor.core.sample import Media
 from mllm_tailor.models import Encoded
 from mllm_tailor.predicting.constrain import Guide, Vocabulary
+from mllm_tailor.predicting.prefixes import Prefix
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Row:
     full: bool = False  # nothing more is asked of the model, except the probability of forced tokens
     cut: bool = False
     done: bool = False
+    name: str = ""  # of the one field it writes, where fields are written side by side
+    prefix: Prefix | None = None  # what it looks at beside the cache, where that is kept apart
 
     def begin(self, fed: int, position: int, forward: bool) -> None:
         """Go on from a prompt of which the first `fed` tokens are in the cache."""
@@ -62,6 +65,12 @@ class Row:
         self.full = len(self.tokens) >= self.limit or (self.guide is not None and self.guide.ended)
         if self.full and not self._spells(vocabulary):
             self._finish()
+
+    def fork(self) -> Row:
+        """The same reply so far, to go on differently."""
+        guide = None if self.guide is None else self.guide.copy()
+        own = {name: list(getattr(self, name)) for name in ("tokens", "logprobs", "pending")}
+        return replace(self, guide=guide, **own)
 
     def _force(self, forward: bool) -> None:
         if self.guide is not None and forward:

@@ -227,8 +227,17 @@ class Predict(Settings):
     """How replies are generated."""
 
     batch: int = Field(8, ge=1, description="samples decoded side by side")
+    beams: int = Field(
+        1, ge=1, le=64, description="readings of a sample kept side by side, of which the likeliest whole one counts"
+    )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="longest reply, in tokens")
     constrained: bool = Field(True, description="hold the reply to the task's JSON schema")
+    fields: Literal["together", "side_by_side"] = Field(
+        "together",
+        description="`side_by_side` writes each field of a reply held to the schema in a row of its own, behind one "
+        "reading of the document: fewer steps, but no field sees the others, so score it first "
+        "(docs/performance.md); max_new_tokens is then of each field",
+    )
     likelihood: bool = Field(
         True, description="where a task has a closed set of replies, take the likeliest of them instead of writing one"
     )

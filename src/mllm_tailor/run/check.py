@@ -141,8 +141,9 @@ def _print_spans(model: OpenModel, samples: tuple[Sample, ...]) -> None:
 def print_forecast(forecast: Forecast) -> None:
     """Memory and minutes on this machine."""
     seeing = f", reading the training pictures {human_time(forecast.seeing_seconds)}" if forecast.seeing_seconds else ""
+    processes = f" in {forecast.processes} processes" if forecast.processes > 1 else ""
     console.print(
         f"[bold]Forecast[/] on this machine, from one pass: peak memory about {human_bytes(forecast.peak_bytes)}, "
-        f"training about {human_time(forecast.training_seconds)}{seeing}, "
+        f"training about {human_time(forecast.training_seconds)}{processes}{seeing}, "
         f"scoring base and tuned about {human_time(forecast.scoring_seconds)}"
     )

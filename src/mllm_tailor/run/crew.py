@@ -19,22 +19,18 @@ from pathlib import Path
 
 import torch
 
-from mllm_tailor.core.device import free_memory, pick_device, seed_everything, threads
+from mllm_tailor.core.device import seed_everything, threads
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import Method, make_method
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.folder import RunFolder
-from mllm_tailor.run.forecast import Forecast
+from mllm_tailor.run.forecast import Forecast, why_alone
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.training import train
-from mllm_tailor.training.optimizers import TABLE
 from mllm_tailor.training.processes import leave
-
-WORTH = 120.0  # seconds of training from which on starting others pays: each imports and opens a model for itself
-SHARE = 0.8  # of the free memory
 
 
 @dataclass(frozen=True)
@@ -49,36 +45,19 @@ class Work:
     threads: int
 
 
-def count_processes(recipe: Recipe, method: Method, forecast: Forecast | None) -> int:
-    """How many processes train: what the recipe says, or as many as cores, passes of a step and memory allow.
+def processes_of(recipe: Recipe, method: Method, forecast: Forecast | None) -> int:
+    """How many processes train: what the recipe says, or else what was foreseen.
 
     Raises:
         RecipeError: where the recipe asks for several and its objective or optimizer needs one.
     """
     wanted = recipe.train.processes
-    why = _alone(recipe, method)
-    if wanted != "auto":
-        if why and wanted > 1:
-            raise RecipeError(f"train.processes: {wanted}, but {why} — leave it out")
-        return wanted
-    if why or forecast is None or forecast.training_seconds < WORTH:
-        return 1
-    passes = recipe.train.batch // max(1, forecast.together)
-    fitting = SHARE * free_memory(torch.device("cpu")) // max(1, forecast.peak_bytes)
-    return max(1, min(torch.get_num_threads(), passes, int(fitting)))
-
-
-def _alone(recipe: Recipe, method: Method) -> str:
-    """Why this training has to be one process here; empty: it has not."""
-    optimizer = method.optimizer or recipe.train.optimizer
-    if pick_device(recipe.model.device).type != "cpu":
-        return "a GPU's processes are started by torchrun"
-    if TABLE[optimizer].gradients != "all":
-        return f"{optimizer} keeps no gradients that could be summed"
-    special = recipe.train.prefer is not None or recipe.train.distill is not None or recipe.task_name == "match"
-    if special or method.optimizer_options.get("objective") == "metric":
-        return "its objective is made for one process"
-    return ""
+    if wanted == "auto":
+        return forecast.processes if forecast is not None else 1
+    why = why_alone(recipe, method)
+    if why and wanted > 1:
+        raise RecipeError(f"train.processes: {wanted}, but {why} — leave it out")
+    return wanted
 
 
 @contextmanager
@@ -94,6 +73,7 @@ def crew(count: int, job: Job, run: RunFolder) -> Iterator[None]:
     each = max(1, torch.get_num_threads() // count)
     work = Work(job.recipe, tuple(job.learned), bool(job.dev), run.path, run.features, each)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    address["OMP_NUM_THREADS"] = str(each)  # else accelerate sets its own number, and says so
     others: list[BaseProcess] = []
     before = dict(os.environ)
     leave()

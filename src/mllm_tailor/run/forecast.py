@@ -10,14 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mllm_tailor.methods import make_method
+import torch
+
+from mllm_tailor.core.device import free_memory, pick_device
+from mllm_tailor.methods import Method, make_method
 from mllm_tailor.models import Length, OpenModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.prepare import Job
 from mllm_tailor.training import Rehearsal, rehearse
+from mllm_tailor.training.optimizers import TABLE
 
+WORTH = 120.0  # seconds of training from which on starting others pays: each imports and opens a model for itself
+SHARE = 0.8  # of the free memory, for all of them
 FAR = 1.3  # times the operations of the usual sample, from which on the longest tells more than noise
 
 
@@ -30,6 +36,7 @@ class Forecast:
     seeing_seconds: float  # of the vision side over the training pictures, where it runs once
     scoring_seconds: float  # of base and tuned, each held to the schema and free
     together: int  # samples in one pass, at most
+    processes: int = 1  # that train, each with a model of its own; `peak_bytes` is of all
 
     def row(self) -> dict[str, Any]:
         """Plain values for forecast.json."""
@@ -89,8 +96,37 @@ def foresee(job: Job, scoring_seconds: float, lengths: Mapping[str, Length] | No
     found = rehearse(model, method, learned, sizes, job.recipe)
     made = extrapolate(found, Shape.of(model), sizes, job.recipe, len(job.train))
     tiles = {sample.media: size.tiles for sample, size in zip(learned, sizes, strict=True)}  # each picture is seen once
-    seeing = found.seeing_seconds * sum(tiles.values())
-    return replace(made, seeing_seconds=seeing, scoring_seconds=scoring_seconds)
+    made = replace(made, seeing_seconds=found.seeing_seconds * sum(tiles.values()), scoring_seconds=scoring_seconds)
+    count = count_processes(job.recipe, method, made)
+    return replace(made, processes=count, peak_bytes=count * made.peak_bytes)
+
+
+def count_processes(recipe: Recipe, method: Method, made: Forecast) -> int:
+    """How many processes train on a processor: what the recipe says, or what cores, passes and memory allow.
+
+    `made` is of one process. Seconds are foreseen for its threads; several processes are a little quicker.
+    """
+    wanted = recipe.train.processes
+    if wanted != "auto":
+        return wanted
+    if why_alone(recipe, method) or made.training_seconds < WORTH:
+        return 1
+    passes = recipe.train.batch // max(1, made.together)
+    fitting = int(SHARE * free_memory(torch.device("cpu"))) // max(1, made.peak_bytes)
+    return max(1, min(torch.get_num_threads(), passes, fitting))
+
+
+def why_alone(recipe: Recipe, method: Method) -> str:
+    """Why this training has to be one process here; empty: it has not."""
+    optimizer = method.optimizer or recipe.train.optimizer
+    if pick_device(recipe.model.device).type != "cpu":
+        return "a GPU's processes are started by torchrun"
+    if TABLE[optimizer].gradients != "all":
+        return f"{optimizer} keeps no gradients that could be summed"
+    special = recipe.train.prefer is not None or recipe.train.distill is not None or recipe.task_name == "match"
+    if special or method.optimizer_options.get("objective") == "metric":
+        return "its objective is made for one process"
+    return ""
 
 
 def extrapolate(found: Rehearsal, shape: Shape, sizes: Sequence[Length], recipe: Recipe, counted: int) -> Forecast:

@@ -18,7 +18,7 @@ from mllm_tailor.models import OpenModel, open_skeleton
 from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.aids import gather_aids
-from mllm_tailor.run.crew import count_processes, crew
+from mllm_tailor.run.crew import crew, processes_of
 from mllm_tailor.run.environment import describe_environment
 from mllm_tailor.run.folder import RunFolder, read_predictions
 from mllm_tailor.run.forecast import Forecast, foresee
@@ -60,6 +60,7 @@ def check_words(recipe: Recipe) -> None:
     method = make_method(recipe)
     check_settings(recipe.train, method.optimizer)
     check_objective(method, recipe)
+    processes_of(recipe, method, None)
     metric_names(recipe, make_task(recipe))
 
 
@@ -170,8 +171,8 @@ def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> Non
         return score_part(job, job.dev, said)
 
     aids = gather_aids(run, job, model, memory)
-    count = count_processes(recipe, method, Forecast(**read_json(run.forecast)) if run.forecast.exists() else None)
-    with crew(count, job, run):
+    foreseen = Forecast(**read_json(run.forecast)) if run.forecast.exists() else None
+    with crew(processes_of(recipe, method, foreseen), job, run):
         result = train(
             model,
             method,

@@ -1,4 +1,4 @@
-"""Predictions of a run, kept as they come so that an interrupted job loses nothing, and `tailor predict`."""
+"""Predictions of a run, kept as they come so that an interrupted job loses nothing."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mllm_tailor.core.device import computes_in_bf16, pick_device
-from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.files import write_jsonl
-from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.predicting import FeatureMemory, choose, predict, predict_both, read_inputs
-from mllm_tailor.recipe import Recipe, read_single
+from mllm_tailor.predicting import FeatureMemory, choose, predict, predict_both
+from mllm_tailor.recipe import Recipe
 from mllm_tailor.recipe.schema import Predict
-from mllm_tailor.run.folder import add_prediction, open_run, read_predictions
-from mllm_tailor.run.scores import LIKELIHOOD, MODES, in_mode
-from mllm_tailor.run.settle import settle
-from mllm_tailor.tasks import ChoiceTask, Task, make_task
+from mllm_tailor.run.folder import add_prediction, read_predictions
+from mllm_tailor.run.scores import LIKELIHOOD, MODES
+from mllm_tailor.tasks import ChoiceTask, Task
 
 
 def predict_into(
@@ -139,41 +136,6 @@ def open_for_training(recipe: Recipe) -> OpenModel:
     """The recipe's model in the number format its method trains on."""
     method = make_method(recipe)
     return open_base(recipe, quantize=method.quantize, quantize_skip=method.quantize_skip)
-
-
-def predict_paths(
-    run_path: Path | None,
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    model: str | None,
-    recipe: Path | None,
-    base: bool,
-    free: bool,
-) -> None:
-    """Read files with a run's model (or an untuned one) and write one JSON row each, in the order given."""
-    if not paths:
-        raise RunError("no files to read — name files, folders or JSONL manifests after the run")
-    if run_path is not None:
-        run = open_run(run_path)
-        settings = run.recipe()
-        if not base and not run.training.is_file():
-            raise RunError(f"{run_path}: training has not ended — run `tailor run` again to finish, or pass --base")
-        opened = open_base(settings) if base else open_tuned(settings, run.adapter)
-    elif model and recipe:
-        settings = settle(read_single(recipe, [f"model.path={model}"]))
-        opened = open_base(settings)
-    else:
-        raise RunError("name a run folder, or pass both --model and --recipe")
-    task = make_task(settings)
-    samples = read_inputs(paths)
-    predictions = read_in(
-        MODES[1] if free else in_mode(task, settings.predict), opened, task, samples, settings.predict
-    )
-    write_predictions(out, predictions)
-    failed = sum(prediction.problem is not None for prediction in predictions)
-    note = f", {failed} with a problem (see `problem` in their rows)" if failed else ""
-    console.print(f"{len(predictions)} rows in {out}{note}")
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:

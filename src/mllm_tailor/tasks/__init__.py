@@ -6,7 +6,7 @@ from typing import Any
 
 from mllm_tailor.core.registry import Entry, Registry
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.tasks.base import ChoiceTask, ClassTask, LearningTask, Reply, Task
+from mllm_tailor.tasks.base import ChoiceTask, ClassTask, FieldTask, LearningTask, Reply, Task
 from mllm_tailor.tasks.reading import READ_PROMPT, reading_samples
 
 TASKS = Registry(
@@ -45,6 +45,7 @@ __all__ = [
     "TASKS",
     "ChoiceTask",
     "ClassTask",
+    "FieldTask",
     "LearningTask",
     "Reply",
     "Task",

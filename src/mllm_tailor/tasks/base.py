@@ -69,6 +69,15 @@ class ClassTask(ChoiceTask, Protocol):
 
 
 @runtime_checkable
+class FieldTask(Task, Protocol):
+    """A task whose replies are objects, so that a model can also be asked for one field at a time."""
+
+    def alone(self, name: str) -> dict[str, Any]:
+        """JSON schema of a reply that holds this field and no other."""
+        ...
+
+
+@runtime_checkable
 class LearningTask(Task, Protocol):
     """A task whose settings the data may fill in."""
 

@@ -95,6 +95,10 @@ class Extract:
         """A closed object with every key required, in order."""
         return _object_schema(self.settings.fields)
 
+    def alone(self, name: str) -> dict[str, Any]:
+        """The same for one field."""
+        return _object_schema({name: self.settings.fields[name]})
+
     def parse(self, text: str) -> Reply:
         """Known fields of the reply's JSON object; invented keys are dropped from `fields` but stay in the text."""
         reply = read_object(text)

@@ -1,0 +1,138 @@
+"""Beam search: the likeliest of all short replies, the same as greedy with one beam, and held to the schema."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.predicting import predict, predict_both
+from mllm_tailor.predicting.beams import BeamWriter
+from mllm_tailor.predicting.constrain import Vocabulary
+from mllm_tailor.predicting.decode import Decoder
+from mllm_tailor.predicting.row import Row
+from mllm_tailor.recipe.schema import Predict
+from mllm_tailor.tasks import open_task
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder: Path) -> OpenModel:
+    return open_model(tiny_model_folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder, found = tmp_path_factory.mktemp("pictures"), []
+    for number in range(5):
+        picture = Image.new("RGB", (60 + 40 * (number % 3), 80), "white")
+        ImageDraw.Draw(picture).text((5, 5), str(number) * 3, fill="black")
+        picture.save(folder / f"{number}.png")
+        found.append(Sample(str(number), (Media("image", folder / f"{number}.png"),)))
+    return found
+
+
+TASK = open_task("extract", {"total": "string", "day": "date"})
+
+
+def written(model: OpenModel, sample: Sample, limit: int, beams: int) -> Row:
+    """The free reply to one sample."""
+    vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
+    row = Row(0, model.encode(TASK.phrase(sample)), sample.media, False, None, limit)
+    writer = BeamWriter(Decoder(model, vocabulary, 4, forward=False), 4, beams)
+    return next(writer.run(iter([[row]])))
+
+
+def foretold(model: OpenModel, sample: Sample, tokens: list[int]) -> torch.Tensor:
+    """Log probabilities (len(tokens) + 1, words) of every next token of a reply that begins so, by the plain model."""
+    encoded = model.encode(TASK.phrase(sample))
+    longer = replace(
+        encoded,
+        ids=torch.cat([encoded.ids, torch.tensor(tokens, dtype=encoded.ids.dtype)]),
+        labels=torch.cat([encoded.labels, torch.full((len(tokens),), -100)]),
+    )
+    batch = model.collate([longer], side="right")
+    del batch["labels"]
+    with torch.inference_mode():
+        logits = model.model(**batch).logits[0].float()
+    return logits[encoded.length - 1 :].log_softmax(-1)
+
+
+def test_it_finds_the_likeliest_of_all_replies(model: OpenModel, samples: list[Sample]) -> None:
+    """With as many beams as there are words, two tokens are searched whole; by hand over all pairs."""
+    words = model.model.config.get_text_config().vocab_size
+    stops = set(model.stop_ids)
+    for sample in samples[:2]:
+        first = foretold(model, sample, [])[0]
+        best: tuple[float, list[int]] = max((float(first[stop]), []) for stop in stops)
+        for token in first.topk(40).indices.tolist():  # no pair is likelier than its first token
+            if token in stops or float(first[token]) < best[0]:
+                continue
+            second = foretold(model, sample, [token])[1]
+            score, then = second.max(-1)
+            found = (float(first[token] + score), [token] if int(then) in stops else [token, int(then)])
+            best = max(best, found)
+        assert float(first.topk(40).values[-1]) < best[0]  # what was left out could not win
+        row = written(model, sample, 2, words)
+        assert row.tokens == best[1]
+        assert sum(row.logprobs) <= 0
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_one_beam_writes_what_greedy_does(model: OpenModel, samples: list[Sample], constrained: bool) -> None:
+    """Also the probabilities behind the confidence."""
+    vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
+    greedy = predict(model, TASK, samples, Predict(max_new_tokens=40), constrained=constrained, forward=False)
+    single = predict(
+        model, TASK, samples, Predict(max_new_tokens=40), constrained=constrained,
+        writer=BeamWriter(Decoder(model, vocabulary, 3, forward=False), 3, 1),
+    )  # fmt: skip
+    for one, other in zip(greedy, single, strict=True):
+        assert (one.id, one.text, one.fields, one.cut) == (other.id, other.text, other.fields, other.cut)
+        assert other.confidence == pytest.approx(one.confidence, abs=1e-4)
+
+
+def test_more_beams_never_say_less_likely_things(model: OpenModel, samples: list[Sample]) -> None:
+    """The reply's own probability, by the plain model: searched wider, it rises or stays."""
+    for sample in samples[:3]:
+        likely = []
+        for beams in (1, 8):
+            row = written(model, sample, 6, beams)
+            said = foretold(model, sample, row.tokens)
+            score = sum(float(said[place, token]) for place, token in enumerate(row.tokens))
+            if not row.cut:
+                score += float(said[len(row.tokens), sorted(model.stop_ids)].max())
+            likely.append(score)
+        assert likely[1] >= likely[0] - 1e-4
+
+
+def test_held_replies_follow_the_schema_and_both_ways_share_a_reading(model: OpenModel, samples: list[Sample]) -> None:
+    settings = Predict(max_new_tokens=60, beams=3, batch=2)
+    both = predict_both(model, TASK, samples, settings)
+    for held in (True, False):
+        alone = predict(model, TASK, samples, settings, constrained=held)
+        assert [one.text for one in both[held]] == [one.text for one in alone]
+    assert all(one.problem is None and set(one.fields) == {"total", "day"} for one in both[True])
+    assert all(0 <= value <= 1 for one in both[True] for value in one.confidence.values())
+    assert all(one.seconds > 0 for one in both[True])
+
+
+def test_batches_do_not_matter(model: OpenModel, samples: list[Sample]) -> None:
+    texts = [
+        [one.text for one in predict(model, TASK, samples, Predict(max_new_tokens=40, beams=4, batch=batch))]
+        for batch in (1, 3, 8)
+    ]
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_a_fork_goes_its_own_way(model: OpenModel, samples: list[Sample]) -> None:
+    row = written(model, samples[0], 4, 2)
+    twin = row.fork()
+    twin.tokens.append(1)
+    twin.logprobs.append(-math.inf)
+    assert len(row.tokens) + 1 == len(twin.tokens) and row.logprobs != twin.logprobs

@@ -1,0 +1,155 @@
+"""Prompts kept apart, and fields written side by side behind them: the same replies as when each is read alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mllm_tailor.core.errors import ModelError, RecipeError
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.predicting import decode, predict, predict_both
+from mllm_tailor.predicting.constrain import Vocabulary
+from mllm_tailor.predicting.decode import Decoder
+from mllm_tailor.recipe.schema import Predict
+from mllm_tailor.tasks import FieldTask, open_task
+
+FIELDS = {
+    "company": {"type": "string", "max_length": 12},
+    "kind": {"type": "choice", "choices": ["cash", "card", "cheque"]},
+    "lines": {"type": "list", "items": {"name": {"type": "string", "max_length": 4}}, "max_items": 2},
+    "count": "boolean",
+    "total": {"type": "amount", "max_length": 6},
+}
+TASK = open_task("extract", FIELDS)
+TOGETHER = Predict(batch=3, max_new_tokens=100)
+APART = Predict(batch=3, max_new_tokens=100, fields="side_by_side")
+
+
+@pytest.fixture(scope="module", params=[4, 2], ids=["a key a head", "keys shared by heads"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
+    """A random model lively enough that pictures change what it says."""
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        random = build_internvl(
+            tokenizer,
+            vision_width=16,
+            vision_layers=1,
+            text_width=32,
+            text_layers=2,
+            image_size=28,
+            head_width=8,
+            key_value_heads=request.param,
+            tie_embeddings=False,
+        )
+        for name, weight in random.named_parameters():
+            if weight.ndim > 1 and "vision" not in name:
+                torch.nn.init.normal_(weight, std=0.3)
+    folder = tmp_path_factory.mktemp("model")
+    save(random, build_processor(tokenizer, 28, max_tiles=4), folder)
+    return open_model(folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Five pictures of different shapes, so that prompts differ in length."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(1)
+    made = []
+    for number in range(5):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (20 + 15 * number, 40, 3), dtype=np.uint8)).save(path)
+        made.append(Sample(str(number), (Media("image", path),)))
+    return made
+
+
+class Alone:
+    """The same question about the same document, answered for one field."""
+
+    name = "extract"
+
+    def __init__(self, field: str) -> None:
+        self.field_names = (field,)
+        self.phrase, self.parse = TASK.phrase, TASK.parse
+
+    def schema(self) -> dict:
+        return TASK.alone(self.field_names[0])
+
+
+def texts(predictions):
+    return [prediction.text for prediction in predictions]
+
+
+def test_prompts_kept_apart_say_what_copied_ones_say(
+    model: OpenModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = predict_both(model, TASK, samples, TOGETHER)
+    monkeypatch.setattr(decode, "keeps_prefixes", lambda model: False)
+    copied = predict_both(model, TASK, samples, TOGETHER)
+    for held in (True, False):
+        assert len(set(texts(copied[held]))) > 1, "else nothing is compared"
+        assert texts(kept[held]) == texts(copied[held])
+        for one, other in zip(kept[held], copied[held], strict=True):
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+def test_prompts_are_kept_apart_where_the_layers_are_known(
+    model: OpenModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary = Vocabulary(model.tokenizer, model.model.config.text_config.vocab_size, sorted(model.stop_ids))
+    assert Decoder(model, vocabulary, 4).apart
+    monkeypatch.setattr(model.model.config.text_config, "sliding_window", 64)
+    assert not Decoder(model, vocabulary, 4).apart
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_fields_side_by_side_say_what_each_says_alone(
+    model: OpenModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    if not apart:
+        monkeypatch.setattr(decode, "keeps_prefixes", lambda model: False)
+    done: list[str] = []
+    missing = Sample("gone", extra={"problem": "gone.png: no such file"})
+    found = predict(model, TASK, [*samples, missing], APART, on_done=lambda one: done.append(one.id))
+    assert sorted(done) == sorted([*(sample.id for sample in samples), "gone"])
+    assert found.pop().problem == "gone.png: no such file"
+    for name in FIELDS:
+        for one, alone in zip(found, predict(model, Alone(name), samples, TOGETHER), strict=True):
+            assert one.fields[name] == alone.fields[name]
+            assert one.confidence[name] == pytest.approx(alone.confidence[name], abs=1e-5)
+    for one in found:
+        assert json.loads(one.text) == one.fields
+        assert list(one.fields) == list(FIELDS)
+        assert not one.cut and one.problem is None and one.seconds > 0
+    assert len(set(texts(found))) > 1
+
+
+def test_free_replies_are_written_whole(model: OpenModel, samples: list[Sample]) -> None:
+    both, free = predict_both(model, TASK, samples, APART), predict(model, TASK, samples, TOGETHER, constrained=False)
+    assert texts(both[False]) == texts(free)
+    assert texts(both[True]) == texts(predict(model, TASK, samples, APART))
+
+
+@pytest.mark.parametrize("limit", [1, 14, 20])
+def test_a_limit_is_one_of_each_field(model: OpenModel, samples: list[Sample], limit: int) -> None:
+    found = predict(model, TASK, samples, APART.model_copy(update={"max_new_tokens": limit}))
+    assert all(json.loads(one.text) == one.fields and list(one.fields) == list(FIELDS) for one in found)
+    assert any(one.cut for one in found)
+
+
+def test_a_task_without_fields_is_refused(model: OpenModel, samples: list[Sample]) -> None:
+    task = open_task("answer", {})
+    assert not isinstance(task, FieldTask)
+    with pytest.raises(RecipeError, match=r"predict\.fields"):
+        predict(model, task, samples, APART)
+
+
+def test_another_engine_is_not_asked_for_single_fields(model: OpenModel, samples: list[Sample]) -> None:
+    vocabulary = Vocabulary(model.tokenizer, model.model.config.text_config.vocab_size, sorted(model.stop_ids))
+    with pytest.raises(ModelError, match=r"predict\.fields"):
+        predict(model, TASK, samples, APART, writer=Decoder(model, vocabulary, 4))

@@ -83,6 +83,15 @@ def test_resampling_takes_away_what_the_new_rate_cannot_hold() -> None:
     assert np.abs(resample(tone(48_000, pitch=15_000), 48_000, 16_000)[200:-200]).max() < 1e-3
 
 
+@pytest.mark.parametrize("found", [1000, 8000, 22_050, 48_000, 192_000])
+@pytest.mark.parametrize("count", [1, 3, 20, 40, 100, 1000])
+def test_the_shortest_sound_is_not_lost(found: int, count: int) -> None:
+    changed = resample(np.ones(count, np.float32), found, 16_000)
+    assert len(changed) == max(1, round(count * 16_000 / found))
+    assert np.abs(changed).max() > min(0.5, 0.2 * count * 16_000 / found)
+
+
+
 def test_channels_are_averaged() -> None:
     stereo = np.stack([tone(16_000), -tone(16_000) + 0.25], axis=1)
     assert apart(read_audio(wav(stereo, 16_000, "FLOAT")), np.full(8000, 0.125, np.float32)) < 1e-6

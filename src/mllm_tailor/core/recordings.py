@@ -22,6 +22,7 @@ from mllm_tailor.core.sample import Media
 SPEECH_RATE = 16_000  # samples a second of HuBERT, wav2vec 2.0, Whisper and their kin
 PLAIN = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"})  # libsndfile's names
 BLOCK = 1 << 16  # samples of every channel decoded at once
+FILTER = 64  # samples at the lower rate; what is shorter than its filter libswresample leaves out
 Blocks = tuple[int, Iterator[np.ndarray]]  # samples a second, then float32 blocks (samples,)
 
 
@@ -83,7 +84,8 @@ def resample(samples: np.ndarray, found: int, wanted: int) -> np.ndarray:
     """(samples,) at another rate, by FFmpeg's libswresample; as long in seconds as before."""
     av = need("av", "media", "resampling")
     resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), format="flt", layout="mono")
+    filled = np.pad(samples, (0, max(0, FILTER * max(1, -(-found // wanted)) - len(samples))))
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(filled[None], np.float32), format="flt", layout="mono")
     frame.sample_rate = found
     parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
     length = max(1, round(len(samples) * wanted / found))

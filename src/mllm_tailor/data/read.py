@@ -112,11 +112,13 @@ def unique_ids(samples: Sequence[Sample]) -> list[Sample]:
         return list(samples)
     shared = [index for index, sample in enumerate(samples) if counts[sample.id] > 1]
     taken = {identifier for identifier, count in counts.items() if count == 1}
+    numbers: Counter[str] = Counter()  # the last one given, of each id: no smaller one is free again
     result = list(samples)
     for index in sorted(shared, key=lambda index: _said(samples[index])):
-        sample, number = samples[index], 1
-        while (name := f"{sample.id}-{number}") in taken:
-            number += 1
+        sample = samples[index]
+        numbers[sample.id] += 1
+        while (name := f"{sample.id}-{numbers[sample.id]}") in taken:
+            numbers[sample.id] += 1
         taken.add(name)
         result[index] = replace(sample, id=name)
     return result

@@ -91,7 +91,6 @@ def test_the_shortest_sound_is_not_lost(found: int, count: int) -> None:
     assert np.abs(changed).max() > min(0.5, 0.2 * count * 16_000 / found)
 
 
-
 def test_channels_are_averaged() -> None:
     stereo = np.stack([tone(16_000), -tone(16_000) + 0.25], axis=1)
     assert apart(read_audio(wav(stereo, 16_000, "FLOAT")), np.full(8000, 0.125, np.float32)) < 1e-6

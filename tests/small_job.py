@@ -18,6 +18,7 @@ from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import Method, make_method
 from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models.build import build_internvl, build_processor, save
 from mllm_tailor.recipe import Recipe, make_recipe
 
 
@@ -32,6 +33,27 @@ def make_samples(folder: Path, count: int = 12) -> list[Sample]:
         media = (Media("image", folder / f"{number}.png"),)
         samples.append(Sample(str(number), media, "Total?", f'{{"total": "{number * 111}"}}'))
     return samples
+
+
+def save_lively(folder: Path, tokenizer: Any, seed: int, **sizes: int) -> OpenModel:
+    """A random model lively enough that pictures and questions change what it says."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random = build_internvl(
+            tokenizer,
+            vision_width=16,
+            vision_layers=1,
+            text_width=32,
+            text_layers=2,
+            image_size=28,
+            tie_embeddings=False,
+            **sizes,
+        )
+        for name, weight in random.named_parameters():
+            if weight.ndim > 1 and "vision" not in name:
+                nn.init.normal_(weight, std=0.3)
+    save(random, build_processor(tokenizer, 28, max_tiles=4), folder)
+    return open_model(folder, dtype="float32", device="cpu")
 
 
 def small_recipe(method: dict[str, Any] | str, **train: Any) -> Recipe:

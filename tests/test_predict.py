@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_job import save_lively
 from tokenizers import Tokenizer, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models import OpenModel
+from mllm_tailor.models.build import build_tokenizer
 from mllm_tailor.predicting import FeatureMemory, decode, predict, predict_both
 from mllm_tailor.predicting.constrain import Grammar, Vocabulary, allowed_tokens
 from mllm_tailor.predicting.row import Row
@@ -59,26 +60,8 @@ def bpe_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module", params=["bytes", "bpe"])
 def model(request, tmp_path_factory) -> OpenModel:
-    """A random model lively enough that pictures and questions change what it says."""
     tokenizer = build_tokenizer() if request.param == "bytes" else bpe_tokenizer()
-    folder = tmp_path_factory.mktemp(request.param)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        random = build_internvl(
-            tokenizer,
-            vision_width=16,
-            vision_layers=1,
-            text_width=32,
-            text_layers=2,
-            image_size=28,
-            head_width=16,
-            tie_embeddings=False,
-        )
-        for name, weight in random.named_parameters():
-            if weight.ndim > 1 and "vision" not in name:
-                torch.nn.init.normal_(weight, std=0.3)
-    save(random, build_processor(tokenizer, 28, max_tiles=4), folder)
-    return open_model(folder, dtype="float32")
+    return save_lively(tmp_path_factory.mktemp(request.param), tokenizer, 3, head_width=16)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from small_job import make_samples
 
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.predicting import predict, predict_both
 from mllm_tailor.predicting.beams import BeamWriter
@@ -28,13 +28,7 @@ def model(tiny_model_folder: Path) -> OpenModel:
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    folder, found = tmp_path_factory.mktemp("pictures"), []
-    for number in range(5):
-        picture = Image.new("RGB", (60 + 40 * (number % 3), 80), "white")
-        ImageDraw.Draw(picture).text((5, 5), str(number) * 3, fill="black")
-        picture.save(folder / f"{number}.png")
-        found.append(Sample(str(number), (Media("image", folder / f"{number}.png"),)))
-    return found
+    return [replace(sample.unlabelled(), prompt="") for sample in make_samples(tmp_path_factory.mktemp("pictures"), 5)]
 
 
 TASK = open_task("extract", {"total": "string", "day": "date"})

@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from small_job import save_lively
 
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models import OpenModel
+from mllm_tailor.models.build import build_tokenizer
 from mllm_tailor.predicting import decode, predict, predict_both
 from mllm_tailor.predicting.constrain import Vocabulary
 from mllm_tailor.predicting.decode import Decoder
@@ -33,27 +33,8 @@ APART = Predict(batch=3, max_new_tokens=100, fields="side_by_side")
 
 @pytest.fixture(scope="module", params=[4, 2], ids=["a key a head", "keys shared by heads"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
-    """A random model lively enough that pictures change what it says."""
-    tokenizer = build_tokenizer()
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        random = build_internvl(
-            tokenizer,
-            vision_width=16,
-            vision_layers=1,
-            text_width=32,
-            text_layers=2,
-            image_size=28,
-            head_width=8,
-            key_value_heads=request.param,
-            tie_embeddings=False,
-        )
-        for name, weight in random.named_parameters():
-            if weight.ndim > 1 and "vision" not in name:
-                torch.nn.init.normal_(weight, std=0.3)
     folder = tmp_path_factory.mktemp("model")
-    save(random, build_processor(tokenizer, 28, max_tiles=4), folder)
-    return open_model(folder, dtype="float32", device="cpu")
+    return save_lively(folder, build_tokenizer(), 5, head_width=8, key_value_heads=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from mllm_tailor.models import Encoded, OpenModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.feed import Batch, Feed, LiveFeed, collate_right
 from mllm_tailor.training.precision import computing
-from mllm_tailor.training.processes import rank, ranks, wait_for_all
+from mllm_tailor.training.processes import join, rank, ranks
 
 GROUP = 8  # different pictures (or sets of them) a file
 RAM_SHARE = 0.25  # of the available memory; larger caches are read from disk as needed
@@ -68,7 +68,7 @@ class CachedFeed:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._complete(range(rank(), len(self.groups), ranks()))
         if ranks() > 1:
-            wait_for_all()
+            join(model.device).wait_for_everyone()
             self._complete(range(len(self.groups)))  # where processes share no disk
         if (
             sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))

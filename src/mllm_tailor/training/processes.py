@@ -34,12 +34,6 @@ def share_weights(weights: Iterable[nn.Parameter]) -> None:
             distributed.broadcast(weight.data, 0)
 
 
-def wait_for_all() -> None:
-    """Go on when every process is here."""
-    if ranks() > 1:
-        distributed.barrier()
-
-
 def ranks() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

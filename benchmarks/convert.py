@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from mllm_tailor.core.device import Stopwatch, describe_machine
-from mllm_tailor.core.files import human_bytes
+from mllm_tailor.core.io import human_bytes
 from mllm_tailor.core.sample import Media, Sample
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

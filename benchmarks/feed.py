@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine
-from mllm_tailor.core.files import write_json
+from mllm_tailor.core.io import write_json
 from mllm_tailor.data import read_samples
-from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe
+from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.tasks import make_task
-from mllm_tailor.training.features import CachedFeed
-from mllm_tailor.training.feed import Feed, LiveFeed
+from mllm_tailor.training.batches import Feed, LiveFeed
+from mllm_tailor.training.vision_cache import CachedFeed
 
 RESULTS = Path(__file__).parent / "results" / "feed.json"
 BATCH, ROUNDS = 4, 3

@@ -27,17 +27,18 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_tailor.core.device import describe_machine, peak_memory, pick_device, seed_everything
-from mllm_tailor.core.files import human_bytes, human_time, write_json
-from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.core.io import human_bytes, human_time, write_json
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import measure_length
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Recipe, make_recipe
-from mllm_tailor.run.forecast import Shape, extrapolate
+from mllm_tailor.run.cost_estimate import Shape, extrapolate
+from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_for_training
-from mllm_tailor.run.prepare import prepare
+from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.tasks import make_task
-from mllm_tailor.training import rehearsal, rehearse, train
+from mllm_tailor.training import profile as rehearsal
+from mllm_tailor.training import rehearse, train
 
 RESULTS = Path(__file__).parent / "results" / "forecast.json"
 SAMPLES, BATCH, STEPS = 8, 4, 4  # two epochs, the second of which is timed

@@ -30,18 +30,18 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_tailor.core.device import Stopwatch, describe_machine, pick_device, seed_everything, watch_memory
-from mllm_tailor.core.files import human_bytes, write_json
+from mllm_tailor.core.io import human_bytes, write_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import examine, read_samples, split, split_dev
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.recipe.schema import HeldOut, Tiles
 from mllm_tailor.tasks import open_task
-from mllm_tailor.training.features import see
-from mllm_tailor.training.losses import answer_loss
-from mllm_tailor.training.order import epoch_order
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
+from mllm_tailor.training.sampler import epoch_order
+from mllm_tailor.training.vision_cache import see
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
 LINEAR = 1.15  # an exponent up to here counts as linear

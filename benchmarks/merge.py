@@ -19,19 +19,19 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from mllm_tailor.commands.run import run_recipe
+from mllm_tailor.commands.verify import agreement, observe
 from mllm_tailor.core.device import describe_machine
-from mllm_tailor.core.files import write_json
+from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.drawn.folder import draw_folder
+from mllm_tailor.generation import predict
 from mllm_tailor.methods import merge
 from mllm_tailor.models import OpenModel
-from mllm_tailor.predicting import predict
-from mllm_tailor.run.folder import RunFolder
+from mllm_tailor.run.dataset import Job, prepare
 from mllm_tailor.run.predict import open_base, open_tuned
-from mllm_tailor.run.prepare import Job, prepare
+from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.run.scores import score_part
-from mllm_tailor.run.tailor import run_recipe
-from mllm_tailor.run.verify import agreement, observe
+from mllm_tailor.synthetic.folder import draw_folder
 from mllm_tailor.tasks import make_task
 
 RESULTS = Path(__file__).parent / "results" / "merge.json"

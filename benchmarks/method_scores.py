@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
+from mllm_tailor.commands.compare_methods import compare_methods
 from mllm_tailor.core.device import describe_machine
-from mllm_tailor.core.files import read_json, write_json
-from mllm_tailor.data.drawn.folder import draw_folder
-from mllm_tailor.run.methods import compare_methods
+from mllm_tailor.core.io import read_json, write_json
+from mllm_tailor.synthetic.folder import draw_folder
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = (  # the most different first, so that a comparison broken off has something to compare

@@ -35,17 +35,17 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_tailor.core.device import Stopwatch, describe_machine, seed_everything
-from mllm_tailor.core.files import read_json, write_json
+from mllm_tailor.core.io import read_json, write_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import Method, make_method
 from mllm_tailor.methods.dylora import Dylora
-from mllm_tailor.methods.tuning import attachments
+from mllm_tailor.methods.method import attachments
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Recipe, make_recipe
-from mllm_tailor.training.losses import answer_loss
-from mllm_tailor.training.modes import learning_rates, trained_weights
-from mllm_tailor.training.optimizers import Setup, Stepper, make_groups, make_stepper
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
+from mllm_tailor.training.optim.registry import Setup, Stepper, make_groups, make_stepper
+from mllm_tailor.training.trainable import learning_rates, trained_weights
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ["language", "head"]

@@ -19,13 +19,13 @@ from rich.table import Table
 
 from mllm_tailor.models import measure_length
 from mllm_tailor.recipe import read_recipe
+from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.prepare import prepare
-from mllm_tailor.run.settle import settle
+from mllm_tailor.run.resolve import settle
 from mllm_tailor.tasks import make_task
-from mllm_tailor.training.feed import WHOLE
+from mllm_tailor.training.batches import WHOLE
 from mllm_tailor.training.memory import most_padding, token_budget
-from mllm_tailor.training.order import epoch_passes, make_course
+from mllm_tailor.training.sampler import epoch_passes, make_course
 
 
 def computed(passes: Sequence[Sequence[int]], tokens: Sequence[int], whole: int = WHOLE) -> int:

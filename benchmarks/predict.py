@@ -30,13 +30,13 @@ from rich.table import Table
 from transformers import LogitsProcessor
 
 from mllm_tailor.core.device import Stopwatch, describe_machine
-from mllm_tailor.core.files import write_json
+from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.generation import FeatureMemory, predict, predict_both
+from mllm_tailor.generation.constrain import Grammar, Guide, Vocabulary, allowed_tokens
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.attention import torch_attention
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
-from mllm_tailor.predicting import FeatureMemory, predict, predict_both
-from mllm_tailor.predicting.constrain import Grammar, Guide, Vocabulary, allowed_tokens
+from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.tasks import Task, open_task
 

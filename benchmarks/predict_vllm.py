@@ -54,9 +54,9 @@ def work_here(work: Work) -> dict[str, Any]:
     """Read every round in this process: seconds, and the replies."""
     from mllm_tailor.core.device import Stopwatch
     from mllm_tailor.core.sample import Media, Sample
+    from mllm_tailor.generation import predict
+    from mllm_tailor.generation.vllm.engine import VllmWriter
     from mllm_tailor.models import open_model
-    from mllm_tailor.predicting import predict
-    from mllm_tailor.predicting.vllm_writer import VllmWriter
     from mllm_tailor.recipe.schema import Predict
     from mllm_tailor.tasks import open_task
 
@@ -89,7 +89,7 @@ def picture_of(work: Work, number: int) -> Path:
 
 def draw(work: Work) -> None:
     """The receipts of all rounds."""
-    from mllm_tailor.data.drawn import draw_document
+    from mllm_tailor.synthetic import draw_document
 
     for number in range(WARM_UP + work.samples * work.rounds):
         draw_document("receipts", SEED + number).image.save(picture_of(work, number))
@@ -162,7 +162,7 @@ def main() -> None:
         print(json.dumps(work_here(Work(**json.loads(arguments.work)))))
         return
     from mllm_tailor.core.device import describe_machine
-    from mllm_tailor.core.files import write_json
+    from mllm_tailor.core.io import write_json
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -13,15 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, pick_device, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.methods.lora_products import summed_products
+from mllm_tailor.methods.fused_lora import summed_products
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.attention import torch_attention
+from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.training.features import CachedFeed, as_inputs, see
-from mllm_tailor.training.feed import collate_right
-from mllm_tailor.training.losses import answer_loss
-from mllm_tailor.training.modes import keep_frozen_parts_quiet
+from mllm_tailor.training.batches import collate_right
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.precision import computing, frozen_in_bf16
+from mllm_tailor.training.trainable import keep_frozen_parts_quiet
+from mllm_tailor.training.vision_cache import CachedFeed, as_inputs, see
 
 EPOCHS = 3  # of the second run over the same pictures
 SIDE = 1024  # of the square matrices whose product is the 100 %

@@ -29,19 +29,20 @@ from torch.nn import functional
 from train import QUICK, prepare
 
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine, seed_everything
-from mllm_tailor.core.files import write_json
+from mllm_tailor.core.io import write_json
 from mllm_tailor.methods import make_method
-from mllm_tailor.methods.lora_products import summed_products
+from mllm_tailor.methods.fused_lora import summed_products
 from mllm_tailor.models import OpenModel, last_layer, open_model
-from mllm_tailor.models.attention import torch_attention
+from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.training import feed, losses
-from mllm_tailor.training.features import as_inputs, see
-from mllm_tailor.training.feed import collate_right
+from mllm_tailor.training import batches as feed
+from mllm_tailor.training.batches import collate_right
 from mllm_tailor.training.memory import CPU_PADDING, CPU_TOKENS
-from mllm_tailor.training.modes import keep_frozen_parts_quiet
-from mllm_tailor.training.order import micro_batches
+from mllm_tailor.training.objectives import cross_entropy as losses
 from mllm_tailor.training.precision import computing
+from mllm_tailor.training.sampler import micro_batches
+from mllm_tailor.training.trainable import keep_frozen_parts_quiet
+from mllm_tailor.training.vision_cache import as_inputs, see
 
 sys.path.insert(0, str(Path(__file__).parent / "trainers"))
 from ours import samples_of

@@ -34,13 +34,13 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from mllm_tailor.core.device import describe_machine, fast_bf16
-from mllm_tailor.core.files import human_bytes, write_json, write_jsonl
+from mllm_tailor.core.io import human_bytes, write_json, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe.schema import Tiles
-from mllm_tailor.training.order import Course
+from mllm_tailor.synthetic import draw_folder
+from mllm_tailor.training.sampler import Course
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
 PROMPT = "Extract the company, date, address and total in json format. Respond with a valid JSON only."

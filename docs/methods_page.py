@@ -9,7 +9,7 @@ from typing import Any
 
 from words import settings_table
 
-from mllm_tailor.core.files import human_bytes, read_json
+from mllm_tailor.core.io import human_bytes, read_json
 from mllm_tailor.methods import METHODS
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllm_tailor.models import FAMILIES
-from mllm_tailor.models.convert.dialogue import STYLES
+from mllm_tailor.models.convert.tokenizer import STYLES
 from mllm_tailor.models.families import NOT_HERE
 
 HEAD = """# The models

@@ -15,10 +15,10 @@ from typing import Any
 
 from jinja2 import Environment
 
-from mllm_tailor.core.files import read_jsonl
+from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.recipe import read_recipe
-from mllm_tailor.run.prepare import prepare
-from mllm_tailor.scoring.diff import mark_difference
+from mllm_tailor.reporting.diff import mark_difference
+from mllm_tailor.run.dataset import prepare
 from mllm_tailor.tasks import make_task
 
 PAGE = """<!doctype html><meta charset="utf-8"><style>

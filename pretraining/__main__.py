@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", help="checkpoint to write (default: the stage's name)")
     parser.add_argument(
-        "--folder", type=Path, default=Path("src/mllm_tailor/models/embedded"), help="where `ship` writes"
+        "--folder", type=Path, default=Path("src/mllm_tailor/models/bundled/embedded"), help="where `ship` writes"
     )
     parser.add_argument(
         "--set",
@@ -62,7 +62,7 @@ def main() -> None:
 
         print(score(arguments.folder))
         return
-    from mllm_tailor.training import processes
+    from mllm_tailor.training import distributed as processes
     from pretraining import join, language, vision
 
     processes.join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

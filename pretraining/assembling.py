@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
 
-from mllm_tailor.models.build import build_tokenizer
+from mllm_tailor.models.bundled.build import build_tokenizer
 from pretraining import checkpoint, optimizing, slots, tower
 
 TOKENIZER = build_tokenizer()

@@ -12,10 +12,10 @@ from PIL import Image
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
-from mllm_tailor.core.margins import print_box
-from mllm_tailor.core.media import to_rgb
-from mllm_tailor.models.processor import IMAGENET_MEAN, IMAGENET_STD
-from mllm_tailor.models.tiles import tile_image, tiles_to_tensor
+from mllm_tailor.media.crop import print_box
+from mllm_tailor.media.image import to_rgb
+from mllm_tailor.models.inputs.internvl_processor import IMAGENET_MEAN, IMAGENET_STD
+from mllm_tailor.models.inputs.tiling import tile_image, tiles_to_tensor
 from mllm_tailor.tasks.reply import read_object
 from pretraining import assembling, optimizing, pictures, questions
 from pretraining.pages import Page

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from mllm_tailor.training import processes
+from mllm_tailor.training import distributed as processes
 from pretraining import assembling, checkpoint, guiding, optimizing, pages, pictures, tower, vision
 from pretraining.assembling import IMAGE, SymbolEmbedding
 from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places

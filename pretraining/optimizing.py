@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mllm_tailor.core.device import fast_bf16
-from mllm_tailor.training.muon import Muon
+from mllm_tailor.training.optim.muon import Muon
 
 
 def make_optimizers(modules: list[nn.Module], rate: float, muon: bool = True) -> list[torch.optim.Optimizer]:

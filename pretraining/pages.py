@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mllm_tailor.data.drawn import DrawnText, text_layout
+from mllm_tailor.synthetic import DrawnText, text_layout
 from pretraining import slots
 from pretraining.tiles import GRID, TILE
 
@@ -29,7 +29,7 @@ class Page:
 
 
 def receipt_layouts(held_out: bool) -> tuple[str, ...]:
-    from mllm_tailor.data.drawn import layouts_of
+    from mllm_tailor.synthetic import layouts_of
 
     known = layouts_of("receipts")
     return tuple(name for name in known if (name in HELD_OUT) == held_out)
@@ -40,7 +40,7 @@ def is_ascii(fields: dict[str, str]) -> bool:
 
 
 def grid_of(width: int, height: int, most: int = 3) -> tuple[int, int]:
-    from mllm_tailor.models.tiles import tile_grid
+    from mllm_tailor.models.inputs.tiling import tile_grid
 
     return tile_grid(width, height, 1, most, TILE)
 

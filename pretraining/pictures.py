@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mllm_tailor.data.drawn import DrawnPage, FontSet, Style, draw_document
-from mllm_tailor.data.drawn.fonts import Face
-from mllm_tailor.models.tiles import tile_image
+from mllm_tailor.models.inputs.tiling import tile_image
+from mllm_tailor.synthetic import DrawnPage, FontSet, Style, draw_document
+from mllm_tailor.synthetic.fonts import Face
 from pretraining import effects, fonts, guiding, pages, questions, slots, tiles, words
 from pretraining.tiles import GRID, TILE
 

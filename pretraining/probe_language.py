@@ -2,7 +2,7 @@
 
 python -m pretraining.probe_language          # the checkpoint `language` of the second stage
 python -m pretraining.probe_language NAME
-python -m pretraining.probe_language src/mllm_tailor/models/embedded    # the shipped weights, joined to their tower
+python -m pretraining.probe_language src/mllm_tailor/models/bundled/embedded    # the shipped weights
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from mllm_tailor.core.sample import Media, Prediction, Sample
-from mllm_tailor.data.drawn import draw_document
+from mllm_tailor.generation import predict
 from mllm_tailor.models import open_model
-from mllm_tailor.predicting import predict
 from mllm_tailor.recipe.schema import Predict
+from mllm_tailor.synthetic import draw_document
 from mllm_tailor.tasks import open_task
 from pretraining import questions
 from pretraining.pages import HELD_OUT

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import InternVLForConditionalGeneration
 
-from mllm_tailor.models.build import build_processor, save
+from mllm_tailor.models.bundled.build import build_processor, save
 from pretraining import assembling, checkpoint
 from pretraining.assembling import SymbolEmbedding
 from pretraining.join import from_checkpoint

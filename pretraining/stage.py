@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from mllm_tailor.training import processes
+from mllm_tailor.training import distributed as processes
 from pretraining import checkpoint, optimizing
 
 SAVE_EVERY = 120  # seconds

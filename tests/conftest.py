@@ -34,7 +34,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random InternVL (a tile of 56 pixels is 4 tokens; 193,000 weights), saved as transformers does."""
     import torch
 
-    from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+    from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = build_tokenizer()

@@ -8,7 +8,7 @@ from pathlib import Path
 from small_job import make_samples, prepare
 
 from mllm_tailor.training import train
-from mllm_tailor.training.processes import ranks
+from mllm_tailor.training.distributed import ranks
 
 
 def main() -> None:

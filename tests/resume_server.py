@@ -22,7 +22,8 @@ import torch
 from small_job import make_samples, prepare
 
 from mllm_tailor.core.errors import TailorError
-from mllm_tailor.training import Aids, objectives, train
+from mllm_tailor.training import Aids, train
+from mllm_tailor.training.objectives import base as objectives
 
 
 def kill_at(moment: int) -> Callable[..., Any]:

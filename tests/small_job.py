@@ -18,7 +18,7 @@ from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import Method, make_method
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.build import build_internvl, build_processor, save
+from mllm_tailor.models.bundled.build import build_internvl, build_processor, save
 from mllm_tailor.recipe import Recipe, make_recipe
 
 

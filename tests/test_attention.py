@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm_tailor.models import attention
-from mllm_tailor.models.attention import BlockedAttention, attend, torch_attention
+from mllm_tailor.models.patches.cpu_attention import BlockedAttention, attend, torch_attention
 
 
 class Layer(nn.Module):

@@ -10,15 +10,15 @@ import pytest
 import soundfile
 from PIL import Image, ImageDraw
 
-from mllm_tailor.core.clips import read_clip, store_frames
-from mllm_tailor.core.margins import clip_box
-from mllm_tailor.core.recordings import read_audio
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.media.audio import read_audio
+from mllm_tailor.media.crop import clip_box
+from mllm_tailor.media.video import read_clip, store_frames
 from mllm_tailor.models import open_model
-from mllm_tailor.models.units import Codebook
+from mllm_tailor.models.inputs.speech_units import Codebook
 from mllm_tailor.recipe.schema import Units
 from mllm_tailor.training.augment import ENDS, SPEED, augment_sample
-from mllm_tailor.training.feed import LiveFeed
+from mllm_tailor.training.batches import LiveFeed
 
 
 def drawn(count: int = 12) -> list[Image.Image]:

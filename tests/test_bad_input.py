@@ -17,13 +17,13 @@ from test_clips import STEADY, clip
 from test_pages import drawn, pdf
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.files import read_jsonl
+from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.recipe import Recipe, make_recipe
+from mllm_tailor.run.dataset import Job, prepare
 from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.prepare import Job, prepare
-from mllm_tailor.run.settle import settle
-from mllm_tailor.run.units import with_units
+from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.speech_units import with_units
 from mllm_tailor.tasks import make_task
 
 

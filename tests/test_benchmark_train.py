@@ -9,7 +9,7 @@ import torch
 from small_job import batch_of, make_samples, prepare
 
 from mllm_tailor.models import OpenModel
-from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 TRAINERS = Path(__file__).resolve().parent.parent / "benchmarks" / "trainers"
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mllm_tailor.commands.predict import predict_paths
+from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.files import read_json, read_jsonl
+from mllm_tailor.core.io import read_json, read_jsonl
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples
-from mllm_tailor.run.reading import predict_paths
-from mllm_tailor.run.tailor import run_recipe
 from mllm_tailor.tasks import open_task
 
 task = open_task("choose")

@@ -13,18 +13,19 @@ import yaml
 from PIL import Image, ImageDraw
 from rich.console import Console
 
+from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError, RecipeError
-from mllm_tailor.core.files import read_json, read_jsonl
+from mllm_tailor.core.io import read_json, read_jsonl
 from mllm_tailor.core.sample import Media, Prediction, Sample
+from mllm_tailor.generation import choose
+from mllm_tailor.generation.loglikelihood import _Chooser
 from mllm_tailor.models import OpenModel, open_model
 from mllm_tailor.models.encode import NO_LOSS
-from mllm_tailor.predicting import choose
-from mllm_tailor.predicting.choices import _Chooser
 from mllm_tailor.recipe import Predict, make_recipe
-from mllm_tailor.run.prepare import prepare
-from mllm_tailor.run.settle import settle
-from mllm_tailor.run.tailor import run_recipe
-from mllm_tailor.scoring.confusion import UNREAD, Confusion, confusion_table, macro_f1
+from mllm_tailor.reporting.tables import confusion_table
+from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.resolve import settle
+from mllm_tailor.scoring.confusion import UNREAD, Confusion, macro_f1
 from mllm_tailor.tasks import open_task
 
 CLASSES = ["Swiping Up", "No gesture", "Tap"]

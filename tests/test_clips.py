@@ -16,14 +16,14 @@ from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllm_tailor.core.clips import ClipLimits, film_strip, frame_size, read_frames
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.generation import predict
+from mllm_tailor.media.video import ClipLimits, film_strip, frame_size, read_frames
 from mllm_tailor.models import encode, open_model
-from mllm_tailor.predicting import predict
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
-from mllm_tailor.training.features import CachedFeed, can_cache, see
+from mllm_tailor.training.vision_cache import CachedFeed, can_cache, see
 
 av = pytest.importorskip("av")
 WIDTH, HEIGHT = 48, 32

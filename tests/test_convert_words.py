@@ -12,7 +12,7 @@ from test_convert import SAMPLE, cache  # noqa: F401  (the fixture)
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import NO_LOSS, open_model
-from mllm_tailor.models.convert.dialogue import STYLES
+from mllm_tailor.models.convert.tokenizer import STYLES
 
 TEXTS = ["RM 9.50", "  two spaces", "tabs\tand\nlines\n", "总计 é 😀", "a", "The total  of this", "Jalan Besar 50000"]
 

@@ -17,13 +17,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, make_recipe
-from mllm_tailor.run.crew import processes_of
-from mllm_tailor.run.forecast import Forecast, count_processes
-from mllm_tailor.run.tailor import run_recipe
+from mllm_tailor.run.cost_estimate import Forecast, count_processes
+from mllm_tailor.run.launcher import processes_of
+from mllm_tailor.synthetic import draw_folder
 
 LONG = Forecast(peak_bytes=1 << 28, training_seconds=3_600, seeing_seconds=0, scoring_seconds=0, together=1)
 
@@ -126,8 +126,8 @@ def count(recipe: Recipe, forecast: Forecast = LONG) -> int:
 
 
 def test_processes_follow_passes_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_tailor.run.forecast.torch.get_num_threads", lambda: 8)
-    monkeypatch.setattr("mllm_tailor.run.forecast.free_memory", lambda device: 1 << 32)
+    monkeypatch.setattr("mllm_tailor.run.cost_estimate.torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr("mllm_tailor.run.cost_estimate.free_memory", lambda device: 1 << 32)
     recipe = recipe_with()
     assert count(recipe) == 4  # passes of a step
     assert count(recipe, replace(LONG, together=2)) == 2

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
+from mllm_tailor.commands.curve import draw_curve, in_words, read_sizes
 from mllm_tailor.core.errors import RecipeError, RunError
-from mllm_tailor.core.files import read_jsonl
-from mllm_tailor.data.drawn import draw_folder
-from mllm_tailor.run.curve import draw_curve, in_words, read_sizes
+from mllm_tailor.core.io import read_jsonl
+from mllm_tailor.reporting import write_curve
 from mllm_tailor.scoring import MetricScore, Ratios, Scores, fit_curve
-from mllm_tailor.scoring.report import write_curve
+from mllm_tailor.synthetic import draw_folder
 
 
 def scores(values: list[float], better: Any = "higher") -> Scores:

@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import Examination, Fault, examine, exclusions, propose_recipe, read_samples, split, summarise
-from mllm_tailor.data.decoding import decode_all, decode_one
-from mllm_tailor.data.hashes import near_pairs, picture_hash
-from mllm_tailor.data.init import quoted
-from mllm_tailor.data.patterns import patterns, shape
+from mllm_tailor.data.decode_check import decode_all, decode_one
+from mllm_tailor.data.formats import patterns, shape
+from mllm_tailor.data.perceptual_hash import near_pairs, picture_hash
+from mllm_tailor.data.propose_recipe import quoted
 from mllm_tailor.recipe import HeldOut, read_recipe
 from mllm_tailor.tasks import make_task, open_task
 

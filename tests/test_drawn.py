@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.data.drawn import (
+from mllm_tailor.synthetic import (
     DEMO_LAYOUTS,
     KINDS,
     FontSet,
@@ -23,8 +23,8 @@ from mllm_tailor.data.drawn import (
     layouts_of,
     text_layout,
 )
-from mllm_tailor.data.drawn.locales import LOCALES
-from mllm_tailor.data.drawn.subset_fonts import CHARACTERS
+from mllm_tailor.synthetic.locales import LOCALES
+from mllm_tailor.synthetic.subset_fonts import CHARACTERS
 
 SEEDS = range(3)
 

@@ -42,9 +42,9 @@ def test_plain_transformers_opens_it() -> None:
 @pytest.mark.slow
 def test_stored_scores_are_reproduced(tmp_path: Path) -> None:
     """Drawn receipts of layouts it never saw, by stored seeds: mean fuzzy similarity as when it was shipped."""
-    from mllm_tailor.data.drawn import draw_document
-    from mllm_tailor.predicting import predict
+    from mllm_tailor.generation import predict
     from mllm_tailor.recipe.schema import Predict
+    from mllm_tailor.synthetic import draw_document
     from mllm_tailor.tasks import open_task
 
     stored = SCORES["drawn_receipts"]

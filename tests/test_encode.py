@@ -15,14 +15,14 @@ from PIL import Image
 from transformers import GotOcr2ImageProcessorPil
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import image_size, open_image
 from mllm_tailor.core.sample import Media, Sample, Turn
+from mllm_tailor.media.image import image_size, open_image
 from mllm_tailor.models import NO_LOSS, OpenModel, encode, open_model, tile_grid, tile_image
-from mllm_tailor.models.build import IMAGE, IMAGE_END, IMAGE_START, TURN_END, TURN_START
+from mllm_tailor.models.bundled.build import IMAGE, IMAGE_END, IMAGE_START, TURN_END, TURN_START
 from mllm_tailor.models.encode import Encoded, Length, measure_length
-from mllm_tailor.models.processor import IMAGENET_MEAN, IMAGENET_STD
-from mllm_tailor.models.tiled import shared_tiles
-from mllm_tailor.models.tiles import count_tiles, tiles_to_tensor
+from mllm_tailor.models.inputs.internvl import shared_tiles
+from mllm_tailor.models.inputs.internvl_processor import IMAGENET_MEAN, IMAGENET_STD
+from mllm_tailor.models.inputs.tiling import count_tiles, tiles_to_tensor
 from mllm_tailor.recipe.schema import Tiles
 
 

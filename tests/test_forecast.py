@@ -10,14 +10,14 @@ import torch
 import yaml
 from small_job import make_samples, prepare, snapshot
 
+from mllm_tailor.commands.fit_memory import fit_recipe, milder
 from mllm_tailor.core.device import watch_memory
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.models import measure_length
 from mllm_tailor.recipe import read_recipe
-from mllm_tailor.run.fit import fit_recipe, milder
-from mllm_tailor.run.forecast import Shape, extrapolate
+from mllm_tailor.run.cost_estimate import Shape, extrapolate
+from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.training import Rehearsal, rehearse
 
 FULL = {"name": "full", "parts": ["vision", "projector", "language", "head"]}

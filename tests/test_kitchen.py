@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mllm_tailor.core.clips import read_clip
+from mllm_tailor.commands.draw import draw_set
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.data import read_samples
+from mllm_tailor.media.video import read_clip
 from mllm_tailor.recipe import read_recipe
-from mllm_tailor.run.draw import draw_set
-from mllm_tailor.run.prepare import prepare
+from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.report import _facts
 from mllm_tailor.tasks import make_task
 

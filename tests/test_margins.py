@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllm_tailor.core.margins import CELL, KEPT, print_box
+from mllm_tailor.media.crop import CELL, KEPT, print_box
 
 
 def page(width: int, height: int, block: tuple[int, int, int, int], seed: int = 0) -> Image.Image:

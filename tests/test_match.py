@@ -14,18 +14,18 @@ from small_job import difference, small_recipe, snapshot
 from test_models_pairs import write_pair_family
 from torch.nn.functional import normalize
 
+from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Prediction, Sample
+from mllm_tailor.generation import predict
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.predicting import predict
 from mllm_tailor.recipe import Predict, Recipe
-from mllm_tailor.run.tailor import run_recipe
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.tasks import open_task
 from mllm_tailor.training import train
-from mllm_tailor.training.contrast import clip_loss, siglip_loss
+from mllm_tailor.training.objectives.contrastive import clip_loss, siglip_loss
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "grey", "brown"]
 

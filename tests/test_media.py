@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import DEFAULT_LIMITS, ImageLimits, decode_data_uri, image_size, media_kind, open_image
 from mllm_tailor.core.sample import Media
+from mllm_tailor.media.image import DEFAULT_LIMITS, ImageLimits, decode_data_uri, image_size, media_kind, open_image
 
 
 def scene(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:

@@ -17,11 +17,11 @@ from transformers import AutoModelForMultimodalLM
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import check_mergeable, make_method, merge
-from mllm_tailor.methods.tuning import attachments
+from mllm_tailor.methods.method import attachments
 from mllm_tailor.models import open_model, open_skeleton
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
-from mllm_tailor.run.job import check_model
-from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.run.pipeline import check_model
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 LORA = {"name": "lora", "rank": 4}
 MIXED = {

@@ -18,9 +18,9 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.methods.adalora import Adalora
 from mllm_tailor.methods.adapters import ADAPTER, tuner_layers
-from mllm_tailor.methods.tuning import attachments
+from mllm_tailor.methods.method import attachments
 from mllm_tailor.training import train
-from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 
 @pytest.fixture(scope="module")

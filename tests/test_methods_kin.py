@@ -31,11 +31,11 @@ from mllm_tailor.core.errors import ModelError, RecipeError, RunError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method, truncate
 from mllm_tailor.methods.adapters import tuner_layers
-from mllm_tailor.methods.tuning import attachments
+from mllm_tailor.methods.method import attachments
 from mllm_tailor.recipe import dump_recipe
 from mllm_tailor.training import train
-from mllm_tailor.training.losses import answer_loss
-from mllm_tailor.training.modes import learning_rates
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
+from mllm_tailor.training.trainable import learning_rates
 
 DYLORA = {"name": "dylora", "rank": 6, "alpha": 12}
 QUERY = "model.language_model.layers.0.self_attn.q_proj"

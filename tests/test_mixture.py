@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from small_job import make_samples, small_recipe, snapshot
 from small_job import prepare as prepare_small
 
+from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError, RecipeError
-from mllm_tailor.core.files import read_jsonl
+from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import mix
-from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.models import Length
 from mllm_tailor.recipe import Source, make_recipe
+from mllm_tailor.run.dataset import Job, prepare
+from mllm_tailor.run.epoch_summary import plan
 from mllm_tailor.run.ledger import write_ledger
-from mllm_tailor.run.plan import plan
-from mllm_tailor.run.prepare import Job, prepare
-from mllm_tailor.run.tailor import run_recipe
+from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import train as train_small
-from mllm_tailor.training.order import Course, epoch_order
+from mllm_tailor.training.sampler import Course, epoch_order
 
 SAMPLES = [Sample(f"s{number}") for number in range(10)]
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForMultimodalLM, AutoTokenizer, GotOcr2ImageProcessorPil
 
-from mllm_tailor.models.build import SPECIAL_TOKENS, build_tokenizer, tokens_per_tile
-from mllm_tailor.models.processor import InternVLProcessor
+from mllm_tailor.models.bundled.build import SPECIAL_TOKENS, build_tokenizer, tokens_per_tile
+from mllm_tailor.models.inputs.internvl_processor import InternVLProcessor
 
 
 def test_every_byte_is_a_token_and_comes_back() -> None:

@@ -17,14 +17,14 @@ from small_job import difference, logits, open_small, shake, small_recipe
 from test_encode import picture
 from tiny_families import RECIPES, write_family
 
-from mllm_tailor.core.clips import read_frames
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.media.video import read_frames
 from mllm_tailor.methods import make_method, merge
 from mllm_tailor.models import FAMILIES, NO_LOSS, OpenModel, open_model, open_skeleton
-from mllm_tailor.models.build import TURN_END
+from mllm_tailor.models.bundled.build import TURN_END
 from mllm_tailor.models.families import guess_family
-from mllm_tailor.models.speech import SpeechFeatures
+from mllm_tailor.models.inputs.granite_speech import SpeechFeatures
 
 ALONE = {"paligemma"}  # reads no text without a picture
 UNBUILT = {"internvl": "has tests of its own", "qwen2_5_omni": "is its thinker, wrapped; see below"}
@@ -193,7 +193,7 @@ def test_an_unknown_family_is_guessed_and_says_so(
     folder = family_folder(families, kind)
     known = open_model(folder)
     without = {name: family for name, family in FAMILIES.items() if name != kind}
-    monkeypatch.setattr("mllm_tailor.models.open.FAMILIES", without)
+    monkeypatch.setattr("mllm_tailor.models.load.FAMILIES", without)
     model = open_model(folder)
     said = " ".join(capsys.readouterr().err.split())
     assert f"{kind} is not a family described here. Guessed from its modules" in said

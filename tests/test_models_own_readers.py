@@ -17,7 +17,7 @@ from tiny_families import write_family
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.phi4 import DynamicCrops
+from mllm_tailor.models.inputs.phi4 import DynamicCrops
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from tiny_families import CLIP, fill
 from tokenizers import pre_tokenizers
 
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.media import open_image
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.media.image import open_image
 from mllm_tailor.methods import make_method, merge
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.models.pairs import embed_pictures, embed_texts
+from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
 
 KINDS = ("clip", "siglip")
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -15,11 +15,11 @@ from PIL import Image
 
 from mllm_tailor.core import container
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import ImageLimits, image_size, open_image
-from mllm_tailor.core.pages import open_page, page_count, pages_of
 from mllm_tailor.core.sample import Media
 from mllm_tailor.data import read_samples
-from mllm_tailor.predicting import read_inputs
+from mllm_tailor.generation import read_inputs
+from mllm_tailor.media.image import ImageLimits, image_size, open_image
+from mllm_tailor.media.pdf import open_page, page_count, pages_of
 
 pdfium = pytest.importorskip("pypdfium2")
 

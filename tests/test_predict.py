@@ -19,12 +19,12 @@ from transformers import PreTrainedTokenizerFast
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.generation import FeatureMemory, decode, predict, predict_both
+from mllm_tailor.generation.constrain import Grammar, Vocabulary, allowed_tokens
+from mllm_tailor.generation.sequence import Row
+from mllm_tailor.generation.vision_cache import Vision, weights_key
 from mllm_tailor.models import OpenModel
-from mllm_tailor.models.build import build_tokenizer
-from mllm_tailor.predicting import FeatureMemory, decode, predict, predict_both
-from mllm_tailor.predicting.constrain import Grammar, Vocabulary, allowed_tokens
-from mllm_tailor.predicting.row import Row
-from mllm_tailor.predicting.vision import Vision, weights_key
+from mllm_tailor.models.bundled.build import build_tokenizer
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 

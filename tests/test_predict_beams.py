@@ -11,12 +11,12 @@ import torch
 from small_job import make_samples
 
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.generation import predict, predict_both
+from mllm_tailor.generation.beam_search import BeamWriter
+from mllm_tailor.generation.constrain import Vocabulary
+from mllm_tailor.generation.engine import Decoder
+from mllm_tailor.generation.sequence import Row
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.predicting import predict, predict_both
-from mllm_tailor.predicting.beams import BeamWriter
-from mllm_tailor.predicting.constrain import Vocabulary
-from mllm_tailor.predicting.decode import Decoder
-from mllm_tailor.predicting.row import Row
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllm_tailor.predicting.confidence import confidence_of, field_confidence, mean_probability, value_spans
+from mllm_tailor.generation.confidence import confidence_of, field_confidence, mean_probability, value_spans
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

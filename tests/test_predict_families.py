@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.generation import predict
+from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.predicting import predict
-from mllm_tailor.predicting.constrain import Vocabulary
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 

@@ -11,11 +11,11 @@ from small_job import save_lively
 
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.generation import decode, predict, predict_both
+from mllm_tailor.generation.constrain import Vocabulary
+from mllm_tailor.generation.engine import Decoder
 from mllm_tailor.models import OpenModel
-from mllm_tailor.models.build import build_tokenizer
-from mllm_tailor.predicting import decode, predict, predict_both
-from mllm_tailor.predicting.constrain import Vocabulary
-from mllm_tailor.predicting.decode import Decoder
+from mllm_tailor.models.bundled.build import build_tokenizer
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import FieldTask, open_task
 

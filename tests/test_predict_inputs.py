@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mllm_tailor.predicting import read_inputs
+from mllm_tailor.generation import read_inputs
 
 
 def picture(path: Path) -> Path:

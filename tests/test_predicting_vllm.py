@@ -26,17 +26,17 @@ from typer.testing import CliRunner
 from mllm_tailor.cli.main import app
 from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.generation import predict, read_inputs, vllm_writer
+from mllm_tailor.generation.constrain import Grammar, Vocabulary
+from mllm_tailor.generation.sequence import Row
+from mllm_tailor.generation.vllm.engine import VllmWriter
+from mllm_tailor.generation.vllm.requests import as_ours, check_family, check_served, pictures_of, retell
 from mllm_tailor.models import FAMILIES, OpenModel, open_model
-from mllm_tailor.predicting import predict, read_inputs, vllm_writer
-from mllm_tailor.predicting.constrain import Grammar, Vocabulary
-from mllm_tailor.predicting.row import Row
-from mllm_tailor.predicting.vllm_requests import as_ours, check_family, check_served, pictures_of, retell
-from mllm_tailor.predicting.vllm_writer import VllmWriter
 from mllm_tailor.recipe.schema import Predict, Tiles
-from mllm_tailor.run import served
-from mllm_tailor.run.folder import RunFolder
+from mllm_tailor.run import vllm_model as served
 from mllm_tailor.run.predict import moved, open_base, open_tuned
-from mllm_tailor.run.served import drop_weights, merged_folder
+from mllm_tailor.run.run_dir import RunFolder
+from mllm_tailor.run.vllm_model import drop_weights, merged_folder
 from mllm_tailor.tasks import open_task
 
 NEAR = 0.5  # of logits up to 20, whose last place in bf16 is an eighth
@@ -340,7 +340,7 @@ def gap(model: OpenModel, asked: Sample, one: str, other: str) -> float:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_vllm_reads_drawn_receipts_as_we_do(dtype: str, tmp_path: Path, calm_vllm: None) -> None:
     """Letter by letter the same in float32; in bf16, where sums are rounded otherwise, they part at near ties alone."""
-    from mllm_tailor.data.drawn import draw_document
+    from mllm_tailor.synthetic import draw_document
 
     receipts = []
     for seed in range(1000, 1006):

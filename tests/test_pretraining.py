@@ -9,7 +9,7 @@ import pytest
 import torch
 from pretraining import assembling, checkpoint, guiding, language, pages, pictures, questions, slots
 
-from mllm_tailor.data.drawn import FontSet
+from mllm_tailor.synthetic import FontSet
 
 
 @pytest.mark.parametrize("seed", range(12))

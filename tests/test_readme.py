@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mllm_tailor.data.drawn.folder import draw_folder
 from mllm_tailor.recipe import make_recipe
+from mllm_tailor.synthetic.folder import draw_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README.zh-CN.md")

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.recordings import AudioLimits, read_audio, resample
 from mllm_tailor.core.sample import Media
+from mllm_tailor.media.audio import AudioLimits, read_audio, resample
 
 soundfile = pytest.importorskip("soundfile")
 av = pytest.importorskip("av")

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.media import image_size, open_image
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import Fault, read_samples, recognise
+from mllm_tailor.generation import read_inputs
+from mllm_tailor.media.image import image_size, open_image
 from mllm_tailor.models import open_model
-from mllm_tailor.predicting import read_inputs
 from mllm_tailor.run.report import LABEL_COLOR
-from mllm_tailor.run.tailor import run_recipe
 from mllm_tailor.scoring.metrics import METRICS
-from mllm_tailor.scoring.metrics.boxes import overlap
+from mllm_tailor.scoring.metrics.iou import overlap
 from mllm_tailor.tasks import open_task
 
 ground = open_task("ground")

@@ -14,10 +14,11 @@ from PIL import Image
 from rich.console import Console
 
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.scoring import compare, constant_floor, gain_table, score, score_table, seen_groups
-from mllm_tailor.scoring.report import Cost, Curves, LedgerLine, ReportData, choose, render, write_report
-from mllm_tailor.scoring.report.charts import curve, thin
-from mllm_tailor.scoring.report.words import format_or_reading, number, signed
+from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, render, write_report
+from mllm_tailor.reporting.charts import curve, thin
+from mllm_tailor.reporting.sentences import format_or_reading, number, signed
+from mllm_tailor.reporting.tables import gain_table, score_table
+from mllm_tailor.scoring import compare, constant_floor, score, seen_groups
 
 HOSTILE = '<script>document.title="owned"</script>\x1b[31m\u202e'
 FIELDS = ("company", "total")

@@ -16,7 +16,7 @@ from small_job import make_samples, prepare
 from test_models_pairs import write_pair_family
 
 from mllm_tailor.core.errors import DataError, RunError
-from mllm_tailor.core.files import sha256
+from mllm_tailor.core.io import sha256
 from mllm_tailor.methods import METHODS
 from mllm_tailor.training import OPTIMIZERS, train
 from mllm_tailor.training import checkpoint as checkpoints

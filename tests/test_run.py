@@ -12,26 +12,26 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from mllm_tailor.commands.chat import chat, opening, stream
+from mllm_tailor.commands.check import check_recipe
+from mllm_tailor.commands.compare import compare_runs
+from mllm_tailor.commands.compare_methods import compare_methods, read_wanted, recipe_for
+from mllm_tailor.commands.init import write_recipe
+from mllm_tailor.commands.merge import export_adapter, merge_run
+from mllm_tailor.commands.predict import predict_paths
+from mllm_tailor.commands.run import report_run, run_recipe
+from mllm_tailor.commands.verify import agreement, observe, verify_run
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
-from mllm_tailor.core.files import read_jsonl, write_jsonl
+from mllm_tailor.core.io import read_jsonl, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe, read_recipe
 from mllm_tailor.run.budget import read_budget
-from mllm_tailor.run.chat import chat, opening, stream
-from mllm_tailor.run.check import check_recipe
-from mllm_tailor.run.compare import compare_runs
-from mllm_tailor.run.folder import open_run, read_predictions, start_run
-from mllm_tailor.run.init import write_recipe
-from mllm_tailor.run.merge import export_adapter, merge_run
-from mllm_tailor.run.methods import compare_methods, read_wanted, recipe_for
+from mllm_tailor.run.dataset import prepare, prepare_again
 from mllm_tailor.run.predict import open_for_training, open_tuned
-from mllm_tailor.run.prepare import prepare, prepare_again
-from mllm_tailor.run.reading import predict_paths
-from mllm_tailor.run.tailor import report_run, run_recipe
-from mllm_tailor.run.verify import agreement, observe, verify_run
+from mllm_tailor.run.run_dir import open_run, read_predictions, start_run
+from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.tasks import make_task
 
 

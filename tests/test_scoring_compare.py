@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.scoring import Gain, Scores, compare, constant_floor, gain, nearest_floor, plain, score, seen_groups
-from mllm_tailor.scoring.diff import LONGEST, mark_difference
+from mllm_tailor.reporting.diff import LONGEST, mark_difference
+from mllm_tailor.reporting.tables import plain, printable
+from mllm_tailor.scoring import Gain, Scores, compare, constant_floor, gain, nearest_floor, score, seen_groups
 from mllm_tailor.scoring.errors import KINDS, count_errors, kind_of_error
-from mllm_tailor.scoring.tables import printable
 
 
 def right_and_wrong(rights: list[bool]) -> Scores:

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mllm_tailor.reporting.pareto import Point, front, scatter
 from mllm_tailor.scoring import Interval
-from mllm_tailor.scoring.pareto import Point, front, scatter
 
 values = st.floats(0, 100, allow_nan=False)
 points = st.lists(

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from mllm_tailor.commands.predict import predict_paths
+from mllm_tailor.commands.run import report_run, run_recipe
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
-from mllm_tailor.core.files import read_jsonl, sha256
-from mllm_tailor.data.drawn import draw_folder
+from mllm_tailor.core.io import read_jsonl, sha256
 from mllm_tailor.models import open_model
-from mllm_tailor.run.folder import open_run
-from mllm_tailor.run.reading import predict_paths
-from mllm_tailor.run.tailor import report_run, run_recipe
+from mllm_tailor.run.run_dir import open_run
+from mllm_tailor.synthetic import draw_folder
 
 FIELDS = {"company": "string", "date": "date", "address": "string", "total": "amount"}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mllm_tailor.commands.sweep import Candidate, Tried, best_third, count_rounds, sweep
 from mllm_tailor.core.errors import RecipeError, TailorError
-from mllm_tailor.data.drawn import draw_folder
 from mllm_tailor.recipe import Train, read_recipe
 from mllm_tailor.run.budget import Budget, read_budget
-from mllm_tailor.run.sweep import Candidate, Tried, best_third, count_rounds, sweep
+from mllm_tailor.synthetic import draw_folder
 
 
 @pytest.mark.parametrize(

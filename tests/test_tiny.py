@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mllm_tailor.models import open_model
+from mllm_tailor.models.bundled.tiny import build_tiny, tiny_folder
 from mllm_tailor.models.checkpoint import weight_files
-from mllm_tailor.models.tiny import build_tiny, tiny_folder
 
 
 def test_it_is_built_once_and_always_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

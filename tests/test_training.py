@@ -22,12 +22,12 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.training import Interrupted, TrainResult, loop, train
 from mllm_tailor.training.augment import augment_sample
-from mllm_tailor.training.features import CachedFeed, as_inputs, can_cache
-from mllm_tailor.training.feed import LiveFeed
+from mllm_tailor.training.batches import LiveFeed
 from mllm_tailor.training.log import keep_rows
-from mllm_tailor.training.losses import answer_loss, count_labels
-from mllm_tailor.training.order import Course, micro_batches, step_seed
-from mllm_tailor.training.schedule import rate_factor
+from mllm_tailor.training.objectives.cross_entropy import answer_loss, count_labels
+from mllm_tailor.training.optim.schedule import rate_factor
+from mllm_tailor.training.sampler import Course, micro_batches, step_seed
+from mllm_tailor.training.vision_cache import CachedFeed, as_inputs, can_cache
 
 LORA = {"name": "lora", "rank": 4}
 
@@ -160,7 +160,7 @@ class TestAccumulation:
     def test_out_of_memory_is_answered_with_smaller_passes(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import mllm_tailor.training.objectives as objectives
+        import mllm_tailor.training.objectives.base as objectives
 
         def stingy(network: Any, batch: Any) -> Any:
             if len(batch["input_ids"]) > 1:
@@ -175,7 +175,7 @@ class TestAccumulation:
     def test_when_not_even_one_sample_fits(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import mllm_tailor.training.objectives as objectives
+        import mllm_tailor.training.objectives.base as objectives
 
         def full(*_: Any) -> Any:
             raise torch.OutOfMemoryError("pretended")

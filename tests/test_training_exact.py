@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from mllm_tailor.core.device import seed_everything
-from mllm_tailor.methods.lora_products import GatedProduct, Product, Rounding, summed_products
+from mllm_tailor.generation.constrain import Vocabulary
+from mllm_tailor.generation.engine import Decoder
+from mllm_tailor.methods.fused_lora import GatedProduct, Product, Rounding, summed_products
 from mllm_tailor.models import OpenModel, last_layer
-from mllm_tailor.predicting.constrain import Vocabulary
-from mllm_tailor.predicting.decode import Decoder
-from mllm_tailor.training.feed import collate_right
-from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.batches import collate_right
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.precision import frozen_in_bf16
 
 

@@ -13,7 +13,7 @@ from tiny_families import RECIPES
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.methods import make_method
 from mllm_tailor.training import train
-from mllm_tailor.training.losses import answer_loss
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 
 @pytest.mark.slow

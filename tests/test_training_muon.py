@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mllm_tailor.training import muon
-from mllm_tailor.training.muon import MOMENTUM, SIZE, orthogonalise
-from mllm_tailor.training.optimizers import Group, Setup, make_stepper
+from mllm_tailor.training.optim import muon
+from mllm_tailor.training.optim.muon import MOMENTUM, SIZE, orthogonalise
+from mllm_tailor.training.optim.registry import Group, Setup, make_stepper
 
 
 def step(weights: dict[str, nn.Parameter], gradients: dict[str, Tensor], stepper: object) -> None:

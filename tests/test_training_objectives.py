@@ -18,9 +18,9 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import open_model
 from mllm_tailor.training import Aids, Interrupted, check_objective, train
-from mllm_tailor.training.distill import kept_divergence, top_log_probabilities
-from mllm_tailor.training.losses import answer_log_probabilities, answer_logits, answer_loss
-from mllm_tailor.training.prefer import preference_loss
+from mllm_tailor.training.objectives.cross_entropy import answer_log_probabilities, answer_logits, answer_loss
+from mllm_tailor.training.objectives.distillation import kept_divergence, top_log_probabilities
+from mllm_tailor.training.objectives.dpo import preference_loss
 
 LORA = {"name": "lora", "rank": 4}
 VISION = {"name": "full", "parts": ["vision"]}

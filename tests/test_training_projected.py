@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.training import train
-from mllm_tailor.training.optimizers import Group, Setup, make_stepper
+from mllm_tailor.training.optim.registry import Group, Setup, make_stepper
 
 
 def make(name: str, weights: dict[str, nn.Parameter], rate: float = 0.01, **options: Any) -> Any:

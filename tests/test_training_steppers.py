@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Train
 from mllm_tailor.training import check_settings, train
-from mllm_tailor.training.losses import answer_loss
-from mllm_tailor.training.mezo import MezoStepper, direction, replay
-from mllm_tailor.training.optimizers import Group, Setup, make_stepper
+from mllm_tailor.training.objectives.cross_entropy import answer_loss
+from mllm_tailor.training.optim.mezo import MezoStepper, direction, replay
+from mllm_tailor.training.optim.registry import Group, Setup, make_stepper
 
 FULL = {"name": "full"}
 

@@ -15,13 +15,14 @@ from conftest import real_data
 from safetensors.numpy import save_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
+from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.files import read_json
-from mllm_tailor.core.recordings import audio_rate
+from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples
+from mllm_tailor.media.audio import audio_rate
 from mllm_tailor.models import open_model
-from mllm_tailor.models.units import (
+from mllm_tailor.models.inputs.speech_units import (
     FILE,
     Codebook,
     cepstrum,
@@ -33,9 +34,8 @@ from mllm_tailor.models.units import (
     token,
 )
 from mllm_tailor.recipe.schema import Units
-from mllm_tailor.run.folder import open_run
 from mllm_tailor.run.predict import open_tuned
-from mllm_tailor.run.tailor import run_recipe
+from mllm_tailor.run.run_dir import open_run
 
 RATE = 16_000
 

@@ -15,8 +15,8 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples, recognise, split
 from mllm_tailor.data.split import by_name
 from mllm_tailor.recipe import HeldOut, make_recipe
-from mllm_tailor.run.breakdown import majority_floor, places_by
-from mllm_tailor.run.prepare import prepare
+from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.slices import majority_floor, places_by
 from mllm_tailor.scoring.metrics.answers import published
 from mllm_tailor.tasks import open_task
 

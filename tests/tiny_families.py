@@ -15,13 +15,13 @@ import torch
 import transformers
 from transformers import AutoModelForMultimodalLM, PreTrainedTokenizerFast
 
-from mllm_tailor.models.build import PAD, TURN_END, TURN_START, build_tokenizer, chat_template
+from mllm_tailor.models.bundled.build import PAD, TURN_END, TURN_START, build_tokenizer, chat_template
 from mllm_tailor.models.families import FAMILIES
-from mllm_tailor.models.frames import FrameReader
-from mllm_tailor.models.phi4 import DynamicCrops, SpeechFrames
-from mllm_tailor.models.speech import SpeechFeatures
-from mllm_tailor.models.stock import with_frames
-from mllm_tailor.models.voxtral import VoxtralProcessor, read_tokenizer
+from mllm_tailor.models.inputs.granite_speech import SpeechFeatures
+from mllm_tailor.models.inputs.hf_processor import with_frames
+from mllm_tailor.models.inputs.phi4 import DynamicCrops, SpeechFrames
+from mllm_tailor.models.inputs.video_processor import FrameReader
+from mllm_tailor.models.inputs.voxtral import VoxtralProcessor, read_tokenizer
 
 QWEN2 = {
     "vocab_size": 400,

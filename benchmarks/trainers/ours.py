@@ -12,8 +12,9 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import open_model
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.training import features, loop
-from mllm_tailor.training.modes import keep_frozen_parts_quiet
+from mllm_tailor.training import loop
+from mllm_tailor.training import vision_cache as features
+from mllm_tailor.training.trainable import keep_frozen_parts_quiet
 
 
 def samples_of(rows: list[dict[str, str]]) -> list[Sample]:

@@ -66,7 +66,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
 ) -> None:
     """Look at labelled data and write a commented recipe for it."""
-    from mllm_tailor.run.init import write_recipe
+    from mllm_tailor.commands.init import write_recipe
 
     write_recipe(folder, out, force=force)
 
@@ -83,12 +83,12 @@ def check(
 ) -> None:
     """Look for faults, leaks and costs before any training; ends with an error when something must be mended."""
     if fit:
-        from mllm_tailor.run.fit import fit_recipe
+        from mllm_tailor.commands.fit_memory import fit_recipe
 
         if not fit_recipe(recipe, overrides or [], memory):
             raise typer.Exit(1)
         return
-    from mllm_tailor.run.check import check_recipe
+    from mllm_tailor.commands.check import check_recipe
 
     if not check_recipe(recipe, overrides or [], decode=decode):
         raise typer.Exit(1)
@@ -107,7 +107,7 @@ def run(
 
     The same command goes on where an interrupted run stopped.
     """
-    from mllm_tailor.run.tailor import run_recipe
+    from mllm_tailor.commands.run import run_recipe
 
     run_recipe(recipe, overrides or [], exclude_faulty=exclude_faulty, fresh=fresh)
 
@@ -131,7 +131,7 @@ def predict(
     ] = "builtin",
 ) -> None:
     """Read new files with a tuned model (or an untuned one) and write predictions.jsonl."""
-    from mllm_tailor.run.reading import predict_paths
+    from mllm_tailor.commands.predict import predict_paths
 
     inputs = list(paths or [])
     if model and model_or_run is not None:
@@ -143,7 +143,7 @@ def predict(
 @app.command()
 def report(run_folder: RunPath) -> None:
     """Score the predictions of a run again and write its report anew (no model is opened)."""
-    from mllm_tailor.run.tailor import report_run
+    from mllm_tailor.commands.run import report_run
 
     report_run(run_folder)
 
@@ -154,7 +154,7 @@ def compare(
     second: RunPath,
 ) -> None:
     """Compare two runs on the held-out samples they share, with an interval for the difference."""
-    from mllm_tailor.run.compare import compare_runs
+    from mllm_tailor.commands.compare import compare_runs
 
     compare_runs(first, second)
 
@@ -171,7 +171,7 @@ def compare_methods(
     ] = "10m",
 ) -> None:
     """Give several methods the same data and budget; one table and one picture of score against memory."""
-    from mllm_tailor.run.methods import compare_methods
+    from mllm_tailor.commands.compare_methods import compare_methods
 
     compare_methods(recipe, overrides or [], methods, budget)
 
@@ -186,7 +186,7 @@ def curve(
     exclude_faulty: ExcludeFaulty = False,
 ) -> None:
     """How much data is needed? The score at several sizes and all, and what labelling twice as many would bring."""
-    from mllm_tailor.run.curve import draw_curve, read_sizes
+    from mllm_tailor.commands.curve import draw_curve, read_sizes
 
     draw_curve(recipe, overrides or [], read_sizes(at), exclude_faulty=exclude_faulty)
 
@@ -206,8 +206,8 @@ def sweep(
     ] = "3e",
 ) -> None:
     """Find a learning rate and rank by successive halving on the dev part; held-out samples are not looked at."""
+    from mllm_tailor.commands.sweep import sweep as search
     from mllm_tailor.core.errors import RecipeError
-    from mllm_tailor.run.sweep import sweep as search
 
     try:
         rates = [float(word) for word in learning_rates.split(",")]
@@ -224,7 +224,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the drawn shop chain.")] = 0,
 ) -> None:
     """Draw receipts of a shop chain the model has not seen, score, tune, score again, and write the report."""
-    from mllm_tailor.run.demo import run_demo
+    from mllm_tailor.commands.demo import run_demo
 
     run_demo(out, overrides or [], seed)
 
@@ -238,7 +238,7 @@ def draw(
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
 ) -> None:
     """Draw labelled data: receipts of a shop chain, or dishes and steps of a kitchen."""
-    from mllm_tailor.run.draw import draw_set
+    from mllm_tailor.commands.draw import draw_set
 
     draw_set(name, folder, train, held_out, seed)
 
@@ -255,7 +255,7 @@ def merge(
     ] = "dequantised",
 ) -> None:
     """Merge a run's adapter into its base and save a plain transformers folder with a model card."""
-    from mllm_tailor.run.merge import export_adapter, merge_run
+    from mllm_tailor.commands.merge import export_adapter, merge_run
 
     if adapter:
         export_adapter(run_folder, out)
@@ -270,7 +270,7 @@ def truncate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plain LoRA adapter.")],
 ) -> None:
     """Cut a DyLoRA run's adapter to a lower rank, without training again."""
-    from mllm_tailor.run.merge import truncate_run
+    from mllm_tailor.commands.merge import truncate_run
 
     truncate_run(run_folder, rank, out)
 
@@ -281,7 +281,7 @@ def verify(
     count: Annotated[int, typer.Option("--samples", "-k", min=1, help="Held-out samples to compare on.")] = 4,
 ) -> None:
     """Show that a tuned model says the same as adapter, merged and exported, and that it is tuned at all."""
-    from mllm_tailor.run.verify import verify_run
+    from mllm_tailor.commands.verify import verify_run
 
     if not verify_run(run_folder, count):
         raise typer.Exit(1)
@@ -293,7 +293,7 @@ def chat(
     files: Annotated[list[Path] | None, typer.Argument(help="Pictures, clips or recordings to ask about.")] = None,
 ) -> None:
     """Ask questions about files in the terminal, over several turns."""
-    from mllm_tailor.run.chat import chat as talk
+    from mllm_tailor.commands.chat import chat as talk
 
     talk(model_or_run, files or [])
 
@@ -314,7 +314,7 @@ def convert(
 @app.command()
 def models() -> None:
     """List the model families that are known, with what each takes."""
-    from mllm_tailor.run.listing import list_models
+    from mllm_tailor.commands.list import list_models
 
     list_models()
 
@@ -322,7 +322,7 @@ def models() -> None:
 @app.command()
 def methods() -> None:
     """List every tuning method, optimizer, metric, task and data layout, with a line each."""
-    from mllm_tailor.run.listing import list_words
+    from mllm_tailor.commands.list import list_words
 
     list_words()
 

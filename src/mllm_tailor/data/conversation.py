@@ -10,7 +10,7 @@ from typing import Literal
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.data.columns import default_id, group_key, read_id
-from mllm_tailor.data.rows import Row
+from mllm_tailor.data.jsonl import Row
 
 MARKERS = {"<image>": "image", "<video>": "video", "<audio>": "audio"}
 _MARKED = re.compile(rf"(?:(?:Image|Frame)-\d+: ?)?(?:{'|'.join(MARKERS)})\n?")  # InternVL numbers several pictures

@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.core.files import sha256
+from mllm_tailor.core.io import sha256
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.decoding import Decoded
-from mllm_tailor.data.faults import Fault
-from mllm_tailor.data.hashes import near_pairs
+from mllm_tailor.data.decode_check import Decoded
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.perceptual_hash import near_pairs
 
 HELD_OUT_KEEPS = "hold out by group, or exclude it: the held-out one is kept"
 RARE = 0.5  # labels tell samples apart when at least this share of them is distinct

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.doctor import examine
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
 from mllm_tailor.data.leaks import find_shared
 from mllm_tailor.data.read import read_samples
+from mllm_tailor.data.validate import examine
 from mllm_tailor.recipe import Source
 from mllm_tailor.tasks import LearningTask, Task
 

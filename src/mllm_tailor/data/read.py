@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import first_object
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Layout
-from mllm_tailor.data.rows import first_object
 
 SHOWN_FAULTS = 20
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
 from mllm_tailor.data.read import Dataset, read_samples
 from mllm_tailor.recipe import HeldOut
 

@@ -5,11 +5,11 @@
 >>> applied = method.apply(model)                         # exactly `applied.trainable` will move
 """
 
-from mllm_tailor.methods.choose import make_method
 from mllm_tailor.methods.dylora import truncate
+from mllm_tailor.methods.factory import make_method
 from mllm_tailor.methods.merge import check_mergeable, merge
+from mllm_tailor.methods.method import Applied, Method, moving_tensors, tuned_by
 from mllm_tailor.methods.registry import METHODS
-from mllm_tailor.methods.tuning import Applied, Method, moving_tensors, tuned_by
 
 __all__ = [
     "METHODS",

@@ -19,7 +19,7 @@ from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods.adapters import ADAPTER, inject, tuner_layers
 from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
 from mllm_tailor.methods.lora import check_rank
-from mllm_tailor.methods.targets import Targets
+from mllm_tailor.methods.target_modules import Targets
 from mllm_tailor.recipe import Train
 
 HALVES = ("lora_A", "lora_B", "lora_E")

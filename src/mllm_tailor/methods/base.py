@@ -9,7 +9,7 @@ from peft import PeftConfig
 from pydantic import Field
 from torch import Tensor, nn
 
-from mllm_tailor.methods.targets import Targets
+from mllm_tailor.methods.target_modules import Targets
 from mllm_tailor.recipe import Settings, Train
 from mllm_tailor.recipe.schema import PARTS
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mllm_tailor.methods.adapters import inject
 from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
-from mllm_tailor.methods.targets import Targets
+from mllm_tailor.methods.target_modules import Targets
 
 NAME = "bottleneck"
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.core.files import read_json, write_json
+from mllm_tailor.core.io import read_json, write_json
+from mllm_tailor.methods.adapter_metadata import FILE
 from mllm_tailor.methods.adapters import ADAPTER, WEIGHTS_FILE, tuner_layers
 from mllm_tailor.methods.base import Attached, TechniqueSettings
-from mllm_tailor.methods.fit import FILE
 from mllm_tailor.methods.lora import Lora, LoraSettings
-from mllm_tailor.methods.targets import Targets
+from mllm_tailor.methods.target_modules import Targets
 
 
 class DyloraSettings(LoraSettings):

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods.adapters import inject
 from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
-from mllm_tailor.methods.targets import Targets
+from mllm_tailor.methods.target_modules import Targets
 
 
 class LoraSettings(TechniqueSettings):

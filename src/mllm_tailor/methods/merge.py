@@ -14,7 +14,7 @@ from torch import nn
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.methods.adapters import adapter_state, restore
 from mllm_tailor.methods.base import Attached
-from mllm_tailor.methods.tuning import Method, attachments, tuned_by
+from mllm_tailor.methods.method import Method, attachments, tuned_by
 
 
 def merge(model: Any, how: Literal["dequantised", "repacked"] = "dequantised") -> None:

@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
-from mllm_tailor.methods.targets import Targets
+from mllm_tailor.methods.target_modules import Targets
 
 ATTENTION = "sdpa_prefix"
 START = 0.1  # spread of keys and values at the start

@@ -7,11 +7,11 @@
 
 from mllm_tailor.models.encode import NO_LOSS, Encoded, Length, collate, count_tokens, encode, measure_length
 from mllm_tailor.models.families import FAMILIES, Family
-from mllm_tailor.models.open import open_model
-from mllm_tailor.models.opened import OpenModel
-from mllm_tailor.models.pairs import embed_pictures, embed_texts
-from mllm_tailor.models.skeleton import Skeleton, open_skeleton
-from mllm_tailor.models.tiles import tile_grid, tile_image
+from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
+from mllm_tailor.models.inputs.tiling import tile_grid, tile_image
+from mllm_tailor.models.load import open_model
+from mllm_tailor.models.meta import Skeleton, open_skeleton
+from mllm_tailor.models.model import OpenModel
 
 __all__ = [
     "FAMILIES",

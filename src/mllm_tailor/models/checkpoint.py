@@ -14,10 +14,10 @@ from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFo
 from rich.markup import escape
 
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.files import read_json
+from mllm_tailor.core.io import read_json
 from mllm_tailor.core.progress import console
 
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parent / "bundled" / "embedded"
 # Never *.bin or *.pt. One file of code is fetched and never run: an original InternVL keeps its system text in there.
 WANTED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "conversation.py")
 TWICE = "consolidated*.safetensors"  # the same weights once more, under Mistral's own names
@@ -70,7 +70,7 @@ def _own_folder(name: str) -> Path | None:
     if name == "embedded":
         return EMBEDDED
     if name == "tiny":
-        from mllm_tailor.models.tiny import tiny_folder  # which builds on this module
+        from mllm_tailor.models.bundled.tiny import tiny_folder  # which builds on this module
 
         return tiny_folder()
     return None

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models.pairs import read_pair
-from mllm_tailor.models.stock import read_stock, with_reply
-from mllm_tailor.models.template import Conversation, render, tokenize
-from mllm_tailor.models.tiled import pixels, prompt_ids, shared_tiles, tile_counts
-from mllm_tailor.models.tiles import tile_grid
+from mllm_tailor.models.chat_template import Conversation, render, tokenize
+from mllm_tailor.models.inputs.dual_encoder import read_pair
+from mllm_tailor.models.inputs.hf_processor import read_stock, with_reply
+from mllm_tailor.models.inputs.internvl import pixels, prompt_ids, shared_tiles, tile_counts
+from mllm_tailor.models.inputs.tiling import tile_grid
 
 if TYPE_CHECKING:
-    from mllm_tailor.models.opened import OpenModel
+    from mllm_tailor.models.model import OpenModel
 
 NO_LOSS = -100  # the label torch's cross entropy ignores
 NAMES = {"image": "pictures", "video": "clips", "audio": "recordings"}

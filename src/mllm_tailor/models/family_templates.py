@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_tailor.models.build import chat_template
+from mllm_tailor.models.bundled.build import chat_template
 
 # PaliGemma was trained on a picture and a line of text, without turns.
 PALIGEMMA = (

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from mllm_tailor.core.files import write_jsonl
+from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import Length, OpenModel, measure_length
-from mllm_tailor.run.breakdown import never_learned
-from mllm_tailor.run.prepare import Job
+from mllm_tailor.run.dataset import Job
+from mllm_tailor.run.slices import never_learned
 
 
 def measure(model: OpenModel, job: Job) -> dict[str, Length]:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mllm_tailor.core.device import computes_in_bf16, pick_device
-from mllm_tailor.core.files import write_jsonl
+from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.generation import FeatureMemory, choose, predict, predict_both
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import OpenModel, open_model
-from mllm_tailor.predicting import FeatureMemory, choose, predict, predict_both
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.recipe.schema import Predict
-from mllm_tailor.run.folder import add_prediction, read_predictions
+from mllm_tailor.run.run_dir import add_prediction, read_predictions
 from mllm_tailor.run.scores import LIKELIHOOD, MODES
 from mllm_tailor.tasks import ChoiceTask, Task
 

@@ -11,19 +11,19 @@ from typing import Any
 
 from PIL import ImageDraw
 
-from mllm_tailor.core.clips import film_strip, read_frames
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.files import human_bytes, human_time, read_json, read_jsonl
-from mllm_tailor.core.media import open_image
+from mllm_tailor.core.io import human_bytes, human_time, read_json, read_jsonl
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.run.folder import RunFolder
-from mllm_tailor.run.prepare import Job
+from mllm_tailor.media.image import open_image
+from mllm_tailor.media.video import film_strip, read_frames
+from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, write_report
+from mllm_tailor.reporting.tables import confusion_table, gain_table, score_table
+from mllm_tailor.run.dataset import Job
+from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.run.scores import RunScores
-from mllm_tailor.scoring import gain_table, score_table
-from mllm_tailor.scoring.confusion import Confusion, confusion_table
-from mllm_tailor.scoring.metrics.boxes import is_box
-from mllm_tailor.scoring.report import Cost, Curves, LedgerLine, ReportData, choose, write_report
+from mllm_tailor.scoring.confusion import Confusion
+from mllm_tailor.scoring.metrics.iou import is_box
 
 STRIP_FRAMES = 4  # of a clip
 LABEL_COLOR, REPLY_COLOR = "#1c8f6b", "#d0402b"  # of boxes

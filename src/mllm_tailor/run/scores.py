@@ -10,9 +10,9 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.recipe.schema import Predict
-from mllm_tailor.run.breakdown import Places, majority_floor, places_by
-from mllm_tailor.run.folder import RunFolder, in_order, read_predictions
-from mllm_tailor.run.prepare import Job
+from mllm_tailor.run.dataset import Job
+from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
+from mllm_tailor.run.slices import Places, majority_floor, places_by
 from mllm_tailor.scoring import METRICS, Gain, Scores, compare, constant_floor, score, seen_groups
 from mllm_tailor.tasks import ChoiceTask, ClassTask, Task
 

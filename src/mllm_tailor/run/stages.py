@@ -13,21 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError, RecipeError
-from mllm_tailor.core.files import fsync_folder, write_json
+from mllm_tailor.core.io import fsync_folder, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import Fault, find_shared
+from mllm_tailor.generation import FeatureMemory
 from mllm_tailor.methods import make_method, merge
 from mllm_tailor.models import OpenModel
-from mllm_tailor.predicting import FeatureMemory
 from mllm_tailor.recipe import Recipe, stage_recipes
-from mllm_tailor.run.folder import RunFolder, finished, open_run, read_predictions, start_run
-from mllm_tailor.run.job import check_model, report_job, run_job
+from mllm_tailor.reporting import write_stages
+from mllm_tailor.reporting.tables import progression_tables
+from mllm_tailor.run.dataset import Excluded, Job, prepare_again, refusal
+from mllm_tailor.run.pipeline import check_model, report_job, run_job
 from mllm_tailor.run.predict import moved, open_base, open_tuned, read_into
-from mllm_tailor.run.prepare import Excluded, Job, prepare_again, refusal
+from mllm_tailor.run.run_dir import RunFolder, finished, open_run, read_predictions, start_run
 from mllm_tailor.run.scores import in_mode, metric_names, score_system
-from mllm_tailor.scoring import Progression, SetScores, progression_tables
-from mllm_tailor.scoring.report import write_stages
+from mllm_tailor.scoring import Progression, SetScores
 
 UNTOUCHED = "untouched"
 

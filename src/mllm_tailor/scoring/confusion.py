@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring.compare import RESAMPLES, Interval, interval_of, resampled_sums
-from mllm_tailor.scoring.tables import plain
 
 UNREAD = "no class"  # column of replies that name none
 
@@ -56,21 +53,6 @@ class Confusion:
     def by_class(self) -> list[float]:
         """F1 of each class in percent: 2·hits / (true + named); 0 where it neither occurs nor is named."""
         return [float(value) for value in 100 * _f1(self.columns.sum(axis=0)[None])[0]]
-
-
-def confusion_table(confusion: Confusion) -> Table:
-    """A row a class, a column what it was named; a dot stands for none."""
-    title = "What is taken for what (row: true, column: named by the tuned model)"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    unread = [UNREAD] if confusion.counts[:, -1].any() else []
-    for column in (*map(str, range(1, len(confusion.classes) + 1)), *unread, "F1"):
-        table.add_column(column, justify="right")
-    rows = zip(confusion.classes, confusion.counts.tolist(), confusion.by_class, strict=True)
-    for place, (name, counts, value) in enumerate(rows, 1):
-        shown = [str(count or "·") for count in counts[: len(counts) - 1 + len(unread)]]
-        table.add_row(plain(f"{place} {name}"), *shown, f"{value:.0f}")
-    return table
 
 
 def macro_f1(

@@ -7,7 +7,7 @@ from typing import Any
 from mllm_tailor.core.registry import Entry, Registry
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.tasks.base import ChoiceTask, ClassTask, FieldTask, LearningTask, Reply, Task
-from mllm_tailor.tasks.reading import READ_PROMPT, reading_samples
+from mllm_tailor.tasks.transcripts import READ_PROMPT, reading_samples
 
 TASKS = Registry(
     "task",

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllm_tailor.core.errors import DataError, nearest
-from mllm_tailor.core.media import image_size
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.media.image import image_size
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mllm_tailor.core.files import parse_json
+from mllm_tailor.core.io import parse_json
 from mllm_tailor.tasks.base import Reply
 
 

@@ -3,11 +3,11 @@
 >>> result = train(model, method, samples, recipe, Path("runs/receipts"), evaluate=score_on_dev)
 """
 
+from mllm_tailor.training.interrupt import Interrupted
 from mllm_tailor.training.loop import TrainResult, train
-from mllm_tailor.training.objectives import Aids, check_objective
-from mllm_tailor.training.optimizers import ONE_PASS, OPTIMIZERS, check_settings
-from mllm_tailor.training.rehearsal import Rehearsal, rehearse
-from mllm_tailor.training.stopping import Interrupted
+from mllm_tailor.training.objectives.base import Aids, check_objective
+from mllm_tailor.training.optim.registry import ONE_PASS, OPTIMIZERS, check_settings
+from mllm_tailor.training.profile import Rehearsal, rehearse
 
 __all__ = [
     "ONE_PASS",

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mllm_tailor.core.errors import DataError, RunError
-from mllm_tailor.core.files import fsync_folder, human_bytes, read_json, sha256, write_json
+from mllm_tailor.core.io import fsync_folder, human_bytes, read_json, sha256, write_json
 from mllm_tailor.core.progress import console
 
 MANIFEST = "manifest.json"

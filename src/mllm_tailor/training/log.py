@@ -10,9 +10,9 @@ from typing import Any
 
 from accelerate.tracking import TensorBoardTracker
 
-from mllm_tailor.core.files import append_jsonl, human_bytes, write_atomic
+from mllm_tailor.core.io import append_jsonl, human_bytes, write_atomic
 from mllm_tailor.core.progress import progress_bar
-from mllm_tailor.training.progress import Progress
+from mllm_tailor.training.state import Progress
 
 
 class TrainingLog:

@@ -22,24 +22,24 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import Method
-from mllm_tailor.methods.lora_products import summed_products
+from mllm_tailor.methods.fused_lora import summed_products
 from mllm_tailor.models import OpenModel, measure_length
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.training.features import as_inputs, make_feed
-from mllm_tailor.training.feed import Ahead, Batch, Pass, to_device
-from mllm_tailor.training.keeping import Keeper
+from mllm_tailor.training.batches import Ahead, Batch, Pass, to_device
+from mllm_tailor.training.checkpoint_manager import Keeper
+from mllm_tailor.training.distributed import agree, join, ranks, share_weights, total
+from mllm_tailor.training.interrupt import Interrupted, StopOnSignal
 from mllm_tailor.training.log import SilentLog, TrainingLog
 from mllm_tailor.training.memory import most_padding, prepare_memory
-from mllm_tailor.training.modes import keep_frozen_parts_quiet, learning_rates, trained_weights
-from mllm_tailor.training.moving import holding_still, still_weights
-from mllm_tailor.training.objectives import Aids, make_objective
-from mllm_tailor.training.optimizers import Setup, Taken, check_settings, make_groups, make_stepper
-from mllm_tailor.training.order import in_groups, make_course, micro_batches, step_seed
+from mllm_tailor.training.modality_freezing import holding_still, still_weights
+from mllm_tailor.training.objectives.base import Aids, make_objective
+from mllm_tailor.training.optim.registry import Setup, Taken, check_settings, make_groups, make_stepper
+from mllm_tailor.training.optim.schedule import rate_factor
 from mllm_tailor.training.precision import computing, frozen_in_bf16
-from mllm_tailor.training.processes import agree, join, ranks, share_weights, total
-from mllm_tailor.training.progress import Progress, TrainResult
-from mllm_tailor.training.schedule import rate_factor
-from mllm_tailor.training.stopping import Interrupted, StopOnSignal
+from mllm_tailor.training.sampler import in_groups, make_course, micro_batches, step_seed
+from mllm_tailor.training.state import Progress, TrainResult
+from mllm_tailor.training.trainable import keep_frozen_parts_quiet, learning_rates, trained_weights
+from mllm_tailor.training.vision_cache import as_inputs, make_feed
 
 PREPARED = 8  # samples side by side while an objective prepares itself
 Evaluate = Callable[[], Mapping[str, float]]

@@ -7,8 +7,8 @@ import torch
 from mllm_tailor.core.device import CPU_TOKENS, free_memory
 from mllm_tailor.models import OpenModel
 from mllm_tailor.recipe import Train
-from mllm_tailor.training.modes import keep_frozen_parts_quiet
-from mllm_tailor.training.processes import smallest
+from mllm_tailor.training.distributed import smallest
+from mllm_tailor.training.trainable import keep_frozen_parts_quiet
 
 CPU_PADDING = 32  # tokens: to a processor padding costs as much as text, and a further pass as much as these
 SHARE = 0.5  # of the free memory, for activations

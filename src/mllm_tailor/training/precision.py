@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm_tailor.models import OpenModel
-from mllm_tailor.training.modes import trained_weights
+from mllm_tailor.training.trainable import trained_weights
 
 
 def computing(device: torch.device, bf16: bool) -> torch.autocast:

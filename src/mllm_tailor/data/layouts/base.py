@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
 
 PART_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "held_out", "heldout"}

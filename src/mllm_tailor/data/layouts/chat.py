@@ -10,9 +10,9 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.columns import read_media
 from mllm_tailor.data.conversation import Said, conversation_samples
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import Row, build, first_object, json_rows, jsonl_rows, kind_of
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
-from mllm_tailor.data.rows import Row, build, first_object, json_rows, jsonl_rows, kind_of
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 BESIDE: dict[str, MediaKind] = {

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import inside
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import build, first_object, jsonl_rows, parse_file
 from mllm_tailor.data.layouts.base import Layout, label_files
 from mllm_tailor.data.layouts.llava import samples_of
-from mllm_tailor.data.rows import build, first_object, jsonl_rows, parse_file
+from mllm_tailor.media.image import inside
 
 
 def _files(path: Path) -> list[Path]:

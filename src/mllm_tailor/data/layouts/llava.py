@@ -8,10 +8,10 @@ from pathlib import Path
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.conversation import Said, conversation_samples
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import Row, build, first_object, json_rows, jsonl_rows, kind_of
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
 from mllm_tailor.data.layouts.chat import beside
-from mllm_tailor.data.rows import Row, build, first_object, json_rows, jsonl_rows, kind_of
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import media_columns, samples_of
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import build, first_object, jsonl_rows
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
-from mllm_tailor.data.rows import build, first_object, jsonl_rows
 
 
 def _files(path: Path) -> list[tuple[Path, str | None]]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import inside, media_kind
-from mllm_tailor.core.pages import pages_of
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import Row, is_text, jsonl_rows, kind_of, parse_strictly
 from mllm_tailor.data.layouts.base import Layout, part_of
-from mllm_tailor.data.rows import Row, is_text, jsonl_rows, kind_of, parse_strictly
+from mllm_tailor.media.image import inside, media_kind
+from mllm_tailor.media.pdf import pages_of
 
 MEDIA_NAMES = ("images", "img")
 LABEL_NAMES = ("entities", "key", "annotations")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import MEDIA_COLUMNS, samples_of
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import Row, build
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
-from mllm_tailor.data.rows import Row, build
 
 FILE_COLUMNS = frozenset(name for group in MEDIA_COLUMNS for name in group)
 

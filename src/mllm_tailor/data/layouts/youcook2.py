@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.core.container import clock
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.media import VIDEO_SUFFIXES, inside
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.faults import Fault
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows, kind_of
 from mllm_tailor.data.layouts.base import Layout, label_files
-from mllm_tailor.data.rows import Row, build, first_object, jsonl_rows, kind_of
+from mllm_tailor.media.container import clock
+from mllm_tailor.media.image import VIDEO_SUFFIXES, inside
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 FILMS = "videos"

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, InternVLConfig, InternVLVisionConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mllm_tailor.core.errors import ModelError, nearest
-from mllm_tailor.models.build import tokens_per_tile
+from mllm_tailor.models.bundled.build import tokens_per_tile
 
 Settings = Mapping[str, Any]
 

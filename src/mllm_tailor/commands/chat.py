@@ -1,0 +1,93 @@
+"""`tailor chat`: questions about pictures, clips and recordings in the terminal, word by word."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import TextIteratorStreamer
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Sample, Turn
+from mllm_tailor.generation import read_inputs
+from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.reporting.tables import plain
+from mllm_tailor.run.predict import open_tuned
+from mllm_tailor.run.run_dir import RunFolder, open_run
+
+HELP = "Ask about the files; /new starts over, /quit (or Ctrl-D) ends."
+
+
+def chat(name: str, files: Sequence[Path], ask: Callable[[str], str] = input) -> None:
+    """Talk until the user ends it. `name` is a run folder or anything `open_model` takes.
+
+    Raises:
+        DataError: when a file cannot be read.
+    """
+    folder = Path(name)
+    run = open_run(folder) if RunFolder(folder).recipe_file.is_file() else None
+    model = open_tuned(run.recipe(), run.adapter) if run else open_model(name)
+    start = opening(files)
+    console.print(HELP)
+    talk = start
+    while (question := _next(ask)) is not None:
+        if question == "/new":
+            talk = start
+            continue
+        answer = ""
+        for piece in stream(model, replace(talk, prompt=question)):
+            answer += piece
+            console.print(plain(piece) if piece.strip() else piece, end="")
+        console.print()
+        talk = replace(talk, history=(*talk.history, Turn("user", question), Turn("assistant", answer)))
+
+
+def opening(files: Sequence[Path]) -> Sample:
+    """A conversation about all the files, before the first question."""
+    inputs = read_inputs(list(files))
+    for sample in inputs:
+        if "problem" in sample.extra:
+            raise DataError(str(sample.extra["problem"]))
+    return Sample(id="chat", media=tuple(media for sample in inputs for media in sample.media), source="chat")
+
+
+def _next(ask: Callable[[str], str]) -> str | None:
+    """The next question, or None to end."""
+    try:
+        while not (question := ask("› " if sys.stdin.isatty() else "").strip()):
+            pass
+    except EOFError:
+        return None
+    return None if question == "/quit" else question
+
+
+def stream(model: OpenModel, sample: Sample, max_new_tokens: int = 512) -> Iterator[str]:
+    """The reply, piece by piece as it is generated (greedy, with the checkpoint's own template)."""
+    streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+        "eos_token_id": sorted(model.stop_ids),
+        "pad_token_id": model.pad_id,
+        "streamer": streamer,
+    }
+    inputs = model.inputs([sample])
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            model.model.generate(**inputs, **settings)
+        except BaseException as error:
+            failure.append(error)
+            streamer.end()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    yield from streamer
+    worker.join()
+    if failure:
+        raise failure[0]

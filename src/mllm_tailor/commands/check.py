@@ -1,0 +1,149 @@
+"""`tailor check`: everything that can go wrong with data, seen before any training."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from mllm_tailor.core.io import human_bytes, human_time
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data import Examination, Fault
+from mllm_tailor.models import Length, OpenModel
+from mllm_tailor.recipe import read_recipe, stage_recipes
+from mllm_tailor.reporting.tables import plain
+from mllm_tailor.run.cost_estimate import Forecast, foresee
+from mllm_tailor.run.dataset import SHOWN_FAULTS, Job, prepare
+from mllm_tailor.run.epoch_summary import plan, print_plan
+from mllm_tailor.run.ledger import measure
+from mllm_tailor.run.pipeline import check_model, check_words
+from mllm_tailor.run.predict import open_base, read_in
+from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.scores import modes
+from mllm_tailor.run.speech_units import with_units
+from mllm_tailor.run.stages import check_stages, leaks_between
+from mllm_tailor.tasks import make_task
+
+SHOWN_SPANS = 3
+READ = 2  # held-out samples, to learn how long reading takes
+
+
+def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
+    """Print what was found; True when a run may start."""
+    recipe = read_recipe(path, overrides)
+    parts = [settle(one) for one in stage_recipes(recipe) or (recipe,)]
+    for one in parts:
+        check_words(one)
+    check_stages(parts)
+    jobs = [prepare(one, make_task(one), exclude_faulty=True, decode=decode) for one in parts]
+    leaks = leaks_between(jobs)
+    ready = [_check_job(job, found, staged=bool(recipe.stages)) for job, found in zip(jobs, leaks, strict=True)]
+    if all(ready):
+        console.print(f"[bold green]Ready.[/] Next: tailor run {path}")
+    return all(ready)
+
+
+def _check_job(job: Job, leaks: Sequence[Fault], *, staged: bool) -> bool:
+    """One stage or the whole; its lengths and costs are those of the untouched model, which no stage changes."""
+    assert job.examination is not None
+    if staged:
+        console.rule(f"[bold]Stage {job.recipe.name}[/]", align="left")
+    examination = replace(job.examination, faults=(*job.examination.faults, *leaks))
+    _print_parts(job)
+    _print_patterns(examination)
+    faults_ok = _print_faults(examination, job.recipe.data.faulty == "exclude")
+    with tempfile.TemporaryDirectory() as folder:
+        job = with_units(job, Path(folder) / "units.safetensors")
+        check_model(job.recipe)
+        model = open_base(job.recipe)
+    lengths = measure(model, job)
+    print_plan(plan(job, lengths))
+    _print_lengths(lengths)
+    _print_spans(model, job.train[:SHOWN_SPANS])
+    reading = _reading_seconds(model, job)
+    del model
+    print_forecast(foresee(job, reading, lengths))
+    return faults_ok
+
+
+def _reading_seconds(model: OpenModel, job: Job) -> float:
+    """Of base and tuned over all held-out samples, from a few that are read."""
+    few = job.held_out[:READ]
+    began = time.perf_counter()
+    for mode in modes(job.task):
+        read_in(mode, model, job.task, few, job.recipe.predict)
+    return 2 * (time.perf_counter() - began) / len(few) * len(job.held_out)
+
+
+def _print_parts(job: Job) -> None:
+    table = Table(title=f"{job.recipe.data.train} (layout: {job.dataset.layout})", title_justify="left")
+    for column in ("part", "samples", "groups"):
+        table.add_column(column)
+    for part, samples in job.parts().items():
+        groups = {sample.group for sample in samples if sample.group}
+        table.add_row(part.replace("_", " "), str(len(samples)), str(len(groups)) if groups else "–")
+    table.add_row("excluded", str(len(job.excluded)), "")
+    console.print(table)
+
+
+def _print_patterns(examination: Examination) -> None:
+    """What each field holds, and the ways it is written: many ways are a sign of labels that disagree."""
+    table = Table(title="The fields", title_justify="left")
+    for column in ("field", "filled", "empty", "different", "longest", "ways of writing (count, for example)"):
+        table.add_column(column)
+    for field in examination.fields:
+        ways = [f"{way.shape} ({way.count}, {way.examples[0]})" for way in field.patterns]
+        counts = map(str, (field.filled, field.empty, field.distinct, field.longest))
+        table.add_row(plain(field.name), *counts, Text("\n").join(map(plain, ways)))
+    console.print(table)
+
+
+def _print_faults(examination: Examination, excluding: bool) -> bool:
+    """Every fault by row; True when none of them refuses the run."""
+    errors, warnings = examination.errors(), examination.warnings()
+    wrong = "excluded, as the recipe asks (data.faulty)" if excluding else "to mend"
+    for title, style, faults in ((wrong, "red", errors), ("worth a look", "yellow", warnings)):
+        if faults:
+            console.print(f"[bold {style}]{len(faults)} {title}[/]")
+            for fault in faults[: SHOWN_FAULTS if style == "yellow" else None]:
+                console.print(plain(f"  {fault.source}: {fault.problem} — {fault.mend}"))
+            if style == "yellow" and len(faults) > SHOWN_FAULTS:
+                console.print(f"  … and {len(faults) - SHOWN_FAULTS} more")
+    if errors and not excluding:
+        console.print("Mend these rows, or run with --exclude-faulty to go on without them.")
+    return excluding or not errors
+
+
+def _print_lengths(lengths: dict[str, Length]) -> None:
+    table = Table(title="Length of the samples, in tokens", title_justify="left")
+    for column in ("", "shortest", "median", "longest"):
+        table.add_column(column)
+    for name in ("tokens", "tiles", "supervised"):
+        values = sorted(getattr(length, name) for length in lengths.values())
+        table.add_row(name, str(values[0]), str(values[len(values) // 2]), str(values[-1]))
+    console.print(table)
+
+
+def _print_spans(model: OpenModel, samples: tuple[Sample, ...]) -> None:
+    """The very words that carry loss, decoded back from the labels."""
+    console.print("[bold]What is learned[/] (the label span, decoded back):")
+    for sample in samples:
+        labels = model.encode(sample).labels
+        console.print(plain(f"  {sample.id}: {model.tokenizer.decode(labels[labels >= 0])}"))
+
+
+def print_forecast(forecast: Forecast) -> None:
+    """Memory and minutes on this machine."""
+    seeing = f", reading the training pictures {human_time(forecast.seeing_seconds)}" if forecast.seeing_seconds else ""
+    processes = f" in {forecast.processes} processes" if forecast.processes > 1 else ""
+    console.print(
+        f"[bold]Forecast[/] on this machine, from one pass: peak memory about {human_bytes(forecast.peak_bytes)}, "
+        f"training about {human_time(forecast.training_seconds)}{processes}{seeing}, "
+        f"scoring base and tuned about {human_time(forecast.scoring_seconds)}"
+    )

@@ -1,0 +1,240 @@
+"""`tailor compare-methods`: the same data and budget for several methods, one table and one picture.
+
+Each method is an ordinary run in a process of its own, so that peak memory is its own and a failure stops nobody else.
+What all have in common (the untouched model's replies, features of the pictures) is read once. Called again, finished
+runs are kept and unfinished ones go on.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mllm_tailor.core.errors import RecipeError, nearest
+from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
+from mllm_tailor.core.progress import console
+from mllm_tailor.methods import METHODS, make_method
+from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
+from mllm_tailor.recipe.read import load_yaml
+from mllm_tailor.reporting.pareto import Point, front, scatter
+from mllm_tailor.reporting.tables import plain
+from mllm_tailor.run.budget import Budget, read_budget
+from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, start_run
+from mllm_tailor.run.scores import less_is_better
+from mllm_tailor.run.shared_baseline import hand_over, read_once
+from mllm_tailor.scoring import Interval
+from mllm_tailor.tasks import make_task
+
+BETWEEN_METHODS = re.compile(r",(?![^\[]*\])")  # a comma, but none inside a list
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A method to be compared, with settings of its own: `bottleneck:placement=series`."""
+
+    words: str  # as asked for
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Names its run."""
+        return re.sub(r"[^A-Za-z0-9._]+", "-", self.words).strip("-")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one method came to; `score` is None when its run failed."""
+
+    name: str
+    score: Interval | None
+    gain: Interval | None = None  # over the untouched model on the same samples
+    rate: float = 0.0  # peak learning rate
+    steps: int = 0
+    trained: int = 0
+    peak_bytes: int = 0
+    seconds: float = 0.0  # of training, by the clock
+    processor_seconds: float = 0.0
+    disk_bytes: int = 0
+    problem: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for comparison.json."""
+        return vars(self) | {key: vars(found) if (found := getattr(self, key)) else None for key in ("score", "gain")}
+
+
+def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -> list[Outcome]:
+    """Run every method, print the table, write comparison.json and comparison.svg.
+
+    Raises:
+        RecipeError: for an unknown method, setting or budget, before anything runs.
+        RunError: when the untouched model cannot read the samples.
+    """
+    recipe, spent = read_single(path, overrides), read_budget(budget)
+    wanted = read_wanted(words)
+    folder = Path(recipe.output) / f"{recipe.name}-methods"
+    console.rule("[bold]untouched[/]", align="left")
+    shared = read_once(recipe, folder)
+    outcomes: list[Outcome] = []
+    for one in wanted:
+        outcomes.append(_outcome(one, recipe, spent, folder, shared))
+        write_json(folder / "comparison.json", _row(outcomes, wanted, folder, budget))
+    _show(outcomes, folder, lower=less_is_better(recipe, make_task(recipe)))
+    return outcomes
+
+
+def read_wanted(words: str) -> list[Wanted]:
+    """`lora,bottleneck:placement=series` -> two methods.
+
+    Raises:
+        RecipeError: naming the word, the setting or its value.
+    """
+    found = [_wanted(word.strip()) for word in BETWEEN_METHODS.split(words)]
+    for one in found:
+        if found.count(one) > 1:
+            raise RecipeError(f"`--methods`: {one.words} stands there twice — name it once")
+    return found
+
+
+def _wanted(word: str) -> Wanted:
+    name, *settings = word.split(":")
+    known = METHODS.load(name).Settings.model_fields
+    values = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or (key not in known and key != "parts"):
+            raise RecipeError(f"`--methods`: {word}: unknown setting `{key}` of {name} — {nearest(key, known)}")
+        values[key] = load_yaml(value, f"`--methods` {word}")
+    make_method(make_recipe({"data": "", "task": "answer", "method": {"name": name, **values}}, word))
+    return Wanted(word, name, values)
+
+
+def recipe_for(recipe: Recipe, one: Wanted, budget: Budget, folder: Path) -> Recipe:
+    """The recipe with another method; settings the method knows are kept, and the budget is set.
+
+    The recipe's learning rate was chosen for its own method. It is kept for those that usually learn at the same rate;
+    any other takes its own (or the one it is named with).
+
+    Raises:
+        RecipeError: when a setting kept does not go with the method.
+    """
+    technique, own = METHODS.load(one.name), METHODS.load(recipe.method["name"])
+    alike = technique.rate == own.rate
+    kept = {key: value for key, value in recipe.method_settings.items() if key in technique.Settings.model_fields}
+    if "parts" in recipe.method:
+        kept["parts"] = recipe.method["parts"]
+    if not alike:
+        kept.pop("learning_rate", None)
+    values = recipe.model_dump(mode="json")
+    values |= {"name": one.folder, "method": {"name": one.name, **kept, **one.settings}, "output": str(folder)}
+    values["train"] |= budget.train() | ({} if alike else {"learning_rate": None})
+    changed = make_recipe(values)
+    make_method(changed)
+    return changed
+
+
+def _outcome(one: Wanted, recipe: Recipe, budget: Budget, folder: Path, shared: RunFolder) -> Outcome:
+    """Run one method, unless its run is finished, and read what it came to."""
+    try:
+        changed = recipe_for(recipe, one, budget, folder)
+        run = start_run(changed)
+    except RecipeError as error:
+        return Outcome(one.words, None, problem=str(error))
+    if not finished(run):
+        hand_over(shared, run)
+        problem = _run(one, changed, folder)
+        if problem or not finished(run):
+            return Outcome(one.words, None, problem=problem or "unfinished")
+    return _read(one, changed, run, budget)
+
+
+def _run(one: Wanted, recipe: Recipe, folder: Path) -> str:
+    """Run one method in a process of its own; what it said last, if it failed."""
+    file = folder / f"{one.folder}.yaml"
+    write_atomic(file, dump_recipe(recipe))
+    console.rule(f"[bold]{one.words}[/]", align="left")
+    command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(file)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if done.returncode == 0:
+        return ""
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return said[-1].removeprefix("Error: ") if said else "it ended without a word"
+
+
+def _read(one: Wanted, recipe: Recipe, run: RunFolder, budget: Budget) -> Outcome:
+    """A finished run's figures."""
+    scores, training = read_scores(run), read_json(run.training)
+    peak = training["peak_bytes"]
+    if budget.exceeded(peak):
+        limit = human_bytes(int(budget.amount))
+        return Outcome(one.words, None, peak_bytes=peak, problem=f"needed {human_bytes(peak)}, more than {limit}")
+    found: dict[str, Any] = scores["gain"][scores["metrics"][0]]
+    return Outcome(
+        one.words,
+        Interval(**found["tuned"]),
+        Interval(**found["difference"]),
+        rate=make_method(recipe).peak_rate(recipe.train.learning_rate),
+        steps=training["steps"],
+        trained=sum(training["trained_by_part"].values()),
+        peak_bytes=peak,
+        seconds=training["seconds"],
+        processor_seconds=training["processor_seconds"],
+        disk_bytes=sum(file.stat().st_size for file in run.adapter.rglob("*") if file.is_file()),
+    )
+
+
+def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
+    points = [Point(one.name, one.peak_bytes / 2**30, one.score) for one in outcomes if one.score]
+    best = {point.name for point in front(points, lower=lower)}
+    sign = 1 if lower else -1
+    table = Table(title="Methods on the same data and budget (● no other is better in score and memory)")
+    table.add_column("method", overflow="fold", min_width=12)
+    for column in ("score", "95 %", "gain", "rate", "trained", "memory", "minutes", "on disk"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in sorted(outcomes, key=lambda one: (one.score is None, sign * one.score.value if one.score else 0)):
+        if one.score is None or one.gain is None:
+            table.add_row(plain(one.name), "failed")
+            continue
+        table.add_row(
+            plain(f"{one.name} {'●' if one.name in best else ''}"),
+            f"{one.score.value:.1f}",
+            f"{one.score.low:.0f}–{one.score.high:.0f}",
+            f"{one.gain.value:+.1f}",
+            f"{one.rate:g}",
+            f"{one.trained / 1e6:.2f} M" if one.trained >= 1e5 else f"{one.trained:,}",
+            human_bytes(one.peak_bytes),
+            f"{one.seconds / 60:.1f}",
+            human_bytes(one.disk_bytes),
+        )
+    console.print(table)
+    for one in outcomes:
+        if one.problem:
+            console.print(plain(f"{one.name}: {one.problem}"))
+    if points:
+        write_atomic(folder / "comparison.svg", scatter(points, "peak memory, GiB", "score", lower=lower))
+        console.print(f"Picture: {folder / 'comparison.svg'}")
+
+
+def _row(outcomes: Sequence[Outcome], wanted: Sequence[Wanted], folder: Path, budget: str) -> dict[str, Any]:
+    """Everything for comparison.json; what was compared with is taken from the first run that has scores."""
+    rows = [one.row() for one in outcomes]
+    done = next((place for place, one in zip(wanted, outcomes, strict=False) if one.score), None)
+    if done is None:
+        return {"budget": budget, "methods": rows}
+    scores = read_scores(RunFolder(folder / done.folder))
+    metric = scores["metrics"][0]
+    floors = {
+        name: found["metrics"][metric]["value"]
+        for name, found in scores["systems"].items()
+        if name.startswith("floor_")
+    }
+    gain = scores["gain"][metric]
+    common = {"budget": budget, "metric": metric, "better": gain["better"], "held_out": gain["count"]}
+    return {**common, "untouched": gain["base"], "floors": floors, "methods": rows}

@@ -1,0 +1,26 @@
+"""`tailor draw`: labelled folders the project draws itself, where no data can be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllm_tailor.core.errors import DataError, nearest
+from mllm_tailor.core.progress import console
+from mllm_tailor.synthetic.folder import draw_folder
+from mllm_tailor.synthetic.kitchen import draw_kitchen
+
+SETS = {"receipts": draw_folder, "kitchen": draw_kitchen}
+
+
+def draw_set(name: str, folder: Path, train: int, held_out: int, seed: int) -> None:
+    """Draw a set into a new folder.
+
+    Raises:
+        DataError: for an unknown set, or a folder that holds something.
+    """
+    if name not in SETS:
+        raise DataError(f"{name}: no drawn set — {nearest(name, SETS)}")
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder}: holds files already — name a new folder")
+    SETS[name](folder, train, held_out, seed)
+    console.print(f"{train} samples to learn from and {held_out} to score of `{name}` in {folder}")

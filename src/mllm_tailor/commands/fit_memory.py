@@ -1,0 +1,108 @@
+"""`tailor check --fit`: the first of a few milder recipes whose training fits into the memory there is."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from mllm_tailor.core.device import current_memory, free_memory, pick_device
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.io import human_bytes, human_time
+from mllm_tailor.core.progress import console
+from mllm_tailor.methods import make_method
+from mllm_tailor.recipe import Recipe, read_recipe
+from mllm_tailor.run.budget import read_budget
+from mllm_tailor.run.cost_estimate import Forecast, foresee
+from mllm_tailor.run.dataset import Job, prepare
+from mllm_tailor.run.resolve import settle
+from mllm_tailor.tasks import make_task
+from mllm_tailor.training import ONE_PASS
+
+SHARE = 0.9  # of the free memory: other programs breathe too
+
+
+def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
+    """Rehearse milder and milder settings until one fits; print all, and the command that uses it.
+
+    `memory` is an amount such as `8GB`; by default most of what is free on the device now.
+
+    Raises:
+        RecipeError: for a recipe with stages, each of which is to be asked about alone.
+    """
+    recipe = read_recipe(path, overrides)
+    if recipe.stages:
+        raise RecipeError("`--fit` looks at one training — run it on a recipe of one stage at a time")
+    room = _room(recipe, memory)
+    table = Table(title=f"What fits into {human_bytes(room)}", title_justify="left")
+    for column in ("settings", "peak memory", "training", ""):
+        table.add_column(column, justify="right" if column in ("peak memory", "training") else "left")
+    chosen, settled = None, settle(recipe)
+    job = prepare(settled, make_task(settled), exclude_faulty=True, decode=False)
+    for changes in milder(recipe):
+        changed = read_recipe(path, [*overrides, *changes]).model_copy(update={"task": settled.task})
+        found = _foresee(replace(job, recipe=changed))
+        fits = found is not None and found.peak_bytes <= room
+        cost = _cost(found)
+        table.add_row(" ".join(changes) or "as the recipe says", *cost, "fits" if fits else "")
+        if fits:
+            chosen = changes
+            break
+    console.print(table)
+    if chosen is None:
+        console.print("[red]None of these fits[/] — take a smaller model, or a machine with more memory.")
+        return False
+    console.print(f"[bold green]Next:[/] tailor run {path} {' '.join([*overrides, *chosen])}".rstrip(), highlight=False)
+    return True
+
+
+def milder(recipe: Recipe) -> Iterator[list[str]]:
+    """Changes to a recipe, each with less memory than the one before: what costs only time comes first."""
+    changes: list[str] = []
+    yield changes
+    optimizer = make_method(recipe).optimizer
+    if recipe.train.micro_batch != 1 and recipe.train.batch > 1 and optimizer not in ONE_PASS:
+        changes = [*changes, "train.micro_batch=1"]
+        yield changes
+    if recipe.train.checkpointing is not True and optimizer != "mezo":
+        changes = [*changes, "train.checkpointing=true"]
+        yield changes
+    if recipe.train.optimizer == "adamw" and optimizer is None:
+        changes = [*changes, "train.optimizer=adamw_8bit"]
+        yield changes
+    if recipe.method["name"] == "lora":
+        changes = [*changes, "method.name=qlora"]
+        yield changes
+    most = recipe.model.tiles.max if recipe.model.tiles else 1
+    while most > 1:
+        most //= 2
+        yield [*changes, f"model.tiles.max={most}"]
+
+
+def _room(recipe: Recipe, memory: str | None) -> int:
+    if memory is not None:
+        budget = read_budget(memory)
+        if budget.unit != "memory":
+            raise RecipeError(f"`{memory}` is no amount of memory — write 8GB or 500MB")
+        return int(budget.amount)
+    device = pick_device(recipe.model.device)
+    return int(SHARE * free_memory(device)) + current_memory(device)
+
+
+def _foresee(job: Job) -> Forecast | None:
+    """The forecast, or None where not even one sample fits."""
+    gc.collect()  # the model of the trial before
+    try:
+        return foresee(job, 0.0)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _cost(found: Forecast | None) -> tuple[str, str]:
+    if found is None:
+        return "more than there is", ""
+    return human_bytes(found.peak_bytes), human_time(found.training_seconds)

@@ -1,0 +1,153 @@
+"""`tailor merge`: one plain folder out of base and adapter, or the adapter alone, measured again as it was written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from mllm_tailor.commands.verify import Agreement, agreement, observe
+from mllm_tailor.core.errors import RunError, nearest
+from mllm_tailor.core.progress import console
+from mllm_tailor.methods import check_mergeable, make_method, merge, truncate
+from mllm_tailor.models import OpenModel
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.dataset import Job, prepare_again
+from mllm_tailor.run.model_card import write_card
+from mllm_tailor.run.predict import open_base, open_tuned, read_in
+from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions
+from mllm_tailor.run.scores import in_mode, score_part
+
+# How an adapter trained on a base in 4 bits is merged, and what makes the ways that are not exact cost something; how
+# much is measured on the samples of every merge.
+WAYS = {
+    "dequantised": "",  # the base is unpacked and the update added there: exact
+    "unquantised": "the update is added to weights in full precision, which it was not trained on",
+    "repacked": "the sum is rounded to 4 bits again, which loses part of the update",
+}
+LAYOUT = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None, how: str = "dequantised") -> None:
+    """Merge, save, and score the saved folder on `count` samples.
+
+    `dtype` is the number format of the saved weights; by default that of the run. With `count` 0 nothing is measured.
+    `how` an adapter trained on a base in 4 bits is merged: see `WAYS`.
+
+    Raises:
+        RunError: when `out` holds something already, training has not ended, or `how` has no meaning for this run.
+    """
+    run, recipe = _ended(path, out)
+    if how not in WAYS:
+        raise RunError(f"no way to merge is called `{how}` — {nearest(how, WAYS)}")
+    check_mergeable(make_method(recipe))
+    model = open_tuned(recipe, run.adapter)
+    if how != "dequantised" and model.quantize != "nf4":
+        raise RunError(f"{path}: --how {how} is for adapters trained on a base in 4 bits — leave it out")
+    job = prepare_again(run) if count else None
+    samples = [job.task.phrase(sample) for sample in job.held_out[:count]] if job else []
+    writes = bool(samples) and not model.family.compares
+    before = observe(model, samples) if writes else None
+    if how == "unquantised":
+        model = open_base(recipe)
+        make_method(recipe).load(model, run.adapter, unquantised=True)
+    if dtype:
+        model.dtype = getattr(torch, dtype)
+        if dtype == "float32" and not model.quantize:
+            model.model.float()  # what is added up must not be rounded on the way
+    merge(model, "repacked" if how == "repacked" else "dequantised")
+    if WAYS[how]:
+        console.print(f"[yellow]{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}")
+    model.save(out)
+    if not job:
+        return write_card(out, run, recipe, model, "merged", "")
+    saved = open_base(_of_folder(recipe, out, model))
+    rounding = agreement("exported", before, observe(saved, samples)) if before else None
+    said = [f"Merged as `{how}`: {WAYS[how]}." if WAYS[how] else "", _rescored(run, job, saved, count)]
+    checked = "\n\n".join(filter(None, [*said, _rounding(rounding, recipe, model)]))
+    write_card(out, run, recipe, model, "merged", f"## This folder, opened again\n\n{checked}")
+    console.print(checked, highlight=False)
+    console.print(f"Merged model in {out}. Open it anywhere with transformers, or here with model: {out}")
+
+
+def export_adapter(path: Path, out: Path) -> None:
+    """The adapter in PEFT's layout with processor, template and card, for a base kept elsewhere.
+
+    Raises:
+        RunError: when `out` holds something already, training has not ended, or the run is not one PEFT adapter.
+    """
+    run, recipe = _ended(path, out)
+    if not all((run.adapter / name).is_file() for name in LAYOUT):
+        raise RunError(f"{run.adapter}: not one PEFT adapter — leave out --adapter to write the merged model")
+    model = open_base(recipe)
+    shutil.copytree(run.adapter, out, dirs_exist_ok=True)
+    if model.family.tiled:
+        model.processor.keep(model.tiles, model.system)
+    model.processor.save_pretrained(out)
+    write_card(out, run, recipe, model, "adapter", "")
+    console.print(f"Adapter in {out}. Open it over its base with peft or vLLM; the README there says how")
+
+
+def truncate_run(path: Path, rank: int, out: Path) -> None:
+    """The adapter of a DyLoRA run cut to `rank`: a plain LoRA.
+
+    Raises:
+        RunError: when `out` holds something already or training has not ended.
+        ModelError: when the run is none of DyLoRA or has a lower rank.
+    """
+    run, _ = _ended(path, out)
+    truncate(run.adapter, rank, out)
+    console.print(f"LoRA of rank {rank} in {out}")
+
+
+def _ended(path: Path, out: Path) -> tuple[RunFolder, Recipe]:
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty — name a new folder")
+    run = open_run(path)
+    if not run.training.is_file():
+        raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
+    return run, run.recipe()
+
+
+def _of_folder(recipe: Recipe, folder: Path, model: OpenModel) -> Recipe:
+    """The recipe with the exported folder for its model, in the number format it was saved in."""
+    changes = {"path": str(folder), "revision": None, "dtype": str(model.dtype).removeprefix("torch.")}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
+
+
+def _rescored(run: RunFolder, job: Job, model: OpenModel, count: int) -> str:
+    """Scores of the exported folder beside those the run recorded for the same samples, and how many replies agree."""
+    mode, samples = in_mode(job.task, job.recipe.predict), job.held_out[:count]
+    found = read_in(mode, model, job.task, samples, job.recipe.predict)
+    known = {row.id: row for row in read_predictions(run.predictions(f"tuned_{mode}"))}
+    recorded = [known[sample.id] for sample in samples if sample.id in known]
+    if len(recorded) < len(samples):
+        return f"Read {len(samples)} held-out samples again: {_shown(score_part(job, samples, found))}."
+    same = sum(one.text == other.text for one, other in zip(found, recorded, strict=True))
+    return (
+        f"Read {len(samples)} held-out samples again: {_shown(score_part(job, samples, found))}. The run recorded "
+        f"{_shown(score_part(job, samples, recorded))} for them; {same} of {len(samples)} replies are the same."
+    )
+
+
+def _shown(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
+
+
+def _rounding(found: Agreement | None, recipe: Recipe, model: OpenModel) -> str:
+    """What merging and saving changed, with a warning where DoRA was rounded."""
+    if found is None:
+        return ""
+    number = str(model.dtype).removeprefix("torch.")
+    said = (
+        f"Saved as {number}, its logits differ from the unmerged model's by at most {found.largest_difference:.2g} "
+        f"({100 * found.relative:.2g} % of the largest)."
+    )
+    settings = recipe.model_dump(mode="json")["method"]
+    if number == "float32" or "dora" not in str(settings).lower().replace("'dora': false", ""):
+        return said
+    return (
+        f"{said} **DoRA merged and rounded to {number}** has cost a published extractor 13 points of F1: compare the "
+        "scores above, and use `--dtype float32` or the adapter where they fall."
+    )

@@ -1,0 +1,155 @@
+"""`tailor sweep`: learning rates and ranks by successive halving (Jamieson and Talwalkar 2016, 1502.07943).
+
+All candidates train on a small share of the budget; the better third goes on to three times as much, until the last
+round has the whole. They are ranked by the dev part: held-out samples are not looked at. Each candidate is an ordinary
+run folder, so an interrupted sweep goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from rich.table import Table
+
+from mllm_tailor.core.device import seed_everything
+from mllm_tailor.core.errors import RecipeError, TailorError
+from mllm_tailor.core.io import read_json, write_atomic, write_json
+from mllm_tailor.core.progress import console
+from mllm_tailor.generation import FeatureMemory
+from mllm_tailor.methods import make_method
+from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
+from mllm_tailor.reporting.tables import plain
+from mllm_tailor.run.budget import Budget, read_budget
+from mllm_tailor.run.dataset import Job, prepare
+from mllm_tailor.run.pipeline import check_words, tune
+from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.run_dir import start_run
+from mllm_tailor.run.scores import less_is_better
+from mllm_tailor.tasks import make_task
+
+KEEP = 3  # one in so many goes on to the next round
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice of settings."""
+
+    learning_rate: float
+    rank: int | None
+
+    @property
+    def name(self) -> str:
+        """Names its folder: lr0.0005-rank32."""
+        return f"lr{self.learning_rate:g}" + (f"-rank{self.rank}" if self.rank else "")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a candidate came to in one round; `score` is None when its training failed."""
+
+    round: int
+    candidate: Candidate
+    score: float | None
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Sequence[int], budget: str) -> Candidate:
+    """The best candidate; prints every round, writes sweep.json and best.yaml.
+
+    Raises:
+        RecipeError: before anything runs, for settings that cannot be compared.
+        TailorError: when every candidate fails.
+    """
+    recipe, most = settle(read_single(path, overrides)), read_budget(budget)
+    folder = Path(recipe.output) / f"{recipe.name}-sweep"
+    left = [Candidate(rate, rank) for rate, rank in product(rates, ranks or [None])]
+    _check(recipe, most, left, folder)
+    job = prepare(recipe, make_task(recipe), exclude_faulty=recipe.data.faulty == "exclude")
+    tried: list[Tried] = []
+    rounds = count_rounds(len(left))
+    lower = less_is_better(recipe, job.task)
+    for number in range(1, rounds + 1):
+        share = most.part(KEEP ** (number - rounds))
+        console.rule(f"[bold]Round {number} of {rounds}[/]: {len(left)} candidates", align="left")
+        found = [_try(number, one, recipe_for(recipe, one, share, folder / f"round-{number}"), job) for one in left]
+        tried += found
+        write_json(folder / "sweep.json", [vars(one) | {"candidate": vars(one.candidate)} for one in tried])
+        left = best_third(found, last=number == rounds, lower=lower)
+        _show(found, left)
+    write_atomic(folder / "best.yaml", dump_recipe(recipe_for(recipe, left[0], most, Path(recipe.output), recipe.name)))
+    console.print(f"Best: {left[0].name}. Its recipe, with the whole budget: {folder / 'best.yaml'}")
+    return left[0]
+
+
+def count_rounds(candidates: int) -> int:
+    """Rounds until one in `KEEP` of one in `KEEP` … is at most one."""
+    rounds = 1
+    while KEEP**rounds <= candidates:
+        rounds += 1
+    return rounds
+
+
+def best_third(found: Sequence[Tried], *, last: bool, lower: bool) -> list[Candidate]:
+    """Those that go on, the best first; after the last round the best alone.
+
+    Raises:
+        TailorError: when none is left.
+    """
+    scored = [(one.score, one.candidate) for one in found if one.score is not None]
+    if not scored:
+        raise TailorError(f"every candidate failed, the first with: {found[0].problem}")
+    ranked = [candidate for _, candidate in sorted(scored, key=lambda pair: pair[0] if lower else -pair[0])]
+    return ranked[: 1 if last else max(1, len(found) // KEEP)]
+
+
+def recipe_for(recipe: Recipe, one: Candidate, budget: Budget, output: Path, name: str | None = None) -> Recipe:
+    """The recipe with a candidate's settings."""
+    values = recipe.model_dump(mode="json") | {"name": name or one.name, "output": str(output)}
+    values["train"] |= {"learning_rate": one.learning_rate, **budget.train()}
+    if one.rank is not None:
+        values["method"] |= {"rank": one.rank}
+    return make_recipe(values)
+
+
+def _check(recipe: Recipe, budget: Budget, candidates: Sequence[Candidate], folder: Path) -> None:
+    if recipe.stages:
+        raise RecipeError("a sweep tunes one training — name the stage's own recipe, without `stages`")
+    if not recipe.data.dev:
+        raise RecipeError("`data.dev` is 0: a sweep ranks by the dev part — set data.dev=0.1")
+    if budget.unit == "memory":
+        raise RecipeError("a sweep cannot share out memory — write minutes, epochs or steps: 10m, 3e, 200 steps")
+    if len(set(candidates)) < 2:
+        raise RecipeError("a sweep needs at least two candidates — name several learning rates or ranks")
+    for one in candidates:
+        check_words(recipe_for(recipe, one, budget, folder))
+
+
+def _try(number: int, one: Candidate, recipe: Recipe, job: Job) -> Tried:
+    """Train one candidate, or read what an earlier call came to."""
+    console.print(f"[bold]{one.name}[/]")
+    try:
+        run = start_run(recipe)
+        seed_everything(recipe.seed)
+        tune(run, replace(job, recipe=recipe), make_method(recipe), FeatureMemory())
+    except TailorError as error:
+        return Tried(number, one, None, problem=str(error))
+    training = read_json(run.training)
+    return Tried(number, one, training["best_score"], training["seconds"])
+
+
+def _show(found: Sequence[Tried], kept: Sequence[Candidate]) -> None:
+    table = Table(title="Dev scores (● goes on)")
+    for column in ("candidate", "score", "minutes"):
+        table.add_column(column, justify="left" if column == "candidate" else "right")
+    for one in sorted(found, key=lambda one: -(one.score if one.score is not None else -1)):
+        name = f"{one.candidate.name} {'●' if one.candidate in kept else ''}"
+        score = "failed" if one.score is None else f"{one.score:.2f}"
+        table.add_row(plain(name), score, f"{one.seconds / 60:.1f}")
+    console.print(table)
+    for one in found:
+        if one.problem:
+            console.print(plain(f"{one.candidate.name}: {one.problem}"))

@@ -1,0 +1,135 @@
+"""`tailor verify`: does the tuned model say the same however it is put together, and is it tuned at all?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from safetensors import safe_open
+from torch import Tensor
+
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.methods import merge
+from mllm_tailor.models import OpenModel
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.reporting.tables import plain
+from mllm_tailor.run.dataset import prepare_again
+from mllm_tailor.run.predict import moved, open_base, open_for_training, open_tuned
+from mllm_tailor.run.run_dir import open_run
+
+REPLY_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one form of the model says: logits at every position of the labelled samples, and free replies."""
+
+    logits: tuple[Tensor, ...]
+    replies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One form against the tuned model as the run saved it."""
+
+    form: str
+    same_replies: int
+    count: int
+    largest_difference: float  # of any logit
+    relative: float = 0.0  # the same, as a share of the largest logit
+
+
+def verify_run(path: Path, count: int) -> bool:
+    """Compare adapter, merged and exported forms on `count` held-out samples; False when something is not as it should.
+
+    Raises:
+        RunError: when the run has not been trained.
+    """
+    run = open_run(path)
+    if not run.training.is_file():
+        raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
+    recipe = run.recipe()
+    job = prepare_again(run)
+    samples = [job.task.phrase(sample) for sample in job.held_out[:count]]
+    tuned = open_tuned(recipe, run.adapter)
+    reference = observe(tuned, samples)
+    rows = [agreement("adapter, opened again", reference, observe(open_tuned(recipe, run.adapter), samples))]
+    merge(tuned)
+    rows.append(agreement("merged", reference, observe(tuned, samples)))
+    update = _update(tuned, recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        tuned.save(Path(folder))
+        exported = open_base(moved(recipe, Path(folder)))
+        rows.append(agreement("exported, opened again", reference, observe(exported, samples)))
+    untouched = agreement("untouched base", reference, observe(open_base(recipe), samples))
+    _show(rows, untouched)
+    console.print(
+        f"All {_tensors(run.adapter)} tensors of the adapter found their place and change the weights by {update:.3%}."
+    )
+    return all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0 and update > 0
+
+
+@torch.no_grad()
+def _update(merged: OpenModel, recipe: Recipe) -> float:
+    """Length of the merged weights less the base's (unpacked as it was trained), as a share of the base's."""
+    base = open_for_training(recipe)
+    merge(base)
+    before = base.model.state_dict()
+    pairs = [(before[name].float(), now.float()) for name, now in merged.model.state_dict().items() if name in before]
+    change = sum(float((now - old).pow(2).sum()) for old, now in pairs)
+    return float((change / sum(float(old.pow(2).sum()) for old, _ in pairs)) ** 0.5)
+
+
+def _tensors(adapter: Path) -> int:
+    """How many the adapter's files hold; opening refuses one that finds no place in the model, or a missing one."""
+    count = 0
+    for file in adapter.rglob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            count += len(stored.keys())
+    return count
+
+
+@torch.no_grad()
+def observe(model: OpenModel, samples: Sequence[Sample]) -> Outputs:
+    """Logits and replies of a model, computed in float32 so that rounding hides no difference of the weights."""
+    model.model.eval()
+    for module in model.model.modules():
+        if hasattr(module, "compute_dtype"):  # a packed layer of bitsandbytes
+            module.compute_dtype, module.compute_type_is_set = torch.float32, True
+    logits = []
+    for sample in samples:
+        batch = model.collate([model.encode(sample)])
+        batch.pop("labels")
+        found = model.model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
+        logits.append(found.float().cpu())
+    return Outputs(tuple(logits), tuple(model.generate(samples, max_new_tokens=REPLY_TOKENS)))
+
+
+def agreement(form: str, one: Outputs, other: Outputs) -> Agreement:
+    """How far two forms of a model say the same on the same samples."""
+    same = sum(a == b for a, b in zip(one.replies, other.replies, strict=True))
+    difference = max(float((a - b).abs().max()) for a, b in zip(one.logits, other.logits, strict=True))
+    largest = max(float(a.abs().max()) for a in one.logits)
+    return Agreement(form, same, len(one.replies), difference, difference / largest)
+
+
+def _show(rows: Sequence[Agreement], untouched: Agreement) -> None:
+    table = Table(title="The tuned model in every form, against the one the run saved", title_justify="left")
+    for column in ("form", "same replies", "largest difference of a logit"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(plain(row.form), f"{row.same_replies} of {row.count}", f"{row.largest_difference:.2g}")
+    console.print(table)
+    if untouched.largest_difference == 0:
+        console.print("[bold red]The tuned model equals its base: nothing was learned or the adapter is not in use.[/]")
+    else:
+        console.print(
+            f"The untouched base differs by up to {untouched.largest_difference:.2g} "
+            f"and gives {untouched.same_replies} of {untouched.count} of these replies."
+        )

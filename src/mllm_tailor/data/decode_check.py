@@ -1,0 +1,186 @@
+"""Decode every file before training, in processes of their own: a file that kills its decoder is a fault like others.
+
+A worker is this module run as a program: one request a line in, one answer a line out. So the file being decoded when
+a worker dies or stalls is always known, nothing is pickled, and the user's own script is never imported again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import queue
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Media
+from mllm_tailor.data.perceptual_hash import picture_hash
+from mllm_tailor.media.audio import read_audio
+from mllm_tailor.media.image import open_image
+from mllm_tailor.media.video import read_frames
+
+WORKER_BYTES = 6 * 2**30  # address space of one worker; the largest picture allowed needs about 2 GiB in passing
+FILE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding one file told: its checksum, size and picture hash, or the problem."""
+
+    sha256: str = ""
+    size: tuple[int, int] | None = None  # (width, height) in pixels of the upright picture
+    looks: str = ""  # picture hash in hex; empty for clips and recordings
+    problem: str | None = None
+
+
+def decode_all(
+    media: Sequence[Media], workers: int | None = None, progress: Callable[[], object] = lambda: None
+) -> list[Decoded]:
+    """Decode every file; `progress` is called once for each, from several threads."""
+    count = min(workers or len(os.sched_getaffinity(0)), len(media)) or 1
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    everyone = [_Worker() for _ in range(count)]
+    for worker in everyone:
+        idle.put(worker)
+
+    def decode(item: Media) -> Decoded:
+        worker = idle.get()
+        try:
+            return worker.decode(item)
+        finally:
+            idle.put(worker)
+            progress()
+
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(decode, media))
+    finally:
+        for worker in everyone:
+            worker.stop()
+
+
+class _Worker:
+    """One decoding process, started when first needed and again after a crash."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def decode(self, media: Media) -> Decoded:
+        path = str(media.path) if media.path else None
+        request = {"kind": media.kind, "path": path, "page": media.page, "span": media.span}
+        if media.data is not None:
+            request["data"] = base64.b64encode(media.data).decode()
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None, "both are pipes"
+        stalled = threading.Timer(FILE_SECONDS, process.kill)
+        stalled.start()
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except (BrokenPipeError, ValueError):
+            answer = ""
+        finally:
+            stalled.cancel()
+        if answer.endswith("\n"):
+            return _from_json(json.loads(answer))
+        self.stop()
+        return Decoded(
+            problem=f"{media.describe()}: brings the decoder down (crash, or over {FILE_SECONDS:.0f} s) — replace it"
+        )
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self.process is None:
+            command = [sys.executable, "-m", "mllm_tailor.data.decode_check"]
+            pipe, silent = subprocess.PIPE, subprocess.DEVNULL
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            self.process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=silent, text=True, encoding="utf-8", env=environment
+            )
+        return self.process
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+
+def _from_json(values: dict[str, Any]) -> Decoded:
+    return Decoded(**{**values, "size": tuple(values["size"]) if values["size"] else None})
+
+
+def decode_one(media: Media) -> Decoded:
+    """Decode a picture or recording wholly, of a clip one frame, in this process."""
+    try:
+        checksum = _checksum(media)
+        if media.kind == "image":
+            image = open_image(media)
+            return Decoded(checksum, image.size, picture_hash(image))
+        if media.kind == "video":
+            read_frames(media, 1)  # the middle one; decoding whole clips would take longer than training on them
+        else:
+            read_audio(media)
+        return Decoded(checksum)
+    except DataError as error:
+        return Decoded(problem=str(error))
+
+
+def look(media: Media) -> Decoded:
+    """Only whether the file is there and not empty."""
+    try:
+        if (len(media.data) if media.data is not None else os.stat(media.path or "").st_size) == 0:
+            return Decoded(problem=f"{media.describe()}: the file is empty — replace it or leave the row out")
+    except OSError:
+        return Decoded(problem=f"{media.describe()}: no such file — check the path in this row, or restore the file")
+    return Decoded()
+
+
+def _checksum(media: Media) -> str:
+    if media.data is not None:
+        return hashlib.sha256(media.data).hexdigest()
+    assert media.path is not None, "a Media has a path or data"
+    try:
+        with media.path.open("rb") as file:
+            if not file.read(1):
+                raise DataError(f"{media.path}: the file is empty — replace it or leave the row out")
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DataError(f"{media.path}: no such file — check the path in this row, or restore the file") from None
+    except OSError as error:
+        raise DataError(f"{media.path}: cannot be read ({error.strerror}) — check its permissions") from None
+
+
+def _limit_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = WORKER_BYTES if hard == resource.RLIM_INFINITY else min(WORKER_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+def serve() -> None:
+    """Answer requests until standard input closes."""
+    _limit_memory()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a chatty decoder library cannot disturb the answers
+    for line in sys.stdin:
+        request = json.loads(line)
+        data = base64.b64decode(request["data"]) if "data" in request else None
+        path = Path(request["path"]) if request["path"] else None
+        span = tuple(request["span"]) if request["span"] else None
+        decoded = decode_one(Media(request["kind"], path, data, span, request["page"]))
+        answers.write(json.dumps(decoded.__dict__) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,75 @@
+"""Rows of questions about pictures, read the other way round: one caption a picture, of what its answers say.
+
+For a first stage of tuning on questions (PeFoMed, He et al. 2024, arXiv 2401.02797, begins with captions): where no
+captions exist, the answers to the questions of a type say what a caption would (`plane: axial`). It is chosen by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import first_object
+from mllm_tailor.data.layouts import metadata
+from mllm_tailor.data.layouts.base import Layout, label_files
+
+TYPE, TOPIC = "question_type", "organ"
+# VQA-RAD's types of questions (Lau et al. 2018, table 2), as a caption calls them and in the order of a report.
+NAMES = {
+    "MODALITY": "modality",
+    "PLANE": "plane",
+    "ORGAN": "organ system",
+    "ABN": "abnormality",
+    "PRES": "finding",
+    "POS": "position",
+    "SIZE": "size",
+    "ATTRIB": "attribute",
+    "COLOR": "contrast",
+    "COUNT": "count",
+    "OTHER": "remark",
+}
+TOPICS = {"ABD": "abdomen"}
+UNTOLD = {"yes", "no"}  # answers that say nothing without their question
+MOST = 8  # facts in a caption
+
+
+def recognise(path: Path) -> bool:
+    """Whether the first rows have a question of some type and an answer."""
+    firsts = [first_object(file) for file, _ in label_files(path, ".jsonl", ".ndjson")]
+    return any({"question", "answer", TYPE} <= set(first) for first in firsts)
+
+
+def read(path: Path) -> Iterator[Sample | Fault]:
+    """One sample a picture, in the order of their first questions; its field `caption` holds the facts."""
+    pictures: dict[tuple[Media, ...], list[Sample]] = {}
+    for item in metadata.LAYOUT.read(path):
+        if isinstance(item, Fault):
+            yield item
+        else:
+            pictures.setdefault(item.media, []).append(item)
+    for samples in pictures.values():
+        yield _captioned(samples)
+
+
+def _captioned(samples: list[Sample]) -> Sample | Fault:
+    first = samples[0]
+    facts = sorted(
+        (list(NAMES).index(kind), NAMES[kind], answer)
+        for sample in samples
+        if (kind := str(sample.fields.get(TYPE)).upper()) in NAMES
+        and (answer := " ".join((sample.answer or "").lower().split()).strip(" .")) not in ("", *UNTOLD)
+    )
+    told = list(dict.fromkeys(f"{name}: {answer}" for _, name, answer in facts))[:MOST]
+    topic = str(first.fields.get(TOPIC) or "")
+    caption = ". ".join(([TOPICS.get(topic, topic.lower())] if topic else []) + told)
+    if not caption:
+        return Fault(
+            first.source, "no answer about this picture says what it shows", "leave it out here", severity="warning"
+        )
+    return replace(first, id=f"{first.id}-facts", prompt="", answer=caption, fields={"caption": caption})
+
+
+LAYOUT = Layout(recognise, read)

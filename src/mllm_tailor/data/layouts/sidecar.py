@@ -1,0 +1,63 @@
+"""Documents with a label file of the same name beside them: `invoice.pdf`, `invoice.json`.
+
+A label is an object, or a list of one. Of several files of one name (a PDF and its picture) the document is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.jsonl import kind_of, parse_file
+from mllm_tailor.data.layouts.base import Layout
+from mllm_tailor.media.image import media_kind
+from mllm_tailor.media.pdf import pages_of
+
+FIRST = ".pdf"
+
+
+def _pairs(path: Path) -> dict[Path, Path]:
+    """Label file to document, in order of name."""
+    if not path.is_dir():
+        return {}
+    media: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        if media_kind(file) and (file.stem not in media or file.suffix.lower() == FIRST):
+            media[file.stem] = file
+    return {label: media[label.stem] for label in sorted(path.glob("*.json")) if label.stem in media}
+
+
+def recognise(path: Path) -> bool:
+    """Whether most .json files of the folder have a document of their name."""
+    pairs = _pairs(path)
+    return len(pairs) > 1 and len(pairs) >= len(list(path.glob("*.json"))) / 2
+
+
+def read(path: Path) -> Iterator[Sample | Fault]:
+    """One sample a document, all its pages as pictures; a label without a document is a fault."""
+    pairs = _pairs(path)
+    for label in sorted(path.glob("*.json")):
+        source = f"{label}:1"
+        try:
+            if label not in pairs:
+                raise DataError(f"{source}: no document of this name — restore it, or move the label away")
+            media = pages_of(pairs[label].resolve(), media_kind(pairs[label]) or "image")
+            yield Sample(label.stem, media, fields=_fields(label, source), source=source)
+        except DataError as error:
+            yield Fault.of(error, source)
+
+
+def _fields(label: Path, source: str) -> dict[str, Any]:
+    value = parse_file(label)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, dict):
+        raise DataError(f"{source}: a label is one object such as {{…}}, found {kind_of(value)} — mend the label")
+    return value
+
+
+LAYOUT = Layout(recognise, read)

@@ -1,0 +1,184 @@
+"""The checks before any training: every file, every label, and what the two parts of the data have in common."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.progress import progress_bar
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.data.decode_check import Decoded, decode_all, look
+from mllm_tailor.data.formats import Pattern, is_amount, is_date, patterns
+from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.leaks import Labelled, find_duplicates, find_leaks, labelled
+from mllm_tailor.tasks import Task
+
+# Texts that mean something to a template or a vision tower; inside a label or question they would change what the
+# model is shown (CVE-2026-44222).
+CONTROL = re.compile(r"<\|[\w ]{1,40}\|>|</?img>|<IMG_CONTEXT>|<image>|<video>|<audio>|<pad>|</?s>")
+MOSTLY = 0.9  # share of a field's values that makes it a field of dates or of amounts
+
+
+@dataclass(frozen=True)
+class FieldFacts:
+    """How one field is labelled over all samples."""
+
+    name: str
+    filled: int
+    empty: int
+    distinct: int
+    longest: int  # characters
+    frequent: tuple[tuple[str, int], ...]  # the most frequent values and their counts
+    patterns: tuple[Pattern, ...]  # ways of writing, for fields of dates and amounts
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the doctor found. Errors refuse a run or are excluded from it; warnings are only shown."""
+
+    faults: tuple[Fault, ...]
+    fields: tuple[FieldFacts, ...]
+    files: int
+    bytes_compared: bool  # False: files were not read, so that leaks were looked for by path and labels only
+
+    def errors(self) -> list[Fault]:
+        """Faults that refuse the run."""
+        return [fault for fault in self.faults if fault.severity == "error"]
+
+    def warnings(self) -> list[Fault]:
+        """Faults to look at."""
+        return [fault for fault in self.faults if fault.severity == "warning"]
+
+
+def examine(
+    train: Sequence[Sample],
+    held_out: Sequence[Sample],
+    task: Task,
+    *,
+    faults: Iterable[Fault] = (),
+    decode: bool = True,
+    workers: int | None = None,
+) -> Examination:
+    """Check both parts; `faults` are those already met while reading.
+
+    With `decode` every file is decoded in worker processes (default: one for each core); without, files are only
+    looked up, which is quick but finds neither damage nor copies under another name.
+    """
+    samples = [*train, *held_out]
+    decoded = _decode(samples, workers) if decode else {media: look(media) for media in _files(samples)}
+    found = [*faults]
+    labels: dict[str, Mapping[str, Any]] = {}
+    for sample in samples:
+        labels[sample.id], label_faults = _check_labels(sample, task)
+        found += label_faults
+        found += _check_files(sample, decoded)
+    parts = [
+        [labelled(sample, labels[sample.id], decoded) for sample in part if sample.id in labels]
+        for part in (train, held_out)
+    ]
+    facts = [_field_facts(name, [*parts[0], *parts[1]]) for name in task.field_names]
+    for fact in facts:
+        found += _odd_values(fact, [*parts[0], *parts[1]])
+    found += find_leaks(*parts)
+    found += [fault for part in parts for fault in find_duplicates(part)]
+    return Examination(tuple(found), tuple(facts), len(decoded), decode)
+
+
+def exclusions(examination: Examination) -> dict[str, str]:
+    """Sample id to reason, for every sample with an error. Of a leaking pair it is the training sample."""
+    reasons: dict[str, str] = {}
+    for fault in examination.errors():
+        if fault.sample_id is not None:
+            reasons.setdefault(fault.sample_id, fault.problem)
+    return reasons
+
+
+def _files(samples: Iterable[Sample]) -> list[Media]:
+    return list(dict.fromkeys(media for sample in samples for media in sample.media))
+
+
+def _decode(samples: Sequence[Sample], workers: int | None) -> dict[Media, Decoded]:
+    files = _files(samples)
+    with progress_bar() as bar:
+        row = bar.add_task("Decoding files", total=len(files), note="")
+        return dict(zip(files, decode_all(files, workers, lambda: bar.advance(row)), strict=True))
+
+
+def _check_files(sample: Sample, decoded: Mapping[Media, Decoded]) -> Iterator[Fault]:
+    for media in sample.media:
+        problem = decoded[media].problem
+        if problem:
+            yield Fault.of(DataError(problem), sample.source, sample.id)
+
+
+def _check_labels(sample: Sample, task: Task) -> tuple[Mapping[str, Any], list[Fault]]:
+    """The labels a task reads from a sample, and what is wrong with them."""
+    try:
+        phrased = task.phrase(sample)
+        labels = task.labels(sample)
+    except DataError as error:
+        return {}, [Fault.of(error, sample.source, sample.id)]
+
+    def fault(problem: str, mend: str, severity: Any = "error") -> Fault:
+        return Fault(sample.source, f"{sample.id}: {problem}", mend, sample.id, severity)
+
+    faults = []
+    if not labels or not (phrased.answer or "").strip():
+        faults.append(fault("has no label, so there is nothing to learn or score", "label it or leave it out"))
+    empty = [name for name, value in labels.items() if value in ("", None, [])]
+    if labels and len(empty) == len(labels):
+        faults.append(fault("every field is empty", "check that this is meant", "warning"))
+    elif empty:
+        faults.append(fault(f"no {', '.join(empty)}", "check that the document really lacks it", "warning"))
+    texts = (sample.prompt, *sample.options, phrased.answer or "", *(turn.text for turn in sample.history))
+    control = next((match for text in texts if (match := CONTROL.search(text))), None)
+    if control:
+        faults.append(fault(f"its text holds the control token {control.group()}", "take it out of the text"))
+    return labels, faults
+
+
+def _field_facts(name: str, items: Sequence[Labelled]) -> FieldFacts:
+    values = [(item.sample.id, _text(item.labels.get(name))) for item in items if item.labels]
+    filled = [(identifier, text) for identifier, text in values if text]
+    counts = Counter(text for _, text in filled)
+    regular = any(_mostly(check, filled) for check in (is_date, is_amount))
+    return FieldFacts(
+        name,
+        filled=len(filled),
+        empty=len(values) - len(filled),
+        distinct=len(counts),
+        longest=max(map(len, counts), default=0),
+        frequent=tuple(counts.most_common(5)),
+        patterns=patterns(filled) if regular else (),
+    )
+
+
+def _odd_values(fact: FieldFacts, items: Sequence[Labelled]) -> Iterator[Fault]:
+    """Warnings for values that do not look like the others of their field."""
+    filled = [(item, _text(item.labels.get(fact.name))) for item in items]
+    values = [(item.sample.id, text) for item, text in filled if text]
+    kinds = {"a date": is_date, "an amount": is_amount}
+    kind = next((kind for kind, check in kinds.items() if fact.patterns and _mostly(check, values)), None)
+    if kind is None:
+        return
+    for item, text in filled:
+        if text and not kinds[kind](text):
+            yield Fault(
+                item.sample.source,
+                f"{item.sample.id}: {fact.name} {text!r} does not look like {kind}, as the others do",
+                "check the label",
+                item.sample.id,
+                "warning",
+            )
+
+
+def _mostly(check: Any, values: Sequence[tuple[str, str]]) -> bool:
+    return bool(values) and sum(check(text) for _, text in values) >= MOSTLY * len(values)
+
+
+def _text(value: Any) -> str:
+    return "" if value in (None, []) else str(value)

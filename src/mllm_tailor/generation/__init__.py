@@ -1,0 +1,8 @@
+"""Generate replies: batched, held to a JSON schema where the task has one, with a confidence for every field."""
+
+from mllm_tailor.generation.inputs import read_inputs
+from mllm_tailor.generation.loglikelihood import choose
+from mllm_tailor.generation.predict import predict, predict_both
+from mllm_tailor.generation.vision_cache import FeatureMemory
+
+__all__ = ["FeatureMemory", "choose", "predict", "predict_both", "read_inputs"]

@@ -1,0 +1,147 @@
+"""Files, folders and manifests a user wants read, as unlabelled samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import parse_json
+from mllm_tailor.core.sample import Media, MediaKind, Sample
+from mllm_tailor.media.image import decode_data_uri, inside, media_kind
+from mllm_tailor.media.pdf import pages_of
+
+MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
+MEDIA_KEYS: tuple[MediaKind, ...] = ("image", "video", "audio")
+
+
+def read_inputs(paths: Sequence[Path]) -> list[Sample]:
+    """Samples for `tailor predict PATH...`, in the order given; folders are walked in order of name.
+
+    A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, inside the manifest's folder or
+    absolute), or `views` of one scene to be stitched, and, where wanted, `question`, `options` and `id`. Whatever
+    cannot be used becomes a sample with `extra["problem"]`, which predicts as an error row: one bad file never stops
+    the others. Ids are file stems, made different where they collide.
+    """
+    taken: set[str] = set()
+    return [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
+
+
+def _read(path: Path) -> Iterator[Sample]:
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if _wanted(file.relative_to(path)) and file.is_file()]
+        if not files:
+            yield _bad(path.name, str(path), "holds no picture, clip or recording — name the folder that does")
+        for file in files:
+            yield _of_file(file)
+    elif path.suffix.lower() in MANIFEST_SUFFIXES:
+        yield from _of_manifest(path)
+    else:
+        yield _of_file(path)
+
+
+def _wanted(file: Path) -> bool:
+    """Media that are not hidden; labels and notes beside them are passed over."""
+    return media_kind(file) is not None and not any(part.startswith(".") for part in file.parts)
+
+
+def _of_file(path: Path) -> Sample:
+    kind = media_kind(path)
+    if not path.is_file():
+        return _bad(path.stem, str(path), "no such file — check the path")
+    if kind is None:
+        return _bad(path.stem, str(path), "not a picture, clip, recording, folder or .jsonl manifest — convert it")
+    try:
+        return Sample(id=path.stem, media=pages_of(path.resolve(), kind), source=str(path))
+    except DataError as error:
+        return Sample(id=path.stem, source=str(path), extra={"problem": str(error)})
+
+
+def _of_manifest(path: Path) -> Iterator[Sample]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        yield _bad(path.stem, str(path), f"cannot be opened ({error.strerror}) — check the path")
+        return
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = parse_json(line.decode("utf-8-sig"))
+        except ValueError as error:
+            yield _bad(f"{path.stem}-{number}", where, f"not valid JSON ({error}) — mend or remove this row")
+            continue
+        try:
+            yield _of_row(row, path.parent, where)
+        except DataError as error:
+            own = row.get("id") if isinstance(row, Mapping) else None
+            problem = str(error).removeprefix(f"{where}: ")
+            yield _bad(f"{path.stem}-{number}" if own is None else str(own), where, problem)
+
+
+def _of_row(row: Any, folder: Path, where: str) -> Sample:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: a row is one JSON object, found {type(row).__name__} — mend or remove this row")
+    named = [(key, name) for key in MEDIA_KEYS for name in _names(row.get(key), where)]
+    media = tuple(item for key, name in named for item in _media(key, name, folder, where))
+    if views := tuple(inside(folder, name, where) for name in _names(row.get("views"), where)):
+        media = (*media, Media("image", views[0], views=views))
+    if not media:
+        raise DataError(f"{where}: none of {', '.join(MEDIA_KEYS)} is named — add one")
+    stem = media[0].path.stem if media[0].path is not None else f"row-{where.rpartition(':')[2]}"
+    question = row.get("question", "")
+    if not isinstance(question, str):
+        raise DataError(f"{where}: `question` should be text, found {type(question).__name__} — mend it")
+    return Sample(
+        id=str(row.get("id", stem)),
+        media=media,
+        prompt=question,
+        options=_options(row.get("options"), where),
+        source=where,
+    )
+
+
+def _options(value: Any, where: str) -> tuple[str, ...]:
+    """Of a multiple-choice question."""
+    texts = list(value.values()) if isinstance(value, Mapping) else [] if value is None else value
+    if not isinstance(texts, list) or not all(isinstance(text, (str, int, float)) for text in texts):
+        raise DataError(f"{where}: `options` should be a list of texts, found {value!r} — mend this row")
+    return tuple(map(str, texts))
+
+
+def _names(value: Any, where: str) -> list[str]:
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{where}: media are named by paths, found {value!r} — mend this row")
+    return names
+
+
+def _media(key: MediaKind, name: str, folder: Path, where: str) -> tuple[Media, ...]:
+    if name.startswith("data:"):
+        return (Media(key, data=decode_data_uri(name, where)),)
+    return pages_of(_place(folder, name, where), key)
+
+
+def _place(folder: Path, name: str, where: str) -> Path:
+    """A relative path stays inside the manifest's folder; an absolute one to media is the user's own word."""
+    whole = os.path.isabs(name) and media_kind(name) is not None and "\0" not in name
+    return Path(os.path.realpath(name)) if whole else inside(folder, name, where)
+
+
+def _bad(identifier: str, where: str, problem: str) -> Sample:
+    return Sample(id=identifier, source=where, extra={"problem": f"{where}: {problem}"})
+
+
+def _with_own_id(sample: Sample, taken: set[str]) -> Sample:
+    """Keep the id if it is free; otherwise the file's name, then its folder and name, then a number."""
+    path = sample.media[0].path if sample.media else None
+    names = [sample.id, path.name, f"{path.parent.name}/{path.name}"] if path is not None else [sample.id]
+    numbered = (f"{sample.id}-{number}" for number in count(2))
+    own = next(name for name in chain(names, numbered) if name not in taken)
+    taken.add(own)
+    return replace(sample, id=own)

@@ -1,0 +1,1 @@
+"""vLLM in place of the built-in engine."""

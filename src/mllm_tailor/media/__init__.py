@@ -1,0 +1,1 @@
+"""Open pictures, PDF pages, videos and recordings safely. No torch."""

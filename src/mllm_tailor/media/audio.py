@@ -1,0 +1,198 @@
+"""Read recordings as one channel of samples at the rate a model wants.
+
+libsndfile (soundfile) reads plain recordings, FFmpeg (PyAV) all others and the sound of clips. Channels are averaged.
+Rates are changed by FFmpeg's libswresample, a polyphase filter with a windowed sinc. Loudness stays as recorded unless
+a level is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Media
+from mllm_tailor.media.container import clock, first_stream, need, open_container
+from mllm_tailor.media.image import open_bytes
+
+SPEECH_RATE = 16_000  # samples a second of HuBERT, wav2vec 2.0, Whisper and their kin
+PLAIN = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"})  # libsndfile's names
+BLOCK = 1 << 16  # samples of every channel decoded at once
+FILTER = 64  # samples at the lower rate; what is shorter than its filter libswresample leaves out
+Blocks = tuple[int, Iterator[np.ndarray]]  # samples a second, then float32 blocks (samples,)
+
+
+@dataclass(frozen=True)
+class AudioLimits:
+    """What a recording may cost."""
+
+    bytes: int = 2 * 2**30
+    seconds: float = 1800.0  # of the span that is read
+    rate: int = 384_000
+    channels: int = 16
+
+
+DEFAULT_LIMITS = AudioLimits()
+
+
+def read_audio(
+    media: Media,
+    rate: int = SPEECH_RATE,
+    *,
+    span: tuple[float, float] | None = None,
+    level: float | None = None,
+    limits: AudioLimits = DEFAULT_LIMITS,
+) -> np.ndarray:
+    """Float32 (samples,) at `rate` a second, one channel, full scale 1.
+
+    `span` is in seconds; default: the span of `media`, else the whole recording. `level` brings the root mean square
+    to so many decibels below full scale (as far as peaks allow), which speakers of different loudness may need.
+
+    Raises:
+        DataError: naming the file, for anything missing, empty, damaged, silent of samples or too long.
+    """
+    name, span = media.describe(), span or media.span
+    sound = _read_plain(media, span, name, limits)
+    found, samples = sound if sound is not None else _read_any(media, span, name, limits)
+    if not len(samples):
+        raise DataError(f"{name}: a recording of 0 s{_inside(span)} — replace it or leave the row out")
+    if not np.isfinite(samples).all():
+        raise DataError(f"{name}: holds samples that are no numbers — save it again from its source")
+    if found != rate:
+        samples = resample(samples, found, rate)
+    return samples if level is None else _bring_to(samples, level)
+
+
+def audio_rate(media: Media, *, limits: AudioLimits = DEFAULT_LIMITS) -> int:
+    """Samples a second a recording is stored at: it holds no sound above half of that.
+
+    Raises:
+        DataError: naming the file, for what is no recording.
+    """
+    with _plain_file(media, limits) as file:
+        if file is not None:
+            return int(file.samplerate)
+    with open_container(media, limits.bytes) as container:
+        return int(first_stream(container, "audio", media.describe()).codec_context.sample_rate)
+
+
+def resample(samples: np.ndarray, found: int, wanted: int) -> np.ndarray:
+    """(samples,) at another rate, by FFmpeg's libswresample; as long in seconds as before."""
+    av = need("av", "media", "resampling")
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted)
+    filled = np.pad(samples, (0, max(0, FILTER * max(1, -(-found // wanted)) - len(samples))))
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(filled[None], np.float32), format="flt", layout="mono")
+    frame.sample_rate = found
+    parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
+    length = max(1, round(len(samples) * wanted / found))
+    joined = np.concatenate(parts)[:length] if parts else np.zeros(0, np.float32)
+    return np.pad(joined, (0, length - len(joined)))
+
+
+def _read_plain(
+    media: Media, span: tuple[float, float] | None, name: str, limits: AudioLimits
+) -> tuple[int, np.ndarray] | None:
+    """(rate, samples) by libsndfile; None where it does not know the format or the library is missing."""
+    with _plain_file(media, limits) as file:
+        if file is None:
+            return None
+        from soundfile import SoundFileError
+
+        _check(name, file.samplerate, file.channels, limits)
+        begin, end = _span(span, file.frames / file.samplerate, name, limits)
+        try:
+            file.seek(round(begin * file.samplerate))
+            wanted = max(0, min(round(end * file.samplerate), file.frames) - file.tell())
+            blocks = file.blocks(BLOCK, frames=wanted, dtype="float32", always_2d=True)
+            mixed = [block.mean(axis=1, dtype=np.float32) for block in blocks]
+        except SoundFileError:
+            raise DataError(f"{name}: damaged or cut off — copy it again from its source") from None
+        return file.samplerate, np.concatenate(mixed) if mixed else np.zeros(0, np.float32)
+
+
+@contextmanager
+def _plain_file(media: Media, limits: AudioLimits) -> Iterator[Any]:
+    """The recording opened by libsndfile; None where it does not know the format or the library is missing."""
+    try:
+        import soundfile
+    except ImportError:
+        yield None  # FFmpeg reads all of these too
+        return
+    with open_bytes(media, limits.bytes, "cut it into pieces") as stream:
+        try:
+            file = soundfile.SoundFile(stream)
+        except (soundfile.SoundFileError, TypeError, ValueError):
+            yield None
+            return
+        with closing(file):
+            yield file if file.format in PLAIN else None
+
+
+def _read_any(media: Media, span: tuple[float, float] | None, name: str, limits: AudioLimits) -> tuple[int, np.ndarray]:
+    """(rate, samples) by FFmpeg: decoded from the start, since compressed sound has no exact places to jump to."""
+    with open_container(media, limits.bytes) as container:
+        stream = first_stream(container, "audio", name)
+        found = stream.codec_context.sample_rate
+        _check(name, found, stream.codec_context.channels, limits)
+        stated = float(stream.duration * stream.time_base) if stream.duration else None
+        begin, end = _span(span, stated, name, limits)
+        first, last = round(begin * found), round((end if span else limits.seconds) * found)
+        parts, place = [], 0
+        for block in _mixed(container, stream):
+            parts.append(block[max(0, first - place) : max(0, last - place)])
+            place += len(block)
+            if place > last:
+                break
+        if span is None and place > last:
+            raise _too_long(name, place / found, limits)
+        if place < min(last, 0.5 * (stated or 0.0) * found):
+            raise DataError(f"{name}: cut off after {clock(place / found)} — copy it again from its source")
+        return found, np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _mixed(container: Any, stream: Any) -> Iterator[np.ndarray]:
+    """Float32 blocks (samples,) of the averaged channels."""
+    plain = need("av", "media", "").AudioResampler(format="fltp")  # the number format alone; layout and rate stay
+    for frame in container.decode(stream):
+        for part in plain.resample(frame):
+            yield part.to_ndarray().mean(axis=0, dtype=np.float32)
+
+
+def _check(name: str, rate: int, channels: int, limits: AudioLimits) -> None:
+    if not (1000 <= rate <= limits.rate and 1 <= channels <= limits.channels):
+        raise DataError(f"{name}: {channels} channels of {rate:,} samples a second is no recording — save it again")
+
+
+def _span(
+    span: tuple[float, float] | None, length: float | None, name: str, limits: AudioLimits
+) -> tuple[float, float]:
+    """Where reading begins and ends, in seconds; `length` is None where the file does not say."""
+    begin, end = span or (0.0, length if length is not None else limits.seconds)
+    if end - begin > limits.seconds:
+        raise _too_long(name, end - begin, limits)
+    if span is not None and not (0 <= begin < end and (length is None or begin < length)):
+        shown = f" of {clock(length)}" if length is not None else ""
+        raise DataError(f"{name}: the span {begin:g} to {end:g} s lies outside the recording{shown} — mend the span")
+    return begin, end
+
+
+def _too_long(name: str, seconds: float, limits: AudioLimits) -> DataError:
+    return DataError(
+        f"{name}: {clock(seconds)} of sound, over the limit of {clock(limits.seconds)} — name a span, or cut it"
+    )
+
+
+def _inside(span: tuple[float, float] | None) -> str:
+    return "" if span is None else f" in its span {span[0]:g} to {span[1]:g} s"
+
+
+def _bring_to(samples: np.ndarray, level: float) -> np.ndarray:
+    """Louder or quieter by one factor; the peak stays within full scale, and silence stays silence."""
+    power, peak = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))), float(np.abs(samples).max())
+    if power == 0:
+        return samples
+    return (samples * min(10 ** (-abs(level) / 20) / power, 1 / peak)).astype(np.float32)

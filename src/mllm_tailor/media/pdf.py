@@ -1,0 +1,117 @@
+"""Documents with pages: a PDF, or a TIFF of several pictures, as one picture a page.
+
+PDFs are drawn by pdfium (the optional pypdfium2, built without its JavaScript engine) at a stated resolution, filled-in
+forms included. pdfium is not safe to call from two threads at once, hence the lock.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Media, MediaKind
+from mllm_tailor.media.container import need
+from mllm_tailor.media.image import DEFAULT_LIMITS, SMALLER, ImageLimits, count_pictures, is_pdf, open_bytes
+
+RESOLUTION = 150  # dots an inch: A4 becomes 1240x1754 pixels, about what scans of receipts have
+MOST_PAGES = 100  # of one document
+PAGED_SUFFIXES = frozenset({".pdf", ".tif", ".tiff"})
+
+_one_at_a_time = threading.Lock()
+
+
+def pages_of(
+    path: Path, kind: MediaKind = "image", most: int = MOST_PAGES, limits: ImageLimits = DEFAULT_LIMITS
+) -> tuple[Media, ...]:
+    """One picture for each page of a document, in order; any other file (a `kind` of its own) is itself.
+
+    Raises:
+        DataError: naming the file, for one that cannot be opened, has no page, or has more than `most`.
+    """
+    if path.suffix.lower() not in PAGED_SUFFIXES:
+        return (Media(kind, path),)
+    count = page_count(Media("image", path), limits)
+    if count > most:
+        raise DataError(
+            f"{path}: {count:,} pages, over the limit of {most:,} — keep the pages that matter, or split it"
+        )
+    return (Media("image", path),) if count == 1 else tuple(Media("image", path, page=page) for page in range(count))
+
+
+def page_count(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> int:
+    """How many pages a document has; one for any other picture.
+
+    Raises:
+        DataError: naming the file.
+    """
+    if not is_pdf(media, limits):
+        return count_pictures(media, limits)
+    with _document(media, limits) as document:
+        if not (count := len(document)):
+            raise DataError(f"{media.describe()}: a document without pages — replace it or leave the row out")
+        return int(count)
+
+
+def open_page(media: Media, limits: ImageLimits = DEFAULT_LIMITS, resolution: float = RESOLUTION) -> Image.Image:
+    """Draw one page of a PDF as RGB at `resolution` dots an inch.
+
+    Raises:
+        DataError: naming the file, for a password, damage, a page that is not there or over the limit of pixels.
+    """
+    with _page(media, limits, resolution) as (page, _):
+        image: Image.Image = page.render(scale=resolution / 72).to_pil()
+        return image.convert("RGB")
+
+
+def page_size(media: Media, limits: ImageLimits = DEFAULT_LIMITS, resolution: float = RESOLUTION) -> tuple[int, int]:
+    """(width, height) in pixels that `open_page` gives, without drawing."""
+    with _page(media, limits, resolution) as (_, size):
+        return size
+
+
+@contextmanager
+def _page(media: Media, limits: ImageLimits, resolution: float) -> Iterator[tuple[Any, tuple[int, int]]]:
+    """The page and its size in pixels, within limits."""
+    name = media.describe()
+    with _document(media, limits) as document:
+        count = len(document)
+        if media.page is None and count > 1:
+            raise DataError(f"{name}: has {count:,} pages and none is named — name a page, or split the document")
+        if not 0 <= (number := media.page or 0) < count:
+            raise DataError(f"{name}: has no page {number + 1} — check the page number")
+        page = document[number]
+        width, height = (math.ceil(points * (resolution / 72)) for points in page.get_size())
+        if not limits.side <= min(width, height) or width * height > limits.pixels:
+            raise DataError(
+                f"{name}: page {number + 1} would be {width:,}x{height:,} pixels at {resolution:g} dots an inch, "
+                f"outside the limits of {limits.side} a side and {limits.pixels:,} in all — scale the page"
+            )
+        yield page, (width, height)
+
+
+@contextmanager
+def _document(media: Media, limits: ImageLimits) -> Iterator[Any]:
+    name = media.describe()
+    pdfium = need("pypdfium2", "pdf", name)
+    with _one_at_a_time:
+        with open_bytes(media, limits.bytes, SMALLER) as stream:
+            data = stream.read()
+        try:
+            document = pdfium.PdfDocument(data)
+            try:
+                if document.get_formtype():
+                    document.init_forms()
+                yield document
+            finally:
+                document.close()
+        except pdfium.PdfiumError as error:
+            if error.err_code == pdfium.raw.FPDF_ERR_PASSWORD:
+                raise DataError(f"{name}: locked with a password — save a copy without it") from None
+            raise DataError(f"{name}: damaged, cut off or no PDF — save it again from its source") from None

@@ -1,0 +1,146 @@
+"""LoRA with one thing changed: its scale, its start, its rates, or which half of it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from peft import LoraConfig, PeftConfig
+from pydantic import Field
+from torch import Tensor
+
+from mllm_tailor.methods.adapters import ADAPTER, adapter_state, tuner_layers
+from mllm_tailor.methods.base import Attached, TechniqueSettings
+from mllm_tailor.methods.lora import Lora, LoraSettings
+from mllm_tailor.methods.target_modules import Targets
+
+
+class RsloraSettings(LoraSettings):
+    """LoRA scaled by alpha/sqrt(rank)."""
+
+    rslora: Literal[True] = Field(True, description="what this method is")
+
+
+class Rslora(Lora):
+    """Scale by alpha/sqrt(rank): the step does not shrink as the rank grows (Kalajdzievski 2023, 2312.03732)."""
+
+    Settings: ClassVar[type[TechniqueSettings]] = RsloraSettings
+    rate: ClassVar[float] = 1e-4  # its scale is sqrt(rank) times LoRA's
+
+
+class DoraSettings(LoraSettings):
+    """LoRA of the direction, with lengths of their own."""
+
+    dora: Literal[True] = Field(True, description="what this method is")
+
+
+class Dora(Lora):
+    """W' = m (W + sBA) / ||W + sBA||, the length m of every output learned apart (Liu et al. 2024, 2402.09353)."""
+
+    Settings: ClassVar[type[TechniqueSettings]] = DoraSettings
+
+
+class PissaSettings(LoraSettings):
+    """LoRA that starts from the largest singular vectors."""
+
+    init: Literal["default"] = Field("default", description="fixed by the method")
+    iterations: int | None = Field(16, ge=1, description="of the fast decomposition; null: the exact one")
+
+
+class Pissa(Lora):
+    """A and B start as the principal part of W, which the frozen base then lacks (Meng et al. 2024, 2404.02948).
+
+    Written as a plain LoRA of twice the rank, the start subtracted, so that it works on the untouched base.
+    """
+
+    Settings: ClassVar[type[TechniqueSettings]] = PissaSettings
+    rate: ClassVar[float] = 1e-4  # the largest directions of W move at once
+
+    def config(self, targets: Targets) -> LoraConfig:
+        """LoRA with another start."""
+        config = super().config(targets)
+        iterations = self.settings.iterations
+        config.init_lora_weights = f"pissa_niter_{iterations}" if iterations else "pissa"
+        return config
+
+    def attach(self, targets: Targets) -> Attached:
+        """Inject, and remember the start."""
+        attached = super().attach(targets)
+        attached.start = {name: tensor.detach().clone() for name, tensor in adapter_state(attached).items()}
+        return attached
+
+    def export(self, attached: Attached, state: Mapping[str, Tensor]) -> tuple[PeftConfig | None, dict[str, Tensor]]:
+        """s(BA - B0 A0) = s [B, -B0] [A; A0]."""
+        rank = self.settings.rank
+        config = LoraConfig.from_peft_type(**attached.config.to_dict())  # type: ignore[union-attr]
+        config.r, config.init_lora_weights = 2 * rank, True
+        # The scale alpha/rank (or alpha/sqrt(rank)) must stay what it was.
+        config.lora_alpha = attached.config.lora_alpha * (2**0.5 if self.settings.rslora else 2)  # type: ignore[union-attr]
+        joined = {}
+        for name, tensor in state.items():
+            start = attached.start[name]
+            down = ".lora_A." in name
+            joined[name] = torch.cat([tensor, start]) if down else torch.cat([tensor, -start], dim=1)
+        return config, joined
+
+
+class LoraPlusSettings(LoraSettings):
+    """LoRA with two rates."""
+
+    ratio: float = Field(16.0, ge=1, description="rate of B over the rate of A")
+
+
+class LoraPlus(Lora):
+    """B learns `ratio` times faster than A (Hayou et al. 2024, 2402.12354)."""
+
+    Settings: ClassVar[type[TechniqueSettings]] = LoraPlusSettings
+    rate: ClassVar[float] = 1e-4  # of A
+
+    def rate_factor(self, name: str) -> float:
+        """`ratio` for B."""
+        return float(self.settings.ratio) if ".lora_B." in name else 1.0
+
+
+class LoraFaSettings(LoraSettings):
+    """LoRA with a frozen A."""
+
+    dora: Literal[False] = Field(False, description="does not go with this method")
+    projected: bool = Field(
+        False, description="turn B's gradient into that of the best full update: g (A A^T)^-1 / s^2, as PEFT does it"
+    )
+
+
+class LoraFa(Lora):
+    """A stays random, only B moves, so that no layer keeps its wide input for the backward pass (2308.03303).
+
+    Dropout would make such an input again; leave it at 0.
+    """
+
+    Settings: ClassVar[type[TechniqueSettings]] = LoraFaSettings
+    rate: ClassVar[float] = 1e-3  # half of it moves
+
+    def attach(self, targets: Targets) -> Attached:
+        """Inject, then freeze every A."""
+        attached = super().attach(targets)
+        attached.trainable = tuple(name for name in attached.trainable if ".lora_A." not in name)
+        if self.settings.projected:
+            for layer in tuner_layers(targets.model).values():
+                if ADAPTER in getattr(layer, "lora_A", {}):
+                    _project(layer)
+        return attached
+
+    def expected_weights(self, targets: Targets) -> int:
+        """rank * out a layer."""
+        super().expected_weights(targets)
+        return sum(self.settings.rank * layer.out_features for layer in targets.linears.values())
+
+
+def _project(layer: Any) -> None:
+    """Hook the gradient of one layer's B. The map is linear, so it may be applied to each pass before they add up."""
+    down, up, scale = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER]
+
+    def hook(gradient: Tensor) -> Tensor:
+        return gradient @ torch.linalg.pinv(down.detach() @ down.detach().T) / scale**2
+
+    up.register_hook(hook)

@@ -1,0 +1,1 @@
+"""Models that need no download: the embedded InternVL and the untrained tiny one."""

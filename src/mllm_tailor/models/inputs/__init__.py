@@ -1,0 +1,1 @@
+"""How each model family turns pictures, videos and recordings into tensors."""

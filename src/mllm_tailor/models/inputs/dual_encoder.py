@@ -1,0 +1,64 @@
+"""Families that compare pictures with texts (CLIP, arXiv 2103.00020; SigLIP, 2303.15343): both become one vector each.
+
+>>> batch = model.collate([model.encode(sample) for sample in samples])  # a picture and a text each
+>>> similarity = embed_pictures(model, batch) @ embed_texts(model, batch).T  # cosines, (pictures, texts)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Sample
+
+if TYPE_CHECKING:
+    from mllm_tailor.models.encode import Encoded
+    from mllm_tailor.models.model import OpenModel
+
+
+def read_pair(sample: Sample, model: OpenModel) -> tuple[list[int], dict[str, Tensor]]:
+    """Ids of the sample's text (its answer, or its prompt where there is none) and `pixel_values` of its picture.
+
+    Raises:
+        DataError: naming the row, unless there is exactly one picture, or when the answer is empty.
+    """
+    text = sample.answer if sample.answer is not None else sample.prompt
+    if len(sample.media) != 1 or (sample.answer is not None and not text.strip()):
+        raise DataError(
+            f"{sample.source or sample.id}: {len(sample.media)} pictures and {len(text.split())} words, where one "
+            "picture and its text are compared — mend this row or leave it out"
+        )
+    pixels = model.processor.image_processor(images=[model.picture(sample.media[0])], return_tensors="pt")
+    return list(model.tokenizer(text, truncation=False)["input_ids"]), {"pixel_values": pixels["pixel_values"]}
+
+
+def collate_pairs(items: Sequence[Encoded], model: OpenModel) -> dict[str, Tensor]:
+    """`input_ids` (pairs, tokens) padded on the right, `pixel_values` (pairs, 3, height, width), and the mask if used.
+
+    SigLIP was trained on texts filled up to the most tokens there can be, without a mask, and reads the last place.
+    """
+    longest = model.context if model.family.fills_text else max(item.length for item in items)
+    ids = torch.full((len(items), longest), model.pad_id)
+    mask = torch.zeros_like(ids)
+    for line, seen, item in zip(ids, mask, items, strict=True):
+        line[: item.length] = item.ids
+        seen[: item.length] = 1
+    batch = {"input_ids": ids, "pixel_values": torch.cat([item.media["pixel_values"] for item in items])}
+    return batch if model.family.fills_text else batch | {"attention_mask": mask}
+
+
+def embed_pictures(model: OpenModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """(pairs, width) unit vectors of a batch's pictures, with gradients."""
+    found = model.model.get_image_features(pixel_values=batch["pixel_values"].to(model.device))
+    return normalize(found.pooler_output, dim=-1)
+
+
+def embed_texts(model: OpenModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """(pairs, width) unit vectors of a batch's texts, with gradients."""
+    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask") if name in batch}
+    return normalize(model.model.get_text_features(**inputs).pooler_output, dim=-1)

@@ -1,0 +1,145 @@
+"""Families whose pictures, clips and recordings transformers' own processors read.
+
+Their processors insist on a video processor, which needs torchvision; a `FrameReader` stands in its place. Pillow does
+all resizing, so that every machine sees the same pixels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, ProcessorMixin
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.io import read_json
+from mllm_tailor.core.registry import load
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.media.audio import read_audio
+from mllm_tailor.models.chat_template import CUT, MARK
+from mllm_tailor.models.checkpoint import stated_template
+from mllm_tailor.models.families import Family
+from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_clips
+
+if TYPE_CHECKING:
+    from mllm_tailor.models.model import OpenModel
+
+LOCAL = {"trust_remote_code": False, "local_files_only": True}
+
+
+@cache
+def with_frames(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """The processor class, contented with a `FrameReader` for its video processor."""
+
+    def check(self: ProcessorMixin, name: str, part: Any) -> type:
+        return type(part)
+
+    def to_dict(self: ProcessorMixin) -> dict[str, Any]:
+        values = {key: value for key, value in kind.to_dict(self).items() if not isinstance(value, FrameReader)}
+        clips = getattr(self, "video_processor", None)
+        read = {"video_processor": clips.to_dict()} if clips is not None and clips.kind else {}
+        return values | read | {"processor_class": kind.__name__}
+
+    def init(self: ProcessorMixin, *parts: Any, **options: Any) -> None:
+        kind.__init__(self, *parts, **options)
+
+    init.__signature__ = inspect.signature(kind.__init__)  # type: ignore[attr-defined]  # tells which parts there are
+    return type(
+        kind.__name__, (kind,), {"check_argument_for_proper_class": check, "to_dict": to_dict, "__init__": init}
+    )
+
+
+def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
+    """The processor of a folder by its native class.
+
+    Raises:
+        ModelError: when there is none, a file is missing or a package is.
+    """
+    name = family.processor or PROCESSOR_MAPPING_NAMES.get(family.name)
+    if name is None:
+        raise ModelError(
+            f"{folder}: transformers has no processor for {family.name} — this kind of model is not supported"
+        )
+    try:
+        kind = load(name) if ":" in name else getattr(transformers, name)
+        readers: dict[str, Callable[[], Any]] = {
+            "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL),
+            "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
+            "audio_processor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
+            "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **LOCAL),
+        } | {part: partial(_read_own, where, folder) for part, where in family.own.items()}
+        parts = {part: readers[part]() for part in kind.get_attributes() if part in readers}
+        if "video_processor" in kind.get_attributes():
+            clips = stated_clips(folder) if family.clips else {}
+            parts["video_processor"] = FrameReader(family.clips, parts.get("image_processor"), clips)
+        processor = with_frames(kind)(**parts, **_options(folder, kind, parts))
+        stated = None if family.template_first else stated_template(folder, parts["tokenizer"].chat_template)
+        processor.chat_template = stated or family.template
+        return processor
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{folder}: tokenizer or processor cannot be read ({reason})") from error
+
+
+def _read_own(where: str, folder: Path) -> Any:
+    """A part of the processor that our own code reads: a class with files in a folder, or a function of the folder."""
+    own = load(where)
+    return own.from_pretrained(folder, local_files_only=True) if isinstance(own, type) else own(folder)
+
+
+def _options(folder: Path, kind: type[ProcessorMixin], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Further settings of the processor as its files state them."""
+    file = folder / "processor_config.json"
+    stated = read_json(file) if file.exists() else {}
+    taken = inspect.signature(kind.__init__).parameters
+    return {name: value for name, value in stated.items() if name in taken and name not in parts}
+
+
+def read_stock(prompt: str, sample: Sample, model: OpenModel) -> tuple[list[int], dict[str, Tensor]]:
+    """Ids of the prompt and the model's other inputs, as the processor makes them.
+
+    Raises:
+        DataError: for media this family does not read.
+    """
+    processor = model.processor
+    # Control tokens typed by a user are broken by a space here: not every processor can take them as letters.
+    prompt = re.sub(f"{MARK}(.)(.*?){CUT}", r"\1 \2", prompt)
+    options: dict[str, Any] = {"add_special_tokens": not prompt.startswith(processor.tokenizer.bos_token or "\0")}
+    if images := [model.picture(media) for media in sample.media if media.kind == "image"]:
+        options["images"] = [images]
+    if sounds := [media for media in sample.media if media.kind == "audio"]:
+        extractor = getattr(processor, "feature_extractor", None) or processor.audio_processor
+        rate = int(extractor.sampling_rate)
+        options["audio"] = [read_audio(media, rate) for media in sounds]
+    if clips := [model.clip(media) for media in sample.media if media.kind == "video"]:
+        options["videos"] = [clip.frames for clip in clips]
+        options["video_metadata"] = [describe(clip) for clip in clips]
+    try:
+        inputs = dict(processor(text=[prompt], return_tensors="pt", **options))
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise DataError(f"{sample.source or sample.id}: {type(processor).__name__} cannot read it ({error})") from error
+    if "video_second_per_grid" in inputs:  # the processor counts two frames a second, whatever it was given
+        seconds = [processor.video_processor.temporal_patch_size * clip.seconds / len(clip.frames) for clip in clips]
+        inputs["video_second_per_grid"] = torch.tensor(seconds)
+    ids = inputs.pop("input_ids")[0].tolist()
+    unused = ("attention_mask", "labels", "num_audio_tokens", *(() if model.family.apart else ("audio_embed_sizes",)))
+    return ids, {name: value for name, value in inputs.items() if name not in unused and isinstance(value, Tensor)}
+
+
+def with_reply(media: Mapping[str, Tensor], length: int, family: Family) -> dict[str, Tensor]:
+    """Token-wise inputs (1, tokens, ...) lengthened for a reply: kinds by the family, masks as on the last token."""
+    longer = dict(media)
+    for name in family.token_wise:
+        if name in longer and length:
+            end = longer[name][:, -1:]
+            last = end if end.dim() > 2 else torch.full_like(end, family.reply_kind)
+            longer[name] = torch.cat([longer[name], *[last] * length], dim=1)
+    return longer

@@ -1,0 +1,87 @@
+"""How InternVL reads pictures and clips: as square tiles, each a fixed number of tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from torch import Tensor
+
+from mllm_tailor.core.errors import ModelError
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models.chat_template import MARK, tokenize
+from mllm_tailor.models.inputs.tiling import count_tiles, tile_image, tiles_to_tensor
+from mllm_tailor.recipe.schema import Tiles
+
+if TYPE_CHECKING:
+    from mllm_tailor.models.model import OpenModel
+
+ONE_TILE = Tiles(min=1, max=1, thumbnail=False)  # what a frame of a clip becomes
+
+
+def shared_tiles(tiles: Tiles, pictures: int) -> Tiles:
+    """Several pictures share the most tiles a sample may have, as InternVL was trained."""
+    most = max(1, tiles.max // max(1, pictures))
+    return Tiles(min=min(tiles.min, most), max=most, thumbnail=tiles.thumbnail)
+
+
+def tiles_of(sample: Sample, tiles: Tiles) -> list[tuple[Media, Tiles]]:
+    """Every picture of the sample with its tiles; a clip stands for its frames."""
+    pictures = sum(media.kind == "image" for media in sample.media)
+    shared = shared_tiles(tiles, pictures)
+    return [(media, shared if media.kind == "image" else ONE_TILE) for media in sample.media]
+
+
+def prompt_ids(prompt: str, sample: Sample, model: OpenModel) -> list[int]:
+    """Ids of the prompt, every placeholder written out to one token for each feature of its picture.
+
+    Only sizes are read: no pixel is decoded.
+    """
+    processor = model.processor
+    numbers = range(1, model.frames + 1)
+    frames = "\n".join(processor.frame_text.replace("{}", str(number)) + processor.image_token for number in numbers)
+    ids = tokenize(processor.tokenizer, re.sub(f"(?<!{MARK}){re.escape(processor.video_token)}", frames, prompt))
+    counts = tile_counts(sample, model)
+    start, context, end = (
+        processor.tokenizer.convert_tokens_to_ids(token)
+        for token in (processor.start_image_token, processor.image_token, processor.end_image_token)
+    )
+    if ids.count(context) != len(counts):
+        raise ModelError(
+            f"the chat template wrote {ids.count(context)} picture placeholders for {len(counts)} pictures — "
+            "mend chat_template.jinja of this checkpoint"
+        )
+    written: list[int] = []
+    remaining = iter(counts)
+    for token in ids:
+        if token == context:
+            written += [start, *[context] * (next(remaining) * processor.image_seq_length), end]
+        else:
+            written.append(token)
+    return written
+
+
+def tile_counts(sample: Sample, model: OpenModel) -> list[int]:
+    """Tiles of every picture and of every frame, in order."""
+    counts: list[int] = []
+    for media, tiles in tiles_of(sample, model.tiles):
+        if media.kind == "image":
+            width, height = model.picture_size(media)
+            counts.append(count_tiles(width, height, tiles.min, tiles.max, model.image_size, tiles.thumbnail))
+        else:
+            counts += [1] * model.frames
+    return counts
+
+
+def pixels(sample: Sample, model: OpenModel) -> dict[str, Tensor]:
+    """`pixel_values` (tiles, 3, size, size) of all pictures and clips."""
+    cut: list[Image.Image] = []
+    for media, tiles in tiles_of(sample, model.tiles):
+        frames = model.clip(media).frames if media.kind == "video" else [model.picture(media)]
+        for image in frames:
+            cut += tile_image(image, tiles.min, tiles.max, model.image_size, tiles.thumbnail)
+    if not cut:
+        return {}
+    statistics = model.processor.image_processor
+    return {"pixel_values": tiles_to_tensor(cut, statistics.image_mean, statistics.image_std)}

@@ -1,0 +1,149 @@
+"""A processor for InternVL that reads pictures with Pillow and needs no torchvision.
+
+The stock InternVLProcessor insists on a video processor, which exists only with torchvision. Ours has the same name and
+file layout, so a folder it saves opens with the stock class elsewhere; clips are cut into frames before they get here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoTokenizer, BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
+
+from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.io import read_json
+from mllm_tailor.models.checkpoint import Checkpoint, stated_template
+from mllm_tailor.recipe.schema import Tiles
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class InternVLProcessor(ProcessorMixin):
+    """Image processor, tokenizer and chat template of a native InternVL checkpoint."""
+
+    def __init__(
+        self,
+        image_processor: GotOcr2ImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
+        image_seq_length: int = 256,
+        use_thumbnail: bool = True,
+        system: str | None = None,
+        frame_text: str = "Frame{}: ",
+        chat_template: str | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.image_seq_length = image_seq_length  # language tokens one tile becomes
+        self.use_thumbnail = use_thumbnail  # our own keys: the stock class always appends the thumbnail,
+        self.system = system  # and knows no system text but one its template writes
+        self.frame_text = frame_text  # before each picture of a clip; checkpoints differ in it
+        self.start_image_token = tokenizer.start_image_token
+        self.end_image_token = tokenizer.end_image_token
+        self.image_token = tokenizer.context_image_token
+        self.video_token = tokenizer.video_token
+        self.image_token_id = tokenizer.context_image_token_id
+
+    def keep(self, tiles: Tiles, system: str | None) -> None:
+        """Make these the tiles and the system text that a saved copy opens with."""
+        pictures = self.image_processor
+        pictures.crop_to_patches, pictures.min_patches, pictures.max_patches = True, tiles.min, tiles.max
+        self.use_thumbnail, self.system = tiles.thumbnail, system
+
+    def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
+        """Ids, mask and tiles, ready for the model."""
+        inputs = super().__call__(images=images, text=text, **options)
+        inputs.pop("num_patches", None)  # already spent on the placeholders
+        return inputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Add the part the stock class reads, so that it opens our folders where torchvision exists."""
+        values = super().to_dict()
+        pictures = values["image_processor"]
+        shared = ("size", "image_mean", "image_std", "resample", "do_resize", "do_rescale", "do_normalize")
+        values["video_processor"] = {"video_processor_type": "InternVLVideoProcessor"} | {
+            key: pictures[key] for key in shared if key in pictures
+        }
+        return values
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
+        """The text one placeholder stands for: one context token for every feature the picture becomes."""
+        tiles = int(image_inputs["num_patches"][image_idx])
+        return f"{self.start_image_token}{self.image_token * self.image_seq_length * tiles}{self.end_image_token}"
+
+
+def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
+    """Tokenizer, Pillow image processor and chat template of a native InternVL folder."""
+    folder = checkpoint.folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        pictures = GotOcr2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder}: tokenizer or processor cannot be read — its files are missing or damaged"
+        ) from error
+    for name in ("start_image_token", "end_image_token", "context_image_token", "video_token"):
+        if getattr(tokenizer, name, None) is None:
+            raise ModelError(f"{folder / 'tokenizer_config.json'}: no `{name}` — this tokenizer knows no pictures")
+    try:
+        stated = read_json(folder / "processor_config.json")
+    except FileNotFoundError:
+        stated = {}
+    except DataError as error:
+        raise ModelError(str(error)) from None
+    return InternVLProcessor(
+        pictures,
+        tokenizer,
+        image_seq_length=stated.get("image_seq_length", checkpoint.config.get("image_seq_length", 256)),
+        use_thumbnail=stated.get("use_thumbnail", True),
+        system=stated.get("system"),
+        frame_text=stated.get("frame_text", "Frame{}: "),
+        chat_template=stated_template(folder, tokenizer.chat_template),
+    )
+
+
+def stated_tiles(processor: Any) -> Tiles:
+    """The checkpoint's own tiles; one for families that know none.
+
+    `crop_to_patches` does not count: official folders say false there, and their processor cuts all the same.
+    """
+    if not isinstance(processor, InternVLProcessor):
+        return Tiles(min=1, max=1, thumbnail=False)
+    pictures = processor.image_processor
+    return Tiles(min=pictures.min_patches, max=pictures.max_patches, thumbnail=processor.use_thumbnail)
+
+
+def state_tiles(config: Any, tiles: Tiles) -> None:
+    """Say in config.json too how many tiles there are; llama.cpp looks for it there, under the original names."""
+    config.min_dynamic_patch, config.max_dynamic_patch = tiles.min, tiles.max
+
+
+def set_tile(processor: InternVLProcessor, config: Any, side: int) -> None:
+    """Make tiles `side` pixels wide and high.
+
+    Raises:
+        ModelError: when the patches of such a tile cannot be joined 2x2.
+    """
+    patch = config.vision_config.patch_size
+    patch = patch[0] if isinstance(patch, (list, tuple)) else patch
+    joined = side // patch * config.downsample_ratio
+    if side % patch or joined % 1:
+        step = round(patch / config.downsample_ratio)
+        raise ModelError(f"model.tile {side}: not a multiple of {step} pixels — take {max(step, side // step * step)}")
+    processor.image_processor.size = {"height": side, "width": side}
+    processor.image_seq_length = int(joined) ** 2
+
+
+def check_fit(checkpoint: Checkpoint, model: Any, processor: InternVLProcessor) -> None:
+    """Tokenizer, processor and weights of different checkpoints, mixed in one folder, are caught here."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    # A clip's placeholder is always written out before it is tokenised; official folders number it past the last row.
+    vocabulary = processor.tokenizer.get_vocab()
+    highest = max(number for token, number in vocabulary.items() if token != processor.video_token)
+    if highest >= rows:
+        raise ModelError(f"{checkpoint.folder}: the tokenizer has {highest + 1} tokens, the model {rows} — wrong one")
+    if processor.image_token_id != model.config.image_token_id:
+        raise ModelError(
+            f"{checkpoint.folder}: picture token {processor.image_token_id} in the tokenizer, "
+            f"{model.config.image_token_id} in config.json — these files belong to different checkpoints"
+        )

@@ -1,0 +1,1 @@
+"""Everything that changes a live model: installed explicitly, removable."""

@@ -1,0 +1,97 @@
+"""Which samples a report shows, and how their replies differ from the labels."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.reporting.diff import mark_difference, shorten
+from mllm_tailor.reporting.report_data import ReportData
+from mllm_tailor.scoring.errors import kind_of_error
+from mllm_tailor.scoring.scores import Scores
+from mllm_tailor.scoring.text import as_text
+
+SHOWN = 4  # cases of each sort
+LONGEST_REPLY = 300  # characters of a reply that could not be read
+
+
+@dataclass(frozen=True)
+class FieldCase:
+    """One field of a case: the label as the tuned reply misses it, and both replies as they miss the label."""
+
+    name: str
+    label: Markup
+    tuned: Markup
+    base: Markup
+    kind: str  # of the tuned reply's error
+    base_right: bool
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample as a report shows it."""
+
+    id: str
+    picture: str | None  # data URI
+    question: str  # empty where all samples are asked the same
+    before: float
+    after: float
+    fields: tuple[FieldCase, ...]
+    problem: str  # why the tuned reply could not be read, with its beginning; empty if it could
+
+
+def choose(base: Scores, tuned: Scores, metric: str, shown: int = SHOWN) -> dict[str, list[int]]:
+    """Places of the samples to show: the `best` gained most, the `worst` score lowest after tuning; none twice."""
+    sign = 1.0 if tuned[metric].better == "higher" else -1.0
+    pairs = zip(base[metric].per_sample, tuned[metric].per_sample, strict=True)
+    known = [
+        (i, sign * one, sign * other) for i, (one, other) in enumerate(pairs) if one is not None and other is not None
+    ]
+    perfect = 100.0 if sign > 0 else 0.0
+    worst = [i for i, _, after in sorted(known, key=lambda row: (row[2], row[0])) if after < perfect - 1e-9][:shown]
+    gained = [row for row in known if row[2] > row[1] and row[0] not in worst]
+    best = [i for i, *_ in sorted(gained, key=lambda row: (row[1] - row[2], row[0]))][:shown]
+    return {"best": best, "worst": worst}
+
+
+def make_cases(data: ReportData) -> dict[str, list[Case]]:
+    """The chosen samples with their pictures and marked replies."""
+    places = choose(data.systems[data.base], data.systems[data.tuned], data.metric)
+    return {sort: [_case(data, place) for place in chosen] for sort, chosen in places.items()}
+
+
+def _case(data: ReportData, place: int) -> Case:
+    base, tuned = data.predictions[data.base][place], data.predictions[data.tuned][place]
+    labels = data.labels[place]
+    before, after = (data.systems[name][data.metric].per_sample[place] or 0.0 for name in (data.base, data.tuned))
+    return Case(
+        id=shorten(tuned.id, 80),
+        picture=_data_uri(data.pictures.get(tuned.id)),
+        question=shorten(data.questions[place], LONGEST_REPLY) if data.questions else "",
+        before=before,
+        after=after,
+        fields=tuple(_field(name, labels, base, tuned) for name in labels),
+        problem=f"{tuned.problem}: {shorten(tuned.text, LONGEST_REPLY)}" if tuned.problem else "",
+    )
+
+
+def _field(name: str, labels: Mapping[str, object], base: Prediction, tuned: Prediction) -> FieldCase:
+    label = as_text(labels[name])
+    missed, reply = mark_difference(label, as_text(tuned.fields.get(name)))
+    _, before = mark_difference(label, as_text(base.fields.get(name)))
+    return FieldCase(
+        name=name,
+        label=missed,
+        tuned=reply,
+        base=before,
+        kind=kind_of_error(name, labels, tuned.fields),
+        base_right=kind_of_error(name, labels, base.fields) == "right",
+    )
+
+
+def _data_uri(jpeg: bytes | None) -> str | None:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii") if jpeg else None

@@ -1,0 +1,202 @@
+"""The run folder: everything a job reads back or leaves behind lies here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.io import append_jsonl, read_json, read_jsonl, write_atomic
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.recipe import Recipe, dump_recipe, read_recipe, stage_recipes
+
+FOLDED = "model"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files in one run folder."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def adapter(self) -> Path:
+        """What was trained, ready to be loaded."""
+        return self.path / "adapter"
+
+    @property
+    def codebook(self) -> Path:
+        """Audio units fitted on the training recordings, where the recipe asks for them."""
+        return self.path / "units.safetensors"
+
+    @property
+    def ledger(self) -> Path:
+        """What happened to every sample."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Every score of the run."""
+        return self.path / "scores.json"
+
+    @property
+    def report(self) -> Path:
+        """The report a person reads."""
+        return self.path / "report.html"
+
+    @property
+    def environment(self) -> Path:
+        """Machine, versions, weights."""
+        return self.path / "environment.json"
+
+    @property
+    def forecast(self) -> Path:
+        """What memory and time the check foresaw."""
+        return self.path / "forecast.json"
+
+    @property
+    def training(self) -> Path:
+        """What the training cost; its presence says that training ended."""
+        return self.path / "training.json"
+
+    @property
+    def features(self) -> Path | None:
+        """What a frozen vision side makes of the pictures, where several runs share it (a link to their folder)."""
+        place = self.path / "features"
+        return place if place.is_dir() else None
+
+    @property
+    def folded(self) -> Path:
+        """The model with what was trained folded in, from which the next stage starts."""
+        return self.path / FOLDED
+
+    def predictions(self, which: str) -> Path:
+        """Replies of one model in one way of decoding, such as `tuned_constrained`."""
+        return self.path / "predictions" / f"{which}.jsonl"
+
+    def recipe(self) -> Recipe:
+        """The recipe this run was made with. A later stage finds the model of the one before, wherever the run lies."""
+        recipe = with_codebook(read_recipe(self.recipe_file), self.codebook)
+        named = Path(recipe.model.path)
+        moved = self.path.parent / named.parent.name / named.name
+        if named.name != FOLDED or named.exists() or not moved.is_dir():
+            return recipe
+        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(moved)})})
+
+
+def with_codebook(recipe: Recipe, file: Path) -> Recipe:
+    """The recipe with audio units read from `file`, where it asks for them and names none and the file exists."""
+    units = recipe.model.units
+    if units is None or units.codebook or not file.is_file():
+        return recipe
+    units = units.model_copy(update={"codebook": str(file)})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"units": units})})
+
+
+def _whoever_trains(recipe: Recipe) -> Recipe:
+    """The recipe without the number of processes, which may change when a run goes on."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"processes": "auto"})})
+
+
+def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
+    """The folder for this recipe: new, or the unfinished one of the same recipe, to be continued.
+
+    Raises:
+        RunError: when the folder belongs to a different recipe.
+    """
+    run = RunFolder(Path(recipe.output) / recipe.name)
+    if run.path.exists() and fresh:
+        _set_aside(run.path)
+    if run.recipe_file.exists():
+        if _whoever_trains(read_recipe(run.recipe_file)) != _whoever_trains(recipe):
+            raise RunError(
+                f"{run.path} holds a run of a different recipe — give this one another name (name=...), "
+                "or pass --fresh to set the old folder aside"
+            )
+        return run
+    if run.path.exists() and any(run.path.iterdir()):
+        raise RunError(f"{run.path} exists and is not a run — choose another name (name=...)")
+    write_atomic(run.recipe_file, dump_recipe(recipe))
+    return run
+
+
+def _set_aside(path: Path) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old{number}")).exists():
+        number += 1
+    path.rename(aside)
+
+
+def open_run(path: Path) -> RunFolder:
+    """An existing run folder; of a run with stages, that of the last stage, which holds the finished model.
+
+    Raises:
+        RunError: when there is none.
+    """
+    run = RunFolder(path)
+    if not run.recipe_file.is_file():
+        raise RunError(f"{path}: not a run folder (it has no recipe.yaml) — `tailor run RECIPE` makes one")
+    stages = stage_recipes(run.recipe())
+    if not stages:
+        return run
+    last = RunFolder(path / stages[-1].name)
+    if not last.recipe_file.is_file():
+        raise RunError(f"{path}: its last stage has not begun — run the same `tailor run` command again to finish it")
+    return last
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The predictions written so far; a line cut off by a crash is left out, to be predicted again."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        write_atomic(path, whole)
+    return [Prediction.from_row(row) for _, row in read_jsonl(path)]
+
+
+def add_prediction(path: Path, prediction: Prediction) -> None:
+    """Append one prediction at once, so that an interrupted job loses at most the one in flight."""
+    append_jsonl(path, prediction.row())
+
+
+def share_predictions(source: RunFolder, run: RunFolder, names: str) -> None:
+    """Copy predictions that two runs have in common (a pattern such as `base_*`), where `run` lacks them."""
+    for path in sorted(source.predictions(names).parent.glob(f"{names}.jsonl")):
+        target = run.predictions(path.stem)
+        if not target.exists():
+            write_atomic(target, path.read_bytes())
+
+
+def finished(run: RunFolder) -> bool:
+    """Whether the run's report was written."""
+    return run.report.is_file() and run.scores.is_file()
+
+
+def read_scores(run: RunFolder) -> dict[str, Any]:
+    """The run's scores.json."""
+    if not run.scores.is_file():
+        raise RunError(f"{run.path}: not scored yet — run the same `tailor run` command again to finish it")
+    scores: dict[str, Any] = read_json(run.scores)
+    return scores
+
+
+def in_order(ids: Sequence[str], predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Predictions sorted like `ids`.
+
+    Raises:
+        RunError: when one is missing.
+    """
+    by_id = {prediction.id: prediction for prediction in predictions}
+    missing = [identifier for identifier in ids if identifier not in by_id]
+    if missing:
+        raise RunError(f"{len(missing)} samples have no prediction (first: {missing[0]}) — run the command again")
+    return [by_id[identifier] for identifier in ids]

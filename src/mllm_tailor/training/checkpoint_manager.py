@@ -1,0 +1,124 @@
+"""What a training keeps on disk: checkpoints to go on from, the best weights, the finished adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllm_tailor.core.errors import DataError, RunError
+from mllm_tailor.core.io import fsync_folder
+from mllm_tailor.core.progress import console
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.methods import Method, moving_tensors
+from mllm_tailor.models import OpenModel
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.training.checkpoint import (
+    Checkpoint,
+    clear_unfinished,
+    read_newest,
+    read_sealed,
+    write_checkpoint,
+    write_sealed,
+)
+from mllm_tailor.training.optim.registry import Stepper
+from mllm_tailor.training.state import Progress
+
+
+class Keeper:
+    """The files of one training."""
+
+    def __init__(
+        self,
+        model: OpenModel,
+        method: Method,
+        stepper: Stepper,
+        recipe: Recipe,
+        samples: Sequence[Sample],
+        folder: Path,
+        extra: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`extra`: tensors beside the model's own that training changes and needs to go on."""
+        self.model, self.method, self.stepper, self.keep = model, method, stepper, recipe.train.keep
+        self.extra = dict(extra or {})
+        self.folder, self.checkpoints, self.cache = folder, folder / "checkpoints", folder / "cache"
+        self.best = self.checkpoints / "best"
+        self.fingerprint = _fingerprint(recipe, samples)
+
+    def save(self, progress: Progress) -> None:
+        """A checkpoint from which `resume` goes on bit for bit."""
+        tensors, numbers = self.stepper.state()
+        values = {
+            "progress": asdict(progress),
+            "optimizer": numbers,
+            "method": self.method.memory(self.model),
+            "fingerprint": self.fingerprint,
+        }
+        groups = {"weights": self._weights(), "optimizer": tensors}
+        write_checkpoint(self.checkpoints, Checkpoint(progress.step, groups, values), self.keep)
+
+    def resume(self, fresh: Progress) -> Progress:
+        """Put the newest whole checkpoint into model and optimizer; `fresh` when there is none.
+
+        Raises:
+            RunError: when the checkpoint belongs to other samples or settings.
+        """
+        clear_unfinished(self.checkpoints)
+        found = read_newest(self.checkpoints)
+        if found is None:
+            return fresh
+        if found.values["fingerprint"] != self.fingerprint:
+            raise RunError(
+                f"{self.checkpoints}: these checkpoints belong to other samples or settings — "
+                "restore them, or train into a new folder (name=..., or --fresh)"
+            )
+        self._put(found.tensors["weights"])
+        self.stepper.restore(found.tensors["optimizer"], found.values["optimizer"])
+        self.method.recall(self.model, found.values["method"])
+        return Progress(**found.values["progress"])
+
+    def keep_best(self, progress: Progress) -> None:
+        """Keep the weights of now as the best so far."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_sealed(self.best, Checkpoint(progress.step, {"weights": self._weights()}, {"score": progress.best_score}))
+
+    def finish(self, progress: Progress) -> None:
+        """Put the best weights back, write them as the adapter, and clear what only training needs."""
+        if progress.best_step not in (None, progress.step):
+            try:
+                self._put(read_sealed(self.best).tensors["weights"])
+            except DataError as error:
+                console.print(f"[yellow]{error}: the weights of the last step are kept instead of the best")
+        part, place = self.folder / ".adapter.part", self.folder / "adapter"
+        shutil.rmtree(part, ignore_errors=True)
+        self.method.save(self.model, part)
+        shutil.rmtree(place, ignore_errors=True)
+        part.rename(place)
+        fsync_folder(self.folder)
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        return moving_tensors(self.model) | self.extra
+
+    @torch.no_grad()
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        present = self._weights()
+        if present.keys() != tensors.keys():
+            raise RunError(f"{self.checkpoints}: other weights than this method trains — train into a new folder")
+        for name, tensor in tensors.items():
+            present[name].copy_(tensor)
+
+
+def _fingerprint(recipe: Recipe, samples: Sequence[Sample]) -> str:
+    """What must be the same for a training to go on: samples, method, model and everything that steers the steps."""
+    steering = recipe.train.model_dump(exclude={"checkpoint_every", "keep", "minutes", "evaluate_every", "processes"})
+    told: list[Any] = [recipe.seed, recipe.method, recipe.model.model_dump(exclude={"device"}), steering]
+    told += [[sample.id, sample.prompt, sample.answer, sample.system] for sample in samples]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()

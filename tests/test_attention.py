@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mllm_tailor.models import attention
+from mllm_tailor.models.patches import cpu_attention as attention
 from mllm_tailor.models.patches.cpu_attention import BlockedAttention, attend, torch_attention
 
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllm_tailor.core import container
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media
 from mllm_tailor.data import read_samples
 from mllm_tailor.generation import read_inputs
+from mllm_tailor.media import container
 from mllm_tailor.media.image import ImageLimits, image_size, open_image
 from mllm_tailor.media.pdf import open_page, page_count, pages_of
 

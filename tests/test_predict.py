@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.generation import FeatureMemory, decode, predict, predict_both
+from mllm_tailor.generation import FeatureMemory, predict, predict_both
+from mllm_tailor.generation import engine as decode
 from mllm_tailor.generation.constrain import Grammar, Vocabulary, allowed_tokens
 from mllm_tailor.generation.sequence import Row
 from mllm_tailor.generation.vision_cache import Vision, weights_key

@@ -11,7 +11,8 @@ from small_job import save_lively
 
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.generation import decode, predict, predict_both
+from mllm_tailor.generation import engine as decode
+from mllm_tailor.generation import predict, predict_both
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import Decoder
 from mllm_tailor.models import OpenModel

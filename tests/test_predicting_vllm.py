@@ -26,9 +26,10 @@ from typer.testing import CliRunner
 from mllm_tailor.cli.main import app
 from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.generation import predict, read_inputs, vllm_writer
+from mllm_tailor.generation import predict, read_inputs
 from mllm_tailor.generation.constrain import Grammar, Vocabulary
 from mllm_tailor.generation.sequence import Row
+from mllm_tailor.generation.vllm import engine as vllm_writer
 from mllm_tailor.generation.vllm.engine import VllmWriter
 from mllm_tailor.generation.vllm.requests import as_ours, check_family, check_served, pictures_of, retell
 from mllm_tailor.models import FAMILIES, OpenModel, open_model

@@ -18,7 +18,8 @@ from mllm_tailor.core.device import seed_everything
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import Decoder
 from mllm_tailor.methods.fused_lora import GatedProduct, Product, Rounding, summed_products
-from mllm_tailor.models import OpenModel, last_layer
+from mllm_tailor.models import OpenModel
+from mllm_tailor.models.patches import last_layer
 from mllm_tailor.training.batches import collate_right
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.precision import frozen_in_bf16

@@ -21,7 +21,6 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.core.progress import console
-from mllm_tailor.models import attention  # noqa: F401 - what `sdpa` stands for from here on
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
 from mllm_tailor.models.convert import ORIGINAL, compute_as_original, native_folder
 from mllm_tailor.models.families import FAMILIES, OTHER_LAYOUTS, Family, guess_family, linear_names
@@ -29,6 +28,7 @@ from mllm_tailor.models.inputs.hf_processor import open_stock_processor
 from mllm_tailor.models.inputs.internvl_processor import check_fit, open_processor, set_tile, stated_tiles
 from mllm_tailor.models.inputs.speech_units import add_tokens, find_codebook
 from mllm_tailor.models.model import OpenModel
+from mllm_tailor.models.patches import cpu_attention  # noqa: F401 - what `sdpa` stands for from here on
 from mllm_tailor.models.patches.mllama import see_nothing_in_blanks
 from mllm_tailor.models.patches.phi4 import read_apart
 from mllm_tailor.recipe.schema import Tiles, Units

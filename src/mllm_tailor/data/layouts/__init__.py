@@ -27,8 +27,8 @@ LAYOUTS = Registry(
             "youcook2:LAYOUT", "rows with `video_id` and `segments`: steps of cooking films, or their texts"
         ),
         "metadata": _entry("metadata:LAYOUT", "`metadata.jsonl`, or any .jsonl, whose rows name a file and its labels"),
-        "beside": _entry("beside:LAYOUT", "documents, PDFs among them, each with a .json of its name beside it"),
-        "facts": _entry(
+        "sidecar": _entry("sidecar:LAYOUT", "documents, PDFs among them, each with a .json of its name beside it"),
+        "qa_captions": _entry(
             "facts:LAYOUT", "question rows with `question_type`, as one caption a picture: what its answers say of it"
         ),
         "csv": _entry("table:LAYOUT", "a .csv or .tsv whose header has a file column"),

@@ -25,8 +25,8 @@ METRICS = Registry(
         ),
         "accuracy": Entry(f"{_HERE}.answers:ACCURACY", "short answers equal after the usual VQA normalisation"),
         "token_recall": Entry(f"{_HERE}.answers:TOKEN_RECALL", "share of the label's words found in the answer"),
-        "iou_50": Entry(f"{_HERE}.boxes:IOU_50", "share of boxes that cover the true one by half (IoU at 0.5)"),
-        "iou": Entry(f"{_HERE}.boxes:IOU", "area a box shares with the true one over the area of both"),
+        "iou_50": Entry(f"{_HERE}.iou:IOU_50", "share of boxes that cover the true one by half (IoU at 0.5)"),
+        "iou": Entry(f"{_HERE}.iou:IOU", "area a box shares with the true one over the area of both"),
         "rouge_l": Entry(f"{_HERE}.captions:ROUGE_L", "longest common subsequence of words, as F"),
         "bleu": Entry(f"{_HERE}.captions:BLEU", "runs of one to four words in common, a smoothed BLEU a text"),
         "cider": Entry(
@@ -36,8 +36,8 @@ METRICS = Registry(
         "recall_1": Entry(f"{_HERE}.recall:RECALL_1", "share of rankings whose first is the right one"),
         "recall_5": Entry(f"{_HERE}.recall:RECALL_5", "the same among the first five"),
         "recall_10": Entry(f"{_HERE}.recall:RECALL_10", "the same among the first ten"),
-        "word_errors": Entry(f"{_HERE}.edits:WORD_ERRORS", "word error rate (lower is better)"),
-        "character_errors": Entry(f"{_HERE}.edits:CHARACTER_ERRORS", "character error rate (lower is better)"),
+        "word_errors": Entry(f"{_HERE}.error_rates:WORD_ERRORS", "word error rate (lower is better)"),
+        "character_errors": Entry(f"{_HERE}.error_rates:CHARACTER_ERRORS", "character error rate (lower is better)"),
     },
 )
 

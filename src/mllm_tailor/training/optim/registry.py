@@ -14,7 +14,7 @@ from mllm_tailor.recipe import Train
 
 
 @dataclass(frozen=True)
-class Optimizer(Entry):
+class OptimizerEntry(Entry):
     """A registered optimizer, and what a step by it takes."""
 
     state_bytes: int = 0  # for each trained weight
@@ -26,30 +26,30 @@ class Optimizer(Entry):
         return 2 if self.gradients == "none" or (self.norm_first and clip is not None) else 1
 
 
-HERE = "mllm_tailor.training"
+HERE = "mllm_tailor.training.optim"
 TABLE = {
-    "adamw": Optimizer(f"{HERE}.gradient:adamw", "Adam with decoupled decay; 8 bytes of state a weight", 8),
-    "adamw_8bit": Optimizer(f"{HERE}.gradient:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)", 2),
-    "paged_adamw_32bit": Optimizer(
-        f"{HERE}.gradient:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure", 8
+    "adamw": OptimizerEntry(f"{HERE}.torch_bnb:adamw", "Adam with decoupled decay; 8 bytes of state a weight", 8),
+    "adamw_8bit": OptimizerEntry(f"{HERE}.torch_bnb:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)", 2),
+    "paged_adamw_32bit": OptimizerEntry(
+        f"{HERE}.torch_bnb:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure", 8
     ),
-    "paged_adamw_8bit": Optimizer(f"{HERE}.gradient:paged_adamw_8bit", "both of these", 2),
-    "lomo": Optimizer(
+    "paged_adamw_8bit": OptimizerEntry(f"{HERE}.torch_bnb:paged_adamw_8bit", "both of these", 2),
+    "lomo": OptimizerEntry(
         f"{HERE}.lomo:lomo",
         "gradient descent inside the backward pass; no state",
         gradients="one",
         norm_first=True,
     ),
-    "adalomo": Optimizer(
+    "adalomo": OptimizerEntry(
         f"{HERE}.lomo:adalomo", "the same with factored second moments, as in Adafactor", gradients="one"
     ),
-    "galore": Optimizer(f"{HERE}.projected:galore", "Adam in the largest singular directions; less state", 2),
-    "apollo": Optimizer(f"{HERE}.projected:apollo", "rates of Adam from random projections; least state", 1),
-    "muon": Optimizer(f"{HERE}.muon:muon", "orthogonal momentum, for models that learn from nothing", 5),
-    "mezo": Optimizer(
+    "galore": OptimizerEntry(f"{HERE}.galore_apollo:galore", "Adam in the largest singular directions; less state", 2),
+    "apollo": OptimizerEntry(f"{HERE}.galore_apollo:apollo", "rates of Adam from random projections; least state", 1),
+    "muon": OptimizerEntry(f"{HERE}.muon:muon", "orthogonal momentum, for models that learn from nothing", 5),
+    "mezo": OptimizerEntry(
         f"{HERE}.mezo:mezo", "two forward passes, no backward: the memory of inference", gradients="none"
     ),
-    "sgd": Optimizer(f"{HERE}.gradient:sgd", "plain gradient descent; no state"),
+    "sgd": OptimizerEntry(f"{HERE}.torch_bnb:sgd", "plain gradient descent; no state"),
 }
 OPTIMIZERS = Registry("optimizer", TABLE)
 ONE_PASS = tuple(name for name, entry in TABLE.items() if entry.gradients == "one")  # a step

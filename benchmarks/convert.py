@@ -115,7 +115,7 @@ def convert_step(folder: Path) -> None:
 def qlora_step(folder: Path) -> None:
     """Open in NF4, adapt the language model with rank 128, and take one optimizer step on one picture of one tile."""
     from mllm_tailor.methods import make_method
-    from mllm_tailor.models import open_model
+    from mllm_tailor.models import load_model
     from mllm_tailor.recipe import make_recipe
     from mllm_tailor.recipe.schema import Tiles
 
@@ -127,7 +127,7 @@ def qlora_step(folder: Path) -> None:
         }
     )
     method, watch = make_method(recipe), Stopwatch()
-    model = open_model(
+    model = load_model(
         folder / "native",
         dtype="auto",  # bf16 where the processor computes in it
         tiles=Tiles(min=1, max=1),

@@ -22,18 +22,18 @@ from rich.table import Table
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine
 from mllm_tailor.core.io import write_json
 from mllm_tailor.data import read_samples
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.tasks import make_task
-from mllm_tailor.training.batches import Feed, LiveFeed
-from mllm_tailor.training.vision_cache import CachedFeed
+from mllm_tailor.training.batches import BatchSource, LiveBatches
+from mllm_tailor.training.vision_cache import CachedBatches
 
 RESULTS = Path(__file__).parent / "results" / "feed.json"
 BATCH, ROUNDS = 4, 3
 
 
-def rate(feed: Feed, count: int) -> float:
+def rate(feed: BatchSource, count: int) -> float:
     """Samples a processor second, the best round."""
     best = 0.0
     for _ in range(ROUNDS):
@@ -44,7 +44,7 @@ def rate(feed: Feed, count: int) -> float:
     return best
 
 
-def from_disk(feed: CachedFeed) -> CachedFeed:
+def from_disk(feed: CachedBatches) -> CachedBatches:
     """The same without what it holds in memory."""
     feed.memory = {}
     return feed
@@ -58,16 +58,16 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     )
     task = make_task(recipe)
     samples = [task.phrase(sample) for sample in read_samples(folder).samples]
-    model = open_model("embedded", device="cpu")
+    model = load_model("embedded", device="cpu")
     for weight in model.model.parameters():
         weight.requires_grad_(False)
     bf16 = computes_in_bf16("auto", model.device)
-    kept = CachedFeed(model, samples, "answer", folder / "cache", bf16)
-    ways: dict[str, Callable[[], Feed]] = {
+    kept = CachedBatches(model, samples, "answer", folder / "cache", bf16)
+    ways: dict[str, Callable[[], BatchSource]] = {
         "features in memory": lambda: kept,
         "features on disk": lambda: from_disk(kept),
-        "pictures": lambda: LiveFeed(model, samples, "answer", None),
-        "pictures, changed": lambda: LiveFeed(model, samples, "answer", 1),
+        "pictures": lambda: LiveBatches(model, samples, "answer", None),
+        "pictures, changed": lambda: LiveBatches(model, samples, "answer", 1),
     }
     return {name: rate(make(), len(samples)) for name, make in ways.items()}
 

@@ -38,7 +38,7 @@ from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import profile as rehearsal
-from mllm_tailor.training import rehearse, train
+from mllm_tailor.training import profile_step, train
 
 RESULTS = Path(__file__).parent / "results" / "forecast.json"
 SAMPLES, BATCH, STEPS = 8, 4, 4  # two epochs, the second of which is timed
@@ -47,16 +47,16 @@ FULL = {"name": "full", "parts": EVERYTHING}
 LORA = {"name": "lora", "rank": 16}
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"method": LORA},
-    "lora, one a pass": {"method": LORA, "train": {"micro_batch": 1}},
+    "lora, one a pass": {"method": LORA, "train": {"micro_batch_size": 1}},
     "lora, vision too": {"method": {**LORA, "parts": ["vision", "projector", "language"]}},
     "lora, vision too, recomputed": {
         "method": {**LORA, "parts": ["vision", "projector", "language"]},
-        "train": {"checkpointing": True},
+        "train": {"gradient_checkpointing": True},
     },
     "qlora": {"method": {"name": "qlora", "rank": 16}},
     "full": {"method": FULL},
-    "full, one a pass": {"method": FULL, "train": {"micro_batch": 1}},
-    "full, recomputed": {"method": FULL, "train": {"checkpointing": True}},
+    "full, one a pass": {"method": FULL, "train": {"micro_batch_size": 1}},
+    "full, recomputed": {"method": FULL, "train": {"gradient_checkpointing": True}},
     "full, augmented, sgd": {"method": FULL, "train": {"augment": True, "optimizer": "sgd"}},
     "full, one tile": {"method": FULL, "model": {"path": "embedded", "tiles": {"min": 1, "max": 1}}},
     "lomo": {"method": {"name": "lomo", "parts": EVERYTHING}},
@@ -100,7 +100,7 @@ def child(name: str, folder: Path, what: str) -> None:
     method.apply(model)
     if what == "foresee":
         lengths = [measure_length(sample, model) for sample in job.learned]
-        found = rehearse(model, method, job.learned, lengths, recipe)
+        found = profile_step(model, method, job.learned, lengths, recipe)
         said = extrapolate(found, Shape.of(model), lengths, recipe, len(job.train))
         answer = {"bytes": said.peak_bytes, "seconds": said.training_seconds}
     else:
@@ -147,16 +147,16 @@ def main() -> None:
         build(folder)
         for name in (name for name in SETTINGS if said.only in name):
             began = time.perf_counter()
-            foreseen, measured = (measure(name, folder, what) for what in ("foresee", "train"))
-            off = {key: foreseen[key] / measured[key] - 1 for key in foreseen}
+            estimate, measured = (measure(name, folder, what) for what in ("foresee", "train"))
+            off = {key: estimate[key] / measured[key] - 1 for key in estimate}
             rows = [row for row in rows if row["setting"] != name]
-            rows.append({"setting": name, "foreseen": foreseen, "measured": measured, "off": off})
+            rows.append({"setting": name, "foreseen": estimate, "measured": measured, "off": off})
             write_json(RESULTS, {"machine": describe_machine(), "settings": rows})  # it is a long way to the last one
             print(f"{name}: memory {off['bytes']:+.0%}, seconds {off['seconds']:+.0%}, "
                   f"took {human_time(time.perf_counter() - began)}", flush=True)  # fmt: skip
             table.add_row(
-                name, human_bytes(foreseen["bytes"]), human_bytes(measured["bytes"]), f"{off['bytes']:+.0%}",
-                human_time(foreseen["seconds"]), human_time(measured["seconds"]), f"{off['seconds']:+.0%}",
+                name, human_bytes(estimate["bytes"]), human_bytes(measured["bytes"]), f"{off['bytes']:+.0%}",
+                human_time(estimate["seconds"]), human_time(measured["seconds"]), f"{off['seconds']:+.0%}",
             )  # fmt: skip
     Console().print(table)
 

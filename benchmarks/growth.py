@@ -32,9 +32,9 @@ from rich.table import Table
 from mllm_tailor.core.device import Stopwatch, describe_machine, pick_device, seed_everything, watch_memory
 from mllm_tailor.core.io import human_bytes, write_json
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data import examine, read_samples, split, split_dev
+from mllm_tailor.data import read_samples, split, split_dev, validate
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.recipe.schema import HeldOut, Tiles
@@ -107,7 +107,7 @@ def child(count: int) -> None:
         data = measured("read", lambda: read_samples(place))
         train, held = measured("split", lambda: split(data, HeldOut(fraction=0.1), 0))
         learned, _ = measured("choose dev", lambda: split_dev(train, 0.05, 0))
-        measured("check", lambda: examine(train, held, task, decode=False))
+        measured("check", lambda: validate(train, held, task, decode=False))
         measured("phrase", lambda: tuple(map(task.phrase, learned)))
         measured("order of an epoch", lambda: epoch_order(0, 0, len(learned)))
     print(json.dumps(found))
@@ -133,7 +133,7 @@ def rows(most: int) -> Iterator[Curve]:
 
 def sizes(_: int) -> Iterator[Curve]:
     """Decoding and cutting pictures of more and more pixels, always into two tiles and the whole."""
-    model = open_model("embedded", dtype="float32", tiles=Tiles(min=2, max=2))
+    model = load_model("embedded", dtype="float32", tiles=Tiles(min=2, max=2))
     rng = np.random.default_rng(0)
     sides, costs, rises = [512, 1024, 2048, 4096], [], []
     with tempfile.TemporaryDirectory() as place:
@@ -153,7 +153,7 @@ def sizes(_: int) -> Iterator[Curve]:
 
 def tiles(_: int) -> Iterator[Curve]:
     """The vision pass over more and more tiles."""
-    model = open_model("embedded", dtype="float32")
+    model = load_model("embedded", dtype="float32")
     counts = [1, 2, 4, 8]
     costs, rises = [], []
     for count in counts:
@@ -166,9 +166,9 @@ def tiles(_: int) -> Iterator[Curve]:
     yield Curve("vision pass, memory", "tiles", [float(count) for count in counts], rises, "B")
 
 
-def adapted(path: str | Path) -> OpenModel:
+def adapted(path: str | Path) -> LoadedModel:
     """A model with LoRA on its language part, ready for a training pass."""
-    model = open_model(path, dtype="float32")
+    model = load_model(path, dtype="float32")
     words = {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.0, "parts": ["language"]}
     seed_everything(0)
     make_method(make_recipe({"data": "unused", "task": "answer", "method": words})).apply(model)
@@ -182,7 +182,7 @@ def words(asked: int, answered: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": labels}
 
 
-def passes(model: OpenModel, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+def passes(model: LoadedModel, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Seconds and bytes of a forward and backward pass."""
 
     def once() -> None:

@@ -26,7 +26,7 @@ from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.methods import merge
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.dataset import Job, prepare
 from mllm_tailor.run.predict import open_base, open_tuned
 from mllm_tailor.run.run_dir import RunFolder
@@ -47,7 +47,7 @@ def train(folder: Path, name: str, epochs: int) -> RunFolder:
         "data": {"train": str(folder / "data"), "held_out": {"column": "split", "value": "dev"}, "dev": 0},
         "task": {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}},
         "method": METHODS[name],
-        "train": {"epochs": epochs, "batch": 8, "learning_rate": 1e-3},
+        "train": {"epochs": epochs, "batch_size": 8, "learning_rate": 1e-3},
         "predict": {"max_new_tokens": 128},
         "score": ["fuzzy", "exact", "f1"],
         "output": str(folder / "runs"),
@@ -91,7 +91,7 @@ def measure(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def scores(model: OpenModel, job: Job) -> dict[str, float]:
+def scores(model: LoadedModel, job: Job) -> dict[str, float]:
     """Scores on the held-out receipts, replies held to the schema."""
     samples: list[Sample] = list(job.held_out)
     return score_part(job, samples, predict(model, job.task, samples, job.recipe.predict, constrained=True))

@@ -50,8 +50,8 @@ def recipe_for(data: str, folder: Path, work: Path) -> dict[str, Any]:
         },
         "task": {"extract": {"company": "string", "date": "date", "total": "amount"}},
         "method": {"name": "lora", "rank": 32, "learning_rate": 2e-3, "parts": ["language"]},
-        "train": {"batch": 2, "warmup": 0.1},
-        "predict": {"max_new_tokens": 112, "batch": 24},
+        "train": {"batch_size": 2, "warmup_ratio": 0.1},
+        "predict": {"max_new_tokens": 112, "batch_size": 24},
         "score": ["fuzzy", "exact", "f1"],
         "output": str(work),
     }  # fmt: skip

@@ -37,14 +37,14 @@ from rich.table import Table
 from mllm_tailor.core.device import Stopwatch, describe_machine, seed_everything
 from mllm_tailor.core.io import read_json, write_json
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.methods import Method, make_method
+from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.methods.dylora import Dylora
-from mllm_tailor.methods.method import attachments
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.methods.method import injected_adapters
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
-from mllm_tailor.training.optim.registry import Setup, Stepper, make_groups, make_stepper
+from mllm_tailor.training.optim.registry import OptimizerConfig, OptimizerStep, make_optimizer_step, make_param_groups
 from mllm_tailor.training.trainable import learning_rates, trained_weights
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,7 +71,7 @@ Rows = dict[str, tuple[float, str]]  # figure -> measured, published
 def recipe_of(method: dict[str, Any], model: Path, rate: float = 1e-5) -> Recipe:
     """Only what a method needs of a recipe."""
     values = {"data": "unused", "task": {"extract": {"total": "string"}}, "method": method, "model": str(model)}
-    return make_recipe(values | {"train": {"learning_rate": rate, "clip": None}})
+    return make_recipe(values | {"train": {"learning_rate": rate, "max_grad_norm": None}})
 
 
 def build(folder: Path, width: int, layers: int = 12) -> None:
@@ -91,10 +91,10 @@ def build(folder: Path, width: int, layers: int = 12) -> None:
 
 def begin(
     method: dict[str, Any], folder: Path, dtype: str, count: int = 1, rate: float = 1e-5
-) -> tuple[OpenModel, Method, dict[str, Any]]:
+) -> tuple[LoadedModel, MethodSet, dict[str, Any]]:
     """The model with a method applied, and a batch of `count` samples."""
     chosen = make_method(recipe_of(method, folder, rate))
-    model = open_model(folder, dtype=dtype, device="cpu", quantize=chosen.quantize, quantize_skip=chosen.quantize_skip)
+    model = load_model(folder, dtype=dtype, device="cpu", quantize=chosen.quantize, quantize_skip=chosen.quantize_skip)
     seed_everything(0)
     chosen.apply(model)
     samples = [
@@ -107,15 +107,19 @@ def begin(
     return model, chosen, batch
 
 
-def stepper_of(model: OpenModel, chosen: Method, rate: float) -> Stepper:
+def stepper_of(model: LoadedModel, chosen: MethodSet, rate: float) -> OptimizerStep:
     """The optimizer of a method."""
-    groups = make_groups(trained_weights(model), learning_rates(model, rate), 0.0)
-    return make_stepper(chosen.optimizer or "adamw", Setup(groups, None, model.model, chosen.optimizer_options))
+    groups = make_param_groups(trained_weights(model), learning_rates(model, rate), 0.0)
+    return make_optimizer_step(
+        chosen.optimizer or "adamw", OptimizerConfig(groups, None, model.model, chosen.optimizer_options)
+    )
 
 
-def take_steps(model: OpenModel, chosen: Method, batch: dict[str, Any], steps: int, rate: float, bf16: bool) -> None:
+def take_steps(
+    model: LoadedModel, chosen: MethodSet, batch: dict[str, Any], steps: int, rate: float, bf16: bool
+) -> None:
     """Some optimizer steps on one batch."""
-    stepper = stepper_of(model, chosen, rate)
+    optimizer = stepper_of(model, chosen, rate)
 
     def passes(each: Any) -> float:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -125,7 +129,7 @@ def take_steps(model: OpenModel, chosen: Method, batch: dict[str, Any], steps: i
 
     for step in range(steps):
         chosen.begin_step(model, step, step)
-        stepper.take(passes, 1.0, step)
+        optimizer.step(passes, 1.0, step)
         chosen.end_step(model, step, steps)
 
 
@@ -201,23 +205,23 @@ def rank_search(folder: Path) -> Rows:
     """One DyLoRA against a LoRA for every rank: processor seconds, and the loss at each rank."""
     rate = 5e-3
 
-    def train(name: str, rank: int) -> tuple[float, OpenModel, Method, dict[str, Any]]:
+    def train(name: str, rank: int) -> tuple[float, LoadedModel, MethodSet, dict[str, Any]]:
         model, chosen, batch = begin({"name": name, "rank": rank, "alpha": 16}, folder, "float32", 4, rate)
         watch = Stopwatch()
         take_steps(model, chosen, batch, RANK_STEPS, rate, bf16=False)
         return watch.cpu_seconds(), model, chosen, batch
 
-    def loss(model: OpenModel, batch: dict[str, Any]) -> float:
+    def loss(model: LoadedModel, batch: dict[str, Any]) -> float:
         with torch.no_grad():
             summed, count = answer_loss(model.model, batch)
         return float(summed) / count
 
     once, model, chosen, batch = train("dylora", max(RANKS))
-    technique = chosen.plans[0].technique
-    assert isinstance(technique, Dylora)
+    tuning_method = chosen.plans[0].tuning_method
+    assert isinstance(tuning_method, Dylora)
     cut, searched, searching = {}, {}, 0.0
     for rank in RANKS:
-        technique.use_rank(attachments(model)[0], rank)
+        tuning_method.use_rank(injected_adapters(model)[0], rank)
         cut[rank] = loss(model, batch)
         seconds, plain, _, _ = train("lora", rank)
         searching, searched[rank] = searching + seconds, loss(plain, batch)

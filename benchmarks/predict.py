@@ -32,9 +32,9 @@ from transformers import LogitsProcessor
 from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.generation import FeatureMemory, predict, predict_both
+from mllm_tailor.generation import VisionFeatureCache, predict, predict_both
 from mllm_tailor.generation.constrain import Grammar, Guide, Vocabulary, allowed_tokens
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.recipe.schema import Predict, Tiles
@@ -65,7 +65,7 @@ class Hold(LogitsProcessor):
 
 
 @torch.inference_mode()
-def plain(model: OpenModel, task: Task, samples: list[Sample], settings: Predict, held: bool) -> list[str]:
+def plain(model: LoadedModel, task: Task, samples: list[Sample], settings: Predict, held: bool) -> list[str]:
     """Batch one, transformers alone."""
     width = model.model.config.get_text_config().vocab_size
     vocabulary = Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
@@ -112,16 +112,16 @@ class Timed:
         return self.replies / statistics.median(self.cpu)
 
 
-def ways(model: OpenModel, task: Task, samples: list[Sample], settings: Predict) -> list[Timed]:
+def ways(model: LoadedModel, task: Task, samples: list[Sample], settings: Predict) -> list[Timed]:
     """The plain loop, ours, and ours with one thing left out."""
     count = len(samples)
     single = settings.model_copy(update={"batch": 1})
-    memory = FeatureMemory()
+    memory = VisionFeatureCache()
 
     def ours(changed: Predict = settings, **options: object) -> Callable[[], list[str]]:
         return lambda: [found.text for found in predict(model, task, samples, changed, **options)]
 
-    def both(kept: FeatureMemory | None) -> Callable[[], list[str]]:
+    def both(kept: VisionFeatureCache | None) -> Callable[[], list[str]]:
         def read() -> list[str]:
             found = predict_both(model, task, samples, settings, memory=kept)
             return [prediction.text for held in (True, False) for prediction in found[held]]
@@ -143,7 +143,7 @@ def ways(model: OpenModel, task: Task, samples: list[Sample], settings: Predict)
     ]
 
 
-def random_model(folder: Path) -> OpenModel:
+def random_model(folder: Path) -> LoadedModel:
     """10 million weights in the shape of the embedded model, scaled so that pictures change what is said."""
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
@@ -161,7 +161,7 @@ def random_model(folder: Path) -> OpenModel:
         if weight.ndim > 1 and "vision" not in name:
             torch.nn.init.normal_(weight, std=0.12)
     save(model, build_processor(tokenizer, 448, max_tiles=2), folder)
-    return open_model(folder, dtype="float32")
+    return load_model(folder, dtype="float32")
 
 
 def noise(folder: Path, count: int) -> list[Sample]:
@@ -188,7 +188,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = (
-            open_model(arguments.model, dtype="float32", tiles=Tiles(min=1, max=2))
+            load_model(arguments.model, dtype="float32", tiles=Tiles(min=1, max=2))
             if arguments.model
             else random_model(folder / "model")
         )
@@ -202,7 +202,7 @@ def main() -> None:
     report(timed, arguments, model)
 
 
-def report(timed: list[Timed], arguments: argparse.Namespace, model: OpenModel) -> None:
+def report(timed: list[Timed], arguments: argparse.Namespace, model: LoadedModel) -> None:
     """Print the table, write the JSON, compare with what is stored."""
     plain_ways = [way for way in timed if way.name.startswith("plain")]
     against = {"free" not in way.name: way for way in plain_ways}

@@ -37,7 +37,7 @@ THREADS = {
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerArgs:
     """What one process reads."""
 
     engine: str
@@ -50,22 +50,22 @@ class Work:
     max_new_tokens: int
 
 
-def work_here(work: Work) -> dict[str, Any]:
+def work_here(work: WorkerArgs) -> dict[str, Any]:
     """Read every round in this process: seconds, and the replies."""
     from mllm_tailor.core.device import Stopwatch
     from mllm_tailor.core.sample import Media, Sample
     from mllm_tailor.generation import predict
-    from mllm_tailor.generation.vllm.engine import VllmWriter
-    from mllm_tailor.models import open_model
+    from mllm_tailor.generation.vllm.engine import VllmEngine
+    from mllm_tailor.models import load_model
     from mllm_tailor.recipe.schema import Predict
     from mllm_tailor.tasks import open_task
 
     opening = Stopwatch()
     task = open_task("extract", FIELDS)
-    model = open_model(work.model, dtype=work.dtype, device="cpu")
+    model = load_model(work.model, dtype=work.dtype, device="cpu")
     writer = None
     if work.engine == "vllm":
-        writer = VllmWriter(model, model.folder, task.schema())
+        writer = VllmEngine(model, model.folder, task.schema())
         model.model.to("meta")
     found: dict[str, Any] = {"opening": opening.seconds(), "cpu": [], "wall": [], "texts": []}
     count = WARM_UP + work.samples * work.rounds
@@ -82,12 +82,12 @@ def work_here(work: Work) -> dict[str, Any]:
     return found
 
 
-def picture_of(work: Work, number: int) -> Path:
+def picture_of(work: WorkerArgs, number: int) -> Path:
     """Where a drawn receipt lies."""
     return Path(work.folder) / f"{number}.png"
 
 
-def draw(work: Work) -> None:
+def draw(work: WorkerArgs) -> None:
     """The receipts of all rounds."""
     from mllm_tailor.synthetic import draw_document
 
@@ -95,7 +95,7 @@ def draw(work: Work) -> None:
         draw_document("receipts", SEED + number).image.save(picture_of(work, number))
 
 
-def run(work: Work) -> dict[str, Any]:
+def run(work: WorkerArgs) -> dict[str, Any]:
     """The same in the engine's own process and environment."""
     from environments import ROOT, python_of
 
@@ -110,7 +110,7 @@ def run(work: Work) -> dict[str, Any]:
     return found
 
 
-def compare(works: dict[str, Work]) -> dict[str, Any]:
+def compare(works: dict[str, WorkerArgs]) -> dict[str, Any]:
     """One row: both engines on the same receipts."""
     found = {engine: run(work) for engine, work in works.items()}
     rates = {engine: works[engine].samples / statistics.median(one["cpu"]) for engine, one in found.items()}
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--work", help=argparse.SUPPRESS)  # what a process of one engine is told
     arguments = parser.parse_args()
     if arguments.work:
-        print(json.dumps(work_here(Work(**json.loads(arguments.work)))))
+        print(json.dumps(work_here(WorkerArgs(**json.loads(arguments.work)))))
         return
     from mllm_tailor.core.device import describe_machine
     from mllm_tailor.core.io import write_json
@@ -167,10 +167,10 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         size = (folder, arguments.samples, arguments.rounds, arguments.model, arguments.max_new_tokens)
-        draw(Work("ours", "float32", True, *size))
+        draw(WorkerArgs("ours", "float32", True, *size))
         for dtype in arguments.dtypes:
             for held in (True, False):
-                rows.append(compare({engine: Work(engine, dtype, held, *size) for engine in ENGINES}))
+                rows.append(compare({engine: WorkerArgs(engine, dtype, held, *size) for engine in ENGINES}))
     show(rows)
     stored = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     before = {(row["dtype"], row["held"]): row["ratio"] for row in stored}

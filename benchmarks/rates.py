@@ -13,15 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, pick_device, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.methods.fused_lora import summed_products
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.methods.fused_lora import fused_lora
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training.batches import collate_right
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.precision import computing, frozen_in_bf16
-from mllm_tailor.training.trainable import keep_frozen_parts_quiet
-from mllm_tailor.training.vision_cache import CachedFeed, as_inputs, see
+from mllm_tailor.training.trainable import set_train_mode
+from mllm_tailor.training.vision_cache import CachedBatches, as_inputs, see
 
 EPOCHS = 3  # of the second run over the same pictures
 SIDE = 1024  # of the square matrices whose product is the 100 %
@@ -68,11 +68,11 @@ def measure(work: Callable[[], Any], times: int) -> dict[str, float]:
     return {"flops": counter.get_total_flops(), "cpu_seconds": best}
 
 
-def seen_again(model: OpenModel, samples: Sequence[Sample], folder: Path, bf16: bool) -> float:
+def seen_again(model: LoadedModel, samples: Sequence[Sample], folder: Path, bf16: bool) -> float:
     """Processor seconds a training spends on pictures an earlier one has seen: checking files, reading features."""
-    CachedFeed(model, samples, "answer", folder, bf16)
+    CachedBatches(model, samples, "answer", folder, bf16)
     watch = Stopwatch()
-    feed = CachedFeed(model, samples, "answer", folder, bf16)
+    feed = CachedBatches(model, samples, "answer", folder, bf16)
     for epoch in range(EPOCHS):
         for number in range(len(samples)):
             feed.batch([number], epoch)
@@ -86,11 +86,11 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
     """
     method_words = {"name": "lora", "rank": rank, "alpha": 2 * rank, "dropout": 0.0, "parts": ["language"]}
     recipe = make_recipe({"data": "unused", "task": "answer", "method": method_words})
-    model, method = open_model(folder / "model", dtype="auto"), make_method(recipe)
+    model, method = load_model(folder / "model", dtype="auto"), make_method(recipe)
     bf16 = computes_in_bf16(recipe.model.dtype, pick_device())
     seed_everything(0)
     method.apply(model)
-    keep_frozen_parts_quiet(model)
+    set_train_mode(model)
     told = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()]
     samples = [
         Sample(row["image"], (Media("image", Path(row["image"])),), row["prompt"], row["answer"]) for row in told
@@ -102,7 +102,7 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(weights)
 
     def loss() -> torch.Tensor:
-        with computing(model.device, bf16), summed_products(model.model):
+        with computing(model.device, bf16), fused_lora(model.model):
             return answer_loss(model.model, as_inputs(batch | {"image_features": features}))[0]
 
     def both() -> None:

@@ -31,8 +31,8 @@ from train import QUICK, prepare
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine, seed_everything
 from mllm_tailor.core.io import write_json
 from mllm_tailor.methods import make_method
-from mllm_tailor.methods.fused_lora import summed_products
-from mllm_tailor.models import OpenModel, last_layer, open_model
+from mllm_tailor.methods.fused_lora import fused_lora
+from mllm_tailor.models import LoadedModel, last_layer, load_model
 from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training import batches as feed
@@ -41,7 +41,7 @@ from mllm_tailor.training.memory import CPU_PADDING, CPU_TOKENS
 from mllm_tailor.training.objectives import cross_entropy as losses
 from mllm_tailor.training.precision import computing
 from mllm_tailor.training.sampler import micro_batches
-from mllm_tailor.training.trainable import keep_frozen_parts_quiet
+from mllm_tailor.training.trainable import set_train_mode
 from mllm_tailor.training.vision_cache import as_inputs, see
 
 sys.path.insert(0, str(Path(__file__).parent / "trainers"))
@@ -71,17 +71,17 @@ def full_logits(network: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, int]
     return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), int((labels >= 0).sum())
 
 
-class Passes:
+class MicroBatches:
     """The passes of one step, with or without one thing."""
 
     def __init__(self, folder: Path) -> None:
         words = {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.0, "parts": ["language"]}
-        self.model: OpenModel = open_model(folder / "model", dtype="auto")
+        self.model: LoadedModel = load_model(folder / "model", dtype="auto")
         self.new = itertools.count(33, 2)
         self.bf16 = computes_in_bf16("auto", self.model.device)
         seed_everything(0)
         make_method(make_recipe({"data": "unused", "task": "answer", "method": words})).apply(self.model)
-        keep_frozen_parts_quiet(self.model)
+        set_train_mode(self.model)
         rows = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()]
         self.items = [self.model.encode(sample) for sample in samples_of(rows[:SAMPLES])]
         self.features = [see(self.model, item.media["pixel_values"], self.bf16).flatten(0, 1) for item in self.items]
@@ -106,7 +106,7 @@ class Passes:
         """The network as it is while one thing is left out."""
         network = self.model.model
         with ExitStack() as stack:
-            stack.enter_context(nullcontext() if without == "products" else summed_products(network))
+            stack.enter_context(nullcontext() if without == "products" else fused_lora(network))
             if without == "last layer":
                 stack.enter_context(patch.object(last_layer, "WORTH", 1 << 40))
             if without == "few lengths":
@@ -139,7 +139,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         prepare(QUICK, Path(place))
-        passes = Passes(Path(place))
+        passes = MicroBatches(Path(place))
     passes.seconds("ours")
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
     for number in range(rounds):

@@ -36,11 +36,11 @@ from safetensors.torch import save_file
 from mllm_tailor.core.device import describe_machine, fast_bf16
 from mllm_tailor.core.io import human_bytes, write_json, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe.schema import Tiles
 from mllm_tailor.synthetic import draw_folder
-from mllm_tailor.training.sampler import Course
+from mllm_tailor.training.sampler import BatchSchedule
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
 PROMPT = "Extract the company, date, address and total in json format. Respond with a valid JSON only."
@@ -74,7 +74,7 @@ OURS = {"ours", PEERS["again"].name}
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerArgs:
     """What is trained: a checkpoint, and how much of it."""
 
     name: str
@@ -83,13 +83,13 @@ class Work:
     rank: int  # a sixteenth of the language model's width, as published (128 of 2048)
 
     @property
-    def course(self) -> Course:
+    def course(self) -> BatchSchedule:
         """The order of the samples, which all trainers follow."""
-        return Course(self.samples, self.batch, EPOCHS, SEED)
+        return BatchSchedule(self.samples, self.batch, EPOCHS, SEED)
 
 
-WORKS = {"embedded": Work("embedded", 16, 8, 16), "150M": Work("150M", 2, 2, 48)}
-QUICK = Work("embedded", 8, 4, 16)
+WORKS = {"embedded": WorkerArgs("embedded", 16, 8, 16), "150M": WorkerArgs("150M", 2, 2, 48)}
+QUICK = WorkerArgs("embedded", 8, 4, 16)
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Rounds:
     """What a trainer did in each round, or why it could not."""
 
     trainer: Trainer
-    work: Work
+    work: WorkerArgs
     found: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 
@@ -120,10 +120,10 @@ class Rounds:
         return None if None in reached else statistics.median(reached)  # type: ignore[type-var]
 
 
-def write_model(work: Work, folder: Path) -> None:
+def write_model(work: WorkerArgs, folder: Path) -> None:
     """The embedded model with the published tiles, or 155 million random weights with a vocabulary of 32,768."""
     if work.name == "embedded":
-        open_model("embedded", tiles=TILES).save(folder)
+        load_model("embedded", tiles=TILES).save(folder)
         return
     tokenizer = build_tokenizer()
     torch.manual_seed(SEED)
@@ -134,7 +134,7 @@ def write_model(work: Work, folder: Path) -> None:
     save(model.to(torch.bfloat16), build_processor(tokenizer, max_tiles=TILES.max), folder)
 
 
-def write_samples(work: Work, folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def write_samples(work: WorkerArgs, folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Drawn receipts as rows {image, prompt, answer}: to learn, and to measure the dev loss on."""
     draw_folder(folder, work.samples, 2, seed=SEED)
     rows: dict[str, list[dict[str, str]]] = {"train": [], "dev": []}
@@ -145,7 +145,7 @@ def write_samples(work: Work, folder: Path) -> tuple[list[dict[str, str]], list[
     return rows["train"], rows["dev"]
 
 
-def encode_dev(model: OpenModel, rows: Sequence[dict[str, str]]) -> dict[str, torch.Tensor]:
+def encode_dev(model: LoadedModel, rows: Sequence[dict[str, str]]) -> dict[str, torch.Tensor]:
     """One batch, the same numbers for every trainer."""
     samples = [
         Sample(row["image"], (Media("image", Path(row["image"])),), row["prompt"], row["answer"]) for row in rows
@@ -153,7 +153,7 @@ def encode_dev(model: OpenModel, rows: Sequence[dict[str, str]]) -> dict[str, to
     return {name: tensor.contiguous() for name, tensor in model.collate([model.encode(one) for one in samples]).items()}
 
 
-def prepare(work: Work, folder: Path) -> dict[str, Any]:
+def prepare(work: WorkerArgs, folder: Path) -> dict[str, Any]:
     """Write checkpoint and samples; the part of the job all trainers share."""
     write_model(work, folder / "model")
     train, dev = write_samples(work, folder / "receipts")
@@ -162,7 +162,7 @@ def prepare(work: Work, folder: Path) -> dict[str, Any]:
     write_jsonl(
         folder / "rows.jsonl", [train[number] for step in range(course.steps) for number in course.samples(step)]
     )
-    save_file(encode_dev(open_model(folder / "model"), dev), folder / "dev.safetensors")
+    save_file(encode_dev(load_model(folder / "model"), dev), folder / "dev.safetensors")
     return {
         "model": str(folder / "model"),
         "rows": str(folder / "rows.jsonl"),
@@ -204,7 +204,7 @@ def run_once(trainer: Trainer, job: dict[str, Any], folder: Path, limit: float) 
     return dict(json.loads(result.read_text()))
 
 
-def compare(work: Work, trainers: Sequence[Trainer], count: int, limit: float, folder: Path) -> list[Rounds]:
+def compare(work: WorkerArgs, trainers: Sequence[Trainer], count: int, limit: float, folder: Path) -> list[Rounds]:
     """Interleaved rounds, every other one backwards; a trainer that failed is not asked again."""
     job = prepare(work, folder)
     everyone = [Rounds(trainer, work) for trainer in trainers]

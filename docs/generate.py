@@ -34,7 +34,7 @@ data:
 task:
   extract: {company: string, date: date, address: string, total: amount}
 method: {name: qlora, rank: 128, alpha: 256, parts: [language]}
-train: {epochs: 3, batch: 16, learning_rate: 5e-4}
+train: {epochs: 3, batch_size: 16, learning_rate: 5e-4}
 score: [fuzzy, exact, f1]
 ```
 

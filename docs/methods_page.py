@@ -85,14 +85,14 @@ def methods_page() -> str:
     measured = {which: read_json(file) for which in DATA if (file := RESULTS / f"methods_{which}.json").exists()}
     lines = [HEAD, *_scores(measured), *_ratios()]
     for name in METHODS:
-        technique = METHODS.load(name)
+        tuning_method = METHODS.load(name)
         summary = METHODS.summary(name)
-        lines.append(f"\n## {name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n{inspect.getdoc(technique) or ''}\n")
+        lines.append(f"\n## {name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n{inspect.getdoc(tuning_method) or ''}\n")
         lines.append(f"**When.** {WHEN[name]}\n")
         if name != "freeze":
-            lines.append(f"**Rate** where the recipe names none: `{technique.rate:g}`.\n")
+            lines.append(f"**Rate** where the recipe names none: `{tuning_method.rate:g}`.\n")
             lines += [*_measured(name, measured), ""]
-        lines += settings_table(technique.Settings)
+        lines += settings_table(tuning_method.Settings)
     return "\n".join(lines) + "\n"
 
 

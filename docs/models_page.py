@@ -22,7 +22,7 @@ encoded = encode(sample, model)  # .ids, .labels (-100: no loss), .media["pixel_
 replies = model.generate([sample], max_new_tokens=64)
 ```
 
-- `open_model(path, revision=, dtype=, device=, tiles=, system=, quantize=)` returns an object with `.model`,
+- `load_model(path, revision=, dtype=, device=, tiles=, system=, quantize=)` returns an object with `.model`,
   `.processor`, `.tokenizer`, `.generate(samples, max_new_tokens=)`, `.encode(sample)`, `.collate(encoded)`,
   `.image_features(samples)`, `.identity` and `.save(folder)`. A path is a string or a `Path`; `dtype` is `auto`,
   `float32`, `bfloat16` or `float16`, as a word or torch's own; `device` likewise.
@@ -154,8 +154,8 @@ pip install mllm-tailor        # again: it puts back the transformers it needs, 
 - A field's confidence is the share of what the schema allows: vLLM gives no probability from before the mask. In our
   own engine a letter that is forced can lower it, here it cannot. The confidence of free replies is the same.
 - Closed sets (`classify`, `choose`) are compared by likelihood, which vLLM is not asked for here: refused, unless
-  `--free` has a reply written. So are beams, fields side by side, tiles of another size (`model.tile`) and InternVL's
-  first layout, converted.
+  `--unconstrained` has a reply written. So are beams, fields side by side, tiles of another size
+  (`model.tile_size`) and InternVL's first layout, converted.
 - vLLM computes all of a model in its number format. Where the processor has bf16, our own engine lets the vision side
   of a float32 model compute in it (`dtype: auto`), and a QLoRA base multiplies in it: of six receipts read with a small
   QLoRA run, four replies were the same; of the merged model, computed in float32 by both, all six.

@@ -87,7 +87,7 @@ def start_language(modules: dict[str, nn.Module], folder: Path) -> None:
     found = InternVLForConditionalGeneration.from_pretrained(folder).float()
     modules["language"].load_state_dict(found.model.language_model.state_dict())
     modules["lm_head"].load_state_dict(found.lm_head.state_dict())
-    checkpoint.take(checkpoint.HEADS, {"symbols": modules["symbols"]})
+    checkpoint.step(checkpoint.HEADS, {"symbols": modules["symbols"]})
 
 
 class SymbolEmbedding(nn.Module):

@@ -77,7 +77,7 @@ def keep(file: Path, modules: dict[str, torch.nn.Module]) -> None:
     os.replace(partial, file)
 
 
-def take(file: Path, modules: dict[str, torch.nn.Module]) -> bool:
+def step(file: Path, modules: dict[str, torch.nn.Module]) -> bool:
     """Restore into `modules` what `keep` wrote; False where nothing was kept."""
     if not file.exists():
         return False

@@ -1,7 +1,7 @@
 """Model folders beside one another on the same drawn receipts of unseen layouts, read as the product reads.
 
     python -m pretraining.compare src/mllm_tailor/models/bundled/embedded
-    python -m pretraining.compare OLD NEW --count 64 --beams 1 8 --free
+    python -m pretraining.compare OLD NEW --count 64 --beams 1 8 --unconstrained
 
 Seeds of their own, never those of `score` or `evaluate`; half of the receipts are in languages never taught, none with
 `--ascii`. Choosing weights or beams by them spoils them for nothing else.
@@ -20,8 +20,8 @@ from rich.table import Table
 
 from mllm_tailor.core.device import Stopwatch
 from mllm_tailor.core.sample import Prediction, Sample
-from mllm_tailor.generation import FeatureMemory, predict
-from mllm_tailor.models import open_model
+from mllm_tailor.generation import VisionFeatureCache, predict
+from mllm_tailor.models import load_model
 from mllm_tailor.recipe.schema import Predict
 from pretraining.pages import is_ascii
 from pretraining.score import FIELDS, TASK, drawn, similarity
@@ -57,13 +57,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--beams", type=int, nargs="+", default=[1])
     parser.add_argument("--ascii", action="store_true", help="leave out other languages' letters")
-    parser.add_argument("--free", action="store_true", help="also without the schema")
+    parser.add_argument("--unconstrained", action="store_true", help="also without the schema")
     arguments = parser.parse_args()
     table = Table(*COLUMNS)
     with tempfile.TemporaryDirectory() as place:
         samples = receipts(Path(place), arguments.count, arguments.ascii)
         for folder in arguments.folders:
-            model, memory = open_model(folder, device="cpu"), FeatureMemory()
+            model, memory = load_model(folder, device="cpu"), VisionFeatureCache()
             for beams in arguments.beams:
                 for held in (True, False)[: 1 + arguments.free]:
                     watch = Stopwatch()

@@ -43,7 +43,7 @@ def from_stages(vision_name: str, language_name: str) -> dict[str, nn.Module]:
     language |= {name: parts[name] for name in ("symbols", "guide")}
     if checkpoint.exists(language_name):
         checkpoint.load(language_name, language)
-    elif not checkpoint.take(checkpoint.LANGUAGE, language):
+    elif not checkpoint.step(checkpoint.LANGUAGE, language):
         raise FileNotFoundError(f"no checkpoint {language_name!r}: run the language stage first")
     return parts
 
@@ -186,5 +186,5 @@ def train(
         found, right = losses(parts, next(loader), device)
         stage.facts["pictures"] += batch * processes.ranks()
         pull = max(0.05, 1 - done / oracle_until)
-        aids = pull * found["oracle"] + 0.7 * found["glyph"] + guided * (found["look"] + found["slot"])
-        stage.learn(found["answer"] + aids, {"right": right, **found})
+        objective_inputs = pull * found["oracle"] + 0.7 * found["glyph"] + guided * (found["look"] + found["slot"])
+        stage.learn(found["answer"] + objective_inputs, {"right": right, **found})

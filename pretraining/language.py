@@ -222,7 +222,7 @@ def train(
     if resume and checkpoint.exists(name):
         stage.resume()
     elif start == "kept":
-        checkpoint.take(checkpoint.LANGUAGE, modules)
+        checkpoint.step(checkpoint.LANGUAGE, modules)
     elif start:
         assembling.start_language(modules, Path(start))
     beliefs = tower_beliefs(vision_name)

@@ -15,7 +15,7 @@ from rapidfuzz import fuzz
 
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation import predict
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.synthetic import draw_document
 from mllm_tailor.tasks import open_task
@@ -51,7 +51,7 @@ def score(folder: Path, count: int = 8) -> dict:
     with tempfile.TemporaryDirectory() as place:
         samples = [drawn(Path(place), seed) for seed in seeds]
         settings = Predict(constrained=False, max_new_tokens=256)
-        found = predict(open_model(folder, device="cpu"), TASK, samples, settings)
+        found = predict(load_model(folder, device="cpu"), TASK, samples, settings)
     table = similarity(samples, found)
     stored = {
         "seeds": seeds,

@@ -31,7 +31,7 @@ def keep_language(name: str) -> dict:
 def blend(parts: dict[str, nn.Module], folder: Path, share: float) -> None:
     """`share` of the parts' weights, and the rest of those shipped before."""
     before = {name: copy.deepcopy(parts[name]) for name in ("head", "symbols")}
-    checkpoint.take(checkpoint.HEADS, before)
+    checkpoint.step(checkpoint.HEADS, before)
     before["model"] = InternVLForConditionalGeneration.from_pretrained(folder).float()
     for name, module in before.items():
         old = module.state_dict()

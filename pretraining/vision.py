@@ -126,7 +126,7 @@ def train(
         sample = torch.stack([tile for (tile, _), _ in zip(Tiles(seed + 100), range(16), strict=False)])
         tower.initialise_local(vision, sample)
     head = tower.GlyphHead(vision.config.hidden_size)
-    if start and not resumed and not checkpoint.take(checkpoint.HEADS, {"head": head}):
+    if start and not resumed and not checkpoint.step(checkpoint.HEADS, {"head": head}):
         fit_head(vision, head)
     vision.to(device).train()
     head.to(device).train()

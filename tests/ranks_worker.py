@@ -16,7 +16,7 @@ def main() -> None:
     model_folder, pictures, folder = map(Path, sys.argv[1:])
     samples = make_samples(pictures, 10)
     model, method, recipe = prepare(
-        model_folder, {"name": "lora", "rank": 4}, optimizer="sgd", micro_batch=1, learning_rate=0.5, batch=4
+        model_folder, {"name": "lora", "rank": 4}, optimizer="sgd", micro_batch_size=1, learning_rate=0.5, batch_size=4
     )
     result = train(model, method, samples, recipe, folder, evaluate=lambda: {"score": 1.0})
     assert ranks() == 2

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import OpenModel, embed_pictures, embed_texts
+from mllm_tailor.models import LoadedModel, embed_pictures, embed_texts
 
 
 @torch.no_grad()
-def outputs(model: OpenModel, samples: list[Sample]) -> dict[str, Tensor]:
+def outputs(model: LoadedModel, samples: list[Sample]) -> dict[str, Tensor]:
     """What the model makes of the samples."""
     model.model.eval()
     if model.family.compares:

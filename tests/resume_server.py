@@ -22,7 +22,7 @@ import torch
 from small_job import make_samples, prepare
 
 from mllm_tailor.core.errors import TailorError
-from mllm_tailor.training import Aids, train
+from mllm_tailor.training import ObjectiveInputs, train
 from mllm_tailor.training.objectives import base as objectives
 
 
@@ -56,7 +56,13 @@ def chance_state() -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def job(prepared: tuple[Any, Any, Any], samples: list[Any], aids: Aids, folder: Path, moment: int | None) -> None:
+def job(
+    prepared: tuple[Any, Any, Any],
+    samples: list[Any],
+    objective_inputs: ObjectiveInputs,
+    folder: Path,
+    moment: int | None,
+) -> None:
     """One training, killed at a moment: a pass, a flush to disk, a rename, a finished step, a checkpoint, a score."""
     passing = kill_at(-1 if moment is None else moment)
     before(os, "fsync", passing)
@@ -75,7 +81,9 @@ def job(prepared: tuple[Any, Any, Any], samples: list[Any], aids: Aids, folder: 
         passing()
         return {"score": float(torch.sin(1000 * torch.stack(weights).sum()))}
 
-    train(model, method, samples, recipe, folder, evaluate=evaluate, on_event=on_event, aids=aids)
+    train(
+        model, method, samples, recipe, folder, evaluate=evaluate, on_event=on_event, objective_inputs=objective_inputs
+    )
 
 
 def child(*arguments: Any, seconds: float | None = None) -> int:
@@ -98,7 +106,11 @@ def kill_and_resume(model_folder: Path, work: Path, spec: dict[str, Any]) -> dic
     """One undisturbed training, and two that are killed again and again; the exit codes of all children."""
     samples = make_samples(work / "pictures", spec.get("samples", 12))
     prepared = prepare(Path(spec.get("model", model_folder)), spec["method"], **spec["train"])
-    given = (prepared, samples, Aids(rejected=spec.get("rejected")))  # never trained here, only in forked copies
+    given = (
+        prepared,
+        samples,
+        ObjectiveInputs(rejected=spec.get("rejected")),
+    )  # never trained here, only in forked copies
     begun = time.monotonic()
     codes = {"whole": [child(*given, work / "whole", None)]}
     whole_seconds = time.monotonic() - begun

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.methods import Method, make_method
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.methods import MethodSet, make_method
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, save
 from mllm_tailor.recipe import Recipe, make_recipe
 
@@ -35,7 +35,7 @@ def make_samples(folder: Path, count: int = 12) -> list[Sample]:
     return samples
 
 
-def save_lively(folder: Path, tokenizer: Any, seed: int, **sizes: int) -> OpenModel:
+def save_lively(folder: Path, tokenizer: Any, seed: int, **sizes: int) -> LoadedModel:
     """A random model lively enough that pictures and questions change what it says."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -53,7 +53,7 @@ def save_lively(folder: Path, tokenizer: Any, seed: int, **sizes: int) -> OpenMo
             if weight.ndim > 1 and "vision" not in name:
                 nn.init.normal_(weight, std=0.3)
     save(random, build_processor(tokenizer, 28, max_tiles=4), folder)
-    return open_model(folder, dtype="float32", device="cpu")
+    return load_model(folder, dtype="float32", device="cpu")
 
 
 def small_recipe(method: dict[str, Any] | str, **train: Any) -> Recipe:
@@ -64,26 +64,26 @@ def small_recipe(method: dict[str, Any] | str, **train: Any) -> Recipe:
             "task": {"extract": {"total": "string"}},
             "model": {"path": "tiny", "dtype": "float32"},
             "method": method,
-            "train": {"epochs": 2, "batch": 4, "learning_rate": 1e-2, "warmup": 0.0, **train},
+            "train": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "warmup_ratio": 0.0, **train},
         }
     )
 
 
-def open_small(folder: Path, method: Method) -> OpenModel:
+def open_small(folder: Path, method: MethodSet) -> LoadedModel:
     """The tiny model as the method wants its base; packed layers compute in float32, so that tests can be exact."""
     return copy.deepcopy(_opened(folder, method.quantize, method.quantize_skip))
 
 
 @lru_cache(maxsize=8)
-def _opened(folder: Path, quantize: Any, quantize_skip: tuple[str, ...]) -> OpenModel:
-    model = open_model(folder, dtype="float32", device="cpu", quantize=quantize, quantize_skip=quantize_skip)
+def _opened(folder: Path, quantize: Any, quantize_skip: tuple[str, ...]) -> LoadedModel:
+    model = load_model(folder, dtype="float32", device="cpu", quantize=quantize, quantize_skip=quantize_skip)
     for module in model.model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.compute_dtype = torch.float32
     return model
 
 
-def prepare(folder: Path, method: dict[str, Any] | str, **train: Any) -> tuple[OpenModel, Method, Recipe]:
+def prepare(folder: Path, method: dict[str, Any] | str, **train: Any) -> tuple[LoadedModel, MethodSet, Recipe]:
     """Recipe, model and method, applied with a fixed seed."""
     recipe = small_recipe(method, **train)
     chosen = make_method(recipe)
@@ -93,13 +93,13 @@ def prepare(folder: Path, method: dict[str, Any] | str, **train: Any) -> tuple[O
     return model, chosen, recipe
 
 
-def batch_of(model: OpenModel, samples: list[Sample]) -> dict[str, Tensor]:
+def batch_of(model: LoadedModel, samples: list[Sample]) -> dict[str, Tensor]:
     """A right-padded training batch."""
     return model.collate([model.encode(sample) for sample in samples], side="right")
 
 
 @torch.no_grad()
-def logits(model: OpenModel, samples: list[Sample]) -> Tensor:
+def logits(model: LoadedModel, samples: list[Sample]) -> Tensor:
     """(batch, length, vocabulary) of the model in evaluation mode."""
     inputs = batch_of(model, samples)
     inputs.pop("labels")
@@ -109,7 +109,7 @@ def logits(model: OpenModel, samples: list[Sample]) -> Tensor:
 
 
 @torch.no_grad()
-def exact_logits(model: OpenModel, samples: list[Sample]) -> Tensor:
+def exact_logits(model: LoadedModel, samples: list[Sample]) -> Tensor:
     """The same in float64, on a copy: two float32 passes in another order differ by 1e-6 on some processors."""
     inputs = batch_of(model, samples)
     inputs.pop("labels")
@@ -131,13 +131,13 @@ def _unpacked(packed: Linear4bit) -> nn.Linear:
     return plain
 
 
-def snapshot(model: OpenModel) -> dict[str, Tensor]:
+def snapshot(model: LoadedModel) -> dict[str, Tensor]:
     """A copy of every tensor of the model."""
     return {name: tensor.detach().clone() for name, tensor in model.model.state_dict().items()}
 
 
 @torch.no_grad()
-def shake(model: OpenModel, size: float = 0.02) -> None:
+def shake(model: LoadedModel, size: float = 0.02) -> None:
     """Move every trained weight at random, as training would."""
     for weight in model.model.parameters():
         if weight.requires_grad:

@@ -14,11 +14,11 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.media.crop import clip_box
 from mllm_tailor.media.video import read_clip, store_frames
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.models.inputs.speech_units import Codebook
 from mllm_tailor.recipe.schema import Units
 from mllm_tailor.training.augment import ENDS, SPEED, augment_sample
-from mllm_tailor.training.batches import LiveFeed
+from mllm_tailor.training.batches import LiveBatches
 
 
 def drawn(count: int = 12) -> list[Image.Image]:
@@ -103,7 +103,7 @@ def test_the_box_round_a_clip_is_square_and_holds_every_place_of_what_moves() ->
 
 
 def test_trimmed_clips_fill_their_tiles(tiny_model_folder: Path, clip: Media) -> None:
-    plain, trimmed = (open_model(tiny_model_folder, device="cpu", frames=4, trim=trim) for trim in (False, True))
+    plain, trimmed = (load_model(tiny_model_folder, device="cpu", frames=4, trim=trim) for trim in (False, True))
     inked = [
         float((model.encode(Sample("a", (clip,))).media["pixel_values"] > 1).float().mean())
         for model in (plain, trimmed)
@@ -115,8 +115,8 @@ def test_what_is_shown_of_a_trimmed_clip_moves_from_epoch_to_epoch(tiny_model_fo
     """Trimmed after it was changed, what moves would always touch the same edges."""
     path = tmp_path / "clip.mkv"
     path.write_bytes(store_frames(drawn(), 2.0))
-    model = open_model(tiny_model_folder, device="cpu", frames=4, trim=True)
-    feed = LiveFeed(model, [Sample("a", (Media("video", path),), answer="x")], "answer", 0)
+    model = load_model(tiny_model_folder, device="cpu", frames=4, trim=True)
+    feed = LiveBatches(model, [Sample("a", (Media("video", path),), answer="x")], "answer", 0)
     middles = []
     for epoch in range(6):
         pixels = feed.encode(0, epoch).media["pixel_values"]

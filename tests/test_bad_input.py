@@ -22,7 +22,7 @@ from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.run.dataset import Job, prepare
 from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.run.speech_units import with_units
 from mllm_tailor.tasks import make_task
 
@@ -61,7 +61,7 @@ def frameless() -> bytes:
 def recipe_of(data: Path, task: Any, model: Any) -> Recipe:
     held_out = {"column": "split", "value": "test"}
     values = {"data": {"train": str(data), "held_out": held_out, "dev": 0, "faulty": "exclude"}, "task": task}
-    return settle(make_recipe(values | {"model": model}))
+    return resolve_from_data(make_recipe(values | {"model": model}))
 
 
 def ledger(job: Job, folder: Path) -> dict[str, dict[str, Any]]:

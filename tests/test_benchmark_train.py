@@ -8,18 +8,18 @@ import pytest
 import torch
 from small_job import batch_of, make_samples, prepare
 
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 TRAINERS = Path(__file__).resolve().parent.parent / "benchmarks" / "trainers"
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> OpenModel:
+def model(tiny_model_folder: Path) -> LoadedModel:
     return prepare(tiny_model_folder, {"name": "lora", "rank": 4})[0]
 
 
-def test_answer_losses_agree(model: OpenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_losses_agree(model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PEFT's loop reads the samples by transformers' own steps; tokens, labels, pixels and loss are ours."""
     monkeypatch.syspath_prepend(str(TRAINERS))
     from plain import encode

@@ -113,18 +113,18 @@ def test_a_run_is_scored_by_likelihood_and_predicts_from_a_manifest(tmp_path: Pa
         "data": {"train": str(data), "held_out": {"column": "split", "value": "test"}, "dev": 0},
         "task": "choose",
         "method": {"name": "lora", "rank": 2},
-        "train": {"epochs": 1, "batch": 4},
+        "train": {"epochs": 1, "batch_size": 4},
         "predict": {"max_new_tokens": 4},
         "output": str(tmp_path / "runs"),
     }
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values))
     run = run_recipe(tmp_path / "colours.yaml", [], exclude_faulty=False, fresh=False)
     scores = read_json(run.scores)
-    assert scores["mode"] == "likelihood" and {"tuned_free", "base_likelihood"} <= set(scores["systems"])
+    assert scores["mode"] == "likelihood" and {"tuned_unconstrained", "base_likelihood"} <= set(scores["systems"])
     new = [{name: row[name] for name in ("image", "question", "options")} for row in rows[6:]]
     (data / "new.jsonl").write_text("\n".join(map(json.dumps, [*new, {"image": "0.png", "question": "Which?"}])))
     out = tmp_path / "out.jsonl"
-    predict_paths(run.path, [data / "new.jsonl"], out, model=None, recipe=None, base=False, free=False)
+    predict_paths(run.path, [data / "new.jsonl"], out, model=None, recipe=None, base=False, unconstrained=False)
     found = [row for _, row in read_jsonl(out)]
     kept = [row for _, row in read_jsonl(run.predictions("tuned_likelihood"))]
     assert [row["fields"]["option"] for row in found[:-1]] == [row["fields"]["option"] for row in kept]

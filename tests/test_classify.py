@@ -19,12 +19,12 @@ from mllm_tailor.core.io import read_json, read_jsonl
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation import choose
 from mllm_tailor.generation.loglikelihood import _Chooser
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.encode import NO_LOSS
 from mllm_tailor.recipe import Predict, make_recipe
 from mllm_tailor.reporting.tables import confusion_table
 from mllm_tailor.run.dataset import prepare
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.scoring.confusion import UNREAD, Confusion, macro_f1
 from mllm_tailor.tasks import open_task
 
@@ -32,8 +32,8 @@ CLASSES = ["Swiping Up", "No gesture", "Tap"]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> OpenModel:
-    return open_model(tiny_model_folder, dtype="float32", device="cpu")
+def model(tiny_model_folder: Path) -> LoadedModel:
+    return load_model(tiny_model_folder, dtype="float32", device="cpu")
 
 
 def shapes(folder: Path, labels: list[str]) -> Path:
@@ -49,7 +49,7 @@ def shapes(folder: Path, labels: list[str]) -> Path:
     return folder
 
 
-def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: OpenModel, tmp_path: Path) -> None:
+def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: LoadedModel, tmp_path: Path) -> None:
     shapes(tmp_path / "data", CLASSES)
     task = open_task("classify", CLASSES)
     samples = [Sample(str(n), (Media("image", tmp_path / "data" / f"{n}.png"),)) for n in range(3)]
@@ -75,7 +75,7 @@ def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: OpenMode
     assert torch.allclose(confidences, shares, atol=1e-3)
 
 
-def test_a_file_that_cannot_be_read_is_a_row_with_a_problem(model: OpenModel, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_a_row_with_a_problem(model: LoadedModel, tmp_path: Path) -> None:
     shapes(tmp_path / "data", CLASSES)
     good = Sample("good", (Media("image", tmp_path / "data" / "0.png"),))
     lost = Sample("lost", (Media("image", tmp_path / "lost.png"),))
@@ -86,17 +86,17 @@ def test_a_file_that_cannot_be_read_is_a_row_with_a_problem(model: OpenModel, tm
 
 def test_classes_are_read_from_all_labelled_samples(tmp_path: Path) -> None:
     data = shapes(tmp_path / "data", ["Tap", "swiping  up", "tap", "No gesture"])
-    recipe = settle(make_recipe({"data": str(data), "task": {"classify": {}}}))
+    recipe = resolve_from_data(make_recipe({"data": str(data), "task": {"classify": {}}}))
     assert recipe.task["classify"]["classes"] == ["No gesture", "swiping up", "tap"]
-    assert settle(recipe) == recipe
+    assert resolve_from_data(recipe) == recipe
     named = make_recipe({"data": str(tmp_path / "nowhere"), "task": {"classify": CLASSES}})
-    assert settle(named).task["classify"]["classes"] == CLASSES
+    assert resolve_from_data(named).task["classify"]["classes"] == CLASSES
 
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     data = shapes(tmp_path / "data", ["Tap", "tap"])
     with pytest.raises(DataError, match="only `tap` in the data"):
-        settle(make_recipe({"data": str(data), "task": "classify"}))
+        resolve_from_data(make_recipe({"data": str(data), "task": "classify"}))
 
 
 def confusion_of(true: list[str], said: list[str]) -> Confusion:
@@ -137,7 +137,7 @@ def test_a_run_reports_classes_columns_floors_and_what_was_never_learned(
         "data": {"train": str(data), "held_out": {"column": "split", "value": "test"}, "dev": 0},
         "task": "classify",
         "method": {"name": "lora", "rank": 2},
-        "train": {"epochs": 1, "batch": 4},
+        "train": {"epochs": 1, "batch_size": 4},
         "predict": {"max_new_tokens": 24},
         "score": "exact",
         "score_by": ["camera"],

@@ -16,7 +16,7 @@ from test_models_families import clip
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample, Turn
-from mllm_tailor.models import NO_LOSS, OpenModel, open_model
+from mllm_tailor.models import NO_LOSS, LoadedModel, load_model
 from mllm_tailor.models.convert import convert
 from mllm_tailor.models.convert.config import language_class
 from mllm_tailor.recipe.schema import Tiles
@@ -87,7 +87,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def image_inputs(model: OpenModel) -> tuple[Any, dict[str, torch.Tensor]]:
+def image_inputs(model: LoadedModel) -> tuple[Any, dict[str, torch.Tensor]]:
     encoded = model.encode(SAMPLE)
     return encoded, {"input_ids": encoded.ids[None], **encoded.media}
 
@@ -96,7 +96,7 @@ def image_inputs(model: OpenModel) -> tuple[Any, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_features_logits_loss_and_replies_are_those_of_the_reference(case: dict[str, Any], tmp_path: Path) -> None:
     config, weights = write_checkpoint(tmp_path / "original", **case)
-    model = open_model(tmp_path / "original", dtype="float32", device="cpu")
+    model = load_model(tmp_path / "original", dtype="float32", device="cpu")
     encoded, inputs = image_inputs(model)
     pixels, picture_id = encoded.media["pixel_values"], model.processor.image_token_id
     expected = reference.logits(encoded.ids.tolist(), pixels, weights, config, picture_id)
@@ -160,7 +160,7 @@ def test_adapters_left_in_a_checkpoint_are_merged(tmp_path: Path) -> None:
         else:
             wrapped[name] = weight
     save_file(wrapped, tmp_path / "original" / "model.safetensors", metadata={"format": "pt"})
-    model = open_model(tmp_path / "original", dtype="float32")
+    model = load_model(tmp_path / "original", dtype="float32")
     encoded, inputs = image_inputs(model)
     arguments = (encoded.ids.tolist(), encoded.media["pixel_values"])
     expected = reference.logits(*arguments, tuned, config, model.processor.image_token_id)
@@ -173,7 +173,7 @@ def test_adapters_left_in_a_checkpoint_are_merged(tmp_path: Path) -> None:
     }
     save_file(lost, tmp_path / "original" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="has no partner"):
-        open_model(tmp_path / "original")
+        load_model(tmp_path / "original")
 
 
 @pytest.mark.slow
@@ -211,17 +211,17 @@ def test_shards_in_and_shards_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_opened_from_the_original_once_converted_then_from_the_copy(tmp_path: Path, cache: Path) -> None:
     write_checkpoint(tmp_path / "mini")
-    first = open_model(tmp_path / "mini")
+    first = load_model(tmp_path / "mini")
     copies = list((cache / "native").iterdir())
     stamps = [copy.stat().st_mtime_ns for copy in copies]
-    again = open_model(tmp_path / "mini")
+    again = load_model(tmp_path / "mini")
     assert [copy.stat().st_mtime_ns for copy in (cache / "native").iterdir()] == stamps
     assert first.identity == again.identity and first.identity["path"] == str(tmp_path / "mini")
     (tmp_path / "mini" / "conversation.py").write_text("")  # whatever a copy was made from counts
-    open_model(tmp_path / "mini")
+    load_model(tmp_path / "mini")
     assert len(list((cache / "native").iterdir())) == 2
     write_checkpoint(tmp_path / "mini", seed=1)
-    assert open_model(tmp_path / "mini").identity["weights_sha256"] != first.identity["weights_sha256"]
+    assert load_model(tmp_path / "mini").identity["weights_sha256"] != first.identity["weights_sha256"]
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "file").touch()
     monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / "file"))
     with pytest.raises(ModelError, match=r"cannot be written .* TAILOR_CACHE"):
-        open_model(tmp_path / "mini")
+        load_model(tmp_path / "mini")
 
 
 def test_a_converted_folder_is_an_ordinary_one(tmp_path: Path) -> None:
@@ -237,14 +237,14 @@ def test_a_converted_folder_is_an_ordinary_one(tmp_path: Path) -> None:
 
     write_checkpoint(tmp_path / "original", torch_dtype="bfloat16")
     assert convert(tmp_path / "original", tmp_path / "native") == tmp_path / "native"
-    model = open_model(tmp_path / "native", dtype="float32")
+    model = load_model(tmp_path / "native", dtype="float32")
     plain = AutoModelForMultimodalLM.from_pretrained(tmp_path / "native", dtype=torch.float32)
     _, inputs = image_inputs(model)
     with torch.no_grad():
         assert torch.equal(plain(**inputs).logits, model.model(**inputs).logits)
     assert not plain.config.tie_word_embeddings
     model.save(tmp_path / "saved")
-    saved = open_model(tmp_path / "saved", dtype="float32")
+    saved = load_model(tmp_path / "saved", dtype="float32")
     with torch.no_grad():
         assert torch.equal(saved.model(**inputs).logits, model.model(**inputs).logits)
     assert torch.equal(saved.encode(SAMPLE).ids, model.encode(SAMPLE).ids)
@@ -256,7 +256,7 @@ def test_folders_say_what_other_programs_look_for(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "two", max_dynamic_patch=4)
     write_checkpoint(tmp_path / "one", ps_version="v1")
     convert(tmp_path / "two", tmp_path / "native")
-    model = open_model(tmp_path / "native", tiles=Tiles(min=2, max=3))
+    model = load_model(tmp_path / "native", tiles=Tiles(min=2, max=3))
     model.save(tmp_path / "saved")
     for folder, tiles in (("native", (1, 4)), ("saved", (2, 3))):
         config = json.loads((tmp_path / folder / "config.json").read_text())
@@ -272,11 +272,11 @@ def test_folders_say_what_other_programs_look_for(tmp_path: Path) -> None:
 
 def test_version_one_survives_saving(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "original", ps_version="v1")
-    model = open_model(tmp_path / "original")
+    model = load_model(tmp_path / "original")
     model.save(tmp_path / "saved")
     _, inputs = image_inputs(model)
     with torch.no_grad():
-        assert torch.equal(open_model(tmp_path / "saved").model(**inputs).logits, model.model(**inputs).logits)
+        assert torch.equal(load_model(tmp_path / "saved").model(**inputs).logits, model.model(**inputs).logits)
 
 
 def test_tied_heads_stored_once(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_tied_heads_stored_once(tmp_path: Path) -> None:
     weights["language_model.lm_head.weight"] = weights["language_model.model.embed_tokens.weight"]
     stored = {name: weight for name, weight in weights.items() if name != "language_model.lm_head.weight"}
     save_file(stored, tmp_path / "original" / "model.safetensors", metadata={"format": "pt"})
-    model = open_model(tmp_path / "original")
+    model = load_model(tmp_path / "original")
     encoded, inputs = image_inputs(model)
     pixels, picture_id = encoded.media["pixel_values"], model.processor.image_token_id
     expected = reference.logits(encoded.ids.tolist(), pixels, weights, config, picture_id)
@@ -312,7 +312,7 @@ def test_conversations_are_written_as_the_original_writes_them(style: str, tmp_p
     write_checkpoint(
         tmp_path / "original", languages.get(style, "Qwen2ForCausalLM"), template=style, system_message="S"
     )
-    model = open_model(tmp_path / "original", tiles=Tiles(min=1, max=1))
+    model = load_model(tmp_path / "original", tiles=Tiles(min=1, max=1))
     history = (Turn("user", "Q"), Turn("assistant", "A"))
     encoded = model.encode(Sample("a", media=SAMPLE.media, history=history, prompt="R", answer="B"))
     picture_text = "<img>" + "<IMG_CONTEXT>" * 4 + "</img>\n"
@@ -324,7 +324,7 @@ def test_conversations_are_written_as_the_original_writes_them(style: str, tmp_p
 def test_several_pictures_no_picture_and_a_clip(tmp_path: Path) -> None:
     """Pictures stand in order before the question and share the tiles; every frame of a clip is one tile."""
     write_checkpoint(tmp_path / "original", "Qwen2ForCausalLM", system_message="S", max_dynamic_patch=6)
-    model = open_model(tmp_path / "original", frames=2)
+    model = load_model(tmp_path / "original", frames=2)
 
     def read(*media: Media) -> tuple[str, int]:
         encoded = model.encode(Sample("a", media, "Q", "A"))
@@ -346,7 +346,7 @@ def test_several_pictures_no_picture_and_a_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("language", ["InternLM2ForCausalLM", "Phi3ForCausalLM"])
 def test_in_bf16_it_is_the_same_model_less_exactly(language: str, tmp_path: Path) -> None:
     config, weights = write_checkpoint(tmp_path / "original", language, torch_dtype="bfloat16")
-    model = open_model(tmp_path / "original", dtype=torch.bfloat16)
+    model = load_model(tmp_path / "original", dtype=torch.bfloat16)
     encoded, inputs = image_inputs(model)
     inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
     rounded = {name: weight.bfloat16().float() for name, weight in weights.items()}
@@ -376,7 +376,7 @@ def test_system_text_of_the_checkpoint(tmp_path: Path) -> None:
     ):
         if folder != "a":
             write_checkpoint(tmp_path / folder, **options)
-        model = open_model(tmp_path / folder, **(options if folder == "a" else {}))
+        model = load_model(tmp_path / folder, **(options if folder == "a" else {}))
         assert expected in model.tokenizer.decode(model.encode(Sample("x", prompt="?")).ids)
     assert not sign.exists()
 
@@ -392,7 +392,7 @@ def test_tiles_of_the_checkpoint(tmp_path: Path) -> None:
         ]
     ):
         write_checkpoint(tmp_path / str(number), **settings)
-        assert open_model(tmp_path / str(number)).tiles == expected
+        assert load_model(tmp_path / str(number)).tiles == expected
 
 
 def test_every_language_model_has_a_case() -> None:

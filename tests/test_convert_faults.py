@@ -13,7 +13,7 @@ from test_convert import SAMPLE, cache  # noqa: F401  (the fixture)
 from test_models_open import Canary
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.models.convert import convert
 
 
@@ -30,7 +30,7 @@ def test_code_and_pickles_beside_an_original_checkpoint_are_never_run(
     spoil(folder, trust_remote_code=True, auto_map={name: f"{module}.X" for name, module in AUTO.items()})
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"trust_remote_code": True}))
-    model = open_model(folder)
+    model = load_model(folder)
     model.save(tmp_path / "saved")
     assert model.generate([SAMPLE.unlabelled()], max_new_tokens=2) and not sign.exists()
     for file in (tmp_path / "saved").glob("*.json"):

@@ -11,7 +11,7 @@ from original_internvl import write_checkpoint
 from test_convert import SAMPLE, cache  # noqa: F401  (the fixture)
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import NO_LOSS, open_model
+from mllm_tailor.models import NO_LOSS, load_model
 from mllm_tailor.models.convert.tokenizer import STYLES
 
 TEXTS = ["RM 9.50", "  two spaces", "tabs\tand\nlines\n", "总计 é 😀", "a", "The total  of this", "Jalan Besar 50000"]
@@ -20,7 +20,7 @@ TEXTS = ["RM 9.50", "  two spaces", "tabs\tand\nlines\n", "总计 é 😀", "a",
 @pytest.mark.parametrize("language", ["InternLM2ForCausalLM", "Phi3ForCausalLM"])
 def test_words_become_the_pieces_sentencepiece_makes(language: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "original", language)
-    model = open_model(tmp_path / "original")
+    model = load_model(tmp_path / "original")
     pieces = without_dummy_prefix(tmp_path / "original" / "tokenizer.model")
     for text in TEXTS:
         encoded = model.encode(Sample("a", prompt=text, answer=text))
@@ -40,12 +40,12 @@ def test_control_tokens_stand_where_the_checkpoint_has_them(tmp_path: Path) -> N
     """InternLM2 names them over unused pieces of its vocabulary: 92543 of 92544 begins a turn."""
     write_checkpoint(tmp_path / "original")
     stated = json.loads((tmp_path / "original" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
-    model = open_model(tmp_path / "original")
+    model = load_model(tmp_path / "original")
     model.save(tmp_path / "saved")
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "original" / "tokenizer.model"))
     assert pieces.id_to_piece(425) == "[UNUSED_TOKEN_5]" and stated["425"]["content"] == "<|im_start|>"
     assert pieces.vocab_size() == 426 and stated["428"]["content"] == "<IMG_CONTEXT>"
-    for opened in (model, open_model(tmp_path / "saved")):
+    for opened in (model, load_model(tmp_path / "saved")):
         for place, token in stated.items():
             assert opened.tokenizer.convert_tokens_to_ids(token["content"]) == int(place)
         assert opened.stop_ids == {424} and opened.model.config.image_token_id == 428
@@ -61,7 +61,7 @@ def test_places_in_the_older_file_hold_too(tmp_path: Path) -> None:
     older = {token["content"]: int(place) for place, token in tokens.items() if int(place) > 2}
     (tmp_path / "original" / "added_tokens.json").write_text(json.dumps(older))
     file.write_text(json.dumps(settings))
-    model = open_model(tmp_path / "original")
+    model = load_model(tmp_path / "original")
     assert {token: model.tokenizer.convert_tokens_to_ids(token) for token in older} == older
 
 
@@ -71,7 +71,7 @@ def test_texts_begin_as_the_tokenizer_states(begins: bool, tmp_path: Path) -> No
     write_checkpoint(tmp_path / "original", "LlamaForCausalLM")
     file = tmp_path / "original" / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": begins}))
-    ids = open_model(tmp_path / "original").encode(Sample("a", prompt="?")).ids.tolist()
+    ids = load_model(tmp_path / "original").encode(Sample("a", prompt="?")).ids.tolist()
     assert (ids[0] == 1) == begins and 1 not in ids[1:]
 
 

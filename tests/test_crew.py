@@ -21,11 +21,11 @@ from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, make_recipe
-from mllm_tailor.run.cost_estimate import Forecast, count_processes
-from mllm_tailor.run.launcher import processes_of
+from mllm_tailor.run.cost_estimate import CostEstimate, count_processes
+from mllm_tailor.run.launcher import choose_process_count
 from mllm_tailor.synthetic import draw_folder
 
-LONG = Forecast(peak_bytes=1 << 28, training_seconds=3_600, seeing_seconds=0, scoring_seconds=0, together=1)
+LONG = CostEstimate(peak_bytes=1 << 28, training_seconds=3_600, seeing_seconds=0, scoring_seconds=0, together=1)
 
 
 def values(**changes: object) -> dict[str, object]:
@@ -33,14 +33,14 @@ def values(**changes: object) -> dict[str, object]:
         "data": "unused",
         "task": {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}},
         "method": {"name": "full", "parts": ["language"]},
-        "train": {"epochs": 2, "batch": 4, "micro_batch": 1, "learning_rate": 0.1, "optimizer": "sgd"},
+        "train": {"epochs": 2, "batch_size": 4, "micro_batch_size": 1, "learning_rate": 0.1, "optimizer": "sgd"},
         **changes,
     }
 
 
 def job(place: Path, data: Path, model: Path, name: str, processes: int, **train: object) -> Path:
     """The file of a small recipe."""
-    settings = {"learning_rate": 0.1, "optimizer": "sgd", "epochs": 2, "batch": 4, "micro_batch": 1}
+    settings = {"learning_rate": 0.1, "optimizer": "sgd", "epochs": 2, "batch_size": 4, "micro_batch_size": 1}
     told = values(
         name=name,
         model={"path": str(model), "dtype": "float32"},
@@ -121,7 +121,7 @@ def recipe_with(**changes: object) -> Recipe:
     return make_recipe(values(**changes))
 
 
-def count(recipe: Recipe, forecast: Forecast = LONG) -> int:
+def count(recipe: Recipe, forecast: CostEstimate = LONG) -> int:
     return count_processes(recipe, make_method(recipe), forecast)
 
 
@@ -138,9 +138,9 @@ def test_processes_follow_passes_memory_and_time(monkeypatch: pytest.MonkeyPatch
 
 def test_a_run_that_goes_on_may_have_other_processes_than_were_foreseen() -> None:
     method = make_method(recipe_with())
-    assert processes_of(recipe_with(), method, replace(LONG, processes=4)) == 4
-    assert processes_of(recipe_with(train={"processes": 1}), method, replace(LONG, processes=4)) == 1
-    assert processes_of(recipe_with(), method, None) == 1
+    assert choose_process_count(recipe_with(), method, replace(LONG, processes=4)) == 4
+    assert choose_process_count(recipe_with(train={"processes": 1}), method, replace(LONG, processes=4)) == 1
+    assert choose_process_count(recipe_with(), method, None) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,6 @@ def test_a_run_that_goes_on_may_have_other_processes_than_were_foreseen() -> Non
 def test_what_cannot_be_shared_is_refused(changes: dict[str, object], reason: str) -> None:
     recipe = recipe_with(**changes)
     with pytest.raises(RecipeError, match=reason):
-        processes_of(recipe, make_method(recipe), None)
+        choose_process_count(recipe, make_method(recipe), None)
     changes["train"] = {**changes["train"], "processes": "auto"}  # type: ignore[dict-item]
     assert count(recipe_with(**changes)) == 1

@@ -100,7 +100,7 @@ def recipe(tiny_model_folder: Path, tmp_path: Path) -> Path:
         },
         "task": {"extract": {"total": "amount"}},
         "method": {"name": "lora", "rank": 4},
-        "train": {"epochs": 1, "batch": 4},
+        "train": {"epochs": 1, "batch_size": 4},
         "predict": {"max_new_tokens": 8},
         "output": str(tmp_path / "runs"),
     }  # fmt: skip
@@ -128,7 +128,7 @@ def test_points_are_nested_share_the_untouched_model_and_are_not_trained_again(r
         held_out = {row["id"] for row in rows if row["part"] == "held_out"}
         assert len(rows) == 11 and len(held_out) == 3  # the others are in the ledger as beyond the limit
     assert seen[0] < seen[1] < seen[2]
-    base = [(folder / name / "predictions" / "base_free.jsonl").read_bytes() for name in ("2", "4", "all")]
+    base = [(folder / name / "predictions" / "base_unconstrained.jsonl").read_bytes() for name in ("2", "4", "all")]
     assert base[0] == base[1] == base[2]
     own = json.loads((folder / "4" / "scores.json").read_text())
     assert found.values[1].value == pytest.approx(own["gain"][found.metric]["tuned"]["value"])

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.data import LAYOUTS, Fault, read_samples
+from mllm_tailor.data import LAYOUTS, DataIssue, read_samples
 from mllm_tailor.tasks import open_task
 
 FIELDS = [{"company": "Kedai “A”", "total": "9.00"}, {"company": "Toko B", "total": "RM 1.50"}]
@@ -45,10 +45,10 @@ def write(folder: Path, files: dict[str, Any]) -> Path:
     return folder
 
 
-def faults_of(path: Path, layout: str | None = None) -> list[Fault]:
-    faults: list[Fault] = []
+def faults_of(path: Path, layout: str | None = None) -> list[DataIssue]:
+    faults: list[DataIssue] = []
     try:
-        read_samples(path, layout, on_fault=faults.append)
+        read_samples(path, layout, on_issue=faults.append)
     except DataError:
         assert faults, "refused without saying which row"
     return faults
@@ -100,11 +100,9 @@ def test_sroie_names_what_lacks_its_other_half(tmp_path: Path) -> None:
 def test_bad_labels_are_named_and_the_rest_is_read(tmp_path: Path, label: str, problem: str) -> None:
     write(tmp_path, {"images/a.jpg": picture(), "images/b.jpg": picture(), "entities/a.json": FIELDS[0]})
     (tmp_path / "entities/b.json").write_text(label)
-    faults: list[Fault] = []
-    assert [sample.id for sample in read_samples(tmp_path, on_fault=faults.append).samples] == ["a"]
-    assert (
-        len(faults) == 1 and problem in faults[0].problem and faults[0].source.endswith("b.json:1") and faults[0].mend
-    )
+    faults: list[DataIssue] = []
+    assert [sample.id for sample in read_samples(tmp_path, on_issue=faults.append).samples] == ["a"]
+    assert len(faults) == 1 and problem in faults[0].problem and faults[0].source.endswith("b.json:1") and faults[0].fix
     with pytest.raises(DataError, match=r"b\.json:1"):
         read_samples(tmp_path)
 
@@ -211,8 +209,8 @@ def test_llava_rows_in_json_with_an_image_folder(tmp_path: Path) -> None:
         {"image": "a.png", "conversations": []},
     ]
     write(tmp_path, {"llava.json": rows, "images/a.png": picture()})
-    faults: list[Fault] = []
-    dataset = read_samples(tmp_path, on_fault=faults.append)
+    faults: list[DataIssue] = []
+    dataset = read_samples(tmp_path, on_issue=faults.append)
     assert dataset.layout == "llava"
     assert [(sample.prompt, sample.answer, len(sample.media)) for sample in dataset.samples] == [
         ("Total?", "9", 1),
@@ -237,8 +235,8 @@ def test_internvl_meta_reads_each_row_once_and_says_so(tmp_path: Path) -> None:
             "rows/r.jsonl": [{"id": 0, "image": "a.png", "conversations": conversation}],
         },
     )
-    faults: list[Fault] = []
-    dataset = read_samples(tmp_path, on_fault=faults.append)
+    faults: list[DataIssue] = []
+    dataset = read_samples(tmp_path, on_issue=faults.append)
     assert dataset.layout == "internvl" and len(dataset.samples) == 1
     assert dataset.samples[0].media[0].path == (tmp_path / "pictures/a.png").resolve()
     assert any("repeat_time 3" in note for note in dataset.notes)
@@ -290,8 +288,8 @@ def test_tables_with_any_delimiter_and_bad_rows(tmp_path: Path, delimiter: str) 
     )
     writer.writerow(["c.png", "two\nlines", "1", ""])
     (tmp_path / ("t.tsv" if delimiter == "\t" else "t.csv")).write_text("\ufeff" + stream.getvalue(), encoding="utf-8")
-    faults: list[Fault] = []
-    dataset = read_samples(tmp_path, on_fault=faults.append)
+    faults: list[DataIssue] = []
+    dataset = read_samples(tmp_path, on_issue=faults.append)
     assert dataset.layout == "csv"
     assert [dict(sample.fields) for sample in dataset.samples] == [
         {"company": f"A{delimiter} B", "total": "9"},
@@ -366,8 +364,8 @@ def test_paths_never_leave_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "out.png").write_bytes(picture())
     write(folder, {"metadata.jsonl": [{"file_name": name, "total": "1"}, {"file_name": "in.png", "total": "1"}]})
     (folder / "link").symlink_to(tmp_path)
-    faults: list[Fault] = []
-    samples = read_samples(folder, on_fault=faults.append).samples
+    faults: list[DataIssue] = []
+    samples = read_samples(folder, on_issue=faults.append).samples
     assert len(faults) == 1 and faults[0].source.endswith("metadata.jsonl:1")
     assert [sample.id for sample in samples] == ["in"]
 
@@ -386,8 +384,8 @@ def test_a_linked_media_folder_and_odd_file_names(tmp_path: Path) -> None:
 
 def test_a_broken_first_row_does_not_hide_the_layout(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"image": \n{"image": "a.png", "total": "1"}\n')
-    faults: list[Fault] = []
-    assert len(read_samples(tmp_path, on_fault=faults.append).samples) == 1
+    faults: list[DataIssue] = []
+    assert len(read_samples(tmp_path, on_issue=faults.append).samples) == 1
     assert [fault.source.rpartition(":")[2] for fault in faults] == ["1"]
 
 

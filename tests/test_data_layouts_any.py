@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_data_layouts import write
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.data import LAYOUTS, Fault, read_samples, recognise
+from mllm_tailor.data import LAYOUTS, DataIssue, detect, read_samples
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=8)
 scalars = st.one_of(
@@ -126,8 +126,8 @@ def test_strange_rows_become_samples_or_faults(
     items = list(LAYOUTS.load(layout).read(folder))
     assert items
     for item in items:
-        if isinstance(item, Fault):
-            assert "rows.jsonl:" in item.source and item.problem and item.mend
+        if isinstance(item, DataIssue):
+            assert "rows.jsonl:" in item.source and item.problem and item.fix
         else:
             assert all(media.path is None or media.path.is_relative_to(folder.resolve()) for media in item.media)
             json.dumps([item.id, item.prompt, item.answer, dict(item.fields)], allow_nan=False).encode()
@@ -154,11 +154,11 @@ def test_garbage_never_crashes_a_reader(
     folder = tmp_path_factory.mktemp("garbage")
     (folder / name).write_bytes(head + content)
     (folder / "x.arrow").write_bytes(content)
-    faults: list[Fault] = []
+    faults: list[DataIssue] = []
     try:
-        layout, _ = recognise(folder)
+        layout, _ = detect(folder)
     except DataError:
         return
     for item in LAYOUTS.load(layout).read(folder):
-        faults += [item] if isinstance(item, Fault) else []
-    assert all(fault.problem and fault.mend for fault in faults)
+        faults += [item] if isinstance(item, DataIssue) else []
+    assert all(fault.problem and fault.fix for fault in faults)

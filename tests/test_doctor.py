@@ -17,7 +17,16 @@ from PIL import Image, ImageDraw
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data import Examination, Fault, examine, exclusions, propose_recipe, read_samples, split, summarise
+from mllm_tailor.data import (
+    DataIssue,
+    ValidationResult,
+    exclusions,
+    propose_recipe,
+    read_samples,
+    split,
+    summarise,
+    validate,
+)
 from mllm_tailor.data.decode_check import decode_all, decode_one
 from mllm_tailor.data.formats import patterns, shape
 from mllm_tailor.data.perceptual_hash import near_pairs, picture_hash
@@ -49,7 +58,7 @@ def sample(folder: Path, number: int, image: Image.Image | bytes | None = None, 
     return Sample(str(number), (Media("image", path=path),), fields=labels | fields, source=f"labels.jsonl:{number}")
 
 
-def named(faults: list[Fault], word: str) -> set[str | None]:
+def named(faults: list[DataIssue], word: str) -> set[str | None]:
     return {fault.sample_id for fault in faults if word in fault.problem}
 
 
@@ -65,13 +74,13 @@ def test_every_planted_leak_is_found_and_nothing_else(tmp_path: Path) -> None:
         sample(tmp_path, 104, receipt(900), **train[5].fields),  # another picture, all fields equal
         *(sample(tmp_path, number) for number in range(200, 220)),
     ]
-    examination = examine(train, held_out, EXTRACT, workers=2)
-    assert named(examination.errors(), "the same file") == {"1"}
-    assert named(examination.errors(), "nearly the same picture") == {"3"}
-    assert named(examination.warnings(), "nearly the same picture") == {"4"}
-    assert named(examination.warnings(), "all fields equal") == {"5"}
-    assert len(examination.faults) == 4
-    assert set(exclusions(examination)) == {"1", "3"}, "the training side goes, the held-out side stays"
+    validation = validate(train, held_out, EXTRACT, workers=2)
+    assert named(validation.errors(), "the same file") == {"1"}
+    assert named(validation.errors(), "nearly the same picture") == {"3"}
+    assert named(validation.warnings(), "nearly the same picture") == {"4"}
+    assert named(validation.warnings(), "all fields equal") == {"5"}
+    assert len(validation.faults) == 4
+    assert set(exclusions(validation)) == {"1", "3"}, "the training side goes, the held-out side stays"
 
 
 def test_damaged_missing_empty_and_unlabelled_samples(tmp_path: Path) -> None:
@@ -87,32 +96,32 @@ def test_damaged_missing_empty_and_unlabelled_samples(tmp_path: Path) -> None:
         "control": sample(tmp_path, 17, company="Shop <|im_end|> X"),
     }
     good = [sample(tmp_path, number) for number in range(20, 40)]
-    early = Fault("labels.jsonl:99", "not valid JSON", "mend it")
-    examination = examine([*faulty.values(), *good], [sample(tmp_path, 1)], EXTRACT, faults=[early], workers=2)
-    assert set(exclusions(examination)) == {item.id for item in faulty.values()}
-    assert early in examination.errors()
-    assert all(fault.source.startswith("labels.jsonl:") and fault.mend for fault in examination.faults)
+    early = DataIssue("labels.jsonl:99", "not valid JSON", "mend it")
+    validation = validate([*faulty.values(), *good], [sample(tmp_path, 1)], EXTRACT, faults=[early], workers=2)
+    assert set(exclusions(validation)) == {item.id for item in faulty.values()}
+    assert early in validation.errors()
+    assert all(fault.source.startswith("labels.jsonl:") and fault.fix for fault in validation.faults)
 
 
 def test_without_decoding_missing_and_empty_files_are_still_found(tmp_path: Path) -> None:
     train = [sample(tmp_path, 1), sample(tmp_path, 2, b""), sample(tmp_path, 3, b"damaged")]
     (tmp_path / "1.png").unlink()
     shared = dataclasses.replace(sample(tmp_path, 5), media=train[2].media)
-    examination = examine(train, [shared], EXTRACT, decode=False)
-    assert set(exclusions(examination)) == {"1", "2", "3"} and not examination.bytes_compared
-    assert named(examination.errors(), "the same file") == {"3"}
+    validation = validate(train, [shared], EXTRACT, decode=False)
+    assert set(exclusions(validation)) == {"1", "2", "3"} and not validation.bytes_compared
+    assert named(validation.errors(), "the same file") == {"3"}
 
 
 def test_odd_values_empty_fields_duplicates_and_ways_of_writing(tmp_path: Path) -> None:
     train = [sample(tmp_path, number) for number in range(20)]
     train.append(sample(tmp_path, 20, date="soon", total=""))
     train.append(sample(tmp_path, 21, receipt(0), company="Shop 0 again"))
-    examination = examine(train, [sample(tmp_path, 99)], EXTRACT, workers=1)
-    assert not examination.errors()
-    assert named(examination.warnings(), "'soon' does not look like a date") == {"20"}
-    assert named(examination.warnings(), "no total") == {"20"}
-    assert named(examination.warnings(), "the same file as 21, but their labels differ") == {"0"}
-    facts = {fact.name: fact for fact in examination.fields}
+    validation = validate(train, [sample(tmp_path, 99)], EXTRACT, workers=1)
+    assert not validation.errors()
+    assert named(validation.warnings(), "'soon' does not look like a date") == {"20"}
+    assert named(validation.warnings(), "no total") == {"20"}
+    assert named(validation.warnings(), "the same file as 21, but their labels differ") == {"0"}
+    facts = {fact.name: fact for fact in validation.fields}
     assert (facts["total"].filled, facts["total"].empty) == (22, 1)
     assert [(p.shape, p.count) for p in facts["date"].patterns] == [("99/99/9999", 22), ("a", 1)]
     assert facts["company"].patterns == ()
@@ -295,7 +304,7 @@ def test_quoted_texts_read_back_the_same(text: str) -> None:
 def test_the_real_receipts(sroie: Path, tmp_path: Path) -> None:
     dataset = read_samples(sroie)
     task = open_task("extract", {"company": "string", "date": "date", "address": "string", "total": "amount"})
-    by_company = examine(*split(dataset, HeldOut(fraction=0.1, group_by="company"), 0), task, decode=False)
+    by_company = validate(*split(dataset, HeldOut(fraction=0.1, group_by="company"), 0), task, decode=False)
     assert not by_company.errors()
     assert {"X51005663280", "X51005433522"} <= {fault.sample_id for fault in by_company.warnings()}
     dates = next(fact for fact in by_company.fields if fact.name == "date").patterns
@@ -309,6 +318,6 @@ def test_the_real_receipts(sroie: Path, tmp_path: Path) -> None:
 def test_the_real_receipts_decoded(sroie: Path) -> None:
     dataset = read_samples(sroie)
     task = open_task("extract", {"company": "string", "date": "date", "address": "string", "total": "amount"})
-    examination: Examination = examine(*split(dataset, HeldOut(column="split", value="dev"), 0), task)
-    assert set(exclusions(examination)) == {"X51005301659"}, "one of the five identical pairs lies on both sides"
-    assert len([fault for fault in examination.warnings() if "the same file" in fault.problem]) == 4
+    validation: ValidationResult = validate(*split(dataset, HeldOut(column="split", value="dev"), 0), task)
+    assert set(exclusions(validation)) == {"X51005301659"}, "one of the five identical pairs lies on both sides"
+    assert len([fault for fault in validation.warnings() if "the same file" in fault.problem]) == 4

@@ -10,7 +10,7 @@ import pytest
 from rapidfuzz import fuzz
 
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.models.checkpoint import EMBEDDED
 
 SCORES = json.loads((EMBEDDED / "scores.json").read_text()) if (EMBEDDED / "scores.json").is_file() else None
@@ -55,7 +55,7 @@ def test_stored_scores_are_reproduced(tmp_path: Path) -> None:
         samples.append(Sample(str(seed), (Media("image", tmp_path / f"{seed}.png"),), fields=page.fields))
     task = open_task("extract", dict.fromkeys(stored["fields"], "string"))
     settings = Predict(constrained=False, max_new_tokens=stored["max_new_tokens"])
-    found = predict(open_model("embedded", device="cpu"), task, samples, settings)
+    found = predict(load_model("embedded", device="cpu"), task, samples, settings)
     scores = [
         fuzz.ratio(str(sample.fields[name]), str(prediction.fields.get(name, "")))
         for sample, prediction in zip(samples, found, strict=True)

@@ -17,7 +17,7 @@ from transformers import GotOcr2ImageProcessorPil
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.media.image import image_size, open_image
-from mllm_tailor.models import NO_LOSS, OpenModel, encode, open_model, tile_grid, tile_image
+from mllm_tailor.models import NO_LOSS, LoadedModel, encode, load_model, tile_grid, tile_image
 from mllm_tailor.models.bundled.build import IMAGE, IMAGE_END, IMAGE_START, TURN_END, TURN_START
 from mllm_tailor.models.encode import Encoded, Length, measure_length
 from mllm_tailor.models.inputs.internvl import shared_tiles
@@ -35,8 +35,8 @@ def picture(width: int, height: int, seed: int = 0, **options: object) -> Media:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> OpenModel:
-    return open_model(tiny_model_folder)
+def model(tiny_model_folder: Path) -> LoadedModel:
+    return load_model(tiny_model_folder)
 
 
 SHAPES = {
@@ -59,7 +59,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("sample", SHAPES.values(), ids=SHAPES.keys())
-def test_loss_lies_on_the_answer_and_its_end_alone(model: OpenModel, sample: Sample) -> None:
+def test_loss_lies_on_the_answer_and_its_end_alone(model: LoadedModel, sample: Sample) -> None:
     encoded = encode(sample, model)
     supervised = encoded.labels != NO_LOSS
     assert model.tokenizer.decode(encoded.ids[supervised]) == f"{sample.answer}{TURN_END}"
@@ -70,7 +70,7 @@ def test_loss_lies_on_the_answer_and_its_end_alone(model: OpenModel, sample: Sam
 
 
 @pytest.mark.parametrize("sample", SHAPES.values(), ids=SHAPES.keys())
-def test_a_prompt_is_the_head_of_its_labelled_sample(model: OpenModel, sample: Sample) -> None:
+def test_a_prompt_is_the_head_of_its_labelled_sample(model: LoadedModel, sample: Sample) -> None:
     prompt, whole = encode(sample.unlabelled(), model), encode(sample, model)
     assert torch.equal(prompt.ids, whole.ids[: whole.answer_start])
     assert prompt.answer_start == prompt.length and (prompt.labels == NO_LOSS).all()
@@ -78,19 +78,19 @@ def test_a_prompt_is_the_head_of_its_labelled_sample(model: OpenModel, sample: S
 
 
 @pytest.mark.parametrize("sample", SHAPES.values(), ids=SHAPES.keys())
-def test_length_is_known_without_decoding(model: OpenModel, sample: Sample) -> None:
+def test_length_is_known_without_decoding(model: LoadedModel, sample: Sample) -> None:
     for case in (sample, sample.unlabelled()):
         assert model.count_tokens(case) == encode(case, model).length
 
 
-def test_trimmed_pictures_are_what_their_print_alone_would_be(model: OpenModel, tmp_path: Path) -> None:
+def test_trimmed_pictures_are_what_their_print_alone_would_be(model: LoadedModel, tmp_path: Path) -> None:
     """A small receipt on a large sheet is read, and measured, like the receipt without its sheet."""
     sheet = np.full((640, 480), 240, np.uint8)
     sheet[160:480, 80:240] = np.random.default_rng(0).integers(0, 2, (320, 160), dtype=np.uint8) * 255
     Image.fromarray(sheet).save(tmp_path / "sheet.png")
     Image.fromarray(sheet[144:496, 64:256]).save(tmp_path / "receipt.png")  # two cells of paper all round are kept
 
-    def read(name: str, opened: OpenModel) -> tuple[Encoded, Length]:
+    def read(name: str, opened: LoadedModel) -> tuple[Encoded, Length]:
         sample = Sample(name, (Media("image", tmp_path / name),), prompt="Read.", answer="7")
         return encode(sample, opened), measure_length(sample, opened)
 
@@ -102,7 +102,7 @@ def test_trimmed_pictures_are_what_their_print_alone_would_be(model: OpenModel, 
 
 
 @pytest.mark.parametrize("sample", SHAPES.values(), ids=SHAPES.keys())
-def test_every_picture_feature_has_its_token(model: OpenModel, sample: Sample) -> None:
+def test_every_picture_feature_has_its_token(model: LoadedModel, sample: Sample) -> None:
     encoded = encode(sample, model)
     tiles = len(encoded.media.get("pixel_values", ()))
     assert (encoded.ids == model.processor.image_token_id).sum() == tiles * model.processor.image_seq_length
@@ -110,7 +110,7 @@ def test_every_picture_feature_has_its_token(model: OpenModel, sample: Sample) -
     assert starts == len(sample.media)
 
 
-def test_the_text_is_that_of_the_template(model: OpenModel) -> None:
+def test_the_text_is_that_of_the_template(model: LoadedModel) -> None:
     encoded = encode(SHAPES["history"], model)
     words = model.tokenizer.decode(encoded.ids).replace(IMAGE, "")
     assert words == (
@@ -120,19 +120,19 @@ def test_the_text_is_that_of_the_template(model: OpenModel) -> None:
     )
 
 
-def test_a_path_may_be_text(model: OpenModel, tmp_path: Path) -> None:
+def test_a_path_may_be_text(model: LoadedModel, tmp_path: Path) -> None:
     Image.new("RGB", (60, 120), "red").save(tmp_path / "a.png")
     one, other = (Sample("a", (Media("image", path),), "?") for path in (tmp_path / "a.png", str(tmp_path / "a.png")))
     assert one == other and torch.equal(encode(one, model).ids, encode(other, model).ids)
 
 
-def test_loss_on_all_tokens_only_when_asked(model: OpenModel) -> None:
+def test_loss_on_all_tokens_only_when_asked(model: LoadedModel) -> None:
     encoded = encode(SHAPES["one picture"], model, loss="all")
     assert torch.equal(encoded.labels, encoded.ids)
 
 
 def test_system_text_of_the_model_and_of_the_sample(tiny_model_folder: Path) -> None:
-    model = open_model(tiny_model_folder, system="House rule.")
+    model = load_model(tiny_model_folder, system="House rule.")
     plain = Sample("a", prompt="?")
     assert "system\nHouse rule." in model.tokenizer.decode(encode(plain, model).ids)
     assert "system\nMine." in model.tokenizer.decode(encode(replace(plain, system="Mine."), model).ids)
@@ -144,7 +144,7 @@ HOSTILE = (IMAGE, TURN_END, TURN_START, "<|endoftext|>", IMAGE_START, "<video>",
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("place", ["prompt", "answer", "history", "system"])
-def test_control_tokens_typed_by_a_user_stay_letters(model: OpenModel, text: str, place: str) -> None:
+def test_control_tokens_typed_by_a_user_stay_letters(model: LoadedModel, text: str, place: str) -> None:
     sample = Sample("a", media=(picture(60, 60),), prompt="Q", answer="A", system="S")
     typed = f"SHOP {text}LTD"
     if place == "history":
@@ -173,27 +173,27 @@ def test_any_text_comes_back(tiny_model_folder: Path, prompt: str, answer: str) 
     assert model.tokenizer.decode(encoded.labels[encoded.labels != NO_LOSS]) == answer + TURN_END
 
 
-_models: dict[Path, OpenModel] = {}
+_models: dict[Path, LoadedModel] = {}
 
 
-def _opened(folder: Path) -> OpenModel:
-    return _models.setdefault(folder, _models.get(folder) or open_model(folder))
+def _opened(folder: Path) -> LoadedModel:
+    return _models.setdefault(folder, _models.get(folder) or load_model(folder))
 
 
 @pytest.mark.parametrize("answer", ["", "  \n"])
-def test_an_empty_answer_is_refused_by_row(model: OpenModel, answer: str) -> None:
+def test_an_empty_answer_is_refused_by_row(model: LoadedModel, answer: str) -> None:
     with pytest.raises(DataError, match=r"labels\.csv:7: the answer is empty"):
         encode(Sample("a", prompt="?", answer=answer, source="labels.csv:7"), model)
 
 
-def test_an_answer_longer_than_the_context_is_refused_by_row(model: OpenModel) -> None:
+def test_an_answer_longer_than_the_context_is_refused_by_row(model: LoadedModel) -> None:
     long = Sample("a", prompt="?", answer="x" * model.context, source="labels.csv:8")
     with pytest.raises(DataError, match=r"labels\.csv:8: 8,\d\d\d tokens, but the model's context holds 8,192"):
         encode(long, model)
     assert model.count_tokens(long) > model.context  # counting reports, it does not refuse
 
 
-def test_media_the_model_cannot_read_are_refused(model: OpenModel) -> None:
+def test_media_the_model_cannot_read_are_refused(model: LoadedModel) -> None:
     with pytest.raises(DataError, match="reads pictures and clips, not recordings"):
         encode(Sample("a", media=(Media("audio", data=b"x"),), prompt="?"), model)
 
@@ -267,8 +267,8 @@ def test_pictures_of_a_sample_share_its_tiles() -> None:
 
 def test_tiles_can_be_chosen(tiny_model_folder: Path) -> None:
     sample = SHAPES["one picture"]
-    assert len(encode(sample, open_model(tiny_model_folder)).media["pixel_values"]) == 3
-    model = open_model(tiny_model_folder, tiles=Tiles(min=1, max=1))
+    assert len(encode(sample, load_model(tiny_model_folder)).media["pixel_values"]) == 3
+    model = load_model(tiny_model_folder, tiles=Tiles(min=1, max=1))
     assert len(encode(sample, model).media["pixel_values"]) == 1
 
 
@@ -285,7 +285,7 @@ def test_size_from_the_header_is_the_upright_one(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_batch_holds_each_sample_and_padding(model: OpenModel, side: str) -> None:
+def test_a_batch_holds_each_sample_and_padding(model: LoadedModel, side: str) -> None:
     items = [encode(sample, model) for sample in SHAPES.values()]
     batch = model.collate(items, side=side)
     for row, item in enumerate(items):
@@ -297,14 +297,14 @@ def test_a_batch_holds_each_sample_and_padding(model: OpenModel, side: str) -> N
     assert torch.equal(batch["pixel_values"], torch.cat([i.media["pixel_values"] for i in items if i.media]))
 
 
-def test_batched_replies_equal_single_ones(model: OpenModel) -> None:
+def test_batched_replies_equal_single_ones(model: LoadedModel) -> None:
     samples = list(SHAPES.values())
     together = model.generate(samples, max_new_tokens=12, batch=len(samples))
     assert together == [model.generate([sample], max_new_tokens=12)[0] for sample in samples]
     assert len(set(together)) > 1  # a model that says the same to everyone would prove nothing
 
 
-def test_batched_logits_equal_single_ones(model: OpenModel) -> None:
+def test_batched_logits_equal_single_ones(model: LoadedModel) -> None:
     samples = list(SHAPES.values())
     with torch.no_grad():
         together = model.model(**model.inputs(samples)).logits[:, -1]
@@ -313,14 +313,14 @@ def test_batched_logits_equal_single_ones(model: OpenModel) -> None:
     assert single.std() > 0.1
 
 
-def test_an_answer_never_reaches_the_prompt(model: OpenModel) -> None:
+def test_an_answer_never_reaches_the_prompt(model: LoadedModel) -> None:
     samples = list(SHAPES.values())
     assert model.generate(samples, max_new_tokens=4) == model.generate(
         [sample.unlabelled() for sample in samples], max_new_tokens=4
     )
 
 
-def test_picture_features(model: OpenModel) -> None:
+def test_picture_features(model: LoadedModel) -> None:
     red, blue = (Sample("x", media=(picture(60, 120, seed),)) for seed in (1, 2))
     features = model.image_features([red, blue, red])
     assert features.shape == (3, 64) and features.dtype == np.float32

@@ -18,7 +18,7 @@ from mllm_tailor.models import measure_length
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.cost_estimate import Shape, extrapolate
 from mllm_tailor.synthetic import draw_folder
-from mllm_tailor.training import Rehearsal, rehearse
+from mllm_tailor.training import StepProfile, profile_step
 
 FULL = {"name": "full", "parts": ["vision", "projector", "language", "head"]}
 MIB = 2**20
@@ -45,7 +45,7 @@ def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Samp
     model, method, recipe = prepare(tiny_model_folder, FULL)
     before = snapshot(model)
     lengths = [measure_length(sample, model) for sample in samples]
-    found = rehearse(model, method, samples, lengths, recipe)
+    found = profile_step(model, method, samples, lengths, recipe)
     after = snapshot(model)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(weight.grad is None for weight in model.model.parameters())
@@ -63,14 +63,14 @@ def test_optimizers_stand_for_what_they_keep(
     tiny_model_folder: Path, samples: list[Sample], method: dict, train: dict, weight_bytes: int
 ) -> None:
     model, chosen, recipe = prepare(tiny_model_folder, method, **train)
-    found = rehearse(model, chosen, samples, [measure_length(one, model) for one in samples], recipe)
+    found = profile_step(model, chosen, samples, [measure_length(one, model) for one in samples], recipe)
     assert found.standing == weight_bytes * sum(weight.numel() for weight in model.model.parameters())
 
 
 def test_the_vision_side_is_timed_apart_where_it_runs_once(tiny_model_folder: Path, samples: list[Sample]) -> None:
     model, method, recipe = prepare(tiny_model_folder, {"name": "lora", "rank": 2, "parts": ["language"]})
     lengths = [measure_length(sample, model) for sample in samples]
-    found = rehearse(model, method, samples, lengths, recipe)
+    found = profile_step(model, method, samples, lengths, recipe)
     assert found.cached and found.seeing_seconds > 0
     shape = Shape.of(model)
     assert shape.operations(lengths[0], pictures=True) > shape.operations(lengths[0], pictures=False)
@@ -79,16 +79,16 @@ def test_the_vision_side_is_timed_apart_where_it_runs_once(tiny_model_folder: Pa
 def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, samples: list[Sample]) -> None:
     """Twelve samples alike, one of which took a second, take twelve an epoch; a budget of minutes bounds them."""
     model, _, recipe = prepare(tiny_model_folder, FULL, epochs=3)
-    alike = [measure_length(samples[0], model)] * 12
+    group_by_length = [measure_length(samples[0], model)] * 12
     passes = tuple((number, number + 1, number + 2, number + 3) for number in (0, 4, 8))
-    found = Rehearsal(100, 20, 5, ((0,),), longest=0, passes=passes, pass_seconds=1.0, timed=(0,), cached=False)
-    said = extrapolate(found, Shape.of(model), alike, recipe, 12)
+    found = StepProfile(100, 20, 5, ((0,),), longest=0, passes=passes, pass_seconds=1.0, timed=(0,), cached=False)
+    said = extrapolate(found, Shape.of(model), group_by_length, recipe, 12)
     assert said.training_seconds == pytest.approx(36.0)
     assert said.peak_bytes == 100 + 20 + 4 * 5
-    longer = [replace(alike[0], tokens=2 * alike[0].tokens), *alike[1:]]
+    longer = [replace(group_by_length[0], tokens=2 * group_by_length[0].tokens), *group_by_length[1:]]
     assert extrapolate(found, Shape.of(model), longer, recipe, 12).training_seconds < said.training_seconds
-    bounded = recipe.model_copy(update={"train": recipe.train.model_copy(update={"minutes": 0.1})})
-    assert extrapolate(found, Shape.of(model), alike, bounded, 12).training_seconds == pytest.approx(6.0)
+    bounded = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_minutes": 0.1})})
+    assert extrapolate(found, Shape.of(model), group_by_length, bounded, 12).training_seconds == pytest.approx(6.0)
 
 
 def write_recipe(folder: Path, opened: Path, receipts: Path, **changes: object) -> Path:
@@ -110,13 +110,13 @@ def test_milder_settings_only_where_they_make_sense(tmp_path: Path) -> None:
         return list(milder(read_recipe(path)))[-1]
 
     assert last() == [
-        "train.micro_batch=1",
-        "train.checkpointing=true",
+        "train.micro_batch_size=1",
+        "train.gradient_checkpointing=true",
         "train.optimizer=adamw_8bit",
         "method.name=qlora",
     ]
-    assert last(method="lomo") == ["train.checkpointing=true"]
-    assert last(method="full", train={"micro_batch": 1, "checkpointing": True, "optimizer": "sgd"}) == []
+    assert last(method="lomo") == ["train.gradient_checkpointing=true"]
+    assert last(method="full", train={"micro_batch_size": 1, "gradient_checkpointing": True, "optimizer": "sgd"}) == []
     assert last(model={"path": "embedded", "tiles": {"max": 6}})[-1] == "model.tiles.max=1"
 
 
@@ -125,10 +125,10 @@ def test_what_fits_is_said_as_a_command(
     tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw_folder(tmp_path / "receipts", 3, 2, seed=5)
-    path = write_recipe(tmp_path, tiny_model_folder, tmp_path / "receipts", train={"micro_batch": 1})
+    path = write_recipe(tmp_path, tiny_model_folder, tmp_path / "receipts", train={"micro_batch_size": 1})
     assert fit_recipe(path, ["train.epochs=1"], "100GB")
     assert f"tailor run {path} train.epochs=1" in capsys.readouterr().err.replace("\n", "")
-    assert not fit_recipe(path, ["train.checkpointing=true", "train.optimizer=sgd"], "1MB")
+    assert not fit_recipe(path, ["train.gradient_checkpointing=true", "train.optimizer=sgd"], "1MB")
     assert "None of these fits" in capsys.readouterr().err
     with pytest.raises(RecipeError, match="no amount of memory"):
         fit_recipe(path, [], "10m")

@@ -17,8 +17,8 @@ from transformers import AutoModelForMultimodalLM
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import check_mergeable, make_method, merge
-from mllm_tailor.methods.method import attachments
-from mllm_tailor.models import open_model, open_skeleton
+from mllm_tailor.methods.method import injected_adapters
+from mllm_tailor.models import load_meta_model, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.run.pipeline import check_model
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
@@ -98,7 +98,7 @@ def test_a_method_from_beginning_to_end(
     method = make_method(recipe)
     model = open_small(tiny_model_folder, method)
     before, exactly = logits(model, samples), exact_logits(model, samples)
-    expected = method.expected_weights(model)
+    expected = method.num_trainable_parameters(model)
     applied = method.apply(model)
     assert sum(applied.counts.values()) == expected
     assert applied.total == 193_120
@@ -119,7 +119,7 @@ def test_a_method_from_beginning_to_end(
 
     shake(model)
     trained, exactly = logits(model, samples), exact_logits(model, samples)
-    if attachments(model)[0].config is not None:
+    if injected_adapters(model)[0].config is not None:
         with pytest.raises(ModelError, match="merge it first"):
             model.save(tmp_path / "unmerged")
     method.save(model, tmp_path / "adapter")
@@ -137,7 +137,7 @@ def test_a_method_from_beginning_to_end(
     assert difference(exact_logits(again, samples), exactly) <= 1e-6
     assert not any(isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer) for module in again.model.modules())
     again.save(tmp_path / "merged")
-    plain = open_model(tmp_path / "merged", dtype="float32")
+    plain = load_model(tmp_path / "merged", dtype="float32")
     assert difference(exact_logits(plain, samples), exactly) <= 1e-6
 
 
@@ -164,7 +164,7 @@ def test_counts_follow_the_formulae(tiny_model_folder: Path) -> None:
     ]:
         method = make_method(small_recipe(spec))
         model = open_small(tiny_model_folder, method)
-        assert method.expected_weights(model) == count
+        assert method.num_trainable_parameters(model) == count
         assert method.apply(model).counts == {"vision": 0, "projector": 0, "language": count, "head": 0}
 
 
@@ -204,7 +204,7 @@ def test_rslora_scale(tiny_model_folder: Path) -> None:
 def test_targets_are_exact_names(tiny_model_folder: Path) -> None:
     """The pattern PEFT gets matches the language model's layers and no namesake in the vision tower."""
     model, _, _ = prepare(tiny_model_folder, {**LORA, "targets": ["q_proj"]})
-    (attached,) = attachments(model)
+    (attached,) = injected_adapters(model)
     assert attached.tuner.targeted_module_names == [
         f"model.language_model.layers.{layer}.self_attn.q_proj" for layer in range(2)
     ]
@@ -228,7 +228,7 @@ def test_a_published_style_adapter_goes_on_the_unpacked_base(
     model, method, _ = prepare(tiny_model_folder, {"name": "qlora", "rank": 4})
     shake(model)
     method.save(model, tmp_path)
-    unpacked = open_model(tiny_model_folder, dtype="float32")
+    unpacked = load_model(tiny_model_folder, dtype="float32")
     with pytest.raises(ModelError, match="quantize=nf4"):
         method.load(unpacked, tmp_path)
     method.load(unpacked, tmp_path, unquantised=True)
@@ -247,7 +247,7 @@ def test_a_sum_packed_again_is_what_packing_it_gives(
         method.load(one, tmp_path / "adapter")
         merge(one, how)
         one.save(tmp_path / how)
-    packed = open_model(tmp_path / "dequantised", dtype="float32", quantize="nf4", quantize_skip=method.quantize_skip)
+    packed = load_model(tmp_path / "dequantised", dtype="float32", quantize="nf4", quantize_skip=method.quantize_skip)
     for module in packed.model.modules():
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = torch.float32
@@ -283,14 +283,14 @@ class TestBeforeLoading:
 
     @pytest.mark.parametrize(("spec", "words"), BEFORE_LOADING)
     def test_refusals(self, spec: dict[str, Any], words: str, tiny_model_folder: Path) -> None:
-        skeleton = open_skeleton(tiny_model_folder)
+        skeleton = load_meta_model(tiny_model_folder)
         with pytest.raises((ModelError, RecipeError), match=words):
-            make_method(small_recipe(spec)).expected_weights(skeleton)
+            make_method(small_recipe(spec)).num_trainable_parameters(skeleton)
 
     def test_a_tied_head_alone(self, tied_model_folder: Path) -> None:
         with pytest.raises(ModelError, match="tied head"):
-            make_method(small_recipe({"name": "full", "parts": ["head"]})).expected_weights(
-                open_skeleton(tied_model_folder)
+            make_method(small_recipe({"name": "full", "parts": ["head"]})).num_trainable_parameters(
+                load_meta_model(tied_model_folder)
             )
 
     def test_a_run_refuses_before_it_opens_the_model(
@@ -308,8 +308,10 @@ class TestBeforeLoading:
     @pytest.mark.parametrize("case", CASES)
     def test_counts_are_those_of_the_whole_model(self, case: str, tiny_model_folder: Path) -> None:
         method = make_method(small_recipe(CASES[case]))
-        counted = method.expected_weights(open_skeleton(tiny_model_folder))
-        assert counted == method.expected_weights(open_small(tiny_model_folder, make_method(small_recipe("lora"))))
+        counted = method.num_trainable_parameters(load_meta_model(tiny_model_folder))
+        assert counted == method.num_trainable_parameters(
+            open_small(tiny_model_folder, make_method(small_recipe("lora")))
+        )
 
     @pytest.mark.parametrize("case", sorted(UNMERGEABLE))
     def test_merging(self, case: str) -> None:
@@ -330,7 +332,7 @@ class TestRefusals:
         tensors[name] = tensors[name] + 1
         save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ModelError, match="weights differ"):
-            method.load(open_model(other, dtype="float32"), tmp_path / "adapter")
+            method.load(load_model(other, dtype="float32"), tmp_path / "adapter")
 
     @pytest.mark.parametrize("fault", ["no weights", "cut", "no config", "no fit", "not an adapter"])
     def test_damaged_adapters(self, fault: str, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -409,7 +411,7 @@ class TestTiedHead:
         merge(model)
         assert torch.equal(model.model.get_input_embeddings().weight, embeddings)
         model.save(tmp_path)
-        assert difference(exact_logits(open_model(tmp_path, dtype="float32"), samples), trained) <= 1e-6
+        assert difference(exact_logits(load_model(tmp_path, dtype="float32"), samples), trained) <= 1e-6
 
     def test_it_cannot_be_trained_alone(self, tied_model_folder: Path) -> None:
         with pytest.raises(ModelError, match="tied head"):

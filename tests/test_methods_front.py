@@ -18,7 +18,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.methods.adalora import Adalora
 from mllm_tailor.methods.adapters import ADAPTER, tuner_layers
-from mllm_tailor.methods.method import attachments
+from mllm_tailor.methods.method import injected_adapters
 from mllm_tailor.training import train
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
@@ -34,7 +34,7 @@ class TestAdalora:
     def test_the_budget_falls_and_ranks_differ(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
-        model, method, recipe = prepare(tiny_model_folder, self.SPEC, epochs=5, batch=1, learning_rate=0.02)
+        model, method, recipe = prepare(tiny_model_folder, self.SPEC, epochs=5, batch_size=1, learning_rate=0.02)
         train(model, method, samples, recipe, tmp_path)
         layers = [layer for layer in tuner_layers(model.model).values() if ADAPTER in layer.lora_E]
         ranks = [int(layer.lora_E[ADAPTER].count_nonzero()) for layer in layers]
@@ -42,9 +42,9 @@ class TestAdalora:
         assert len(set(ranks)) > 1
 
     def test_the_schedule(self) -> None:
-        technique = make_method(small_recipe(self.SPEC)).plans[0].technique
-        assert isinstance(technique, Adalora)
-        budgets = [technique.budget(step, 100) for step in range(100)]
+        tuning_method = make_method(small_recipe(self.SPEC)).assignments[0].tuning_method
+        assert isinstance(tuning_method, Adalora)
+        budgets = [tuning_method.budget(step, 100) for step in range(100)]
         assert budgets[:11] == [6] * 11
         assert budgets[40] == pytest.approx(2 + 4 * 0.5**3)
         assert budgets[70:] == [2] * 30
@@ -63,7 +63,7 @@ class TestAdalora:
         assert difference(layer.lora_A[ADAPTER].grad, rows.grad) < 1e-5
 
     def test_written_as_a_plain_lora(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
-        model, method, recipe = prepare(tiny_model_folder, self.SPEC, epochs=5, batch=1, learning_rate=0.02)
+        model, method, recipe = prepare(tiny_model_folder, self.SPEC, epochs=5, batch_size=1, learning_rate=0.02)
         train(model, method, samples, recipe, tmp_path)
         wanted = exact_logits(model, samples)
         base = AutoModelForMultimodalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
@@ -167,7 +167,7 @@ class TestInFront:
         model, method, _ = prepare(tiny_model_folder, FRONT["prefix"])
         method.save(model, tmp_path)
         tensors = load_file(tmp_path / "trained.safetensors")
-        assert set(tensors) == set(attachments(model)[0].trainable)
+        assert set(tensors) == set(injected_adapters(model)[0].trainable)
         assert len(tensors) == 2 * 3
 
     @pytest.mark.parametrize(

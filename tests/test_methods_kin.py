@@ -31,7 +31,7 @@ from mllm_tailor.core.errors import ModelError, RecipeError, RunError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method, truncate
 from mllm_tailor.methods.adapters import tuner_layers
-from mllm_tailor.methods.method import attachments
+from mllm_tailor.methods.method import injected_adapters
 from mllm_tailor.recipe import dump_recipe
 from mllm_tailor.training import train
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
@@ -143,7 +143,7 @@ class TestDylora:
         model, method, _ = prepare(tiny_model_folder, DYLORA)
         shake(model)
         method.save(model, tmp_path / "whole")
-        method.plans[0].technique.use_rank(attachments(model)[0], rank)
+        method.assignments[0].tuning_method.use_rank(injected_adapters(model)[0], rank)
         wanted = exact_logits(model, samples)
         truncate(tmp_path / "whole", rank, tmp_path / "cut")
         assert load_file(tmp_path / "cut" / "adapter_model.safetensors")[
@@ -158,7 +158,7 @@ class TestDylora:
     def test_which_rows_get_a_gradient(self, frozen: bool, tiny_model_folder: Path, samples: list[Sample]) -> None:
         model, method, _ = prepare(tiny_model_folder, {**DYLORA, "frozen": frozen})
         shake(model)
-        method.plans[0].technique.use_rank(attachments(model)[0], 3)
+        method.assignments[0].tuning_method.use_rank(injected_adapters(model)[0], 3)
         backward(model, samples)
         layer = model.model.get_submodule(QUERY)
         rows = layer.lora_A["default"].weight.grad.abs().sum(dim=1) > 0
@@ -169,9 +169,9 @@ class TestDylora:
     def test_every_step_draws_its_rank(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
         model, method, recipe = prepare(tiny_model_folder, DYLORA, epochs=12)
         ranks = []
-        technique = method.plans[0].technique
-        use = technique.use_rank
-        technique.use_rank = lambda attached, rank: (ranks.append(rank), use(attached, rank))
+        tuning_method = method.assignments[0].tuning_method
+        use = tuning_method.use_rank
+        tuning_method.use_rank = lambda attached, rank: (ranks.append(rank), use(attached, rank))
         train(model, method, samples, recipe, tmp_path)
         assert ranks[1::2] == [6] * 12  # whole again after each step
         assert len(set(ranks[::2])) > 2

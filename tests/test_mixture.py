@@ -29,7 +29,7 @@ from mllm_tailor.run.ledger import write_ledger
 from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import train as train_small
-from mllm_tailor.training.sampler import Course, epoch_order
+from mllm_tailor.training.sampler import BatchSchedule, epoch_order
 
 SAMPLES = [Sample(f"s{number}") for number in range(10)]
 
@@ -62,7 +62,7 @@ def test_an_epoch_holds_what_the_recipe_says(
     st.integers(1, 40), st.integers(1, 7), st.integers(0, 3), st.lists(st.sampled_from("abc"), min_size=1, max_size=40)
 )
 def test_steps_of_one_modality_hold_every_sample_once(batch: int, seed: int, epoch: int, kinds: list[str]) -> None:
-    course = Course(len(kinds), batch, 4, seed, tuple(kinds))
+    course = BatchSchedule(len(kinds), batch, 4, seed, tuple(kinds))
     span = range(epoch * course.steps_per_epoch, (epoch + 1) * course.steps_per_epoch)
     steps = [course.samples(step) for step in span]
     assert all(len({kinds[number] for number in step}) == 1 and len(step) <= batch for step in steps)
@@ -73,7 +73,7 @@ def test_steps_of_one_modality_hold_every_sample_once(batch: int, seed: int, epo
 
 
 def test_without_kinds_the_order_is_what_it_was() -> None:
-    course = Course(10, 4, 2, seed=3)
+    course = BatchSchedule(10, 4, 2, seed=3)
     assert [course.samples(step) for step in range(3)] == [
         epoch_order(3, 0, 10)[start : start + 4] for start in (0, 4, 8)
     ]
@@ -172,7 +172,7 @@ def test_a_mixture_runs_from_beginning_to_end(
     said = values(folders) | {
         "model": str(tiny_model_folder),
         "method": {"name": "lora", "rank": 4},
-        "train": {"epochs": 1, "batch": 4, "one_modality": True},
+        "train": {"epochs": 1, "batch_size": 4, "one_modality": True},
         "predict": {"max_new_tokens": 8},
         "output": str(tmp_path),
     }

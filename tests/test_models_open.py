@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.checkpoint import find_checkpoint
 from mllm_tailor.recipe.schema import Tiles
 
@@ -32,15 +32,15 @@ def sample() -> Sample:
     return Sample("a", media=(picture(60, 120),), prompt="Total?", answer="9.00")
 
 
-def logits(model: OpenModel, sample: Sample) -> torch.Tensor:
+def logits(model: LoadedModel, sample: Sample) -> torch.Tensor:
     with torch.no_grad():
         return model.model(**model.inputs([sample])).logits
 
 
 def test_saved_and_opened_again_is_the_same_model(tiny_model_folder: Path, sample: Sample, tmp_path: Path) -> None:
-    model = open_model(tiny_model_folder, tiles=Tiles(min=1, max=2, thumbnail=False), system="Be brief.")
+    model = load_model(tiny_model_folder, tiles=Tiles(min=1, max=2, thumbnail=False), system="Be brief.")
     model.save(tmp_path / "again")
-    again = open_model(tmp_path / "again")
+    again = load_model(tmp_path / "again")
     assert (again.tiles, again.system) == (model.tiles, model.system)
     assert torch.equal(again.encode(sample).ids, model.encode(sample).ids)
     assert (logits(again, sample) - logits(model, sample)).abs().max() == 0.0
@@ -48,17 +48,17 @@ def test_saved_and_opened_again_is_the_same_model(tiny_model_folder: Path, sampl
 
 
 def test_identity_follows_the_weights(folder: Path) -> None:
-    before = open_model(folder).identity
+    before = load_model(folder).identity
     weights = load_file(folder / "model.safetensors")
     weights[_named(weights, "lm_head.weight")][0, 0] += 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    after = open_model(folder).identity
+    after = load_model(folder).identity
     assert before["weights_sha256"] != after["weights_sha256"]
     assert before["config_sha256"] == after["config_sha256"]
 
 
 def test_parts_and_their_linear_layers(tiny_model_folder: Path) -> None:
-    family = open_model(tiny_model_folder).family
+    family = load_model(tiny_model_folder).family
     assert family.name == "internvl" and set(family.parts) == {"vision", "projector", "language", "head"}
     assert set(family.linear_names["vision"]) == {"q_proj", "k_proj", "v_proj", "projection_layer", "fc1", "fc2"}
     assert set(family.linear_names["projector"]) == {"linear_1", "linear_2"}
@@ -67,15 +67,15 @@ def test_parts_and_their_linear_layers(tiny_model_folder: Path) -> None:
 
 
 def test_every_weight_belongs_to_one_part(tiny_model_folder: Path) -> None:
-    model = open_model(tiny_model_folder)
+    model = load_model(tiny_model_folder)
     prefixes = [prefix for group in model.family.parts.values() for prefix in group]
     for name, _ in model.model.named_parameters():
         assert sum(name.startswith(prefix + ".") for prefix in prefixes) == 1, name
 
 
 def test_number_formats(tiny_model_folder: Path) -> None:
-    assert open_model(tiny_model_folder).model.dtype == torch.float32  # auto keeps small models exact
-    model = open_model(tiny_model_folder, dtype="bfloat16")
+    assert load_model(tiny_model_folder).model.dtype == torch.float32  # auto keeps small models exact
+    model = load_model(tiny_model_folder, dtype="bfloat16")
     assert model.model.dtype == model.dtype == torch.bfloat16
 
 
@@ -85,17 +85,17 @@ def test_every_way_to_name_numbers_folders_and_devices(
     number: str | torch.dtype, device: str | torch.device | None, tiny_model_folder: Path
 ) -> None:
     for path in (tiny_model_folder, str(tiny_model_folder)):
-        model = open_model(path, dtype=number, device=device)
+        model = load_model(path, dtype=number, device=device)
         assert str(model.model.dtype) == f"torch.{str(number).removeprefix('torch.')}"
 
 
 def test_numbers_that_are_not_known(tiny_model_folder: Path) -> None:
     with pytest.raises(ModelError, match=r"dtype 'float23' — .*float32"):
-        open_model(tiny_model_folder, dtype="float23")
+        load_model(tiny_model_folder, dtype="float23")
 
 
 def test_a_sample_on_its_own(tiny_model_folder: Path, sample: Sample) -> None:
-    model = open_model(tiny_model_folder)
+    model = load_model(tiny_model_folder)
     assert model.generate(sample, max_new_tokens=3) == model.generate([sample], max_new_tokens=3)
     encoded = model.encode(sample)
     assert encoded.pixel_values is encoded.media["pixel_values"]
@@ -105,7 +105,7 @@ def test_a_sample_on_its_own(tiny_model_folder: Path, sample: Sample) -> None:
 def test_nf4_packs_what_it_should_and_survives_evaluation(tiny_model_folder: Path, sample: Sample) -> None:
     from bitsandbytes.nn import Linear4bit
 
-    model = open_model(tiny_model_folder, quantize="nf4", quantize_skip=("vision", "linear_2"))
+    model = load_model(tiny_model_folder, quantize="nf4", quantize_skip=("vision", "linear_2"))
     packed = {name for name, module in model.model.named_modules() if isinstance(module, Linear4bit)}
     assert {name.split(".")[1] for name in packed} == {"language_model", "multi_modal_projector"}
     assert "model.multi_modal_projector.linear_2" not in packed and "lm_head" not in packed
@@ -117,21 +117,21 @@ def test_nf4_packs_what_it_should_and_survives_evaluation(tiny_model_folder: Pat
     model.generate([sample], max_new_tokens=2)
     assert torch.equal(layer.weight.data, packed_before) and layer.weight.quant_state.nested
     assert torch.equal(logits(model, sample), before)
-    exact = logits(open_model(tiny_model_folder), sample)
+    exact = logits(load_model(tiny_model_folder), sample)
     assert 1e-4 < (before - exact).abs().max() / exact.abs().max() < 0.5  # coarser, and still the same model
 
 
 def test_int8(tiny_model_folder: Path) -> None:
     from bitsandbytes.nn import Linear8bitLt
 
-    model = open_model(tiny_model_folder, quantize="int8", quantize_skip=("vision",))
+    model = load_model(tiny_model_folder, quantize="int8", quantize_skip=("vision",))
     packed = [name for name, module in model.model.named_modules() if isinstance(module, Linear8bitLt)]
     assert len(packed) == 2 * 7 + 2
 
 
 def test_an_unmerged_model_is_not_saved_as_a_plain_one(tiny_model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="merge it first"):
-        open_model(tiny_model_folder, quantize="nf4").save(tmp_path / "x")
+        load_model(tiny_model_folder, quantize="nf4").save(tmp_path / "x")
 
 
 # What is damaged
@@ -139,22 +139,22 @@ def test_an_unmerged_model_is_not_saved_as_a_plain_one(tiny_model_folder: Path, 
 
 def test_a_missing_folder_and_a_missing_config(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
-        open_model(tmp_path / "nowhere")
+        load_model(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"no config\.json"):
-        open_model(tmp_path)
+        load_model(tmp_path)
 
 
 def test_an_unknown_kind_of_model(folder: Path) -> None:
     change_json(folder / "config.json", model_type="internvll")
     with pytest.raises(ModelError, match="did you mean `internvl`"):
-        open_model(folder)
+        load_model(folder)
 
 
 @pytest.mark.parametrize(("kind", "advice"), [("phi4mm", "refs/pr/70"), ("phi3_v", "refs/pr/70"), ("cogvlm2", "GLM")])
 def test_layouts_that_need_their_own_code_say_what_to_take(kind: str, advice: str, folder: Path) -> None:
     change_json(folder / "config.json", model_type=kind)
     with pytest.raises(ModelError, match=advice):
-        open_model(folder)
+        load_model(folder)
 
 
 @pytest.mark.parametrize("keep", [4, 5000, -1])
@@ -162,13 +162,13 @@ def test_weights_cut_off(folder: Path, keep: int) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ModelError, match=r"model\.safetensors: .*(damaged|cut off).*download it again"):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_weights_that_are_not_safetensors(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"PK\x03\x04 this is a zip" * 100)
     with pytest.raises(ModelError, match="not a safetensors file"):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_a_shard_that_is_missing(folder: Path) -> None:
@@ -178,13 +178,13 @@ def test_a_shard_that_is_missing(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors: this shard is missing"):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_an_index_that_leads_out_of_the_folder(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../../secret.safetensors"}}))
     with pytest.raises(ModelError, match="shard is missing"):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_a_weight_that_is_missing(folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_weight_that_is_missing(folder: Path) -> None:
     del weights[_named(weights, "layers.1.mlp.up_proj.weight")]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights are missing, the first is model\.language_model\.layers\.1\.mlp"):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_a_weight_of_the_wrong_shape(folder: Path) -> None:
@@ -200,32 +200,32 @@ def test_a_weight_of_the_wrong_shape(folder: Path) -> None:
     weights[_named(weights, "linear_1.weight")] = torch.zeros(8, 8)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="do not fit"):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_a_tokenizer_of_another_model(folder: Path) -> None:
     change_json(folder / "config.json", image_token_id=7)
     with pytest.raises(ModelError, match=r"picture token 261 in the tokenizer, 7 in config\.json"):
-        open_model(folder)
+        load_model(folder)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json", "config.json"])
 def test_files_that_are_not_json(folder: Path, name: str) -> None:
     (folder / name).write_text('{"half": ')
     with pytest.raises(ModelError):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_a_tokenizer_without_picture_tokens(folder: Path) -> None:
     change_json(folder / "tokenizer_config.json", context_image_token=None)
     with pytest.raises(ModelError, match="knows no pictures"):
-        open_model(folder)
+        load_model(folder)
 
 
 def test_a_missing_chat_template(folder: Path, sample: Sample) -> None:
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
-        open_model(folder).encode(sample)
+        load_model(folder).encode(sample)
 
 
 # What is unsafe
@@ -245,10 +245,10 @@ def test_pickled_weights_are_never_read(folder: Path, tmp_path: Path) -> None:
     sign = tmp_path / "sign"
     for name in ("pytorch_model.bin", "model.pt"):
         (folder / name).write_bytes(pickle.dumps(Canary(sign)))
-    open_model(folder)  # safetensors lie beside them and are used
+    load_model(folder)  # safetensors lie beside them and are used
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="pickled weights can run code and are never read"):
-        open_model(folder)
+        load_model(folder)
     assert not sign.exists()
     pickle.loads((folder / "pytorch_model.bin").read_bytes())
     assert sign.exists()  # the canary does sing
@@ -277,7 +277,7 @@ def test_code_of_a_checkpoint_is_never_run(
         change_json(
             folder / name, auto_map={"AutoProcessor": "processing_own.Own", "AutoImageProcessor": "processing_own.Own"}
         )
-    assert open_model(folder).generate([Sample("a", prompt="?")], max_new_tokens=2)
+    assert load_model(folder).generate([Sample("a", prompt="?")], max_new_tokens=2)
     assert not sign.exists()
     assert "auto_map" in capsys.readouterr().err
 
@@ -287,7 +287,7 @@ def test_a_template_cannot_reach_python(folder: Path, sample: Sample, tmp_path: 
     escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ cycler.__init__.__globals__.os.system('touch %s') }}"
     (folder / "chat_template.jinja").write_text(escape % sign)
     with pytest.raises(ModelError, match="template"):
-        open_model(folder).encode(sample)
+        load_model(folder).encode(sample)
     assert not sign.exists()
 
 
@@ -307,16 +307,16 @@ def hub(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_hub_id_opens_from_the_cache_and_is_pinned(hub: Path) -> None:
-    model = open_model("owner/tiny")
+    model = load_model("owner/tiny")
     assert model.identity["revision"] == "a" * 40
-    assert open_model("owner/tiny", revision="a" * 40).identity == model.identity
+    assert load_model("owner/tiny", revision="a" * 40).identity == model.identity
 
 
 def test_a_hub_id_that_is_not_there(hub: Path) -> None:
     with pytest.raises(ModelError, match="not in the local cache"):
-        open_model("owner/other")
+        load_model("owner/other")
     with pytest.raises(ModelError, match="not in the local cache"):
-        open_model("owner/tiny", revision="b" * 40)
+        load_model("owner/tiny", revision="b" * 40)
 
 
 def test_shapes_are_read_without_loading(tiny_model_folder: Path) -> None:

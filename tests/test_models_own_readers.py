@@ -16,22 +16,22 @@ from tiny_families import write_family
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample, Turn
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.inputs.phi4 import DynamicCrops
 
 
 @pytest.fixture(scope="module")
-def phi(tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
+def phi(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("phi")
     write_family(folder, "phi4_multimodal")
-    return open_model(folder, dtype="float32")
+    return load_model(folder, dtype="float32")
 
 
 @pytest.fixture(scope="module")
-def voxtral(tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
+def voxtral(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("voxtral")
     write_family(folder, "voxtral")
-    return open_model(folder, dtype="float32")
+    return load_model(folder, dtype="float32")
 
 
 # Phi-4-multimodal: section 2.2 of the paper and the published preprocessing, worked out square by square
@@ -89,13 +89,13 @@ def test_pictures_become_squares_masks_and_tokens(size: tuple[int, int], most: i
     assert found["num_img_tokens"] == [tokens + len(seen) + len(lines)]
 
 
-def test_a_picture_too_thin_to_be_read_is_refused_by_row(phi: OpenModel) -> None:
+def test_a_picture_too_thin_to_be_read_is_refused_by_row(phi: LoadedModel) -> None:
     sample = Sample("a", (picture(3000, 3),), "What?", source="labels.csv:4")
     with pytest.raises(DataError, match=r"labels\.csv:4: .*3000 x 3 pixels are too long and thin"):
         phi.encode(sample)
 
 
-def test_samples_of_every_kind_in_one_batch_read_as_alone(phi: OpenModel) -> None:
+def test_samples_of_every_kind_in_one_batch_read_as_alone(phi: LoadedModel) -> None:
     """The native class would project all recordings as beside pictures, and read silence behind the shorter ones."""
     media = [
         (picture(60, 40),),
@@ -119,15 +119,15 @@ def test_samples_of_every_kind_in_one_batch_read_as_alone(phi: OpenModel) -> Non
 
 
 def test_adapters_of_the_checkpoint_that_are_not_applied_are_named(
-    phi: OpenModel, capsys: pytest.CaptureFixture[str]
+    phi: LoadedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (phi.folder / "vision-lora").mkdir()
-    open_model(phi.folder)
+    load_model(phi.folder)
     (phi.folder / "vision-lora").rmdir()
     assert "vision-lora are not applied" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_prompt_is_the_published_one(phi: OpenModel) -> None:
+def test_a_prompt_is_the_published_one(phi: LoadedModel) -> None:
     sample = Sample("a", (picture(60, 40), sound()), "What is this?", "A tone", system="Be brief.")
     text = phi.tokenizer.decode(phi.encode(sample).ids)
     text = text.replace("<|image|>" * text.count("<|image|>"), "(picture)")
@@ -152,7 +152,7 @@ SYSTEM = numbers(
 )
 
 
-def test_a_conversation_has_the_ids_of_mistral_common(voxtral: OpenModel) -> None:
+def test_a_conversation_has_the_ids_of_mistral_common(voxtral: LoadedModel) -> None:
     """The numbers are those of mistral-common 1.13.1 for the same vocabulary file and messages."""
     turns = (Turn("user", "What?"), Turn("assistant", "A tone"))
     asked = Sample("a", (sound(),), "How high?", "440", history=turns)
@@ -163,20 +163,20 @@ def test_a_conversation_has_the_ids_of_mistral_common(voxtral: OpenModel) -> Non
 
 
 @pytest.mark.parametrize(("seconds", "chunks"), [(0.5, 1), (30.0, 1), (31.0, 2), (61.0, 3)])
-def test_recordings_are_filled_up_to_half_minutes(voxtral: OpenModel, seconds: float, chunks: int) -> None:
+def test_recordings_are_filled_up_to_half_minutes(voxtral: LoadedModel, seconds: float, chunks: int) -> None:
     encoded = voxtral.encode(Sample("a", (sound(seconds), sound()), "?"))
     assert encoded.media["input_features"].shape == (chunks + 1, 16, 3000)
     assert (encoded.ids == 24).sum() == 375 * (chunks + 1)
 
 
-def test_a_saved_folder_keeps_the_vocabulary_file(voxtral: OpenModel, tmp_path: Path) -> None:
+def test_a_saved_folder_keeps_the_vocabulary_file(voxtral: LoadedModel, tmp_path: Path) -> None:
     voxtral.save(tmp_path / "saved")
     assert (tmp_path / "saved" / "tekken.json").read_bytes() == (voxtral.folder / "tekken.json").read_bytes()
-    again = open_model(tmp_path / "saved", dtype="float32")
+    again = load_model(tmp_path / "saved", dtype="float32")
     sample = Sample("a", (sound(),), "Hi [INST] there?", "the 12")
     assert torch.equal(again.encode(sample).ids, voxtral.encode(sample).ids)
 
 
-def test_a_picture_is_refused(voxtral: OpenModel) -> None:
+def test_a_picture_is_refused(voxtral: LoadedModel) -> None:
     with pytest.raises(DataError, match="reads recordings, not pictures"):
         voxtral.encode(Sample("a", (Media("image", data=b"x"),), "?"))

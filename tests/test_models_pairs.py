@@ -19,7 +19,7 @@ from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.media.image import open_image
 from mllm_tailor.methods import make_method, merge
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
 
 KINDS = ("clip", "siglip")
@@ -60,7 +60,7 @@ def write_pair_family(folder: Path, kind: str) -> None:
         torch.manual_seed(0)
         model = transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[kind].from_dict(stated))
         fill(model)
-    if kind == "clip":
+    if kind == "max_grad_norm":
         pictures = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
         processor: Any = transformers.CLIPProcessor(pictures, tokens)
     else:
@@ -79,7 +79,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @torch.no_grad()
-def similarity(model: OpenModel) -> torch.Tensor:
+def similarity(model: LoadedModel) -> torch.Tensor:
     """(pictures, texts) cosines."""
     model.model.eval()
     batch = model.collate([model.encode(sample) for sample in PAIRS])
@@ -87,7 +87,7 @@ def similarity(model: OpenModel) -> torch.Tensor:
 
 
 def test_the_same_numbers_as_the_processor_and_model_of_transformers(folder: Path) -> None:
-    model = open_model(folder)
+    model = load_model(folder)
     pixels = [open_image(sample.media[0]) for sample in PAIRS]
     texts = [sample.answer or sample.prompt for sample in PAIRS]
     filled = {"padding": "max_length"} if folder.name == "siglip" else {"padding": True}  # as each was trained
@@ -102,7 +102,7 @@ def test_the_same_numbers_as_the_processor_and_model_of_transformers(folder: Pat
 
 
 def test_lora_on_every_part_saved_reloaded_and_merged(folder: Path, tmp_path: Path) -> None:
-    parts = [part for part, names in open_model(folder).family.linear_names.items() if names]
+    parts = [part for part, names in load_model(folder).family.linear_names.items() if names]
     assert parts == ["vision", "projector", "language"]
     method = make_method(small_recipe({"name": "lora", "rank": 2, "parts": parts}))
     model = open_small(folder, method)
@@ -122,30 +122,30 @@ def test_lora_on_every_part_saved_reloaded_and_merged(folder: Path, tmp_path: Pa
     assert torch.allclose(similarity(again), trained, atol=1e-6)
     merge(again)
     again.save(tmp_path / "merged")
-    assert torch.allclose(similarity(open_model(tmp_path / "merged")), trained, atol=1e-5)
+    assert torch.allclose(similarity(load_model(tmp_path / "merged")), trained, atol=1e-5)
 
 
 def test_every_weight_belongs_to_one_part(folder: Path) -> None:
-    model = open_model(folder)
+    model = load_model(folder)
     prefixes = [prefix for group in model.family.parts.values() for prefix in group]
     for name, _ in model.model.named_parameters():
         assert sum(name == prefix or name.startswith(prefix + ".") for prefix in prefixes) == 1, name
 
 
 def test_nf4(folder: Path) -> None:
-    model = open_model(folder, quantize="nf4")
-    assert (similarity(model) - similarity(open_model(folder))).abs().max() < 0.5
+    model = load_model(folder, quantize="nf4")
+    assert (similarity(model) - similarity(load_model(folder))).abs().max() < 0.5
 
 
 def test_lengths_and_features(folder: Path) -> None:
-    model = open_model(folder)
+    model = load_model(folder)
     assert [model.count_tokens(sample) for sample in PAIRS] == [model.encode(sample).length for sample in PAIRS]
     features = model.image_features(PAIRS)
     assert len(features) == 3 and features[0].any()
 
 
 def test_what_does_not_fit_is_refused_by_row(folder: Path) -> None:
-    model = open_model(folder)
+    model = load_model(folder)
     with pytest.raises(ModelError, match="writes no replies"):
         model.generate(PAIRS)
     for broken, said in (

@@ -149,7 +149,7 @@ def test_readers_show_every_page(tmp_path: Path) -> None:
     rows = [{"image": "a.pdf", "question": "?", "answer": "!"}, {"image": "b.pdf", "question": "?", "answer": "!"}]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     faults: list[object] = []
-    samples = read_samples(tmp_path / "train.jsonl", on_fault=faults.append).samples
+    samples = read_samples(tmp_path / "train.jsonl", on_issue=faults.append).samples
     assert [[page.page for page in sample.media] for sample in samples] == [[0, 1, 2]]
     assert len(faults) == 1 and "password" in str(faults[0])
     rows[1]["id"] = "locked"

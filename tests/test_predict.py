@@ -19,12 +19,12 @@ from transformers import PreTrainedTokenizerFast
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.generation import FeatureMemory, predict, predict_both
+from mllm_tailor.generation import VisionFeatureCache, predict, predict_both
 from mllm_tailor.generation import engine as decode
 from mllm_tailor.generation.constrain import Grammar, Vocabulary, allowed_tokens
-from mllm_tailor.generation.sequence import Row
+from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.vision_cache import Vision, weights_key
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.bundled.build import build_tokenizer
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
@@ -60,7 +60,7 @@ def bpe_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module", params=["bytes", "bpe"])
-def model(request, tmp_path_factory) -> OpenModel:
+def model(request, tmp_path_factory) -> LoadedModel:
     tokenizer = build_tokenizer() if request.param == "bytes" else bpe_tokenizer()
     return save_lively(tmp_path_factory.mktemp(request.param), tokenizer, 3, head_width=16)
 
@@ -87,12 +87,12 @@ def settings(**changes) -> Predict:
     return SETTINGS.model_copy(update=changes)
 
 
-def vocabulary_of(model: OpenModel) -> Vocabulary:
+def vocabulary_of(model: LoadedModel) -> Vocabulary:
     return Vocabulary(model.tokenizer, model.model.config.text_config.vocab_size, sorted(model.stop_ids))
 
 
 @contextmanager
-def tiles_seen(model: OpenModel):
+def tiles_seen(model: LoadedModel):
     """Counts, for each call of the vision tower, the tiles it read."""
     counts: list[int] = []
     hook = model.model.model.vision_tower.register_forward_pre_hook(
@@ -106,7 +106,7 @@ def texts(predictions):
     return [prediction.text for prediction in predictions]
 
 
-def reference(model: OpenModel, sample: Sample, limit: int) -> str:
+def reference(model: LoadedModel, sample: Sample, limit: int) -> str:
     """Constrained greedy decoding without cache, batch or fast-forward: the whole sequence anew for every token."""
     vocabulary = vocabulary_of(model)
     guide = Grammar(TASK.schema(), vocabulary).guide()
@@ -180,10 +180,10 @@ def test_confidence_is_the_models_own_probability(model, samples):
     grammar = Grammar(TASK.schema(), vocabulary)
     questions = [TASK.phrase(sample.unlabelled()) for sample in samples]
     rows = [
-        [Row(place, model.encode(question), question.media, True, grammar.guide(), 120)]
+        [ReplySequence(place, model.encode(question), question.media, True, grammar.guide(), 120)]
         for place, question in enumerate(questions)
     ]
-    for row in decode.Decoder(model, vocabulary, 4).run(iter(rows)):
+    for row in decode.GenerationEngine(model, vocabulary, 4).run(iter(rows)):
         inputs = model.inputs([questions[row.index]])
         ids = torch.cat([inputs["input_ids"], torch.tensor([row.tokens])], dim=1)
         with torch.inference_mode():
@@ -196,14 +196,14 @@ def test_confidence_is_the_models_own_probability(model, samples):
 
 def test_no_answer_can_reach_the_model(model, samples, monkeypatch):
     seen: list[list[int]] = []
-    real = OpenModel.encode
+    real = LoadedModel.encode
 
     def spy(self, sample, *rest):
         encoded = real(self, sample, *rest)
         seen.append(encoded.ids.tolist())
         return encoded
 
-    monkeypatch.setattr(OpenModel, "encode", spy)
+    monkeypatch.setattr(LoadedModel, "encode", spy)
     poisoned = predict(model, TASK, samples, SETTINGS)
     with_poison = sorted(seen)
     seen.clear()
@@ -254,11 +254,11 @@ def test_both_modes_at_once_equal_each_alone(model, samples):
 
 
 def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
-    memory = FeatureMemory()
+    memory = VisionFeatureCache()
     with tiles_seen(model) as first:
         read = predict(model, TASK, samples, settings(max_new_tokens=40), memory=memory)
     with tiles_seen(model) as second:
-        again = predict(model, TASK, samples, settings(max_new_tokens=40, batch=2), memory=memory)
+        again = predict(model, TASK, samples, settings(max_new_tokens=40, batch_size=2), memory=memory)
     assert first and not second and memory.found == len(samples)
     assert texts(again) == texts(read) == texts(predict(model, TASK, samples, settings(max_new_tokens=40)))
     before = weights_key(model)
@@ -267,7 +267,7 @@ def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
     assert weights_key(model) != before  # trained vision weights never meet old features
     weight.data -= 1e-3
     assert weights_key(replace(model, mixed=True)) != before
-    small = FeatureMemory(limit=memory.bytes // 2)
+    small = VisionFeatureCache(limit=memory.bytes // 2)
     predict(model, TASK, samples, settings(max_new_tokens=2), memory=small)
     assert 0 < small.bytes <= small.limit
 
@@ -311,15 +311,17 @@ def test_out_of_memory_names_the_sample_and_the_mend(model, samples, monkeypatch
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(decode.Decoder, "_step", full)
-    with pytest.raises(ModelError, match=r"with 4 samples side by side, first of all \d .* — set predict.batch=2"):
+    monkeypatch.setattr(decode.GenerationEngine, "_step", full)
+    with pytest.raises(ModelError, match=r"with 4 samples side by side, first of all \d .* — set predict.batch_size=2"):
         predict(model, TASK, samples, SETTINGS)
 
 
 def test_values_no_file_can_hold_are_mended(model, samples, monkeypatch):
     reply = r'{"company": "\ud800", "total": 1e999}'
     monkeypatch.setattr(Vocabulary, "bytes_of", lambda self, token: reply.encode() if token == -1 else b"")
-    monkeypatch.setattr(Row, "take", lambda row, *_: row.__dict__.update(tokens=[-1], logprobs=[0.0], done=True))
+    monkeypatch.setattr(
+        ReplySequence, "take", lambda row, *_: row.__dict__.update(tokens=[-1], logprobs=[0.0], done=True)
+    )
     (found,) = predict(model, TASK, samples[:1], SETTINGS, constrained=False)
     assert found.fields == {"company": "\ufffd", "total": None}
     assert found.confidence == {"company": 1.0, "total": 1.0}

@@ -12,18 +12,18 @@ from small_job import make_samples
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import predict, predict_both
-from mllm_tailor.generation.beam_search import BeamWriter
+from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.engine import Decoder
-from mllm_tailor.generation.sequence import Row
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> OpenModel:
-    return open_model(tiny_model_folder, dtype="float32", device="cpu")
+def model(tiny_model_folder: Path) -> LoadedModel:
+    return load_model(tiny_model_folder, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,15 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 TASK = open_task("extract", {"total": "string", "day": "date"})
 
 
-def written(model: OpenModel, sample: Sample, limit: int, beams: int) -> Row:
+def written(model: LoadedModel, sample: Sample, limit: int, beams: int) -> ReplySequence:
     """The free reply to one sample."""
     vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
-    row = Row(0, model.encode(TASK.phrase(sample)), sample.media, False, None, limit)
-    writer = BeamWriter(Decoder(model, vocabulary, 4, forward=False), 4, beams)
+    row = ReplySequence(0, model.encode(TASK.phrase(sample)), sample.media, False, None, limit)
+    writer = BeamSearch(GenerationEngine(model, vocabulary, 4, forward=False), 4, beams)
     return next(writer.run(iter([[row]])))
 
 
-def foretold(model: OpenModel, sample: Sample, tokens: list[int]) -> torch.Tensor:
+def foretold(model: LoadedModel, sample: Sample, tokens: list[int]) -> torch.Tensor:
     """Log probabilities (len(tokens) + 1, words) of every next token of a reply that begins so, by the plain model."""
     encoded = model.encode(TASK.phrase(sample))
     longer = replace(
@@ -57,7 +57,7 @@ def foretold(model: OpenModel, sample: Sample, tokens: list[int]) -> torch.Tenso
     return logits[encoded.length - 1 :].log_softmax(-1)
 
 
-def test_it_finds_the_likeliest_of_all_replies(model: OpenModel, samples: list[Sample]) -> None:
+def test_it_finds_the_likeliest_of_all_replies(model: LoadedModel, samples: list[Sample]) -> None:
     """With as many beams as there are words, two tokens are searched whole; by hand over all pairs."""
     words = model.model.config.get_text_config().vocab_size
     stops = set(model.stop_ids)
@@ -78,20 +78,20 @@ def test_it_finds_the_likeliest_of_all_replies(model: OpenModel, samples: list[S
 
 
 @pytest.mark.parametrize("constrained", [True, False])
-def test_one_beam_writes_what_greedy_does(model: OpenModel, samples: list[Sample], constrained: bool) -> None:
+def test_one_beam_writes_what_greedy_does(model: LoadedModel, samples: list[Sample], constrained: bool) -> None:
     """Also the probabilities behind the confidence."""
     vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
     greedy = predict(model, TASK, samples, Predict(max_new_tokens=40), constrained=constrained, forward=False)
     single = predict(
         model, TASK, samples, Predict(max_new_tokens=40), constrained=constrained,
-        writer=BeamWriter(Decoder(model, vocabulary, 3, forward=False), 3, 1),
+        writer=BeamSearch(GenerationEngine(model, vocabulary, 3, forward=False), 3, 1),
     )  # fmt: skip
     for one, other in zip(greedy, single, strict=True):
         assert (one.id, one.text, one.fields, one.cut) == (other.id, other.text, other.fields, other.cut)
         assert other.confidence == pytest.approx(one.confidence, abs=1e-4)
 
 
-def test_more_beams_never_say_less_likely_things(model: OpenModel, samples: list[Sample]) -> None:
+def test_more_beams_never_say_less_likely_things(model: LoadedModel, samples: list[Sample]) -> None:
     """The reply's own probability, by the plain model: searched wider, it rises or stays."""
     for sample in samples[:3]:
         likely = []
@@ -105,8 +105,10 @@ def test_more_beams_never_say_less_likely_things(model: OpenModel, samples: list
         assert likely[1] >= likely[0] - 1e-4
 
 
-def test_held_replies_follow_the_schema_and_both_ways_share_a_reading(model: OpenModel, samples: list[Sample]) -> None:
-    settings = Predict(max_new_tokens=60, beams=3, batch=2)
+def test_held_replies_follow_the_schema_and_both_ways_share_a_reading(
+    model: LoadedModel, samples: list[Sample]
+) -> None:
+    settings = Predict(max_new_tokens=60, num_beams=3, batch_size=2)
     both = predict_both(model, TASK, samples, settings)
     for held in (True, False):
         alone = predict(model, TASK, samples, settings, constrained=held)
@@ -116,15 +118,15 @@ def test_held_replies_follow_the_schema_and_both_ways_share_a_reading(model: Ope
     assert all(one.seconds > 0 for one in both[True])
 
 
-def test_batches_do_not_matter(model: OpenModel, samples: list[Sample]) -> None:
+def test_batches_do_not_matter(model: LoadedModel, samples: list[Sample]) -> None:
     texts = [
-        [one.text for one in predict(model, TASK, samples, Predict(max_new_tokens=40, beams=4, batch=batch))]
+        [one.text for one in predict(model, TASK, samples, Predict(max_new_tokens=40, num_beams=4, batch_size=batch))]
         for batch in (1, 3, 8)
     ]
     assert texts[0] == texts[1] == texts[2]
 
 
-def test_a_fork_goes_its_own_way(model: OpenModel, samples: list[Sample]) -> None:
+def test_a_fork_goes_its_own_way(model: LoadedModel, samples: list[Sample]) -> None:
     row = written(model, samples[0], 4, 2)
     twin = row.fork()
     twin.tokens.append(1)

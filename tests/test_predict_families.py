@@ -13,7 +13,7 @@ from PIL import Image
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
@@ -36,7 +36,7 @@ def media_of(folder: Path, kind: str) -> list[Media]:
     return made
 
 
-def enliven(model: OpenModel) -> None:
+def enliven(model: LoadedModel) -> None:
     """Larger weights in the language model, so that what is seen changes what is said."""
     random = torch.Generator().manual_seed(0)
     for name, weight in model.model.named_parameters():
@@ -50,7 +50,7 @@ def test_decoding_equals_generate(family, tmp_path):
     if family == "granite_speech":
         pytest.importorskip("torchaudio", reason="Granite Speech reads recordings with torchaudio")
     tiny_families.write_family(tmp_path / "model", family)
-    model = open_model(tmp_path / "model", dtype="float32")
+    model = load_model(tmp_path / "model", dtype="float32")
     enliven(model)
     kind = "image" if "image" in model.family.media else "audio"
     samples = [

@@ -14,8 +14,8 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import engine as decode
 from mllm_tailor.generation import predict, predict_both
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.engine import Decoder
-from mllm_tailor.models import OpenModel
+from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.bundled.build import build_tokenizer
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import FieldTask, open_task
@@ -33,7 +33,7 @@ APART = Predict(batch=3, max_new_tokens=100, fields="side_by_side")
 
 
 @pytest.fixture(scope="module", params=[4, 2], ids=["a key a head", "keys shared by heads"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("model")
     return save_lively(folder, build_tokenizer(), 5, head_width=8, key_value_heads=request.param)
 
@@ -68,7 +68,7 @@ def texts(predictions):
 
 
 def test_prompts_kept_apart_say_what_copied_ones_say(
-    model: OpenModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = predict_both(model, TASK, samples, TOGETHER)
     monkeypatch.setattr(decode, "keeps_prefixes", lambda model: False)
@@ -81,17 +81,17 @@ def test_prompts_kept_apart_say_what_copied_ones_say(
 
 
 def test_prompts_are_kept_apart_where_the_layers_are_known(
-    model: OpenModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vocabulary = Vocabulary(model.tokenizer, model.model.config.text_config.vocab_size, sorted(model.stop_ids))
-    assert Decoder(model, vocabulary, 4).apart
+    assert GenerationEngine(model, vocabulary, 4).apart
     monkeypatch.setattr(model.model.config.text_config, "sliding_window", 64)
-    assert not Decoder(model, vocabulary, 4).apart
+    assert not GenerationEngine(model, vocabulary, 4).apart
 
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_fields_side_by_side_say_what_each_says_alone(
-    model: OpenModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, apart: bool
+    model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, apart: bool
 ) -> None:
     if not apart:
         monkeypatch.setattr(decode, "keeps_prefixes", lambda model: False)
@@ -111,27 +111,27 @@ def test_fields_side_by_side_say_what_each_says_alone(
     assert len(set(texts(found))) > 1
 
 
-def test_free_replies_are_written_whole(model: OpenModel, samples: list[Sample]) -> None:
+def test_free_replies_are_written_whole(model: LoadedModel, samples: list[Sample]) -> None:
     both, free = predict_both(model, TASK, samples, APART), predict(model, TASK, samples, TOGETHER, constrained=False)
     assert texts(both[False]) == texts(free)
     assert texts(both[True]) == texts(predict(model, TASK, samples, APART))
 
 
 @pytest.mark.parametrize("limit", [1, 14, 20])
-def test_a_limit_is_one_of_each_field(model: OpenModel, samples: list[Sample], limit: int) -> None:
+def test_a_limit_is_one_of_each_field(model: LoadedModel, samples: list[Sample], limit: int) -> None:
     found = predict(model, TASK, samples, APART.model_copy(update={"max_new_tokens": limit}))
     assert all(json.loads(one.text) == one.fields and list(one.fields) == list(FIELDS) for one in found)
     assert any(one.cut for one in found)
 
 
-def test_a_task_without_fields_is_refused(model: OpenModel, samples: list[Sample]) -> None:
+def test_a_task_without_fields_is_refused(model: LoadedModel, samples: list[Sample]) -> None:
     task = open_task("answer", {})
     assert not isinstance(task, FieldTask)
     with pytest.raises(RecipeError, match=r"predict\.fields"):
         predict(model, task, samples, APART)
 
 
-def test_another_engine_is_not_asked_for_single_fields(model: OpenModel, samples: list[Sample]) -> None:
+def test_another_engine_is_not_asked_for_single_fields(model: LoadedModel, samples: list[Sample]) -> None:
     vocabulary = Vocabulary(model.tokenizer, model.model.config.text_config.vocab_size, sorted(model.stop_ids))
     with pytest.raises(ModelError, match=r"predict\.fields"):
-        predict(model, TASK, samples, APART, writer=Decoder(model, vocabulary, 4))
+        predict(model, TASK, samples, APART, writer=GenerationEngine(model, vocabulary, 4))

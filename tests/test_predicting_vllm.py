@@ -28,11 +28,11 @@ from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict, read_inputs
 from mllm_tailor.generation.constrain import Grammar, Vocabulary
-from mllm_tailor.generation.sequence import Row
+from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.vllm import engine as vllm_writer
-from mllm_tailor.generation.vllm.engine import VllmWriter
-from mllm_tailor.generation.vllm.requests import as_ours, check_family, check_served, pictures_of, retell
-from mllm_tailor.models import FAMILIES, OpenModel, open_model
+from mllm_tailor.generation.vllm.engine import VllmEngine
+from mllm_tailor.generation.vllm.requests import as_ours, check_family, check_served, pictures_of, to_sequence
+from mllm_tailor.models import FAMILIES, LoadedModel, load_model
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.run import vllm_model as served
 from mllm_tailor.run.predict import moved, open_base, open_tuned
@@ -46,8 +46,8 @@ TASK = open_task("extract", FIELDS)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_folder: Path) -> OpenModel:
-    return open_model(tiny_model_folder, dtype="float32", device="cpu", tiles=Tiles(min=1, max=4, thumbnail=True))
+def model(tiny_model_folder: Path) -> LoadedModel:
+    return load_model(tiny_model_folder, dtype="float32", device="cpu", tiles=Tiles(min=1, max=4, thumbnail=True))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return [found[0], Sample("broken", (Media("image", folder / "broken.png"),)), *found[1:], both]
 
 
-def test_pictures_are_the_tiles_we_encode(model: OpenModel, samples: list[Sample]) -> None:
+def test_pictures_are_the_tiles_we_encode(model: LoadedModel, samples: list[Sample]) -> None:
     encoded = model.encode(TASK.phrase(samples[-1].unlabelled()))
     first, second = pictures_of(encoded, model)
     image = model.processor.image_token_id
@@ -73,7 +73,7 @@ def test_pictures_are_the_tiles_we_encode(model: OpenModel, samples: list[Sample
     assert first.key() != second.key() == pictures_of(encoded, model)[1].key()
 
 
-def test_tiles_without_a_place_are_refused(model: OpenModel, samples: list[Sample]) -> None:
+def test_tiles_without_a_place_are_refused(model: LoadedModel, samples: list[Sample]) -> None:
     encoded = model.encode(TASK.phrase(samples[0].unlabelled()))
     pixels = encoded.pixel_values
     for wrong in (pixels[1:], torch.cat([pixels, pixels[:1]])):
@@ -94,7 +94,7 @@ def test_tiles_without_a_place_are_refused(model: OpenModel, samples: list[Sampl
         ('{"total": "9.50", "company": "Tea"}', False),
     ],
 )
-def test_vllm_allows_what_our_grammar_allows(model: OpenModel, text: str, allowed: bool) -> None:
+def test_vllm_allows_what_our_grammar_allows(model: LoadedModel, text: str, allowed: bool) -> None:
     """vLLM hands the schema to llguidance with looser defaults, which ours must come before."""
     vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
     tokens = vocabulary.tokens.tokenize_str(text)
@@ -145,7 +145,7 @@ class Scripted:
         return [SimpleNamespace(request_id=name, finished=True, outputs=[reply])]
 
 
-def scripted(model: OpenModel, samples: list[Sample], settings: Predict) -> Scripted:
+def scripted(model: LoadedModel, samples: list[Sample], settings: Predict) -> Scripted:
     """An engine that says what our own decoder says, when asked the same."""
     replies = {}
     for found, sample in zip(predict(model, TASK, samples, settings), samples, strict=True):
@@ -157,15 +157,15 @@ def scripted(model: OpenModel, samples: list[Sample], settings: Predict) -> Scri
 
 
 def test_replies_of_another_engine_become_the_same_predictions(
-    model: OpenModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole ones, those cut at the limit, which are closed as ours are, and the row of a file that is no picture."""
     long = scripted(model, samples, Predict(max_new_tokens=100))
     monkeypatch.setattr(vllm_writer, "import_vllm", lambda: long)
     for limit in (100, 20):
-        settings = Predict(max_new_tokens=limit, batch=2)
+        settings = Predict(max_new_tokens=limit, batch_size=2)
         ours = predict(model, TASK, samples, settings, forward=False)
-        theirs = predict(model, TASK, samples, settings, writer=VllmWriter(model, model.folder, TASK.schema()))
+        theirs = predict(model, TASK, samples, settings, writer=VllmEngine(model, model.folder, TASK.schema()))
         for one, other in zip(ours, theirs, strict=True):
             assert (other.id, other.text, other.fields, other.problem, other.cut) == (
                 one.id,
@@ -182,14 +182,14 @@ def test_replies_of_another_engine_become_the_same_predictions(
 
 
 def test_what_is_asked_is_greedy_and_ours(
-    model: OpenModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Scripted({})
     monkeypatch.setattr(vllm_writer, "import_vllm", lambda: engine)
-    writer = VllmWriter(model, model.folder, TASK.schema())
+    writer = VllmEngine(model, model.folder, TASK.schema())
     encoded = model.encode(TASK.phrase(samples[-1].unlabelled()))
     for held in (True, False):
-        writer._ask(str(held), Row(0, encoded, samples[-1].media, held, None, 77))
+        writer._ask(str(held), ReplySequence(0, encoded, samples[-1].media, held, None, 77))
     (ids, values, keys, ranges), settings = engine.asked["True"]
     assert ids == encoded.ids.tolist() and torch.equal(values["pixel_values"], encoded.pixel_values)
     assert values["image_num_patches"].sum() == len(encoded.pixel_values) and len(keys["image"]) == 2
@@ -200,21 +200,21 @@ def test_what_is_asked_is_greedy_and_ours(
     assert engine.asked["False"][1].structured_outputs is None
 
 
-def test_a_reply_that_leaves_the_schema_is_an_error(model: OpenModel, samples: list[Sample]) -> None:
+def test_a_reply_that_leaves_the_schema_is_an_error(model: LoadedModel, samples: list[Sample]) -> None:
     vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
     encoded = model.encode(TASK.phrase(samples[0].unlabelled()))
     for text in ('{"company": "A", "total": ""}}', '{"company": "A"'):  # a bracket too many; ends in the middle
         tokens = model.tokenizer.encode(text, add_special_tokens=False)
-        row = Row(0, encoded, (), True, Grammar(TASK.schema(), vocabulary).guide(), 100)
+        row = ReplySequence(0, encoded, (), True, Grammar(TASK.schema(), vocabulary).guide(), 100)
         with pytest.raises(ModelError, match="vLLM's reply"):
-            retell(row, tokens, [0.0] * len(tokens), vocabulary)
+            to_sequence(row, tokens, [0.0] * len(tokens), vocabulary)
 
 
-def test_what_vllm_would_compute_differently_is_refused(model: OpenModel) -> None:
+def test_what_vllm_would_compute_differently_is_refused(model: LoadedModel) -> None:
     with pytest.raises(ModelError, match="not with Qwen2-VL"):
         check_family(FAMILIES["qwen2_vl"])
     check_served(model)
-    other_tile = open_model(model.folder, dtype="float32", device="cpu", tile=84)
+    other_tile = load_model(model.folder, dtype="float32", device="cpu", tile_size=84)
     with pytest.raises(ModelError, match="tiles of 84 pixels"):
         check_served(other_tile)
     other_tile.processor.image_processor.size = {"height": 56, "width": 56}
@@ -245,7 +245,7 @@ def test_an_engine_that_is_missing_or_unknown_is_named(
 
 
 def test_the_command_writes_the_same_rows_with_another_engine(
-    model: OpenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = {"extract": FIELDS}
     out, rows = tmp_path / "out.jsonl", []
@@ -267,10 +267,10 @@ def test_the_command_writes_the_same_rows_with_another_engine(
 def test_a_closed_set_of_replies_is_not_compared(tiny_model_folder: Path, tmp_path: Path) -> None:
     classes = {"classify": {"classes": ["cash", "card"]}}
     found = ask(tmp_path, tiny_model_folder, classes, "--engine", "vllm")
-    assert isinstance(found.exception, RunError) and "--free" in str(found.exception)
+    assert isinstance(found.exception, RunError) and "--unconstrained" in str(found.exception)
 
 
-@pytest.mark.parametrize("setting", [{"beams": 3}, {"fields": "side_by_side"}])
+@pytest.mark.parametrize("setting", [{"num_beams": 3}, {"fields": "side_by_side"}])
 def test_ways_of_decoding_that_are_ours_alone_are_refused(
     setting: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -322,7 +322,7 @@ def calm_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def gap(model: OpenModel, asked: Sample, one: str, other: str) -> float:
+def gap(model: LoadedModel, asked: Sample, one: str, other: str) -> float:
     """How far apart the two letters are, by our logits, in which two replies first differ."""
     end = min(model.stop_ids)
     first, second = ([*model.tokenizer.encode(text, add_special_tokens=False), end] for text in (one, other))
@@ -350,9 +350,9 @@ def test_vllm_reads_drawn_receipts_as_we_do(dtype: str, tmp_path: Path, calm_vll
     (tmp_path / "broken.png").write_bytes(b"no picture")
     receipts.insert(2, Sample("broken", (Media("image", tmp_path / "broken.png"),)))
     task = open_task("extract", {"company": "string", "date": "date", "address": "string", "total": "amount"})
-    opened, settings = open_model("embedded", dtype=dtype, device="cpu"), Predict(max_new_tokens=160)
+    opened, settings = load_model("embedded", dtype=dtype, device="cpu"), Predict(max_new_tokens=160)
     ours = {held: predict(opened, task, receipts, settings, constrained=held) for held in (True, False)}
-    writer = VllmWriter(opened, opened.folder, task.schema())
+    writer = VllmEngine(opened, opened.folder, task.schema())
     try:
         for held, mine in ours.items():
             theirs = predict(opened, task, receipts, settings, constrained=held, writer=writer)

@@ -90,7 +90,7 @@ def test_pictures_know_where_their_lines_are_shown(monkeypatch: pytest.MonkeyPat
 def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     """In bf16, to its rounding, and into other modules of the same names."""
     first, again = ({"part": torch.nn.Linear(5, 3)} for _ in range(2))
-    assert not checkpoint.take(tmp_path / "kept.safetensors", again)
+    assert not checkpoint.step(tmp_path / "kept.safetensors", again)
     checkpoint.keep(tmp_path / "kept.safetensors", first)
-    assert checkpoint.take(tmp_path / "kept.safetensors", again)
+    assert checkpoint.step(tmp_path / "kept.safetensors", again)
     assert torch.equal(again["part"].weight, first["part"].weight.bfloat16().float())

@@ -19,7 +19,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README.zh-CN.md")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Small enough for every change; the commands are the README's, with fewer samples and steps.
-QUICK = ["train.epochs=1", "train.minutes=0.2", "data.limit=8", "data.limit_held_out=4", "predict.max_new_tokens=60"]
+QUICK = [
+    "train.epochs=1",
+    "train.max_minutes=0.2",
+    "data.limit=8",
+    "data.limit_held_out=4",
+    "predict.max_new_tokens=60",
+]
 
 
 def blocks(readme: str, language: str) -> list[str]:

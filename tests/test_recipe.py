@@ -131,7 +131,7 @@ STAGED: dict[str, Any] = {
     "name": "vqa",
     "data": {"train": "folder", "limit": 9},
     "method": {"name": "lora", "rank": 8},
-    "train": {"epochs": 2, "batch": 4},
+    "train": {"epochs": 2, "batch_size": 4},
     "stages": [
         {"name": "captions", "task": "caption", "train": {"epochs": 1}, "method": {"rank": 4}},
         {"name": "questions", "task": "answer", "data": "other", "method": "full", "score": "exact"},
@@ -142,7 +142,7 @@ STAGED: dict[str, Any] = {
 def test_a_stage_changes_what_it_says_and_keeps_the_rest() -> None:
     first, second = stage_recipes(make_recipe(STAGED))
     assert (first.name, first.output) == ("1-captions", "runs/vqa")
-    assert (first.train.epochs, first.train.batch, second.train.epochs) == (1, 4, 2)
+    assert (first.train.epochs, first.train.batch_size, second.train.epochs) == (1, 4, 2)
     assert first.method == {"name": "lora", "rank": 4} and second.method == {"name": "full"}
     assert (first.data.train, first.data.limit) == ("folder", 9)
     assert (second.data.train, second.data.limit) == ("other", None)  # names `train`, so it stands alone

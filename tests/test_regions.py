@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw
 from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data import Fault, read_samples, recognise
+from mllm_tailor.data import DataIssue, detect, read_samples
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.media.image import image_size, open_image
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.run.report import LABEL_COLOR
 from mllm_tailor.scoring.metrics import METRICS
 from mllm_tailor.scoring.metrics.iou import overlap
@@ -84,8 +84,8 @@ def test_overlap_is_symmetric_whole_with_itself_and_at_most_one(one: tuple[int, 
     assert overlap(one, other) == overlap(other, one) and 0 <= overlap(one, other) <= 1
     assert overlap(one, one) == 1
     iou_50 = METRICS.load("iou_50").compare
-    assert iou_50(list(one), list(other), "").above == (overlap(one, other) >= 0.5)
-    assert iou_50(list(one), "", "").above == 0
+    assert iou_50(list(one), list(other), "").numerator == (overlap(one, other) >= 0.5)
+    assert iou_50(list(one), "", "").numerator == 0
 
 
 def test_six_views_become_one_picture_of_2688x896(tmp_path: Path) -> None:
@@ -103,17 +103,17 @@ def test_six_views_become_one_picture_of_2688x896(tmp_path: Path) -> None:
     (asked,) = read_inputs([tmp_path / "rows.jsonl"])
     assert asked.media == sample.media and asked.prompt == "Which way?"
     (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"views": ["0.png", "clip.mp4"]}))
-    faults: list[Fault] = []
+    faults: list[DataIssue] = []
     with pytest.raises(DataError):
-        read_samples(tmp_path, on_fault=faults.append)
+        read_samples(tmp_path, on_issue=faults.append)
     assert "`views` are picture files" in faults[0].problem
 
 
 def test_documents_beside_their_labels_are_read_page_by_page() -> None:
     folder = real_data("invoice_samples")
-    assert recognise(folder)[0] == "beside"
-    faults: list[Fault] = []
-    samples = read_samples(folder, on_fault=faults.append).samples
+    assert detect(folder)[0] == "sidecar"
+    faults: list[DataIssue] = []
+    samples = read_samples(folder, on_issue=faults.append).samples
     assert len(samples) == 11 and all(sample.fields["issuer"] for sample in samples)
     assert any(len(sample.media) > 1 for sample in samples)
     assert all(sample.media[0].path and sample.media[0].path.suffix == ".pdf" for sample in samples)
@@ -123,14 +123,14 @@ def test_documents_beside_their_labels_are_read_page_by_page() -> None:
 
 def test_tiles_of_another_size(tiny_model_folder: Path, tmp_path: Path) -> None:
     sample = Sample("a", (draw(tmp_path / "a.png", (28, 28), (5, 5, 20, 20)),), "What?")
-    usual, small = (open_model(tiny_model_folder, tile=tile, device="cpu") for tile in (None, 28))
+    usual, small = (load_model(tiny_model_folder, tile_size=tile, device="cpu") for tile in (None, 28))
     assert usual.encode(sample).length - small.encode(sample).length == 3  # 1 token in place of 4
     assert small.encode(sample).media["pixel_values"].shape[-2:] == (28, 28)
     assert len(small.generate([sample], max_new_tokens=2)) == 1
     small.save(tmp_path / "saved")
-    assert open_model(tmp_path / "saved", device="cpu").encode(sample).length == small.encode(sample).length
+    assert load_model(tmp_path / "saved", device="cpu").encode(sample).length == small.encode(sample).length
     with pytest.raises(ModelError, match="take 28"):
-        open_model(tiny_model_folder, tile=42, device="cpu")
+        load_model(tiny_model_folder, tile_size=42, device="cpu")
 
 
 def test_a_run_scores_boxes_and_draws_them(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_run_scores_boxes_and_draws_them(tmp_path: Path, tiny_model_folder: Pa
         "data": {"train": str(data), "held_out": {"fraction": 0.3}, "dev": 0},
         "task": {"ground": {"unit": "pixels"}},
         "method": {"name": "lora", "rank": 2},
-        "train": {"epochs": 1, "batch": 4},
+        "train": {"epochs": 1, "batch_size": 4},
         "predict": {"max_new_tokens": 8},
         "output": str(tmp_path / "runs"),
     }

@@ -18,7 +18,7 @@ from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, 
 from mllm_tailor.reporting.charts import curve, thin
 from mllm_tailor.reporting.sentences import format_or_reading, number, signed
 from mllm_tailor.reporting.tables import gain_table, score_table
-from mllm_tailor.scoring import compare, constant_floor, score, seen_groups
+from mllm_tailor.scoring import compare, constant_baseline, score, seen_groups
 
 HOSTILE = '<script>document.title="owned"</script>\x1b[31m\u202e'
 FIELDS = ("company", "total")
@@ -40,14 +40,14 @@ def example(base: int = 3, tuned: int = 10) -> ReportData:
     labels = [{"company": f"SHOP {i}", "total": f"{i}.00"} for i in range(COUNT)]
     groups = [f"group {i % 4}" for i in range(COUNT)]
     replies = {
-        "base_free": predictions(base, "no JSON object in the reply"),
+        "base_unconstrained": predictions(base, "no JSON object in the reply"),
         "base_constrained": predictions(base),
-        "tuned_free": predictions(tuned, HOSTILE),
+        "tuned_unconstrained": predictions(tuned, HOSTILE),
         "tuned_constrained": predictions(tuned),
-        "floor_constant": [Prediction("", "", fields) for fields in constant_floor(labels[:3], COUNT, FIELDS)],
+        "baseline_constant": [Prediction("", "", fields) for fields in constant_baseline(labels[:3], COUNT, FIELDS)],
     }
     systems = {name: score(labels, found, METRICS, FIELDS) for name, found in replies.items()}
-    systems["floor_constant"] = replace(systems["floor_constant"], ids=systems["base_free"].ids)
+    systems["baseline_constant"] = replace(systems["baseline_constant"], ids=systems["base_unconstrained"].ids)
     picture = io.BytesIO()
     Image.new("RGB", (40, 60), "white").save(picture, "JPEG")
     return ReportData(
@@ -149,12 +149,14 @@ def test_no_gain_is_called_no_gain() -> None:
 def test_a_model_below_a_floor_has_not_been_shown_to_read() -> None:
     data = example(base=0, tuned=1)
     systems = dict(data.systems)
-    systems["floor_constant"] = replace(systems["tuned_free"], metrics=example(tuned=10).systems["tuned_free"].metrics)
+    systems["baseline_constant"] = replace(
+        systems["tuned_unconstrained"], metrics=example(tuned=10).systems["tuned_unconstrained"].metrics
+    )
     assert "it has not been shown to read" in Page(render(replace(data, systems=systems))).text
 
 
 def test_form_is_told_apart_from_reading(data: ReportData) -> None:
-    free = compare(data.systems["base_free"], data.systems["tuned_free"])["parse_rate"]
+    free = compare(data.systems["base_unconstrained"], data.systems["tuned_unconstrained"])["parse_rate"]
     held = compare(data.systems["base_constrained"], data.systems["tuned_constrained"])["parse_rate"]
     assert free.difference.value > 50 and held.difference.value == 0
     assert "points of the free gain come from learning the form" in format_or_reading(free, held)

@@ -20,7 +20,7 @@ from mllm_tailor.core.io import sha256
 from mllm_tailor.methods import METHODS
 from mllm_tailor.training import OPTIMIZERS, train
 from mllm_tailor.training import checkpoint as checkpoints
-from mllm_tailor.training.checkpoint import Checkpoint, list_checkpoints, read_newest, read_sealed, write_checkpoint
+from mllm_tailor.training.checkpoint import Checkpoint, list_checkpoints, load_verified, read_newest, write_checkpoint
 
 SERVER = Path(__file__).with_name("resume_server.py")
 TIMES = {"samples_per_second", "tokens_per_second", "memory", "seconds", "seconds_left"}
@@ -54,7 +54,7 @@ def outcome(work: Path, name: str) -> dict[str, Any]:
 
 def spec(method: dict[str, Any], moments: int, **train: Any) -> dict[str, Any]:
     """Nine steps of two passes, killed at `moments` random calls and once at a random time."""
-    settings = {"micro_batch": 2, "epochs": 3, **train}
+    settings = {"micro_batch_size": 2, "epochs": 3, **train}
     return {"method": method, "train": settings, "moments": moments, "seconds": 1, "span": 30, "seed": 1}
 
 
@@ -95,7 +95,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def small_spec(method: dict[str, Any], seed: int, **more: Any) -> dict[str, Any]:
     """Four steps, a checkpoint after each, killed once at one of their first 40 passes, flushes, renames and events."""
-    settings = {"batch": 2, "epochs": 2, "learning_rate": 1e-3, "checkpoint_every": 1e-9, **more.pop("train", {})}
+    settings = {"batch_size": 2, "epochs": 2, "learning_rate": 1e-3, "checkpoint_every": 1e-9, **more.pop("train", {})}
     return {
         "method": method, "train": settings, "samples": 4, "moments": 1, "seconds": 0, "span": 40, "seed": seed, **more
     }  # fmt: skip
@@ -114,7 +114,7 @@ def every_method(teacher: Path, pairs: Path) -> dict[str, dict[str, Any]]:
         "distilled": small_spec(lora, 1, train={"distill": told}),
         "distilled vision": small_spec(vision, 2, train={"distill": {**told, "of": "vision", "layers": 2}}),
         "preferred": small_spec(lora, 3, train={"prefer": {}}, rejected=wrong),
-        "contrast": small_spec(lora, 4, train={"micro_batch": 1}, model=str(pairs)),
+        "contrast": small_spec(lora, 4, train={"micro_batch_size": 1}, model=str(pairs)),
     }
 
 
@@ -163,7 +163,7 @@ class TestFiles:
         assert found.step == 1
         assert "going back to the one before" in " ".join(capsys.readouterr().err.split())
         with pytest.raises(DataError):
-            read_sealed(file.parent)
+            load_verified(file.parent)
 
     @pytest.mark.parametrize("call", range(12))
     def test_a_disk_that_fills_up_leaves_the_one_before_whole(

@@ -25,7 +25,7 @@ from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.recipe import make_recipe, read_recipe
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.dataset import prepare, prepare_again
@@ -50,7 +50,7 @@ def write_yaml(folder: Path, data: Path, model: Path, **changes: object) -> Path
         "data": {"train": str(data), "held_out": {"column": "split", "value": "dev"}, "dev": 0.2, "transcripts": 0.5},
         "task": {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}},
         "method": {"name": "qlora", "rank": 4, "parts": ["language"]},
-        "train": {"epochs": 1, "batch": 4, "learning_rate": 1e-3},
+        "train": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3},
         "predict": {"max_new_tokens": 24},
         "output": str(folder / "runs"),
     }
@@ -72,8 +72,8 @@ def test_a_run_leaves_everything_a_reader_needs(finished: Path, receipts: Path) 
         assert (finished / name).exists(), name
     scores = json.loads((finished / "scores.json").read_text())
     assert set(scores["systems"]) == {
-        f"{who}_{mode}" for who in ("base", "tuned") for mode in ("constrained", "free")
-    } | {"floor_constant", "floor_nearest"}
+        f"{who}_{mode}" for who in ("base", "tuned") for mode in ("constrained", "unconstrained")
+    } | {"baseline_constant", "baseline_nearest"}
     assert scores["gain"]["fuzzy"]["difference"].keys() == {"value", "low", "high"}
     assert scores["systems"]["tuned_constrained"]["metrics"]["parse_rate"]["value"] == 100
     value = scores["gain"]["fuzzy"]["tuned"]["value"]
@@ -85,8 +85,8 @@ def test_the_ledger_accounts_for_every_sample_once(finished: Path, receipts: Pat
     rows = [row for _, row in read_jsonl(finished / "samples.jsonl")]
     data = [row["id"] for _, row in read_jsonl(receipts / "metadata.jsonl")]
     assert sorted(row["id"] for row in rows if row["part"] != "aloud") == sorted(data)
-    aloud = [row["id"] for row in rows if row["part"] == "aloud"]
-    assert aloud and all(name.endswith("#read") for name in aloud)
+    transcriptions = [row["id"] for row in rows if row["part"] == "aloud"]
+    assert transcriptions and all(name.endswith("#read") for name in transcriptions)
     assert all(row["tokens"] > row["supervised_tokens"] > 0 for row in rows)
 
 
@@ -98,7 +98,7 @@ def test_predict_writes_the_rows_of_the_run_again(finished: Path, receipts: Path
     bad = tmp_path / "broken.jpg"
     bad.write_bytes(b"not a picture")
     out = tmp_path / "out.jsonl"
-    predict_paths(finished, [*files, bad], out, model=None, recipe=None, base=False, free=False)
+    predict_paths(finished, [*files, bad], out, model=None, recipe=None, base=False, unconstrained=False)
     rows = [row for _, row in read_jsonl(out)]
     assert [row["id"] for row in rows] == [*recorded, "broken"]
     assert [row["text"] for row in rows[:-1]] == [row.text for row in recorded.values()]
@@ -116,13 +116,16 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     for name in ("samples.jsonl", "environment.json", "forecast.json", "training.json", "adapter"):
         source, target = finished / name, started.path / name
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    for which in ("base_constrained", "base_free", "floor_nearest", "tuned_constrained"):
+    for which in ("base_constrained", "base_unconstrained", "baseline_nearest", "tuned_constrained"):
         lines = (finished / "predictions" / f"{which}.jsonl").read_text()
         target = started.predictions(which)
         target.parent.mkdir(exist_ok=True)
         target.write_text(lines[: len(lines) // 2] if which.startswith("tuned") else lines)
     run = run_recipe(recipe, [], exclude_faulty=False, fresh=False)
-    both = [json.loads((path / "scores.json").read_text())["systems"]["tuned_free"] for path in (finished, run.path)]
+    both = [
+        json.loads((path / "scores.json").read_text())["systems"]["tuned_unconstrained"]
+        for path in (finished, run.path)
+    ]
     assert both[0] == both[1]
 
 
@@ -177,11 +180,11 @@ def test_the_exported_folder_is_scored_again_and_says_so(finished: Path, tmp_pat
     card = (tmp_path / "merged" / "README.md").read_text()
     scores = json.loads((finished / "scores.json").read_text())
     gain = scores["gain"]["fuzzy"]
-    floor = scores["systems"]["floor_constant"]["metrics"]["fuzzy"]["value"]
+    floor = scores["systems"]["baseline_constant"]["metrics"]["fuzzy"]["value"]
     assert f"| fuzzy | {gain['base']['value']:.1f} | {gain['tuned']['value']:.1f} |" in card and f"{floor:.1f}" in card
     assert "On 4 held-out samples" in card and "3 of 3 replies are the same" in card
     assert "Saved as float32" in card and "DoRA" not in card and str(finished.parent) not in card
-    again = open_model(tmp_path / "merged")
+    again = load_model(tmp_path / "merged")
     assert (
         again.identity["weights_sha256"]
         != json.loads((finished / "environment.json").read_text())["model"]["weights_sha256"]
@@ -244,7 +247,7 @@ def test_chat_answers_about_a_file_over_several_turns(
     picture = next((receipts / "images").glob("*.jpg"))
     chat(str(finished), [picture], ask=lambda prompt: next(questions))
     assert next(questions, None) is None and "/quit" in capsys.readouterr().err
-    model = open_model(str(json.loads((finished / "environment.json").read_text())["model"]["path"]))
+    model = load_model(str(json.loads((finished / "environment.json").read_text())["model"]["path"]))
     sample = replace(opening([picture]), prompt="Total?")
     assert "".join(stream(model, sample, 20)) == model.generate([sample], max_new_tokens=20)[0]
 
@@ -314,11 +317,11 @@ def test_methods_are_compared_and_a_failing_one_stops_nobody(
     told = json.loads((folder / "comparison.json").read_text())
     assert [one["name"] for one in told["methods"]] == words.split(",")
     assert told["untouched"]["value"] + norms.gain.value == pytest.approx(norms.score.value)
-    assert set(told["floors"]) == {"floor_constant", "floor_nearest"}
+    assert set(told["floors"]) == {"baseline_constant", "baseline_nearest"}
     assert (folder / "comparison.svg").is_file() and "failed" in capsys.readouterr().err
     run = folder / "norms-learning_rate-0.003"
-    before = (run / "predictions" / "base_free.jsonl").read_text()
-    assert before == (folder / "shared" / "predictions" / "base_free.jsonl").read_text()
+    before = (run / "predictions" / "base_unconstrained.jsonl").read_text()
+    assert before == (folder / "shared" / "predictions" / "base_unconstrained.jsonl").read_text()
     seen = list((run / "features").rglob("features-*.safetensors"))  # training pictures, once for all runs
     assert seen and max(file.stat().st_mtime for file in seen) <= (folder / "shared" / "done").stat().st_mtime
     written = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
@@ -357,7 +360,7 @@ def test_words_for_methods(receipts: Path, tmp_path: Path) -> None:
     lora, full, named = (recipe_for(recipe, one, read_budget("7 steps"), tmp_path) for one in found)
     assert lora.method == {"name": "lora", "rank": 8, "alpha": 8, "parts": ["vision", "language"]}
     assert lora.train.learning_rate == 2e-3 and lora.train.steps == 7
-    rates = [make_method(one).peak_rate(one.train.learning_rate) for one in (lora, full, named)]
+    rates = [make_method(one).peak_learning_rate(one.train.learning_rate) for one in (lora, full, named)]
     assert rates == [2e-3, 2e-5, 5e-4]
 
 
@@ -370,7 +373,7 @@ def test_check_shows_fields_faults_spans_and_costs(
     recipe = write_yaml(tmp_path, data, tiny_model_folder)
     assert check_recipe(recipe, [], decode=True)
     shown = capsys.readouterr().err
-    assert "What is learned" in shown and "Forecast" in shown and '"company"' in shown
+    assert "What is learned" in shown and "CostEstimate" in shown and '"company"' in shown
     first = next(row for _, row in read_jsonl(data / "metadata.jsonl"))
     (data / first["file_name"]).write_bytes(b"")
     assert not check_recipe(recipe, [], decode=True)
@@ -400,7 +403,9 @@ def test_mezo_on_the_tasks_own_metric(receipts: Path, tiny_model_folder: Path, t
     """Its loss is 1 - the metric of the model's replies to the step's samples."""
     method = {"name": "mezo", "parts": ["projector"], "objective": "metric"}
     recipe = write_yaml(tmp_path, receipts, tiny_model_folder, task={"extract": {"total": "amount"}}, method=method)
-    run = run_recipe(recipe, ["data.transcripts=0", "train.learning_rate=1e-4"], exclude_faulty=False, fresh=False)
+    run = run_recipe(
+        recipe, ["data.transcription_share=0", "train.learning_rate=1e-4"], exclude_faulty=False, fresh=False
+    )
     rows = [row for _, row in read_jsonl(run.path / "log.jsonl") if "loss" in row]
     assert len(rows) == 2
     assert all(0 <= row["loss"] <= 1 for row in rows)

@@ -89,8 +89,8 @@ def test_a_label_may_accept_several_texts() -> None:
 
 def test_labels_without_words_or_all_alike_take_no_part() -> None:
     predictions = [Prediction("0", "", {"caption": "a pan"}), Prediction("1", "", {"caption": "a pan"})]
-    alike = score([{"caption": "a pan"}] * 2, predictions, METRICS, ["caption"])
-    assert alike["cider"].count == 0 and alike["rouge_l"].value == 100
+    group_by_length = score([{"caption": "a pan"}] * 2, predictions, METRICS, ["caption"])
+    assert group_by_length["cider"].count == 0 and group_by_length["rouge_l"].value == 100
     assert score([{"caption": "?!"}] * 2, predictions, METRICS, ["caption"])["bleu"].count == 0
 
 

@@ -14,7 +14,16 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.reporting.diff import LONGEST, mark_difference
 from mllm_tailor.reporting.tables import plain, printable
-from mllm_tailor.scoring import Gain, Scores, compare, constant_floor, gain, nearest_floor, score, seen_groups
+from mllm_tailor.scoring import (
+    Gain,
+    Scores,
+    compare,
+    constant_baseline,
+    gain,
+    nearest_neighbour_baseline,
+    score,
+    seen_groups,
+)
 from mllm_tailor.scoring.errors import KINDS, count_errors, kind_of_error
 
 
@@ -110,19 +119,19 @@ def test_only_the_same_samples_can_be_compared() -> None:
 
 def test_constant_floor_is_the_most_frequent_value_of_each_field() -> None:
     train = [{"a": "x", "b": 1.0}, {"a": "y", "b": 2.0}, {"a": "y"}, {"a": "x", "b": 2.0}]
-    assert constant_floor(train, 2, ["a", "b"]) == [{"a": "x", "b": 2.0}] * 2
+    assert constant_baseline(train, 2, ["a", "b"]) == [{"a": "x", "b": 2.0}] * 2
 
 
 def test_nearest_floor_copies_the_labels_of_the_largest_cosine() -> None:
     train = np.array([[1.0, 0.0], [0.0, 5.0], [0.0, 0.0]])
     held = np.array([[0.1, 9.0], [3.0, 1.0]])
     labels = [{"total": "first"}, {"total": "second"}, {"total": "blank page"}]
-    assert nearest_floor(train, held, labels) == [{"total": "second"}, {"total": "first"}]
+    assert nearest_neighbour_baseline(train, held, labels) == [{"total": "second"}, {"total": "first"}]
 
 
 def test_floors_hand_out_copies() -> None:
     labels = [{"total": "1"}]
-    nearest_floor(np.ones((1, 2)), np.ones((1, 2)), labels)[0]["total"] = "changed"
+    nearest_neighbour_baseline(np.ones((1, 2)), np.ones((1, 2)), labels)[0]["total"] = "changed"
     assert labels == [{"total": "1"}]
 
 

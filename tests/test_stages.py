@@ -19,7 +19,7 @@ from mllm_tailor.commands.predict import predict_paths
 from mllm_tailor.commands.run import report_run, run_recipe
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl, sha256
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.run.run_dir import open_run
 from mllm_tailor.synthetic import draw_folder
 
@@ -42,7 +42,7 @@ def write_yaml(folder: Path, data: Path, model: Path, **changes: Any) -> Path:
         "data": {"train": str(data), "held_out": {"column": "split", "value": "dev"}, "dev": 0},
         "task": {"extract": FIELDS},
         "method": {"name": "lora", "rank": 4, "parts": ["language"]},
-        "train": {"epochs": 1, "batch": 4, "learning_rate": 1e-2},
+        "train": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
         "predict": {"max_new_tokens": 16},
         "score": "fuzzy",
         "output": str(folder / "runs"),
@@ -92,7 +92,7 @@ def test_the_second_stage_starts_from_what_the_first_one_learned(finished: Path,
     expected = base[key] + 2 * pair[1] @ pair[0]  # alpha defaults to twice the rank
     assert (folded[key] - expected).abs().max() < 1e-6 < (folded[key] - base[key]).abs().max()
     noted = json.loads((finished / "2-all" / "adapter" / "tailor.json").read_text())["base"]
-    assert noted["weights_sha256"] == open_model(finished / "1-total" / "model").identity["weights_sha256"]
+    assert noted["weights_sha256"] == load_model(finished / "1-total" / "model").identity["weights_sha256"]
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_commands_on_the_whole_run_use_its_last_stage(finished: Path, receipts: 
     rows = []
     for place in (finished, finished / "2-all", finished / "1-total"):
         out = tmp_path / f"{place.name}.jsonl"
-        predict_paths(place, [file], out, model=None, recipe=None, base=False, free=False)
+        predict_paths(place, [file], out, model=None, recipe=None, base=False, unconstrained=False)
         rows.append([row["text"] for _, row in read_jsonl(out)])
     assert rows[0] == rows[1] != rows[2]
     before = (finished / "scores.json").read_text()

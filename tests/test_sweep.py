@@ -38,7 +38,7 @@ def test_what_is_no_budget(words: str) -> None:
 
 
 def test_steps_are_epochs_of_the_data() -> None:
-    assert Train(steps=10, batch=4, epochs=99).passes(18) == 2
+    assert Train(steps=10, batch_size=4, epochs=99).passes(18) == 2
     assert Budget("steps", 200).part(1 / 3).train() == {"steps": 67}
     assert Budget("memory", 10).exceeded(11)
     assert not Budget("minutes", 10).exceeded(11)
@@ -63,7 +63,7 @@ def write(folder: Path, model: Path, **changes: object) -> Path:
         "data": {"train": str(folder / "data"), "held_out": {"column": "split", "value": "dev"}, "dev": 0.25},
         "task": {"extract": {"total": "amount"}},
         "method": {"name": "lora", "rank": 4},
-        "train": {"epochs": 1, "batch": 4},
+        "train": {"epochs": 1, "batch_size": 4},
         "predict": {"max_new_tokens": 12},
     }  # fmt: skip
     path = folder / "tiny.yaml"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.tasks import open_task, reading_samples
+from mllm_tailor.tasks import open_task, transcription_samples
 from mllm_tailor.tasks.reply import read_object
 
 FIELDS = {"company": "string", "total": "amount"}
@@ -111,12 +111,12 @@ def test_transcripts_become_rows_from_top_to_bottom() -> None:
         {"quad": [10, 20, 200, 20, 200, 40, 10, 40], "text": "BOOK SHOP"},
     ]
     sample = Sample(id="a", fields={"total": "9.00"}, extra={"ocr": words})
-    (reading,) = reading_samples([sample, Sample(id="b")], share=1.0, seed=0)
+    (reading,) = transcription_samples([sample, Sample(id="b")], share=1.0, seed=0)
     assert reading.id == "a#read" and reading.answer == "BOOK SHOP\nTOTAL 9.00" and not reading.fields
 
 
 def test_a_share_of_the_transcripts_is_chosen_by_seed() -> None:
     word = [{"quad": [0, 0, 9, 0, 9, 9, 0, 9], "text": "x"}]
     samples = [Sample(id=str(number), extra={"ocr": word}) for number in range(40)]
-    chosen = [{sample.id for sample in reading_samples(samples, 0.25, seed)} for seed in (0, 0, 1)]
+    chosen = [{sample.id for sample in transcription_samples(samples, 0.25, seed)} for seed in (0, 0, 1)]
     assert len(chosen[0]) == 10 and chosen[0] == chosen[1] != chosen[2]

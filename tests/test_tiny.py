@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.models.bundled.tiny import build_tiny, tiny_folder
 from mllm_tailor.models.checkpoint import weight_files
 
@@ -29,7 +29,7 @@ def test_it_is_built_once_and_always_the_same(tmp_path: Path, monkeypatch: pytes
 
 def test_it_opens_by_name_and_signals_keep_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILOR_CACHE", str(tmp_path))
-    model = open_model("tiny", device="cpu")
+    model = load_model("tiny", device="cpu")
     assert model.path == "tiny" and model.image_size == 56 and model.processor.image_seq_length == 4
     with torch.no_grad():
         found = model.model.model.get_image_features(pixel_values=torch.randn(2, 3, 56, 56)).pooler_output
@@ -40,7 +40,7 @@ def test_it_opens_by_name_and_signals_keep_their_size(tmp_path: Path, monkeypatc
 def test_fresh_filters_see_strokes_before_brightness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain patch, black or white, leaves most filters at rest; a stroke moves them, in whichever place it lies."""
     monkeypatch.setenv("TAILOR_CACHE", str(tmp_path))
-    model = open_model("tiny", device="cpu")
+    model = load_model("tiny", device="cpu")
     filters = model.model.get_submodule("model.vision_tower.embeddings.patch_embeddings.projection").weight
     plain, stroke = torch.ones(3, 14, 14), torch.zeros(3, 14, 14)
     stroke[:, 6:8] = 1

@@ -22,12 +22,12 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.training import Interrupted, TrainResult, loop, train
 from mllm_tailor.training.augment import augment_sample
-from mllm_tailor.training.batches import LiveFeed
+from mllm_tailor.training.batches import LiveBatches
 from mllm_tailor.training.log import keep_rows
 from mllm_tailor.training.objectives.cross_entropy import answer_loss, count_labels
 from mllm_tailor.training.optim.schedule import rate_factor
-from mllm_tailor.training.sampler import Course, micro_batches, step_seed
-from mllm_tailor.training.vision_cache import CachedFeed, as_inputs, can_cache
+from mllm_tailor.training.sampler import BatchSchedule, micro_batches, step_seed
+from mllm_tailor.training.vision_cache import CachedBatches, as_inputs, can_cache
 
 LORA = {"name": "lora", "rank": 4}
 
@@ -49,14 +49,14 @@ def run(
 class TestOrder:
     @given(st.integers(1, 200), st.integers(1, 64), st.integers(0, 2**40), st.integers(0, 3))
     def test_every_sample_occurs_once_an_epoch(self, count: int, batch: int, seed: int, epoch: int) -> None:
-        course = Course(count, batch, 4, seed)
+        course = BatchSchedule(count, batch, 4, seed)
         steps = range(epoch * course.steps_per_epoch, (epoch + 1) * course.steps_per_epoch)
         seen = [number for step in steps for number in course.samples(step)]
         assert sorted(seen) == list(range(count))
         assert all(len(course.samples(step)) == batch for step in steps[:-1])
 
     def test_epochs_and_seeds_differ(self) -> None:
-        orders = {Course(50, 50, 2, seed).samples(epoch) for seed in (0, 1) for epoch in (0, 1)}
+        orders = {BatchSchedule(50, 50, 2, seed).samples(epoch) for seed in (0, 1) for epoch in (0, 1)}
         assert len(orders) == 4
         assert len({step_seed(seed, step, rank) for seed in (0, 1) for step in (0, 1) for rank in (0, 1)}) == 8
 
@@ -82,9 +82,9 @@ class TestOrder:
         assert micro_batches(range(3), [90, 10, 50], most=3, budget=0, padding=0) == [(0, 2, 1)]  # as was asked for
 
     def test_marks_of_evaluation(self) -> None:
-        assert Course(10, 4, 2.5, 0).ends(1.0) == {3, 6, 8}
-        assert Course(10, 4, 1, 0).ends(0.5) == {2, 3}
-        assert Course(4, 4, 2, 0).ends(0.1) == {1, 2}
+        assert BatchSchedule(10, 4, 2.5, 0).ends(1.0) == {3, 6, 8}
+        assert BatchSchedule(10, 4, 1, 0).ends(0.5) == {2, 3}
+        assert BatchSchedule(4, 4, 2, 0).ends(0.1) == {1, 2}
 
 
 class TestSchedule:
@@ -149,7 +149,14 @@ class TestAccumulation:
         """4 x 1, 2 + 2 and 4 at once: answers of different lengths weigh the same in each."""
         mixed = [Sample(s.id, s.media, s.prompt, s.answer + "!" * 7 * int(s.id)) for s in samples]
         found = [
-            run(tmp_path / str(size), tiny_model_folder, mixed, optimizer="sgd", micro_batch=size, clip=None)
+            run(
+                tmp_path / str(size),
+                tiny_model_folder,
+                mixed,
+                optimizer="sgd",
+                micro_batch_size=size,
+                max_grad_norm=None,
+            )
             for size in (1, 2, 4)
         ]
         for result, weights in found[:2]:
@@ -191,8 +198,8 @@ class TestCachedFeatures:
         model, _, _ = prepare(tiny_model_folder, LORA)
         shake(model)
         assert can_cache(model, samples, augmented=False)
-        live = LiveFeed(model, samples, "answer", None).batch(range(8), 0)
-        cached = CachedFeed(model, samples, "answer", tmp_path, bf16=False).batch(range(8), 0)
+        live = LiveBatches(model, samples, "answer", None).batch(range(8), 0)
+        cached = CachedBatches(model, samples, "answer", tmp_path, bf16=False).batch(range(8), 0)
         assert torch.equal(live["input_ids"], cached["input_ids"])
         assert torch.equal(live["labels"], cached["labels"])
         gradients = []
@@ -207,18 +214,18 @@ class TestCachedFeatures:
         own = make_samples(tmp_path / "pictures")
         model, _, _ = prepare(tiny_model_folder, LORA)
         cache = tmp_path / "cache"
-        first = CachedFeed(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
+        first = CachedBatches(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
         files = sorted(cache.rglob("*.safetensors"))
         assert len(files) == 2
         raw = bytearray(files[0].read_bytes())
         raw[-1] ^= 1
         files[0].write_bytes(raw)
         untouched = files[1].stat().st_mtime_ns
-        again = CachedFeed(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
+        again = CachedBatches(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
         assert torch.equal(first["image_features"], again["image_features"])
         assert files[1].stat().st_mtime_ns == untouched
         Image.new("RGB", (60, 80), "black").save(own[0].media[0].path)
-        changed = CachedFeed(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
+        changed = CachedBatches(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
         assert not torch.equal(first["image_features"], changed["image_features"])
 
     def test_questions_about_one_picture_see_it_once(
@@ -233,14 +240,14 @@ class TestCachedFeatures:
         tower.register_forward_pre_hook(
             lambda _, args, kwargs: tiles.append(len(kwargs.get("pixel_values", *args[:1]))), with_kwargs=True
         )
-        feed = CachedFeed(model, asked, "answer", tmp_path, bf16=False)
+        feed = CachedBatches(model, asked, "answer", tmp_path, bf16=False)
         once = sum(len(model.encode(sample).media["pixel_values"]) for sample in samples[:10])
         assert sum(tiles) == once and len(tiles) == 10  # a processor looks at one after another
         stored = [name for file in sorted(tmp_path.rglob("*.safetensors")) for name in load_file(file)]
         assert sum(name.endswith("features") for name in stored) == 10
         numbers = [3, 13, 20, 0, 19]
-        live = LiveFeed(model, asked, "answer", None).batch(numbers, 0)
-        for read in (feed, CachedFeed(model, asked, "answer", tmp_path, bf16=False)):
+        live = LiveBatches(model, asked, "answer", None).batch(numbers, 0)
+        for read in (feed, CachedBatches(model, asked, "answer", tmp_path, bf16=False)):
             read.memory = {} if read is not feed else read.memory  # the second reads from disk
             cached = as_inputs(read.batch(numbers, 0))
             assert torch.equal(live["input_ids"], cached["input_ids"])
@@ -300,7 +307,7 @@ class TestLoop:
         def moved(rate: float) -> dict[str, float]:
             method = {"name": "full", "parts": {"projector": {"learning_rate": rate}, "language": {}}}
             model, chosen, recipe = prepare(
-                tiny_model_folder, method, optimizer="sgd", epochs=0.3, learning_rate=1e-3, clip=None
+                tiny_model_folder, method, optimizer="sgd", epochs=0.3, learning_rate=1e-3, max_grad_norm=None
             )
             before = snapshot(model)
             train(model, chosen, samples, recipe, tmp_path / str(rate))
@@ -361,7 +368,9 @@ class TestLoop:
         assert list((tmp_path / "tensorboard").rglob("events*"))
 
     def test_a_budget_of_minutes(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
-        result, _ = run(tmp_path, tiny_model_folder, samples, epochs=5000, minutes=1e-4, evaluate=lambda: {"f": 1.0})
+        result, _ = run(
+            tmp_path, tiny_model_folder, samples, epochs=5000, max_minutes=1e-4, evaluate=lambda: {"f": 1.0}
+        )
         assert not result.complete
         assert 1 <= result.steps < 100
         assert result.best_step == result.steps
@@ -373,7 +382,9 @@ class TestLoop:
         """By a clock on which each step takes a second, ten seconds out of 5000 epochs are a whole cosine."""
         ticks = itertools.count()
         monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
-        result, _ = run(tmp_path, tiny_model_folder, samples, epochs=5000, minutes=10 / 60, warmup=0.1, clip=None)
+        result, _ = run(
+            tmp_path, tiny_model_folder, samples, epochs=5000, max_minutes=10 / 60, warmup_ratio=0.1, max_grad_norm=None
+        )
         assert result.steps == 10
         rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
         rates = [row["learning_rate"] / rows[1]["learning_rate"] for row in rows]
@@ -393,8 +404,8 @@ class TestLoop:
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
         method = {"name": "full"}
-        plain, left = run(tmp_path / "plain", tiny_model_folder, samples, method, checkpointing=False)
-        again, right = run(tmp_path / "again", tiny_model_folder, samples, method, checkpointing=True)
+        plain, left = run(tmp_path / "plain", tiny_model_folder, samples, method, gradient_checkpointing=False)
+        again, right = run(tmp_path / "again", tiny_model_folder, samples, method, gradient_checkpointing=True)
         assert plain.losses == again.losses
         assert all(torch.equal(left[name], right[name]) for name in left)
 

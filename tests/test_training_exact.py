@@ -16,23 +16,23 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.engine import Decoder
-from mllm_tailor.methods.fused_lora import GatedProduct, Product, Rounding, summed_products
-from mllm_tailor.models import OpenModel
+from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.methods.fused_lora import GatedProduct, Product, Rounding, fused_lora
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.patches import last_layer
 from mllm_tailor.training.batches import collate_right
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.precision import frozen_in_bf16
 
 
-def opened(folder: Path, method: dict[str, Any] | str) -> OpenModel:
+def opened(folder: Path, method: dict[str, Any] | str) -> LoadedModel:
     """The tiny model with a method whose weights are no longer zero."""
     model, _, _ = prepare(folder, method)
     shake(model)
     return model
 
 
-def learned(model: OpenModel, batch: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+def learned(model: LoadedModel, batch: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
     """Loss of a batch and the gradient of every weight that moves."""
     model.model.zero_grad()
     loss, _ = answer_loss(model.model, batch)
@@ -95,7 +95,7 @@ class TestLastLayer:
         prompts = [model.encode(sample.unlabelled()) for sample in make_samples(tmp_path, 3)]
         prompts.append(replace(prompts[0], ids=prompts[0].ids[:-2], labels=prompts[0].labels[:-2]))
         vocabulary = Vocabulary(model.tokenizer, 269, sorted(model.stop_ids))
-        decoder = Decoder(model, vocabulary, 4)
+        decoder = GenerationEngine(model, vocabulary, 4)
         found = []
         for worth, read in ((10**9, decoder._read), (1, decoder.read)):
             monkeypatch.setattr(last_layer, "WORTH", worth)
@@ -125,7 +125,7 @@ class TestLastLayer:
         agree(learned(model, batch), whole)
 
 
-def reach(model: OpenModel, batch: dict[str, Tensor], row: int) -> list[float]:
+def reach(model: LoadedModel, batch: dict[str, Tensor], row: int) -> list[float]:
     """How strongly the loss of one sample of a pass depends on the embeddings of each: the largest gradient."""
     embeds: list[Tensor] = []
 
@@ -224,7 +224,7 @@ class TestProducts:
         model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
         batch = batch_of(model, make_samples(tmp_path, 2))
         kept = []
-        for context in (nullcontext(), summed_products(model.model)):
+        for context in (nullcontext(), fused_lora(model.model)):
             found: dict[int, int] = {}
 
             def keep(tensor: Tensor, found: dict[int, int] = found) -> Tensor:
@@ -240,7 +240,7 @@ class TestProducts:
         model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
         batch = batch_of(model, make_samples(tmp_path, 2))
         usual = learned(model, batch)
-        with summed_products(model.model):
+        with fused_lora(model.model):
             changed = [layer for layer in model.model.modules() if "forward" in vars(layer)]
             agree(learned(model, batch), usual)
             with model.model.disable_adapter() if hasattr(model.model, "disable_adapter") else nullcontext():
@@ -251,7 +251,7 @@ class TestProducts:
     @pytest.mark.parametrize("method", [{"name": "lora", "dropout": 0.1}, {"name": "lora", "dora": True}, "dylora"])
     def test_what_is_no_plain_lora_is_left_alone(self, method: Any, tiny_model_folder: Path) -> None:
         model = opened(tiny_model_folder, method)
-        with summed_products(model.model):
+        with fused_lora(model.model):
             assert not any("forward" in vars(layer) for layer in model.model.modules())
 
 
@@ -287,7 +287,7 @@ class TestBf16:
         exact = learned(model, batch)[1]
         with torch.autocast("cpu", torch.bfloat16):
             usual = learned(model, batch)[1]
-            with summed_products(model.model):
+            with fused_lora(model.model):
                 summed = learned(model, batch)[1]
         assert any(not torch.equal(summed[name], usual[name]) for name in exact), "the sums were not taken"
         far, farther = (sum(float((one[name] - exact[name]).norm() ** 2) for name in exact) for one in (summed, usual))

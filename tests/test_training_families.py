@@ -19,7 +19,7 @@ from mllm_tailor.training.objectives.cross_entropy import answer_loss
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RECIPES)
 def test_trains(kind: str, families: Path, tmp_path: Path) -> None:  # noqa: F811
-    recipe = small_recipe({"name": "lora", "rank": 4}, epochs=4, batch=3)
+    recipe = small_recipe({"name": "lora", "rank": 4}, epochs=4, batch_size=3)
     method = make_method(recipe)
     model = open_small(family_folder(families, kind), method)
     seed_everything(0)

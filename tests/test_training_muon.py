@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from mllm_tailor.training.optim import muon
 from mllm_tailor.training.optim.muon import MOMENTUM, SIZE, orthogonalise
-from mllm_tailor.training.optim.registry import Group, Setup, make_stepper
+from mllm_tailor.training.optim.registry import OptimizerConfig, ParamGroup, make_optimizer_step
 
 
-def step(weights: dict[str, nn.Parameter], gradients: dict[str, Tensor], stepper: object) -> None:
+def step(weights: dict[str, nn.Parameter], gradients: dict[str, Tensor], optimizer: object) -> None:
     def passes(each: object) -> float:
         each(sum((weights[name] * gradient).sum() for name, gradient in gradients.items()))  # type: ignore[operator]
         return 0.0
 
-    stepper.take(passes, 1.0, 0)  # type: ignore[attr-defined]
+    optimizer.step(passes, 1.0, 0)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("bf16", "error"), [(False, 0.02), (True, 0.05)])
@@ -31,7 +31,9 @@ def test_every_direction_of_a_hidden_matrix_counts_alike(
     gradient = left @ torch.diag(torch.logspace(0, -2, 12)) @ right
     weights = {"layer.weight": nn.Parameter(torch.zeros(shape))}
     step(
-        weights, {"layer.weight": gradient}, make_stepper("muon", Setup([Group(weights, 1.0, 0.0)], None, nn.Module()))
+        weights,
+        {"layer.weight": gradient},
+        make_optimizer_step("muon", OptimizerConfig([ParamGroup(weights, 1.0, 0.0)], None, nn.Module())),
     )
     found = -weights["layer.weight"].detach() / (SIZE * 20**0.5)
     sizes = (left.T @ found @ right.T).diagonal()
@@ -53,7 +55,11 @@ def test_embeddings_head_and_scales_go_by_adam_and_decay_is_decoupled() -> None:
     shapes = {"embed_tokens.weight": (7, 4), "lm_head.weight": (7, 4), "norm.weight": (4,), "kernel": (4, 3, 2, 2)}
     weights = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
     gradients = {name: torch.randn(shape) for name, shape in shapes.items()}
-    step(weights, gradients, make_stepper("muon", Setup([Group(weights, 0.01, 0.5)], None, nn.Module())))
+    step(
+        weights,
+        gradients,
+        make_optimizer_step("muon", OptimizerConfig([ParamGroup(weights, 0.01, 0.5)], None, nn.Module())),
+    )
     for name, weight in weights.items():
         wanted = 1 - 0.01 * 0.5 - 0.01 * gradients[name].sign()
         assert (weight.detach() - wanted).abs().max() < 1e-5, name
@@ -63,21 +69,21 @@ def test_what_it_remembers_is_stored_and_restored() -> None:
     torch.manual_seed(0)
     weights = {"layer.weight": nn.Parameter(torch.randn(6, 4)), "norm.weight": nn.Parameter(torch.ones(4))}
     gradients = [{name: torch.randn(weight.shape) for name, weight in weights.items()} for _ in range(2)]
-    setup = Setup([Group(weights, 0.01, 0.0)], None, nn.Module())
-    stepper = make_stepper("muon", setup)
-    step(weights, gradients[0], stepper)
-    tensors, values = stepper.state()
+    setup = OptimizerConfig([ParamGroup(weights, 0.01, 0.0)], None, nn.Module())
+    optimizer = make_optimizer_step("muon", setup)
+    step(weights, gradients[0], optimizer)
+    tensors, values = optimizer.state()
     assert torch.allclose(
         tensors["layer.weight|momentum_buffer"], (1 - MOMENTUM) * gradients[0]["layer.weight"], atol=1e-6
     )
     kept = {name: weight.detach().clone() for name, weight in weights.items()}
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    step(weights, gradients[1], stepper)
+    step(weights, gradients[1], optimizer)
     gone_on = {name: weight.detach().clone() for name, weight in weights.items()}
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(kept[name])
-    resumed = make_stepper("muon", setup)
+    resumed = make_optimizer_step("muon", setup)
     resumed.restore(tensors, values)
     step(weights, gradients[1], resumed)
     assert all(torch.equal(weights[name], gone_on[name]) for name in weights)

@@ -16,8 +16,8 @@ from torch.nn import functional
 from mllm_tailor.core.errors import DataError, ModelError, RecipeError, RunError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import open_model
-from mllm_tailor.training import Aids, Interrupted, check_objective, train
+from mllm_tailor.models import load_model
+from mllm_tailor.training import Interrupted, ObjectiveInputs, check_objective, train
 from mllm_tailor.training.objectives.cross_entropy import answer_log_probabilities, answer_logits, answer_loss
 from mllm_tailor.training.objectives.distillation import kept_divergence, top_log_probabilities
 from mllm_tailor.training.objectives.dpo import preference_loss
@@ -31,7 +31,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return make_samples(tmp_path_factory.mktemp("pictures"), 6)
 
 
-def resumes_exactly(begin: Callable[[], tuple[Any, Any, Any]], samples: list[Sample], folder: Path, aids: Aids) -> Any:
+def resumes_exactly(
+    begin: Callable[[], tuple[Any, Any, Any]], samples: list[Sample], folder: Path, objective_inputs: ObjectiveInputs
+) -> Any:
     """Broken off inside the third step and taken up by a fresh model: the same bits as undisturbed."""
 
     def stop(event: str, step: int) -> None:
@@ -39,14 +41,14 @@ def resumes_exactly(begin: Callable[[], tuple[Any, Any, Any]], samples: list[Sam
             raise KeyboardInterrupt
 
     model, method, recipe = begin()
-    whole = train(model, method, samples, recipe, folder / "whole", aids=aids)
+    whole = train(model, method, samples, recipe, folder / "whole", objective_inputs=objective_inputs)
     wanted = snapshot(model)
     model, method, recipe = begin()
     often = recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_every": 1e-9})})
     with pytest.raises(Interrupted):
-        train(model, method, samples, often, folder / "cut", on_event=stop, aids=aids)
+        train(model, method, samples, often, folder / "cut", on_event=stop, objective_inputs=objective_inputs)
     model, method, recipe = begin()
-    again = train(model, method, samples, recipe, folder / "cut", aids=aids)
+    again = train(model, method, samples, recipe, folder / "cut", objective_inputs=objective_inputs)
     assert again.losses == whole.losses
     after = snapshot(model)
     assert all(torch.equal(wanted[name], after[name]) for name in wanted)
@@ -72,7 +74,7 @@ class TestMetric:
     ) -> None:
         """A step function of the weights: the share of the head's sums above a mark. The best weights' score grows."""
         model, method, recipe = prepare(
-            tiny_model_folder, self.SPEC, epochs=30, learning_rate=0.05, schedule="constant", batch=6
+            tiny_model_folder, self.SPEC, epochs=30, learning_rate=0.05, schedule="constant", batch_size=6
         )
         head = model.model.lm_head.weight
 
@@ -80,7 +82,7 @@ class TestMetric:
             return float((head.detach()[:, 0] > 0.02).double().mean())
 
         before = measure(None)
-        result = train(model, method, samples, recipe, tmp_path, aids=Aids(measure=measure))
+        result = train(model, method, samples, recipe, tmp_path, objective_inputs=ObjectiveInputs(measure=measure))
         assert len(result.losses) == 30
         assert measure(None) > before + 0.05
 
@@ -95,7 +97,7 @@ class TestDistillation:
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
         distill = {"teacher": str(tiny_model_folder), "weight": 1.0, "top_k": 5}
-        model, method, recipe = prepare(tiny_model_folder, LORA, distill=distill, epochs=1, batch=6)
+        model, method, recipe = prepare(tiny_model_folder, LORA, distill=distill, epochs=1, batch_size=6)
         result = train(model, method, samples, recipe, tmp_path)
         assert abs(result.losses[0]) < 1e-5
 
@@ -112,7 +114,7 @@ class TestDistillation:
                 model.model.lm_head.weight.add_(0.1 * torch.randn_like(model.model.lm_head.weight))
             return model, method, recipe
 
-        result = resumes_exactly(begin, samples, tmp_path, Aids())
+        result = resumes_exactly(begin, samples, tmp_path, ObjectiveInputs())
         assert result.losses[-1] < 0.5 * result.losses[0]
 
     def test_the_divergence(self) -> None:
@@ -148,10 +150,10 @@ class TestDistillation:
 
         from mllm_tailor.training.loop import Training
 
-        training = Training(model, method, samples, recipe, tmp_path, None, False, note, Aids())
+        training = Training(model, method, samples, recipe, tmp_path, None, False, note, ObjectiveInputs())
         training.run()
         training.feed.close()
-        teacher = open_model(tiny_model_folder, dtype="float32", device="cpu")
+        teacher = load_model(tiny_model_folder, dtype="float32", device="cpu")
         with torch.no_grad():
             logits, _, _ = answer_logits(teacher.model, batch_of(teacher, [samples[2]]))
         wanted = (logits / 2).log_softmax(-1).topk(4)
@@ -162,14 +164,14 @@ class TestDistillation:
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
         distill = {"teacher": str(tiny_model_folder), "of": "vision", "layers": 2}
-        model, method, recipe = prepare(tiny_model_folder, VISION, distill=distill, epochs=1, batch=6)
+        model, method, recipe = prepare(tiny_model_folder, VISION, distill=distill, epochs=1, batch_size=6)
         assert abs(train(model, method, samples, recipe, tmp_path).losses[0]) < 1e-5
 
     def test_a_vision_tower_comes_closer(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
         def begin() -> Any:
             distill = {"teacher": str(tiny_model_folder), "of": "vision", "layers": 2}
             model, method, recipe = prepare(
-                tiny_model_folder, VISION, distill=distill, epochs=6, batch=3, learning_rate=3e-3
+                tiny_model_folder, VISION, distill=distill, epochs=6, batch_size=3, learning_rate=3e-3
             )
             with torch.no_grad():
                 torch.manual_seed(5)
@@ -177,7 +179,7 @@ class TestDistillation:
                     weight.add_(0.2 * weight.std().nan_to_num() * torch.randn_like(weight))
             return model, method, recipe
 
-        result = resumes_exactly(begin, samples, tmp_path, Aids())
+        result = resumes_exactly(begin, samples, tmp_path, ObjectiveInputs())
         assert result.losses[-1] < 0.8 * result.losses[0]
         assert not any("distill" in file.read_bytes()[:4000].decode("latin1") for file in tmp_path.rglob("trained.*"))
 
@@ -202,16 +204,18 @@ class TestPreference:
         wrong = [replace(sample, answer=rejected[sample.id]) for sample in samples[:5]]
 
         def begin() -> Any:
-            return prepare(tiny_model_folder, LORA, prefer={"beta": 0.5}, epochs=3, batch=2, learning_rate=3e-3)
+            return prepare(tiny_model_folder, LORA, prefer={"beta": 0.5}, epochs=3, batch_size=2, learning_rate=3e-3)
 
         model, _, _ = begin()
         with torch.no_grad():
             before = [answer_log_probabilities(model.model, batch_of(model, part)) for part in (samples[:5], wrong)]
-        result = resumes_exactly(begin, samples, tmp_path, Aids(rejected=rejected))
+        result = resumes_exactly(begin, samples, tmp_path, ObjectiveInputs(rejected=rejected))
         assert result.losses[0] == pytest.approx(0.6931, abs=1e-4)
         assert result.losses[-1] < 0.5
         model, method, recipe = begin()
-        train(model, method, samples, recipe, tmp_path / "once more", aids=Aids(rejected=rejected))
+        train(
+            model, method, samples, recipe, tmp_path / "once more", objective_inputs=ObjectiveInputs(rejected=rejected)
+        )
         with torch.no_grad():
             after = [answer_log_probabilities(model.model, batch_of(model, part)) for part in (samples[:5], wrong)]
         assert (after[0] - after[1]).mean() > (before[0] - before[1]).mean()
@@ -219,7 +223,7 @@ class TestPreference:
     def test_nothing_read_wrong(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
         model, method, recipe = prepare(tiny_model_folder, LORA, prefer={})
         with pytest.raises(RunError, match="no training sample wrong"):
-            train(model, method, samples, recipe, tmp_path, aids=Aids(rejected={}))
+            train(model, method, samples, recipe, tmp_path, objective_inputs=ObjectiveInputs(rejected={}))
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.training import train
-from mllm_tailor.training.optim.registry import Group, Setup, make_stepper
+from mllm_tailor.training.optim.registry import OptimizerConfig, ParamGroup, make_optimizer_step
 
 
 def make(name: str, weights: dict[str, nn.Parameter], rate: float = 0.01, **options: Any) -> Any:
-    return make_stepper(name, Setup([Group(weights, rate, 0.0)], None, nn.Module(), options))
+    return make_optimizer_step(name, OptimizerConfig([ParamGroup(weights, rate, 0.0)], None, nn.Module(), options))
 
 
-def steps(stepper: Any, weight: nn.Parameter, gradients: list[Tensor]) -> None:
+def steps(optimizer: Any, weight: nn.Parameter, gradients: list[Tensor]) -> None:
     for gradient in gradients:
-        stepper.take(lambda each, gradient=gradient: (each((weight * gradient).sum()), 0.0)[1], 1.0, 0)
+        optimizer.step(lambda each, gradient=gradient: (each((weight * gradient).sum()), 0.0)[1], 1.0, 0)
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (20, 12), (12, 5, 2, 2)])
@@ -31,8 +31,8 @@ def test_galore_is_adam_in_the_largest_directions(shape: tuple[int, ...]) -> Non
     weight = nn.Parameter(torch.randn(shape))
     gradients = [torch.randn(shape) for _ in range(3)]
     start = weight.detach().clone()
-    stepper = make("galore", {"w": weight}, rank=4, interval=2, scale=0.5)
-    steps(stepper, weight, gradients)
+    optimizer = make("galore", {"w": weight}, rank=4, interval=2, scale=0.5)
+    steps(optimizer, weight, gradients)
 
     wanted, flat = start.flatten(1), [gradient.flatten(1) for gradient in gradients]
     turned = flat[0].shape[0] > flat[0].shape[1]
@@ -53,8 +53,8 @@ def test_apollo_scales_whole_columns() -> None:
     torch.manual_seed(0)
     weight = nn.Parameter(torch.zeros(64, 100))
     gradient = torch.randn(64, 100) * torch.logspace(-2, 2, 100)
-    stepper = make("apollo", {"w": weight}, rate=1.0, rank=48)
-    steps(stepper, weight, [gradient])
+    optimizer = make("apollo", {"w": weight}, rate=1.0, rank=48)
+    steps(optimizer, weight, [gradient])
     ratio = -weight.detach() / gradient
     assert (ratio / ratio[:1] - 1).abs().max() < 1e-4
     norms = weight.detach().norm(dim=0) / 64**0.5  # Adam's first step has 1 in every place
@@ -63,10 +63,10 @@ def test_apollo_scales_whole_columns() -> None:
 
 def test_apollo_steps_grow_slowly() -> None:
     weight = nn.Parameter(torch.zeros(16, 16))
-    stepper = make("apollo", {"w": weight}, rate=1.0, rank=4)
+    optimizer = make("apollo", {"w": weight}, rate=1.0, rank=4)
     places = [weight.detach().clone()]
     for size in (1.0, 100.0, 1e4):
-        steps(stepper, weight, [torch.randn(16, 16, generator=torch.Generator().manual_seed(1)) * size])
+        steps(optimizer, weight, [torch.randn(16, 16, generator=torch.Generator().manual_seed(1)) * size])
         places.append(weight.detach().clone())
     sizes = [float((after - before).norm()) for before, after in pairwise(places)]
     assert sizes[2] <= 1.0101 * sizes[1] <= 1.0101**2 * sizes[0]
@@ -83,9 +83,9 @@ def test_apollo_mini_has_one_rate_a_tensor() -> None:
 @pytest.mark.parametrize(("name", "kept"), [("galore", 2 * 4 * 50 + 30 * 4), ("apollo", 2 * 4 * 50)])
 def test_what_is_kept(name: str, kept: int) -> None:
     weight = nn.Parameter(torch.randn(30, 50))
-    stepper = make(name, {"w": weight}, rank=4)
-    steps(stepper, weight, [torch.randn(30, 50)])
-    assert sum(tensor.numel() for tensor in stepper.state()[0].values()) == kept
+    optimizer = make(name, {"w": weight}, rank=4)
+    steps(optimizer, weight, [torch.randn(30, 50)])
+    assert sum(tensor.numel() for tensor in optimizer.state()[0].values()) == kept
 
 
 @pytest.mark.parametrize("name", ["galore", "apollo"])

@@ -22,7 +22,12 @@ def test_two_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) -> Non
     """Same samples in the same steps, odd ones out included; losses and weights within 1e-6."""
     samples = make_samples(tmp_path / "pictures", 10)
     model, method, recipe = prepare(
-        tiny_model_folder, {"name": "lora", "rank": 4}, optimizer="sgd", micro_batch=1, learning_rate=0.5, batch=4
+        tiny_model_folder,
+        {"name": "lora", "rank": 4},
+        optimizer="sgd",
+        micro_batch_size=1,
+        learning_rate=0.5,
+        batch_size=4,
     )
     alone = train(model, method, samples, recipe, tmp_path / "alone", evaluate=lambda: {"score": 1.0})
     done = subprocess.run(

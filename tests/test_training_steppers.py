@@ -22,8 +22,8 @@ from mllm_tailor.models.bundled.build import build_internvl, build_processor, bu
 from mllm_tailor.recipe import Train
 from mllm_tailor.training import check_settings, train
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
-from mllm_tailor.training.optim.mezo import MezoStepper, direction, replay
-from mllm_tailor.training.optim.registry import Group, Setup, make_stepper
+from mllm_tailor.training.optim.mezo import MezoStep, direction, replay
+from mllm_tailor.training.optim.registry import OptimizerConfig, ParamGroup, make_optimizer_step
 
 FULL = {"name": "full"}
 
@@ -82,8 +82,15 @@ class TestLomo:
         self, clip: float | None, recompute: bool, tied_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
         """Difference 0.0, with tied embeddings, clipping and recomputed activations."""
-        settings = {"clip": clip, "checkpointing": recompute, "learning_rate": 0.1, "schedule": "linear"}
-        sgd = trained(tmp_path / "sgd", tied_model_folder, samples, FULL, optimizer="sgd", micro_batch=4, **settings)
+        settings = {
+            "max_grad_norm": clip,
+            "gradient_checkpointing": recompute,
+            "learning_rate": 0.1,
+            "schedule": "linear",
+        }
+        sgd = trained(
+            tmp_path / "sgd", tied_model_folder, samples, FULL, optimizer="sgd", micro_batch_size=4, **settings
+        )
         lomo = trained(tmp_path / "lomo", tied_model_folder, samples, {"name": "lomo"}, **settings)
         assert all(torch.equal(sgd[name], lomo[name]) for name in sgd)
 
@@ -98,23 +105,25 @@ class TestLomo:
 
         for weight in weights.values():  # runs before LOMO's own hook, which is registered later
             weight.register_post_accumulate_grad_hook(count)
-        stepper = make_stepper("lomo", Setup([Group(weights, 0.1, 0.0)], None, model.model))
+        optimizer = make_optimizer_step("lomo", OptimizerConfig([ParamGroup(weights, 0.1, 0.0)], None, model.model))
 
         def passes(each: Any) -> float:
             loss, _ = answer_loss(model.model, batch_of(model, samples[:2]))
             each(loss)
             return loss.item()
 
-        stepper.take(passes, 1.0, 0)
+        optimizer.step(passes, 1.0, 0)
         assert most == max(weight.numel() for weight in weights.values())
         assert all(weight.grad is None for weight in weights.values())
-        assert stepper.state() == ({}, {})
+        assert optimizer.state() == ({}, {})
 
     def test_bf16_weights_are_updated_in_float32(self) -> None:
         weight = nn.Parameter(torch.full((4,), 256.0, dtype=torch.bfloat16))
-        stepper = make_stepper("lomo", Setup([Group({"w": weight}, 1.0, 0.0)], None, nn.Module()))
+        optimizer = make_optimizer_step(
+            "lomo", OptimizerConfig([ParamGroup({"w": weight}, 1.0, 0.0)], None, nn.Module())
+        )
         for slope, wanted in ((0.4, 256.0), (0.6, 255.0)):  # below 256 the next bf16 numbers are 1 apart
-            stepper.take(lambda each, slope=slope: (each((weight.float() * slope).sum()), 0.0)[1], 1.0, 0)
+            optimizer.step(lambda each, slope=slope: (each((weight.float() * slope).sum()), 0.0)[1], 1.0, 0)
             assert weight.tolist() == [wanted] * 4
 
 
@@ -125,7 +134,7 @@ class TestAdaLomo:
         start = {"w": torch.randn(12, 20) * 0.1, "b": torch.randn(20) * 0.1}
         ours = {name: nn.Parameter(tensor.clone()) for name, tensor in start.items()}
         theirs = {name: nn.Parameter(tensor.clone()) for name, tensor in start.items()}
-        stepper = make_stepper("adalomo", Setup([Group(ours, 0.01, 0.0)], None, nn.Module()))
+        optimizer = make_optimizer_step("adalomo", OptimizerConfig([ParamGroup(ours, 0.01, 0.0)], None, nn.Module()))
         reference = torch.optim.Adafactor(theirs.values(), lr=0.01, eps=(1e-30, 1e-3), weight_decay=0.0)
         inputs = torch.randn(32, 12)
 
@@ -133,7 +142,7 @@ class TestAdaLomo:
             return ((inputs @ weights["w"] + weights["b"]).tanh() - 1).square().mean()
 
         for _ in range(5):
-            stepper.take(lambda each: (each(loss(ours)), 0.0)[1], 1.0, 0)
+            optimizer.step(lambda each: (each(loss(ours)), 0.0)[1], 1.0, 0)
             reference.zero_grad()
             loss(theirs).backward()
             reference.step()
@@ -145,17 +154,21 @@ class TestAdaLomo:
         torch.manual_seed(0)
         weight = nn.Parameter(torch.randn(12, 20))
         before = weight.detach().clone()
-        stepper = make_stepper("adalomo", Setup([Group({"w": weight}, 0.01, 0.0)], None, nn.Module()))
+        optimizer = make_optimizer_step(
+            "adalomo", OptimizerConfig([ParamGroup({"w": weight}, 0.01, 0.0)], None, nn.Module())
+        )
         slopes = torch.randn(12, 20) * torch.logspace(-3, 3, 20)
-        stepper.take(lambda each: (each((weight * slopes).sum()), 0.0)[1], 1.0, 0)
+        optimizer.step(lambda each: (each((weight * slopes).sum()), 0.0)[1], 1.0, 0)
         step = (weight.detach() - before).square().mean().sqrt() / before.square().mean().sqrt()
         assert 0.5 * 0.01 < float(step) <= 0.01 * 1.0001
 
     def test_state_is_rows_and_columns(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
         weight = nn.Parameter(torch.randn(30, 50))
-        stepper = make_stepper("adalomo", Setup([Group({"w": weight}, 0.01, 0.0)], None, nn.Module()))
-        stepper.take(lambda each: (each(weight.square().sum()), 0.0)[1], 1.0, 0)
-        tensors, values = stepper.state()
+        optimizer = make_optimizer_step(
+            "adalomo", OptimizerConfig([ParamGroup({"w": weight}, 0.01, 0.0)], None, nn.Module())
+        )
+        optimizer.step(lambda each: (each(weight.square().sum()), 0.0)[1], 1.0, 0)
+        tensors, values = optimizer.state()
         assert sum(tensor.numel() for tensor in tensors.values()) == 30 + 50
         assert values == {"steps": 1}
         model, method, recipe = prepare(tiny_model_folder, {"name": "adalomo"}, epochs=4, learning_rate=0.05)
@@ -165,11 +178,13 @@ class TestAdaLomo:
 
 class TestMezo:
     @staticmethod
-    def stepper(model: Any, dtype: torch.dtype, **options: Any) -> tuple[MezoStepper, dict[str, nn.Parameter]]:
+    def optimizer(model: Any, dtype: torch.dtype, **options: Any) -> tuple[MezoStep, dict[str, nn.Parameter]]:
         model.model.to(dtype)
         weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
-        found = make_stepper("mezo", Setup([Group(weights, 0.0, 0.0)], None, model.model, options))
-        assert isinstance(found, MezoStepper)
+        found = make_optimizer_step(
+            "mezo", OptimizerConfig([ParamGroup(weights, 0.0, 0.0)], None, model.model, options)
+        )
+        assert isinstance(found, MezoStep)
         return found, weights
 
     @staticmethod
@@ -193,34 +208,34 @@ class TestMezo:
     ) -> None:
         """After ten steps at rate 0: within rounding in place, bit for bit module by module (bf16's default)."""
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
-        stepper, weights = self.stepper(model, getattr(torch, dtype), **({} if exact else {"exact": False}))
-        assert stepper.exact is exact
+        optimizer, weights = self.optimizer(model, getattr(torch, dtype), **({} if exact else {"exact": False}))
+        assert optimizer.exact is exact
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         run = self.passes(model, samples[:1])
         for seed in range(10):
-            stepper.take(run, 1.0, seed)
+            optimizer.step(run, 1.0, seed)
         assert max(float((weight - before[name]).abs().max()) for name, weight in weights.items()) <= drift
 
     def test_both_ways_try_the_same_weights(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
         slopes = []
         for exact in (False, True):
             model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
-            stepper, _ = self.stepper(model, torch.float64, exact=exact)
-            stepper.take(self.passes(model, samples[:2]), 1.0, 7)
-            slopes.append(stepper.log[0][1])
+            optimizer, _ = self.optimizer(model, torch.float64, exact=exact)
+            optimizer.step(self.passes(model, samples[:2]), 1.0, 7)
+            slopes.append(optimizer.log[0][1])
         assert slopes[0] == pytest.approx(slopes[1], rel=1e-9)
 
     def test_the_slope_approaches_the_gradient_along_z(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
-        _, weights = self.stepper(model, torch.float64)
+        _, weights = self.optimizer(model, torch.float64)
         loss, count = answer_loss(model.model.eval(), batch_of(model, samples[:2]))
         (loss / count).backward()
         wanted = sum(float((direction(3, name, weight) * weight.grad).sum()) for name, weight in weights.items())
         errors = []
         for epsilon in (1e-2, 1e-3, 1e-4):
-            stepper, _ = self.stepper(model, torch.float64, epsilon=epsilon, exact=False)
-            stepper.take(self.passes(model, samples[:2]), 1.0, 3)
-            errors.append(abs(stepper.log[0][1] - wanted) / abs(wanted))
+            optimizer, _ = self.optimizer(model, torch.float64, epsilon=epsilon, exact=False)
+            optimizer.step(self.passes(model, samples[:2]), 1.0, 3)
+            errors.append(abs(optimizer.log[0][1] - wanted) / abs(wanted))
         assert errors[2] < 1e-3
         assert errors[2] < errors[1] < errors[0]
 
@@ -230,25 +245,25 @@ class TestMezo:
     ) -> None:
         """Bytes of everything allocated and alive, at most; module by module, also that module's moved weights."""
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
-        stepper, weights = self.stepper(model, getattr(torch, dtype))
-        assert stepper.exact is exact
+        optimizer, weights = self.optimizer(model, getattr(torch, dtype))
+        assert optimizer.exact is exact
         run = self.passes(model, samples[:1])
         largest = max(weight.numel() * weight.element_size() for weight in weights.values())
         with torch.no_grad(), Alive() as inference:
             run(lambda share: None)
         with Alive() as trial:
-            stepper.take(run, 1.0, 0)
+            optimizer.step(run, 1.0, 0)
         with Alive() as update:
-            stepper.take(lambda each: 0.0, 1.0, 0)
+            optimizer.step(lambda each: 0.0, 1.0, 0)
         assert trial.most <= inference.most + (2 if exact else 1) * largest
         assert update.most <= 1.01 * largest + 1000
 
     def test_nothing_is_kept_for_a_backward_pass(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
-        stepper, _ = self.stepper(model, torch.float32)
+        optimizer, _ = self.optimizer(model, torch.float32)
         kept: list[Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t):
-            stepper.take(self.passes(model, samples[:1]), 1.0, 0)
+            optimizer.step(self.passes(model, samples[:1]), 1.0, 0)
         assert not kept
 
     def test_a_run_is_replayed_from_its_log(
@@ -262,7 +277,7 @@ class TestMezo:
         assert len(log) == 6
         model, _, _ = prepare(tiny_model_folder, spec, **settings)
         weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
-        replay([Group(weights, 1e-4, 0.0)], log)
+        replay([ParamGroup(weights, 1e-4, 0.0)], log)
         assert max(float((weight - after[name]).abs().max()) for name, weight in weights.items()) < 2e-6
 
     def test_it_learns(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
@@ -270,7 +285,7 @@ class TestMezo:
         model, method, recipe = prepare(
             tiny_model_folder,
             {"name": "mezo", "parts": ["head"]},
-            epochs=40, learning_rate=1e-3, schedule="constant", batch=8,
+            epochs=40, learning_rate=1e-3, schedule="constant", batch_size=8,
         )  # fmt: skip
         result = train(model, method, samples, recipe, tmp_path)
         assert sum(result.losses[-5:]) < sum(result.losses[:5])
@@ -293,7 +308,7 @@ class TestLisa:
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
         spec = {"name": "lisa", "layers": 1, "interval": 2}
-        model, method, recipe = prepare(tiny_model_folder, spec, epochs=8, checkpoint_every=1e-9, keep=99)
+        model, method, recipe = prepare(tiny_model_folder, spec, epochs=8, checkpoint_every=1e-9, keep_checkpoints=99)
         train(model, method, samples, recipe, tmp_path)
         awake = set()
         for place in (tmp_path / "checkpoints").glob("step-*"):
@@ -310,11 +325,11 @@ class TestLisa:
 @pytest.mark.parametrize(
     ("settings", "method", "words"),
     [
-        ({"micro_batch": 2, "batch": 8}, {"name": "lomo"}, "nothing can add up"),
-        ({"optimizer": "adalomo", "micro_batch": 1}, FULL, "nothing can add up"),
-        ({"optimizer": "mezo", "clip": 0.5}, FULL, "no gradient norm"),
-        ({"clip": 0.5}, {"name": "adalomo"}, "no gradient norm"),
-        ({"micro_batch": 1}, {"name": "adalomo"}, "nothing can add up"),
+        ({"micro_batch_size": 2, "batch_size": 8}, {"name": "lomo"}, "nothing can add up"),
+        ({"optimizer": "adalomo", "micro_batch_size": 1}, FULL, "nothing can add up"),
+        ({"optimizer": "mezo", "max_grad_norm": 0.5}, FULL, "no gradient norm"),
+        ({"max_grad_norm": 0.5}, {"name": "adalomo"}, "no gradient norm"),
+        ({"micro_batch_size": 1}, {"name": "adalomo"}, "nothing can add up"),
         ({"optimizer": "sgd"}, {"name": "mezo"}, "an optimizer itself"),
         ({"optimizer": "adamm"}, FULL, "did you mean `adamw`"),
     ],

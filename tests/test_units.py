@@ -21,7 +21,7 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples
 from mllm_tailor.media.audio import audio_rate
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.models.inputs.speech_units import (
     FILE,
     Codebook,
@@ -147,7 +147,7 @@ def test_units_are_tokens_of_the_model_the_same_at_every_opening(
 ) -> None:
     fit_codebook(tones, Units(count=6), seed=0).save(tmp_path / FILE)
     units = Units(count=6, codebook=str(tmp_path / FILE))
-    first, second = (open_model(tiny_model_folder, units=units, device="cpu") for _ in range(2))
+    first, second = (load_model(tiny_model_folder, units=units, device="cpu") for _ in range(2))
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert first.codebook is not None
@@ -156,11 +156,11 @@ def test_units_are_tokens_of_the_model_the_same_at_every_opening(
     start = ids.index(wanted[0])
     assert ids[start : start + len(wanted)] == wanted
     first.save(tmp_path / "saved")  # with its codebook beside the weights
-    saved = open_model(tmp_path / "saved", units=Units(count=6), device="cpu")
+    saved = load_model(tmp_path / "saved", units=Units(count=6), device="cpu")
     assert saved.encode(Sample("a", (tones[0],), "Which?")).ids.tolist() == ids
     assert torch.equal(saved.model.get_input_embeddings().weight, first.model.get_input_embeddings().weight)
     with pytest.raises(ModelError, match="no codebook"):
-        open_model(tiny_model_folder, units=Units(), device="cpu")
+        load_model(tiny_model_folder, units=Units(), device="cpu")
 
 
 def test_a_run_learns_from_units_and_its_folder_predicts_wherever_it_lies(
@@ -180,7 +180,7 @@ def test_a_run_learns_from_units_and_its_folder_predicts_wherever_it_lies(
         "data": {"train": str(data), "held_out": {"fraction": 0.34, "group_by": "speaker"}, "dev": 0.2},
         "task": "transcribe",
         "method": {"name": "full", "parts": ["language", "head"]},
-        "train": {"epochs": 1, "batch": 4},
+        "train": {"epochs": 1, "batch_size": 4},
         "predict": {"max_new_tokens": 8},
         "score": ["word_errors", "accuracy"],
         "score_by": ["speaker"],

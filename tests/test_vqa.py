@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data import read_samples, recognise, split
+from mllm_tailor.data import detect, read_samples, split
 from mllm_tailor.data.split import by_name
 from mllm_tailor.recipe import HeldOut, make_recipe
 from mllm_tailor.run.dataset import prepare
-from mllm_tailor.run.slices import majority_floor, places_by
+from mllm_tailor.run.slices import majority_baseline, places_by
 from mllm_tailor.scoring.metrics.answers import published
 from mllm_tailor.tasks import open_task
 
@@ -71,7 +71,7 @@ def questions(folder: Path) -> Path:
 def test_both_views_of_a_set_hold_out_the_same_files(tmp_path: Path) -> None:
     data = questions(tmp_path / "data")
     held = HeldOut(fraction=0.3, fixed=True)
-    asked, told = read_samples(data), read_samples(data, "facts")
+    asked, told = read_samples(data), read_samples(data, "qa_captions")
     assert len(asked.samples) == 60 and len(told.samples) == 30
     sides = [
         [{sample.media[0].path for sample in side} for side in split(found, held, seed=3)] for found in (asked, told)
@@ -89,14 +89,14 @@ def test_a_file_is_held_out_whatever_else_is_in_the_set() -> None:
 
 def test_captions_are_made_of_what_answers_say(tmp_path: Path) -> None:
     data = questions(tmp_path / "data")
-    assert recognise(data)[0] == "metadata"  # the other view is chosen by name
-    captions = [sample.answer for sample in read_samples(data, "facts").samples]
+    assert detect(data)[0] == "metadata"  # the other view is chosen by name
+    captions = [sample.answer for sample in read_samples(data, "qa_captions").samples]
     assert captions[0] == captions[1] == "abdomen. plane: axial"  # `no` says nothing without its question
     assert captions[2] == "abdomen. plane: axial. position: left"
     with pytest.raises(DataError, match="not laid out as `facts`"):
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "rows.jsonl").write_text('{"image": "a.png", "total": "1"}')
-        read_samples(tmp_path / "other", "facts")
+        read_samples(tmp_path / "other", "qa_captions")
 
 
 def test_the_majority_floor_answers_each_type_with_its_own_most_frequent_answer() -> None:
@@ -108,7 +108,7 @@ def test_the_majority_floor_answers_each_type_with_its_own_most_frequent_answer(
     }
     recipe = make_recipe(values)
     job = prepare(recipe, open_task("answer"), exclude_faulty=True, decode=False)
-    floor = majority_floor(job)
+    floor = majority_baseline(job)
     places = places_by(recipe.score_by, job.held_out)["answer_type"]
     assert sum(map(len, places.values())) == len(floor) == len(job.held_out)
     assert {floor[place]["answer"].lower() for place in places["CLOSED"]} & {"yes", "no"}

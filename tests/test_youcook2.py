@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import real_data
 
-from mllm_tailor.data import Fault, read_samples
+from mllm_tailor.data import DataIssue, read_samples
 from mllm_tailor.tasks import open_task
 
 ROW = {
@@ -57,8 +57,8 @@ def test_with_a_film_a_step_is_a_span_of_it(tmp_path: Path) -> None:
     ],
 )
 def test_bad_rows_are_named_and_the_rest_is_read(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
-    faults: list[Fault] = []
-    found = read_samples(written(tmp_path, ROW, ROW | changes), on_fault=faults.append)
+    faults: list[DataIssue] = []
+    found = read_samples(written(tmp_path, ROW, ROW | changes), on_issue=faults.append)
     assert len(found.samples) == 2 and len(faults) == 1
     assert words in faults[0].problem and faults[0].source.endswith(":2")
 
@@ -67,8 +67,8 @@ def test_a_file_cut_off_in_the_middle_says_so(tmp_path: Path) -> None:
     rows = [ROW | {"video_id": f"{number}-{number**7}"} for number in range(500)]
     file = written(tmp_path, *rows) / "annotations.jsonl.gz"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    faults: list[Fault] = []
-    assert 0 < len(read_samples(tmp_path, on_fault=faults.append).samples) < 1000
+    faults: list[DataIssue] = []
+    assert 0 < len(read_samples(tmp_path, on_issue=faults.append).samples) < 1000
     assert "damaged or cut off" in faults[0].problem
 
 

@@ -4,4 +4,4 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "trainers"))
-import mend  # noqa: F401
+import fix  # noqa: F401

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import mend
+import fix
 
-mend.mend_torchaudio()
+fix.mend_torchaudio()
 
 from llamafactory.train.tuner import run_exp  # noqa: E402
 from meter import open_job  # noqa: E402

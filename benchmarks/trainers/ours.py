@@ -10,11 +10,11 @@ from meter import open_job
 from mllm_tailor.core.device import computes_in_bf16, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import open_model
+from mllm_tailor.models import load_model
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training import loop
 from mllm_tailor.training import vision_cache as features
-from mllm_tailor.training.trainable import keep_frozen_parts_quiet
+from mllm_tailor.training.trainable import set_train_mode
 
 
 def samples_of(rows: list[dict[str, str]]) -> list[Sample]:
@@ -37,15 +37,15 @@ def main() -> None:
             "method": {"name": "lora", "rank": job.rank, "alpha": job.alpha, "dropout": 0.0, "parts": ["language"]},
             "train": {
                 "steps": job.steps,
-                "batch": job.batch,
+                "batch_size": job.batch,
                 "learning_rate": job.rate,
                 "schedule": "constant",
-                "warmup": 0.0,
+                "warmup_ratio": 0.0,
                 "checkpoint_every": 600,
             },
         }
     )
-    model = open_model(recipe.model.path, dtype=recipe.model.dtype)
+    model = load_model(recipe.model.path, dtype=recipe.model.dtype)
     method = make_method(recipe)
     seed_everything(job.seed)
     method.apply(model)
@@ -58,8 +58,8 @@ def main() -> None:
 
     kept = Path(job.features) if job.seen else None
     if kept is not None:  # an earlier run over the same pictures
-        keep_frozen_parts_quiet(model)
-        features.make_feed(model, samples, recipe, kept, computes_in_bf16(recipe.model.dtype, model.device))
+        set_train_mode(model)
+        features.make_batch_source(model, samples, recipe, kept, computes_in_bf16(recipe.model.dtype, model.device))
     meter.start()  # pictures are read, and their features computed, on the clock
     loop.train(model, method, samples, recipe, folder, on_event=tell, features=kept)
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mend  # noqa: F401
+import fix  # noqa: F401
 import torch
 from meter import open_job
 from plain import encode, open_plain

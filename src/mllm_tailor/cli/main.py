@@ -125,7 +125,9 @@ def predict(
     model: Annotated[str | None, typer.Option("--model", help="Use this untuned model (with --recipe).")] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="The task to perform when there is no run.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Use the run's untouched base model.")] = False,
-    free: Annotated[bool, typer.Option("--free", help="Do not hold replies to the JSON schema.")] = False,
+    unconstrained: Annotated[
+        bool, typer.Option("--unconstrained", help="Do not hold replies to the JSON schema.")
+    ] = False,
     engine: Annotated[
         str, typer.Option("--engine", help="builtin, or vllm: for many files, with an InternVL (docs/performance.md).")
     ] = "builtin",
@@ -137,7 +139,9 @@ def predict(
     if model and model_or_run is not None:
         inputs.insert(0, model_or_run)  # with --model, every argument is a file
         model_or_run = None
-    predict_paths(model_or_run, inputs, out, model=model, recipe=recipe, base=base, free=free, engine=engine)
+    predict_paths(
+        model_or_run, inputs, out, model=model, recipe=recipe, base=base, unconstrained=unconstrained, engine=engine
+    )
 
 
 @app.command()

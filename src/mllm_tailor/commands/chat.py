@@ -14,7 +14,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample, Turn
 from mllm_tailor.generation import read_inputs
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.reporting.tables import plain
 from mllm_tailor.run.predict import open_tuned
 from mllm_tailor.run.run_dir import RunFolder, open_run
@@ -23,14 +23,14 @@ HELP = "Ask about the files; /new starts over, /quit (or Ctrl-D) ends."
 
 
 def chat(name: str, files: Sequence[Path], ask: Callable[[str], str] = input) -> None:
-    """Talk until the user ends it. `name` is a run folder or anything `open_model` takes.
+    """Talk until the user ends it. `name` is a run folder or anything `load_model` takes.
 
     Raises:
         DataError: when a file cannot be read.
     """
     folder = Path(name)
     run = open_run(folder) if RunFolder(folder).recipe_file.is_file() else None
-    model = open_tuned(run.recipe(), run.adapter) if run else open_model(name)
+    model = open_tuned(run.recipe(), run.adapter) if run else load_model(name)
     start = opening(files)
     console.print(HELP)
     talk = start
@@ -65,7 +65,7 @@ def _next(ask: Callable[[str], str]) -> str | None:
     return None if question == "/quit" else question
 
 
-def stream(model: OpenModel, sample: Sample, max_new_tokens: int = 512) -> Iterator[str]:
+def stream(model: LoadedModel, sample: Sample, max_new_tokens: int = 512) -> Iterator[str]:
     """The reply, piece by piece as it is generated (greedy, with the checkpoint's own template)."""
     streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
     settings = {

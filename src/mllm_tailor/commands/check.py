@@ -14,17 +14,17 @@ from rich.text import Text
 from mllm_tailor.core.io import human_bytes, human_time
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data import Examination, Fault
-from mllm_tailor.models import Length, OpenModel
+from mllm_tailor.data import DataIssue, ValidationResult
+from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.reporting.tables import plain
-from mllm_tailor.run.cost_estimate import Forecast, foresee
+from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import SHOWN_FAULTS, Job, prepare
 from mllm_tailor.run.epoch_summary import plan, print_plan
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.pipeline import check_model, check_words
-from mllm_tailor.run.predict import open_base, read_in
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.predict import generate, open_base
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.run.scores import modes
 from mllm_tailor.run.speech_units import with_units
 from mllm_tailor.run.stages import check_stages, leaks_between
@@ -37,7 +37,7 @@ READ = 2  # held-out samples, to learn how long reading takes
 def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     """Print what was found; True when a run may start."""
     recipe = read_recipe(path, overrides)
-    parts = [settle(one) for one in stage_recipes(recipe) or (recipe,)]
+    parts = [resolve_from_data(one) for one in stage_recipes(recipe) or (recipe,)]
     for one in parts:
         check_words(one)
     check_stages(parts)
@@ -49,15 +49,15 @@ def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     return all(ready)
 
 
-def _check_job(job: Job, leaks: Sequence[Fault], *, staged: bool) -> bool:
+def _check_job(job: Job, leaks: Sequence[DataIssue], *, staged: bool) -> bool:
     """One stage or the whole; its lengths and costs are those of the untouched model, which no stage changes."""
-    assert job.examination is not None
+    assert job.validation is not None
     if staged:
         console.rule(f"[bold]Stage {job.recipe.name}[/]", align="left")
-    examination = replace(job.examination, faults=(*job.examination.faults, *leaks))
+    validation = replace(job.validation, faults=(*job.validation.faults, *leaks))
     _print_parts(job)
-    _print_patterns(examination)
-    faults_ok = _print_faults(examination, job.recipe.data.faulty == "exclude")
+    _print_patterns(validation)
+    faults_ok = _print_faults(validation, job.recipe.data.faulty == "exclude")
     with tempfile.TemporaryDirectory() as folder:
         job = with_units(job, Path(folder) / "units.safetensors")
         check_model(job.recipe)
@@ -68,16 +68,16 @@ def _check_job(job: Job, leaks: Sequence[Fault], *, staged: bool) -> bool:
     _print_spans(model, job.train[:SHOWN_SPANS])
     reading = _reading_seconds(model, job)
     del model
-    print_forecast(foresee(job, reading, lengths))
+    print_forecast(estimate_cost(job, reading, lengths))
     return faults_ok
 
 
-def _reading_seconds(model: OpenModel, job: Job) -> float:
+def _reading_seconds(model: LoadedModel, job: Job) -> float:
     """Of base and tuned over all held-out samples, from a few that are read."""
     few = job.held_out[:READ]
     began = time.perf_counter()
     for mode in modes(job.task):
-        read_in(mode, model, job.task, few, job.recipe.predict)
+        generate(mode, model, job.task, few, job.recipe.predict)
     return 2 * (time.perf_counter() - began) / len(few) * len(job.held_out)
 
 
@@ -92,27 +92,27 @@ def _print_parts(job: Job) -> None:
     console.print(table)
 
 
-def _print_patterns(examination: Examination) -> None:
+def _print_patterns(validation: ValidationResult) -> None:
     """What each field holds, and the ways it is written: many ways are a sign of labels that disagree."""
     table = Table(title="The fields", title_justify="left")
     for column in ("field", "filled", "empty", "different", "longest", "ways of writing (count, for example)"):
         table.add_column(column)
-    for field in examination.fields:
+    for field in validation.fields:
         ways = [f"{way.shape} ({way.count}, {way.examples[0]})" for way in field.patterns]
         counts = map(str, (field.filled, field.empty, field.distinct, field.longest))
         table.add_row(plain(field.name), *counts, Text("\n").join(map(plain, ways)))
     console.print(table)
 
 
-def _print_faults(examination: Examination, excluding: bool) -> bool:
+def _print_faults(validation: ValidationResult, excluding: bool) -> bool:
     """Every fault by row; True when none of them refuses the run."""
-    errors, warnings = examination.errors(), examination.warnings()
+    errors, warnings = validation.errors(), validation.warnings()
     wrong = "excluded, as the recipe asks (data.faulty)" if excluding else "to mend"
     for title, style, faults in ((wrong, "red", errors), ("worth a look", "yellow", warnings)):
         if faults:
             console.print(f"[bold {style}]{len(faults)} {title}[/]")
             for fault in faults[: SHOWN_FAULTS if style == "yellow" else None]:
-                console.print(plain(f"  {fault.source}: {fault.problem} — {fault.mend}"))
+                console.print(plain(f"  {fault.source}: {fault.problem} — {fault.fix}"))
             if style == "yellow" and len(faults) > SHOWN_FAULTS:
                 console.print(f"  … and {len(faults) - SHOWN_FAULTS} more")
     if errors and not excluding:
@@ -130,7 +130,7 @@ def _print_lengths(lengths: dict[str, Length]) -> None:
     console.print(table)
 
 
-def _print_spans(model: OpenModel, samples: tuple[Sample, ...]) -> None:
+def _print_spans(model: LoadedModel, samples: tuple[Sample, ...]) -> None:
     """The very words that carry loss, decoded back from the labels."""
     console.print("[bold]What is learned[/] (the label span, decoded back):")
     for sample in samples:
@@ -138,7 +138,7 @@ def _print_spans(model: OpenModel, samples: tuple[Sample, ...]) -> None:
         console.print(plain(f"  {sample.id}: {model.tokenizer.decode(labels[labels >= 0])}"))
 
 
-def print_forecast(forecast: Forecast) -> None:
+def print_forecast(forecast: CostEstimate) -> None:
     """Memory and minutes on this machine."""
     seeing = f", reading the training pictures {human_time(forecast.seeing_seconds)}" if forecast.seeing_seconds else ""
     processes = f" in {forecast.processes} processes" if forecast.processes > 1 else ""

@@ -28,7 +28,7 @@ from mllm_tailor.reporting.tables import plain
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, start_run
 from mllm_tailor.run.scores import less_is_better
-from mllm_tailor.run.shared_baseline import hand_over, read_once
+from mllm_tailor.run.shared_baseline import compute_shared_baseline, hand_over
 from mllm_tailor.scoring import Interval
 from mllm_tailor.tasks import make_task
 
@@ -81,7 +81,7 @@ def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -
     wanted = read_wanted(words)
     folder = Path(recipe.output) / f"{recipe.name}-methods"
     console.rule("[bold]untouched[/]", align="left")
-    shared = read_once(recipe, folder)
+    shared = compute_shared_baseline(recipe, folder)
     outcomes: list[Outcome] = []
     for one in wanted:
         outcomes.append(_outcome(one, recipe, spent, folder, shared))
@@ -125,16 +125,16 @@ def recipe_for(recipe: Recipe, one: Wanted, budget: Budget, folder: Path) -> Rec
     Raises:
         RecipeError: when a setting kept does not go with the method.
     """
-    technique, own = METHODS.load(one.name), METHODS.load(recipe.method["name"])
-    alike = technique.rate == own.rate
-    kept = {key: value for key, value in recipe.method_settings.items() if key in technique.Settings.model_fields}
+    tuning_method, own = METHODS.load(one.name), METHODS.load(recipe.method["name"])
+    group_by_length = tuning_method.rate == own.rate
+    kept = {key: value for key, value in recipe.method_settings.items() if key in tuning_method.Settings.model_fields}
     if "parts" in recipe.method:
         kept["parts"] = recipe.method["parts"]
-    if not alike:
+    if not group_by_length:
         kept.pop("learning_rate", None)
     values = recipe.model_dump(mode="json")
     values |= {"name": one.folder, "method": {"name": one.name, **kept, **one.settings}, "output": str(folder)}
-    values["train"] |= budget.train() | ({} if alike else {"learning_rate": None})
+    values["train"] |= budget.train() | ({} if group_by_length else {"learning_rate": None})
     changed = make_recipe(values)
     make_method(changed)
     return changed
@@ -180,7 +180,7 @@ def _read(one: Wanted, recipe: Recipe, run: RunFolder, budget: Budget) -> Outcom
         one.words,
         Interval(**found["tuned"]),
         Interval(**found["difference"]),
-        rate=make_method(recipe).peak_rate(recipe.train.learning_rate),
+        rate=make_method(recipe).peak_learning_rate(recipe.train.learning_rate),
         steps=training["steps"],
         trained=sum(training["trained_by_part"].values()),
         peak_bytes=peak,
@@ -233,7 +233,7 @@ def _row(outcomes: Sequence[Outcome], wanted: Sequence[Wanted], folder: Path, bu
     floors = {
         name: found["metrics"][metric]["value"]
         for name, found in scores["systems"].items()
-        if name.startswith("floor_")
+        if name.startswith("baseline_")
     }
     gain = scores["gain"][metric]
     common = {"budget": budget, "metric": metric, "better": gain["better"], "held_out": gain["count"]}

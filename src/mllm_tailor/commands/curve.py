@@ -17,7 +17,7 @@ from mllm_tailor.reporting import write_curve
 from mllm_tailor.reporting.tables import empty_table
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.pipeline import check_words, run_job
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, share_predictions, start_run
 from mllm_tailor.scoring import LearningCurve, Scores, fit_curve
 from mllm_tailor.scoring.compare import Interval
@@ -42,7 +42,7 @@ def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclud
     Raises:
         RecipeError: for a recipe with stages, or sizes that leave fewer than three points.
     """
-    recipe = settle(read_single(path, overrides))
+    recipe = resolve_from_data(read_single(path, overrides))
     check_words(recipe)
     folder = Path(recipe.output) / f"{recipe.name}-curve"
     whole = prepare(recipe, make_task(recipe), exclude_faulty=exclude_faulty)

@@ -17,9 +17,9 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, read_recipe
 from mllm_tailor.run.budget import read_budget
-from mllm_tailor.run.cost_estimate import Forecast, foresee
+from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import Job, prepare
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import ONE_PASS
 
@@ -41,11 +41,11 @@ def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
     table = Table(title=f"What fits into {human_bytes(room)}", title_justify="left")
     for column in ("settings", "peak memory", "training", ""):
         table.add_column(column, justify="right" if column in ("peak memory", "training") else "left")
-    chosen, settled = None, settle(recipe)
+    chosen, settled = None, resolve_from_data(recipe)
     job = prepare(settled, make_task(settled), exclude_faulty=True, decode=False)
     for changes in milder(recipe):
         changed = read_recipe(path, [*overrides, *changes]).model_copy(update={"task": settled.task})
-        found = _foresee(replace(job, recipe=changed))
+        found = _estimate_cost(replace(job, recipe=changed))
         fits = found is not None and found.peak_bytes <= room
         cost = _cost(found)
         table.add_row(" ".join(changes) or "as the recipe says", *cost, "fits" if fits else "")
@@ -65,11 +65,11 @@ def milder(recipe: Recipe) -> Iterator[list[str]]:
     changes: list[str] = []
     yield changes
     optimizer = make_method(recipe).optimizer
-    if recipe.train.micro_batch != 1 and recipe.train.batch > 1 and optimizer not in ONE_PASS:
-        changes = [*changes, "train.micro_batch=1"]
+    if recipe.train.micro_batch_size != 1 and recipe.train.batch_size > 1 and optimizer not in ONE_PASS:
+        changes = [*changes, "train.micro_batch_size=1"]
         yield changes
-    if recipe.train.checkpointing is not True and optimizer != "mezo":
-        changes = [*changes, "train.checkpointing=true"]
+    if recipe.train.gradient_checkpointing is not True and optimizer != "mezo":
+        changes = [*changes, "train.gradient_checkpointing=true"]
         yield changes
     if recipe.train.optimizer == "adamw" and optimizer is None:
         changes = [*changes, "train.optimizer=adamw_8bit"]
@@ -93,16 +93,16 @@ def _room(recipe: Recipe, memory: str | None) -> int:
     return int(SHARE * free_memory(device)) + current_memory(device)
 
 
-def _foresee(job: Job) -> Forecast | None:
+def _estimate_cost(job: Job) -> CostEstimate | None:
     """The forecast, or None where not even one sample fits."""
     gc.collect()  # the model of the trial before
     try:
-        return foresee(job, 0.0)
+        return estimate_cost(job, 0.0)
     except torch.OutOfMemoryError:
         return None
 
 
-def _cost(found: Forecast | None) -> tuple[str, str]:
+def _cost(found: CostEstimate | None) -> tuple[str, str]:
     if found is None:
         return "more than there is", ""
     return human_bytes(found.peak_bytes), human_time(found.training_seconds)

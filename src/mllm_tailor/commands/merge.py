@@ -11,11 +11,11 @@ from mllm_tailor.commands.verify import Agreement, agreement, observe
 from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.core.progress import console
 from mllm_tailor.methods import check_mergeable, make_method, merge, truncate
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.dataset import Job, prepare_again
 from mllm_tailor.run.model_card import write_card
-from mllm_tailor.run.predict import open_base, open_tuned, read_in
+from mllm_tailor.run.predict import generate, open_base, open_tuned
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions
 from mllm_tailor.run.scores import in_mode, score_part
 
@@ -110,16 +110,16 @@ def _ended(path: Path, out: Path) -> tuple[RunFolder, Recipe]:
     return run, run.recipe()
 
 
-def _of_folder(recipe: Recipe, folder: Path, model: OpenModel) -> Recipe:
+def _of_folder(recipe: Recipe, folder: Path, model: LoadedModel) -> Recipe:
     """The recipe with the exported folder for its model, in the number format it was saved in."""
     changes = {"path": str(folder), "revision": None, "dtype": str(model.dtype).removeprefix("torch.")}
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
 
 
-def _rescored(run: RunFolder, job: Job, model: OpenModel, count: int) -> str:
+def _rescored(run: RunFolder, job: Job, model: LoadedModel, count: int) -> str:
     """Scores of the exported folder beside those the run recorded for the same samples, and how many replies agree."""
     mode, samples = in_mode(job.task, job.recipe.predict), job.held_out[:count]
-    found = read_in(mode, model, job.task, samples, job.recipe.predict)
+    found = generate(mode, model, job.task, samples, job.recipe.predict)
     known = {row.id: row for row in read_predictions(run.predictions(f"tuned_{mode}"))}
     recorded = [known[sample.id] for sample in samples if sample.id in known]
     if len(recorded) < len(samples):
@@ -135,7 +135,7 @@ def _shown(scores: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
 
 
-def _rounding(found: Agreement | None, recipe: Recipe, model: OpenModel) -> str:
+def _rounding(found: Agreement | None, recipe: Recipe, model: LoadedModel) -> str:
     """What merging and saving changed, with a warning where DoRA was rounded."""
     if found is None:
         return ""

@@ -10,8 +10,8 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import predict, read_inputs
 from mllm_tailor.recipe import Recipe, read_single
-from mllm_tailor.run.predict import open_base, open_tuned, read_in, write_predictions
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.predict import generate, open_base, open_tuned, write_predictions
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.run.run_dir import RunFolder, open_run
 from mllm_tailor.run.scores import MODES, in_mode
 from mllm_tailor.tasks import Task, make_task
@@ -27,7 +27,7 @@ def predict_paths(
     model: str | None,
     recipe: Path | None,
     base: bool,
-    free: bool,
+    unconstrained: bool,
     engine: str = "builtin",
 ) -> None:
     """Read files with a run's model (or an untuned one) and write one JSON row each, in the order given.
@@ -42,7 +42,7 @@ def predict_paths(
         raise RunError("no files to read — name files, folders or JSONL manifests after the run")
     settings, tuned = _asked_for(run_path, model, recipe, base)
     task = make_task(settings)
-    mode = MODES[1] if free else in_mode(task, settings.predict)
+    mode = MODES[1] if unconstrained else in_mode(task, settings.predict)
     samples = read_inputs(paths)
     read = _read_in_vllm if engine == "vllm" else _read_here
     predictions = read(settings, tuned, task, mode, samples)
@@ -62,7 +62,7 @@ def _asked_for(
             raise RunError(f"{run_path}: training has not ended — run `tailor run` again to finish, or pass --base")
         return run.recipe(), None if base else run
     if model and recipe:
-        return settle(read_single(recipe, [f"model.path={model}"])), None
+        return resolve_from_data(read_single(recipe, [f"model.path={model}"])), None
     raise RunError("name a run folder, or pass both --model and --recipe")
 
 
@@ -70,7 +70,7 @@ def _read_here(
     recipe: Recipe, tuned: RunFolder | None, task: Task, mode: str, samples: Sequence[Sample]
 ) -> list[Prediction]:
     opened = open_base(recipe) if tuned is None else open_tuned(recipe, tuned.adapter)
-    return read_in(mode, opened, task, samples, recipe.predict)
+    return generate(mode, opened, task, samples, recipe.predict)
 
 
 def _read_in_vllm(

@@ -8,7 +8,7 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.run.dataset import prepare, prepare_again
 from mllm_tailor.run.pipeline import check_model, check_words, report_job, run_job
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, start_run
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
 from mllm_tailor.tasks import make_task
@@ -17,7 +17,7 @@ from mllm_tailor.tasks import make_task
 def run_recipe(path: Path, overrides: list[str], *, exclude_faulty: bool, fresh: bool) -> RunFolder:
     """The whole job over one run folder. Called again, it goes on where it stopped."""
     recipe = read_recipe(path, overrides)
-    parts = [settle(one) for one in stage_recipes(recipe) or (recipe,)]
+    parts = [resolve_from_data(one) for one in stage_recipes(recipe) or (recipe,)]
     for one in parts:
         check_words(one)
     check_stages(parts)

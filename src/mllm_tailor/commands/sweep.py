@@ -18,14 +18,14 @@ from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RecipeError, TailorError
 from mllm_tailor.core.io import read_json, write_atomic, write_json
 from mllm_tailor.core.progress import console
-from mllm_tailor.generation import FeatureMemory
+from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting.tables import plain
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.dataset import Job, prepare
 from mllm_tailor.run.pipeline import check_words, tune
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.run.run_dir import start_run
 from mllm_tailor.run.scores import less_is_better
 from mllm_tailor.tasks import make_task
@@ -64,7 +64,7 @@ def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Seque
         RecipeError: before anything runs, for settings that cannot be compared.
         TailorError: when every candidate fails.
     """
-    recipe, most = settle(read_single(path, overrides)), read_budget(budget)
+    recipe, most = resolve_from_data(read_single(path, overrides)), read_budget(budget)
     folder = Path(recipe.output) / f"{recipe.name}-sweep"
     left = [Candidate(rate, rank) for rate, rank in product(rates, ranks or [None])]
     _check(recipe, most, left, folder)
@@ -134,7 +134,7 @@ def _try(number: int, one: Candidate, recipe: Recipe, job: Job) -> Tried:
     try:
         run = start_run(recipe)
         seed_everything(recipe.seed)
-        tune(run, replace(job, recipe=recipe), make_method(recipe), FeatureMemory())
+        tune(run, replace(job, recipe=recipe), make_method(recipe), VisionFeatureCache())
     except TailorError as error:
         return Tried(number, one, None, problem=str(error))
     training = read_json(run.training)

@@ -16,7 +16,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import merge
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.reporting.tables import plain
 from mllm_tailor.run.dataset import prepare_again
@@ -76,7 +76,7 @@ def verify_run(path: Path, count: int) -> bool:
 
 
 @torch.no_grad()
-def _update(merged: OpenModel, recipe: Recipe) -> float:
+def _update(merged: LoadedModel, recipe: Recipe) -> float:
     """Length of the merged weights less the base's (unpacked as it was trained), as a share of the base's."""
     base = open_for_training(recipe)
     merge(base)
@@ -96,7 +96,7 @@ def _tensors(adapter: Path) -> int:
 
 
 @torch.no_grad()
-def observe(model: OpenModel, samples: Sequence[Sample]) -> Outputs:
+def observe(model: LoadedModel, samples: Sequence[Sample]) -> Outputs:
     """Logits and replies of a model, computed in float32 so that rounding hides no difference of the weights."""
     model.model.eval()
     for module in model.model.modules():

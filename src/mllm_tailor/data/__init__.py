@@ -1,34 +1,34 @@
 """Labelled folders into samples: layouts, splits, and the checks before any training."""
 
 from mllm_tailor.data.columns import group_key
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.leaks import find_shared
 from mllm_tailor.data.mixture import mix, ranked, read_source, source_names
 from mllm_tailor.data.propose_recipe import propose_recipe, summarise
-from mllm_tailor.data.read import Dataset, list_faults, read_samples, recognise
+from mllm_tailor.data.read import Dataset, detect, list_issues, read_samples
 from mllm_tailor.data.split import split, split_dev
-from mllm_tailor.data.validate import Examination, FieldFacts, examine, exclusions
+from mllm_tailor.data.validate import FieldFacts, ValidationResult, exclusions, validate
 
 __all__ = [
     "LAYOUTS",
+    "DataIssue",
     "Dataset",
-    "Examination",
-    "Fault",
     "FieldFacts",
-    "examine",
+    "ValidationResult",
+    "detect",
     "exclusions",
     "find_shared",
     "group_key",
-    "list_faults",
+    "list_issues",
     "mix",
     "propose_recipe",
     "ranked",
     "read_samples",
     "read_source",
-    "recognise",
     "source_names",
     "split",
     "split_dev",
     "summarise",
+    "validate",
 ]

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 
 HEAD_BYTES = 8 * 2**20  # enough to see the first item of a file, even with a picture embedded in it
 HEAD_ROWS = 50  # looked at for a first readable row
@@ -92,7 +92,7 @@ def parse_file(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read ({error.strerror}) — check its permissions") from None
 
 
-def jsonl_rows(path: Path, split: str | None = None) -> Iterator[Row | Fault]:
+def jsonl_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue]:
     """Every row of a JSONL file, packed with gzip or not; blank lines are skipped."""
     number = 0
     try:
@@ -101,28 +101,28 @@ def jsonl_rows(path: Path, split: str | None = None) -> Iterator[Row | Fault]:
                 if line.strip():
                     yield _jsonl_row(line, number, path, split)
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        yield Fault(f"{path}:{number + 1}", "packed with gzip, but damaged or cut off here", "copy it again")
+        yield DataIssue(f"{path}:{number + 1}", "packed with gzip, but damaged or cut off here", "copy it again")
 
 
-def _jsonl_row(line: bytes, number: int, path: Path, split: str | None) -> Row | Fault:
+def _jsonl_row(line: bytes, number: int, path: Path, split: str | None) -> Row | DataIssue:
     source = f"{path}:{number}"
     try:
         return as_row(parse_strictly(line.decode("utf-8-sig" if number == 1 else "utf-8")), source, split)
     except UnicodeDecodeError:
-        return Fault(source, "not UTF-8 text", "save the file as UTF-8")
+        return DataIssue(source, "not UTF-8 text", "save the file as UTF-8")
     except ValueError as error:
-        return Fault(source, f"not valid JSON ({error})", "mend or remove this row")
+        return DataIssue(source, f"not valid JSON ({error})", "mend or remove this row")
 
 
-def json_rows(path: Path, split: str | None = None) -> Iterator[Row | Fault]:
+def json_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue]:
     """Every entry of a JSON file that holds a list."""
     try:
         entries = parse_file(path)
     except DataError as error:
-        yield Fault.of(error, str(path))
+        yield DataIssue.of(error, str(path))
         return
     if not isinstance(entries, list):
-        yield Fault(str(path), f"a list of rows is expected, found {kind_of(entries)}", "wrap the rows in [ ]")
+        yield DataIssue(str(path), f"a list of rows is expected, found {kind_of(entries)}", "wrap the rows in [ ]")
         return
     for number, value in enumerate(entries, 1):
         yield as_row(value, f"{path}:{number}", split)
@@ -132,11 +132,11 @@ def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def as_row(value: Any, source: str, split: str | None = None) -> Row | Fault:
+def as_row(value: Any, source: str, split: str | None = None) -> Row | DataIssue:
     """A row is an object; anything else is a fault."""
     if isinstance(value, dict):
         return Row(source, value, split)
-    return Fault(source, f"a row is an object such as {{…}}, found {kind_of(value)}", "mend or remove this row")
+    return DataIssue(source, f"a row is an object such as {{…}}, found {kind_of(value)}", "mend or remove this row")
 
 
 def kind_of(value: Any) -> str:
@@ -145,16 +145,16 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "null" if value is None else type(value).__name__)
 
 
-def build(rows: Iterable[Row | Fault], make: Callable[[Row], Iterable[Sample]]) -> Iterator[Sample | Fault]:
+def build(rows: Iterable[Row | DataIssue], make: Callable[[Row], Iterable[Sample]]) -> Iterator[Sample | DataIssue]:
     """Turn rows into samples; a row `make` refuses becomes a fault naming it."""
     for row in rows:
-        if isinstance(row, Fault):
+        if isinstance(row, DataIssue):
             yield row
             continue
         try:
             yield from make(row)
         except DataError as error:
-            yield Fault.of(error, row.source)
+            yield DataIssue.of(error, row.source)
 
 
 def first_object(path: Path) -> dict[str, Any]:

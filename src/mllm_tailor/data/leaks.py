@@ -14,7 +14,7 @@ from typing import Any
 from mllm_tailor.core.io import sha256
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.decode_check import Decoded
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.perceptual_hash import near_pairs
 
 HELD_OUT_KEEPS = "hold out by group, or exclude it: the held-out one is kept"
@@ -45,7 +45,7 @@ def labelled(sample: Sample, labels: Mapping[str, Any], decoded: Mapping[Media, 
     return Labelled(sample, labels, contents, tuple(fact.looks for fact in facts if fact.looks))
 
 
-def find_leaks(train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Iterator[Fault]:
+def find_leaks(train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Iterator[DataIssue]:
     """Faults of training samples that held-out samples repeat, each training sample named once.
 
     The same bytes, or nearly the same picture with the same labels, is an error; nearly the same picture with other
@@ -57,7 +57,7 @@ def find_leaks(train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Itera
             continue
         caught.add(ours.sample.id)
         certain = how == "the same file" or (how == "nearly the same picture" and ours.said == theirs.said)
-        yield Fault(
+        yield DataIssue(
             ours.sample.source,
             f"{ours.sample.id}: {how} as held-out {theirs.sample.id} ({theirs.sample.source})",
             HELD_OUT_KEEPS if certain else "look at both; if they are one document, hold out by group or remove one",
@@ -89,7 +89,7 @@ def _repeats(train: Sequence[Labelled], held_out: Sequence[Labelled]) -> Iterato
                 yield ours, by_labels[ours.said], "all fields equal"
 
 
-def find_shared(train: Sequence[Sample], held_out: Sequence[Sample], where: str) -> Iterator[Fault]:
+def find_shared(train: Sequence[Sample], held_out: Sequence[Sample], where: str) -> Iterator[DataIssue]:
     """Faults of samples of another data set that repeat a file (or, without files, a question) held out in this one.
 
     Only equal bytes count, and only files of equal size are read. `where` says whose held-out part it is.
@@ -99,7 +99,7 @@ def find_shared(train: Sequence[Sample], held_out: Sequence[Sample], where: str)
     for ours in train:
         theirs = next((known[content] for content in _contents(ours, sizes) if content in known), None)
         if theirs is not None:
-            yield Fault(
+            yield DataIssue(
                 ours.source,
                 f"{ours.id}: the same {'file' if ours.media else 'question'} as {theirs.id}, held out {where}",
                 "hold out the same files everywhere, or exclude it: the held-out one is kept",
@@ -138,7 +138,7 @@ def _tell_apart(items: Sequence[Labelled]) -> bool:
     return len({item.said for item in items}) >= RARE * len(items)
 
 
-def find_duplicates(part: Sequence[Labelled]) -> Iterator[Fault]:
+def find_duplicates(part: Sequence[Labelled]) -> Iterator[DataIssue]:
     """Warnings for samples of one part that ask the same about the same files."""
     groups: dict[tuple[Any, ...], list[Labelled]] = defaultdict(list)
     for item in part:
@@ -150,7 +150,7 @@ def find_duplicates(part: Sequence[Labelled]) -> Iterator[Fault]:
         first, *others = group
         agree = all(other.said == first.said for other in others)
         names = ", ".join(item.sample.id for item in others[:5]) + (" …" if len(others) > 5 else "")
-        yield Fault(
+        yield DataIssue(
             first.sample.source,
             f"{first.sample.id}: the same file as {names}" + ("" if agree else ", but their labels differ"),
             "keep one of them" if agree else "correct the labels, or keep one of them",

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.leaks import find_shared
 from mllm_tailor.data.read import read_samples
-from mllm_tailor.data.validate import examine
+from mllm_tailor.data.validate import validate
 from mllm_tailor.recipe import Source
-from mllm_tailor.tasks import LearningTask, Task
+from mllm_tailor.tasks import DataDependentTask, Task
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def source_names(sources: Sequence[Source]) -> list[str]:
 
 def read_source(
     source: Source, name: str, task: Task, held_out: Sequence[Sample], *, decode: bool
-) -> tuple[Task, list[Sample], list[Fault]]:
+) -> tuple[Task, list[Sample], list[DataIssue]]:
     """Its task, its samples, their ids led by the source's name, and every fault: rows, labels, files, leaks.
 
     A task of its own takes from these samples what its settings leave to the data. A leak is a file of `held_out`.
@@ -49,13 +49,13 @@ def read_source(
     Raises:
         DataError: when nothing in it can be read.
     """
-    faults: list[Fault] = []
-    dataset = read_samples(source.train, source.layout, on_fault=faults.append)
+    faults: list[DataIssue] = []
+    dataset = read_samples(source.train, source.layout, on_issue=faults.append)
     samples = [replace(sample, id=f"{name}/{sample.id}") for sample in dataset.samples]
-    if source.task is not None and isinstance(task, LearningTask):
+    if source.task is not None and isinstance(task, DataDependentTask):
         task = task.settled(samples)
-    examination = examine(samples, (), task, faults=faults, decode=decode)
-    return task, samples, [*examination.faults, *find_shared(samples, held_out, "in this recipe")]
+    validation = validate(samples, (), task, faults=faults, decode=decode)
+    return task, samples, [*validation.faults, *find_shared(samples, held_out, "in this recipe")]
 
 
 def mix(samples: Sequence[Sample], source: Source, beside: int, seed: int) -> Amount:

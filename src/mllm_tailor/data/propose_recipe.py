@@ -140,7 +140,7 @@ def propose_recipe(path: str | Path) -> str:
     Raises:
         DataError: when the data cannot be read or holds no labels.
     """
-    dataset = read_samples(path, on_fault=lambda fault: None)
+    dataset = read_samples(path, on_issue=lambda fault: None)
     samples = dataset.samples
     guesses = guess_fields(samples)
     if not _asks(samples) and not guesses:

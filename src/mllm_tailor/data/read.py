@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import first_object
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Layout
@@ -29,11 +29,11 @@ class Dataset:
 
 
 def read_samples(
-    path: str | Path, layout: str | None = None, on_fault: Callable[[Fault], object] | None = None
+    path: str | Path, layout: str | None = None, on_issue: Callable[[DataIssue], object] | None = None
 ) -> Dataset:
     """Read labelled samples from a folder or file.
 
-    Rows that cannot be used are given to `on_fault`; without it, any error among them refuses the whole.
+    Rows that cannot be used are given to `on_issue`; without it, any error among them refuses the whole.
 
     Raises:
         DataError: naming the rows, or what was looked for when no layout is recognised.
@@ -41,20 +41,20 @@ def read_samples(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or file — check `data.train`")
-    name, notes = (layout, []) if layout else recognise(path)
+    name, notes = (layout, []) if layout else detect(path)
     reader: Layout = LAYOUTS.load(name)
-    if layout and not reader.recognise(path):
+    if layout and not reader.detect(path):
         raise DataError(f"{path}: is not laid out as `{layout}` ({LAYOUTS.summary(layout)}) — leave `layout` out")
     samples: list[Sample] = []
-    faults: list[Fault] = []
+    faults: list[DataIssue] = []
     for item in reader.read(path):
-        (faults if isinstance(item, Fault) else samples).append(item)  # type: ignore[arg-type]
+        (faults if isinstance(item, DataIssue) else samples).append(item)  # type: ignore[arg-type]
     errors = [fault for fault in faults if fault.severity == "error"]
-    if on_fault is not None:
+    if on_issue is not None:
         for fault in faults:
-            on_fault(fault)
+            on_issue(fault)
     elif errors:
-        raise DataError(list_faults(errors))
+        raise DataError(list_issues(errors))
     if not samples:
         reason = f": {errors[0].source}: {errors[0].problem}" if errors else ""
         raise DataError(f"{path}: no readable sample{reason} — check the files")
@@ -62,13 +62,13 @@ def read_samples(
     return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes))
 
 
-def recognise(path: Path) -> tuple[str, list[str]]:
+def detect(path: Path) -> tuple[str, list[str]]:
     """The layout of `path`, and a note when it could be read in other ways too.
 
     Raises:
         DataError: saying what was looked for and what is there instead.
     """
-    found = [name for name in LAYOUTS if LAYOUTS.load(name).recognise(path)]
+    found = [name for name in LAYOUTS if LAYOUTS.load(name).detect(path)]
     if not found:
         looked = "\n".join(f"  {name}: {LAYOUTS.summary(name)}" for name in LAYOUTS)
         raise DataError(f"{path}: no known layout — found {_seen(path)}. Looked for:\n{looked}")
@@ -97,7 +97,7 @@ def _columns(file: Path) -> str:
     return f" ({file.name} has {', '.join(names[:10])}, none of which names a file)" if names else ""
 
 
-def list_faults(faults: Sequence[Fault]) -> str:
+def list_issues(faults: Sequence[DataIssue]) -> str:
     """Faults by row, the first few in full."""
     lines = [str(fault) for fault in faults[:SHOWN_FAULTS]]
     if len(faults) > SHOWN_FAULTS:

@@ -10,21 +10,23 @@ from dataclasses import replace
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.read import Dataset, read_samples
 from mllm_tailor.recipe import HeldOut
 
 Parts = tuple[tuple[Sample, ...], tuple[Sample, ...]]
 
 
-def split(dataset: Dataset, held_out: HeldOut, seed: int, on_fault: Callable[[Fault], object] | None = None) -> Parts:
+def split(
+    dataset: Dataset, held_out: HeldOut, seed: int, on_issue: Callable[[DataIssue], object] | None = None
+) -> Parts:
     """(training, held-out) samples, each in the data's order, groups set and whole on one side.
 
     Raises:
         DataError: when a column or group is unknown, or one side would be empty.
     """
     if held_out.folder is not None:
-        second = read_samples(held_out.folder, on_fault=on_fault).samples
+        second = read_samples(held_out.folder, on_issue=on_issue).samples
         train, held = dataset.samples, _without_clashes(second, dataset.samples, held_out.folder)
         grouped = _grouped((*train, *held), held_out.group_by)
         parts = grouped[: len(train)], grouped[len(train) :]

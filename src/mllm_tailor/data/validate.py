@@ -13,7 +13,7 @@ from mllm_tailor.core.progress import progress_bar
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.decode_check import Decoded, decode_all, look
 from mllm_tailor.data.formats import Pattern, is_amount, is_date, patterns
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.leaks import Labelled, find_duplicates, find_leaks, labelled
 from mllm_tailor.tasks import Task
 
@@ -37,32 +37,32 @@ class FieldFacts:
 
 
 @dataclass(frozen=True)
-class Examination:
+class ValidationResult:
     """What the doctor found. Errors refuse a run or are excluded from it; warnings are only shown."""
 
-    faults: tuple[Fault, ...]
+    faults: tuple[DataIssue, ...]
     fields: tuple[FieldFacts, ...]
     files: int
     bytes_compared: bool  # False: files were not read, so that leaks were looked for by path and labels only
 
-    def errors(self) -> list[Fault]:
+    def errors(self) -> list[DataIssue]:
         """Faults that refuse the run."""
         return [fault for fault in self.faults if fault.severity == "error"]
 
-    def warnings(self) -> list[Fault]:
+    def warnings(self) -> list[DataIssue]:
         """Faults to look at."""
         return [fault for fault in self.faults if fault.severity == "warning"]
 
 
-def examine(
+def validate(
     train: Sequence[Sample],
     held_out: Sequence[Sample],
     task: Task,
     *,
-    faults: Iterable[Fault] = (),
+    faults: Iterable[DataIssue] = (),
     decode: bool = True,
     workers: int | None = None,
-) -> Examination:
+) -> ValidationResult:
     """Check both parts; `faults` are those already met while reading.
 
     With `decode` every file is decoded in worker processes (default: one for each core); without, files are only
@@ -85,13 +85,13 @@ def examine(
         found += _odd_values(fact, [*parts[0], *parts[1]])
     found += find_leaks(*parts)
     found += [fault for part in parts for fault in find_duplicates(part)]
-    return Examination(tuple(found), tuple(facts), len(decoded), decode)
+    return ValidationResult(tuple(found), tuple(facts), len(decoded), decode)
 
 
-def exclusions(examination: Examination) -> dict[str, str]:
+def exclusions(validation: ValidationResult) -> dict[str, str]:
     """Sample id to reason, for every sample with an error. Of a leaking pair it is the training sample."""
     reasons: dict[str, str] = {}
-    for fault in examination.errors():
+    for fault in validation.errors():
         if fault.sample_id is not None:
             reasons.setdefault(fault.sample_id, fault.problem)
     return reasons
@@ -108,23 +108,23 @@ def _decode(samples: Sequence[Sample], workers: int | None) -> dict[Media, Decod
         return dict(zip(files, decode_all(files, workers, lambda: bar.advance(row)), strict=True))
 
 
-def _check_files(sample: Sample, decoded: Mapping[Media, Decoded]) -> Iterator[Fault]:
+def _check_files(sample: Sample, decoded: Mapping[Media, Decoded]) -> Iterator[DataIssue]:
     for media in sample.media:
         problem = decoded[media].problem
         if problem:
-            yield Fault.of(DataError(problem), sample.source, sample.id)
+            yield DataIssue.of(DataError(problem), sample.source, sample.id)
 
 
-def _check_labels(sample: Sample, task: Task) -> tuple[Mapping[str, Any], list[Fault]]:
+def _check_labels(sample: Sample, task: Task) -> tuple[Mapping[str, Any], list[DataIssue]]:
     """The labels a task reads from a sample, and what is wrong with them."""
     try:
         phrased = task.phrase(sample)
         labels = task.labels(sample)
     except DataError as error:
-        return {}, [Fault.of(error, sample.source, sample.id)]
+        return {}, [DataIssue.of(error, sample.source, sample.id)]
 
-    def fault(problem: str, mend: str, severity: Any = "error") -> Fault:
-        return Fault(sample.source, f"{sample.id}: {problem}", mend, sample.id, severity)
+    def fault(problem: str, fix: str, severity: Any = "error") -> DataIssue:
+        return DataIssue(sample.source, f"{sample.id}: {problem}", fix, sample.id, severity)
 
     faults = []
     if not labels or not (phrased.answer or "").strip():
@@ -157,7 +157,7 @@ def _field_facts(name: str, items: Sequence[Labelled]) -> FieldFacts:
     )
 
 
-def _odd_values(fact: FieldFacts, items: Sequence[Labelled]) -> Iterator[Fault]:
+def _odd_values(fact: FieldFacts, items: Sequence[Labelled]) -> Iterator[DataIssue]:
     """Warnings for values that do not look like the others of their field."""
     filled = [(item, _text(item.labels.get(fact.name))) for item in items]
     values = [(item.sample.id, text) for item, text in filled if text]
@@ -167,7 +167,7 @@ def _odd_values(fact: FieldFacts, items: Sequence[Labelled]) -> Iterator[Fault]:
         return
     for item, text in filled:
         if text and not kinds[kind](text):
-            yield Fault(
+            yield DataIssue(
                 item.sample.source,
                 f"{item.sample.id}: {fact.name} {text!r} does not look like {kind}, as the others do",
                 "check the label",

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mllm_tailor.generation.engine import Decoder
-from mllm_tailor.generation.sequence import Row
+from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.sequence import ReplySequence
 
 
 @dataclass(frozen=True)
 class Beam:
     """A reading: its row, the log probability of all it says among what the schema allowed, and where its past lies."""
 
-    row: Row
+    row: ReplySequence
     score: float
     line: int  # of the cache as it was before its last token
 
 
 @dataclass
-class Hunt:
+class BeamState:
     """The readings of one document."""
 
     live: list[Beam]  # the likeliest first
@@ -40,20 +40,20 @@ class Hunt:
         return not self.live or (self.best is not None and self.best.score >= self.live[0].score)
 
 
-class BeamWriter:
+class BeamSearch:
     """Writes replies by beam search, a batch of documents after the other, `count` readings of each.
 
     The readings of a document stay in step, so nothing the schema forces is fed ahead of its turn.
     """
 
-    def __init__(self, decoder: Decoder, slots: int, count: int) -> None:
+    def __init__(self, decoder: GenerationEngine, slots: int, count: int) -> None:
         """`slots`: documents side by side."""
         self.decoder, self.slots, self.count = decoder, slots, count
 
     @torch.inference_mode()
-    def run(self, waiting: Iterator[list[Row]]) -> Iterator[Row]:
+    def run(self, waiting: Iterator[list[ReplySequence]]) -> Iterator[ReplySequence]:
         """Rows as they are finished."""
-        batch: list[Row] = []
+        batch: list[ReplySequence] = []
         for group in waiting:
             if batch and len(batch) + len(group) > self.slots:
                 yield from self._write(batch)
@@ -62,8 +62,8 @@ class BeamWriter:
         if batch:
             yield from self._write(batch)
 
-    def _write(self, rows: list[Row]) -> Iterator[Row]:
-        hunts = [Hunt([Beam(row, 0.0, line)]) for line, row in enumerate(rows)]
+    def _write(self, rows: list[ReplySequence]) -> Iterator[ReplySequence]:
+        hunts = [BeamState([Beam(row, 0.0, line)]) for line, row in enumerate(rows)]
         started = time.perf_counter()
         self.decoder.begin(rows)
         while hunts:
@@ -80,12 +80,12 @@ class BeamWriter:
             if living:
                 self.decoder.keep([beam.row for beam in living], self.decoder.held, [beam.line for beam in living])
 
-    def _reply(self, hunt: Hunt) -> Row:
+    def _reply(self, hunt: BeamState) -> ReplySequence:
         row = hunt.best.row  # type: ignore[union-attr]  # an ended one is there: the limit ends every reading
         row.seconds += hunt.seconds
         return row
 
-    def _step(self, hunts: Sequence[Hunt]) -> None:
+    def _step(self, hunts: Sequence[BeamState]) -> None:
         """Feed what every reading said last, and let the likeliest continuations of each document live on."""
         rows = self.decoder.rows
         width = max(len(row.pending) for row in rows)
@@ -100,7 +100,7 @@ class BeamWriter:
             self._grow(hunt, line, scores[mine], shares[mine])
             line = mine.stop
 
-    def _grow(self, hunt: Hunt, line: int, scores: Tensor, shares: Tensor) -> None:
+    def _grow(self, hunt: BeamState, line: int, scores: Tensor, shares: Tensor) -> None:
         """The likeliest readings that are one token longer than a document's `hunt.live`, which begin at `line`."""
         total = scores + torch.tensor([beam.score for beam in hunt.live])[:, None]
         likeliest = total.flatten().topk(min(2 * self.count, total.numel()))  # as many may end as live on

@@ -17,12 +17,12 @@ from torch.nn.functional import pad
 
 from mllm_tailor.core.device import CPU_TOKENS
 from mllm_tailor.generation.constrain import Vocabulary, allowed_tokens
-from mllm_tailor.generation.kv_cache import Held, append_columns, empty_cache, hold_nothing, positions_of, repack
+from mllm_tailor.generation.kv_cache import KVCache, append_columns, compact, empty_cache, no_cache, positions_of
 from mllm_tailor.generation.prefix_sharing import share_prefixes, shortened
-from mllm_tailor.generation.sequence import Row
-from mllm_tailor.generation.shared_prefix_attention import Prefix, keeps_prefixes, looking_at
-from mllm_tailor.generation.vision_cache import FeatureMemory, Vision
-from mllm_tailor.models import Encoded, OpenModel
+from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.generation.shared_prefix_attention import Prefix, attend_to_prefixes, keeps_prefixes
+from mllm_tailor.generation.vision_cache import Vision, VisionFeatureCache
+from mllm_tailor.models import Encoded, LoadedModel
 from mllm_tailor.models.patches.last_layer import cache_name, last_layer_from
 
 LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are dropped from the cache
@@ -32,16 +32,16 @@ FULL_SHARE = {"cpu": 0.5}
 CROSS_MASK = "cross_attention_mask"
 
 
-class Decoder:
+class GenerationEngine:
     """Writes the replies of many rows, `slots` of them side by side."""
 
     def __init__(
         self,
-        model: OpenModel,
+        model: LoadedModel,
         vocabulary: Vocabulary,
         slots: int,
         *,
-        memory: FeatureMemory | None = None,
+        memory: VisionFeatureCache | None = None,
         forward: bool = True,
     ) -> None:
         self.model = model
@@ -50,9 +50,9 @@ class Decoder:
         self.vocabulary = vocabulary
         self.slots = slots
         self.forward = forward  # feed forced tokens together
-        self.rows: list[Row] = []  # as they lie in the cache
-        self.next: list[Row] | None = None  # a group that did not fit yet
-        self.held: Held | None = None
+        self.rows: list[ReplySequence] = []  # as they lie in the cache
+        self.next: list[ReplySequence] | None = None  # a group that did not fit yet
+        self.held: KVCache | None = None
         self.apart = keeps_prefixes(model)  # rows hold what they wrote, and share their prompts
         config = model.model.config
         self.cross = frozenset(getattr(config.get_text_config(), "cross_attention_layers", None) or ())
@@ -62,12 +62,12 @@ class Decoder:
         self.rotary = next((part for part in model.model.modules() if hasattr(part, "rope_deltas")), None)
 
     @torch.inference_mode()
-    def run(self, waiting: Iterator[list[Row]]) -> Iterator[Row]:
+    def run(self, waiting: Iterator[list[ReplySequence]]) -> Iterator[ReplySequence]:
         """Rows as they are finished. Groups that share media, at most `slots` rows each, join when half is free."""
         self.next = next(waiting, None)
         while self.next or self.rows:
             living = [line for line, row in enumerate(self.rows) if not row.done]
-            fresh: list[Row] = []
+            fresh: list[ReplySequence] = []
             if len(living) <= self.slots // 2:
                 while self.next and len(living) + len(fresh) + len(self.next) <= self.slots:
                     fresh += self.next
@@ -77,7 +77,7 @@ class Decoder:
             if any(not row.done for row in self.rows):
                 yield from self._step()
 
-    def _renew(self, living: list[int], fresh: list[Row]) -> list[Row]:
+    def _renew(self, living: list[int], fresh: list[ReplySequence]) -> list[ReplySequence]:
         """Drop the finished rows and join fresh ones; returns those that are finished with their first token."""
         started = time.perf_counter()
         parts = [(self.held, living)] if self.held is not None and living else []
@@ -91,21 +91,21 @@ class Decoder:
                 held = self.held
             parts.append((held, lines))
         self.rows = kept + fresh
-        self.held = repack(parts) if parts else None
+        self.held = compact(parts) if parts else None
         share_time(started, fresh)
         return [row for row in fresh if row.done]
 
     @torch.inference_mode()
-    def begin(self, rows: list[Row]) -> None:
+    def begin(self, rows: list[ReplySequence]) -> None:
         """Hold these rows alone, their prompts read but for the last token of each, which is pending."""
         held, lines = self._prefill(rows, whole=False)
         self.keep(rows, held, lines)
 
-    def keep(self, rows: list[Row], held: Held, lines: Sequence[int]) -> None:
+    def keep(self, rows: list[ReplySequence], held: KVCache, lines: Sequence[int]) -> None:
         """Hold rows whose pasts lie in the `lines` of `held`; a past may be taken several times."""
-        self.rows, self.held = rows, repack([(held, lines)])
+        self.rows, self.held = rows, compact([(held, lines)])
 
-    def _prefill(self, rows: list[Row], whole: bool = True) -> tuple[Held, list[int]]:
+    def _prefill(self, rows: list[ReplySequence], whole: bool = True) -> tuple[KVCache, list[int]]:
         """Read the prompts; rows that ask about the same media share one reading of what their prompts share.
 
         `whole`: to their ends, the first tokens of the replies being chosen.
@@ -119,7 +119,7 @@ class Decoder:
         ]
         if self.apart:
             kept, ids, logits = self._read_apart(prefixes)
-            held, lines, shifts = hold_nothing(len(rows)), list(range(len(rows))), [0] * len(prefixes)
+            held, lines, shifts = no_cache(len(rows)), list(range(len(rows))), [0] * len(prefixes)
             for row, leader in zip(rows, follows, strict=True):
                 row.prefix = kept[leader]
         else:
@@ -139,21 +139,21 @@ class Decoder:
     def _read_apart(self, prompts: Sequence[Encoded]) -> tuple[list[Prefix], Tensor, Tensor]:
         """Feed prompts: what each left in the layers, their last ids (prompts, 1), and the logits behind these."""
         found: dict[int, tuple[Prefix, Tensor, Tensor]] = {}
-        for places in alike([prompt.length for prompt in prompts]):
+        for places in group_by_length([prompt.length for prompt in prompts]):
             held, ids, logits, _ = self._read([prompts[place] for place in places])
             for line, place in enumerate(places):
                 found[place] = Prefix.of(held, line), ids[line, -1:], logits[line]
         kept, ids, logits = zip(*(found[place] for place in range(len(prompts))), strict=True)
         return list(kept), torch.stack(ids), torch.stack(logits)
 
-    def read(self, prompts: Sequence[Encoded]) -> tuple[Held, Tensor, Tensor, list[int]]:
+    def read(self, prompts: Sequence[Encoded]) -> tuple[KVCache, Tensor, Tensor, list[int]]:
         """Feed prompts: their cache, their ids (left-padded), the last logits, and what their positions are off by.
 
         A CPU pays for padding and for masks, so there prompts are read together only where they are of one length.
         """
         if self.model.device.type != "cpu" or not self.model.family.tiled:
             return self._read(prompts)
-        together = alike([prompt.length for prompt in prompts])
+        together = group_by_length([prompt.length for prompt in prompts])
         found = [self._read([prompts[place] for place in places]) for places in together]
         order = [place for places in together for place in places]
         back = sorted(range(len(order)), key=order.__getitem__)  # where each prompt lies in what was read
@@ -161,10 +161,10 @@ class Decoder:
         width = max(prompt.length for prompt in prompts)
         ids = torch.cat([pad(part, (width - part.shape[1], 0), value=self.model.pad_id) for _, part, _, _ in found])
         logits = torch.cat([part for _, _, part, _ in found])
-        held = repack([(lines[line][0], [lines[line][1]]) for line in back]) if len(found) > 1 else found[0][0]
+        held = compact([(lines[line][0], [lines[line][1]]) for line in back]) if len(found) > 1 else found[0][0]
         return held, ids[back], logits[back], [0] * len(prompts)
 
-    def _read(self, prompts: Sequence[Encoded]) -> tuple[Held, Tensor, Tensor, list[int]]:
+    def _read(self, prompts: Sequence[Encoded]) -> tuple[KVCache, Tensor, Tensor, list[int]]:
         """The same in one pass; tiled prompts of one length need no mask."""
         batch = self.model.collate(prompts, side="left")
         del batch["labels"]
@@ -182,9 +182,9 @@ class Decoder:
         with last_layer_from(self.model.model, width - 1, width):
             found = self.model.model(**batch, **extra, **{self.cache_name: cache}, use_cache=True, logits_to_keep=1)
         shifts = [0] * len(prompts) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
-        return Held(cache, mask, self.cross), batch["input_ids"], found.logits, shifts
+        return KVCache(cache, mask, self.cross), batch["input_ids"], found.logits, shifts
 
-    def _step(self) -> list[Row]:
+    def _step(self) -> list[ReplySequence]:
         """Feed what is pending, choose one token for each living row, and return the rows this finished."""
         started = time.perf_counter()
         living = [row for row in self.rows if not row.done]
@@ -201,7 +201,7 @@ class Decoder:
     def feed(self, width: int) -> tuple[Tensor, Tensor]:
         """Feed up to `width` pending tokens of each row: ids (rows, width), logits behind them (rows, width, words)."""
         ids, real, positions = self._block(width)
-        with looking_at([row.prefix for row in self.rows]) if self.apart else nullcontext():
+        with attend_to_prefixes([row.prefix for row in self.rows]) if self.apart else nullcontext():
             logits = self.model.model(
                 input_ids=ids,
                 attention_mask=append_columns(self.held, real),
@@ -213,7 +213,7 @@ class Decoder:
             ).logits.float()
         return ids, logits
 
-    def _advance(self, rows: Sequence[Row], ids: Tensor, logits: Tensor) -> None:
+    def _advance(self, rows: Sequence[ReplySequence], ids: Tensor, logits: Tensor) -> None:
         """Let rows go on after their blocks `ids` (rows, width), by the `logits` (rows, width, vocabulary) behind."""
         width = ids.shape[1]
         nexts = self._nexts(rows, logits[:, -1], width)
@@ -246,7 +246,7 @@ class Decoder:
         ids, real, positions = torch.tensor([ids, real, positions], device=self.model.device)
         return ids, real, positions
 
-    def allowed(self, rows: Sequence[Row], logits: Tensor, width: int) -> Tensor:
+    def allowed(self, rows: Sequence[ReplySequence], logits: Tensor, width: int) -> Tensor:
         """`logits` (rows, words) behind blocks of `width`, -inf for what the schema forbids to come next."""
         masks = np.full((len(rows), (self.vocabulary.width + 31) // 32), -1, np.int32)
         for line, row in enumerate(rows):
@@ -255,7 +255,7 @@ class Decoder:
         found = torch.from_numpy(allowed_tokens(masks, logits.shape[-1])).to(logits.device)
         return logits.masked_fill(~found, -torch.inf)
 
-    def _nexts(self, rows: Sequence[Row], logits: Tensor, width: int) -> Tensor:
+    def _nexts(self, rows: Sequence[ReplySequence], logits: Tensor, width: int) -> Tensor:
         """(rows,) the token after each row's block: what is pending, or the most probable the schema allows."""
         nexts = self.allowed(rows, logits, width).argmax(-1)
         for line, row in enumerate(rows):
@@ -264,7 +264,7 @@ class Decoder:
         return nexts
 
 
-def alike(lengths: Sequence[int]) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
     """Places of equal lengths, at most CPU_TOKENS tokens of them.
 
     >>> alike([900, 40, 900, 40])
@@ -291,7 +291,7 @@ def block_width(pending: Sequence[int], full_share: float) -> int:
     return next((width for width, share in zip(widths, shares, strict=True) if share >= full_share), widths[-1])
 
 
-def share_time(started: float, rows: Sequence[Row]) -> None:
+def share_time(started: float, rows: Sequence[ReplySequence]) -> None:
     """Spread the time since `started` over rows."""
     for row in rows:
         row.seconds += (time.perf_counter() - started) / len(rows)

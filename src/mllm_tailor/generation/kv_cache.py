@@ -42,7 +42,7 @@ class GrowingLayer(DynamicLayer):
 
 
 @dataclass
-class Held:
+class KVCache:
     """The cache of a batch and what is real in it: mask (rows, columns), int64."""
 
     cache: Cache
@@ -60,12 +60,12 @@ def empty_cache() -> Cache:
     return Cache(layer_class_to_replicate=GrowingLayer)
 
 
-def hold_nothing(rows: int) -> Held:
+def no_cache(rows: int) -> KVCache:
     """A batch of rows that hold nothing yet."""
-    return Held(empty_cache(), torch.zeros(rows, 0, dtype=torch.int64))
+    return KVCache(empty_cache(), torch.zeros(rows, 0, dtype=torch.int64))
 
 
-def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
+def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
     """One batch of the chosen rows of each part, in order: rows are dropped, joined or repeated, and holes vanish.
 
     Each row's real columns are pushed to the right, in their order, so that new blocks follow them directly.
@@ -76,7 +76,7 @@ def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
     counts = [int(held.mask[row].sum()) for held, row, _ in columns]
     longest = max(counts)
     if not longest:
-        return hold_nothing(len(columns))
+        return no_cache(len(columns))
     first = columns[counts.index(longest)][0]
     mask = first.mask.new_zeros(len(columns), longest)
     for line, count in enumerate(counts):
@@ -97,7 +97,7 @@ def repack(parts: Sequence[tuple[Held, Sequence[int]]]) -> Held:
                 states[line, :, longest - counts[line] :] = getattr(held.cache.layers[layer], name)[row][:, real]
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
-    return Held(cache, mask, first.cross)
+    return KVCache(cache, mask, first.cross)
 
 
 def _real(mask: Tensor) -> Tensor | slice:
@@ -114,7 +114,7 @@ def positions_of(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def append_columns(held: Held, block: Tensor) -> Tensor:
+def append_columns(held: KVCache, block: Tensor) -> Tensor:
     """Extend the mask by a block's own mask (rows, width); returns the whole mask."""
     held.mask = torch.cat([held.mask, block], dim=1)
     return held.mask

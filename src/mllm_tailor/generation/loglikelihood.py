@@ -19,10 +19,10 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.engine import Decoder
-from mllm_tailor.generation.kv_cache import append_columns, repack
-from mllm_tailor.generation.vision_cache import FeatureMemory
-from mllm_tailor.models import Encoded, OpenModel
+from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.kv_cache import append_columns, compact
+from mllm_tailor.generation.vision_cache import VisionFeatureCache
+from mllm_tailor.models import Encoded, LoadedModel
 from mllm_tailor.models.encode import NO_LOSS
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import ChoiceTask
@@ -31,13 +31,13 @@ ROWS = 64  # replies side by side; samples are read together as far as these suf
 
 
 def choose(
-    model: OpenModel,
+    model: LoadedModel,
     task: ChoiceTask,
     samples: Sequence[Sample],
     settings: Predict,
     *,
     on_done: Callable[[Prediction], None] | None = None,
-    memory: FeatureMemory | None = None,
+    memory: VisionFeatureCache | None = None,
 ) -> list[Prediction]:
     """The likeliest reply to each sample, in their order; its confidence is its share of the probability of all.
 
@@ -68,14 +68,14 @@ def _count(task: ChoiceTask, sample: Sample) -> int:
 
 class _Chooser:
     def __init__(
-        self, model: OpenModel, task: ChoiceTask, settings: Predict, memory: FeatureMemory | None, most: int
+        self, model: LoadedModel, task: ChoiceTask, settings: Predict, memory: VisionFeatureCache | None, most: int
     ) -> None:
         """`most`: replies a sample may choose from."""
         self.model, self.task = model, task
-        self.together = max(1, min(settings.batch, ROWS // most))
+        self.together = max(1, min(settings.batch_size, ROWS // most))
         width = model.model.config.get_text_config().vocab_size
         vocabulary = Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
-        self.decoder = Decoder(model, vocabulary, self.together, memory=memory)
+        self.decoder = GenerationEngine(model, vocabulary, self.together, memory=memory)
         self.reply_ids: dict[str, list[int]] = {}  # of each reply with what ends it
 
     def choose(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
@@ -116,7 +116,7 @@ class _Chooser:
         ids, real = ids.to(device), real.to(device)
         starts = [prompt.length + shift for prompt, shift in zip(prompts, shifts, strict=True)]
         rows = [line for line, (_, own) in enumerate(asked) for _ in own]
-        wide = repack([(held, rows)])
+        wide = compact([(held, rows)])
         logits = self.model.model(
             input_ids=ids,
             attention_mask=append_columns(wide, real),

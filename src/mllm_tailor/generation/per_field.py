@@ -35,7 +35,7 @@ def grammars_of(task: Task, settings: Predict, vocabulary: Vocabulary) -> dict[s
 
 
 @dataclass
-class Gathering:
+class FieldAssembler:
     """The predictions of one sample's fields, as they are finished."""
 
     names: Sequence[str]  # in the order of the whole reply

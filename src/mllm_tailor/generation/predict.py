@@ -14,15 +14,15 @@ import torch
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import progress_bar
 from mllm_tailor.core.sample import Media, Prediction, Sample
-from mllm_tailor.generation.beam_search import BeamWriter
+from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.confidence import confidence_of
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.engine import Decoder
-from mllm_tailor.generation.per_field import Gathering, grammars_of
+from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.per_field import FieldAssembler, grammars_of
 from mllm_tailor.generation.retrieval import match
-from mllm_tailor.generation.sequence import Row
-from mllm_tailor.generation.vision_cache import FeatureMemory
-from mllm_tailor.models import OpenModel
+from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.generation.vision_cache import VisionFeatureCache
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.encode import Encoded
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
@@ -30,24 +30,24 @@ from mllm_tailor.tasks import Task
 Asked = list[tuple[int, Sample]]  # phrased unlabelled samples, with their places
 
 
-class Writer(Protocol):
+class Engine(Protocol):
     """What writes replies: our own decoder, or another engine."""
 
-    def run(self, waiting: Iterator[list[Row]]) -> Iterator[Row]:
+    def run(self, waiting: Iterator[list[ReplySequence]]) -> Iterator[ReplySequence]:
         """Rows as they are finished; groups that share media wait to be taken."""
 
 
 def predict(
-    model: OpenModel,
+    model: LoadedModel,
     task: Task,
     samples: Sequence[Sample],
     settings: Predict,
     *,
     constrained: bool | None = None,
     on_done: Callable[[Prediction], None] | None = None,
-    memory: FeatureMemory | None = None,
+    memory: VisionFeatureCache | None = None,
     forward: bool = True,
-    writer: Writer | None = None,
+    writer: Engine | None = None,
 ) -> list[Prediction]:
     """What the model says about each sample, in their order.
 
@@ -63,27 +63,27 @@ def predict(
         return found
     held = settings.constrained if constrained is None else constrained
     report = None if on_done is None else lambda prediction, _: on_done(prediction)
-    return _run(_Reader(model, task, settings, (held,), memory, forward, writer), samples, report)[held]
+    return _run(Predictor(model, task, settings, (held,), memory, forward, writer), samples, report)[held]
 
 
 def predict_both(
-    model: OpenModel,
+    model: LoadedModel,
     task: Task,
     samples: Sequence[Sample],
     settings: Predict,
     *,
     on_done: Callable[[Prediction, bool], None] | None = None,
-    memory: FeatureMemory | None = None,
+    memory: VisionFeatureCache | None = None,
 ) -> dict[bool, list[Prediction]]:
     """Replies held to the schema (True) and free ones (False), each equal to what `predict` gives.
 
     Both follow from one reading of the picture and the prompt, which is most of the work. `on_done` is also told which.
     """
-    return _run(_Reader(model, task, settings, (True, False), memory), samples, on_done)
+    return _run(Predictor(model, task, settings, (True, False), memory), samples, on_done)
 
 
 def _run(
-    reader: _Reader, samples: Sequence[Sample], on_done: Callable[[Prediction, bool], None] | None
+    reader: Predictor, samples: Sequence[Sample], on_done: Callable[[Prediction, bool], None] | None
 ) -> dict[bool, list[Prediction]]:
     """Read all samples, with a progress bar, leaving the model in the mode it was in."""
     found: dict[bool, dict[int, Prediction]] = {held: {} for held in reader.modes}
@@ -99,28 +99,28 @@ def _run(
                 if on_done is not None:
                     on_done(prediction, held)
         except torch.OutOfMemoryError:
-            batch = reader.settings.batch
+            batch = reader.settings.batch_size
             raise ModelError(
                 f"out of memory with {batch} samples side by side, first of all {reader.longest} — "
-                f"set predict.batch={max(1, batch // 2)}, or use fewer tiles (model.tiles.max)"
+                f"set predict.batch_size={max(1, batch // 2)}, or use fewer tiles (model.tiles.max)"
             ) from None
         finally:
             model.train(was_training)
     return {held: [ready[index] for index in range(len(samples))] for held, ready in found.items()}
 
 
-class _Reader:
+class Predictor:
     """From samples to predictions, as they are ready."""
 
     def __init__(
         self,
-        model: OpenModel,
+        model: LoadedModel,
         task: Task,
         settings: Predict,
         modes: tuple[bool, ...],
-        memory: FeatureMemory | None,
+        memory: VisionFeatureCache | None,
         forward: bool = True,
-        writer: Writer | None = None,
+        writer: Engine | None = None,
     ) -> None:
         """`modes`: held to the schema (True), free (False), or both."""
         self.model, self.task, self.settings, self.modes = model, task, settings, modes
@@ -132,14 +132,14 @@ class _Reader:
         if writer is not None and settings.fields != "together":
             raise ModelError("predict.fields: another engine writes replies whole — set predict.fields=together")
         self.writer = writer or self._own_writer(memory, forward)
-        self.gathered: dict[int, Gathering] = {}  # samples of which some fields are written
+        self.gathered: dict[int, FieldAssembler] = {}  # samples of which some fields are written
         self.longest = ""  # the sample that needs most memory, for messages
         self.failed: deque[tuple[int, Prediction]] = deque()
 
-    def _own_writer(self, memory: FeatureMemory | None, forward: bool) -> Writer:
-        slots, beams = self.settings.batch * len(self.replies), self.settings.beams
-        decoder = Decoder(self.model, self.vocabulary, slots, memory=memory, forward=forward and beams == 1)
-        return decoder if beams == 1 else BeamWriter(decoder, slots, beams)
+    def _own_writer(self, memory: VisionFeatureCache | None, forward: bool) -> Engine:
+        slots, beams = self.settings.batch_size * len(self.replies), self.settings.num_beams
+        decoder = GenerationEngine(self.model, self.vocabulary, slots, memory=memory, forward=forward and beams == 1)
+        return decoder if beams == 1 else BeamSearch(decoder, slots, beams)
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, bool, Prediction]]:
         """(index, held to the schema, prediction) in the order they are finished."""
@@ -168,19 +168,19 @@ class _Reader:
         if ordered:
             length, _, question = max(ordered[0], key=lambda item: item[0])
             self.longest = f"{question.source or question.id} with {length:,} tokens"
-        most = self.settings.batch
+        most = self.settings.batch_size
         return [
             [(index, question) for _, index, question in group[start : start + most]]
             for group in ordered
             for start in range(0, len(group), most)
         ]
 
-    def _rows(self, groups: Sequence[Asked], worker: ThreadPoolExecutor) -> Iterator[list[Row]]:
+    def _rows(self, groups: Sequence[Asked], worker: ThreadPoolExecutor) -> Iterator[list[ReplySequence]]:
         """Encoded groups; pictures are decoded in another thread, a batch ahead of the model."""
         ahead: deque[list[tuple[int, Sample, Future[tuple[Encoded, float]]]]] = deque()
         remaining = iter(groups)
         while True:
-            while sum(map(len, ahead)) < 2 * self.settings.batch and (group := next(remaining, None)):
+            while sum(map(len, ahead)) < 2 * self.settings.batch_size and (group := next(remaining, None)):
                 ahead.append([(*item, worker.submit(self._encode, item[1])) for item in group])
             if not ahead:
                 return
@@ -188,7 +188,7 @@ class _Reader:
             if rows:
                 yield rows
 
-    def _rows_of(self, index: int, question: Sample, future: Future[tuple[Encoded, float]]) -> Iterator[Row]:
+    def _rows_of(self, index: int, question: Sample, future: Future[tuple[Encoded, float]]) -> Iterator[ReplySequence]:
         """A row for each reply of a sample; none where the sample cannot be encoded."""
         try:
             encoded, seconds = future.result()
@@ -204,7 +204,7 @@ class _Reader:
         for held, name in self.replies:
             guide = self.grammars[name].guide() if held and self.grammars else None
             share = seconds / len(self.replies)
-            yield Row(index, encoded, question.media, held, guide, limit, seconds=share, name=name)
+            yield ReplySequence(index, encoded, question.media, held, guide, limit, seconds=share, name=name)
 
     def _encode(self, question: Sample) -> tuple[Encoded, float]:
         started = time.perf_counter()
@@ -218,16 +218,16 @@ class _Reader:
             index, prediction = self.failed.popleft()
             yield from ((index, held, prediction) for held in self.modes)
 
-    def _whole(self, row: Row, found: Prediction) -> Prediction | None:
+    def _whole(self, row: ReplySequence, found: Prediction) -> Prediction | None:
         """The prediction of a sample, when this row was the last of its reply."""
         if not row.name:
             return found
-        whole = self.gathered.setdefault(row.index, Gathering(self.task.field_names)).add(row.name, found)
+        whole = self.gathered.setdefault(row.index, FieldAssembler(self.task.field_names)).add(row.name, found)
         if whole is not None:
             del self.gathered[row.index]
         return whole
 
-    def _prediction(self, identifier: str, row: Row) -> Prediction:
+    def _prediction(self, identifier: str, row: ReplySequence) -> Prediction:
         pieces = [self.vocabulary.bytes_of(token) for token in row.tokens]
         text = b"".join(pieces).decode("utf-8", "replace")
         reply = self.task.parse(text)

@@ -7,16 +7,18 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from mllm_tailor.generation.sequence import Row
+from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import Encoded
 
 
-def share_prefixes(rows: Sequence[Row], media_ids: set[int]) -> tuple[list[Row], list[int], list[int]]:
+def share_prefixes(
+    rows: Sequence[ReplySequence], media_ids: set[int]
+) -> tuple[list[ReplySequence], list[int], list[int]]:
     """Group neighbouring rows about the same media: leaders, the leader of each row, and each leader's prefix length.
 
     Prompts that differ share what stands before the difference, if all media stand there and no token sees later ones.
     """
-    leaders: list[Row] = []
+    leaders: list[ReplySequence] = []
     follows: list[int] = []
     lengths: list[int] = []
     for row in rows:

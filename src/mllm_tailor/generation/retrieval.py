@@ -11,7 +11,7 @@ from torch import Tensor
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Prediction, Sample
-from mllm_tailor.models import OpenModel, embed_pictures, embed_texts
+from mllm_tailor.models import LoadedModel, embed_pictures, embed_texts
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 
@@ -19,7 +19,7 @@ SHOWN = 10  # of each ranking
 
 
 @torch.no_grad()
-def match(model: OpenModel, task: Task, samples: Sequence[Sample], settings: Predict) -> list[Prediction]:
+def match(model: LoadedModel, task: Task, samples: Sequence[Sample], settings: Predict) -> list[Prediction]:
     """For each sample the nearest texts of all samples to its picture, and the pictures (by id) nearest to its text.
 
     All samples are compared with all, so the rankings depend on which are given together; equal texts are one.
@@ -35,7 +35,7 @@ def match(model: OpenModel, task: Task, samples: Sequence[Sample], settings: Pre
     model.model.eval()
     phrased = [task.phrase(sample) for sample in samples]
     problems: dict[int, str] = {}
-    vectors = _embed(model, phrased, settings.batch, problems)
+    vectors = _embed(model, phrased, settings.batch_size, problems)
     model.model.train(was_training)
     readable = [place for place in range(len(samples)) if place not in problems]
     near = vectors[0] @ vectors[1].T  # (pictures, texts) of the readable ones
@@ -47,7 +47,7 @@ def match(model: OpenModel, task: Task, samples: Sequence[Sample], settings: Pre
     ]
 
 
-def _embed(model: OpenModel, samples: Sequence[Sample], batch: int, problems: dict[int, str]) -> Tensor:
+def _embed(model: LoadedModel, samples: Sequence[Sample], batch: int, problems: dict[int, str]) -> Tensor:
     """(2, readable samples, width) float32 unit vectors of pictures and texts."""
     parts: list[Tensor] = [torch.empty(2, 0, 0)]
     for start in track(range(0, len(samples), batch), "Comparing"):

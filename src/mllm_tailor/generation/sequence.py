@@ -13,7 +13,7 @@ from mllm_tailor.models import Encoded
 
 
 @dataclass
-class Row:
+class ReplySequence:
     """One reply being written."""
 
     index: int  # of its sample
@@ -66,7 +66,7 @@ class Row:
         if self.full and not self._spells(vocabulary):
             self._finish()
 
-    def fork(self) -> Row:
+    def fork(self) -> ReplySequence:
         """The same reply so far, to go on differently."""
         guide = None if self.guide is None else self.guide.copy()
         own = {name: list(getattr(self, name)) for name in ("tokens", "logprobs", "pending")}

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllm_tailor.generation.kv_cache import Held
-from mllm_tailor.models import OpenModel
+from mllm_tailor.generation.kv_cache import KVCache
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.patches.cpu_attention import attention_by
 from mllm_tailor.models.patches.last_layer import KINDS
 
@@ -31,7 +31,7 @@ class Prefix:
     values: tuple[Tensor, ...]  # (heads, tokens, channels) each
 
     @classmethod
-    def of(cls, held: Held, row: int) -> Prefix:
+    def of(cls, held: KVCache, row: int) -> Prefix:
         """The cache of one row without padding, in memory of its own."""
         layers = held.cache.layers
         return cls(
@@ -40,7 +40,7 @@ class Prefix:
         )
 
 
-def keeps_prefixes(model: OpenModel) -> bool:
+def keeps_prefixes(model: LoadedModel) -> bool:
     """Whether this model's layers attend as assumed here. A GPU has the bandwidth, and minds many small products."""
     layers = getattr(model.model.get_decoder(), "layers", None)
     return bool(
@@ -54,7 +54,7 @@ def keeps_prefixes(model: OpenModel) -> bool:
 
 
 @contextmanager
-def looking_at(prefixes: Sequence[Prefix]) -> Iterator[None]:
+def attend_to_prefixes(prefixes: Sequence[Prefix]) -> Iterator[None]:
     """Within, row `n` of a batch attends to `prefixes[n]` and, behind it, to its own keys and values."""
     spans: list[tuple[slice, Prefix]] = []
     for _, group in groupby(enumerate(prefixes), lambda item: id(item[1])):

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from mllm_tailor.models import Encoded, OpenModel
+from mllm_tailor.models import Encoded, LoadedModel
 
 Features = dict[str, BaseModelOutputWithPooling]
 MEMORY_SHARE = 0.15  # of the available memory
 
 
-class FeatureMemory:
+class VisionFeatureCache:
     """Features by the pixels and weights they come from. When full it keeps what it has, for the next pass to find."""
 
     def __init__(self, limit: int | None = None, folder: Path | None = None) -> None:
@@ -62,7 +62,7 @@ class FeatureMemory:
 class Vision:
     """A model's vision side, run over one sample at a time: its output never depends on the batch or the memory."""
 
-    def __init__(self, model: OpenModel, memory: FeatureMemory | None) -> None:
+    def __init__(self, model: LoadedModel, memory: VisionFeatureCache | None) -> None:
         self.model, self.memory = model, memory
         takes = "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
         self._apart = takes and model.family.tiled  # other families' features come in shapes of their own
@@ -94,7 +94,7 @@ class Vision:
         return features.to(self.model.dtype)
 
 
-def weights_key(model: OpenModel) -> str:
+def weights_key(model: LoadedModel) -> str:
     """A hash of every weight on the vision side, an adapter's included, and of the number format."""
     prefixes = tuple(f"{name}." for part in ("vision", "projector") for name in model.family.parts.get(part, ()))
     # A PEFT wrapper puts words of its own before and between; the weights under a part still follow its name.

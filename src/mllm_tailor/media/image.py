@@ -140,8 +140,8 @@ def is_pdf(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
         return stream.read(5) == b"%PDF-" or (media.path is not None and media.path.suffix.lower() == ".pdf")
 
 
-def open_bytes(media: Media, most: int, mend: str) -> IO[bytes]:
-    """The file, or the bytes that travelled in the row: not empty and at most `most` bytes, else `mend` is advised.
+def open_bytes(media: Media, most: int, fix: str) -> IO[bytes]:
+    """The file, or the bytes that travelled in the row: not empty and at most `most` bytes, else `fix` is advised.
 
     Raises:
         DataError: naming the file.
@@ -153,7 +153,7 @@ def open_bytes(media: Media, most: int, mend: str) -> IO[bytes]:
     stream.close()
     if size == 0:
         raise DataError(f"{name}: the file is empty — replace it or leave the row out")
-    raise DataError(f"{name}: {size:,} bytes, over the limit of {most:,} — {mend}")
+    raise DataError(f"{name}: {size:,} bytes, over the limit of {most:,} — {fix}")
 
 
 def _bytes_of(media: Media, name: str) -> tuple[IO[bytes], int]:

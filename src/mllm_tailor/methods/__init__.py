@@ -8,17 +8,17 @@
 from mllm_tailor.methods.dylora import truncate
 from mllm_tailor.methods.factory import make_method
 from mllm_tailor.methods.merge import check_mergeable, merge
-from mllm_tailor.methods.method import Applied, Method, moving_tensors, tuned_by
+from mllm_tailor.methods.method import MethodSet, TrainableSummary, applied_method, trainable_state_dict
 from mllm_tailor.methods.registry import METHODS
 
 __all__ = [
     "METHODS",
-    "Applied",
-    "Method",
+    "MethodSet",
+    "TrainableSummary",
+    "applied_method",
     "check_mergeable",
     "make_method",
     "merge",
-    "moving_tensors",
+    "trainable_state_dict",
     "truncate",
-    "tuned_by",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods.adapters import ADAPTER, inject, tuner_layers
-from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethod, TuningMethodSettings
 from mllm_tailor.methods.lora import check_rank
 from mllm_tailor.methods.target_modules import Targets
 from mllm_tailor.recipe import Train
@@ -26,7 +26,7 @@ HALVES = ("lora_A", "lora_B", "lora_E")
 WITHOUT_GRADIENTS = ("lomo", "adalomo", "mezo")
 
 
-class AdaloraSettings(TechniqueSettings):
+class AdaloraSettings(TuningMethodSettings):
     """Ranks that move between layers."""
 
     rank: int = Field(32, ge=2, le=4096, description="rank every layer starts with")
@@ -47,10 +47,10 @@ class AdaloraSettings(TechniqueSettings):
         return self
 
 
-class Adalora(Technique):
+class Adalora(TuningMethod):
     """Written as a plain LoRA of the largest rank that is left, so that it loads everywhere."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = AdaloraSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = AdaloraSettings
     rate: ClassVar[float] = 2e-3
 
     def check(self, train: Train) -> None:
@@ -61,7 +61,7 @@ class Adalora(Technique):
                 "keep — use adamw, or method lora"
             )
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject, and listen to the gradients."""
         settings = self.settings
         check_rank(settings.rank, targets)
@@ -112,12 +112,12 @@ class Adalora(Technique):
 
         return add
 
-    def begin_step(self, attached: Attached, step: int, seed: int) -> None:
+    def begin_step(self, attached: InjectedAdapter, step: int, seed: int) -> None:
         """Every half is due its penalty once."""
         self.fresh = {f"{name}.{half}" for name in _layers(attached.model) for half in ("lora_A", "lora_B")}
 
     @torch.no_grad()
-    def end_step(self, attached: Attached, step: int, steps: int) -> None:
+    def end_step(self, attached: InjectedAdapter, step: int, steps: int) -> None:
         """Weigh every triplet; switch off those beyond the budget."""
         layers = _layers(attached.model)
         settled = round((1 - self.settings.end) * steps)
@@ -155,7 +155,9 @@ class Adalora(Technique):
         for layer, mask in zip(layers, kept.split([len(score) for score in scores]), strict=True):
             layer.kept.copy_(mask[:, None])
 
-    def export(self, attached: Attached, state: Mapping[str, Tensor]) -> tuple[PeftConfig | None, dict[str, Tensor]]:
+    def export(
+        self, attached: InjectedAdapter, state: Mapping[str, Tensor]
+    ) -> tuple[PeftConfig | None, dict[str, Tensor]]:
         """B = s P, A = diag(E) Q of the triplets that are left, filled up with zeros to one rank."""
         given: Any = attached.config
         names = [name.removesuffix(".lora_E") for name in state if name.endswith(".lora_E")]
@@ -170,7 +172,7 @@ class Adalora(Technique):
             plain[f"{name}.lora_B.weight"] = nn.functional.pad(up[:, rows] * scale, (0, room))
         return LoraConfig(r=rank, lora_alpha=rank, target_modules=given.target_modules), plain
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """rank * (in + out + 1) a layer."""
         check_rank(self.settings.rank, targets)
         return sum(

@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.methods.base import Attached
+from mllm_tailor.methods.base import InjectedAdapter
 
 ADAPTER = "default"  # PEFT's name for the one adapter in a model
 PREFIX = "base_model.model."  # how PEFT's files call the model an adapter was made on
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
-def inject(model: nn.Module, config: PeftConfig) -> Attached:
+def inject(model: nn.Module, config: PeftConfig) -> InjectedAdapter:
     """Put one kind of adapter into the modules `config` names; its weights are float32 whatever the base has."""
     before = {name for name, _ in model.named_parameters()}
     frozen_before = {name: weight.requires_grad for name, weight in model.named_parameters()}
@@ -46,7 +46,7 @@ def inject(model: nn.Module, config: PeftConfig) -> Attached:
     for name, weight in model.named_parameters():  # PEFT froze what earlier methods train
         weight.requires_grad_(frozen_before.get(name, frozen_before.get(name.replace(".base_layer.", "."), False)))
     moving = tuple(name for name, weight in added.items() if weight.requires_grad)
-    return Attached(model, moving, config, tuner)
+    return InjectedAdapter(model, moving, config, tuner)
 
 
 def tuner_layers(model: nn.Module) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def tuner_layers(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
-def adapter_state(attached: Attached) -> dict[str, Tensor]:
+def adapter_state(attached: InjectedAdapter) -> dict[str, Tensor]:
     """The adapter's weights under PEFT's names, without those of other adapters in the same model."""
     own = set(attached.tuner.targeted_module_names)
     model = attached.model
@@ -76,7 +76,7 @@ def write_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor])
     config.inference_mode = was
 
 
-def read_adapter(model: nn.Module, folder: Path) -> Attached:
+def read_adapter(model: nn.Module, folder: Path) -> InjectedAdapter:
     """Put a written adapter into the model.
 
     Raises:
@@ -95,7 +95,7 @@ def read_adapter(model: nn.Module, folder: Path) -> Attached:
         raise ModelError(f"{folder}: the adapter does not fit this model — open the base it was made on") from error
 
 
-def restore(model: nn.Module, config: PeftConfig, state: Mapping[str, Tensor]) -> Attached:
+def restore(model: nn.Module, config: PeftConfig, state: Mapping[str, Tensor]) -> InjectedAdapter:
     """Put an adapter with the given weights into the model.
 
     Raises:

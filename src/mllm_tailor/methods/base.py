@@ -1,4 +1,4 @@
-"""What a method provides. Each handles some parts of a model; `tuning.Method` puts several of them together."""
+"""What a method provides. Each handles some parts of a model; `tuning.MethodSet` puts several of them together."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mllm_tailor.recipe import Settings, Train
 from mllm_tailor.recipe.schema import PARTS
 
 
-class TechniqueSettings(Settings):
+class TuningMethodSettings(Settings):
     """Settings every method has."""
 
     learning_rate: float | None = Field(None, gt=0, le=10, description="peak rate here; default: train.learning_rate")
     last_layers: int | None = Field(None, ge=1, description="only this many layers at the top of each part")
 
 
-class Technique:
+class TuningMethod:
     """A way of changing the weights of some parts.
 
     `attach` prepares the model and names what is to move; everything it does not name stays frozen. The other members
     have defaults that fit most methods.
     """
 
-    Settings: ClassVar[type[TechniqueSettings]] = TechniqueSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = TuningMethodSettings
     default_parts: ClassVar[tuple[str, ...]] = ("language",)
     rate: ClassVar[float] = 5e-4  # peak learning rate where the recipe names none: what its authors or users take
     preferred: Sequence[str] = ()  # last names of linear layers aimed at where the recipe names none; empty: all
@@ -58,14 +58,14 @@ class Technique:
             RecipeError: with the reason and an alternative.
         """
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Change the model where needed; return what belongs to the method."""
         raise NotImplementedError
 
-    def rebuild(self, targets: Targets) -> None:
+    def create_empty(self, targets: Targets) -> None:
         """Make the places of weights that `attach` adds without PEFT, so that a file can fill them."""
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """How many weights will be trained, by formula, without touching the model."""
         raise NotImplementedError
 
@@ -73,18 +73,20 @@ class Technique:
         """Factor on the learning rate of one weight."""
         return 1.0
 
-    def begin_step(self, attached: Attached, step: int, seed: int) -> None:
+    def begin_step(self, attached: InjectedAdapter, step: int, seed: int) -> None:
         """Called before the forward passes of optimizer step `step` (from 0)."""
 
-    def end_step(self, attached: Attached, step: int, steps: int) -> None:
+    def end_step(self, attached: InjectedAdapter, step: int, steps: int) -> None:
         """Called after the update; `step` is the place on the schedule, which minutes may move on faster than steps."""
 
-    def export(self, attached: Attached, state: Mapping[str, Tensor]) -> tuple[PeftConfig | None, dict[str, Tensor]]:
+    def export(
+        self, attached: InjectedAdapter, state: Mapping[str, Tensor]
+    ) -> tuple[PeftConfig | None, dict[str, Tensor]]:
         """What is written to the adapter folder: PEFT configuration and weights under PEFT's names."""
         return attached.config, dict(state)
 
 
-class Attached:
+class InjectedAdapter:
     """One method at work in one model: its own weights by name and, for adapters, PEFT's configuration."""
 
     def __init__(

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mllm_tailor.methods.adapters import inject
-from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethod, TuningMethodSettings
 from mllm_tailor.methods.target_modules import Targets
 
 NAME = "bottleneck"
@@ -147,7 +147,7 @@ PLACEMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] 
 }
 
 
-class BottleneckSettings(TechniqueSettings):
+class BottleneckSettings(TuningMethodSettings):
     """Bottleneck adapters."""
 
     placement: Literal["series", "parallel", "houlsby", "pfeiffer"] = Field(
@@ -160,10 +160,10 @@ class BottleneckSettings(TechniqueSettings):
     targets: list[str] | None = Field(None, description="last names of linear layers; default: those of the placement")
 
 
-class Bottleneck(Technique):
+class Bottleneck(TuningMethod):
     """width * (in + out) weights at every layer aimed at. Cannot be merged: it makes the model a little slower."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = BottleneckSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = BottleneckSettings
     mergeable: ClassVar[bool] = False
 
     @property
@@ -171,7 +171,7 @@ class Bottleneck(Technique):
         """The layers of the placement."""
         return PLACEMENTS[self.settings.placement][0]
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject."""
         settings = self.settings
         _, front, behind = PLACEMENTS[settings.placement]
@@ -186,7 +186,7 @@ class Bottleneck(Technique):
         )
         return inject(targets.model, config)
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """Two matrices; behind a layer both meet its outputs, in front of it both its inputs."""
         _, front, behind = PLACEMENTS[self.settings.placement]
         total = 0

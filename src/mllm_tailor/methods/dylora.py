@@ -20,7 +20,7 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import read_json, write_json
 from mllm_tailor.methods.adapter_metadata import FILE
 from mllm_tailor.methods.adapters import ADAPTER, WEIGHTS_FILE, tuner_layers
-from mllm_tailor.methods.base import Attached, TechniqueSettings
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethodSettings
 from mllm_tailor.methods.lora import Lora, LoraSettings
 from mllm_tailor.methods.target_modules import Targets
 
@@ -37,10 +37,10 @@ class DyloraSettings(LoraSettings):
 class Dylora(Lora):
     """Between steps, and so in evaluations and on disk, it is a plain LoRA of the full rank."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = DyloraSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = DyloraSettings
     rate: ClassVar[float] = 1e-3  # a step moves one row and column
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject, and put the hooks in place."""
         attached = super().attach(targets)
         attached.memory["rank"] = self.settings.rank
@@ -55,15 +55,15 @@ class Dylora(Lora):
                 layer.lora_B[ADAPTER].weight.register_hook(_only(drawn, 1, self.settings.rank))
         return attached
 
-    def begin_step(self, attached: Attached, step: int, seed: int) -> None:
+    def begin_step(self, attached: InjectedAdapter, step: int, seed: int) -> None:
         """Draw this step's rank."""
         self.use_rank(attached, random.Random(seed).randint(self.settings.lowest, self.settings.rank))
 
-    def end_step(self, attached: Attached, step: int, steps: int) -> None:
+    def end_step(self, attached: InjectedAdapter, step: int, steps: int) -> None:
         """Back to the full rank."""
         self.use_rank(attached, self.settings.rank)
 
-    def use_rank(self, attached: Attached, rank: int) -> None:
+    def use_rank(self, attached: InjectedAdapter, rank: int) -> None:
         """Compute with the first `rank` rows and their scale."""
         attached.memory["rank"] = rank
         for layer in _layers(attached.model):

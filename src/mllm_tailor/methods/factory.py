@@ -1,4 +1,4 @@
-"""From a recipe's `method` to a `Method`: short forms, settings of each part, and what cannot go together."""
+"""From a recipe's `method` to a `MethodSet`: short forms, settings of each part, and what cannot go together."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mllm_tailor.core.errors import RecipeError, nearest
-from mllm_tailor.methods.base import Technique
-from mllm_tailor.methods.method import Method, Plan
+from mllm_tailor.methods.base import TuningMethod
+from mllm_tailor.methods.method import MethodAssignment, MethodSet
 from mllm_tailor.methods.registry import METHODS
 from mllm_tailor.recipe import Recipe, validate
 from mllm_tailor.recipe.schema import PARTS
 
 
-def make_method(recipe: Recipe) -> Method:
+def make_method(recipe: Recipe) -> MethodSet:
     """The recipe's method with its settings validated; no model is needed.
 
     Raises:
@@ -22,40 +22,42 @@ def make_method(recipe: Recipe) -> Method:
     name, settings = recipe.method["name"], dict(recipe.method_settings)
     parts = settings.pop("parts", None)
     if isinstance(parts, Mapping):
-        method = Method(name, tuple(_part_plan(part, said, name, settings) for part, said in parts.items()))
+        method = MethodSet(name, tuple(_part_assignment(part, said, name, settings) for part, said in parts.items()))
     else:
-        method = Method(name, (_plan(name, settings, parts, "method"),))
+        method = MethodSet(name, (_assignment(name, settings, parts, "method"),))
     _check_together(method)
-    for plan in method.plans:
-        plan.technique.check(recipe.train)
+    for assignment in method.assignments:
+        assignment.tuning_method.check(recipe.train)
     return method
 
 
-def _part_plan(part: str, said: Any, name: str, shared: Mapping[str, Any]) -> Plan:
+def _part_assignment(part: str, said: Any, name: str, shared: Mapping[str, Any]) -> MethodAssignment:
     """One entry of `parts: {vision: {method: lora, rank: 16}, projector: full}`; what is said beside is the default."""
     own = {"method": said} if isinstance(said, str) else dict(said or {})
     own_name = own.pop("method", name)
     settings = (dict(shared) if own_name == name else {}) | own
-    return _plan(own_name, settings, [part], f"method.parts.{part}")
+    return _assignment(own_name, settings, [part], f"method.parts.{part}")
 
 
-def _plan(name: str, settings: Mapping[str, Any], parts: Any, where: str) -> Plan:
+def _assignment(name: str, settings: Mapping[str, Any], parts: Any, where: str) -> MethodAssignment:
     technique_class = METHODS.load(name)
-    technique: Technique = technique_class(name, validate(technique_class.Settings, settings, where))
-    chosen = (parts,) if isinstance(parts, str) else tuple(parts or technique.default_parts)
+    tuning_method: TuningMethod = technique_class(name, validate(technique_class.Settings, settings, where))
+    chosen = (parts,) if isinstance(parts, str) else tuple(parts or tuning_method.default_parts)
     for part in chosen:
         if part not in PARTS:
             raise RecipeError(f"`method.parts`: unknown part `{part}` — {nearest(str(part), PARTS)}")
-        if part not in technique.only_parts:
+        if part not in tuning_method.only_parts:
             raise RecipeError(
-                f"`method.parts`: {name} works on {', '.join(technique.only_parts)}, not on {part} — use lora there"
+                f"`method.parts`: {name} works on {', '.join(tuning_method.only_parts)}, not on {part} — use lora there"
             )
-    return Plan(chosen, technique)
+    return MethodAssignment(chosen, tuning_method)
 
 
-def _check_optimizers(method: Method) -> None:
+def _check_optimizers(method: MethodSet) -> None:
     """A method that is an optimizer updates every trained weight, so nothing else can stand beside it."""
-    moving = [plan.technique for plan in method.plans if plan.technique.name != "freeze"]
+    moving = [
+        assignment.tuning_method for assignment in method.assignments if assignment.tuning_method.name != "freeze"
+    ]
     leading = next((one for one in moving if one.optimizer), None)
     for one in moving:
         if leading and (one.optimizer, one.optimizer_options) != (leading.optimizer, leading.optimizer_options):
@@ -66,8 +68,8 @@ def _check_optimizers(method: Method) -> None:
             )
 
 
-def _check_together(method: Method) -> None:
-    named = [part for plan in method.plans for part in plan.parts]
+def _check_together(method: MethodSet) -> None:
+    named = [part for assignment in method.assignments for part in assignment.parts]
     for part in named:
         if named.count(part) > 1:
             raise RecipeError(f"`method.parts`: {part} is named twice — name it once")

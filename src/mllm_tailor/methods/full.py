@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import nn
 
 from mllm_tailor.core.errors import ModelError, RecipeError
-from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethod, TuningMethodSettings
 from mllm_tailor.methods.target_modules import Targets, layer_number
 
 
-class Full(Technique):
+class Full(TuningMethod):
     """Every weight of the chosen parts (and layers). Trained weights are float32; 16 bytes each with AdamW."""
 
     default_parts: ClassVar[tuple[str, ...]] = ("vision", "projector", "language", "head")
@@ -27,16 +27,16 @@ class Full(Technique):
             raise ModelError(f"{packed[0]} is packed into few bits and cannot be trained itself — use lora there")
         return targets.weights()
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Nothing is added; the chosen weights become float32."""
         chosen = self.chosen(targets)
         for weight in chosen.values():
             if self.keeps_float32:
                 weight.data = weight.data.float()
             weight.requires_grad_(True)
-        return Attached(targets.model, tuple(chosen))
+        return InjectedAdapter(targets.model, tuple(chosen))
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """Their count."""
         return sum(weight.numel() for weight in self.chosen(targets).values())
 
@@ -76,7 +76,7 @@ class AdaLomo(Lomo):
     rate: ClassVar[float] = 5e-4  # relative to the size of each weight
 
 
-class MezoSettings(TechniqueSettings):
+class MezoSettings(TuningMethodSettings):
     """Training without gradients."""
 
     epsilon: float = Field(1e-3, gt=0, le=1, description="size of the two trial steps, in units of the weights")
@@ -91,7 +91,7 @@ class MezoSettings(TechniqueSettings):
 class Mezo(Full):
     """Every weight by two forward passes a step (Malladi et al. 2023, 2305.17333): see training/mezo.py."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = MezoSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = MezoSettings
     rate: ClassVar[float] = 1e-6  # of 2305.17333, for full tuning
     optimizer: ClassVar[str | None] = "mezo"
     keeps_float32: ClassVar[bool] = False
@@ -102,7 +102,7 @@ class Mezo(Full):
         return self.settings.model_dump(include={"epsilon", "exact", "objective"})
 
 
-class GaloreSettings(TechniqueSettings):
+class GaloreSettings(TuningMethodSettings):
     """Moments in few directions."""
 
     rank: int = Field(128, ge=1, le=8192, description="directions kept of each weight's gradient")
@@ -116,7 +116,7 @@ class Galore(Full):
     Equations in training/projected.py. Weights narrower than the rank are trained by plain Adam.
     """
 
-    Settings: ClassVar[type[TechniqueSettings]] = GaloreSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = GaloreSettings
     rate: ClassVar[float] = 1e-4  # a quarter of it is stepped (`scale`)
     optimizer: ClassVar[str | None] = "galore"
 
@@ -125,7 +125,7 @@ class Galore(Full):
         """Its own settings."""
         return self.settings.model_dump(include={"rank", "interval", "scale"})
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """Their count, if the rank makes any of them smaller."""
         wide = [weight for weight in self.chosen(targets).values() if weight.ndim > 1]
         widest = max((min(weight.flatten(1).shape) for weight in wide), default=0)
@@ -134,7 +134,7 @@ class Galore(Full):
                 f"`method.rank` {self.settings.rank}: the widest trained weight has {widest} directions — choose a "
                 "lower rank, or method full"
             )
-        return super().expected_weights(targets)
+        return super().num_trainable_parameters(targets)
 
 
 class ApolloSettings(GaloreSettings):
@@ -149,12 +149,12 @@ class ApolloSettings(GaloreSettings):
 class Apollo(Galore):
     """Every weight; each channel's rate is Adam's, estimated in random directions (Zhu et al. 2024, 2412.05270)."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = ApolloSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = ApolloSettings
     rate: ClassVar[float] = 2e-5
     optimizer: ClassVar[str | None] = "apollo"
 
 
-class LisaSettings(TechniqueSettings):
+class LisaSettings(TuningMethodSettings):
     """A few layers at a time."""
 
     layers: int = Field(2, ge=1, description="layers awake at a time")
@@ -164,11 +164,11 @@ class LisaSettings(TechniqueSettings):
 class Lisa(Full):
     """Embeddings, head and a few random layers at a time (Pan et al. 2024, 2403.17919); those asleep keep no state."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = LisaSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = LisaSettings
     rate: ClassVar[float] = 5e-5  # of 2403.17919
     default_parts: ClassVar[tuple[str, ...]] = ("language", "head")
 
-    def begin_step(self, attached: Attached, step: int, seed: int) -> None:
+    def begin_step(self, attached: InjectedAdapter, step: int, seed: int) -> None:
         """Wake the layers of this interval, drawn anew at its start."""
         numbers = sorted({layer_number(name) for name in attached.trainable} - {None})
         if step % self.settings.interval == 0:
@@ -179,7 +179,7 @@ class Lisa(Full):
         for name in attached.trainable:
             weights[name].requires_grad_(layer_number(name) in awake)
 
-    def end_step(self, attached: Attached, step: int, steps: int) -> None:
+    def end_step(self, attached: InjectedAdapter, step: int, steps: int) -> None:
         """All awake between steps, so that nothing else needs to know."""
         weights = dict(attached.model.named_parameters())
         for name in attached.trainable:

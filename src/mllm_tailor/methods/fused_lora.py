@@ -128,7 +128,7 @@ class Rounding:
 
 
 @contextmanager
-def summed_products(network: nn.Module) -> Iterator[None]:
+def fused_lora(network: nn.Module) -> Iterator[None]:
     """Within, plain LoRA layers of `network` compute in this way; others, and whatever they are asked else, as ever."""
     rounding = Rounding()
     changed = [(module, _forward_of(module, rounding)) for module in network.modules() if _is_plain(module)]

@@ -9,13 +9,13 @@ from pydantic import Field
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods.adapters import inject
-from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethod, TuningMethodSettings
 from mllm_tailor.methods.target_modules import Targets
 
 FEEDFORWARD = ("down_proj", "fc2", "linear_2")  # whose input is scaled; elsewhere the output
 
 
-class Ia3Settings(TechniqueSettings):
+class Ia3Settings(TuningMethodSettings):
     """Learned vectors."""
 
     targets: list[str] | None = Field(
@@ -23,19 +23,19 @@ class Ia3Settings(TechniqueSettings):
     )
 
 
-class Ia3(Technique):
+class Ia3(TuningMethod):
     """Keys, values and the inner MLP activations are multiplied by learned vectors (Liu et al. 2022, 2205.05638)."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = Ia3Settings
+    Settings: ClassVar[type[TuningMethodSettings]] = Ia3Settings
     rate: ClassVar[float] = 3e-3  # T-Few's (2205.05638)
     preferred: ClassVar[tuple[str, ...]] = ("k_proj", "v_proj", *FEEDFORWARD)
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject vectors of ones."""
         feedforward = [name for name in targets.linears if name.rpartition(".")[2] in FEEDFORWARD]
         return inject(targets.model, IA3Config(target_modules=targets.pattern, feedforward_modules=feedforward))
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """One weight an output, or an input in front of an MLP's second layer."""
         return sum(
             layer.in_features if name.rpartition(".")[2] in FEEDFORWARD else layer.out_features
@@ -43,7 +43,7 @@ class Ia3(Technique):
         )
 
 
-class VeraSettings(TechniqueSettings):
+class VeraSettings(TuningMethodSettings):
     """Vectors between shared random matrices."""
 
     rank: int = Field(256, ge=1, le=8192, description="rank of the shared random matrices")
@@ -52,13 +52,13 @@ class VeraSettings(TechniqueSettings):
     projection_seed: int = Field(0, ge=0, description="seed from which the random matrices are made anew")
 
 
-class Vera(Technique):
+class Vera(TuningMethod):
     """y = W x + b * B (d * A x) with A, B random, frozen, shared by all layers (Kopiczko et al. 2023, 2310.11454)."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = VeraSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = VeraSettings
     rate: ClassVar[float] = 5e-3
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject; the shared matrices are made from their seed and not written to disk."""
         settings = self.settings
         config = VeraConfig(
@@ -70,25 +70,25 @@ class Vera(Technique):
         )
         return inject(targets.model, config)
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """rank + out a layer."""
         return sum(self.settings.rank + layer.out_features for layer in targets.linears.values())
 
 
-class OftSettings(TechniqueSettings):
+class OftSettings(TuningMethodSettings):
     """Rotations."""
 
     block: int = Field(32, ge=2, le=4096, description="channels turned together; divides every layer's input width")
     targets: list[str] | None = Field(None, description="last names of linear layers; default: all")
 
 
-class Oft(Technique):
+class Oft(TuningMethod):
     """Each block of inputs is turned by a learned rotation, which keeps angles between neurons (2306.07280)."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = OftSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = OftSettings
     rate: ClassVar[float] = 1e-3
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject rotations by nothing."""
         self._check(targets)
         # The exact Cayley map, not PEFT's default series: only that is orthogonal to the last bit.
@@ -97,7 +97,7 @@ class Oft(Technique):
         )
         return inject(targets.model, config)
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """block (block - 1) / 2 for each block of inputs."""
         self._check(targets)
         block = self.settings.block

@@ -12,11 +12,11 @@ from pydantic import Field, field_validator
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods.adapters import inject
-from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethod, TuningMethodSettings
 from mllm_tailor.methods.target_modules import Targets
 
 
-class LoraSettings(TechniqueSettings):
+class LoraSettings(TuningMethodSettings):
     """Low-rank updates."""
 
     rank: int = Field(32, ge=1, le=4096, description="rank of the update")
@@ -38,10 +38,10 @@ class LoraSettings(TechniqueSettings):
         return value
 
 
-class Lora(Technique):
+class Lora(TuningMethod):
     """`rank * (in + out)` weights beside every linear layer aimed at."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = LoraSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = LoraSettings
 
     def config(self, targets: Targets) -> LoraConfig:
         """PEFT's configuration for these layers."""
@@ -57,11 +57,11 @@ class Lora(Technique):
             init_lora_weights=True if settings.init == "default" else settings.init,
         )
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject the adapter."""
         return inject(targets.model, self.config(targets))
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """rank * (in + out) a layer, and DoRA's one length an output."""
         check_rank(self.settings.rank, targets)
         lengths = sum(layer.out_features for layer in targets.linears.values()) if self.settings.dora else 0

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mllm_tailor.methods.adapters import ADAPTER, adapter_state, tuner_layers
-from mllm_tailor.methods.base import Attached, TechniqueSettings
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethodSettings
 from mllm_tailor.methods.lora import Lora, LoraSettings
 from mllm_tailor.methods.target_modules import Targets
 
@@ -25,7 +25,7 @@ class RsloraSettings(LoraSettings):
 class Rslora(Lora):
     """Scale by alpha/sqrt(rank): the step does not shrink as the rank grows (Kalajdzievski 2023, 2312.03732)."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = RsloraSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = RsloraSettings
     rate: ClassVar[float] = 1e-4  # its scale is sqrt(rank) times LoRA's
 
 
@@ -38,7 +38,7 @@ class DoraSettings(LoraSettings):
 class Dora(Lora):
     """W' = m (W + sBA) / ||W + sBA||, the length m of every output learned apart (Liu et al. 2024, 2402.09353)."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = DoraSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = DoraSettings
 
 
 class PissaSettings(LoraSettings):
@@ -54,7 +54,7 @@ class Pissa(Lora):
     Written as a plain LoRA of twice the rank, the start subtracted, so that it works on the untouched base.
     """
 
-    Settings: ClassVar[type[TechniqueSettings]] = PissaSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = PissaSettings
     rate: ClassVar[float] = 1e-4  # the largest directions of W move at once
 
     def config(self, targets: Targets) -> LoraConfig:
@@ -64,13 +64,15 @@ class Pissa(Lora):
         config.init_lora_weights = f"pissa_niter_{iterations}" if iterations else "pissa"
         return config
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject, and remember the start."""
         attached = super().attach(targets)
         attached.start = {name: tensor.detach().clone() for name, tensor in adapter_state(attached).items()}
         return attached
 
-    def export(self, attached: Attached, state: Mapping[str, Tensor]) -> tuple[PeftConfig | None, dict[str, Tensor]]:
+    def export(
+        self, attached: InjectedAdapter, state: Mapping[str, Tensor]
+    ) -> tuple[PeftConfig | None, dict[str, Tensor]]:
         """s(BA - B0 A0) = s [B, -B0] [A; A0]."""
         rank = self.settings.rank
         config = LoraConfig.from_peft_type(**attached.config.to_dict())  # type: ignore[union-attr]
@@ -94,7 +96,7 @@ class LoraPlusSettings(LoraSettings):
 class LoraPlus(Lora):
     """B learns `ratio` times faster than A (Hayou et al. 2024, 2402.12354)."""
 
-    Settings: ClassVar[type[TechniqueSettings]] = LoraPlusSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = LoraPlusSettings
     rate: ClassVar[float] = 1e-4  # of A
 
     def rate_factor(self, name: str) -> float:
@@ -117,10 +119,10 @@ class LoraFa(Lora):
     Dropout would make such an input again; leave it at 0.
     """
 
-    Settings: ClassVar[type[TechniqueSettings]] = LoraFaSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = LoraFaSettings
     rate: ClassVar[float] = 1e-3  # half of it moves
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject, then freeze every A."""
         attached = super().attach(targets)
         attached.trainable = tuple(name for name in attached.trainable if ".lora_A." not in name)
@@ -130,9 +132,9 @@ class LoraFa(Lora):
                     _project(layer)
         return attached
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """rank * out a layer."""
-        super().expected_weights(targets)
+        super().num_trainable_parameters(targets)
         return sum(self.settings.rank * layer.out_features for layer in targets.linears.values())
 
 

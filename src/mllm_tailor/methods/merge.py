@@ -13,8 +13,8 @@ from torch import nn
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.methods.adapters import adapter_state, restore
-from mllm_tailor.methods.base import Attached
-from mllm_tailor.methods.method import Method, attachments, tuned_by
+from mllm_tailor.methods.base import InjectedAdapter
+from mllm_tailor.methods.method import MethodSet, applied_method, injected_adapters
 
 
 def merge(model: Any, how: Literal["dequantised", "repacked"] = "dequantised") -> None:
@@ -31,10 +31,10 @@ def merge(model: Any, how: Literal["dequantised", "repacked"] = "dequantised") -
     packed = [name for name, module in model.model.named_modules() if isinstance(module, Linear4bit)]
     if how == "repacked" and not packed:
         raise ModelError("this base is not packed to 4 bits — leave out `repacked`")
-    method = tuned_by(model)
+    method = applied_method(model)
     if method:
         check_mergeable(method)
-    adapters = [one for one in attachments(model) if one.config is not None] if method else []
+    adapters = [one for one in injected_adapters(model) if one.config is not None] if method else []
     for one in adapters:
         if not hasattr(one.tuner, "merge_and_unload"):
             raise ModelError(f"{one.config.peft_type} cannot be merged into the weights — use the adapter as it is")
@@ -45,7 +45,7 @@ def merge(model: Any, how: Literal["dequantised", "repacked"] = "dequantised") -
         _fold(adapters)
     if how == "repacked":
         _pack_and_unpack(model.model, [name.replace(".base_layer", "") for name in packed])
-    model.model.tuned_by = None
+    model.model.applied_method = None
     model.model.to(model.dtype)
 
 
@@ -58,21 +58,21 @@ def _pack_and_unpack(network: nn.Module, names: Sequence[str]) -> None:
         weight.copy_(functional.dequantize_4bit(codes, state))
 
 
-def check_mergeable(method: Method) -> None:
+def check_mergeable(method: MethodSet) -> None:
     """Refuse methods whose function no weight of the model can express; no model is needed.
 
     Raises:
         ModelError: naming the method and what works instead.
     """
-    for plan in method.plans:
-        if not plan.technique.mergeable:
+    for assignment in method.assignments:
+        if not assignment.tuning_method.mergeable:
             raise ModelError(
-                f"`method.name` {plan.technique.name} cannot be merged into the weights — use the run or its adapter "
-                "as it is, or train with lora, which can"
+                f"`method.name` {assignment.tuning_method.name} cannot be merged into the weights — use the run or its "
+                "adapter as it is, or train with lora, which can"
             )
 
 
-def _fold(adapters: list[Attached]) -> None:
+def _fold(adapters: list[InjectedAdapter]) -> None:
     try:
         for one in adapters:
             one.tuner._check_merge_allowed()
@@ -82,7 +82,7 @@ def _fold(adapters: list[Attached]) -> None:
         raise ModelError(f"this adapter cannot be merged ({error}) — use it as it is") from None
 
 
-def _over_unpacked(model: Any, adapters: list[Attached]) -> list[Attached]:
+def _over_unpacked(model: Any, adapters: list[InjectedAdapter]) -> list[InjectedAdapter]:
     """The same adapters over unpacked weights: PEFT's layers for packed ones would pack the sum again."""
     kept = [(one.config, {name: tensor.clone() for name, tensor in adapter_state(one).items()}) for one in adapters]
     if adapters:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.methods.adapter_metadata import read_fit, write_fit
 from mllm_tailor.methods.adapters import adapter_state, read_adapter, tuner_layers, write_adapter
-from mllm_tailor.methods.base import Attached, Technique
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethod
 from mllm_tailor.methods.target_modules import Targets, folded, part_of, under
 from mllm_tailor.recipe.schema import PARTS
 
@@ -24,7 +24,7 @@ NOTHING = "`method.parts`: nothing is left to train — a tied head belongs to `
 
 
 @dataclass(frozen=True)
-class Applied:
+class TrainableSummary:
     """What will move: the names of the weights, how many in each part, and how many the model has in all."""
 
     trainable: tuple[str, ...]
@@ -45,52 +45,73 @@ class Applied:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MethodAssignment:
     """One technique and the parts it trains."""
 
     parts: tuple[str, ...]
-    technique: Technique
+    tuning_method: TuningMethod
 
 
-class Method:
+class MethodSet:
     """The techniques of a recipe, each on its own parts."""
 
-    def __init__(self, name: str, plans: tuple[Plan, ...]) -> None:
+    def __init__(self, name: str, assignments: tuple[MethodAssignment, ...]) -> None:
         self.name = name
-        self.plans = plans
+        self.assignments = assignments
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Every part that is trained."""
-        return tuple(part for plan in self.plans if plan.technique.name != "freeze" for part in plan.parts)
+        return tuple(
+            part
+            for assignment in self.assignments
+            if assignment.tuning_method.name != "freeze"
+            for part in assignment.parts
+        )
 
     @property
     def settings(self) -> Any:
         """Settings of the first technique."""
-        return self.plans[0].technique.settings
+        return self.assignments[0].tuning_method.settings
 
     @property
     def quantize(self) -> str | None:
         """How the base is to be packed; needed before it is opened."""
-        return next((plan.technique.quantize for plan in self.plans if plan.technique.quantize), None)
+        return next(
+            (assignment.tuning_method.quantize for assignment in self.assignments if assignment.tuning_method.quantize),
+            None,
+        )
 
     @property
     def quantize_skip(self) -> tuple[str, ...]:
         """Parts to be left unpacked: all that no quantising technique works on."""
-        packed = {part for plan in self.plans if plan.technique.quantize for part in plan.parts}
+        packed = {
+            part for assignment in self.assignments if assignment.tuning_method.quantize for part in assignment.parts
+        }
         return tuple(part for part in PARTS if part not in packed) if packed else ()
 
     @property
     def optimizer(self) -> str | None:
         """The optimizer a technique insists on, if one does."""
-        return next((plan.technique.optimizer for plan in self.plans if plan.technique.optimizer), None)
+        return next(
+            (
+                assignment.tuning_method.optimizer
+                for assignment in self.assignments
+                if assignment.tuning_method.optimizer
+            ),
+            None,
+        )
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
         """The settings that optimizer takes."""
-        return {name: value for plan in self.plans for name, value in plan.technique.optimizer_options.items()}
+        return {
+            name: value
+            for assignment in self.assignments
+            for name, value in assignment.tuning_method.optimizer_options.items()
+        }
 
-    def apply(self, model: Any) -> Applied:
+    def apply(self, model: Any) -> TrainableSummary:
         """Freeze everything, attach every technique, and count what is left to move.
 
         Raises:
@@ -99,20 +120,25 @@ class Method:
         network: nn.Module = model.model
         total = sum(_size(weight) for weight in network.parameters())
         network.requires_grad_(False)
-        attached = [plan.technique.attach(self._targets(plan, model)) for plan in self.plans]
+        attached = [
+            assignment.tuning_method.attach(self._targets(assignment, model)) for assignment in self.assignments
+        ]
         moving = {name for one in attached for name in one.trainable}
         for name, weight in network.named_parameters():
             weight.requires_grad_(name in moving)
-        remember(model, self, attached)
+        set_method(model, self, attached)
         return self._count(model, total)
 
-    def expected_weights(self, model: Any) -> int:
+    def num_trainable_parameters(self, model: Any) -> int:
         """How many weights will be trained, by formula, without touching the model; a skeleton will do.
 
         Raises:
             ModelError, RecipeError: when the model lacks a part, a setting does not fit it, or nothing would move.
         """
-        found = sum(plan.technique.expected_weights(self._targets(plan, model)) for plan in self.plans)
+        found = sum(
+            assignment.tuning_method.num_trainable_parameters(self._targets(assignment, model))
+            for assignment in self.assignments
+        )
         if not found:
             raise ModelError(NOTHING)
         return found
@@ -123,16 +149,20 @@ class Method:
         One adapter lies at the top of `folder`; several lie in subfolders named by their parts.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        attached = attachments(model)
-        adapters = [(plan, one) for plan, one in zip(self.plans, attached, strict=True) if one.config is not None]
+        attached = injected_adapters(model)
+        adapters = [
+            (assignment, one)
+            for assignment, one in zip(self.assignments, attached, strict=True)
+            if one.config is not None
+        ]
         places = {}
-        for plan, one in adapters:
-            place = "." if len(adapters) == 1 else "-".join(plan.parts)
-            config, state = plan.technique.export(one, adapter_state(one))
+        for assignment, one in adapters:
+            place = "." if len(adapters) == 1 else "-".join(assignment.parts)
+            config, state = assignment.tuning_method.export(one, adapter_state(one))
             assert config is not None
             config.base_model_name_or_path = model.path
             write_adapter(folder / place, config, state)
-            places[place] = plan.technique.name
+            places[place] = assignment.tuning_method.name
         own = {name for one in attached if one.config is None for name in one.trainable}
         if own:
             present = dict(model.model.named_parameters())
@@ -146,55 +176,57 @@ class Method:
             ModelError: when the base is another one, or a file is missing or damaged.
         """
         noted = read_fit(folder, model, unquantised=unquantised)
-        for plan in self.plans:
-            plan.technique.rebuild(self._targets(plan, model))
+        for assignment in self.assignments:
+            assignment.tuning_method.create_empty(self._targets(assignment, model))
         if noted["weights"]:
             _load_weights(model.model, folder / WEIGHTS_FILE)
-        remember(model, self, [read_adapter(model.model, folder / place) for place in noted["adapters"]])
+        set_method(model, self, [read_adapter(model.model, folder / place) for place in noted["adapters"]])
         model.model.requires_grad_(False)
         model.model.eval()
 
-    def peak_rate(self, stated: float | None) -> float:
+    def peak_learning_rate(self, stated: float | None) -> float:
         """The peak learning rate of the first technique; `stated` is the recipe's common one."""
-        return _peak_rate(self.plans[0].technique, stated)
+        return _peak_rate(self.assignments[0].tuning_method, stated)
 
     def learning_rates(self, model: Any, stated: float | None) -> dict[str, float]:
         """The peak learning rate of every trained weight, by name."""
         return {
-            name: _peak_rate(plan.technique, stated) * plan.technique.rate_factor(name)
-            for plan, one in zip(self.plans, attachments(model), strict=True)
+            name: _peak_rate(assignment.tuning_method, stated) * assignment.tuning_method.rate_factor(name)
+            for assignment, one in zip(self.assignments, injected_adapters(model), strict=True)
             for name in one.trainable
         }
 
     def begin_step(self, model: Any, step: int, seed: int) -> None:
         """Before the forward passes of optimizer step `step` (from 0)."""
-        for plan, one in zip(self.plans, attachments(model), strict=True):
-            plan.technique.begin_step(one, step, seed)
+        for assignment, one in zip(self.assignments, injected_adapters(model), strict=True):
+            assignment.tuning_method.begin_step(one, step, seed)
 
     def end_step(self, model: Any, step: int, steps: int) -> None:
         """After its update."""
-        for plan, one in zip(self.plans, attachments(model), strict=True):
-            plan.technique.end_step(one, step, steps)
+        for assignment, one in zip(self.assignments, injected_adapters(model), strict=True):
+            assignment.tuning_method.end_step(one, step, steps)
 
-    def memory(self, model: Any) -> list[dict[str, Any]]:
+    def state_dict(self, model: Any) -> list[dict[str, Any]]:
         """Plain values the techniques remember between steps."""
-        return [dict(one.memory) for one in attachments(model)]
+        return [dict(one.memory) for one in injected_adapters(model)]
 
-    def recall(self, model: Any, memory: Sequence[Mapping[str, Any]]) -> None:
+    def load_state_dict(self, model: Any, memory: Sequence[Mapping[str, Any]]) -> None:
         """The inverse of `memory`."""
-        for one, values in zip(attachments(model), memory, strict=True):
+        for one, values in zip(injected_adapters(model), memory, strict=True):
             one.memory.update(values)
 
-    def _targets(self, plan: Plan, model: Any) -> Targets:
+    def _targets(self, assignment: MethodAssignment, model: Any) -> Targets:
         known = model.family.parts
-        for part in plan.parts:
-            if part not in known and plan.technique.name != "freeze":
+        for part in assignment.parts:
+            if part not in known and assignment.tuning_method.name != "freeze":
                 raise ModelError(f"`method.parts`: this model has no {part} — {nearest(part, known)}")
-        parts = {part: tuple(known[part]) for part in plan.parts if part in known}
-        technique = plan.technique
-        return Targets(model.model, parts, technique.leaves, tuple(technique.preferred), technique.settings.last_layers)
+        parts = {part: tuple(known[part]) for part in assignment.parts if part in known}
+        tuning_method = assignment.tuning_method
+        return Targets(
+            model.model, parts, tuning_method.leaves, tuple(tuning_method.preferred), tuning_method.settings.last_layers
+        )
 
-    def _count(self, model: Any, total: int) -> Applied:
+    def _count(self, model: Any, total: int) -> TrainableSummary:
         parts = model.family.parts
         counts, modules = dict.fromkeys(parts, 0), {part: {} for part in parts}
         trainable, layers = [], tuner_layers(model.model)
@@ -207,12 +239,14 @@ class Method:
         if not trainable:
             raise ModelError(NOTHING)
         sizes = {part: len(names) for part, names in modules.items()}
-        return Applied(tuple(trainable), counts, total, sizes, {part: folded(names) for part, names in modules.items()})
+        return TrainableSummary(
+            tuple(trainable), counts, total, sizes, {part: folded(names) for part, names in modules.items()}
+        )
 
 
-def _peak_rate(technique: Technique, stated: float | None) -> float:
+def _peak_rate(tuning_method: TuningMethod, stated: float | None) -> float:
     """What is said of the part, else of the whole training, else the method's own."""
-    return float(technique.settings.learning_rate or stated or technique.rate)
+    return float(tuning_method.settings.learning_rate or stated or tuning_method.rate)
 
 
 def _module_of(name: str, layers: Mapping[str, Any]) -> str:
@@ -224,27 +258,27 @@ def _module_of(name: str, layers: Mapping[str, Any]) -> str:
     return name.rpartition(".")[0]
 
 
-def remember(model: Any, method: Method, attached: list[Attached]) -> None:
+def set_method(model: Any, method: MethodSet, attached: list[InjectedAdapter]) -> None:
     """Note on the transformers model who tuned it, as PEFT does with `peft_config`."""
-    model.model.tuned_by = (method, attached)
+    model.model.applied_method = (method, attached)
 
 
-def tuned_by(model: Any) -> Method | None:
+def applied_method(model: Any) -> MethodSet | None:
     """The method whose weights are in this model, if any."""
     found = getattr(model.model, "tuned_by", None)
     return found[0] if found else None
 
 
-def attachments(model: Any) -> list[Attached]:
+def injected_adapters(model: Any) -> list[InjectedAdapter]:
     """What the method put into this model, in the order of its plans."""
-    return list(model.model.tuned_by[1])
+    return list(model.model.applied_method[1])
 
 
-def moving_tensors(model: Any) -> dict[str, Tensor]:
+def trainable_state_dict(model: Any) -> dict[str, Tensor]:
     """Everything a method may change while training, by name: trained weights and all of the adapters' own tensors."""
     network: nn.Module = model.model
     layers = tuple(tuner_layers(network))
-    moving = {name for one in attachments(model) for name in one.trainable}
+    moving = {name for one in injected_adapters(model) for name in one.trainable}
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     return {
         name: tensor

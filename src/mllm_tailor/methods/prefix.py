@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mllm_tailor.core.errors import ModelError, RecipeError
-from mllm_tailor.methods.base import Attached, Technique, TechniqueSettings
+from mllm_tailor.methods.base import InjectedAdapter, TuningMethod, TuningMethodSettings
 from mllm_tailor.methods.target_modules import Targets
 
 ATTENTION = "sdpa_prefix"
@@ -55,7 +55,7 @@ AttentionInterface.register(ATTENTION, attend)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-class PrefixSettings(TechniqueSettings):
+class PrefixSettings(TuningMethodSettings):
     """Learned keys and values."""
 
     length: int = Field(20, ge=1, le=4096, description="learned keys and values in front of each layer")
@@ -66,18 +66,18 @@ class PrefixSettings(TechniqueSettings):
     )
 
 
-class Prefix(Technique):
+class Prefix(TuningMethod):
     """Every layer's own keys and values with learned ones in front (Li and Liang 2021, 2101.00190).
 
     Only the language part. Learning rates are higher than LoRA's: 1e-2 to 3e-2. Cannot be merged into weights.
     """
 
-    Settings: ClassVar[type[TechniqueSettings]] = PrefixSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = PrefixSettings
     rate: ClassVar[float] = 2e-2
     mergeable: ClassVar[bool] = False
     only_parts: ClassVar[tuple[str, ...]] = ("language",)
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """Give every attention its keys and values."""
         names = []
         for name, module in attentions(targets).items():
@@ -86,13 +86,13 @@ class Prefix(Technique):
                 names.append(f"{name}.{key}")
             module.register_forward_pre_hook(_hand_over)
         _use_attention(targets)
-        return Attached(targets.model, tuple(names))
+        return InjectedAdapter(targets.model, tuple(names))
 
-    def rebuild(self, targets: Targets) -> None:
+    def create_empty(self, targets: Targets) -> None:
         """The places of the weights, to be filled from a file."""
         self.attach(targets)
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """2 * length * key-value heads * channels a layer, and a gate a head."""
         return sum(
             sum(weight.numel() for weight in self._weights(module).values()) for module in attentions(targets).values()
@@ -113,13 +113,13 @@ def _hand_over(module: nn.Module, _: Any) -> None:
     module.in_front = tuple(getattr(module, name) for name in names if hasattr(module, name))
 
 
-class PromptSettings(TechniqueSettings):
+class PromptSettings(TuningMethodSettings):
     """Learned embeddings."""
 
     length: int = Field(20, ge=1, le=4096, description="learned embeddings in front of the text")
 
 
-class Prompt(Technique):
+class Prompt(TuningMethod):
     """Learned embeddings in front of the text (Lester et al. 2021, 2104.08691); very few weights.
 
     They stand before the text and cannot see it, so their keys and values depend on them alone: these are computed
@@ -127,12 +127,12 @@ class Prompt(Technique):
     the untrained output differs from the base's. Learning rates are high: 1e-2 to 0.3. Cannot be merged into weights.
     """
 
-    Settings: ClassVar[type[TechniqueSettings]] = PromptSettings
+    Settings: ClassVar[type[TuningMethodSettings]] = PromptSettings
     rate: ClassVar[float] = 0.1
     mergeable: ClassVar[bool] = False
     only_parts: ClassVar[tuple[str, ...]] = ("language",)
 
-    def attach(self, targets: Targets) -> Attached:
+    def attach(self, targets: Targets) -> InjectedAdapter:
         """One matrix on the decoder, and a hook that turns it into keys and values."""
         name, decoder = _decoder(targets)
         words: Tensor = targets.model.get_input_embeddings().weight  # type: ignore[operator, union-attr, assignment]
@@ -140,13 +140,13 @@ class Prompt(Technique):
         decoder.register_parameter("prompt", nn.Parameter(words.detach()[chosen].float().clone()))
         _use_attention(targets)
         decoder.register_forward_pre_hook(_Reader(list(attentions(targets).values())))
-        return Attached(targets.model, (f"{name}.prompt",))
+        return InjectedAdapter(targets.model, (f"{name}.prompt",))
 
-    def rebuild(self, targets: Targets) -> None:
+    def create_empty(self, targets: Targets) -> None:
         """The place of the matrix, to be filled from a file."""
         self.attach(targets)
 
-    def expected_weights(self, targets: Targets) -> int:
+    def num_trainable_parameters(self, targets: Targets) -> int:
         """length * width."""
         return int(self.settings.length * targets.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator, union-attr]
 

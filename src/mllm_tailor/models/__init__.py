@@ -9,9 +9,9 @@ from mllm_tailor.models.encode import NO_LOSS, Encoded, Length, collate, count_t
 from mllm_tailor.models.families import FAMILIES, Family
 from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
 from mllm_tailor.models.inputs.tiling import tile_grid, tile_image
-from mllm_tailor.models.load import open_model
-from mllm_tailor.models.meta import Skeleton, open_skeleton
-from mllm_tailor.models.model import OpenModel
+from mllm_tailor.models.load import load_model
+from mllm_tailor.models.meta import MetaModel, load_meta_model
+from mllm_tailor.models.model import LoadedModel
 
 __all__ = [
     "FAMILIES",
@@ -19,16 +19,16 @@ __all__ = [
     "Encoded",
     "Family",
     "Length",
-    "OpenModel",
-    "Skeleton",
+    "LoadedModel",
+    "MetaModel",
     "collate",
     "count_tokens",
     "embed_pictures",
     "embed_texts",
     "encode",
+    "load_meta_model",
+    "load_model",
     "measure_length",
-    "open_model",
-    "open_skeleton",
     "tile_grid",
     "tile_image",
 ]

@@ -19,7 +19,7 @@ from mllm_tailor.models.inputs.internvl import pixels, prompt_ids, shared_tiles,
 from mllm_tailor.models.inputs.tiling import tile_grid
 
 if TYPE_CHECKING:
-    from mllm_tailor.models.model import OpenModel
+    from mllm_tailor.models.model import LoadedModel
 
 NO_LOSS = -100  # the label torch's cross entropy ignores
 NAMES = {"image": "pictures", "video": "clips", "audio": "recordings"}
@@ -45,7 +45,7 @@ class Encoded:
         return self.media.get("pixel_values")
 
 
-def encode(sample: Sample, model: OpenModel, loss: Literal["answer", "all"] = "answer") -> Encoded:
+def encode(sample: Sample, model: LoadedModel, loss: Literal["answer", "all"] = "answer") -> Encoded:
     """Ids, labels and pixels of a sample; without an answer only the prompt, ready to generate from.
 
     Loss lies on the answer and the token that closes the turn: not on the prompt, not on pictures, not on a newline the
@@ -83,7 +83,7 @@ class Length:
     tiled_pixels: int  # of the same pictures as the model sees them, the thumbnail left out
 
 
-def measure_length(sample: Sample, model: OpenModel) -> Length:
+def measure_length(sample: Sample, model: LoadedModel) -> Length:
     """The exact length `encode` gives. For tiled families no pixel is decoded: the pictures' sizes tell."""
     sample = _readable(sample, model)
     sizes = [model.picture_size(media) for media in sample.media if media.kind == "image"]
@@ -108,7 +108,7 @@ def measure_length(sample: Sample, model: OpenModel) -> Length:
     )
 
 
-def count_tokens(sample: Sample, model: OpenModel) -> int:
+def count_tokens(sample: Sample, model: LoadedModel) -> int:
     """The exact number of tokens `encode` gives; see `measure_length`."""
     return measure_length(sample, model).tokens
 
@@ -172,7 +172,7 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(filled)
 
 
-def _readable(sample: Sample, model: OpenModel) -> Sample:
+def _readable(sample: Sample, model: LoadedModel) -> Sample:
     """The sample as this model can read it, recordings as words where it has a codebook for them."""
     if model.codebook is not None:
         sample = model.codebook.spoken(sample)
@@ -183,7 +183,7 @@ def _readable(sample: Sample, model: OpenModel) -> Sample:
     return sample
 
 
-def _reply_ids(conversation: Conversation, model: OpenModel) -> list[int]:
+def _reply_ids(conversation: Conversation, model: LoadedModel) -> list[int]:
     if conversation.reply is None:
         return []
     ids = tokenize(model.tokenizer, conversation.reply, continues=True)
@@ -193,13 +193,13 @@ def _reply_ids(conversation: Conversation, model: OpenModel) -> list[int]:
     return [*tokenize(model.tokenizer, conversation.reply.rstrip(), continues=True), model.tokenizer.eos_token_id]
 
 
-def _closed(reply: Sequence[int], model: OpenModel) -> list[int]:
+def _closed(reply: Sequence[int], model: LoadedModel) -> list[int]:
     """Labels of the reply: everything up to the token that closes the turn; what stands behind it carries no loss."""
     last = max((place for place, token in enumerate(reply) if token in model.stop_ids), default=-1)
     return [*reply[: last + 1], *[NO_LOSS] * (len(reply) - last - 1)]
 
 
-def _check_length(sample: Sample, length: int, model: OpenModel) -> None:
+def _check_length(sample: Sample, length: int, model: LoadedModel) -> None:
     if length > model.context:
         fewer = "" if model.family.compares else "use fewer tiles (model.tiles.max), or "  # there only words count
         raise DataError(

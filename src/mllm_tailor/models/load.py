@@ -22,22 +22,22 @@ from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.core.progress import console
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
-from mllm_tailor.models.convert import ORIGINAL, compute_as_original, native_folder
+from mllm_tailor.models.convert import ORIGINAL, match_original_numerics, native_folder
 from mllm_tailor.models.families import FAMILIES, OTHER_LAYOUTS, Family, guess_family, linear_names
 from mllm_tailor.models.inputs.hf_processor import open_stock_processor
 from mllm_tailor.models.inputs.internvl_processor import check_fit, open_processor, set_tile, stated_tiles
 from mllm_tailor.models.inputs.speech_units import add_tokens, find_codebook
-from mllm_tailor.models.model import OpenModel
+from mllm_tailor.models.model import LoadedModel
 from mllm_tailor.models.patches import cpu_attention  # noqa: F401 - what `sdpa` stands for from here on
-from mllm_tailor.models.patches.mllama import see_nothing_in_blanks
-from mllm_tailor.models.patches.phi4 import read_apart
+from mllm_tailor.models.patches.mllama import mask_empty_images
+from mllm_tailor.models.patches.phi4 import encode_media_per_sample
 from mllm_tailor.recipe.schema import Tiles, Units
 
 NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL = 500_000_000  # weights; up to here float32 is kept, since updates of bf16 weights below 1/256 round away
 
 
-def open_model(
+def load_model(
     path: str | Path = "embedded",
     *,
     revision: str | None = None,
@@ -46,13 +46,13 @@ def open_model(
     tiles: Tiles | None = None,
     system: str | None = None,
     frames: int = 8,
-    tile: int | None = None,
+    tile_size: int | None = None,
     units: Units | None = None,
     trim: bool = False,
     mixed: bool = False,
     quantize: Literal["nf4", "int8"] | None = None,
     quantize_skip: Sequence[str] = (),
-) -> OpenModel:
+) -> LoadedModel:
     """Open `embedded`, a folder or a hub id.
 
     `dtype` is auto, float32, bfloat16 or float16, as a word or torch's own. auto keeps small models in float32 and
@@ -61,8 +61,8 @@ def open_model(
     `system` stand in for the checkpoint's own.
     A clip is shown as `frames` pictures. `trim` cuts blank margins off pictures and clips before they are tiled.
     `mixed` lets the vision side compute in bf16 (the weights keep their format), as training does where the hardware
-    has it. `tile` is another side of a tile in pixels, for which position embeddings are interpolated; `units` makes
-    recordings words.
+    has it. `tile_size` is another side of a tile in pixels, for which position embeddings are interpolated;
+    `units` turns recordings into speech-unit tokens.
 
     Raises:
         ModelError: naming the file and what to do.
@@ -79,12 +79,12 @@ def open_model(
     model = _load(checkpoint, family, number, place, _quantization(quantize, kept, place))
     if family.tiled:
         check_fit(checkpoint, model, processor)
-        if tile is not None:
-            set_tile(processor, model.config, tile)
+        if tile_size is not None:
+            set_tile(processor, model.config, tile_size)
     codebook = find_codebook(units, checkpoint.folder) if units is not None else None
     if codebook is not None:
         add_tokens(model, processor.tokenizer, len(codebook.centroids))
-    return OpenModel(
+    return LoadedModel(
         model=model,
         processor=processor,
         family=replace(family, linear_names=linear_names(model, family.parts)),
@@ -187,11 +187,11 @@ def _load(
             f"{checkpoint.folder}: {len(missing)} weights are missing, the first is {missing[0]} — download it again"
         )
     if hasattr(model.config, "ps_version"):
-        compute_as_original(model.model)
+        match_original_numerics(model.model)
     if family.blanks:
-        see_nothing_in_blanks(model.model)
+        mask_empty_images(model.model)
     if family.apart:
-        read_apart(model)
+        encode_media_per_sample(model)
     if quantization:
         _keep_scales(model)
         return model.eval()

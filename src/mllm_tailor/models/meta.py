@@ -14,14 +14,14 @@ from mllm_tailor.models.load import find_family, find_native, native_config
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class MetaModel:
     """What a method looks at to count what it will train."""
 
     model: Any  # transformers.PreTrainedModel on the meta device
     family: Family
 
 
-def open_skeleton(path: str | Path, revision: str | None = None) -> Skeleton:
+def load_meta_model(path: str | Path, revision: str | None = None) -> MetaModel:
     """Of `embedded`, a folder or a hub id.
 
     Raises:
@@ -32,4 +32,4 @@ def open_skeleton(path: str | Path, revision: str | None = None) -> Skeleton:
     stated = checkpoint.config[f"{family.inner}_config"] if family.inner else checkpoint.config
     with torch.device("meta"):
         model = (AutoModel if family.compares else AutoModelForMultimodalLM).from_config(native_config(stated))
-    return Skeleton(model, family)
+    return MetaModel(model, family)

@@ -32,7 +32,7 @@ from mllm_tailor.recipe.schema import Tiles
 
 
 @dataclass
-class OpenModel:
+class LoadedModel:
     """A model with everything needed to use it. `model` may be wrapped (by PEFT) after opening."""
 
     model: Any  # transformers.PreTrainedModel or peft.PeftModel

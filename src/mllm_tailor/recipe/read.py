@@ -177,6 +177,8 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     name = ".".join(location)
     if fault["type"] == "extra_forbidden":
         owner = _model_at(model, location[:-1])
+        if new := getattr(owner, "renamed", {}).get(location[-1]):
+            return f"the setting `{name}` was renamed — write `{'.'.join([*location[:-1], new])}`"
         return f"unknown setting `{name}` — {nearest(location[-1], owner.model_fields if owner else ())}"
     if fault["type"] == "missing":
         owner = _model_at(model, location[:-1])

@@ -6,7 +6,8 @@ Tasks, methods and metrics bring their own settings (a registered class each), s
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +19,7 @@ class Settings(BaseModel):
     """Base of every settings class: frozen, typed, and unknown words are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
+    renamed: ClassVar[Mapping[str, str]] = {}  # earlier names of settings, refused with the present one
 
 
 class Tiles(Settings):
@@ -44,6 +46,8 @@ class Units(Settings):
 class ModelSpec(Settings):
     """Which checkpoint, and how it is opened. `model: NAME` is short for `model: {path: NAME}`."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"tile": "tile_size"}
+
     path: str = Field(
         "embedded", description="`embedded`, `tiny` (untrained, 1.8 million weights), a hub id, or a folder"
     )
@@ -53,7 +57,7 @@ class ModelSpec(Settings):
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
     tiles: Tiles | None = Field(None, description="default: what the checkpoint says")
-    tile: int | None = Field(
+    tile_size: int | None = Field(
         None, ge=28, le=1344, description="pixels along a tile's side, fewer being quicker; default: the checkpoint's"
     )
     frames: int = Field(8, ge=1, le=256, description="pictures a clip is shown as, evenly spread, one tile each")
@@ -117,6 +121,8 @@ class Source(Settings):
 class DataSpec(Settings):
     """Where the labelled samples are. `data: FOLDER` is short for `data: {train: FOLDER}`."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"transcripts": "transcription_share"}
+
     train: str = Field(description="folder or file of labelled samples; its layout is recognised")
     layout: str | None = Field(None, description="layout name when recognition should not decide")
     held_out: HeldOut = Field(HeldOut(fraction=0.1), description="samples kept for the final score")
@@ -126,7 +132,7 @@ class DataSpec(Settings):
     faulty: Literal["refuse", "exclude"] = Field(
         "refuse", description="faulty samples refuse the run, or take no part and get a line in the ledger"
     )
-    transcripts: float = Field(
+    transcription_share: float = Field(
         0.0, ge=0, le=1, description="share of the training samples also learned to be read aloud, if they bring `ocr`"
     )
     limit: int | None = Field(None, ge=1, description="use only this many training samples (a seeded choice)")
@@ -160,17 +166,27 @@ class Prefer(Settings):
 class Train(Settings):
     """The training loop."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "batch": "batch_size",
+        "micro_batch": "micro_batch_size",
+        "warmup": "warmup_ratio",
+        "clip": "max_grad_norm",
+        "keep": "keep_checkpoints",
+        "checkpointing": "gradient_checkpointing",
+        "minutes": "max_minutes",
+    }
+
     epochs: float = Field(3, gt=0, le=10_000, description="passes over the training samples")
     steps: int | None = Field(None, ge=1, description="optimizer steps in all, in place of `epochs`")
-    batch: int = Field(16, ge=1, description="samples per optimizer step")
-    micro_batch: int | None = Field(None, ge=1, description="samples per forward pass; default: chosen by memory")
+    batch_size: int = Field(16, ge=1, description="samples per optimizer step")
+    micro_batch_size: int | None = Field(None, ge=1, description="samples per forward pass; default: chosen by memory")
     learning_rate: float | None = Field(
         None, gt=0, le=10, description="peak rate; default: the method's own (docs/methods.md)"
     )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape after the warm-up")
-    warmup: float = Field(0.05, ge=0, lt=1, description="fraction of the steps in which the rate rises")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="fraction of the steps in which the rate rises")
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled decay of the trained weights")
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
     optimizer: str = Field("adamw", description="see `tailor methods`")
     loss: Literal["answer", "all"] = Field(
         "answer", description="tokens that carry loss; `all` only to copy old recipes"
@@ -178,15 +194,15 @@ class Train(Settings):
     distill: Distill | None = Field(None, description="learn from a larger model")
     prefer: Prefer | None = Field(None, description="prefer labels to the model's own wrong readings")
     checkpoint_every: float = Field(5.0, gt=0, description="minutes between checkpoints")
-    keep: int = Field(2, ge=1, description="checkpoints kept")
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept")
     evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev part")
-    checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
+    gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="processes that share each step's passes on a processor; auto: one a core where a long training's "
         "steps have passes for them and memory suffices. On GPUs: torchrun",
     )
-    minutes: float | None = Field(
+    max_minutes: float | None = Field(
         None, gt=0, description="stop after this many minutes of training; the schedule shortens with them"
     )
     tiles: Tiles | None = Field(None, description="other tiles while training than in use; only to copy old recipes")
@@ -204,7 +220,7 @@ class Train(Settings):
 
     def passes(self, count: int) -> float:
         """Epochs over `count` training samples."""
-        return self.epochs if self.steps is None else self.steps / math.ceil(count / self.batch)
+        return self.epochs if self.steps is None else self.steps / math.ceil(count / self.batch_size)
 
     @model_validator(mode="after")
     def _kinds_apart(self) -> Train:
@@ -226,8 +242,10 @@ class Train(Settings):
 class Predict(Settings):
     """How replies are generated."""
 
-    batch: int = Field(8, ge=1, description="samples decoded side by side")
-    beams: int = Field(
+    renamed: ClassVar[Mapping[str, str]] = {"batch": "batch_size", "beams": "num_beams"}
+
+    batch_size: int = Field(8, ge=1, description="samples decoded side by side")
+    num_beams: int = Field(
         1, ge=1, le=64, description="readings of a sample kept side by side, of which the likeliest whole one counts"
     )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="longest reply, in tokens")

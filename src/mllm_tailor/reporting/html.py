@@ -120,7 +120,7 @@ def _against(data: ReportData, one: str, other: str) -> Gain:
 
 def _bars(data: ReportData, over_floors: dict[str, Gain]) -> Iterator[BarRow]:
     """Floors, base, tuned: from least to most, the recipe's way of decoding last."""
-    others = [mode for mode in ("likelihood", "free", "constrained") if mode != data.mode]
+    others = [mode for mode in ("likelihood", "unconstrained", "constrained") if mode != data.mode]
     intervals = {name: found.base for name, found in over_floors.items()}
     for other in others:
         if f"base_{other}" in data.systems and f"tuned_{other}" in data.systems:
@@ -135,10 +135,10 @@ def _bars(data: ReportData, over_floors: dict[str, Gain]) -> Iterator[BarRow]:
 
 
 def _form(data: ReportData) -> str:
-    needed = [f"{who}_{mode}" for who in ("base", "tuned") for mode in ("free", "constrained")]
+    needed = [f"{who}_{mode}" for who in ("base", "tuned") for mode in ("unconstrained", "constrained")]
     if any(name not in data.systems for name in needed):
         return ""
-    free, held = (_against(data, f"base_{mode}", f"tuned_{mode}") for mode in ("free", "constrained"))
+    free, held = (_against(data, f"base_{mode}", f"tuned_{mode}") for mode in ("unconstrained", "constrained"))
     return words.format_or_reading(free, held)
 
 

@@ -40,13 +40,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Plain values only. Systems are named as in scores.json: `base_free`, `tuned_constrained`, `floor_nearest`, …"""
+    """Plain values. Systems are named as in scores.json: `base_unconstrained`, `tuned_constrained`, `baseline_nearest`, …"""
 
     name: str  # of the run
     made: str  # date and time, as shown
     facts: Mapping[str, str]  # what was tuned on what, as shown: {"model": "embedded", "method": "qlora, rank 32"}
     metric: str  # the headline
-    mode: str  # "constrained", "free" or "likelihood": the way of decoding the recipe asks for
+    mode: str  # "constrained", "unconstrained" or "likelihood": the way of decoding the recipe asks for
     systems: Mapping[str, Scores]  # all on the same held-out samples in the same order
     gains: Mapping[str, Gain]  # by metric, tuned against base in `mode`
     labels: Sequence[Mapping[str, Any]]  # of the held-out samples

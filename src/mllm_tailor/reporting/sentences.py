@@ -8,21 +8,21 @@ from mllm_tailor.reporting.report_data import ReportData
 from mllm_tailor.scoring.compare import RESAMPLES, Gain, Interval
 
 SYSTEMS = {
-    "floor_constant": ("Constant answer", "the most frequent training values, whatever is shown"),
-    "floor_majority": ("Majority answer", "the most frequent training answer to samples of the same kind"),
-    "floor_nearest": ("Copied answer", "labels of the training sample that looks most alike"),
+    "baseline_constant": ("Constant answer", "the most frequent training values, whatever is shown"),
+    "baseline_majority": ("Majority answer", "the most frequent training answer to samples of the same kind"),
+    "baseline_nearest": ("Copied answer", "labels of the training sample that looks most alike"),
     "base_constrained": ("Untuned", "held to the schema"),
-    "base_free": ("Untuned, free", "replying freely"),
+    "base_unconstrained": ("Untuned, free", "replying freely"),
     "base_likelihood": ("Untuned, likeliest", "the likeliest of all replies"),
     "tuned_constrained": ("Tuned", "held to the schema"),
-    "tuned_free": ("Tuned, free", "replying freely"),
+    "tuned_unconstrained": ("Tuned, free", "replying freely"),
     "tuned_likelihood": ("Tuned, likeliest", "the likeliest of all replies"),
 }
-FLOORS = ("floor_constant", "floor_majority", "floor_nearest")
+FLOORS = ("baseline_constant", "baseline_majority", "baseline_nearest")
 _FLOOR_WORDS = {
-    "floor_constant": "Answering with the most frequent training values, without looking,",
-    "floor_majority": "Answering with the most frequent training answer to samples of the same kind, without looking,",
-    "floor_nearest": "Copying the labels of the training sample that looks most alike, without reading,",
+    "baseline_constant": "Answering with the most frequent training values, without looking,",
+    "baseline_majority": "Answering with the most frequent training answer to like samples, without looking,",
+    "baseline_nearest": "Copying the labels of the training sample that looks most alike, without reading,",
 }
 _TITLES = {"f1": "F1", "anls": "ANLS"}
 
@@ -96,7 +96,7 @@ def _exact(data: ReportData) -> str:
 
 def _exact_values(data: ReportData, system: str) -> tuple[int, int]:
     fields = data.systems[system]["exact"].fields.values()
-    return round(sum(sum(one.above) for one in fields)), round(sum(sum(one.below) for one in fields))
+    return round(sum(sum(one.numerator) for one in fields)), round(sum(sum(one.denominator) for one in fields))
 
 
 def _floor(over_floors: Mapping[str, Gain]) -> str:

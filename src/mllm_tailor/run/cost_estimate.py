@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from mllm_tailor.core.device import free_memory, pick_device
-from mllm_tailor.methods import Method, make_method
-from mllm_tailor.models import Length, OpenModel
+from mllm_tailor.methods import MethodSet, make_method
+from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.dataset import Job
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.predict import open_for_training
-from mllm_tailor.training import Rehearsal, rehearse
+from mllm_tailor.training import StepProfile, profile_step
 from mllm_tailor.training.optim.registry import TABLE
 
 WORTH = 120.0  # seconds of training from which on starting others pays: each imports and opens a model for itself
@@ -28,7 +28,7 @@ FAR = 1.3  # times the operations of the usual sample, from which on the longest
 
 
 @dataclass(frozen=True)
-class Forecast:
+class CostEstimate:
     """Bytes and seconds foreseen."""
 
     peak_bytes: int
@@ -56,7 +56,7 @@ class Shape:
     layers: int
 
     @classmethod
-    def of(cls, model: OpenModel) -> Shape:
+    def of(cls, model: LoadedModel) -> Shape:
         """Read from a model's configuration and weights."""
         config = model.model.config
         text, vision = getattr(config, "text_config", config), getattr(config, "vision_config", None)
@@ -82,7 +82,7 @@ class Shape:
         return float(text + patches * (2 * self.vision_weights + attention))
 
 
-def foresee(job: Job, scoring_seconds: float, lengths: Mapping[str, Length] | None = None) -> Forecast:
+def estimate_cost(job: Job, scoring_seconds: float, lengths: Mapping[str, Length] | None = None) -> CostEstimate:
     """The costs of a job's training on this machine; `lengths` of its samples, where they are known already.
 
     Raises:
@@ -93,7 +93,7 @@ def foresee(job: Job, scoring_seconds: float, lengths: Mapping[str, Length] | No
     lengths = measure(model, job) if lengths is None else lengths
     learned = list(job.learned)
     sizes = [lengths[sample.id] for sample in learned]
-    found = rehearse(model, method, learned, sizes, job.recipe)
+    found = profile_step(model, method, learned, sizes, job.recipe)
     made = extrapolate(found, Shape.of(model), sizes, job.recipe, len(job.train))
     tiles = {sample.media: size.tiles for sample, size in zip(learned, sizes, strict=True)}  # each picture is seen once
     made = replace(made, seeing_seconds=found.seeing_seconds * sum(tiles.values()), scoring_seconds=scoring_seconds)
@@ -101,7 +101,7 @@ def foresee(job: Job, scoring_seconds: float, lengths: Mapping[str, Length] | No
     return replace(made, processes=count, peak_bytes=count * made.peak_bytes)
 
 
-def count_processes(recipe: Recipe, method: Method, made: Forecast) -> int:
+def count_processes(recipe: Recipe, method: MethodSet, made: CostEstimate) -> int:
     """How many processes train on a processor: what the recipe says, or what cores, passes and memory allow.
 
     `made` is of one process. Seconds are foreseen for its threads; several processes are a little quicker.
@@ -109,14 +109,14 @@ def count_processes(recipe: Recipe, method: Method, made: Forecast) -> int:
     wanted = recipe.train.processes
     if wanted != "auto":
         return wanted
-    if why_alone(recipe, method) or made.training_seconds < WORTH:
+    if single_process_reason(recipe, method) or made.training_seconds < WORTH:
         return 1
-    passes = recipe.train.batch // max(1, made.together)
+    passes = recipe.train.batch_size // max(1, made.together)
     fitting = int(SHARE * free_memory(torch.device("cpu"))) // max(1, made.peak_bytes)
     return max(1, min(torch.get_num_threads(), passes, fitting))
 
 
-def why_alone(recipe: Recipe, method: Method) -> str:
+def single_process_reason(recipe: Recipe, method: MethodSet) -> str:
     """Why this training has to be one process here; empty: it has not."""
     optimizer = method.optimizer or recipe.train.optimizer
     if pick_device(recipe.model.device).type != "cpu":
@@ -129,21 +129,23 @@ def why_alone(recipe: Recipe, method: Method) -> str:
     return ""
 
 
-def extrapolate(found: Rehearsal, shape: Shape, sizes: Sequence[Length], recipe: Recipe, counted: int) -> Forecast:
+def extrapolate(
+    found: StepProfile, shape: Shape, sizes: Sequence[Length], recipe: Recipe, counted: int
+) -> CostEstimate:
     """From two passes to all: seconds by operations. `counted` samples make up an epoch's count of steps."""
     costs = [shape.operations(size, pictures=not found.cached) for size in sizes]
     passes = recipe.train.passes(counted) * sum(_seconds(cost, costs, found) for cost in costs)
     training = passes + found.steps * found.update_seconds
-    if recipe.train.minutes is not None:
-        training = min(training, 60 * recipe.train.minutes)
+    if recipe.train.max_minutes is not None:
+        training = min(training, 60 * recipe.train.max_minutes)
     largest = max(_padded(one, sizes, shape, found) for one in found.passes)
-    tried = max(_padded(one, sizes, shape, found) for one in found.rehearsed)
+    tried = max(_padded(one, sizes, shape, found) for one in found.profiled)
     added = found.standing + found.pass_bytes * max(1.0, largest / tried)
     peak = found.held + round(found.slack * added)
-    return Forecast(peak, training, 0.0, 0.0, max(map(len, found.passes)))
+    return CostEstimate(peak, training, 0.0, 0.0, max(map(len, found.passes)))
 
 
-def _seconds(cost: float, costs: Sequence[float], found: Rehearsal) -> float:
+def _seconds(cost: float, costs: Sequence[float], found: StepProfile) -> float:
     """Of one sample in a pass: on the line through the usual sample and the longest, which differ in attention."""
     usual = sum(costs[number] for number in found.timed) / len(found.timed)
     seconds = found.pass_seconds / len(found.timed)
@@ -154,7 +156,7 @@ def _seconds(cost: float, costs: Sequence[float], found: Rehearsal) -> float:
     return max(seconds + slope * (cost - usual), 0.0)
 
 
-def _padded(one: Sequence[int], sizes: Sequence[Length], shape: Shape, found: Rehearsal) -> float:
+def _padded(one: Sequence[int], sizes: Sequence[Length], shape: Shape, found: StepProfile) -> float:
     """Operations of a pass whose samples are padded to the longest of them."""
     longest = max(sizes[number].tokens for number in one)
     padded = (replace(sizes[number], tokens=longest) for number in one)

@@ -10,10 +10,9 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import (
+    DataIssue,
     Dataset,
-    Examination,
-    Fault,
-    examine,
+    ValidationResult,
     exclusions,
     mix,
     ranked,
@@ -22,11 +21,12 @@ from mllm_tailor.data import (
     source_names,
     split,
     split_dev,
+    validate,
 )
 from mllm_tailor.recipe import Recipe, Source
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.run.slices import check_columns
-from mllm_tailor.tasks import Task, make_task, open_task, reading_samples
+from mllm_tailor.tasks import Task, make_task, open_task, transcription_samples
 
 SHOWN_FAULTS = 20
 EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -42,7 +42,7 @@ class Excluded:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixtureSource:
     """What an epoch holds of one further source, phrased by the source's own task."""
 
     name: str
@@ -60,29 +60,35 @@ class Job:
     task: Task
     dataset: Dataset
     train: tuple[Sample, ...]
-    aloud: tuple[Sample, ...]  # training samples once more, as a reading task
+    transcriptions: tuple[Sample, ...]  # training samples once more, as a reading task
     dev: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     excluded: tuple[Excluded, ...]
-    examination: Examination | None
-    mixed: tuple[Mixed, ...] = ()  # other sources, each with its own task
+    validation: ValidationResult | None
+    mixed: tuple[MixtureSource, ...] = ()  # other sources, each with its own task
 
     @property
     def learned(self) -> tuple[Sample, ...]:
         """Everything an epoch holds."""
-        return (*self.train, *self.aloud, *(sample for source in self.mixed for sample in source.samples))
+        return (*self.train, *self.transcriptions, *(sample for source in self.mixed for sample in source.samples))
 
     def parts(self) -> dict[str, tuple[Sample, ...]]:
         """The parts by name."""
         mixed = tuple(sample for source in self.mixed for sample in source.samples)
-        parts = {"train": self.train, "aloud": self.aloud, "mixed": mixed, "dev": self.dev, "held_out": self.held_out}
+        parts = {
+            "train": self.train,
+            "aloud": self.transcriptions,
+            "mixed": mixed,
+            "dev": self.dev,
+            "held_out": self.held_out,
+        }
         return {name: samples for name, samples in parts.items() if samples or name != "mixed"}
 
 
-def read_parts(recipe: Recipe, faults: list[Fault]) -> tuple[Dataset, list[Sample], list[Sample]]:
+def read_parts(recipe: Recipe, faults: list[DataIssue]) -> tuple[Dataset, list[Sample], list[Sample]]:
     """The data set and its two sides. Rows that cannot be read are collected in `faults`."""
-    dataset = read_samples(recipe.data.train, recipe.data.layout, on_fault=faults.append)
-    train, held_out = split(dataset, recipe.data.held_out, recipe.seed, on_fault=faults.append)
+    dataset = read_samples(recipe.data.train, recipe.data.layout, on_issue=faults.append)
+    train, held_out = split(dataset, recipe.data.held_out, recipe.seed, on_issue=faults.append)
     return dataset, list(train), list(held_out)
 
 
@@ -102,21 +108,19 @@ def prepare(
     Raises:
         DataError: listing the faults by row, unless `exclude_faulty` says to go on without the faulty samples.
     """
-    faults: list[Fault] = []
+    faults: list[DataIssue] = []
     dataset, train, held_out = read_parts(recipe, faults)
     check_columns(recipe.score_by, held_out)
     limited: list[Excluded] = []
     train = _limit(train, recipe.data.limit, recipe.seed, "data.limit", limited)
     held_out = _limit(held_out, recipe.data.limit_held_out, recipe.seed, "data.limit_held_out", limited)
-    examination = examine(train, held_out, task, faults=faults, decode=decode)
+    validation = validate(train, held_out, task, faults=faults, decode=decode)
     sources = _read_sources(recipe, task, held_out, limited, decode=decode)
-    examination = replace(
-        examination, faults=(*examination.faults, *(fault for one in sources for fault in one.faults))
-    )
+    validation = replace(validation, faults=(*validation.faults, *(fault for one in sources for fault in one.faults)))
     everyone = (*train, *held_out, *(sample for one in sources for sample in one.samples))
     own = {sample.id: sample.source for sample in everyone}
-    dropped = exclusions(examination) | {sample: reason for sample, reason in known.items() if sample in own}
-    errors = examination.errors()
+    dropped = exclusions(validation) | {sample: reason for sample, reason in known.items() if sample in own}
+    errors = validation.errors()
     if errors and not exclude_faulty and recipe.data.faulty == "refuse":
         raise DataError(refusal(errors))
     keep_train = [sample for sample in train if sample.id not in dropped]
@@ -124,7 +128,7 @@ def prepare(
     if not keep_train or not keep_held:
         raise DataError(f"{recipe.data.train}: nothing is left to {'train on' if not keep_train else 'score'}")
     learned, dev = split_dev(keep_train, recipe.data.dev, recipe.seed)
-    aloud = reading_samples(learned, recipe.data.transcripts, recipe.seed)
+    transcriptions = transcription_samples(learned, recipe.data.transcription_share, recipe.seed)
     mixed = tuple(_mixed(one, dropped, len(learned), recipe.seed, limited) for one in sources)
     rows = {fault.sample_id: fault.source for fault in errors} | own
     excluded = [Excluded(identifier, rows[identifier], reason) for identifier, reason in dropped.items()]
@@ -134,11 +138,11 @@ def prepare(
         task,
         dataset,
         tuple(map(task.phrase, learned)),
-        tuple(aloud),
+        tuple(transcriptions),
         dev,
         tuple(keep_held),
         tuple({(item.id, item.source): item for item in (*limited, *excluded, *unread)}.values()),
-        examination,
+        validation,
         mixed,
     )
 
@@ -151,7 +155,7 @@ class _Read:
     said: Source
     task: Task
     samples: list[Sample]
-    faults: list[Fault]
+    faults: list[DataIssue]
 
 
 def _read_sources(
@@ -166,19 +170,19 @@ def _read_sources(
     return found
 
 
-def _mixed(one: _Read, dropped: Mapping[str, str], beside: int, seed: int, left_out: list[Excluded]) -> Mixed:
+def _mixed(one: _Read, dropped: Mapping[str, str], beside: int, seed: int, left_out: list[Excluded]) -> MixtureSource:
     """The source without its faulty samples, in the amount the recipe asks for."""
     whole = [sample for sample in one.samples if sample.id not in dropped]
     if not whole:
         raise DataError(f"{one.said.train}: nothing is left of the source `{one.name}` — mend it or leave it out")
     amount = mix(whole, one.said, beside, seed)
     left_out += [Excluded(sample.id, sample.source, amount.reason) for sample in amount.left_out]
-    return Mixed(one.name, tuple(map(one.task.phrase, amount.samples)))
+    return MixtureSource(one.name, tuple(map(one.task.phrase, amount.samples)))
 
 
-def refusal(errors: Sequence[Fault]) -> str:
+def refusal(errors: Sequence[DataIssue]) -> str:
     """Faults by row, and the two ways on."""
-    lines = [f"{fault.source}: {fault.problem} — {fault.mend}" for fault in errors[:SHOWN_FAULTS]]
+    lines = [f"{fault.source}: {fault.problem} — {fault.fix}" for fault in errors[:SHOWN_FAULTS]]
     if len(errors) > SHOWN_FAULTS:
         lines.append(f"… and {len(errors) - SHOWN_FAULTS} more (`tailor check RECIPE` lists them all)")
     lines.append("Mend these rows, or pass --exclude-faulty to go on without them (each gets a line in the ledger).")

@@ -28,7 +28,7 @@ class Share:
 def plan(job: Job, lengths: Mapping[str, Length]) -> list[Share]:
     """What an epoch of the job holds; `lengths` by sample id."""
     own = Path(job.recipe.data.train).name or job.recipe.data.train
-    sources = {own: job.train, f"{own}, read aloud": job.aloud} | {one.name: one.samples for one in job.mixed}
+    sources = {own: job.train, f"{own}, read aloud": job.transcriptions} | {one.name: one.samples for one in job.mixed}
     return [share for name, samples in sources.items() for share in _shares(name, samples, lengths)]
 
 

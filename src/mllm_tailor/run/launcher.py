@@ -23,9 +23,9 @@ from mllm_tailor.core.device import seed_everything, threads
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.methods import Method, make_method
+from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.run.cost_estimate import Forecast, why_alone
+from mllm_tailor.run.cost_estimate import CostEstimate, single_process_reason
 from mllm_tailor.run.dataset import Job
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.run_dir import RunFolder
@@ -34,7 +34,7 @@ from mllm_tailor.training.distributed import leave
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerArgs:
     """What another process has to know."""
 
     recipe: Recipe
@@ -45,7 +45,7 @@ class Work:
     threads: int
 
 
-def processes_of(recipe: Recipe, method: Method, forecast: Forecast | None) -> int:
+def choose_process_count(recipe: Recipe, method: MethodSet, forecast: CostEstimate | None) -> int:
     """How many processes train: what the recipe says, or else what was foreseen.
 
     Raises:
@@ -54,14 +54,14 @@ def processes_of(recipe: Recipe, method: Method, forecast: Forecast | None) -> i
     wanted = recipe.train.processes
     if wanted == "auto":
         return forecast.processes if forecast is not None else 1
-    why = why_alone(recipe, method)
+    why = single_process_reason(recipe, method)
     if why and wanted > 1:
         raise RecipeError(f"train.processes: {wanted}, but {why} — leave it out")
     return wanted
 
 
 @contextmanager
-def crew(count: int, job: Job, run: RunFolder) -> Iterator[None]:
+def launch_workers(count: int, job: Job, run: RunFolder) -> Iterator[None]:
     """While entered, `train` shares its steps with `count` - 1 other processes, which do the same meanwhile.
 
     Raises:
@@ -71,7 +71,7 @@ def crew(count: int, job: Job, run: RunFolder) -> Iterator[None]:
         yield
         return
     each = max(1, torch.get_num_threads() // count)
-    work = Work(job.recipe, tuple(job.learned), bool(job.dev), run.path, run.features, each)
+    work = WorkerArgs(job.recipe, tuple(job.learned), bool(job.dev), run.path, run.features, each)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
     address["OMP_NUM_THREADS"] = str(each)  # else accelerate sets its own number, and says so
     others: list[BaseProcess] = []
@@ -93,18 +93,18 @@ def crew(count: int, job: Job, run: RunFolder) -> Iterator[None]:
         raise
     finally:
         leave()
-        _dismiss(others)
+        _join_workers(others)
         os.environ.clear()
         os.environ.update(before)
     for file in run.path.glob("process_*.log"):
         file.unlink()
 
 
-def _start(place: dict[str, str], work: Work, others: list[BaseProcess]) -> Connection:
+def _start(place: dict[str, str], work: WorkerArgs, others: list[BaseProcess]) -> Connection:
     """Start one other process; what comes back speaks when it is ready."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_train_along, args=(place, work, theirs), daemon=True)
+    process = context.Process(target=_worker_main, args=(place, work, theirs), daemon=True)
     process.start()
     theirs.close()
     others.append(process)
@@ -122,7 +122,7 @@ def _gather(ready: Sequence[Connection], others: Sequence[BaseProcess]) -> None:
             raise RuntimeError("a process ended before it was ready") from None
 
 
-def _train_along(place: dict[str, str], work: Work, ready: Connection) -> None:
+def _worker_main(place: dict[str, str], work: WorkerArgs, ready: Connection) -> None:
     """One of the other processes: the same training, its words kept in a file."""
     with (work.folder / f"process_{place['RANK']}.log").open("w") as words:
         for stream in (sys.stdout, sys.stderr):
@@ -148,7 +148,7 @@ def _free_port() -> int:
         return int(line.getsockname()[1])
 
 
-def _dismiss(others: Sequence[BaseProcess]) -> None:
+def _join_workers(others: Sequence[BaseProcess]) -> None:
     """They end by themselves when the training has, or when they notice that nobody answers any more."""
     for process in others:
         process.join(timeout=10)

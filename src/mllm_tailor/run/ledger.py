@@ -9,12 +9,12 @@ from pathlib import Path
 from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import Length, OpenModel, measure_length
+from mllm_tailor.models import Length, LoadedModel, measure_length
 from mllm_tailor.run.dataset import Job
 from mllm_tailor.run.slices import never_learned
 
 
-def measure(model: OpenModel, job: Job) -> dict[str, Length]:
+def measure(model: LoadedModel, job: Job) -> dict[str, Length]:
     """The exact length of every sample that takes part, image tokens included; pixels are not decoded."""
     samples = [*job.learned, *map(job.task.phrase, (*job.dev, *job.held_out))]
     distinct = {sample.id: sample for sample in samples}  # a mixed source may repeat its samples

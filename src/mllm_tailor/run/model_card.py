@@ -10,7 +10,7 @@ from typing import Any
 
 from mllm_tailor import __version__
 from mllm_tailor.core.io import read_json, read_jsonl, write_atomic
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.run_dir import RunFolder
 
@@ -37,14 +37,14 @@ processor = AutoProcessor.from_pretrained(FOLDER)
 COMPARES = MERGED.replace("AutoModelForMultimodalLM", "AutoModel")
 
 
-def write_card(folder: Path, run: RunFolder, recipe: Recipe, model: OpenModel, form: str, checked: str) -> None:
+def write_card(folder: Path, run: RunFolder, recipe: Recipe, model: LoadedModel, form: str, checked: str) -> None:
     """Write README.md. `checked` says in Markdown what was measured on the exported folder itself."""
     parts = [_head(recipe, model), _about(run, recipe, model, form), _figures(run), checked, _use(model, form)]
     parts.append(LICENCE)
     write_atomic(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _head(recipe: Recipe, model: OpenModel) -> str:
+def _head(recipe: Recipe, model: LoadedModel) -> str:
     """The lines the hub reads. A base that lies in a folder is named in the text alone."""
     lines = ["---", "library_name: transformers"]
     if not Path(model.path).exists() and model.path.count("/") == 1:
@@ -53,7 +53,7 @@ def _head(recipe: Recipe, model: OpenModel) -> str:
     return "\n".join(lines)
 
 
-def _about(run: RunFolder, recipe: Recipe, model: OpenModel, form: str) -> str:
+def _about(run: RunFolder, recipe: Recipe, model: LoadedModel, form: str) -> str:
     identity = read_json(run.environment)["model"] if run.environment.is_file() else {}
     revision = f" at revision {identity['revision']}" if identity.get("revision") else ""
     weights = f" (weights sha256 {identity['weights_sha256'][:16]}…)" if identity.get("weights_sha256") else ""
@@ -104,12 +104,12 @@ def _figure(name: str, gain: Mapping[str, Any], systems: Mapping[str, Any]) -> s
     between = f"{gain['difference']['low']:+.1f} to {gain['difference']['high']:+.1f}"
     floors = [
         f"{systems[floor]['metrics'][name]['value']:.1f}" if name in systems.get(floor, {}).get("metrics", {}) else "—"
-        for floor in ("floor_constant", "floor_nearest")
+        for floor in ("baseline_constant", "baseline_nearest")
     ]
     return f"| {name} | {base} | {tuned} | {more} ({between}) | {' | '.join(floors)} |"
 
 
-def _use(model: OpenModel, form: str) -> str:
+def _use(model: LoadedModel, form: str) -> str:
     if form == "adapter":
         code = ADAPTER.format(base=_name(model.path))
     else:

@@ -6,33 +6,35 @@ from collections.abc import Mapping, Sequence
 
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.generation import FeatureMemory
-from mllm_tailor.models import OpenModel
+from mllm_tailor.generation import VisionFeatureCache
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.dataset import Job
-from mllm_tailor.run.predict import read_in, read_into
+from mllm_tailor.run.predict import generate, generate_to_file
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
 from mllm_tailor.run.scores import in_mode, less_is_better, score_part
-from mllm_tailor.training import Aids
+from mllm_tailor.training import ObjectiveInputs
 
 
-def gather_aids(run: RunFolder, job: Job, model: OpenModel, memory: FeatureMemory) -> Aids:
+def gather_objective_inputs(
+    run: RunFolder, job: Job, model: LoadedModel, memory: VisionFeatureCache
+) -> ObjectiveInputs:
     """Whatever the recipe's objective asks for; computed only then."""
     wanted = job.recipe.train.prefer is not None
-    return Aids(
+    return ObjectiveInputs(
         measure=lambda samples: _measure(job, model, samples),
         rejected=wrong_readings(run, job, model, memory) if wanted else None,
     )
 
 
-def _measure(job: Job, model: OpenModel, samples: Sequence[Sample]) -> float:
+def _measure(job: Job, model: LoadedModel, samples: Sequence[Sample]) -> float:
     """The first metric on the model's replies, 0 to 1, 1 being best."""
     asked = _as_in_data(job, samples)
-    said = read_in(in_mode(job.task, job.recipe.predict), model, job.task, asked, job.recipe.predict)
+    said = generate(in_mode(job.task, job.recipe.predict), model, job.task, asked, job.recipe.predict)
     share = next(iter(score_part(job, asked, said).values())) / 100
     return 1 - share if less_is_better(job.recipe, job.task) else share
 
 
-def wrong_readings(run: RunFolder, job: Job, model: OpenModel, memory: FeatureMemory) -> dict[str, str]:
+def wrong_readings(run: RunFolder, job: Job, model: LoadedModel, memory: VisionFeatureCache) -> dict[str, str]:
     """Id and reply of every training sample that the model, as it begins, does not read perfectly.
 
     The replies are kept in the run folder, so that an interrupted reading goes on.
@@ -40,7 +42,7 @@ def wrong_readings(run: RunFolder, job: Job, model: OpenModel, memory: FeatureMe
     samples = _as_in_data(job, job.train)
     path = run.predictions("training_before")
     console.print(f"Reading {len(samples)} training samples for what the model gets wrong")
-    read_into(path, in_mode(job.task, job.recipe.predict), model, job.task, samples, job.recipe, memory)
+    generate_to_file(path, in_mode(job.task, job.recipe.predict), model, job.task, samples, job.recipe, memory)
     said = in_order([sample.id for sample in samples], read_predictions(path))
     best = 0.0 if less_is_better(job.recipe, job.task) else 100.0
     found = {}

@@ -13,24 +13,24 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.generation import FeatureMemory
-from mllm_tailor.methods import Method, make_method
-from mllm_tailor.models import OpenModel, open_skeleton
+from mllm_tailor.generation import VisionFeatureCache
+from mllm_tailor.methods import MethodSet, make_method
+from mllm_tailor.models import LoadedModel, load_meta_model
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.run.cost_estimate import Forecast, foresee
+from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import Job
 from mllm_tailor.run.environment import describe_environment
 from mllm_tailor.run.epoch_summary import plan, print_plan
-from mllm_tailor.run.launcher import crew, processes_of
+from mllm_tailor.run.launcher import choose_process_count, launch_workers
 from mllm_tailor.run.ledger import measure, write_ledger
-from mllm_tailor.run.objective_inputs import gather_aids
+from mllm_tailor.run.objective_inputs import gather_objective_inputs
 from mllm_tailor.run.predict import (
-    choose_into,
+    choose_to_file,
+    generate,
     open_base,
     open_for_training,
     open_tuned,
-    predict_into,
-    read_in,
+    predict_to_file,
     write_predictions,
 )
 from mllm_tailor.run.report import write_run_report
@@ -46,7 +46,7 @@ from mllm_tailor.run.scores import (
     score_run,
 )
 from mllm_tailor.run.speech_units import with_units
-from mllm_tailor.scoring import nearest_floor
+from mllm_tailor.scoring import nearest_neighbour_baseline
 from mllm_tailor.tasks import make_task
 from mllm_tailor.training import check_objective, check_settings, train
 
@@ -60,7 +60,7 @@ def check_words(recipe: Recipe) -> None:
     method = make_method(recipe)
     check_settings(recipe.train, method.optimizer)
     check_objective(method, recipe)
-    processes_of(recipe, method, None)
+    choose_process_count(recipe, method, None)
     metric_names(recipe, make_task(recipe))
 
 
@@ -70,7 +70,7 @@ def check_model(recipe: Recipe) -> None:
     Raises:
         ModelError, RecipeError: naming the setting: a part the model lacks, a rank above a layer's width.
     """
-    make_method(recipe).expected_weights(open_skeleton(recipe.model.path, recipe.model.revision))
+    make_method(recipe).num_trainable_parameters(load_meta_model(recipe.model.path, recipe.model.revision))
 
 
 def run_job(run: RunFolder, job: Job) -> None:
@@ -82,7 +82,7 @@ def run_job(run: RunFolder, job: Job) -> None:
     job = with_units(job, run.codebook)
     seed_everything(job.recipe.seed)
     # Held-out and dev pictures are read many times, by a vision side most methods leave alone.
-    memory = FeatureMemory(folder=run.features)
+    memory = VisionFeatureCache(folder=run.features)
     _before(run, job, memory)
     _forecast(run, job)
     tune(run, job, make_method(job.recipe), memory)
@@ -90,16 +90,16 @@ def run_job(run: RunFolder, job: Job) -> None:
     report_job(run, job)
 
 
-def _before(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
+def _before(run: RunFolder, job: Job, memory: VisionFeatureCache) -> None:
     """Ledger, and the untouched model's replies and features."""
-    if run.ledger.exists() and _complete(run, job, "base") and run.predictions("floor_nearest").exists():
+    if run.ledger.exists() and _complete(run, job, "base") and run.predictions("baseline_nearest").exists():
         return
     model = open_base(job.recipe)
     write_json(run.environment, describe_environment(model.identity))
     lengths = measure(model, job)
     print_plan(plan(job, lengths))
     write_ledger(run.ledger, job, lengths)
-    read_held_out(run, job, "base", model, memory)
+    predict_held_out(run, job, "base", model, memory)
     copy_nearest(run, job, model)
 
 
@@ -108,7 +108,7 @@ def _forecast(run: RunFolder, job: Job) -> None:
     if run.forecast.exists() or run.training.exists():
         return
     base = [row for mode in modes(job.task) for row in read_predictions(run.predictions(f"base_{mode}"))]
-    found = foresee(job, 2 * sum(row.seconds for row in base))
+    found = estimate_cost(job, 2 * sum(row.seconds for row in base))
     most = max(found.peak_bytes, peak_memory(pick_device(job.recipe.model.device)))  # reading may have taken more
     write_json(run.forecast, replace(found, peak_bytes=most).row())
 
@@ -119,7 +119,7 @@ def _complete(run: RunFolder, job: Job, who: str) -> bool:
     return all(len(read_predictions(run.predictions(f"{who}_{mode}"))) == wanted for mode in modes(job.task))
 
 
-def read_held_out(run: RunFolder, job: Job, who: str, model: OpenModel, memory: FeatureMemory) -> None:
+def predict_held_out(run: RunFolder, job: Job, who: str, model: LoadedModel, memory: VisionFeatureCache) -> None:
     """Held to the schema and free, so that a gain in format is told apart from a gain in reading.
 
     Where the task has a closed set of replies, also by the likelihood of each.
@@ -127,14 +127,14 @@ def read_held_out(run: RunFolder, job: Job, who: str, model: OpenModel, memory: 
     ways = modes(job.task)
     console.print(f"Reading {len(job.held_out)} held-out samples with the {who} model, {' and '.join(ways)}")
     paths = {mode == "constrained": run.predictions(f"{who}_{mode}") for mode in ways if mode in MODES}
-    predict_into(paths, model, job.task, job.held_out, job.recipe, memory)
+    predict_to_file(paths, model, job.task, job.held_out, job.recipe, memory)
     if LIKELIHOOD in ways:
-        choose_into(run.predictions(f"{who}_{LIKELIHOOD}"), model, job.task, job.held_out, job.recipe, memory)
+        choose_to_file(run.predictions(f"{who}_{LIKELIHOOD}"), model, job.task, job.held_out, job.recipe, memory)
 
 
-def copy_nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
+def copy_nearest(run: RunFolder, job: Job, model: LoadedModel) -> None:
     """The floor that copies the labels of the training sample whose picture looks most alike to the base model."""
-    path = run.predictions("floor_nearest")
+    path = run.predictions("baseline_nearest")
     if path.exists():
         return
     everyone = (*job.train, *job.held_out)
@@ -144,13 +144,13 @@ def copy_nearest(run: RunFolder, job: Job, model: OpenModel) -> None:
     train_features = np.asarray(model.image_features(job.train))
     held_features = np.asarray(model.image_features(job.held_out))
     labels = [job.task.labels(sample) for sample in job.train]
-    copied = nearest_floor(train_features, held_features, labels)
+    copied = nearest_neighbour_baseline(train_features, held_features, labels)
     write_predictions(
         path, [Prediction(sample.id, "", fields) for sample, fields in zip(job.held_out, copied, strict=True)]
     )
 
 
-def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> None:
+def tune(run: RunFolder, job: Job, method: MethodSet, memory: VisionFeatureCache) -> None:
     """Train, or go on training, unless training has ended."""
     if run.training.exists():
         return
@@ -167,12 +167,12 @@ def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> Non
     def evaluate() -> Mapping[str, float]:
         mode = in_mode(job.task, recipe.predict)
         with threads(all_threads):
-            said = read_in(mode, model, job.task, job.dev, recipe.predict, memory=memory)
+            said = generate(mode, model, job.task, job.dev, recipe.predict, memory=memory)
         return score_part(job, job.dev, said)
 
-    aids = gather_aids(run, job, model, memory)
-    foreseen = Forecast(**read_json(run.forecast)) if run.forecast.exists() else None
-    with crew(processes_of(recipe, method, foreseen), job, run):
+    objective_inputs = gather_objective_inputs(run, job, model, memory)
+    estimate = CostEstimate(**read_json(run.forecast)) if run.forecast.exists() else None
+    with launch_workers(choose_process_count(recipe, method, estimate), job, run):
         result = train(
             model,
             method,
@@ -181,17 +181,17 @@ def tune(run: RunFolder, job: Job, method: Method, memory: FeatureMemory) -> Non
             run.path,
             evaluate=evaluate if job.dev else None,
             less_is_better=less_is_better(recipe, job.task),
-            aids=aids,
+            objective_inputs=objective_inputs,
             features=run.features,
         )
     write_json(run.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
 
 
-def _after(run: RunFolder, job: Job, memory: FeatureMemory) -> None:
+def _after(run: RunFolder, job: Job, memory: VisionFeatureCache) -> None:
     """The tuned model, opened from what was saved (not from memory), reads the held-out samples."""
     if _complete(run, job, "tuned"):
         return
-    read_held_out(run, job, "tuned", open_tuned(job.recipe, run.adapter), memory)
+    predict_held_out(run, job, "tuned", open_tuned(job.recipe, run.adapter), memory)
 
 
 def report_job(run: RunFolder, job: Job) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from mllm_tailor.core.device import computes_in_bf16, pick_device
 from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.sample import Prediction, Sample
-from mllm_tailor.generation import FeatureMemory, choose, predict, predict_both
+from mllm_tailor.generation import VisionFeatureCache, choose, predict, predict_both
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import OpenModel, open_model
+from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.run.run_dir import add_prediction, read_predictions
@@ -18,13 +18,13 @@ from mllm_tailor.run.scores import LIKELIHOOD, MODES
 from mllm_tailor.tasks import ChoiceTask, Task
 
 
-def predict_into(
+def predict_to_file(
     paths: Mapping[bool, Path],
-    model: OpenModel,
+    model: LoadedModel,
     task: Task,
     samples: Sequence[Sample],
     recipe: Recipe,
-    memory: FeatureMemory,
+    memory: VisionFeatureCache,
 ) -> None:
     """Predict what `paths` do not hold yet: a file for replies held to the schema (True), one for free ones (False).
 
@@ -54,8 +54,13 @@ def predict_into(
         )
 
 
-def choose_into(
-    path: Path, model: OpenModel, task: ChoiceTask, samples: Sequence[Sample], recipe: Recipe, memory: FeatureMemory
+def choose_to_file(
+    path: Path,
+    model: LoadedModel,
+    task: ChoiceTask,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    memory: VisionFeatureCache,
 ) -> None:
     """The likeliest of all replies to every sample that `path` does not hold yet."""
     done = {prediction.id for prediction in read_predictions(path)}
@@ -63,15 +68,15 @@ def choose_into(
     choose(model, task, missing, recipe.predict, on_done=lambda found: add_prediction(path, found), memory=memory)
 
 
-def read_in(
+def generate(
     mode: str,
-    model: OpenModel,
+    model: LoadedModel,
     task: Task,
     samples: Sequence[Sample],
     settings: Predict,
     *,
     on_done: Callable[[Prediction], None] | None = None,
-    memory: FeatureMemory | None = None,
+    memory: VisionFeatureCache | None = None,
 ) -> list[Prediction]:
     """Predictions in one way of decoding: held to the schema, free, or the likeliest of all replies."""
     if mode == LIKELIHOOD and isinstance(task, ChoiceTask):
@@ -79,33 +84,33 @@ def read_in(
     return predict(model, task, samples, settings, constrained=mode == MODES[0], on_done=on_done, memory=memory)
 
 
-def read_into(
+def generate_to_file(
     path: Path,
     mode: str,
-    model: OpenModel,
+    model: LoadedModel,
     task: Task,
     samples: Sequence[Sample],
     recipe: Recipe,
-    memory: FeatureMemory,
+    memory: VisionFeatureCache,
 ) -> None:
     """Predict in one way of decoding what `path` does not hold yet."""
     if mode == LIKELIHOOD and isinstance(task, ChoiceTask):
-        choose_into(path, model, task, samples, recipe, memory)
+        choose_to_file(path, model, task, samples, recipe, memory)
     else:
-        predict_into({mode == MODES[0]: path}, model, task, samples, recipe, memory)
+        predict_to_file({mode == MODES[0]: path}, model, task, samples, recipe, memory)
 
 
-def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> OpenModel:
+def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> LoadedModel:
     """The recipe's model, untouched; unquantised unless asked for."""
     spec = recipe.model
-    return open_model(
+    return load_model(
         spec.path,
         revision=spec.revision,
         dtype=spec.dtype,
         device=spec.device,
         tiles=spec.tiles,
         frames=spec.frames,
-        tile=spec.tile,
+        tile_size=spec.tile_size,
         units=spec.units,
         trim=spec.trim,
         mixed=computes_in_bf16(spec.dtype, pick_device(spec.device)),
@@ -121,7 +126,7 @@ def moved(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={"model": model})
 
 
-def open_tuned(recipe: Recipe, adapter: Path) -> OpenModel:
+def open_tuned(recipe: Recipe, adapter: Path) -> LoadedModel:
     """The recipe's model as it was trained (quantised if it was), with what was trained put back."""
     unquantised = recipe.predict.weights == "unquantised"
     model = open_base(recipe) if unquantised else open_for_training(recipe)
@@ -132,7 +137,7 @@ def open_tuned(recipe: Recipe, adapter: Path) -> OpenModel:
     return model
 
 
-def open_for_training(recipe: Recipe) -> OpenModel:
+def open_for_training(recipe: Recipe) -> LoadedModel:
     """The recipe's model in the number format its method trains on."""
     method = make_method(recipe)
     return open_base(recipe, quantize=method.quantize, quantize_skip=method.quantize_skip)

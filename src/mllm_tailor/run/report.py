@@ -127,11 +127,11 @@ def _ledger(path: Path) -> list[LedgerLine]:
 
 
 def _costs(run: RunFolder, scores: RunScores, training: Mapping[str, Any]) -> list[Cost]:
-    foreseen = read_json(run.forecast)
+    estimate = read_json(run.forecast)
     reading = sum(prediction.seconds for prediction in scores.tuned_predictions)
     return [
-        Cost("training", human_time(training["seconds"]), human_time(foreseen["training_seconds"])),
-        Cost("peak memory", human_bytes(training["peak_bytes"]), human_bytes(foreseen["peak_bytes"])),
+        Cost("training", human_time(training["seconds"]), human_time(estimate["training_seconds"])),
+        Cost("peak memory", human_bytes(training["peak_bytes"]), human_bytes(estimate["peak_bytes"])),
         Cost("training speed", f"{training['samples_per_second']:.2f} samples/s"),
         Cost("reading speed, tuned", f"{len(scores.ids) / max(reading, 1e-9):.2f} samples/s"),
         Cost("adapter on disk", human_bytes(sum(file.stat().st_size for file in _files(run.adapter)))),

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.tasks import LearningTask, make_task
+from mllm_tailor.tasks import DataDependentTask, make_task
 
 
-def settle(recipe: Recipe) -> Recipe:
+def resolve_from_data(recipe: Recipe) -> Recipe:
     """The recipe with what its task takes from the labelled samples, those held out included.
 
     A class that only held-out samples have is thus a class: they stay in the score, and the ledger names them.
     """
     task = make_task(recipe)
-    if not isinstance(task, LearningTask):
+    if not isinstance(task, DataDependentTask):
         return recipe
     return recipe.model_copy(update={"task": {recipe.task_name: task.settled(_samples(recipe)).written()}})
 
@@ -31,4 +31,4 @@ def _samples(recipe: Recipe) -> Iterator[Sample]:
     places += [(source.train, source.layout) for source in data.sources if source.task is None]
     for place, layout in places:
         if place is not None:
-            yield from read_samples(place, layout, on_fault=lambda fault: None).samples
+            yield from read_samples(place, layout, on_issue=lambda fault: None).samples

@@ -12,13 +12,13 @@ from mllm_tailor.recipe import Recipe
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.run.dataset import Job
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
-from mllm_tailor.run.slices import Places, majority_floor, places_by
-from mllm_tailor.scoring import METRICS, Gain, Scores, compare, constant_floor, score, seen_groups
+from mllm_tailor.run.slices import Places, majority_baseline, places_by
+from mllm_tailor.scoring import METRICS, Gain, Scores, compare, constant_baseline, score, seen_groups
 from mllm_tailor.tasks import ChoiceTask, ClassTask, Task
 
-MODES = ("constrained", "free")
+MODES = ("constrained", "unconstrained")
 LIKELIHOOD = "likelihood"  # of each reply, where a task has a closed set of them
-FLOORS = ("floor_constant", "floor_majority", "floor_nearest")
+FLOORS = ("baseline_constant", "baseline_majority", "baseline_nearest")
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ def score_run(run: RunFolder, job: Job) -> RunScores:
 def _collect(run: RunFolder, job: Job, ids: Sequence[str]) -> dict[str, list[Prediction]]:
     """Predictions by system, in the order of `ids`; the constant floor is made here."""
     found = {}
-    for name in (*(f"{who}_{mode}" for who in ("base", "tuned") for mode in (*MODES, LIKELIHOOD)), "floor_nearest"):
+    for name in (*(f"{who}_{mode}" for who in ("base", "tuned") for mode in (*MODES, LIKELIHOOD)), "baseline_nearest"):
         if run.predictions(name).exists():
             found[name] = in_order(ids, read_predictions(run.predictions(name)))
     train_labels = [job.task.labels(sample) for sample in job.train]
-    constant = constant_floor(train_labels, len(ids), job.task.field_names)
-    found["floor_constant"] = [Prediction(name, "", fields) for name, fields in zip(ids, constant, strict=True)]
+    constant = constant_baseline(train_labels, len(ids), job.task.field_names)
+    found["baseline_constant"] = [Prediction(name, "", fields) for name, fields in zip(ids, constant, strict=True)]
     if job.recipe.score_by:
-        majority = majority_floor(job)
-        found["floor_majority"] = [Prediction(name, "", fields) for name, fields in zip(ids, majority, strict=True)]
+        majority = majority_baseline(job)
+        found["baseline_majority"] = [Prediction(name, "", fields) for name, fields in zip(ids, majority, strict=True)]
     return found

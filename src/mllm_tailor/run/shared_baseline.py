@@ -13,28 +13,28 @@ from pathlib import Path
 from mllm_tailor.core.device import computes_in_bf16, seed_everything
 from mllm_tailor.core.errors import RunError, TailorError
 from mllm_tailor.core.io import write_atomic
-from mllm_tailor.generation import FeatureMemory
+from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.run.dataset import prepare
-from mllm_tailor.run.pipeline import copy_nearest, read_held_out
+from mllm_tailor.run.pipeline import copy_nearest, predict_held_out
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.resolve import settle
+from mllm_tailor.run.resolve import resolve_from_data
 from mllm_tailor.run.run_dir import RunFolder, share_predictions, start_run
 from mllm_tailor.run.speech_units import with_units
 from mllm_tailor.tasks import make_task
-from mllm_tailor.training.vision_cache import make_feed
+from mllm_tailor.training.vision_cache import make_batch_source
 
 DONE = "done"  # a file that says nothing is left to do
 
 
-def read_once(recipe: Recipe, folder: Path) -> RunFolder:
+def compute_shared_baseline(recipe: Recipe, folder: Path) -> RunFolder:
     """The folder `shared` in `folder`, filled from the recipe's data and model unless it is; its method plays no part.
 
     Raises:
         RunError: when that fails; the reason was printed.
     """
     values = recipe.model_dump(mode="json") | {"name": "shared", "output": str(folder)}
-    run = start_run(settle(make_recipe(values)))
+    run = start_run(resolve_from_data(make_recipe(values)))
     if not (run.path / DONE).exists():
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(run.path,))
         process.start()
@@ -46,7 +46,7 @@ def read_once(recipe: Recipe, folder: Path) -> RunFolder:
 
 def hand_over(shared: RunFolder, run: RunFolder) -> None:
     """Give a run that has begun what was read once."""
-    for names in ("base_*", "floor_nearest"):
+    for names in ("base_*", "baseline_nearest"):
         share_predictions(shared, run, names)
     link = run.path / "features"
     if shared.features is not None and not link.exists():
@@ -69,9 +69,9 @@ def _read(run: RunFolder) -> None:
     features = run.path / "features"
     features.mkdir(exist_ok=True)
     model = open_base(job.recipe)
-    read_held_out(run, job, "base", model, FeatureMemory(folder=features))
+    predict_held_out(run, job, "base", model, VisionFeatureCache(folder=features))
     copy_nearest(run, job, model)
     model.model.requires_grad_(False)
     seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
-    make_feed(seeing, job.learned, recipe, features, computes_in_bf16(recipe.model.dtype, model.device))
+    make_batch_source(seeing, job.learned, recipe, features, computes_in_bf16(recipe.model.dtype, model.device))
     write_atomic(run.path / DONE, "")

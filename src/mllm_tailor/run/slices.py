@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.split import value_of
-from mllm_tailor.scoring import constant_floor
+from mllm_tailor.scoring import constant_baseline
 from mllm_tailor.tasks import ClassTask, Task
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def places_by(columns: Sequence[str], samples: Sequence[Sample]) -> Places:
     return found
 
 
-def majority_floor(job: Job) -> list[dict[str, Any]]:
+def majority_baseline(job: Job) -> list[dict[str, Any]]:
     """For each held-out sample the most frequent training answer among samples that agree in every `score_by` column.
 
     Where no training sample agrees in all of them, the last columns are given up one after another.
@@ -51,7 +51,7 @@ def majority_floor(job: Job) -> list[dict[str, Any]]:
     for sample in job.train:
         for key in _prefixes(sample, columns):
             labels[key].append(task.labels(sample))
-    answers = {key: constant_floor(part, 1, task.field_names)[0] for key, part in labels.items()}
+    answers = {key: constant_baseline(part, 1, task.field_names)[0] for key, part in labels.items()}
     return [dict(next(answers[key] for key in _prefixes(sample, columns) if key in answers)) for sample in job.held_out]
 
 

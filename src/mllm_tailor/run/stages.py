@@ -16,16 +16,16 @@ from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.io import fsync_folder, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data import Fault, find_shared
-from mllm_tailor.generation import FeatureMemory
+from mllm_tailor.data import DataIssue, find_shared
+from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.methods import make_method, merge
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.reporting import write_stages
 from mllm_tailor.reporting.tables import progression_tables
 from mllm_tailor.run.dataset import Excluded, Job, prepare_again, refusal
 from mllm_tailor.run.pipeline import check_model, report_job, run_job
-from mllm_tailor.run.predict import moved, open_base, open_tuned, read_into
+from mllm_tailor.run.predict import generate_to_file, moved, open_base, open_tuned
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, read_predictions, start_run
 from mllm_tailor.run.scores import in_mode, metric_names, score_system
 from mllm_tailor.scoring import Progression, SetScores
@@ -40,7 +40,9 @@ def check_stages(recipes: Sequence[Recipe]) -> None:
         RecipeError: naming the stage.
     """
     for recipe in recipes[:-1]:
-        stuck = next((plan.technique for plan in make_method(recipe).plans if not plan.technique.mergeable), None)
+        stuck = next(
+            (plan.tuning_method for plan in make_method(recipe).plans if not plan.tuning_method.mergeable), None
+        )
         if stuck is not None:
             raise RecipeError(
                 f"stage {recipe.name}: {stuck.name} cannot be folded into the model, as the next stage needs it — "
@@ -83,16 +85,16 @@ def apart(jobs: Sequence[Job], *, exclude_faulty: bool) -> list[Job]:
     return [_without(ours, found) for ours, found in pairs]
 
 
-def leaks_between(jobs: Sequence[Job]) -> list[list[Fault]]:
+def leaks_between(jobs: Sequence[Job]) -> list[list[DataIssue]]:
     """For every job the faults of its training samples that another one holds out."""
     return [[fault for theirs in jobs if theirs is not ours for fault in _repeats(ours, theirs)] for ours in jobs]
 
 
-def _repeats(ours: Job, theirs: Job) -> Iterator[Fault]:
+def _repeats(ours: Job, theirs: Job) -> Iterator[DataIssue]:
     return find_shared((*ours.learned, *ours.dev), theirs.held_out, f"in stage {theirs.recipe.name}")
 
 
-def _without(job: Job, faults: Sequence[Fault]) -> Job:
+def _without(job: Job, faults: Sequence[DataIssue]) -> Job:
     """The job without the samples at fault, each with a line in the ledger."""
     dropped = {fault.sample_id: Excluded(fault.sample_id or "", fault.source, fault.problem) for fault in faults}
 
@@ -107,7 +109,7 @@ def _without(job: Job, faults: Sequence[Fault]) -> Job:
     return replace(
         job,
         train=kept(job.train),
-        aloud=kept(job.aloud),
+        transcriptions=kept(job.transcriptions),
         dev=kept(job.dev),
         mixed=mixed,
         excluded=excluded,
@@ -146,7 +148,7 @@ def _read(
     run: RunFolder, state: int, jobs: Sequence[Job], places: Sequence[int], recipe: Recipe, adapter: Path | None
 ) -> None:
     """Predictions of the model after `state` stages on the held-out parts of the stages in `places` (from 1)."""
-    model: OpenModel | None = None
+    model: LoadedModel | None = None
     for place in places:
         job, path = jobs[place - 1], _place(run, state, place)
         if len(read_predictions(path)) == len(job.held_out):
@@ -154,7 +156,7 @@ def _read(
         model = model or (open_base(recipe) if adapter is None else open_tuned(recipe, adapter))
         console.print(f"Reading {len(job.held_out)} held-out samples of {job.recipe.name}: {_name(jobs, state)}")
         mode = in_mode(job.task, job.recipe.predict)
-        read_into(path, mode, model, job.task, job.held_out, job.recipe, FeatureMemory())
+        generate_to_file(path, mode, model, job.task, job.held_out, job.recipe, VisionFeatureCache())
 
 
 def _place(run: RunFolder, state: int, place: int) -> Path:

@@ -14,10 +14,10 @@ import torch
 from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.io import sha256
 from mllm_tailor.core.progress import console
-from mllm_tailor.generation.vllm.engine import VllmWriter, import_vllm
+from mllm_tailor.generation.vllm.engine import VllmEngine, import_vllm
 from mllm_tailor.generation.vllm.requests import check_family
 from mllm_tailor.methods import check_mergeable, make_method, merge
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.load import find_family, find_native
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.recipe.schema import Predict
@@ -27,7 +27,7 @@ from mllm_tailor.run.scores import LIKELIHOOD, MODES
 from mllm_tailor.tasks import Task
 
 
-def open_served(recipe: Recipe, run: RunFolder | None, task: Task, mode: str) -> tuple[OpenModel, VllmWriter]:
+def open_served(recipe: Recipe, run: RunFolder | None, task: Task, mode: str) -> tuple[LoadedModel, VllmEngine]:
     """The tuned model of `run`, or the recipe's untouched one, in vLLM; what comes beside it holds no weights.
 
     Raises:
@@ -44,17 +44,17 @@ def open_served(recipe: Recipe, run: RunFolder | None, task: Task, mode: str) ->
         )
     model = open_base(recipe if run is None else moved(recipe, merged_folder(recipe, run)))
     drop_weights(model)
-    return model, VllmWriter(model, model.folder, task.schema() if mode == MODES[0] else None)
+    return model, VllmEngine(model, model.folder, task.schema() if mode == MODES[0] else None)
 
 
 def _check_way(settings: Predict, mode: str) -> None:
     if mode == LIKELIHOOD:
         raise RunError(
             "this task takes the likeliest of a closed set of replies, which `--engine vllm` does not compare — "
-            "use `--engine builtin`, or `--free` to have a reply written"
+            "use `--engine builtin`, or `--unconstrained` to have a reply written"
         )
     asked = {
-        f"predict.beams={settings.beams}": settings.beams > 1,
+        f"predict.num_beams={settings.num_beams}": settings.num_beams > 1,
         "predict.fields=side_by_side": settings.fields == "side_by_side" and mode == MODES[0],
     }
     for words, wanted in asked.items():
@@ -94,7 +94,7 @@ def _key(recipe: Recipe, adapter: Path) -> str:
     return told.hexdigest()[:12]
 
 
-def drop_weights(model: OpenModel) -> None:
+def drop_weights(model: LoadedModel) -> None:
     """Keep of a model what encodes samples and reads replies; vLLM holds weights of its own."""
     model.model.to("meta")
     gc.collect()

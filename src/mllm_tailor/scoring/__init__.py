@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_tailor.scoring.baselines import constant_floor, nearest_floor, seen_groups
+from mllm_tailor.scoring.baselines import constant_baseline, nearest_neighbour_baseline, seen_groups
 from mllm_tailor.scoring.compare import Gain, Interval, compare, gain
 from mllm_tailor.scoring.forgetting import Progression, SetScores
 from mllm_tailor.scoring.learning import LearningCurve, fit_curve
@@ -21,10 +21,10 @@ __all__ = [
     "Scores",
     "SetScores",
     "compare",
-    "constant_floor",
+    "constant_baseline",
     "fit_curve",
     "gain",
-    "nearest_floor",
+    "nearest_neighbour_baseline",
     "score",
     "seen_groups",
 ]

@@ -14,7 +14,7 @@ from mllm_tailor.scoring.text import as_text
 CHUNK = 1024  # held-out samples compared at a time, to bound memory
 
 
-def constant_floor(
+def constant_baseline(
     train_labels: Sequence[Mapping[str, Any]], held_count: int, field_names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The same answer for every sample: the most frequent training value of each field (first seen wins a tie)."""
@@ -29,7 +29,7 @@ def _most_frequent(values: Sequence[Any]) -> Any:
     return values[texts.index(Counter(texts).most_common(1)[0][0])]
 
 
-def nearest_floor(
+def nearest_neighbour_baseline(
     train_features: NDArray[np.floating[Any]],
     held_features: NDArray[np.floating[Any]],
     train_labels: Sequence[Mapping[str, Any]],

@@ -86,7 +86,11 @@ def compare(
         raise RunError("the two scores are not of the same samples — compare models on the same held-out part")
     pairs = _pairs(base, tuned)
     columns = np.array(
-        [side for *_, one, other in pairs for side in (one.above, one.below, other.above, other.below)]
+        [
+            side
+            for *_, one, other in pairs
+            for side in (one.numerator, one.denominator, other.numerator, other.denominator)
+        ]
     ).T
     sums = resampled_sums(columns, groups, resamples, seed)
     gains = [
@@ -183,10 +187,10 @@ def _gain(base: Ratios, tuned: Ratios, better: str, sums: NDArray[np.float64]) -
     )
 
 
-def percent(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+def percent(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
     """NaN for draws that hold nothing to compare."""
-    found = np.full(len(above), np.nan)
-    np.divide(100.0 * above, below, out=found, where=below > 0)
+    found = np.full(len(numerator), np.nan)
+    np.divide(100.0 * numerator, denominator, out=found, where=denominator > 0)
     return found
 
 

@@ -68,7 +68,7 @@ def fit_curve(
         raise RunError("the points were scored on different held-out samples — run the curve anew")
     better = scores[0][metric].better
     ratios = [one[metric].samples for one in scores]
-    columns = np.array([side for one in ratios for side in (one.above, one.below)]).T
+    columns = np.array([side for one in ratios for side in (one.numerator, one.denominator)]).T
     sums = resampled_sums(columns, groups, resamples, seed)
     drawn = np.stack([percent(sums[:, 2 * place], sums[:, 2 * place + 1]) for place in range(len(sizes))], axis=1)
     line = _Line(sizes, ratios, better)
@@ -100,7 +100,9 @@ class _Line:
 
     def __init__(self, sizes: Sequence[int], ratios: Sequence[Ratios], better: str) -> None:
         self.better = better
-        self.smallest = min(50.0 / max(sum(one.below), 1.0) for one in ratios)  # half a point missed: none is perfect
+        self.all_reduce_min = min(
+            50.0 / max(sum(one.denominator), 1.0) for one in ratios
+        )  # half a point missed: none is perfect
         self.logs = np.log(np.asarray(sizes, dtype=np.float64))
         self.centre = float(self.logs.mean())
         self.spread = float(((self.logs - self.centre) ** 2).sum())
@@ -135,4 +137,4 @@ class _Line:
 
     def _error(self, percents: Draws) -> Draws:
         error = 100.0 - percents if self.better == "higher" else percents
-        return np.maximum(error, self.smallest)
+        return np.maximum(error, self.all_reduce_min)

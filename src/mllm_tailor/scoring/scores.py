@@ -14,36 +14,39 @@ from mllm_tailor.scoring.metrics.base import Better, Ratio
 
 @dataclass(frozen=True)
 class Ratios:
-    """The shares `above / below` of the samples, in their order; 0/0 where a sample takes no part."""
+    """The shares `numerator / denominator` of the samples, in their order; 0/0 where a sample takes no part."""
 
-    above: tuple[float, ...]
-    below: tuple[float, ...]
+    numerator: tuple[float, ...]
+    denominator: tuple[float, ...]
 
     @classmethod
     def of(cls, ratios: Iterable[Ratio]) -> Ratios:
         """From the ratios of single samples."""
         rows = list(ratios)
-        return cls(tuple(ratio.above for ratio in rows), tuple(ratio.below for ratio in rows))
+        return cls(tuple(ratio.numerator for ratio in rows), tuple(ratio.denominator for ratio in rows))
 
     @property
     def value(self) -> float:
         """In percent; 0 where nothing could be compared (then `count` is 0 too)."""
-        whole = sum(self.below)
-        return 100.0 * sum(self.above) / whole if whole else 0.0
+        whole = sum(self.denominator)
+        return 100.0 * sum(self.numerator) / whole if whole else 0.0
 
     @property
     def count(self) -> int:
         """Samples that take part."""
-        return sum(below > 0 for below in self.below)
+        return sum(denominator > 0 for denominator in self.denominator)
 
     @property
     def per_sample(self) -> list[float | None]:
         """Percent of each sample; None where it takes no part."""
-        return [100.0 * above / below if below else None for above, below in zip(self.above, self.below, strict=True)]
+        return [
+            100.0 * numerator / denominator if denominator else None
+            for numerator, denominator in zip(self.numerator, self.denominator, strict=True)
+        ]
 
     def subset(self, places: Sequence[int]) -> Ratios:
         """Some of the samples."""
-        return Ratios(tuple(self.above[i] for i in places), tuple(self.below[i] for i in places))
+        return Ratios(tuple(self.numerator[i] for i in places), tuple(self.denominator[i] for i in places))
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def _metric_row(score: MetricScore) -> dict[str, Any]:
 
 
 def _ratios_row(ratios: Ratios) -> dict[str, list[float]]:
-    return {"above": list(ratios.above), "below": list(ratios.below)}
+    return {"above": list(ratios.numerator), "below": list(ratios.denominator)}
 
 
 def _read_metric(row: Mapping[str, Any]) -> MetricScore:

@@ -6,8 +6,8 @@ from typing import Any
 
 from mllm_tailor.core.registry import Entry, Registry
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.tasks.base import ChoiceTask, ClassTask, FieldTask, LearningTask, Reply, Task
-from mllm_tailor.tasks.transcripts import READ_PROMPT, reading_samples
+from mllm_tailor.tasks.base import ChoiceTask, ClassTask, DataDependentTask, FieldTask, Reply, Task
+from mllm_tailor.tasks.transcripts import READ_PROMPT, transcription_samples
 
 TASKS = Registry(
     "task",
@@ -45,11 +45,11 @@ __all__ = [
     "TASKS",
     "ChoiceTask",
     "ClassTask",
+    "DataDependentTask",
     "FieldTask",
-    "LearningTask",
     "Reply",
     "Task",
     "make_task",
     "open_task",
-    "reading_samples",
+    "transcription_samples",
 ]

@@ -78,7 +78,7 @@ class FieldTask(Task, Protocol):
 
 
 @runtime_checkable
-class LearningTask(Task, Protocol):
+class DataDependentTask(Task, Protocol):
     """A task whose settings the data may fill in."""
 
     def settled(self, samples: Iterable[Sample]) -> Self:

@@ -12,7 +12,7 @@ from mllm_tailor.core.sample import Sample
 READ_PROMPT = "Read the text."  # the embedded model was taught these words
 
 
-def reading_samples(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+def transcription_samples(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
     """A seeded `share` of the samples that have a transcript, each asked to be read from top to bottom."""
     able = [sample for sample in samples if sample.extra.get("ocr")]
     ranked = sorted(able, key=lambda sample: hashlib.sha256(f"{seed}:read:{sample.id}".encode()).digest())

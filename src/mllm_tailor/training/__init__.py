@@ -5,19 +5,19 @@
 
 from mllm_tailor.training.interrupt import Interrupted
 from mllm_tailor.training.loop import TrainResult, train
-from mllm_tailor.training.objectives.base import Aids, check_objective
+from mllm_tailor.training.objectives.base import ObjectiveInputs, check_objective
 from mllm_tailor.training.optim.registry import ONE_PASS, OPTIMIZERS, check_settings
-from mllm_tailor.training.profile import Rehearsal, rehearse
+from mllm_tailor.training.profile import StepProfile, profile_step
 
 __all__ = [
     "ONE_PASS",
     "OPTIMIZERS",
-    "Aids",
     "Interrupted",
-    "Rehearsal",
+    "ObjectiveInputs",
+    "StepProfile",
     "TrainResult",
     "check_objective",
     "check_settings",
-    "rehearse",
+    "profile_step",
     "train",
 ]

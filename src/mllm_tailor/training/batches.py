@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import NO_LOSS, Encoded, OpenModel
+from mllm_tailor.models import NO_LOSS, Encoded, LoadedModel
 from mllm_tailor.training.augment import ClipMemory, augment_sample
 
 Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Pass:
+class MicroBatch:
     """One forward pass: numbers of its samples, and the epoch they are seen in."""
 
     samples: tuple[int, ...]
     epoch: int
 
 
-class Feed(Protocol):
+class BatchSource(Protocol):
     """Batches of samples named by their numbers."""
 
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
@@ -38,10 +38,10 @@ WHOLE = 32  # tokens: on a CPU the length of a pass is a multiple, since a new l
 TILES_ACROSS = 2  # of a clip that is to be changed, so that being turned and resized costs it no detail
 
 
-class LiveFeed:
+class LiveBatches:
     """Decodes and cuts the pictures anew whenever a sample's turn comes."""
 
-    def __init__(self, model: OpenModel, samples: Sequence[Sample], loss: str, augment_seed: int | None) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Sample], loss: str, augment_seed: int | None) -> None:
         self.model, self.samples, self.loss, self.augment_seed = model, samples, loss, augment_seed
         self.clips = ClipMemory(model.clip, TILES_ACROSS * model.image_size if model.family.tiled else 4096)
 
@@ -61,7 +61,7 @@ class LiveFeed:
         return collate_right([self.encode(number, epoch) for number in numbers], self.model)
 
 
-def collate_right(items: Sequence[Encoded], model: OpenModel) -> Batch:
+def collate_right(items: Sequence[Encoded], model: LoadedModel) -> Batch:
     """Right-padded inputs and labels.
 
     A causal model's tokens never see the padding behind them, and padding carries no loss: such a batch needs no mask,
@@ -78,16 +78,16 @@ def collate_right(items: Sequence[Encoded], model: OpenModel) -> Batch:
     return batch
 
 
-class Ahead:
+class Prefetcher:
     """Makes batches in threads, a few before they are asked for."""
 
-    def __init__(self, feed: Feed, workers: int) -> None:
+    def __init__(self, feed: BatchSource, workers: int) -> None:
         self.feed = feed
         self.ahead = 2 * workers
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="feed")
-        self.coming: dict[Pass, Future[Batch]] = {}
+        self.coming: dict[MicroBatch, Future[Batch]] = {}
 
-    def take(self, passes: Sequence[Pass], then: Sequence[Pass] = ()) -> Iterator[Batch]:
+    def take(self, passes: Sequence[MicroBatch], then: Sequence[MicroBatch] = ()) -> Iterator[Batch]:
         """The batches of `passes` in order; the first of `then` are begun meanwhile."""
         line = [*passes, *then]
         for place in range(len(passes)):

@@ -44,7 +44,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     place = folder / f"step-{checkpoint.step:08d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_sealed(place, checkpoint)
+        save_verified(place, checkpoint)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
@@ -57,7 +57,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return place
 
 
-def write_sealed(place: Path, checkpoint: Checkpoint) -> None:
+def save_verified(place: Path, checkpoint: Checkpoint) -> None:
     """Write one checkpoint folder atomically, in place of what may be there."""
     part = place.with_name(f"{UNFINISHED}{place.name}")
     shutil.rmtree(part, ignore_errors=True)
@@ -79,13 +79,13 @@ def read_newest(folder: Path, device: torch.device | str = "cpu") -> Checkpoint 
     """The newest checkpoint that is whole, or None; damaged ones are named and passed over."""
     for place in reversed(list_checkpoints(folder)):
         try:
-            return read_sealed(place, device)
+            return load_verified(place, device)
         except DataError as error:
             console.print(f"[yellow]{error}; going back to the one before")
     return None
 
 
-def read_sealed(place: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load_verified(place: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read one checkpoint folder, its checksums verified.
 
     Raises:

@@ -17,36 +17,36 @@ from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import fsync_folder
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.methods import Method, moving_tensors
-from mllm_tailor.models import OpenModel
+from mllm_tailor.methods import MethodSet, trainable_state_dict
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.checkpoint import (
     Checkpoint,
     clear_unfinished,
+    load_verified,
     read_newest,
-    read_sealed,
+    save_verified,
     write_checkpoint,
-    write_sealed,
 )
-from mllm_tailor.training.optim.registry import Stepper
+from mllm_tailor.training.optim.registry import OptimizerStep
 from mllm_tailor.training.state import Progress
 
 
-class Keeper:
+class CheckpointManager:
     """The files of one training."""
 
     def __init__(
         self,
-        model: OpenModel,
-        method: Method,
-        stepper: Stepper,
+        model: LoadedModel,
+        method: MethodSet,
+        optimizer: OptimizerStep,
         recipe: Recipe,
         samples: Sequence[Sample],
         folder: Path,
         extra: Mapping[str, Tensor] | None = None,
     ) -> None:
         """`extra`: tensors beside the model's own that training changes and needs to go on."""
-        self.model, self.method, self.stepper, self.keep = model, method, stepper, recipe.train.keep
+        self.model, self.method, self.optimizer, self.keep = model, method, optimizer, recipe.train.keep_checkpoints
         self.extra = dict(extra or {})
         self.folder, self.checkpoints, self.cache = folder, folder / "checkpoints", folder / "cache"
         self.best = self.checkpoints / "best"
@@ -54,7 +54,7 @@ class Keeper:
 
     def save(self, progress: Progress) -> None:
         """A checkpoint from which `resume` goes on bit for bit."""
-        tensors, numbers = self.stepper.state()
+        tensors, numbers = self.optimizer.state()
         values = {
             "progress": asdict(progress),
             "optimizer": numbers,
@@ -80,20 +80,22 @@ class Keeper:
                 "restore them, or train into a new folder (name=..., or --fresh)"
             )
         self._put(found.tensors["weights"])
-        self.stepper.restore(found.tensors["optimizer"], found.values["optimizer"])
-        self.method.recall(self.model, found.values["method"])
+        self.optimizer.restore(found.tensors["optimizer"], found.values["optimizer"])
+        self.method.load_state_dict(self.model, found.values["method"])
         return Progress(**found.values["progress"])
 
     def keep_best(self, progress: Progress) -> None:
         """Keep the weights of now as the best so far."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_sealed(self.best, Checkpoint(progress.step, {"weights": self._weights()}, {"score": progress.best_score}))
+        save_verified(
+            self.best, Checkpoint(progress.step, {"weights": self._weights()}, {"score": progress.best_score})
+        )
 
     def finish(self, progress: Progress) -> None:
         """Put the best weights back, write them as the adapter, and clear what only training needs."""
         if progress.best_step not in (None, progress.step):
             try:
-                self._put(read_sealed(self.best).tensors["weights"])
+                self._put(load_verified(self.best).tensors["weights"])
             except DataError as error:
                 console.print(f"[yellow]{error}: the weights of the last step are kept instead of the best")
         part, place = self.folder / ".adapter.part", self.folder / "adapter"
@@ -105,7 +107,7 @@ class Keeper:
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def _weights(self) -> Mapping[str, Tensor]:
-        return moving_tensors(self.model) | self.extra
+        return trainable_state_dict(self.model) | self.extra
 
     @torch.no_grad()
     def _put(self, tensors: Mapping[str, Tensor]) -> None:

@@ -27,35 +27,35 @@ def leave() -> None:
     PartialState._reset_state()
 
 
-def share_weights(weights: Iterable[nn.Parameter]) -> None:
+def broadcast_parameters(weights: Iterable[nn.Parameter]) -> None:
     """Give every process the weights of the first."""
-    if ranks() > 1:
+    if world_size() > 1:
         for weight in weights:
             distributed.broadcast(weight.data, 0)
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
     """The number of this process among them, from 0."""
-    return distributed.get_rank() if ranks() > 1 else 0
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
-def total(value: float, device: torch.device) -> float:
+def all_reduce_sum(value: float, device: torch.device) -> float:
     """The sum of a number over all processes."""
-    if ranks() == 1:
+    if world_size() == 1:
         return value
     summed = torch.tensor(value, dtype=torch.float64, device=device)
     distributed.all_reduce(summed)
     return float(summed)
 
 
-def agree(wish: bool, device: torch.device) -> bool:
+def any_rank(wish: bool, device: torch.device) -> bool:
     """Whether any process wishes it: all must save, score and stop after the same step."""
-    return total(float(wish), device) > 0
+    return all_reduce_sum(float(wish), device) > 0
 
 
 def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
@@ -63,7 +63,7 @@ def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
 
     Each process may have run another number of passes, which DistributedDataParallel would not survive.
     """
-    if ranks() == 1:
+    if world_size() == 1:
         return
     gradients: list[Tensor] = []
     for weight in weights:
@@ -78,9 +78,9 @@ def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
         offset += gradient.numel()
 
 
-def smallest(value: int, device: torch.device) -> int:
+def all_reduce_min(value: int, device: torch.device) -> int:
     """The smallest of a number over all processes."""
-    if ranks() == 1:
+    if world_size() == 1:
         return value
     found = torch.tensor(value, device=device)
     distributed.all_reduce(found, op=distributed.ReduceOp.MIN)

@@ -21,33 +21,39 @@ from mllm_tailor.core.device import (
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.methods import Method
-from mllm_tailor.methods.fused_lora import summed_products
-from mllm_tailor.models import OpenModel, measure_length
+from mllm_tailor.methods import MethodSet
+from mllm_tailor.methods.fused_lora import fused_lora
+from mllm_tailor.models import LoadedModel, measure_length
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.training.batches import Ahead, Batch, Pass, to_device
-from mllm_tailor.training.checkpoint_manager import Keeper
-from mllm_tailor.training.distributed import agree, join, ranks, share_weights, total
+from mllm_tailor.training.batches import Batch, MicroBatch, Prefetcher, to_device
+from mllm_tailor.training.checkpoint_manager import CheckpointManager
+from mllm_tailor.training.distributed import all_reduce_sum, any_rank, broadcast_parameters, join, world_size
 from mllm_tailor.training.interrupt import Interrupted, StopOnSignal
 from mllm_tailor.training.log import SilentLog, TrainingLog
 from mllm_tailor.training.memory import most_padding, prepare_memory
-from mllm_tailor.training.modality_freezing import holding_still, still_weights
-from mllm_tailor.training.objectives.base import Aids, make_objective
-from mllm_tailor.training.optim.registry import Setup, Taken, check_settings, make_groups, make_stepper
+from mllm_tailor.training.modality_freezing import frozen, frozen_by_modality
+from mllm_tailor.training.objectives.base import ObjectiveInputs, make_objective
+from mllm_tailor.training.optim.registry import (
+    OptimizerConfig,
+    StepResult,
+    check_settings,
+    make_optimizer_step,
+    make_param_groups,
+)
 from mllm_tailor.training.optim.schedule import rate_factor
 from mllm_tailor.training.precision import computing, frozen_in_bf16
-from mllm_tailor.training.sampler import in_groups, make_course, micro_batches, step_seed
+from mllm_tailor.training.sampler import chunked, make_batch_schedule, micro_batches, step_seed
 from mllm_tailor.training.state import Progress, TrainResult
-from mllm_tailor.training.trainable import keep_frozen_parts_quiet, learning_rates, trained_weights
-from mllm_tailor.training.vision_cache import as_inputs, make_feed
+from mllm_tailor.training.trainable import learning_rates, set_train_mode, trained_weights
+from mllm_tailor.training.vision_cache import as_inputs, make_batch_source
 
 PREPARED = 8  # samples side by side while an objective prepares itself
 Evaluate = Callable[[], Mapping[str, float]]
 
 
 def train(
-    model: OpenModel,
-    method: Method,
+    model: LoadedModel,
+    method: MethodSet,
     samples: Sequence[Sample],
     recipe: Recipe,
     folder: Path,
@@ -55,22 +61,24 @@ def train(
     evaluate: Evaluate | None = None,
     less_is_better: bool = False,
     on_event: Callable[[str, int], None] | None = None,
-    aids: Aids = Aids(),  # noqa: B008 (frozen)
+    objective_inputs: ObjectiveInputs = ObjectiveInputs(),  # noqa: B008 (frozen)
     features: Path | None = None,
 ) -> TrainResult:
     """Train what `method` put into `model` on phrased, labelled samples; go on where an earlier call stopped.
 
     Writes `log.jsonl`, `tensorboard/`, `checkpoints/` and, at the end, `adapter/` into `folder`. With `evaluate`, the
     weights of the best dev score (its first number; `less_is_better` says which way) are kept; without, the last.
-    `aids` are what the objective of the recipe needs beside the samples; `features` is a folder where several trainings
-    keep what a frozen vision side makes of the pictures, which otherwise goes when the training has ended.
+    `objective_inputs` are what the recipe's objective needs beside the samples; `features` is a folder in which several
+    trainings keep frozen vision features, which are otherwise deleted when the training has ended.
 
     Raises:
         Interrupted: after Ctrl-C, with everything saved.
         RunError: when the loss is no longer a number, memory does not suffice, or the disk is full.
     """
     with frozen_in_bf16(model, computes_in_bf16(recipe.model.dtype, model.device)):
-        training = Training(model, method, samples, recipe, folder, evaluate, less_is_better, on_event, aids, features)
+        training = Training(
+            model, method, samples, recipe, folder, evaluate, less_is_better, on_event, objective_inputs, features
+        )
         try:
             return training.run()
         finally:
@@ -82,15 +90,15 @@ class Training:
 
     def __init__(
         self,
-        model: OpenModel,
-        method: Method,
+        model: LoadedModel,
+        method: MethodSet,
         samples: Sequence[Sample],
         recipe: Recipe,
         folder: Path,
         evaluate: Evaluate | None,
         less_is_better: bool,
         on_event: Callable[[str, int], None] | None,
-        aids: Aids,
+        objective_inputs: ObjectiveInputs,
         features: Path | None = None,
     ) -> None:
         self.model, self.method, self.recipe, self.folder = model, method, recipe, folder
@@ -100,35 +108,35 @@ class Training:
         self.settings = recipe.train
         self.process = join(model.device)
         self.bf16 = computes_in_bf16(recipe.model.dtype, model.device)
-        self.objective = make_objective(model, method, samples, recipe, aids)
+        self.objective = make_objective(model, method, samples, recipe, objective_inputs)
         samples = self.objective.samples
         counted = samples[: self.objective.count]
-        self.course = make_course([sample.modality for sample in counted], recipe.train, recipe.seed)
-        self.still = still_weights(model, recipe.train.modality_parts, self.course.kinds)
+        self.course = make_batch_schedule([sample.modality for sample in counted], recipe.train, recipe.seed)
+        self.still = frozen_by_modality(model, recipe.train.modality_parts, self.course.kinds)
         self.marks = self.course.ends(recipe.train.evaluate_every)
         seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
         self.lengths = [measure_length(sample, seeing) for sample in track(samples, "Measuring samples")]
         own = self.objective.weights()
-        self.peak_rate = method.peak_rate(recipe.train.learning_rate)
-        rates = learning_rates(model, recipe.train.learning_rate) | dict.fromkeys(own, self.peak_rate)
-        groups = make_groups(trained_weights(model) | own, rates, recipe.train.weight_decay)
+        self.peak_learning_rate = method.peak_learning_rate(recipe.train.learning_rate)
+        rates = learning_rates(model, recipe.train.learning_rate) | dict.fromkeys(own, self.peak_learning_rate)
+        groups = make_param_groups(trained_weights(model) | own, rates, recipe.train.weight_decay)
         check_settings(recipe.train, method.optimizer)
-        setup = Setup(groups, recipe.train.clip, model.model, method.optimizer_options)
-        self.stepper = make_stepper(method.optimizer or recipe.train.optimizer, setup)
+        setup = OptimizerConfig(groups, recipe.train.max_grad_norm, model.model, method.optimizer_options)
+        self.optimizer = make_optimizer_step(method.optimizer or recipe.train.optimizer, setup)
         self.progress = Progress(budget=prepare_memory(model, recipe.train, max(one.tokens for one in self.lengths)))
-        self.keeper = Keeper(model, method, self.stepper, recipe, samples, folder, own)
-        feed = make_feed(seeing, samples, recipe, features or self.keeper.cache, self.bf16)
-        self.objective.prepare(feed, self.keeper.cache, in_groups(len(samples), PREPARED))
-        self.feed = Ahead(feed, workers=1 if model.device.type == "cpu" else 4)
+        self.checkpoint_manager = CheckpointManager(model, method, self.optimizer, recipe, samples, folder, own)
+        feed = make_batch_source(seeing, samples, recipe, features or self.checkpoint_manager.cache, self.bf16)
+        self.objective.prepare(feed, self.checkpoint_manager.cache, chunked(len(samples), PREPARED))
+        self.feed = Prefetcher(feed, workers=1 if model.device.type == "cpu" else 4)
 
     def run(self) -> TrainResult:
         """All steps that are left, then the adapter."""
         hand_back_freed_memory()  # of the vision pass, which the steps would come on top of
-        self.progress = self.keeper.resume(self.progress)
-        share_weights(trained_weights(self.model).values())
+        self.progress = self.checkpoint_manager.resume(self.progress)
+        broadcast_parameters(trained_weights(self.model).values())
         if self.progress.step:
             console.print(f"Going on after step {self.progress.step} of {self.course.steps}")
-        with StopOnSignal() as signal, self._open_log() as log, summed_products(self.model.model):
+        with StopOnSignal() as signal, self._open_log() as log, fused_lora(self.model.model):
             try:
                 self._go(signal, log)
             except KeyboardInterrupt:
@@ -136,7 +144,7 @@ class Training:
                     self._save()
                 raise Interrupted(
                     f"stopped after step {self.progress.step} of {self.course.steps}; checkpoints are in "
-                    f"{self.keeper.checkpoints} — run the same command again to go on"
+                    f"{self.checkpoint_manager.checkpoints} — run the same command again to go on"
                 ) from None
         return self._finish()
 
@@ -148,7 +156,7 @@ class Training:
             if due:
                 self._evaluate(log)
             late = time.monotonic() - saved > 60 * self.settings.checkpoint_every
-            if due or ended or agree(late, self.model.device):
+            if due or ended or any_rank(late, self.model.device):
                 self._save()
                 saved = time.monotonic()
             if ended:
@@ -156,7 +164,7 @@ class Training:
             signal.busy = True
             self._step(log)
             signal.busy = False
-            if agree(signal.wanted, self.model.device):
+            if any_rank(signal.wanted, self.model.device):
                 raise KeyboardInterrupt
 
     def _open_log(self) -> TrainingLog | SilentLog:
@@ -165,8 +173,8 @@ class Training:
         return TrainingLog(self.folder, self.recipe.name, self.course.steps, self.progress)
 
     def _ended(self) -> bool:
-        spent = self.settings.minutes is not None and self.progress.seconds >= 60 * self.settings.minutes
-        return agree(spent or self.progress.step >= self.course.steps, self.model.device)
+        spent = self.settings.max_minutes is not None and self.progress.seconds >= 60 * self.settings.max_minutes
+        return any_rank(spent or self.progress.step >= self.course.steps, self.model.device)
 
     def _evaluation_due(self, ended: bool) -> bool:
         step = self.progress.step
@@ -176,19 +184,19 @@ class Training:
     def _step(self, log: TrainingLog | SilentLog) -> None:
         step, place = self.progress.step, self._place()
         began, worked = time.perf_counter(), time.process_time()
-        factor = rate_factor(place, self.course.steps, self.settings.warmup, self.settings.schedule)
+        factor = rate_factor(place, self.course.steps, self.settings.warmup_ratio, self.settings.schedule)
         self.method.begin_step(self.model, step, step_seed(self.recipe.seed, step))
         taken = self._take(step, factor)
         self.method.end_step(self.model, int(place), self.course.steps)
         if not math.isfinite(taken.loss):
             raise RunError(
-                f"step {step + 1}: the loss is {taken.loss} — lower train.learning_rate or set train.clip; "
-                f"the last checkpoint is in {self.keeper.checkpoints}"
+                f"step {step + 1}: the loss is {taken.loss} — lower train.learning_rate or set train.max_grad_norm; "
+                f"the last checkpoint is in {self.checkpoint_manager.checkpoints}"
             )
         chosen = self.course.samples(step)
         tokens = sum(self._tokens(number) for number in chosen)
         seconds = time.perf_counter() - began
-        worked = total(time.process_time() - worked, self.model.device)
+        worked = all_reduce_sum(time.process_time() - worked, self.model.device)
         self.progress = self.progress.after_step(len(chosen), tokens, seconds, worked)
         log.step(self._row(taken, factor, len(chosen), tokens, seconds))
         self.tell("step", self.progress.step)
@@ -199,25 +207,25 @@ class Training:
         A budget of minutes too short for all steps shortens the schedule too, else it would be cut off at a high rate.
         """
         step, steps = self.progress.step, self.course.steps
-        if self.settings.minutes is None:
+        if self.settings.max_minutes is None:
             return step
-        spent = total(self.progress.seconds, self.model.device) / ranks()  # the same on every process
-        return max(step, min(1.0, spent / (60 * self.settings.minutes)) * steps)
+        spent = all_reduce_sum(self.progress.seconds, self.model.device) / world_size()  # the same on every process
+        return max(step, min(1.0, spent / (60 * self.settings.max_minutes)) * steps)
 
     def _seconds_left(self) -> float:
-        done, minutes = self.progress, self.settings.minutes
+        done, minutes = self.progress, self.settings.max_minutes
         left = done.seconds / done.step * (self.course.steps - done.step)
         return left if minutes is None else min(left, max(0.0, 60 * minutes - done.seconds))
 
     def _row(
-        self, taken: Taken, factor: float, count: int, tokens: int, seconds: float
+        self, taken: StepResult, factor: float, count: int, tokens: int, seconds: float
     ) -> dict[str, float | int | None]:
         done = self.progress
         return {
             "step": done.step,
             "epoch": round(done.step / self.course.steps_per_epoch, 4),
             "loss": taken.loss,
-            "learning_rate": self.peak_rate * factor,
+            "learning_rate": self.peak_learning_rate * factor,
             "gradient_norm": taken.gradient_norm,
             "samples_per_second": round(count / seconds, 4),
             "tokens_per_second": round(tokens / seconds, 2),
@@ -226,64 +234,64 @@ class Training:
             "seconds_left": round(self._seconds_left(), 1),
         }
 
-    def _take(self, step: int, factor: float) -> Taken:
+    def _take(self, step: int, factor: float) -> StepResult:
         """One update; when the GPU's memory does not suffice, again in smaller passes: the same sum in other pieces."""
         while True:
             try:
-                return self.stepper.take(
+                return self.optimizer.step(
                     lambda each: self._passes(step, each), factor, step_seed(self.recipe.seed, step)
                 )
             except torch.OutOfMemoryError as error:
-                together = len(self.objective.members([0]))
+                together = len(self.objective.expand_indices([0]))
                 largest = max(len(one.samples) for one in self._plan(step)) // together
-                if largest == 1 or ranks() > 1 or not self.stepper.accumulates:
+                if largest == 1 or world_size() > 1 or not self.optimizer.accumulates:
                     raise RunError(
                         "the GPU's memory does not suffice for one sample — use fewer tiles (model.tiles.max), "
-                        "train.checkpointing=true, method qlora, or a smaller model"
+                        "train.gradient_checkpointing=true, method qlora, or a smaller model"
                     ) from error
                 self.progress = replace(self.progress, most=largest // 2)
                 console.print(f"[yellow]Out of GPU memory: going on with {largest // 2} samples a pass")
             torch.cuda.empty_cache()
 
-    def _plan(self, step: int) -> list[Pass]:
+    def _plan(self, step: int) -> list[MicroBatch]:
         chosen = self.course.samples(step)
-        most = self.progress.most or self.settings.micro_batch
-        if not self.stepper.accumulates:
+        most = self.progress.most or self.settings.micro_batch_size
+        if not self.optimizer.accumulates:
             most = len(chosen)
         tokens = [self._tokens(number) for number in chosen]
         padding = most_padding(self.model.device)
         passes = micro_batches(chosen, tokens, most=most, budget=self.progress.budget, padding=padding)
-        return [Pass(self.objective.members(one), self.course.epoch(step)) for one in passes]
+        return [MicroBatch(self.objective.expand_indices(one), self.course.epoch(step)) for one in passes]
 
     def _tokens(self, number: int) -> int:
         """Of everything a sample brings into a pass."""
-        return sum(self.lengths[member].tokens for member in self.objective.members([number]))
+        return sum(self.lengths[member].tokens for member in self.objective.expand_indices([number]))
 
     def _passes(self, step: int, each: Callable[[Tensor], None]) -> float:
         """Forward passes of a step on this process, each one's share of the mean loss handed to `each`."""
         rank, device = self.process.process_index, self.model.device
         seed_everything(step_seed(self.recipe.seed, step, rank))
-        units = sum(self.objective.units(number, self.lengths) for number in self.course.samples(step))
-        plan = self._plan(step)[rank :: ranks()]
-        then = self._plan(step + 1)[rank :: ranks()] if step + 1 < self.course.steps else []
+        units = sum(self.objective.loss_weight(number, self.lengths) for number in self.course.samples(step))
+        plan = self._plan(step)[rank :: world_size()]
+        then = self._plan(step + 1)[rank :: world_size()] if step + 1 < self.course.steps else []
         loss = torch.zeros((), device=device, dtype=torch.float64)
-        self.objective.begin()
-        if self.objective.looks_first:
+        self.objective.start_step()
+        if self.objective.needs_two_passes:
             with torch.no_grad(), computing(device, self.bf16):
                 for one, batch in self._batches(plan, plan):
-                    self.objective.look(batch, one.samples)
+                    self.objective.precompute(batch, one.samples)
         kind = self.course.kinds[self.course.samples(step)[0]] if self.still else ""
-        with holding_still(self.still.get(kind, ())):
+        with frozen(self.still.get(kind, ())):
             for one, batch in self._batches(plan, then):
                 with computing(device, self.bf16):
                     share = self.objective.loss(batch, one.samples) / units
                 each(share)
                 loss += share.detach()
-        return total(float(loss), device)
+        return all_reduce_sum(float(loss), device)
 
-    def _batches(self, plan: list[Pass], then: list[Pass]) -> Iterator[tuple[Pass, Batch]]:
+    def _batches(self, plan: list[MicroBatch], then: list[MicroBatch]) -> Iterator[tuple[MicroBatch, Batch]]:
         """Passes and their batches on the device; the first of `then` are begun meanwhile."""
-        for one, batch in zip(plan, self.feed.take(plan, then), strict=True):
+        for one, batch in zip(plan, self.feed.step(plan, then), strict=True):
             yield one, as_inputs(to_device(batch, self.model.device))
 
     def _evaluate(self, log: TrainingLog | SilentLog) -> None:
@@ -297,7 +305,7 @@ class Training:
         mixed = len({weight.dtype for weight in network.parameters() if weight.is_floating_point()}) > 1
         with computing(self.model.device, self.bf16 and mixed):
             scores = dict(evaluate())
-        keep_frozen_parts_quiet(self.model)
+        set_train_mode(self.model)
         if not scores:
             return
         log.dev(self.progress.step, scores)
@@ -305,21 +313,21 @@ class Training:
         best = self.progress.best_score
         if best is None or self.sign * first > self.sign * best:
             self.progress = replace(self.progress, best_step=self.progress.step, best_score=first)
-            self.keeper.keep_best(self.progress)
+            self.checkpoint_manager.keep_best(self.progress)
         self.tell("evaluate", self.progress.step)
 
     def _save(self) -> None:
         if self.process.is_main_process:
-            self.keeper.save(self.progress)
+            self.checkpoint_manager.save(self.progress)
         self.process.wait_for_everyone()
         self.tell("checkpoint", self.progress.step)
 
     def _finish(self) -> TrainResult:
         if self.process.is_main_process:
-            self.keeper.finish(self.progress)
+            self.checkpoint_manager.finish(self.progress)
         self.process.wait_for_everyone()
         self.model.model.eval()
         peak = peak_memory(self.model.device)
         if self.model.device.type == "cpu":  # all processes take it from one memory
-            peak = round(total(peak, self.model.device))
+            peak = round(all_reduce_sum(peak, self.model.device))
         return TrainResult.of(self.progress, self.course, peak, self.folder)

@@ -13,13 +13,13 @@ from torch import nn
 
 from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.methods.target_modules import under
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.training.trainable import trained_weights
 
 Still = Mapping[str, Sequence[nn.Parameter]]  # kind of samples -> weights that hold still
 
 
-def still_weights(model: OpenModel, wanted: Mapping[str, Sequence[str]], kinds: Sequence[str]) -> Still:
+def frozen_by_modality(model: LoadedModel, wanted: Mapping[str, Sequence[str]], kinds: Sequence[str]) -> Still:
     """For every kind of samples named in `train.modality_parts` the trained weights outside its parts.
 
     Raises:
@@ -47,7 +47,7 @@ def _own_name(name: str) -> str:
 
 
 @contextmanager
-def holding_still(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+def frozen(weights: Sequence[nn.Parameter]) -> Iterator[None]:
     """Within, these weights take part and get no gradient."""
     moved = [weight for weight in weights if weight.requires_grad]
     for weight in moved:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mllm_tailor.models import OpenModel
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.training.trainable import trained_weights
 
 
@@ -18,7 +18,7 @@ def computing(device: torch.device, bf16: bool) -> torch.autocast:
 
 
 @contextmanager
-def frozen_in_bf16(model: OpenModel, bf16: bool) -> Iterator[None]:
+def frozen_in_bf16(model: LoadedModel, bf16: bool) -> Iterator[None]:
     """Within, linear layers of the language model that never move are held in bf16, which saves casting them each time.
 
     Autocast makes the same of them in every pass. Weights that bf16 cannot hold exactly (a merged adapter's, say) stay
@@ -35,7 +35,7 @@ def frozen_in_bf16(model: OpenModel, bf16: bool) -> Iterator[None]:
             weight.data = weight.data.float()
 
 
-def _linear_weights(model: OpenModel) -> list[nn.Parameter]:
+def _linear_weights(model: LoadedModel) -> list[nn.Parameter]:
     """Weights and biases of plain linear layers, but for those that move at some time or are an embedding's too."""
     prefixes = tuple(f"{one}." for part in ("language", "head") for one in model.family.parts.get(part, ()))
     modules = dict(model.model.named_modules())

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from mllm_tailor.core.device import computes_in_bf16, watch_memory
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.methods import Method
-from mllm_tailor.methods.fused_lora import summed_products
-from mllm_tailor.models import Length, OpenModel, embed_pictures, embed_texts
+from mllm_tailor.methods import MethodSet
+from mllm_tailor.methods.fused_lora import fused_lora
+from mllm_tailor.models import Length, LoadedModel, embed_pictures, embed_texts
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, collate_right, to_device
 from mllm_tailor.training.memory import most_padding, prepare_memory
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.optim.mezo import replay
-from mllm_tailor.training.optim.registry import ONE_PASS, TABLE, Group, Setup, make_stepper
+from mllm_tailor.training.optim.registry import ONE_PASS, TABLE, OptimizerConfig, ParamGroup, make_optimizer_step
 from mllm_tailor.training.precision import computing, frozen_in_bf16
-from mllm_tailor.training.sampler import epoch_passes, make_course
+from mllm_tailor.training.sampler import epoch_passes, make_batch_schedule
 from mllm_tailor.training.trainable import trained_weights
 from mllm_tailor.training.vision_cache import as_inputs, can_cache, see
 
@@ -39,13 +39,13 @@ COPIED = 8_000_000  # weights on which an update is timed
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class StepProfile:
     """Costs of a training's passes."""
 
     held: int  # bytes before the first pass, weights included
     standing: int  # bytes of gradients and optimizer state
-    pass_bytes: int  # the most that passes over `rehearsed` rose by
-    rehearsed: tuple[tuple[int, ...], ...]  # numbers of the samples of each
+    pass_bytes: int  # the most that passes over `profiled` rose by
+    profiled: tuple[tuple[int, ...], ...]  # numbers of the samples of each
     longest: int  # the number of the longest sample
     passes: tuple[tuple[int, ...], ...]  # of one epoch, as the training will make them
     pass_seconds: float  # of a pass over `timed`
@@ -58,33 +58,33 @@ class Rehearsal:
     slack: float = 1.0  # times what the training adds: memory an allocator keeps in pieces that fit nothing
 
 
-def rehearse(
-    model: OpenModel, method: Method, samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe
-) -> Rehearsal:
+def profile_step(
+    model: LoadedModel, method: MethodSet, samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe
+) -> StepProfile:
     """Run passes as the training will, without a step; the weights stay as they are.
 
     Raises:
         torch.OutOfMemoryError: when not even one pass over the longest sample fits.
     """
     with frozen_in_bf16(model, computes_in_bf16(recipe.model.dtype, model.device)):
-        return _rehearse(model, method, samples, lengths, recipe)
+        return _profile_step(model, method, samples, lengths, recipe)
 
 
-def _rehearse(
-    model: OpenModel, method: Method, samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe
-) -> Rehearsal:
+def _profile_step(
+    model: LoadedModel, method: MethodSet, samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe
+) -> StepProfile:
     settings, device = recipe.train, model.device
     optimizer = method.optimizer or settings.optimizer
     seeing = replace(model, tiles=settings.tiles or model.tiles)
     ranked = sorted(range(len(samples)), key=lambda number: (lengths[number].tokens, number))
     longest, median = ranked[-1], ranked[len(ranked) // 2]
     budget = prepare_memory(model, settings, lengths[longest].tokens)
-    course = make_course([sample.modality for sample in samples], settings, recipe.seed)
+    course = make_batch_schedule([sample.modality for sample in samples], settings, recipe.seed)
     passes = tuple(
         epoch_passes(
             course,
             [length.tokens for length in lengths],
-            most=settings.micro_batch,
+            most=settings.micro_batch_size,
             budget=budget if optimizer not in ONE_PASS else None,
             padding=most_padding(device),
         )
@@ -107,7 +107,7 @@ def _rehearse(
     def once(batch: Batch) -> float:
         began = time.perf_counter()
         graded = torch.set_grad_enabled(TABLE[optimizer].gradients != "none")
-        with summed_products(model.model):  # the backward pass too, which may compute layers again
+        with fused_lora(model.model):  # the backward pass too, which may compute layers again
             with graded, computing(device, bf16):
                 loss = _loss(model, batch)
             if loss.requires_grad:
@@ -117,33 +117,33 @@ def _rehearse(
         return time.perf_counter() - began
 
     gradients, states = _standing(model, optimizer)
-    rehearsed: list[tuple[int, ...]] = [(longest,)]
+    profiled: list[tuple[int, ...]] = [(longest,)]
     with watch_memory(device) as memory:
         batch = ready([longest])
         spent = once(batch)
         for numbers in _largest(passes, [length.tokens for length in lengths], VARIED if device.type == "cpu" else 1):
-            if len(rehearsed) > 1 and spent > ENOUGH:
+            if len(profiled) > 1 and spent > ENOUGH:
                 break
             spent += once(ready(numbers))
-            rehearsed.append(numbers)
+            profiled.append(numbers)
     alone = once(batch)  # the first pass also set up what is set up once
     model.model.zero_grad(set_to_none=True)
     most = max(map(len, passes))
     timed = (median,) * (min(most, TOGETHER_ON_CPU) if device.type == "cpu" else most)
     batch = ready(timed)
-    looks = TABLE[optimizer].looks(settings.clip)
+    looks = TABLE[optimizer].looks(settings.max_grad_norm)
     seconds = once(batch) * looks
     model.model.zero_grad(set_to_none=True)
     own = max(0, memory.rise - sum(gradients))
     kept = {"all": sum(gradients), "one": max(gradients, default=0), "none": 0}[TABLE[optimizer].gradients]
-    return Rehearsal(
-        memory.before, states + kept, own, tuple(rehearsed), longest, passes, seconds, timed, cached, seconds_a_tile,
+    return StepProfile(
+        memory.before, states + kept, own, tuple(profiled), longest, passes, seconds, timed, cached, seconds_a_tile,
         alone * looks, _update_seconds(model, method, recipe), course.steps,
         SLACK_ON_CPU if device.type == "cpu" else 1.0,
     )  # fmt: skip
 
 
-def _update_seconds(model: OpenModel, method: Method, recipe: Recipe) -> float:
+def _update_seconds(model: LoadedModel, method: MethodSet, recipe: Recipe) -> float:
     """Of one update by the optimizer, measured on copies of some of the trained weights and zero gradients."""
     name = method.optimizer or recipe.train.optimizer
     if name in ONE_PASS:  # there the update is a part of the pass
@@ -154,18 +154,20 @@ def _update_seconds(model: OpenModel, method: Method, recipe: Recipe) -> float:
         if not copies or sum(one.numel() for one in copies.values()) + weight.numel() <= COPIED:
             copies[own] = nn.Parameter(weight.detach().clone())
     share = sum(one.numel() for one in copies.values()) / sum(one.numel() for one in weights.values())
-    group = Group(copies, recipe.train.learning_rate or 1e-4, recipe.train.weight_decay)
+    group = ParamGroup(copies, recipe.train.learning_rate or 1e-4, recipe.train.weight_decay)
     if TABLE[name].gradients == "none":
         work, times = partial(replay, [group], [(0, 0.0, 1.0)]), 3 / share  # two trials and the step
     else:
-        stepper = make_stepper(name, Setup([group], recipe.train.clip, nn.Module(), method.optimizer_options))
+        optimizer = make_optimizer_step(
+            name, OptimizerConfig([group], recipe.train.max_grad_norm, nn.Module(), method.optimizer_options)
+        )
 
         def passes(_: Any) -> float:
             for one in copies.values():
                 one.grad = torch.zeros_like(one)
             return 0.0
 
-        work, times = partial(stepper.take, passes, 1.0, 0), 1 / share
+        work, times = partial(optimizer.step, passes, 1.0, 0), 1 / share
     work()  # makes its state
     began = time.perf_counter()
     work()
@@ -181,7 +183,7 @@ def _largest(passes: Sequence[tuple[int, ...]], tokens: Sequence[int], count: in
     return tuple(shapes[shape] for shape in sorted(shapes, reverse=True)[:count])
 
 
-def _loss(model: OpenModel, batch: Batch) -> Tensor:
+def _loss(model: LoadedModel, batch: Batch) -> Tensor:
     """Something that uses all a pass computes; its value means nothing."""
     if model.family.compares:
         return embed_pictures(model, batch).sum() + embed_texts(model, batch).sum()
@@ -189,7 +191,7 @@ def _loss(model: OpenModel, batch: Batch) -> Tensor:
     return summed / max(1, count)
 
 
-def _standing(model: OpenModel, optimizer: str) -> tuple[list[int], int]:
+def _standing(model: LoadedModel, optimizer: str) -> tuple[list[int], int]:
     """Bytes of each gradient, and of all optimizer state."""
     weights = [weight for weight in trained_weights(model).values() if weight.requires_grad]
     gradients = [weight.numel() * weight.element_size() for weight in weights]

@@ -37,7 +37,7 @@ def epoch_steps(seed: int, epoch: int, batch: int, kinds: tuple[str, ...]) -> tu
 
 
 @dataclass(frozen=True)
-class Course:
+class BatchSchedule:
     """All optimizer steps of a training: `batch` samples each, the last of an epoch (and kind) what is left."""
 
     count: int  # samples
@@ -75,10 +75,10 @@ class Course:
         return frozenset(marks - {0} | {self.steps})
 
 
-def make_course(modalities: Sequence[str], settings: Train, seed: int) -> Course:
+def make_batch_schedule(modalities: Sequence[str], settings: Train, seed: int) -> BatchSchedule:
     """The course of a training over samples of these modalities."""
     kinds = tuple(modalities) if settings.one_modality else ()
-    return Course(len(modalities), settings.batch, settings.passes(len(modalities)), seed, kinds)
+    return BatchSchedule(len(modalities), settings.batch_size, settings.passes(len(modalities)), seed, kinds)
 
 
 def micro_batches(
@@ -108,7 +108,7 @@ def micro_batches(
 
 
 def epoch_passes(
-    course: Course, tokens: Sequence[int], *, most: int | None, budget: int | None, padding: int | None
+    course: BatchSchedule, tokens: Sequence[int], *, most: int | None, budget: int | None, padding: int | None
 ) -> list[tuple[int, ...]]:
     """The forward passes of the first epoch, see `micro_batches`; without a budget each step is one."""
     found: list[tuple[int, ...]] = []
@@ -120,7 +120,7 @@ def epoch_passes(
     return found
 
 
-def in_groups(count: int, size: int) -> list[tuple[int, ...]]:
+def chunked(count: int, size: int) -> list[tuple[int, ...]]:
     """0 … count-1 in order, `size` at a time."""
     return [tuple(range(start, min(start + size, count))) for start in range(0, count, size)]
 

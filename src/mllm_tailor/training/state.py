@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.io import read_jsonl
-from mllm_tailor.training.sampler import Course
+from mllm_tailor.training.sampler import BatchSchedule
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TrainResult:
     losses: list[float] = field(default_factory=list)  # one a step
 
     @classmethod
-    def of(cls, progress: Progress, course: Course, peak_bytes: int, folder: Path) -> TrainResult:
+    def of(cls, progress: Progress, course: BatchSchedule, peak_bytes: int, folder: Path) -> TrainResult:
         """From the last progress and the log."""
         seconds = max(progress.seconds, 1e-9)
         return cls(

@@ -26,17 +26,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from mllm_tailor.core.io import fsync_folder, sha256, write_atomic
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models import Encoded, OpenModel
+from mllm_tailor.models import Encoded, LoadedModel
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.training.batches import Batch, Feed, LiveFeed, collate_right
-from mllm_tailor.training.distributed import join, rank, ranks
+from mllm_tailor.training.batches import Batch, BatchSource, LiveBatches, collate_right
+from mllm_tailor.training.distributed import join, rank, world_size
 from mllm_tailor.training.precision import computing
 
 GROUP = 8  # different pictures (or sets of them) a file
 RAM_SHARE = 0.25  # of the available memory; larger caches are read from disk as needed
 
 
-def can_cache(model: OpenModel, samples: Sequence[Sample], augmented: bool) -> bool:
+def can_cache(model: LoadedModel, samples: Sequence[Sample], augmented: bool) -> bool:
     """Whether features stay the same over a training and the model takes them in place of pictures."""
     prefixes = tuple(f"{name}." for part in ("vision", "projector") for name in model.family.parts.get(part, ()))
     moves = any(weight.requires_grad and name.startswith(prefixes) for name, weight in model.model.named_parameters())
@@ -54,10 +54,10 @@ class Cached:
     features: Tensor | None  # (tokens, width)
 
 
-class CachedFeed:
+class CachedBatches:
     """Batches from features on disk or in memory."""
 
-    def __init__(self, model: OpenModel, samples: Sequence[Sample], loss: str, folder: Path, bf16: bool) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Sample], loss: str, folder: Path, bf16: bool) -> None:
         self.model, self.samples, self.loss = model, samples, loss
         self.bf16 = bf16
         self._identity = _identity(model, loss, bf16)
@@ -66,8 +66,8 @@ class CachedFeed:
         self.place = {number: place for place, group in enumerate(self.groups) for number in group}
         self.memory: dict[int, Cached] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._complete(range(rank(), len(self.groups), ranks()))
-        if ranks() > 1:
+        self._complete(range(rank(), len(self.groups), world_size()))
+        if world_size() > 1:
             join(model.device).wait_for_everyone()
             self._complete(range(len(self.groups)))  # where processes share no disk
         if (
@@ -160,19 +160,21 @@ def together(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def see(model: OpenModel, pixels: Tensor, bf16: bool) -> Tensor:
+def see(model: LoadedModel, pixels: Tensor, bf16: bool) -> Tensor:
     """(tiles, tokens, width): what vision tower and projector make of tiles (tiles, 3, height, width)."""
     with computing(model.device, bf16):
         features: Tensor = model.model.get_image_features(pixel_values=pixels.to(model.device)).pooler_output
     return features
 
 
-def make_feed(model: OpenModel, samples: Sequence[Sample], recipe: Recipe, cache: Path, bf16: bool) -> Feed:
+def make_batch_source(
+    model: LoadedModel, samples: Sequence[Sample], recipe: Recipe, cache: Path, bf16: bool
+) -> BatchSource:
     """From cached features where they stay the same, otherwise from the pictures themselves."""
     loss, augment = recipe.train.loss, recipe.train.augment
     if can_cache(model, samples, augment):
-        return CachedFeed(model, samples, loss, cache, bf16)
-    return LiveFeed(model, samples, loss, recipe.seed if augment else None)
+        return CachedBatches(model, samples, loss, cache, bf16)
+    return LiveBatches(model, samples, loss, recipe.seed if augment else None)
 
 
 def as_inputs(batch: Batch) -> Batch:
@@ -183,7 +185,7 @@ def as_inputs(batch: Batch) -> Batch:
     return batch
 
 
-def _identity(model: OpenModel, loss: str, bf16: bool) -> dict[str, Any]:
+def _identity(model: LoadedModel, loss: str, bf16: bool) -> dict[str, Any]:
     return {
         "model": model.identity,
         "quantize": model.quantize,

@@ -29,7 +29,8 @@ LAYOUTS = Registry(
         "metadata": _entry("metadata:LAYOUT", "`metadata.jsonl`, or any .jsonl, whose rows name a file and its labels"),
         "sidecar": _entry("sidecar:LAYOUT", "documents, PDFs among them, each with a .json of its name beside it"),
         "qa_captions": _entry(
-            "facts:LAYOUT", "question rows with `question_type`, as one caption a picture: what its answers say of it"
+            "qa_captions:LAYOUT",
+            "question rows with `question_type`, as one caption a picture: what its answers say of it",
         ),
         "csv": _entry("table:LAYOUT", "a .csv or .tsv whose header has a file column"),
     },

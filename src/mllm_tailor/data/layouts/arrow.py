@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import MEDIA_COLUMNS, samples_of
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build
 from mllm_tailor.data.layouts.base import Layout, label_files, part_of, roots_of
 
@@ -27,24 +27,24 @@ def _saved_folders(path: Path) -> list[tuple[Path, str | None]]:
     return [(path, part_of(path.name))] if (path / "state.json").is_file() else []
 
 
-def recognise_saved(path: Path) -> bool:
+def detect_saved(path: Path) -> bool:
     """Whether `save_to_disk` wrote this folder."""
     return path.is_dir() and bool(_saved_folders(path))
 
 
-def read_saved(path: Path) -> Iterator[Sample | Fault]:
+def read_saved(path: Path) -> Iterator[Sample | DataIssue]:
     """Every row of every .arrow file, in order."""
     for folder, part in _saved_folders(path):
         for file in sorted(folder.glob("*.arrow")):
             yield from _read(file, _stream_batches(file), part, path)
 
 
-def recognise_parquet(path: Path) -> bool:
+def detect_parquet(path: Path) -> bool:
     """Whether there are Parquet files with a file column."""
     return any(FILE_COLUMNS & set(_column_names(file)) for file, _ in label_files(path, ".parquet"))
 
 
-def read_parquet(path: Path) -> Iterator[Sample | Fault]:
+def read_parquet(path: Path) -> Iterator[Sample | DataIssue]:
     """Every row of every Parquet file, in order."""
     for file, part in label_files(path, ".parquet"):
         yield from _read(file, _parquet_batches(file), part, path)
@@ -68,12 +68,12 @@ def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
         yield from table.iter_batches(batch_size=BATCH_ROWS)
 
 
-def _read(file: Path, batches: Iterator[pa.RecordBatch], part: str | None, path: Path) -> Iterator[Sample | Fault]:
+def _read(file: Path, batches: Iterator[pa.RecordBatch], part: str | None, path: Path) -> Iterator[Sample | DataIssue]:
     roots = roots_of(file, path)
     return build(_rows(file, batches, part), lambda row: samples_of(row, roots))
 
 
-def _rows(file: Path, batches: Iterator[pa.RecordBatch], part: str | None) -> Iterator[Row | Fault]:
+def _rows(file: Path, batches: Iterator[pa.RecordBatch], part: str | None) -> Iterator[Row | DataIssue]:
     number = 0
     try:
         for batch in batches:
@@ -85,7 +85,7 @@ def _rows(file: Path, batches: Iterator[pa.RecordBatch], part: str | None) -> It
                         values[column] = labels[values[column]]
                 yield Row(f"{file}:{number}", values, part)
     except (OSError, ValueError, pa.ArrowException):
-        yield Fault(f"{file}:{number + 1}", "the table is damaged or cut off here", "copy it again from its source")
+        yield DataIssue(f"{file}:{number + 1}", "the table is damaged or cut off here", "copy it again from its source")
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
@@ -101,5 +101,5 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
         return {}  # no such note, or one we cannot read: the numbers stand for themselves
 
 
-SAVED = Layout(recognise_saved, read_saved)
-PARQUET = Layout(recognise_parquet, read_parquet)
+SAVED = Layout(detect_saved, read_saved)
+PARQUET = Layout(detect_parquet, read_parquet)

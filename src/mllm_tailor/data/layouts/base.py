@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 
 PART_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "held_out", "heldout"}
@@ -18,10 +18,10 @@ MEDIA_FOLDERS = ("", "images", "image", "img", "media", "videos", "audio")
 
 @dataclass(frozen=True)
 class Layout:
-    """`recognise` looks without reading everything; `read` yields samples, and faults for rows it cannot use."""
+    """`detect` looks without reading everything; `read` yields samples, and faults for rows it cannot use."""
 
-    recognise: Callable[[Path], bool]
-    read: Callable[[Path], Iterator[Sample | Fault]]
+    detect: Callable[[Path], bool]
+    read: Callable[[Path], Iterator[Sample | DataIssue]]
 
 
 def part_of(name: str) -> str | None:

@@ -10,7 +10,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.columns import read_media
 from mllm_tailor.data.conversation import Said, conversation_samples
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build, first_object, json_rows, jsonl_rows, kind_of
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
 
@@ -30,12 +30,12 @@ def _files(path: Path) -> list[tuple[Path, str | None]]:
     return [(file, part) for file, part in files if isinstance(first_object(file).get("messages"), list)]
 
 
-def recognise(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Whether a label file's first row has `messages`."""
     return bool(_files(path))
 
 
-def read(path: Path) -> Iterator[Sample | Fault]:
+def read(path: Path) -> Iterator[Sample | DataIssue]:
     """One sample for each answer of each conversation."""
     for file, part in _files(path):
         roots = roots_of(file, path)
@@ -91,4 +91,4 @@ def _file(part: Any, kind: Any, number: int, roots: tuple[Path, ...], source: st
     return read_media(value, name, roots, source)  # type: ignore[arg-type]
 
 
-LAYOUT = Layout(recognise, read)
+LAYOUT = Layout(detect, read)

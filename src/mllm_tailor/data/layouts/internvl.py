@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import build, first_object, jsonl_rows, parse_file
 from mllm_tailor.data.layouts.base import Layout, label_files
 from mllm_tailor.data.layouts.llava import samples_of
@@ -23,33 +23,33 @@ def _is_meta(values: dict[str, Any]) -> bool:
     return bool(values) and all(isinstance(entry, dict) and "annotation" in entry for entry in values.values())
 
 
-def recognise(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Whether a JSON file's entries all name an `annotation`."""
     return bool(_files(path))
 
 
-def read(path: Path) -> Iterator[Sample | Fault]:
+def read(path: Path) -> Iterator[Sample | DataIssue]:
     """Every set the meta file names, each row once: `repeat_time` weighs training and is no part of the data."""
     for file in _files(path):
         try:
             entries = parse_file(file)
         except DataError as error:
-            yield Fault.of(error, str(file))
+            yield DataIssue.of(error, str(file))
             continue
         for name, entry in entries.items():
             yield from _read_set(file, name, entry)
 
 
-def _read_set(file: Path, name: str, entry: dict[str, Any]) -> Iterator[Sample | Fault]:
+def _read_set(file: Path, name: str, entry: dict[str, Any]) -> Iterator[Sample | DataIssue]:
     source = f"{file}:{name}"
     try:
         annotation, root = _places(file, entry, source)
     except DataError as error:
-        yield Fault.of(error, source)
+        yield DataIssue.of(error, source)
         return
     if entry.get("repeat_time", 1) != 1:
         repeat = entry["repeat_time"]
-        yield Fault(source, f"repeat_time {repeat} is not applied", "every row is read once", severity="warning")
+        yield DataIssue(source, f"repeat_time {repeat} is not applied", "every row is read once", severity="warning")
     yield from build(jsonl_rows(annotation), lambda row: samples_of(row, (root,)))
 
 
@@ -77,4 +77,4 @@ def _text(entry: dict[str, Any], key: str, source: str) -> str:
     return value or "."
 
 
-LAYOUT = Layout(recognise, read)
+LAYOUT = Layout(detect, read)

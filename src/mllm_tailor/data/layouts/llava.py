@@ -8,7 +8,7 @@ from pathlib import Path
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.conversation import Said, conversation_samples
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build, first_object, json_rows, jsonl_rows, kind_of
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
 from mllm_tailor.data.layouts.chat import beside
@@ -21,12 +21,12 @@ def _files(path: Path) -> list[tuple[Path, str | None]]:
     return [(file, part) for file, part in files if isinstance(first_object(file).get("conversations"), list)]
 
 
-def recognise(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Whether a label file's first row has `conversations`."""
     return bool(_files(path))
 
 
-def read(path: Path) -> Iterator[Sample | Fault]:
+def read(path: Path) -> Iterator[Sample | DataIssue]:
     """One sample for each answer of each conversation."""
     for file, part in _files(path):
         roots = roots_of(file, path)
@@ -56,4 +56,4 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
     yield from conversation_samples(said, shown, row)
 
 
-LAYOUT = Layout(recognise, read)
+LAYOUT = Layout(detect, read)

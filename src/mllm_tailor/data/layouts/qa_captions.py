@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import first_object
 from mllm_tailor.data.layouts import metadata
 from mllm_tailor.data.layouts.base import Layout, label_files
@@ -36,17 +36,17 @@ UNTOLD = {"yes", "no"}  # answers that say nothing without their question
 MOST = 8  # facts in a caption
 
 
-def recognise(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Whether the first rows have a question of some type and an answer."""
     firsts = [first_object(file) for file, _ in label_files(path, ".jsonl", ".ndjson")]
     return any({"question", "answer", TYPE} <= set(first) for first in firsts)
 
 
-def read(path: Path) -> Iterator[Sample | Fault]:
+def read(path: Path) -> Iterator[Sample | DataIssue]:
     """One sample a picture, in the order of their first questions; its field `caption` holds the facts."""
     pictures: dict[tuple[Media, ...], list[Sample]] = {}
     for item in metadata.LAYOUT.read(path):
-        if isinstance(item, Fault):
+        if isinstance(item, DataIssue):
             yield item
         else:
             pictures.setdefault(item.media, []).append(item)
@@ -54,7 +54,7 @@ def read(path: Path) -> Iterator[Sample | Fault]:
         yield _captioned(samples)
 
 
-def _captioned(samples: list[Sample]) -> Sample | Fault:
+def _captioned(samples: list[Sample]) -> Sample | DataIssue:
     first = samples[0]
     facts = sorted(
         (list(NAMES).index(kind), NAMES[kind], answer)
@@ -66,10 +66,10 @@ def _captioned(samples: list[Sample]) -> Sample | Fault:
     topic = str(first.fields.get(TOPIC) or "")
     caption = ". ".join(([TOPICS.get(topic, topic.lower())] if topic else []) + told)
     if not caption:
-        return Fault(
+        return DataIssue(
             first.source, "no answer about this picture says what it shows", "leave it out here", severity="warning"
         )
     return replace(first, id=f"{first.id}-facts", prompt="", answer=caption, fields={"caption": caption})
 
 
-LAYOUT = Layout(recognise, read)
+LAYOUT = Layout(detect, read)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import kind_of, parse_file
 from mllm_tailor.data.layouts.base import Layout
 from mllm_tailor.media.image import media_kind
@@ -31,13 +31,13 @@ def _pairs(path: Path) -> dict[Path, Path]:
     return {label: media[label.stem] for label in sorted(path.glob("*.json")) if label.stem in media}
 
 
-def recognise(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Whether most .json files of the folder have a document of their name."""
     pairs = _pairs(path)
     return len(pairs) > 1 and len(pairs) >= len(list(path.glob("*.json"))) / 2
 
 
-def read(path: Path) -> Iterator[Sample | Fault]:
+def read(path: Path) -> Iterator[Sample | DataIssue]:
     """One sample a document, all its pages as pictures; a label without a document is a fault."""
     pairs = _pairs(path)
     for label in sorted(path.glob("*.json")):
@@ -48,7 +48,7 @@ def read(path: Path) -> Iterator[Sample | Fault]:
             media = pages_of(pairs[label].resolve(), media_kind(pairs[label]) or "image")
             yield Sample(label.stem, media, fields=_fields(label, source), source=source)
         except DataError as error:
-            yield Fault.of(error, source)
+            yield DataIssue.of(error, source)
 
 
 def _fields(label: Path, source: str) -> dict[str, Any]:
@@ -60,4 +60,4 @@ def _fields(label: Path, source: str) -> dict[str, Any]:
     return value
 
 
-LAYOUT = Layout(recognise, read)
+LAYOUT = Layout(detect, read)

@@ -9,7 +9,7 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, is_text, jsonl_rows, kind_of, parse_strictly
 from mllm_tailor.data.layouts.base import Layout, part_of
 from mllm_tailor.media.image import inside, media_kind
@@ -36,12 +36,12 @@ def _parts(path: Path) -> list[tuple[Path, str | None]]:
     return [(inner, part_of(inner.name)) for inner in sorted(path.iterdir()) if part_of(inner.name) and _pair(inner)]
 
 
-def recognise(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Whether pictures and labels lie in two folders side by side."""
     return bool(_parts(path))
 
 
-def read(path: Path) -> Iterator[Sample | Fault]:
+def read(path: Path) -> Iterator[Sample | DataIssue]:
     """Pictures in order of name, each with its labels; one without the other is a fault."""
     for folder, part in _parts(path):
         pair = _pair(folder)
@@ -49,30 +49,34 @@ def read(path: Path) -> Iterator[Sample | Fault]:
         yield from _read_pair(folder, *pair, part)
 
 
-def _read_pair(folder: Path, media: Path, labels: Path, part: str | None) -> Iterator[Sample | Fault]:
+def _read_pair(folder: Path, media: Path, labels: Path, part: str | None) -> Iterator[Sample | DataIssue]:
     beside, faults = _metadata(folder)
     yield from faults
     pictures = {file.stem: file for file in sorted(media.iterdir()) if media_kind(file)}
     files = {file.stem: file for file in sorted(labels.iterdir()) if file.suffix.lower() in LABEL_SUFFIXES}
     for stem in sorted(pictures.keys() | files.keys()):
         if not is_text(stem):
-            yield Fault(f"{media}/{stem!a}:1", "its file name is not UTF-8 text", "rename the file")
+            yield DataIssue(f"{media}/{stem!a}:1", "its file name is not UTF-8 text", "rename the file")
         elif stem not in files:
-            yield Fault(f"{pictures[stem]}:1", f"no label file in {labels.name}", "add its label, or move it away")
+            yield DataIssue(f"{pictures[stem]}:1", f"no label file in {labels.name}", "add its label, or move it away")
         elif stem not in pictures:
-            yield Fault(f"{files[stem]}:1", f"no picture in {media.name} for this label", "restore it, or remove it")
+            yield DataIssue(
+                f"{files[stem]}:1", f"no picture in {media.name} for this label", "restore it, or remove it"
+            )
         else:
             yield _sample(folder, pictures[stem], files[stem], beside.get(stem, {}), part)
 
 
-def _sample(folder: Path, picture: Path, label: Path, beside: Mapping[str, Any], part: str | None) -> Sample | Fault:
+def _sample(
+    folder: Path, picture: Path, label: Path, beside: Mapping[str, Any], part: str | None
+) -> Sample | DataIssue:
     source = f"{label}:1"
     try:
         path = inside(folder, str(picture.relative_to(folder)), source)
         media = pages_of(path, media_kind(picture) or "image")
         fields = _labels(label, source)
     except DataError as error:
-        return Fault.of(error, source)
+        return DataIssue.of(error, source)
     split = next((str(beside[name]) for name in SPLIT_COLUMNS if isinstance(beside.get(name), str)), part)
     extra = {name: value for name, value in beside.items() if name not in ("file_name", "id", *LABEL_NAMES)}
     group = group_key(beside.get("group"))
@@ -107,13 +111,13 @@ def _lines(text: str, source: str) -> dict[str, str]:
     return fields
 
 
-def _metadata(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Fault]]:
+def _metadata(folder: Path) -> tuple[dict[str, dict[str, Any]], list[DataIssue]]:
     """What a `metadata.jsonl` beside the folders knows of each picture (its part, its transcript), by stem."""
     file = folder / "metadata.jsonl"
     rows = list(jsonl_rows(file)) if file.is_file() else []
     known = [row.values for row in rows if isinstance(row, Row)]
     beside = {Path(values["file_name"]).stem: values for values in known if isinstance(values.get("file_name"), str)}
-    return beside, [row for row in rows if isinstance(row, Fault)]
+    return beside, [row for row in rows if isinstance(row, DataIssue)]
 
 
-LAYOUT = Layout(recognise, read)
+LAYOUT = Layout(detect, read)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import MEDIA_COLUMNS, samples_of
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build
 from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
 
@@ -34,23 +34,23 @@ def _files(path: Path) -> list[tuple[Path, str | None]]:
     return [found for found in label_files(path, ".csv", ".tsv") if FILE_COLUMNS & set(_header(found[0])[0])]
 
 
-def recognise(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Whether a table's header has a file column."""
     return bool(_files(path))
 
 
-def read(path: Path) -> Iterator[Sample | Fault]:
+def read(path: Path) -> Iterator[Sample | DataIssue]:
     """One sample a row; values are text, as tables hold them."""
     for file, part in _files(path):
         roots = roots_of(file, path)
         yield from build(_rows(file, part), lambda row, roots=roots: samples_of(row, roots))  # type: ignore[misc]
 
 
-def _rows(file: Path, part: str | None) -> Iterator[Row | Fault]:
+def _rows(file: Path, part: str | None) -> Iterator[Row | DataIssue]:
     names, delimiter = _header(file)
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        yield Fault(f"{file}:1", f"column `{twice}` is there twice", "rename one of them")
+        yield DataIssue(f"{file}:1", f"column `{twice}` is there twice", "rename one of them")
         return
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
@@ -62,18 +62,20 @@ def _rows(file: Path, part: str | None) -> Iterator[Row | Fault]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Fault(source, f"not a readable row ({error})", "mend its quotes or remove it")
+                yield DataIssue(source, f"not a readable row ({error})", "mend its quotes or remove it")
                 continue
             if any(values):
                 yield _row(names, values, source, part)
 
 
-def _row(names: list[str], values: list[str], source: str, part: str | None) -> Row | Fault:
+def _row(names: list[str], values: list[str], source: str, part: str | None) -> Row | DataIssue:
     if len(values) != len(names):
-        return Fault(source, f"{len(values)} values for {len(names)} columns", "quote values that hold the delimiter")
+        return DataIssue(
+            source, f"{len(values)} values for {len(names)} columns", "quote values that hold the delimiter"
+        )
     if any("\udc80" <= character <= "\udcff" for value in values for character in value):
-        return Fault(source, "not UTF-8 text", "save the file as UTF-8")
+        return DataIssue(source, "not UTF-8 text", "save the file as UTF-8")
     return Row(source, dict(zip(names, values, strict=True)), part)
 
 
-LAYOUT = Layout(recognise, read)
+LAYOUT = Layout(detect, read)

@@ -13,7 +13,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.issues import Fault
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows, kind_of
 from mllm_tailor.data.layouts.base import Layout, label_files
 from mllm_tailor.media.container import clock
@@ -30,12 +30,12 @@ def _files(path: Path) -> list[Path]:
     return [file for file, _ in label_files(path, *SUFFIXES) if {"video_id", "segments"} <= set(first_object(file))]
 
 
-def recognise(path: Path) -> bool:
+def detect(path: Path) -> bool:
     """Whether there is such a file."""
     return bool(_files(path))
 
 
-def read(path: Path) -> Iterator[Sample | Fault]:
+def read(path: Path) -> Iterator[Sample | DataIssue]:
     """One sample a step; the steps of a film are a group."""
     for file in _files(path):
         yield from build(jsonl_rows(file), lambda row, folder=file.parent: _steps(row, folder))  # type: ignore[misc]
@@ -92,4 +92,4 @@ def _film(folder: Path, identifier: str, source: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-LAYOUT = Layout(recognise, read)
+LAYOUT = Layout(detect, read)

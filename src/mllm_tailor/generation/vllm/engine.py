@@ -17,9 +17,9 @@ import torch
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.sequence import Row
-from mllm_tailor.generation.vllm.requests import Picture, as_ours, check_served, pictures_of, retell
-from mllm_tailor.models import OpenModel
+from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.generation.vllm.requests import Picture, as_ours, check_served, pictures_of, to_sequence
+from mllm_tailor.models import LoadedModel
 
 SEATS = 64  # samples in vLLM's hands at a time; their pixels wait in this process's memory
 STEP_TOKENS = 8192  # read in one step, prompts of several samples together
@@ -31,10 +31,10 @@ QUIET = {
 INSTALL = "pip install 'vllm>=0.32' and then mllm-tailor once more, whose newer transformers vLLM runs with"
 
 
-class VllmWriter:
-    """Writes the replies of many rows with vLLM; see `Decoder`, which it stands in for."""
+class VllmEngine:
+    """Writes the replies of many rows with vLLM; see `GenerationEngine`, which it stands in for."""
 
-    def __init__(self, model: OpenModel, folder: Path, schema: Mapping[str, Any] | None) -> None:
+    def __init__(self, model: LoadedModel, folder: Path, schema: Mapping[str, Any] | None) -> None:
         """`folder` holds the plain checkpoint vLLM opens; `model` may be without weights. `schema`: of held replies.
 
         Raises:
@@ -67,9 +67,9 @@ class VllmWriter:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ModelError(f"{folder}: vLLM cannot open it ({reason}) — use `--engine builtin`") from error
 
-    def run(self, waiting: Iterator[list[Row]]) -> Iterator[Row]:
+    def run(self, waiting: Iterator[list[ReplySequence]]) -> Iterator[ReplySequence]:
         """Rows as they are finished. One group joins before every step, so that vLLM begins while others are read."""
-        asked: dict[str, Row] = {}
+        asked: dict[str, ReplySequence] = {}
         number, more = 0, True
         while more or asked:
             group = next(waiting, None) if len(asked) < SEATS else []
@@ -85,10 +85,10 @@ class VllmWriter:
             for found in finished:
                 row, reply = asked.pop(found.request_id), found.outputs[0]
                 scores = [steps[token].logprob for token, steps in zip(reply.token_ids, reply.logprobs, strict=True)]
-                retell(row, reply.token_ids, scores, self.vocabulary)
+                to_sequence(row, reply.token_ids, scores, self.vocabulary)
                 yield row
 
-    def _ask(self, name: str, row: Row) -> None:
+    def _ask(self, name: str, row: ReplySequence) -> None:
         settings = self.vllm.SamplingParams(
             temperature=0.0,
             max_tokens=row.limit,
@@ -100,7 +100,7 @@ class VllmWriter:
         )
         self.engine.add_request(name, self._prompt(row), settings)
 
-    def _prompt(self, row: Row) -> Any:
+    def _prompt(self, row: ReplySequence) -> Any:
         """Ids and pixels in the form vLLM's own processor would hand them on in."""
         ids, pictures = row.encoded.ids.tolist(), pictures_of(row.encoded, self.model)
         if not pictures:

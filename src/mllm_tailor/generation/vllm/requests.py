@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.generation.constrain import JSON_STYLE, Vocabulary
-from mllm_tailor.generation.sequence import Row
-from mllm_tailor.models import Encoded, Family, OpenModel
+from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.models import Encoded, Family, LoadedModel
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Picture:
         return hashlib.sha256(f"{tuple(self.pixels.shape)}".encode() + memoryview(content)).hexdigest()
 
 
-def pictures_of(encoded: Encoded, model: OpenModel) -> list[Picture]:
+def pictures_of(encoded: Encoded, model: LoadedModel) -> list[Picture]:
     """The pictures of a prompt in order.
 
     Raises:
@@ -80,7 +80,7 @@ def check_family(family: Family) -> None:
         )
 
 
-def check_served(model: OpenModel) -> None:
+def check_served(model: LoadedModel) -> None:
     """Refuse what vLLM would compute differently from what was trained.
 
     Raises:
@@ -97,12 +97,12 @@ def check_served(model: OpenModel) -> None:
     side = side[0] if isinstance(side, (list, tuple)) else side
     if model.image_size != side:
         raise ModelError(
-            f"{model.path}: tiles of {model.image_size} pixels (model.tile), but vLLM takes only the checkpoint's "
+            f"{model.path}: tiles of {model.image_size} pixels (model.tile_size), but vLLM takes only the checkpoint's "
             f"{side} — use `--engine builtin`"
         )
 
 
-def retell(row: Row, tokens: Sequence[int], logprobs: Sequence[float], vocabulary: Vocabulary) -> None:
+def to_sequence(row: ReplySequence, tokens: Sequence[int], logprobs: Sequence[float], vocabulary: Vocabulary) -> None:
     """Let a row take vLLM's reply token by token, as if it were written here: a cut one is closed the same way.
 
     Raises:

@@ -40,7 +40,7 @@ def stated_in(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file}: damaged ({error}) — copy or download it again") from None
 
 
-def put_in_place(tokenizer: PreTrainedTokenizerBase, stated: Mapping[int, Mapping[str, Any]]) -> None:
+def restore_added_token_ids(tokenizer: PreTrainedTokenizerBase, stated: Mapping[int, Mapping[str, Any]]) -> None:
     """Move added tokens to their stated ids; pieces of the vocabulary that stood there are no more."""
     names = {place: str(entry["content"]) for place, entry in stated.items()}
     if all(tokenizer.convert_tokens_to_ids(token) == place for place, token in names.items()):

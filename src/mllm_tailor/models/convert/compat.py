@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 
-def compute_as_original(model: Any) -> None:
+def match_original_numerics(model: Any) -> None:
     """Set a converted InternVL (the inner model) right: pixel shuffle, and epsilon of query and key norms."""
     config = model.config
     if config.ps_version == "v1":

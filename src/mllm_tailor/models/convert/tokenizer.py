@@ -12,7 +12,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedToke
 
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.models.bundled.build import IMAGE, IMAGE_END, IMAGE_START, VIDEO, chat_template
-from mllm_tailor.models.convert.added_tokens import put_in_place, stated_in, stated_tokens
+from mllm_tailor.models.convert.added_tokens import restore_added_token_ids, stated_in, stated_tokens
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTok
         tokenizer = kind.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # the readers below raise whatever comes, down to bare Exception
         raise ModelError(f"{folder}: its tokenizer files cannot be read ({error}) — download them again") from error
-    put_in_place(tokenizer, stated_tokens(folder))
+    restore_added_token_ids(tokenizer, stated_tokens(folder))
     missing = [token for token in (IMAGE_START, IMAGE_END, IMAGE, style.close) if token not in tokenizer.get_vocab()]
     if missing:
         raise ModelError(f"{folder}: the tokenizer lacks {', '.join(missing)} — these files are of another checkpoint")

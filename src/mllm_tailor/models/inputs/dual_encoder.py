@@ -18,10 +18,10 @@ from mllm_tailor.core.sample import Sample
 
 if TYPE_CHECKING:
     from mllm_tailor.models.encode import Encoded
-    from mllm_tailor.models.model import OpenModel
+    from mllm_tailor.models.model import LoadedModel
 
 
-def read_pair(sample: Sample, model: OpenModel) -> tuple[list[int], dict[str, Tensor]]:
+def read_pair(sample: Sample, model: LoadedModel) -> tuple[list[int], dict[str, Tensor]]:
     """Ids of the sample's text (its answer, or its prompt where there is none) and `pixel_values` of its picture.
 
     Raises:
@@ -37,7 +37,7 @@ def read_pair(sample: Sample, model: OpenModel) -> tuple[list[int], dict[str, Te
     return list(model.tokenizer(text, truncation=False)["input_ids"]), {"pixel_values": pixels["pixel_values"]}
 
 
-def collate_pairs(items: Sequence[Encoded], model: OpenModel) -> dict[str, Tensor]:
+def collate_pairs(items: Sequence[Encoded], model: LoadedModel) -> dict[str, Tensor]:
     """`input_ids` (pairs, tokens) padded on the right, `pixel_values` (pairs, 3, height, width), and the mask if used.
 
     SigLIP was trained on texts filled up to the most tokens there can be, without a mask, and reads the last place.
@@ -52,13 +52,13 @@ def collate_pairs(items: Sequence[Encoded], model: OpenModel) -> dict[str, Tenso
     return batch if model.family.fills_text else batch | {"attention_mask": mask}
 
 
-def embed_pictures(model: OpenModel, batch: Mapping[str, Tensor]) -> Tensor:
+def embed_pictures(model: LoadedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """(pairs, width) unit vectors of a batch's pictures, with gradients."""
     found = model.model.get_image_features(pixel_values=batch["pixel_values"].to(model.device))
     return normalize(found.pooler_output, dim=-1)
 
 
-def embed_texts(model: OpenModel, batch: Mapping[str, Tensor]) -> Tensor:
+def embed_texts(model: LoadedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """(pairs, width) unit vectors of a batch's texts, with gradients."""
     inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask") if name in batch}
     return normalize(model.model.get_text_features(**inputs).pooler_output, dim=-1)

@@ -30,7 +30,7 @@ from mllm_tailor.models.families import Family
 from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_clips
 
 if TYPE_CHECKING:
-    from mllm_tailor.models.model import OpenModel
+    from mllm_tailor.models.model import LoadedModel
 
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
@@ -103,7 +103,7 @@ def _options(folder: Path, kind: type[ProcessorMixin], parts: Mapping[str, Any])
     return {name: value for name, value in stated.items() if name in taken and name not in parts}
 
 
-def read_stock(prompt: str, sample: Sample, model: OpenModel) -> tuple[list[int], dict[str, Tensor]]:
+def read_stock(prompt: str, sample: Sample, model: LoadedModel) -> tuple[list[int], dict[str, Tensor]]:
     """Ids of the prompt and the model's other inputs, as the processor makes them.
 
     Raises:

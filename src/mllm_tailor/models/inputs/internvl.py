@@ -15,7 +15,7 @@ from mllm_tailor.models.inputs.tiling import count_tiles, tile_image, tiles_to_t
 from mllm_tailor.recipe.schema import Tiles
 
 if TYPE_CHECKING:
-    from mllm_tailor.models.model import OpenModel
+    from mllm_tailor.models.model import LoadedModel
 
 ONE_TILE = Tiles(min=1, max=1, thumbnail=False)  # what a frame of a clip becomes
 
@@ -33,7 +33,7 @@ def tiles_of(sample: Sample, tiles: Tiles) -> list[tuple[Media, Tiles]]:
     return [(media, shared if media.kind == "image" else ONE_TILE) for media in sample.media]
 
 
-def prompt_ids(prompt: str, sample: Sample, model: OpenModel) -> list[int]:
+def prompt_ids(prompt: str, sample: Sample, model: LoadedModel) -> list[int]:
     """Ids of the prompt, every placeholder written out to one token for each feature of its picture.
 
     Only sizes are read: no pixel is decoded.
@@ -62,7 +62,7 @@ def prompt_ids(prompt: str, sample: Sample, model: OpenModel) -> list[int]:
     return written
 
 
-def tile_counts(sample: Sample, model: OpenModel) -> list[int]:
+def tile_counts(sample: Sample, model: LoadedModel) -> list[int]:
     """Tiles of every picture and of every frame, in order."""
     counts: list[int] = []
     for media, tiles in tiles_of(sample, model.tiles):
@@ -74,7 +74,7 @@ def tile_counts(sample: Sample, model: OpenModel) -> list[int]:
     return counts
 
 
-def pixels(sample: Sample, model: OpenModel) -> dict[str, Tensor]:
+def pixels(sample: Sample, model: LoadedModel) -> dict[str, Tensor]:
     """`pixel_values` (tiles, 3, size, size) of all pictures and clips."""
     cut: list[Image.Image] = []
     for media, tiles in tiles_of(sample, model.tiles):

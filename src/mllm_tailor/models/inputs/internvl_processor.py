@@ -129,7 +129,9 @@ def set_tile(processor: InternVLProcessor, config: Any, side: int) -> None:
     joined = side // patch * config.downsample_ratio
     if side % patch or joined % 1:
         step = round(patch / config.downsample_ratio)
-        raise ModelError(f"model.tile {side}: not a multiple of {step} pixels — take {max(step, side // step * step)}")
+        raise ModelError(
+            f"model.tile_size {side}: not a multiple of {step} pixels — take {max(step, side // step * step)}"
+        )
     processor.image_processor.size = {"height": side, "width": side}
     processor.image_seq_length = int(joined) ** 2
 

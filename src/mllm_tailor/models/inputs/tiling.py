@@ -29,12 +29,12 @@ def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, size: int
     >>> tile_grid(463, 894, 1, 6, 448)
     (1, 2)
     """
-    best, smallest = (1, 1), float("inf")
+    best, all_reduce_min = (1, 1), float("inf")
     for columns, rows in _grids(min_tiles, max_tiles):
         difference = abs(width / height - columns / rows)
-        if difference < smallest:
-            best, smallest = (columns, rows), difference
-        elif difference == smallest and width * height > 0.5 * size * size * columns * rows:
+        if difference < all_reduce_min:
+            best, all_reduce_min = (columns, rows), difference
+        elif difference == all_reduce_min and width * height > 0.5 * size * size * columns * rows:
             best = (columns, rows)
     return best
 

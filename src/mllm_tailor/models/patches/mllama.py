@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 
-def see_nothing_in_blanks(network: nn.Module) -> None:
+def mask_empty_images(network: nn.Module) -> None:
     """Keep the pictures with `aspect_ratio_ids` 0, which no real one has, from being seen."""
     blank: dict[str, Tensor] = {}
 

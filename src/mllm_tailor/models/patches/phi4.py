@@ -19,7 +19,7 @@ PICTURES = ("image_pixel_values", "image_attention_mask", "image_sizes")
 SOUNDS = ("audio_input_features", "audio_attention_mask", "audio_embed_sizes")
 
 
-def read_apart(model: Any) -> None:
+def encode_media_per_sample(model: Any) -> None:
     """Set an opened Phi-4-multimodal right, and let it tell the features of its pictures."""
     reader = model.model.embed_tokens_extend
     reader.forward = types.MethodType(_each_on_its_own, reader)

@@ -1,4 +1,4 @@
-"""What a metric is: for each sample and field a share `above / below`, so that every score is a ratio of two sums.
+"""What a metric is: for each sample and field `numerator / denominator`, so every score is a ratio of two sums.
 
 A mean, a micro F1 and an error rate are all such ratios. One form for all of them makes breaking down by field, by
 group and by bootstrap resample the same few lines for every metric.
@@ -16,10 +16,10 @@ Better = Literal["higher", "lower"]
 
 
 class Ratio(NamedTuple):
-    """`above / below` of one comparison; 0/0 says that there is nothing to compare and takes no part."""
+    """`numerator / denominator` of one comparison; 0/0 says that there is nothing to compare and takes no part."""
 
-    above: float
-    below: float
+    numerator: float
+    denominator: float
 
 
 NOTHING = Ratio(0.0, 0.0)
@@ -65,10 +65,14 @@ class ByField:
     def sample(self, labels: Mapping[str, Any], prediction: Prediction, kinds: Mapping[str, str]) -> Ratio:
         """Pool the fields of one sample."""
         found = [self.field(labels, prediction, name, kinds.get(name, "string")) for name in labels]
-        counted = [ratio for ratio in found if ratio.below]
+        counted = [ratio for ratio in found if ratio.denominator]
         if self.pool == "sum":
             return add(counted)
-        return Ratio(sum(ratio.above / ratio.below for ratio in counted) / len(counted), 1.0) if counted else NOTHING
+        return (
+            Ratio(sum(ratio.numerator / ratio.denominator for ratio in counted) / len(counted), 1.0)
+            if counted
+            else NOTHING
+        )
 
     def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kind: str) -> Ratio:
         """Compare one field; a label without this key asks for nothing."""
@@ -103,7 +107,7 @@ class Corpus:
 
 def add(ratios: Iterable[Ratio]) -> Ratio:
     """Sum of numerators over sum of denominators."""
-    above = below = 0.0
+    numerator = denominator = 0.0
     for ratio in ratios:
-        above, below = above + ratio.above, below + ratio.below
-    return Ratio(above, below)
+        numerator, denominator = numerator + ratio.numerator, denominator + ratio.denominator
+    return Ratio(numerator, denominator)

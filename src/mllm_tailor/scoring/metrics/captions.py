@@ -111,8 +111,8 @@ def _cider(reference: Words, said: Words, rarity: Rarity) -> float:
         shared = sum(min(weight, wanted.get(run, 0.0)) * wanted.get(run, 0.0) for run, weight in found.items())
         if size:
             shares.append(shared / (size * said_size) if said_size else 0.0)
-    alike = sum(shares) / len(shares) if shares else 0.0
-    return alike * math.exp(-((len(reference) - len(said)) ** 2) / (2 * LENGTH_SIGMA**2))
+    group_by_length = sum(shares) / len(shares) if shares else 0.0
+    return group_by_length * math.exp(-((len(reference) - len(said)) ** 2) / (2 * LENGTH_SIGMA**2))
 
 
 def _longest_common(first: Words, second: Words) -> int:
@@ -121,9 +121,9 @@ def _longest_common(first: Words, second: Words) -> int:
     for word in first:
         before = 0
         for place, other in enumerate(second, 1):
-            above = row[place]
-            row[place] = before + 1 if word == other else max(above, row[place - 1])
-            before = above
+            numerator = row[place]
+            row[place] = before + 1 if word == other else max(numerator, row[place - 1])
+            before = numerator
     return row[-1]
 
 

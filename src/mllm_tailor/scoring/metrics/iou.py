@@ -31,7 +31,7 @@ def _iou(label: Any, predicted: Any, kind: str) -> Ratio:
 
 def _iou_50(label: Any, predicted: Any, kind: str) -> Ratio:
     shared = _iou(label, predicted, kind)
-    return right(shared.above >= ENOUGH) if shared.below else NOTHING
+    return right(shared.numerator >= ENOUGH) if shared.denominator else NOTHING
 
 
 def is_box(value: Any) -> bool:

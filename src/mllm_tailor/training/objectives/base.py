@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.methods import Method
-from mllm_tailor.models import Length, OpenModel
+from mllm_tailor.methods import MethodSet
+from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.training.batches import Batch, Feed
+from mllm_tailor.training.batches import Batch, BatchSource
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
-from mllm_tailor.training.trainable import keep_frozen_parts_quiet
+from mllm_tailor.training.trainable import set_train_mode
 
 
 @dataclass(frozen=True)
-class Aids:
+class ObjectiveInputs:
     """What only the run can give a training."""
 
     measure: Callable[[Sequence[Sample]], float] | None = None  # samples -> the task's metric, 0 to 1, 1 is best
@@ -30,18 +30,18 @@ class Aids:
 class Objective:
     """The usual one: cross-entropy of the answers, a mean over the step's labelled tokens."""
 
-    looks_first = False  # whether `look` must see all passes of a step before `loss` is asked for the first
+    needs_two_passes = False  # whether `look` must see all passes of a step before `loss` is asked for the first
 
-    def __init__(self, model: OpenModel, samples: Sequence[Sample], recipe: Recipe) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
         self.samples: Sequence[Sample] = samples  # what is encoded
         self.count = len(samples)  # what an epoch consists of: the first so many
 
-    def members(self, numbers: Sequence[int]) -> tuple[int, ...]:
+    def expand_indices(self, numbers: Sequence[int]) -> tuple[int, ...]:
         """The samples encoded for a pass over `numbers`."""
         return tuple(numbers)
 
-    def units(self, number: int, lengths: Sequence[Length]) -> float:
+    def loss_weight(self, number: int, lengths: Sequence[Length]) -> float:
         """The weight of one sample in the step's mean."""
         length = lengths[number]
         return length.supervised if self.recipe.train.loss == "answer" else length.tokens - 1
@@ -50,13 +50,13 @@ class Objective:
         """Weights of the objective's own that are trained, and thrown away in the end."""
         return {}
 
-    def prepare(self, feed: Feed, folder: Path, groups: Sequence[tuple[int, ...]]) -> None:
+    def prepare(self, feed: BatchSource, folder: Path, groups: Sequence[tuple[int, ...]]) -> None:
         """Compute once, from the weights as they are before the first step, what is needed in all steps."""
 
-    def begin(self) -> None:
+    def start_step(self) -> None:
         """Called before the passes of a step, and again where they are run again."""
 
-    def look(self, batch: Batch, members: tuple[int, ...]) -> None:
+    def precompute(self, batch: Batch, members: tuple[int, ...]) -> None:
         """See a pass before the first loss of its step, without gradients."""
 
     def loss(self, batch: Batch, members: tuple[int, ...]) -> Tensor:
@@ -64,16 +64,18 @@ class Objective:
         return answer_loss(self.model.model, batch)[0]
 
 
-class Measured(Objective):
+class MetricObjective(Objective):
     """1 - the task's own metric on the model's own replies. It has no gradient, and MeZO needs none (section 2.1)."""
 
-    def __init__(self, model: OpenModel, samples: Sequence[Sample], recipe: Recipe, aids: Aids) -> None:
+    def __init__(
+        self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe, objective_inputs: ObjectiveInputs
+    ) -> None:
         super().__init__(model, samples, recipe)
-        if aids.measure is None:
+        if objective_inputs.measure is None:
             raise RunError("`method.objective: metric` needs a run, which knows how replies are scored — `tailor run`")
-        self.measure = aids.measure
+        self.measure = objective_inputs.measure
 
-    def units(self, number: int, lengths: Sequence[Length]) -> float:
+    def loss_weight(self, number: int, lengths: Sequence[Length]) -> float:
         """Every sample weighs the same."""
         return 1.0
 
@@ -84,7 +86,7 @@ class Measured(Objective):
         return torch.tensor(len(members) * (1.0 - score), device=self.model.device)
 
 
-def check_objective(method: Method, recipe: Recipe) -> None:
+def check_objective(method: MethodSet, recipe: Recipe) -> None:
     """Refuse objectives that do not go together, before any model is opened.
 
     Raises:
@@ -109,28 +111,28 @@ def check_objective(method: Method, recipe: Recipe) -> None:
 
 
 def make_objective(
-    model: OpenModel, method: Method, samples: Sequence[Sample], recipe: Recipe, aids: Aids
+    model: LoadedModel, method: MethodSet, samples: Sequence[Sample], recipe: Recipe, objective_inputs: ObjectiveInputs
 ) -> Objective:
     """The objective the recipe asks for."""
-    from mllm_tailor.training.objectives.contrastive import Contrast
-    from mllm_tailor.training.objectives.distillation import Distilled, VisionDistilled
-    from mllm_tailor.training.objectives.dpo import Preferred
+    from mllm_tailor.training.objectives.contrastive import ContrastiveObjective
+    from mllm_tailor.training.objectives.distillation import LogitDistillation, VisionDistillation
+    from mllm_tailor.training.objectives.dpo import DPO
 
     settings = recipe.train
     if model.family.compares:
-        return Contrast(model, samples, recipe)
+        return ContrastiveObjective(model, samples, recipe)
     if settings.prefer is not None:
-        return Preferred(model, samples, recipe, aids.rejected)
+        return DPO(model, samples, recipe, objective_inputs.rejected)
     if settings.distill is not None:
-        return (Distilled if settings.distill.of == "logits" else VisionDistilled)(model, samples, recipe)
+        return (LogitDistillation if settings.distill.of == "logits" else VisionDistillation)(model, samples, recipe)
     if method.optimizer_options.get("objective") == "metric":
-        return Measured(model, samples, recipe, aids)
+        return MetricObjective(model, samples, recipe, objective_inputs)
     return Objective(model, samples, recipe)
 
 
-def quietly(model: OpenModel, work: Callable[[], None]) -> None:
+def eval_no_grad(model: LoadedModel, work: Callable[[], None]) -> None:
     """Run `work` without gradients and dropout; training modes are put back."""
     model.model.eval()
     with torch.no_grad():
         work()
-    keep_frozen_parts_quiet(model)
+    set_train_mode(model)

@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import Length, OpenModel, embed_pictures, embed_texts
+from mllm_tailor.models import Length, LoadedModel, embed_pictures, embed_texts
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch
-from mllm_tailor.training.distributed import ranks
+from mllm_tailor.training.distributed import world_size
 from mllm_tailor.training.objectives.base import Objective
 
 LARGEST = math.log(100.0)  # of the logarithmic scale
@@ -44,14 +44,14 @@ def siglip_loss(pictures: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) ->
     return -functional.logsigmoid(signs * logits).sum() / len(logits)
 
 
-class Contrast(Objective):
+class ContrastiveObjective(Objective):
     """The loss of the step, shared out over its passes."""
 
-    looks_first = True
+    needs_two_passes = True
 
-    def __init__(self, model: OpenModel, samples: Sequence[Sample], recipe: Recipe) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe) -> None:
         super().__init__(model, samples, recipe)
-        if ranks() > 1:
+        if world_size() > 1:
             raise RunError("contrastive tuning compares within one process — run it in a single process")
         self.bias = getattr(model.model, "logit_bias", None)
         self.formula: Any = clip_loss if self.bias is None else siglip_loss
@@ -59,15 +59,15 @@ class Contrast(Objective):
         self.slopes: dict[tuple[int, ...], Tensor] = {}
         self.total = torch.zeros(())
 
-    def units(self, number: int, lengths: Sequence[Length]) -> float:
+    def loss_weight(self, number: int, lengths: Sequence[Length]) -> float:
         """Every pair weighs the same."""
         return 1.0
 
-    def begin(self) -> None:
+    def start_step(self) -> None:
         """Nothing is seen yet."""
         self.seen, self.slopes = [], {}
 
-    def look(self, batch: Batch, members: tuple[int, ...]) -> None:
+    def precompute(self, batch: Batch, members: tuple[int, ...]) -> None:
         """Keep the vectors of a pass, and the state from which its dropout can be drawn again."""
         state = _chance(self.model.device)
         self.seen.append((members, self._vectors(batch), state))

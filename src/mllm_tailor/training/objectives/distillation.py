@@ -26,9 +26,9 @@ from torch.nn import functional
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import Length, OpenModel, open_model
+from mllm_tailor.models import Length, LoadedModel, load_model
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.training.batches import Batch, Feed, to_device
+from mllm_tailor.training.batches import Batch, BatchSource, to_device
 from mllm_tailor.training.objectives.base import Objective
 from mllm_tailor.training.objectives.cross_entropy import answer_logits
 
@@ -49,19 +49,19 @@ def kept_divergence(logits: Tensor, ids: Tensor, teacher: Tensor, temperature: f
     return functional.kl_div(found, wanted, reduction="sum", log_target=True)
 
 
-class Distilled(Objective):
+class LogitDistillation(Objective):
     """Labels and a teacher's logits together."""
 
-    def __init__(self, model: OpenModel, samples: Sequence[Sample], recipe: Recipe) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe) -> None:
         super().__init__(model, samples, recipe)
         assert recipe.train.distill is not None
         self.settings = recipe.train.distill
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def prepare(self, feed: Feed, folder: Path, groups: Sequence[tuple[int, ...]]) -> None:
+    def prepare(self, feed: BatchSource, folder: Path, groups: Sequence[tuple[int, ...]]) -> None:
         """The teacher's part: a file a pass, made once; those there already are read."""
         folder.mkdir(parents=True, exist_ok=True)
-        teacher: OpenModel | None = None
+        teacher: LoadedModel | None = None
         for members in track(groups, "The teacher reads the answers once"):
             told = json.dumps([self.settings.model_dump(), [self._key(number) for number in members]])
             file = folder / f"teacher-{hashlib.sha256(told.encode()).hexdigest()[:20]}.safetensors"
@@ -76,7 +76,7 @@ class Distilled(Objective):
         sample = self.samples[number]
         return [number, sample.id, sample.prompt, sample.answer, sample.system]
 
-    def _ask(self, teacher: OpenModel, members: tuple[int, ...], file: Path) -> None:
+    def _ask(self, teacher: LoadedModel, members: tuple[int, ...], file: Path) -> None:
         found: dict[str, Tensor] = {}
         for number in members:
             sample = self.samples[number]
@@ -104,10 +104,10 @@ class Distilled(Objective):
         return (1 - weight) * functional.cross_entropy(logits, targets, reduction="sum") + weight * divergence
 
 
-class VisionDistilled(Objective):
+class VisionDistillation(Objective):
     """Only the vision tower learns; nothing is written or read."""
 
-    def __init__(self, model: OpenModel, samples: Sequence[Sample], recipe: Recipe) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe) -> None:
         super().__init__(model, samples, recipe)
         assert recipe.train.distill is not None
         self.settings = recipe.train.distill
@@ -118,7 +118,7 @@ class VisionDistilled(Objective):
         widths = [hidden_width(one) for one in (model, self.teacher)]
         self.projections = [_projection(*widths).to(model.device) for _ in range(count)]
 
-    def units(self, number: int, lengths: Sequence[Length]) -> float:
+    def loss_weight(self, number: int, lengths: Sequence[Length]) -> float:
         """Tiles."""
         return float(lengths[number].tiles)
 
@@ -141,7 +141,7 @@ class VisionDistilled(Objective):
         return torch.stack(apart).mean(dim=(0, *range(2, apart[0].ndim + 1))).sum()
 
 
-def open_teacher(student: OpenModel, recipe: Recipe) -> OpenModel:
+def open_teacher(student: LoadedModel, recipe: Recipe) -> LoadedModel:
     """The recipe's teacher, frozen, with the student's system text and tiles.
 
     Raises:
@@ -149,7 +149,7 @@ def open_teacher(student: OpenModel, recipe: Recipe) -> OpenModel:
     """
     settings = recipe.train.distill
     assert settings is not None
-    teacher = open_model(
+    teacher = load_model(
         settings.teacher,
         revision=settings.revision,
         dtype=recipe.model.dtype,
@@ -167,7 +167,7 @@ def open_teacher(student: OpenModel, recipe: Recipe) -> OpenModel:
     return teacher
 
 
-def last_layers(model: OpenModel, count: int) -> list[nn.Module]:
+def last_layers(model: LoadedModel, count: int) -> list[nn.Module]:
     """The topmost layers of a vision tower, bottom first.
 
     Raises:
@@ -186,12 +186,12 @@ def last_layers(model: OpenModel, count: int) -> list[nn.Module]:
     return found[-count:]
 
 
-def hidden_width(model: OpenModel) -> int:
+def hidden_width(model: LoadedModel) -> int:
     """Channels of a vision tower."""
     return int(model.model.config.vision_config.hidden_size)
 
 
-def hidden_states(model: OpenModel, layers: Sequence[nn.Module], pixels: Tensor) -> list[Tensor]:
+def hidden_states(model: LoadedModel, layers: Sequence[nn.Module], pixels: Tensor) -> list[Tensor]:
     """(tiles, places, width) behind each of `layers`."""
     found: list[Tensor] = []
 
@@ -213,7 +213,7 @@ def _projection(student: int, teacher: int) -> nn.Parameter:
     return nn.Parameter(torch.eye(student) if student == teacher else nn.init.orthogonal_(weight))
 
 
-def _check_pictures(student: OpenModel, teacher: OpenModel) -> None:
+def _check_pictures(student: LoadedModel, teacher: LoadedModel) -> None:
     for what in ("size", "image_mean", "image_std"):
         mine, its = (getattr(one.processor.image_processor, what) for one in (student, teacher))
         if mine != its:

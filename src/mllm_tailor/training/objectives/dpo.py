@@ -19,10 +19,10 @@ from mllm_tailor.core.device import computes_in_bf16
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import NO_LOSS, Length, OpenModel
+from mllm_tailor.models import NO_LOSS, Length, LoadedModel
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.training.batches import Batch, Feed, to_device
-from mllm_tailor.training.objectives.base import Objective, quietly
+from mllm_tailor.training.batches import Batch, BatchSource, to_device
+from mllm_tailor.training.objectives.base import Objective, eval_no_grad
 from mllm_tailor.training.objectives.cross_entropy import answer_log_probabilities
 from mllm_tailor.training.precision import computing
 from mllm_tailor.training.vision_cache import as_inputs
@@ -33,11 +33,11 @@ def preference_loss(right: Tensor, wrong: Tensor, beta: float) -> Tensor:
     return -logsigmoid(beta * (right - wrong)).sum()
 
 
-class Preferred(Objective):
+class DPO(Objective):
     """Pairs of a right and a wrong answer; both are in the same pass."""
 
     def __init__(
-        self, model: OpenModel, samples: Sequence[Sample], recipe: Recipe, rejected: Mapping[str, str] | None
+        self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe, rejected: Mapping[str, str] | None
     ) -> None:
         right = [sample for sample in samples if sample.id in (rejected or {})]
         if not right or rejected is None:
@@ -52,15 +52,15 @@ class Preferred(Objective):
         self.count = len(right)
         self.reference = torch.zeros(len(self.samples))
 
-    def members(self, numbers: Sequence[int]) -> tuple[int, ...]:
+    def expand_indices(self, numbers: Sequence[int]) -> tuple[int, ...]:
         """The right answers, then the wrong ones."""
         return (*numbers, *(number + self.count for number in numbers))
 
-    def units(self, number: int, lengths: Sequence[Length]) -> float:
+    def loss_weight(self, number: int, lengths: Sequence[Length]) -> float:
         """Every pair weighs the same."""
         return 1.0
 
-    def prepare(self, feed: Feed, folder: Path, groups: Sequence[tuple[int, ...]]) -> None:
+    def prepare(self, feed: BatchSource, folder: Path, groups: Sequence[tuple[int, ...]]) -> None:
         """log q of all answers, from a file if it was computed before."""
         file = folder / "reference.safetensors"
         if file.exists():
@@ -74,7 +74,7 @@ class Preferred(Objective):
                 with computing(self.model.device, bf16):
                     self.reference[list(members)] = answer_log_probabilities(self.model.model, batch).cpu()
 
-        quietly(self.model, read)
+        eval_no_grad(self.model, read)
         folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         save_file({"log_probabilities": self.reference}, part)

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.training.optim.registry import Setup
-from mllm_tailor.training.optim.torch_bnb import GradientStepper
+from mllm_tailor.training.optim.registry import OptimizerConfig
+from mllm_tailor.training.optim.torch_bnb import GradientStep
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 GROWTH = 1.01  # of the norm of APOLLO's step, from one to the next
@@ -114,13 +114,13 @@ def _norm(tensor: Tensor, axis: int | None = None) -> Tensor:
     return torch.linalg.vector_norm(tensor, dim=axis, keepdim=axis is not None)
 
 
-def galore(setup: Setup) -> GradientStepper:
+def galore(setup: OptimizerConfig) -> GradientStep:
     """Settings: rank, interval (steps between decompositions), scale."""
     said = {"rank": 128, "interval": 200, "scale": 0.25} | dict(setup.options)
-    return GradientStepper(setup, lambda groups: Projected(groups, galore_step, **said))
+    return GradientStep(setup, lambda groups: Projected(groups, galore_step, **said))
 
 
-def apollo(setup: Setup) -> GradientStepper:
+def apollo(setup: OptimizerConfig) -> GradientStep:
     """Settings: rank, interval (steps between draws), scale. Rank 1 scales the whole tensor at once (APOLLO-Mini)."""
     said = {"rank": 128, "interval": 200, "scale": 1.0} | dict(setup.options)
-    return GradientStepper(setup, lambda groups: Projected(groups, apollo_step, by_row=said["rank"] > 1, **said))
+    return GradientStep(setup, lambda groups: Projected(groups, apollo_step, by_row=said["rank"] > 1, **said))

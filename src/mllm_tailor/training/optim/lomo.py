@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.training.distributed import ranks
-from mllm_tailor.training.optim.registry import Passes, Setup, Taken
+from mllm_tailor.training.distributed import world_size
+from mllm_tailor.training.optim.registry import MicroBatches, OptimizerConfig, StepResult
 
 Update = Callable[
     [str, Tensor, Tensor, float], Tensor
 ]  # name, weight, gradient (float32), rate -> new weight (float32)
 
 
-class FusedStepper:
+class FusedBackwardStep:
     """Runs an update rule from hooks that fire when a weight's gradient is complete, tied weights included."""
 
     accumulates = False
 
-    def __init__(self, setup: Setup, update: Update, clip: float | None) -> None:
-        if ranks() > 1:
+    def __init__(self, setup: OptimizerConfig, update: Update, clip: float | None) -> None:
+        if world_size() > 1:
             raise RunError("lomo and adalomo see only their own process's gradient — run them in a single process")
         self.update, self.clip = update, clip
         self.rates = {name: group.learning_rate for group in setup.groups for name in group.weights}
@@ -39,7 +39,7 @@ class FusedStepper:
         for name, weight in self.weights.items():
             weight.register_post_accumulate_grad_hook(lambda weight, name=name: self._arrived(name, weight))
 
-    def take(self, passes: Passes, factor: float, seed: int) -> Taken:
+    def step(self, passes: MicroBatches, factor: float, seed: int) -> StepResult:
         """One or, when clipping, two backward passes."""
         norm = None
         self.factor, self.shrink = factor, 1.0
@@ -50,7 +50,7 @@ class FusedStepper:
             norm, self.norms = torch.linalg.vector_norm(torch.stack(found)), None
             self.shrink = min(1.0, float(self.clip / (norm + 1e-6)))
         loss = passes(lambda share: share.backward())
-        return Taken(loss, None if norm is None else float(norm))
+        return StepResult(loss, None if norm is None else float(norm))
 
     @torch.no_grad()
     def _arrived(self, name: str, weight: nn.Parameter) -> None:
@@ -72,23 +72,25 @@ class FusedStepper:
         """Nothing to put back."""
 
 
-def lomo(setup: Setup) -> FusedStepper:
+def lomo(setup: OptimizerConfig) -> FusedBackwardStep:
     """w - rate * g: the same numbers as plain gradient descent."""
-    return FusedStepper(setup, lambda _, weight, gradient, rate: weight.add(gradient, alpha=-rate), setup.clip)
+    return FusedBackwardStep(
+        setup, lambda _, weight, gradient, rate: weight.add(gradient, alpha=-rate), setup.max_grad_norm
+    )
 
 
-class AdaLomo(FusedStepper):
+class AdaLomo(FusedBackwardStep):
     """Second moments as the outer product of a row and a column: (m + n) numbers for m x n weights (1804.04235)."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: OptimizerConfig) -> None:
         super().__init__(setup, self._adapted, clip=None)
         self.moments: dict[str, Tensor] = {}
         self.steps = 0
 
-    def take(self, passes: Passes, factor: float, seed: int) -> Taken:
+    def step(self, passes: MicroBatches, factor: float, seed: int) -> StepResult:
         """One backward pass."""
         self.steps += 1
-        return super().take(passes, factor, seed)
+        return super().step(passes, factor, seed)
 
     def _adapted(self, name: str, weight: Tensor, gradient: Tensor, rate: float) -> Tensor:
         """Algorithm 1 of 2310.10195: a step of bounded size, relative to the weight's own."""
@@ -120,7 +122,7 @@ class AdaLomo(FusedStepper):
         self.steps = values["steps"]
 
 
-def adalomo(setup: Setup) -> AdaLomo:
+def adalomo(setup: OptimizerConfig) -> AdaLomo:
     """LOMO with adaptive rates."""
     return AdaLomo(setup)
 

@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mllm_tailor.training.optim.registry import Group, Passes, Setup, Taken
+from mllm_tailor.training.optim.registry import MicroBatches, OptimizerConfig, ParamGroup, StepResult
 
 Row = tuple[int, float, float]  # seed, projected gradient, share of the peak rate
 
 
-class MezoStepper:
+class MezoStep:
     """Two forward passes a step, dropout off."""
 
     accumulates = True
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: OptimizerConfig) -> None:
         self.groups, self.network = setup.groups, setup.network
         self.weights = setup.weights
         self.epsilon = float(setup.options.get("epsilon", 1e-3))
@@ -37,7 +37,7 @@ class MezoStepper:
         self.log: list[Row] = []
 
     @torch.no_grad()
-    def take(self, passes: Passes, factor: float, seed: int) -> Taken:
+    def step(self, passes: MicroBatches, factor: float, seed: int) -> StepResult:
         """Try both directions, step along the better one."""
         was_training = self.network.training
         self.network.eval()
@@ -50,7 +50,7 @@ class MezoStepper:
         row = (seed, (above - below) / (2 * self.epsilon), factor)
         replay(self.groups, [row])
         self.log.append(row)
-        return Taken((above + below) / 2, abs(row[1]))
+        return StepResult((above + below) / 2, abs(row[1]))
 
     @contextmanager
     def _trial_in_place(self, seed: int, size: float) -> Iterator[None]:
@@ -106,7 +106,7 @@ def direction(seed: int, name: str, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def replay(groups: Sequence[Group], log: Sequence[Row]) -> None:
+def replay(groups: Sequence[ParamGroup], log: Sequence[Row]) -> None:
     """Make the steps of a log again, on the weights they began from."""
     for seed, slope, factor in log:
         for group in groups:
@@ -117,6 +117,6 @@ def replay(groups: Sequence[Group], log: Sequence[Row]) -> None:
                 weight.add_(direction(seed, name, weight), alpha=-rate * slope)  # rounded once, from float32
 
 
-def mezo(setup: Setup) -> MezoStepper:
+def mezo(setup: OptimizerConfig) -> MezoStep:
     """Memory of inference and one tensor."""
-    return MezoStepper(setup)
+    return MezoStep(setup)

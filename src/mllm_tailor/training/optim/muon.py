@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from mllm_tailor.core.device import fast_bf16
 from mllm_tailor.training.optim.galore_apollo import adam
-from mllm_tailor.training.optim.registry import Setup
-from mllm_tailor.training.optim.torch_bnb import GradientStepper
+from mllm_tailor.training.optim.registry import OptimizerConfig
+from mllm_tailor.training.optim.torch_bnb import GradientStep
 
 MOMENTUM = 0.95
 SIZE = 0.2  # of an update's root mean square, about what Adam's have, so that its rates and decay fit
@@ -80,10 +80,10 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def muon(setup: Setup) -> GradientStepper:
+def muon(setup: OptimizerConfig) -> GradientStep:
     """Hidden matrices by Muon; embeddings, the output head, kernels, scales and shifts by Adam."""
     hidden = [weight for name, weight in setup.weights.items() if weight.ndim == 2 and not _outer(name)]
-    return GradientStepper(setup, lambda groups: Muon(groups, hidden))
+    return GradientStep(setup, lambda groups: Muon(groups, hidden))
 
 
 def _outer(name: str) -> bool:

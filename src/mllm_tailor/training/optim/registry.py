@@ -1,4 +1,4 @@
-"""Optimizers by name. Each entry builds a `Stepper`: whatever turns one step's losses into new weights."""
+"""Optimizers by name. Each entry builds a `OptimizerStep`: whatever turns one step's losses into new weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ONE_PASS = tuple(name for name, entry in TABLE.items() if entry.gradients == "on
 
 
 @dataclass(frozen=True)
-class Group:
+class ParamGroup:
     """Weights that share a peak learning rate and a decay."""
 
     weights: Mapping[str, nn.Parameter]
@@ -65,7 +65,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Taken:
+class StepResult:
     """What a step did."""
 
     loss: float  # mean over the step's supervised tokens, of all processes
@@ -74,15 +74,15 @@ class Taken:
 
 # Runs the forward passes of a step; hands each pass's share of the mean loss to the argument and returns their sum.
 # It can be run several times in a step and then gives the same numbers for the same weights, dropout included.
-Passes = Callable[[Callable[[Tensor], None]], float]
+MicroBatches = Callable[[Callable[[Tensor], None]], float]
 
 
-class Stepper(Protocol):
+class OptimizerStep(Protocol):
     """Turns the passes of one step into an update."""
 
     accumulates: bool  # whether a step may have several passes
 
-    def take(self, passes: Passes, factor: float, seed: int) -> Taken:
+    def step(self, passes: MicroBatches, factor: float, seed: int) -> StepResult:
         """One update; `factor` is the share of each group's peak rate, `seed` the step's own."""
         ...
 
@@ -96,11 +96,11 @@ class Stepper(Protocol):
 
 
 @dataclass(frozen=True)
-class Setup:
+class OptimizerConfig:
     """What an optimizer is made from."""
 
-    groups: Sequence[Group]
-    clip: float | None  # largest gradient norm
+    groups: Sequence[ParamGroup]
+    max_grad_norm: float | None
     network: nn.Module
     options: Mapping[str, Any] = field(default_factory=dict)  # settings of a method that is an optimizer
 
@@ -110,10 +110,10 @@ class Setup:
         return {name: weight for group in self.groups for name, weight in group.weights.items()}
 
 
-def make_stepper(name: str, setup: Setup) -> Stepper:
+def make_optimizer_step(name: str, setup: OptimizerConfig) -> OptimizerStep:
     """The optimizer called `name`."""
-    stepper: Stepper = OPTIMIZERS.load(name)(setup)
-    return stepper
+    optimizer: OptimizerStep = OPTIMIZERS.load(name)(setup)
+    return optimizer
 
 
 def check_settings(train: Train, method_optimizer: str | None) -> None:
@@ -126,19 +126,23 @@ def check_settings(train: Train, method_optimizer: str | None) -> None:
     OPTIMIZERS.load(name)
     if method_optimizer and train.optimizer not in (method_optimizer, "adamw"):
         raise RecipeError(f"`train.optimizer` {train.optimizer}: the method is an optimizer itself — leave it out")
-    if name in ONE_PASS and train.micro_batch is not None and train.micro_batch < train.batch:
+    if name in ONE_PASS and train.micro_batch_size is not None and train.micro_batch_size < train.batch_size:
         raise RecipeError(
-            f"`train.micro_batch` {train.micro_batch}: {name} throws each gradient away at once, so nothing can add up "
-            "over passes — leave it out, or lower train.batch"
+            f"`train.micro_batch_size` {train.micro_batch_size}: {name} throws each gradient away at once, so "
+            "nothing can add up over passes — leave it out, or lower train.batch_size"
         )
-    if name in ("adalomo", "mezo") and train.clip not in (None, 1.0):
-        raise RecipeError(f"`train.clip` {train.clip}: {name} has no gradient norm to clip — leave it out")
+    if name in ("adalomo", "mezo") and train.max_grad_norm not in (None, 1.0):
+        raise RecipeError(
+            f"`train.max_grad_norm` {train.max_grad_norm}: {name} has no gradient norm to clip — leave it out"
+        )
 
 
-def make_groups(weights: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float) -> list[Group]:
+def make_param_groups(
+    weights: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float
+) -> list[ParamGroup]:
     """Weights grouped by peak rate and decay; scales and shifts (one-dimensional) never decay."""
     grouped: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
     for name, weight in weights.items():
         decay = weight_decay if weight.ndim > 1 else 0.0
         grouped.setdefault((rates[name], decay), {})[name] = weight
-    return [Group(found, rate, decay) for (rate, decay), found in grouped.items()]
+    return [ParamGroup(found, rate, decay) for (rate, decay), found in grouped.items()]

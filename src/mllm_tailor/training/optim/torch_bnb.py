@@ -12,20 +12,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mllm_tailor.training.distributed import sum_gradients
-from mllm_tailor.training.optim.registry import Passes, Setup, Taken
+from mllm_tailor.training.optim.registry import MicroBatches, OptimizerConfig, StepResult
 
 # On a CPU there is nothing to page to; the same recipe works there, which is all a user needs to know.
 warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
 
 
-class GradientStepper:
+class GradientStep:
     """Backward through every pass, one clipped update."""
 
     accumulates = True
 
-    def __init__(self, setup: Setup, make: Callable[[list[dict[str, Any]]], Optimizer]) -> None:
+    def __init__(self, setup: OptimizerConfig, make: Callable[[list[dict[str, Any]]], Optimizer]) -> None:
         groups = setup.groups
-        self.clip, self.weights = setup.clip, setup.weights
+        self.clip, self.weights = setup.max_grad_norm, setup.weights
         self.peaks = [group.learning_rate for group in groups]
         self.optimizer = make(
             [
@@ -34,7 +34,7 @@ class GradientStepper:
             ]
         )
 
-    def take(self, passes: Passes, factor: float, seed: int) -> Taken:
+    def step(self, passes: MicroBatches, factor: float, seed: int) -> StepResult:
         """Accumulate, clip, update."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = passes(lambda share: share.backward())
@@ -47,7 +47,7 @@ class GradientStepper:
             if not weight.requires_grad:  # at rest (LISA): its state would only fill the memory
                 self.optimizer.state.pop(weight, None)
         self.optimizer.zero_grad(set_to_none=True)
-        return Taken(loss, float(norm))
+        return StepResult(loss, float(norm))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """`weight|key` -> tensor, and numbers likewise."""
@@ -79,26 +79,26 @@ class GradientStepper:
         return value.to(weight.device)
 
 
-def adamw(setup: Setup) -> GradientStepper:
+def adamw(setup: OptimizerConfig) -> GradientStep:
     """AdamW (Loshchilov & Hutter 2017, 1711.05101) of torch, all weights in one call on a GPU."""
-    return GradientStepper(setup, torch.optim.AdamW)
+    return GradientStep(setup, torch.optim.AdamW)
 
 
-def sgd(setup: Setup) -> GradientStepper:
+def sgd(setup: OptimizerConfig) -> GradientStep:
     """Plain gradient descent."""
-    return GradientStepper(setup, torch.optim.SGD)
+    return GradientStep(setup, torch.optim.SGD)
 
 
-def adamw_8bit(setup: Setup) -> GradientStepper:
+def adamw_8bit(setup: OptimizerConfig) -> GradientStep:
     """State quantised in blocks (Dettmers et al. 2021, 2110.02861)."""
-    return GradientStepper(setup, bitsandbytes.optim.AdamW8bit)
+    return GradientStep(setup, bitsandbytes.optim.AdamW8bit)
 
 
-def paged_adamw_32bit(setup: Setup) -> GradientStepper:
+def paged_adamw_32bit(setup: OptimizerConfig) -> GradientStep:
     """State in memory that the driver may move off the GPU; on a CPU simply AdamW."""
-    return GradientStepper(setup, bitsandbytes.optim.PagedAdamW32bit)
+    return GradientStep(setup, bitsandbytes.optim.PagedAdamW32bit)
 
 
-def paged_adamw_8bit(setup: Setup) -> GradientStepper:
+def paged_adamw_8bit(setup: OptimizerConfig) -> GradientStep:
     """8-bit state in paged memory."""
-    return GradientStepper(setup, bitsandbytes.optim.PagedAdamW8bit)
+    return GradientStep(setup, bitsandbytes.optim.PagedAdamW8bit)

@@ -40,7 +40,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Plain values. Systems are named as in scores.json: `base_unconstrained`, `tuned_constrained`, `baseline_nearest`, …"""
+    """Plain values; systems are named as in scores.json, such as `tuned_constrained` and `baseline_nearest`."""
 
     name: str  # of the run
     made: str  # date and time, as shown

@@ -217,7 +217,7 @@ def rank_search(folder: Path) -> Rows:
         return float(summed) / count
 
     once, model, chosen, batch = train("dylora", max(RANKS))
-    tuning_method = chosen.plans[0].tuning_method
+    tuning_method = chosen.assignments[0].tuning_method
     assert isinstance(tuning_method, Dylora)
     cut, searched, searching = {}, {}, 0.0
     for rank in RANKS:

@@ -115,7 +115,7 @@ class Timed:
 def ways(model: LoadedModel, task: Task, samples: list[Sample], settings: Predict) -> list[Timed]:
     """The plain loop, ours, and ours with one thing left out."""
     count = len(samples)
-    single = settings.model_copy(update={"batch": 1})
+    single = settings.model_copy(update={"batch_size": 1})
     memory = VisionFeatureCache()
 
     def ours(changed: Predict = settings, **options: object) -> Callable[[], list[str]]:
@@ -192,7 +192,7 @@ def main() -> None:
             if arguments.model
             else random_model(folder / "model")
         )
-        settings = Predict(batch=arguments.batch, max_new_tokens=arguments.max_new_tokens)
+        settings = Predict(batch_size=arguments.batch, max_new_tokens=arguments.max_new_tokens)
         timed = ways(model, open_task("extract", FIELDS), noise(folder, arguments.samples), settings)
         timed[-1].read()  # its pictures are met here
         for number in range(arguments.rounds):

@@ -67,7 +67,7 @@ def main() -> None:
             for beams in arguments.beams:
                 for held in (True, False)[: 1 + arguments.free]:
                     watch = Stopwatch()
-                    settings = Predict(max_new_tokens=256, beams=beams)
+                    settings = Predict(max_new_tokens=256, num_beams=beams)
                     found = predict(model, TASK, samples, settings, constrained=held, memory=memory)
                     cells = row(samples, found, watch.cpu_seconds() / len(samples))
                     table.add_row(folder, str(beams), "yes" if held else "no", *cells)

@@ -67,7 +67,7 @@ def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: LoadedMo
     chooser = _Chooser(model, task, Predict(), None, most=len(CLASSES))
     found = chooser.score([chooser.encode(sample) for sample in samples])
     assert torch.allclose(torch.stack(found), expected, atol=1e-3)
-    predictions = choose(model, task, samples, Predict(batch=2))
+    predictions = choose(model, task, samples, Predict(batch_size=2))
     best = [CLASSES[column] for column in expected.argmax(-1)]
     assert [prediction.fields["class"] for prediction in predictions] == best
     shares = expected.softmax(-1).amax(-1)

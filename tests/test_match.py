@@ -158,7 +158,7 @@ class TestRankings:
         broken = Sample("x", (Media("image", tmp_path / "broken.png"),), answer="nothing")
         twice = Sample("y", samples[0].media, answer=samples[0].answer)
         model = load_model(folders["clip"])
-        found = predict(model, open_task("match"), [*samples[:3], broken, twice], Predict(batch=2))
+        found = predict(model, open_task("match"), [*samples[:3], broken, twice], Predict(batch_size=2))
         assert found[3].problem
         assert not found[3].fields
         assert sorted(found[0].fields["text"]) == sorted({str(sample.answer) for sample in samples[:3]})

@@ -299,7 +299,7 @@ class TestBeforeLoading:
         def opened(*_: Any, **__: Any) -> None:
             raise AssertionError("the weights were loaded")
 
-        monkeypatch.setattr("mllm_tailor.run.predict.open_model", opened)
+        monkeypatch.setattr("mllm_tailor.run.predict.load_model", opened)
         recipe = small_recipe({"name": "lora", "rank": 65})
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(tiny_model_folder)})})
         with pytest.raises(RecipeError, match="above the width 64"):

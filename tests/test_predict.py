@@ -80,7 +80,7 @@ def samples(tmp_path_factory) -> list[Sample]:
 TASK = open_task("extract", RECEIPT)
 ENDLESS = open_task("extract", {"count": "integer", **RECEIPT, "share": "number"})  # digits may go on for ever
 ASK = open_task("answer", {})
-SETTINGS = Predict(batch=4, max_new_tokens=120)
+SETTINGS = Predict(batch_size=4, max_new_tokens=120)
 
 
 def settings(**changes) -> Predict:
@@ -152,7 +152,7 @@ def test_batch_compaction_and_order_change_nothing(model, samples, constrained, 
     most = 120 if constrained else 40
 
     def read(order, batch):
-        return predict(model, TASK, order, settings(batch=batch, max_new_tokens=most), constrained=constrained)
+        return predict(model, TASK, order, settings(batch_size=batch, max_new_tokens=most), constrained=constrained)
 
     alone, together = read(samples, 1), read(samples[::-1], 5)[::-1]
     monkeypatch.setattr(decode, "LEAVE_BELOW", -1.0)  # finished rows stay
@@ -231,9 +231,9 @@ def test_questions_about_one_picture_read_it_once(model, samples):
     questions = ["How much?", "Who?", "How much was paid, and when?", "When?"]
     asked = [replace(samples[place], prompt=text, id=f"{place}{text}") for text in questions for place in (4, 1)]
     with tiles_seen(model) as shared:
-        together = predict(model, ASK, asked, settings(batch=8, max_new_tokens=16))
+        together = predict(model, ASK, asked, settings(batch_size=8, max_new_tokens=16))
     with tiles_seen(model) as apart:
-        alone = predict(model, ASK, asked, settings(batch=1, max_new_tokens=16))
+        alone = predict(model, ASK, asked, settings(batch_size=1, max_new_tokens=16))
     assert texts(together) == texts(alone)
     assert sum(shared) * len(questions) == sum(apart)
 
@@ -243,11 +243,11 @@ def test_both_modes_at_once_equal_each_alone(model, samples):
     done = []
     with tiles_seen(model) as shared:
         both = predict_both(
-            model, TASK, mixed, settings(batch=3, max_new_tokens=50), on_done=lambda *what: done.append(what)
+            model, TASK, mixed, settings(batch_size=3, max_new_tokens=50), on_done=lambda *what: done.append(what)
         )
     for held in (True, False):
         with tiles_seen(model) as apart:
-            alone = predict(model, TASK, mixed, settings(batch=3, max_new_tokens=50), constrained=held)
+            alone = predict(model, TASK, mixed, settings(batch_size=3, max_new_tokens=50), constrained=held)
         assert texts(both[held]) == texts(alone)
         assert sum(shared) == sum(apart)
         assert sorted(found.id for found, which in done if which == held) == sorted(sample.id for sample in mixed)

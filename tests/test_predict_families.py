@@ -18,7 +18,7 @@ from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
 FIELDS = {"name": {"type": "string", "max_length": 5}, "kind": {"type": "choice", "choices": ["cash", "card"]}}
-SETTINGS = Predict(batch=4, max_new_tokens=12)
+SETTINGS = Predict(batch_size=4, max_new_tokens=12)
 
 
 def media_of(folder: Path, kind: str) -> list[Media]:
@@ -69,6 +69,6 @@ def test_decoding_equals_generate(family, tmp_path):
             )
         assert prediction.text == vocabulary.text_of(ids[0, inputs["input_ids"].shape[1] :].tolist())
     together = predict(model, extract, samples[::2], SETTINGS)
-    alone = predict(model, extract, samples[::2], Predict(batch=1, max_new_tokens=12), forward=False)
+    alone = predict(model, extract, samples[::2], Predict(batch_size=1, max_new_tokens=12), forward=False)
     assert [found.text for found in together] == [found.text for found in alone]
     assert not any(found.problem for found in together)

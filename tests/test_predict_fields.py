@@ -28,8 +28,8 @@ FIELDS = {
     "total": {"type": "amount", "max_length": 6},
 }
 TASK = open_task("extract", FIELDS)
-TOGETHER = Predict(batch=3, max_new_tokens=100)
-APART = Predict(batch=3, max_new_tokens=100, fields="side_by_side")
+TOGETHER = Predict(batch_size=3, max_new_tokens=100)
+APART = Predict(batch_size=3, max_new_tokens=100, fields="side_by_side")
 
 
 @pytest.fixture(scope="module", params=[4, 2], ids=["a key a head", "keys shared by heads"])

@@ -68,8 +68,8 @@ def test_faults_name_the_setting_and_the_mend(values: dict[str, Any], words: lis
 
 def test_every_fault_is_reported_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
-        make_recipe(MINIMAL | {"train": {"epoch": 1, "batchs": 2}})
-    assert "did you mean `epochs`" in str(caught.value) and "did you mean `batch`" in str(caught.value)
+        make_recipe(MINIMAL | {"train": {"epoch": 1, "batch_sizes": 2}})
+    assert "did you mean `epochs`" in str(caught.value) and "did you mean `batch_size`" in str(caught.value)
 
 
 def test_overrides_reach_into_short_forms() -> None:

@@ -192,7 +192,7 @@ def test_the_terminal_shows_the_same_numbers_and_no_escapes(data: ReportData) ->
     text = stream.getvalue()
     assert "[red]<script>" in text and "\x1b" not in text and "\u202e" not in text
     assert f"{data.gain.tuned.value:.1f}" in text and f"{data.gain.difference.value:+.1f}" in text
-    assert "floor constant" in text and "95 % interval" in text
+    assert "baseline constant" in text and "95 % interval" in text
 
 
 @pytest.mark.slow

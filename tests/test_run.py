@@ -47,7 +47,12 @@ def write_yaml(folder: Path, data: Path, model: Path, **changes: object) -> Path
     values = {
         "name": "tiny",
         "model": str(model),
-        "data": {"train": str(data), "held_out": {"column": "split", "value": "dev"}, "dev": 0.2, "transcripts": 0.5},
+        "data": {
+            "train": str(data),
+            "held_out": {"column": "split", "value": "dev"},
+            "dev": 0.2,
+            "transcription_share": 0.5,
+        },
         "task": {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}},
         "method": {"name": "qlora", "rank": 4, "parts": ["language"]},
         "train": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3},

@@ -93,7 +93,7 @@ def test_captions_are_made_of_what_answers_say(tmp_path: Path) -> None:
     captions = [sample.answer for sample in read_samples(data, "qa_captions").samples]
     assert captions[0] == captions[1] == "abdomen. plane: axial"  # `no` says nothing without its question
     assert captions[2] == "abdomen. plane: axial. position: left"
-    with pytest.raises(DataError, match="not laid out as `facts`"):
+    with pytest.raises(DataError, match="not laid out as `qa_captions`"):
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "rows.jsonl").write_text('{"image": "a.png", "total": "1"}')
         read_samples(tmp_path / "other", "qa_captions")

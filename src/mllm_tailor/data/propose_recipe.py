@@ -158,7 +158,7 @@ def propose_recipe(path: str | Path) -> str:
         "method: {name: qlora, rank: 128, alpha: 256, parts: [language]}  # `tailor methods` lists others",
         "train:",
         f"  epochs: {epochs}  # passes over the training samples",
-        f"  batch: {BATCH}  # samples per optimizer step",
+        f"  batch_size: {BATCH}  # samples per optimizer step",
         "  learning_rate: 5.0e-4",
         "predict:",
         f"  max_new_tokens: {_reply_tokens(samples)}  # room for the longest label, with a quarter to spare",

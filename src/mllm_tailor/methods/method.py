@@ -265,7 +265,7 @@ def set_method(model: Any, method: MethodSet, attached: list[InjectedAdapter]) -
 
 def applied_method(model: Any) -> MethodSet | None:
     """The method whose weights are in this model, if any."""
-    found = getattr(model.model, "tuned_by", None)
+    found = getattr(model.model, "applied_method", None)
     return found[0] if found else None
 
 

@@ -41,7 +41,7 @@ def check_stages(recipes: Sequence[Recipe]) -> None:
     """
     for recipe in recipes[:-1]:
         stuck = next(
-            (plan.tuning_method for plan in make_method(recipe).plans if not plan.tuning_method.mergeable), None
+            (one.tuning_method for one in make_method(recipe).assignments if not one.tuning_method.mergeable), None
         )
         if stuck is not None:
             raise RecipeError(

@@ -58,7 +58,7 @@ def augment_image(image: Image.Image, generator: np.random.Generator) -> Image.I
     size = tuple(max(2, round(side * (1 + SCALE * scale))) for side in image.size)
     image = image.resize(size, Image.Resampling.BICUBIC)
     image = ImageEnhance.Brightness(image).enhance(1 + LIGHT * brightness)
-    return ImageEnhance.ContrastiveObjective(image).enhance(1 + LIGHT * contrast)
+    return ImageEnhance.Contrast(image).enhance(1 + LIGHT * contrast)
 
 
 def augment_frames(frames: Sequence[Image.Image], generator: np.random.Generator) -> list[Image.Image]:

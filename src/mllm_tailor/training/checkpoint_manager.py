@@ -58,7 +58,7 @@ class CheckpointManager:
         values = {
             "progress": asdict(progress),
             "optimizer": numbers,
-            "method": self.method.memory(self.model),
+            "method": self.method.state_dict(self.model),
             "fingerprint": self.fingerprint,
         }
         groups = {"weights": self._weights(), "optimizer": tensors}

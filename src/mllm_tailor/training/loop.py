@@ -291,7 +291,7 @@ class Training:
 
     def _batches(self, plan: list[MicroBatch], then: list[MicroBatch]) -> Iterator[tuple[MicroBatch, Batch]]:
         """Passes and their batches on the device; the first of `then` are begun meanwhile."""
-        for one, batch in zip(plan, self.feed.step(plan, then), strict=True):
+        for one, batch in zip(plan, self.feed.take(plan, then), strict=True):
             yield one, as_inputs(to_device(batch, self.model.device))
 
     def _evaluate(self, log: TrainingLog | SilentLog) -> None:

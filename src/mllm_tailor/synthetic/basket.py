@@ -1,9 +1,9 @@
-"""The middle of a receipt: what was bought, in nine ways, and what it comes to, in four."""
+"""The middle of a receipt: nine ways to print the items and four ways to print the sums."""
 
 from __future__ import annotations
 
 from mllm_tailor.synthetic.content import money
-from mllm_tailor.synthetic.page import LEFT, MIDDLE, RIGHT, Cell, Row
+from mllm_tailor.synthetic.page import LEFT, MIDDLE, RIGHT, Cell, Look, Row
 from mllm_tailor.synthetic.till import Till
 
 # --- what was bought --------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def items_columns(till: Till) -> None:
 
 
 def items_code_below(till: Till) -> None:
-    """Description on its own row, then code, quantity x price and amount with a tax code."""
+    """Description on a row, then below it code, quantity x price and amount with a tax code."""
     tax, times = _code(till), till.rng.choice((" X ", " x ", "x", " @ "))
     suffix = f" {tax}" if till.likely(0.6) else ""
     with_code = till.likely(0.7)
@@ -158,12 +158,12 @@ def _sums(till: Till) -> list[tuple[str, str, str]]:
     bought, total = till.purchase, till.money(till.purchase.total)
     sums: list[tuple[str, str, str]] = []
 
-    def put(role: str, amount: str, wished: bool = True) -> None:
-        if wished:
-            sums.append((role, till.word(role), till.tell(role, amount)))
+    def put(role: str, amount: str, shown: bool = True) -> None:
+        if shown:
+            sums.append((role, till.word(role), till.record_fact(role, amount)))
 
-    every = bool(bought.discount or bought.service or not bought.tax_included)
-    put("subtotal", till.money(bought.subtotal), every or till.likely(0.6))
+    always = bool(bought.discount or bought.service or not bought.tax_included)
+    put("subtotal", till.money(bought.subtotal), always or till.likely(0.6))
     put("discount", till.money(-bought.discount), bool(bought.discount) or till.likely(0.15))
     put("service", till.money(bought.service), bool(bought.service))
     put("tax", till.money(bought.tax), not bought.tax_included or till.likely(0.3))
@@ -183,18 +183,17 @@ def _sums(till: Till) -> list[tuple[str, str, str]]:
     return sums
 
 
-def _total_look(till: Till, strength: float) -> dict[str, object]:
+def _total_look(till: Till, strength: float) -> Look:
     if not till.likely(strength):
         return {}
-    return till.rng.choice(
-        (
-            {"bold": True},
-            {"scale": 1.2},
-            {"scale": 1.3, "bold": True},
-            {"scale": 1.8, "wide": 0.6},
-            {"scale": 1.25, "wide": 1.1},
-        )
+    looks: tuple[Look, ...] = (
+        {"bold": True},
+        {"scale": 1.2},
+        {"scale": 1.3, "bold": True},
+        {"scale": 1.8, "wide": 0.6},
+        {"scale": 1.25, "wide": 1.1},
     )
+    return till.rng.choice(looks)
 
 
 def totals_spread(till: Till, strength: float = 0.5) -> None:
@@ -203,7 +202,7 @@ def totals_spread(till: Till, strength: float = 0.5) -> None:
     prefix = till.currency + till.rng.choice(("", " ")) if till.likely(0.3) else ""
     split = till.currency if till.likely(0.2) and not prefix else ""
     for role, label, amount in _sums(till):
-        look = _total_look(till, strength) if role == "total" else {}
+        look: Look = _total_look(till, strength) if role == "total" else {}
         shown = amount if role == "items" else prefix + amount
         middle = (Cell(split, 0.78, RIGHT),) if split and role != "items" else ()
         till.sheet.add(
@@ -220,7 +219,7 @@ def totals_right(till: Till, strength: float = 0.4) -> None:
     stop, edge = till.rng.choice((0.66, 0.7, 0.74)), till.rng.choice((1.0, 1.0, 0.94))
     colon = till.rng.choice(("", " :", " :", " RM" if till.locale.name == "my" else ""))
     for role, label, amount in _sums(till):
-        look = _total_look(till, strength) if role == "total" else {}
+        look: Look = _total_look(till, strength) if role == "total" else {}
         till.sheet.add(Row((Cell(label + colon, stop, RIGHT), Cell(amount, edge, RIGHT)), **look))
 
 
@@ -248,5 +247,5 @@ def totals_inline(till: Till) -> None:
     at, anchor = till.rng.choice(((1.0, RIGHT), (0.5, MIDDLE), (0.3, LEFT)))
     for role, label, amount in _sums(till):
         currency = till.currency if role != "items" and till.likely(0.6) else ""
-        look = {"bold": True} if role == "total" and till.likely(0.4) else {}
+        look: Look = {"bold": True} if role == "total" and till.likely(0.4) else {}
         till.sheet.add(Row((Cell(f"{label}: {currency}{amount}", at, anchor),), **look))

@@ -1,18 +1,20 @@
-"""Documents that are no receipts: invoices, tickets, forms, paragraphs and tables."""
+"""Documents other than receipts: invoices, tickets, forms, paragraphs and tables."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
+from typing import Unpack
 
 from mllm_tailor.synthetic import content
 from mllm_tailor.synthetic.content import digits, money
 from mllm_tailor.synthetic.locales import Locale
-from mllm_tailor.synthetic.page import LEFT, MIDDLE, RIGHT, Cell, Row, Sheet
+from mllm_tailor.synthetic.page import LEFT, MIDDLE, RIGHT, Cell, Look, Row, Sheet
 from mllm_tailor.synthetic.prose import sentence
 
 
-def _put(sheet: Sheet, *cells: tuple[str, float, float], **look: object) -> None:
+def _put(sheet: Sheet, *cells: tuple[str, float, float], **look: Unpack[Look]) -> None:
     """Add a row from (text, at, anchor) triples."""
     sheet.add(Row(tuple(Cell(*cell) for cell in cells), **look))
 
@@ -80,8 +82,8 @@ def _positions(rng: random.Random, sheet: Sheet, locale: Locale, layout: str) ->
     sums += [("tax", bought.tax), ("rounding", bought.rounding), ("total", bought.total)]
     for role, cents in sums:
         if cents or role in ("subtotal", "total"):
-            cells = ((_label(rng, locale, role), 0.8, RIGHT), (money(locale, cents), 0.99, RIGHT))
-            _put(sheet, *cells, bold=role == "total", before=0.4 if role == "subtotal" else 0)
+            summed = ((_label(rng, locale, role), 0.8, RIGHT), (money(locale, cents), 0.99, RIGHT))
+            _put(sheet, *summed, bold=role == "total", before=0.4 if role == "subtotal" else 0)
     sheet.fields |= {"subtotal": money(locale, bought.subtotal), "total": total}
 
 
@@ -303,7 +305,7 @@ def _figure(rng: random.Random, locale: Locale, kind: str) -> str:
     return f"{rng.randint(0, 1000) / 10}%" if kind == "percent" else content.make_date(rng, locale, False)
 
 
-def _kind(compose, names: str) -> dict:
+def _kind(compose: Callable[..., Sheet], names: str) -> dict[str, Callable[[random.Random], Sheet]]:
     return {name: partial(compose, layout=name) for name in names.split()}
 
 

@@ -1,4 +1,4 @@
-"""The door to drawn documents: compose, place, print, distort; the same document for the same kind and seed."""
+"""Draw documents: compose, lay out, print, distort. The same kind and seed always give the same document."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.synthetic import documents, receipts
-from mllm_tailor.synthetic.effects import apply_matrix, picture
+from mllm_tailor.synthetic.effects import apply_matrix, scanned
 from mllm_tailor.synthetic.fonts import Face, FontSet
 from mllm_tailor.synthetic.ink import print_text
-from mllm_tailor.synthetic.page import MONO, SANS, DrawnText, Sheet, place
+from mllm_tailor.synthetic.page import MONO, SANS, DrawnText, PlacedLine, Sheet, lay_out
 
 Composer = Callable[[random.Random], Sheet]
 LAYOUTS: dict[str, dict[str, Composer]] = {"receipts": receipts.LAYOUTS, **documents.LAYOUTS}
@@ -25,7 +25,7 @@ DEMO_LAYOUTS = receipts.DEMO_LAYOUTS
 
 
 class DrawnCharacter(NamedTuple):
-    """A character and its box in pixels of the final picture: its advance cell, capitals' top to descenders' foot."""
+    """A character and its box in pixels of the final image: its advance cell, capitals' top to descenders' foot."""
 
     char: str
     x0: float
@@ -43,7 +43,7 @@ class DrawnLine(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawnPage:
-    """A drawn document: the picture and everything that is known about it.
+    """A drawn document: the image with its text, boxes and values.
 
     `characters` holds the non-blank characters of `lines` in the same order. `fields` are what a label would hold,
     `facts` further named values (cashier, change, ...); both exactly as printed.
@@ -60,7 +60,7 @@ class DrawnPage:
 
 @dataclass(frozen=True)
 class Style:
-    """What is wished of a page; None leaves it to the seed."""
+    """The wanted look of a page; None leaves a setting to the seed."""
 
     layout: str | None = None  # a family of the kind, also one of `DEMO_LAYOUTS`
     width: int | None = None  # pixels, before effects
@@ -73,7 +73,7 @@ class Style:
 def layouts_of(kind: str) -> tuple[str, ...]:
     """The layout families of a kind that may be used for pretraining."""
     if kind not in LAYOUTS:
-        raise DataError(f"no kind of drawn document is called {kind!r} — {nearest(kind, LAYOUTS)}")
+        raise DataError(f"no kind of drawn document is named {kind!r} — {nearest(kind, LAYOUTS)}")
     return tuple(layout for layout in LAYOUTS[kind] if layout not in DEMO_LAYOUTS)
 
 
@@ -91,7 +91,7 @@ def text_layout(kind: str, seed: int, *, layouts: Sequence[str] | None = None) -
     rng = random.Random(f"look {kind} {seed}")
     sheet = compose(kind, seed, layouts=layouts)
     paper = _paper(rng, kind)
-    return place(sheet, rng.choice((MONO, SANS)), paper.width, paper.margin, squeeze=paper.squeeze)
+    return lay_out(sheet, rng.choice((MONO, SANS)), paper.width, paper.margin, squeeze=paper.squeeze)
 
 
 class Paper(NamedTuple):
@@ -141,12 +141,14 @@ def draw_sheet(
     paper = _paper(rng, kind)
     face = _face(rng, fonts or _shipped(), style, sheet)
     margin = paper.margin if style.margin is None else style.margin
-    text = place(sheet, face.metrics, style.width or paper.width, margin, leading=style.leading, squeeze=paper.squeeze)
+    text = lay_out(
+        sheet, face.metrics, style.width or paper.width, margin, leading=style.leading, squeeze=paper.squeeze
+    )
     ink, corner = print_text(text, face), (0, 0)
     small = rng.random() < 0.07 and strength > 0 and kind == "receipts"
     if style.on_a4 if style.on_a4 is not None else small:
         ink, corner = _on_a4(rng, ink)
-    image, matrix = picture(ink, np.random.default_rng(rng.getrandbits(64)), strength)
+    image, matrix = scanned(ink, np.random.default_rng(rng.getrandbits(64)), strength)
     matrix = matrix @ np.array([[1, 0, corner[0]], [0, 1, corner[1]], [0, 0, 1.0]])
     return DrawnPage(image, _characters(text, matrix), _lines(text, matrix), text.fields, text.facts, kind, text.layout)
 
@@ -193,7 +195,7 @@ def _characters(text: DrawnText, matrix: np.ndarray) -> tuple[DrawnCharacter, ..
 
 
 def _lines(text: DrawnText, matrix: np.ndarray) -> tuple[DrawnLine, ...]:
-    rows: dict[int, list] = {}
+    rows: dict[int, list[PlacedLine]] = {}
     for cell in text.cells:
         rows.setdefault(cell.row, []).append(cell)
     metrics, quads = text.metrics, []

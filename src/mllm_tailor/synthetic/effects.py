@@ -1,4 +1,4 @@
-"""From ink to a picture of paper: fading, dots, creases, skew, shadow, pen marks, blur, noise and JPEG.
+"""From ink to the image of a scanned page: fading, dots, creases, skew, shadow, pen marks, blur, noise and JPEG.
 
 Every effect is a few numpy or PIL calls; where characters end up is known because all geometry is one 3 x 3 matrix.
 """
@@ -16,8 +16,8 @@ Array = np.ndarray
 NOISE_SIDE = 1024  # pixels; one noise tile is drawn once and shifted about
 
 
-def picture(ink: Array, random: np.random.Generator, strength: float) -> tuple[Image.Image, Array]:
-    """A photographed or scanned page of this ink, and the matrix (3, 3) from page pixels to picture pixels.
+def scanned(ink: Array, random: np.random.Generator, strength: float) -> tuple[Image.Image, Array]:
+    """A photographed or scanned page of this ink, and the matrix (3, 3) from page pixels to image pixels.
 
     `strength` 1 is the full range of real scans, 0 leaves clean black on white.
     """
@@ -51,7 +51,7 @@ def _waves(random: np.random.Generator, width: int, height: int, cells: int) -> 
 
 
 def _print_faults(ink: Array, random: np.random.Generator, strength: float) -> Array:
-    """What goes wrong in the printer: pale patches, dead dots, weak lines, needles."""
+    """Printer defects: pale patches, dead dots, weak lines, needles."""
     height, width = ink.shape
     pick = random.random()
     if pick < 0.30 * strength:  # thermal paper that has faded in places
@@ -100,7 +100,8 @@ def _geometry(width: int, height: int, random: np.random.Generator, strength: fl
 def apply_matrix(matrix: Array, points: Array) -> Array:
     """Points (n, 2) moved by a homography (3, 3)."""
     moved = points @ matrix[:, :2].T + matrix[:, 2]
-    return moved[:, :2] / moved[:, 2:]
+    flat: Array = moved[:, :2] / moved[:, 2:]
+    return flat
 
 
 @lru_cache(maxsize=1)

@@ -36,7 +36,7 @@ def draw_folder(folder: Path, train: int, held_out: int, seed: int = 0) -> None:
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
-def _write(folder: Path, name: str, page: DrawnPage, split: str, group: str) -> dict:
+def _write(folder: Path, name: str, page: DrawnPage, split: str, group: str) -> dict[str, object]:
     page.image.save(folder / "images" / f"{name}.jpg", quality=90)
     (folder / "entities" / f"{name}.json").write_text(json.dumps(page.fields, ensure_ascii=False, indent=1), "utf-8")
     return {

@@ -65,7 +65,7 @@ class Face:
         return _masks(self.path, self.bold_path if bold else None, round(size * 2) / 2, round(wide, 2), bold)
 
 
-class GlyphMasks(dict):
+class GlyphMasks(dict[str, Glyph]):
     """Character to Glyph, drawn when first asked for."""
 
     def __init__(self, path: str, size: float, wide: float, thicken: bool) -> None:
@@ -85,7 +85,7 @@ class GlyphMasks(dict):
         return glyph
 
 
-_MASKS: OrderedDict[tuple, GlyphMasks] = OrderedDict()
+_MASKS: OrderedDict[tuple[str, str | None, float, float, bool], GlyphMasks] = OrderedDict()
 
 
 def _masks(path: str, bold_path: str | None, size: float, wide: float, bold: bool) -> GlyphMasks:
@@ -122,11 +122,11 @@ class FontSet:
     @classmethod
     def system(cls) -> FontSet:
         """The shipped fonts and every readable Latin font in the usual folders, in the order of their file names."""
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for folder in FOLDERS:
             for root, _, names in os.walk(Path(folder).expanduser()):
-                found |= {name: Path(root) / name for name in names if name.lower().endswith((".ttf", ".otf"))}
-        faces = _faces([found[name] for name in sorted(found)])
+                files |= {name: Path(root) / name for name in names if name.lower().endswith((".ttf", ".otf"))}
+        faces = _faces([files[name] for name in sorted(files)])
         shipped = cls.shipped().faces
         return cls(shipped + tuple(face for face in faces if readable(face)))
 
@@ -146,11 +146,11 @@ class FontSet:
         for face in self.faces:
             if face.name == name:
                 return face
-        raise DataError(f"no font is called {name!r} — {nearest(name, [face.name for face in self.faces])}")
+        raise DataError(f"no font is named {name!r} — {nearest(name, [face.name for face in self.faces])}")
 
 
 def _faces(paths: list[Path]) -> tuple[Face, ...]:
-    """Pair each font with its bold sibling; slanted fonts stand for themselves."""
+    """Pair each font with its bold sibling; slanted fonts have none."""
     by_stem = {path.stem: path for path in paths}
     faces = []
     for stem, path in by_stem.items():
@@ -195,4 +195,5 @@ def _thumbnail(face: Face, char: str) -> np.ndarray:
     mask = face.glyphs(24)[char].mask
     small = np.asarray(Image.fromarray(mask).resize((10, 14), Image.Resampling.BOX), dtype=np.float32).ravel()
     small = small - small.mean()
-    return small / max(float(np.sqrt((small**2).sum())), 1e-6)
+    thumbnail: np.ndarray = small / max(float(np.sqrt((small**2).sum())), 1e-6)
+    return thumbnail

@@ -1,7 +1,7 @@
 """The house style of the demo's shop chain: brand on top, the legal company and the branch's address at the foot.
 
-Nothing else is laid out like this, and no pretraining draws it. What a reader of other receipts takes for company,
-address, date and total stands here in the wrong place: brand, head office, print date, the sum before savings.
+No other layout family resembles it, and pretraining never draws it. A model trained on other receipts is misled by the
+brand (for the company), the head office (address), the print date (date) and the sum before savings (total).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLUMNS = 40
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of shops under one brand, each run by a company of its own."""
+    """A chain of shops under one brand, each branch run by another company."""
 
     brand: str
     head_office: tuple[str, ...]
@@ -75,7 +75,7 @@ def compose_franchise(rng: random.Random, chain: Chain | None = None, branch: Sh
 
 
 def _sums(desk: Till) -> None:
-    """The total is what is settled, neither the sum of the basket nor what was handed over."""
+    """The total is the amount to settle, neither the sum of the basket nor the amount received."""
     bought = desk.purchase
     desk.pair("TOTAL OF BASKET", desk.money(bought.subtotal))
     for label, cents in (

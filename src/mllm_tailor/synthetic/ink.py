@@ -65,7 +65,7 @@ def _barcode(page: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:
 def draw_logo(page: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> None:
     """A ring or a framed wave in the middle: something that is plainly no letter."""
     height, centre = y1 - y0 - 4, (x0 + x1) // 2
-    wide = min(int(height * _pattern(x0, y0).uniform(1.0, 3.5)), x1 - x0)  # never wider than its place on the page
+    wide = min(int(height * _pattern(x0, y0).uniform(1.0, 3.5)), x1 - x0)  # never wider than its box on the page
     ys, xs = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : wide * 1j]
     ring = np.hypot(xs, ys)
     ink = (np.abs(ring - 0.85) < 0.12) | ((np.abs(ys - 0.4 * np.sin(6 * xs)) < 0.15) & (ring < 0.6))

@@ -1,7 +1,7 @@
-"""A drawn kitchen: pictures of dishes and clips of steps, for cooking recipes whose films cannot be had.
+"""A drawn kitchen: images of dishes and videos of steps, for cooking data sets whose videos are not distributed.
 
-Stand-ins, and marked as such (`drawn: true` in every row): flat shapes in plain colours, enough to show that pictures,
-clips and texts of one domain train one model, and no more.
+Stand-ins, marked as such (`drawn: true` in every row): flat shapes in plain colours, enough to show that images, videos
+and texts of one domain can train one model.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from PIL import Image, ImageDraw
 from mllm_tailor.core.progress import track
 from mllm_tailor.media.video import store_frames
 
-SIDE = 112  # pixels of a picture or frame
+SIDE = 112  # pixels of an image or frame
 FINE = 3  # drawn this much larger, then shrunk
-FRAMES, SECONDS = 12, 3.0  # of a clip
+FRAMES, SECONDS = 12, 3.0  # of a video
 GROUNDS = ("#e8e2d4", "#cfd8dc", "#d7ccc8", "#dcedc8", "#f5f5f5")
 
-# Colour, width and height in hundredths of the picture, and whether it is round.
+# Colour, width and height in hundredths of the image, and whether it is round.
 FOODS: Mapping[str, tuple[str, int, int, bool]] = {
     "tomato": ("#d32f2f", 20, 20, True),
     "lemon": ("#fdd835", 24, 17, True),
@@ -48,7 +48,7 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture in hundredths of its side, shaken a little as a whole."""
+    """An image addressed in hundredths of its side, shifted and scaled a little as a whole."""
 
     image: Image.Image
     draw: ImageDraw.ImageDraw
@@ -96,7 +96,7 @@ class Canvas:
 
 
 def draw_dish(rng: random.Random, food: str, dish: str) -> Image.Image:
-    """A picture of `food` as a `dish`."""
+    """An image of `food` as a `dish`."""
     canvas = Canvas.blank(rng.choice(GROUNDS), _shift(rng), rng.uniform(0.85, 1.1))
     colour = FOODS[food][0]
     if dish == "soup":
@@ -108,8 +108,8 @@ def draw_dish(rng: random.Random, food: str, dish: str) -> Image.Image:
             canvas.food(food, 50 + rng.uniform(-22, 22), 72 + rng.uniform(-8, 5), 0.4)
     elif dish == "skewer":
         canvas.box(50, 55, 92, 2, "#5d4037")
-        for place in range(4):
-            canvas.food(food, 23 + 18 * place, 55 + rng.uniform(-2, 2), 0.5)
+        for index in range(4):
+            canvas.food(food, 23 + 18 * index, 55 + rng.uniform(-2, 2), 0.5)
     else:
         canvas.box(50, 44, 60, 12, "#c68642", round_=True)
         canvas.food(food, 50, 57, 1.1)
@@ -118,7 +118,7 @@ def draw_dish(rng: random.Random, food: str, dish: str) -> Image.Image:
 
 
 def draw_step(rng: random.Random, step: str, food: str, vessel: str) -> list[Image.Image]:
-    """The frames of a clip of one of `STEPS`."""
+    """The frames of a video of one of `STEPS`."""
     ground, shift, scale = rng.choice(GROUNDS), _shift(rng), rng.uniform(0.85, 1.1)
     start, wave = rng.choice((12.0, 50.0, 88.0)), rng.uniform(0, 1)
     frames = []
@@ -148,9 +148,9 @@ def _stir(canvas: Canvas, food: str, vessel: str, done: float, start: float, wav
 
 def _cut(canvas: Canvas, food: str, vessel: str, done: float, start: float, wave: float) -> None:
     canvas.box(50, 80, 84, 16, "#bcaaa4")
-    apart = 16 * max(0.0, done - 0.4)
-    canvas.food(food, 42 - apart, 66, 0.6)
-    canvas.food(food, 58 + apart, 66, 0.6)
+    gap = 16 * max(0.0, done - 0.4)
+    canvas.food(food, 42 - gap, 66, 0.6)
+    canvas.food(food, 58 + gap, 66, 0.6)
     canvas.box(50, 40 + 14 * math.sin(2 * math.pi * (2 * done + wave)), 3, 44, "#eceff1")
 
 
@@ -162,30 +162,30 @@ def _shift(rng: random.Random) -> tuple[float, float]:
 
 
 def draw_kitchen(folder: Path, train: int, held_out: int, seed: int = 0) -> None:
-    """Draw `train` + `held_out` clips into `folder`/clips, as many pictures into `folder`/pictures, and their rows."""
+    """Draw `train` + `held_out` videos into `folder`/clips, as many images into `folder`/pictures, and their rows."""
     rng = random.Random(f"kitchen {seed}")
-    for name, rows in (("clips", _clips), ("pictures", _pictures)):
-        place = folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        made = track(rows(place, train + held_out, rng), f"Drawing {name}", total=train + held_out)
+    for name, rows in (("clips", _videos), ("pictures", _images)):
+        target = folder / name
+        target.mkdir(parents=True, exist_ok=True)
+        made = track(rows(target, train + held_out, rng), f"Drawing {name}", total=train + held_out)
         lines = [
             row | {"split": "dev" if number >= train else "train", "drawn": True} for number, row in enumerate(made)
         ]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        (place / "metadata.jsonl").write_text(text, encoding="utf-8")
+        (target / "metadata.jsonl").write_text(text, encoding="utf-8")
 
 
-def _clips(place: Path, count: int, rng: random.Random) -> Iterator[dict[str, object]]:
+def _videos(folder: Path, count: int, rng: random.Random) -> Iterator[dict[str, object]]:
     for number in range(count):
         step, food, vessel = rng.choice(STEPS), rng.choice(list(FOODS)), rng.choice(VESSELS)
-        file = place / f"{number:04}.mkv"
+        file = folder / f"{number:04}.mkv"
         file.write_bytes(store_frames(draw_step(rng, step, food, vessel), SECONDS, lossless=False))
         yield {"video": file.name, "id": file.stem, "caption": step.format(food=food, vessel=vessel)}
 
 
-def _pictures(place: Path, count: int, rng: random.Random) -> Iterator[dict[str, object]]:
+def _images(folder: Path, count: int, rng: random.Random) -> Iterator[dict[str, object]]:
     for number in range(count):
         food, dish = rng.choice(list(FOODS)), rng.choice(DISHES)
-        file = place / f"{number:04}.png"
+        file = folder / f"{number:04}.png"
         draw_dish(rng, food, dish).save(file)
         yield {"image": file.name, "id": file.stem, "question": "What dish is this?", "answer": f"{food} {dish}"}

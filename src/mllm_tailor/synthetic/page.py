@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 LEFT, MIDDLE, RIGHT = 0.0, 0.5, 1.0  # the share of a cell's width that lies left of its anchor
 CELL_GAP = 0.6  # smallest blank between two cells of a row, in em
@@ -33,6 +33,18 @@ class Row(NamedTuple):
     rule: str = ""  # "-", "=", "*", ".", "_" repeated across the page, or "line"
     art: str = ""  # "barcode" or "logo"
     frame: tuple[float, ...] = ()  # vertical lines of a boxed row, as fractions of the text width
+
+
+class Look(TypedDict, total=False):
+    """The settings of a `Row` other than its cells, for functions that build rows."""
+
+    scale: float
+    wide: float
+    bold: bool
+    before: float
+    rule: str
+    art: str
+    frame: tuple[float, ...]
 
 
 @dataclass
@@ -126,15 +138,15 @@ class DrawnText:
 
     @property
     def boxes(self) -> list[tuple[str, float, float, float, float]]:
-        found = []
+        boxes = []
         for text, starts, baseline, size, _, _, _ in self.cells:
             top, tall = baseline - self.metrics.capital * size, (self.metrics.capital + self.metrics.descent) * size
-            found += [
+            boxes += [
                 (char, start, top, end - start, tall)
                 for char, start, end in zip(text, starts, starts[1:], strict=False)
                 if char != " "
             ]
-        return found
+        return boxes
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -147,7 +159,8 @@ class DrawnText:
 
 def _fit(cells: list[tuple[Cell, float]], width: float, scale: float) -> float:
     """The largest em at which these (cell, length in em) stay within 0..width and apart; pixels."""
-    best, before = float("inf"), None
+    best = float("inf")
+    before: tuple[float, float] | None = None  # the anchor of the cell to the left, and its reach to the right in em
     for cell, length in cells:
         grows_left, grows_right = cell.anchor * length * scale, (1 - cell.anchor) * length * scale
         anchor = cell.at * width
@@ -164,10 +177,10 @@ def _fit(cells: list[tuple[Cell, float]], width: float, scale: float) -> float:
     return best
 
 
-def place(
+def lay_out(
     sheet: Sheet, metrics: Metrics, width: int, margin: float, *, leading: float | None = None, squeeze: float = 1.0
 ) -> DrawnText:
-    """Put every character of a sheet on a page `width` pixels wide with `margin` pixels of blank around the text.
+    """Position every character of a sheet on a page `width` pixels wide with `margin` pixels of blank around the text.
 
     `squeeze` narrows all characters, which makes them taller at the same page width, as till printers' are.
     """
@@ -180,7 +193,9 @@ def place(
                 size, _fit([(cell, starts[-1]) for cell, starts in cells], inner, row.scale * row.wide * squeeze)
             )
     pitch = size * (leading or sheet.leading)
-    y, placed, marks = margin, [], []
+    y = margin
+    placed: list[PlacedLine] = []
+    marks: list[Mark] = []
     for index, (row, cells) in enumerate(zip(sheet.rows, measured, strict=True)):
         y += row.before * pitch
         height = pitch * row.scale * (3.0 if row.art else 1.0)

@@ -135,5 +135,7 @@ def compose_receipt(rng: random.Random, layout: str) -> Sheet:
     return sheet
 
 
-LAYOUTS = {name: partial(compose_receipt, layout=name) for name in FAMILIES} | {"franchise": compose_franchise}
+LAYOUTS: dict[str, Callable[[random.Random], Sheet]] = {
+    name: partial(compose_receipt, layout=name) for name in FAMILIES
+} | {"franchise": compose_franchise}
 DEMO_LAYOUTS = ("franchise",)  # of the demo's shop chain; never drawn unless asked for by name

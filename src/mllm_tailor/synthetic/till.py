@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Unpack
 
 from mllm_tailor.synthetic import content
 from mllm_tailor.synthetic.content import Purchase, Shop, digits, money
 from mllm_tailor.synthetic.locales import Locale
-from mllm_tailor.synthetic.page import LEFT, MIDDLE, RIGHT, Cell, Row, Sheet
+from mllm_tailor.synthetic.page import LEFT, MIDDLE, RIGHT, Cell, Look, Row, Sheet
 
 
 @dataclass
@@ -33,14 +34,14 @@ class Till:
         text = self.rng.choice(self.locale.labels[role]).format(r=self.purchase.tax_rate)
         return text.upper() if self.upper else text
 
-    def tell(self, name: str, value: str) -> str:
+    def record_fact(self, name: str, value: str) -> str:
         """Remember a value that is about to be printed."""
         self.sheet.facts[name] = value
         return value
 
-    def someone(self) -> str:
-        """The name of who sits at the till."""
-        return self.tell("cashier", content.person(self.rng))
+    def cashier(self) -> str:
+        """A name for the cashier, recorded as a fact."""
+        return self.record_fact("cashier", content.person(self.rng))
 
     def likely(self, chance: float) -> bool:
         return self.rng.random() < chance
@@ -53,17 +54,17 @@ class Till:
         signs = [sign for sign in self.locale.currencies if sign]
         return signs[0] if signs else ""
 
-    def centre(self, text: str, **look: object) -> None:
+    def centre(self, text: str, **look: Unpack[Look]) -> None:
         self.sheet.add(Row((Cell(text, 0.5, MIDDLE),), **look))
 
-    def left(self, text: str, at: float = 0.0, **look: object) -> None:
+    def left(self, text: str, at: float = 0.0, **look: Unpack[Look]) -> None:
         self.sheet.add(Row((Cell(text, at, LEFT),), **look))
 
-    def pair(self, first: str, second: str, at: float = 1.0, **look: object) -> None:
+    def pair(self, first: str, second: str, at: float = 1.0, **look: Unpack[Look]) -> None:
         self.sheet.add(Row((Cell(first, 0.0, LEFT), Cell(second, at, RIGHT)), **look))
 
     def line(self) -> None:
-        """The house's way to part blocks: a rule or a blank."""
+        """The separator between blocks in this style: a rule or a blank line."""
         self.sheet.add(Row(rule=self.rule, scale=0.8))
 
 
@@ -75,7 +76,7 @@ def header(till: Till, anchor: float = MIDDLE, big: bool = False, date_after_nam
     at = 0.5 if anchor == MIDDLE else 0.0
     bold = till.likely(0.4)
 
-    def put(text: str, **look: object) -> None:
+    def put(text: str, **look: Unpack[Look]) -> None:
         till.sheet.add(Row((Cell(text, at, anchor),), **look))
 
     if till.likely(0.12):
@@ -125,8 +126,17 @@ def title(till: Till) -> None:
     """TAX INVOICE and the like, plain, wide, big or underlined."""
     text = till.word("document")
     if text:
-        look = till.rng.choice(({}, {}, {"bold": True}, {"wide": 1.5}, {"scale": 1.3}, {"scale": 1.4, "bold": True}))
-        till.centre(text, before=till.rng.choice((0, 0.5, 1.0)), **look)
+        looks: tuple[Look, ...] = (
+            {},
+            {},
+            {"bold": True},
+            {"wide": 1.5},
+            {"scale": 1.3},
+            {"scale": 1.4, "bold": True},
+        )
+        look = till.rng.choice(looks)
+        look["before"] = till.rng.choice((0, 0.5, 1.0))
+        till.centre(text, **look)
 
 
 # --- who, when and where ----------------------------------------------------------------------------------------------
@@ -134,7 +144,7 @@ def title(till: Till) -> None:
 
 def _number(till: Till) -> str:
     prefix = till.rng.choice(("", "", "", "CS", "INV-", "A", "OR", "T0", "TD0", "#"))
-    return till.tell("number", prefix + digits(till.rng, till.rng.choice((4, 6, 8, 10, 12))))
+    return till.record_fact("number", prefix + digits(till.rng, till.rng.choice((4, 6, 8, 10, 12))))
 
 
 def meta_pairs(till: Till) -> None:
@@ -144,7 +154,7 @@ def meta_pairs(till: Till) -> None:
     when = f"{till.date} {till.time}" if till.likely(0.55) else till.date
     rows = [(till.word("number"), _number(till)), (till.word("date"), when)]
     rows += [(till.word("time"), till.time)] if when == till.date and till.likely(0.6) else []
-    rows += [(till.word("cashier"), till.someone())] if till.likely(0.8) else []
+    rows += [(till.word("cashier"), till.cashier())] if till.likely(0.8) else []
     rows += [(till.word("counter"), str(till.rng.randint(1, 30)))] if till.likely(0.3) else []
     if till.likely(0.4):
         till.rng.shuffle(rows)
@@ -161,7 +171,7 @@ def meta_columns(till: Till) -> None:
     values = [
         (till.word("number"), _number(till)),
         (till.word("date"), till.date),
-        (till.word("cashier"), till.someone()),
+        (till.word("cashier"), till.cashier()),
         (till.word("time"), till.time),
         (till.word("counter"), str(till.rng.randint(1, 20))),
     ]
@@ -190,7 +200,7 @@ def meta_short(till: Till) -> None:
         text = f"{till.word('date')}: {text}" if text.startswith(till.date) else text
     till.centre(text) if till.likely(0.5) else till.left(text)
     if till.likely(0.6):
-        till.left(f"{till.word('cashier')}: {till.someone()}")
+        till.left(f"{till.word('cashier')}: {till.cashier()}")
 
 
 def meta_late(till: Till) -> None:
@@ -204,7 +214,7 @@ def meta_late(till: Till) -> None:
         f"T{till.rng.randint(1, 9)} R{digits(till.rng, 6)}" if till.likely(0.7) else digits(till.rng, 4),
         before=0.5,
     )
-    till.left(f"{till.word('cashier')} {till.someone()}")
+    till.left(f"{till.word('cashier')} {till.cashier()}")
 
 
 # --- after the total --------------------------------------------------------------------------------------------------
@@ -216,7 +226,7 @@ def meta_number(till: Till) -> None:
 
 
 def extras(till: Till) -> None:
-    """Lines that tills add for themselves: card slips, points, tables, closing times."""
+    """Further lines that tills print: card slips, points, tables, closing times."""
     rng, colon = till.rng, till.rng.choice((": ", " : ", " "))
     lines = [
         f"{till.word('member')}{colon}{content.person(rng)}", f"Points{colon}{rng.randint(0, 900)}",
@@ -230,7 +240,7 @@ def extras(till: Till) -> None:
 
 
 def tax_summary(till: Till) -> None:
-    """The tax table: another place with plausible amounts."""
+    """The tax table: further plausible amounts that are not the total."""
     bought, rng, rate = till.purchase, till.rng, till.purchase.tax_rate
     zero, asian = money(till.locale, 0), till.locale.name in ("my", "sg")
     net = money(till.locale, bought.total - bought.rounding - bought.tax)

@@ -1,43 +1,19 @@
-"""Which device and number format to work with, seeding, and what a run costs. The only torch in the core."""
+"""Device and number format, random seeds, memory and time. The only module of the core that loads torch."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import random
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import psutil
-
-# oneDNN keeps the kernels of 1,024 products, a third of a MiB each, and samples of ever new lengths fill that. A few
-# passes' worth is as quick; fewer than one pass uses is not. It reads this once, with its first product.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-
 import torch
 
-CPU_TOKENS = 1024  # of one pass: more side by side is no faster on a CPU, and keeps more activations
+from mllm_tailor.core import machine
 
-
-def _load_bitsandbytes() -> None:
-    """Load it before PEFT does, and without torch's compiler.
-
-    It asks `torch.compile` for a few functions that stand in where a device has none of its own, and keeps them plain
-    where that fails. The compiler alone would cost 42 MiB and most of a second at every start.
-    """
-    compiler, torch.compile = torch.compile, None  # type: ignore[assignment]
-    try:
-        import bitsandbytes  # noqa: F401
-    finally:
-        torch.compile = compiler
-
-
-_load_bitsandbytes()
+CPU_TOKENS = 1024  # of one forward pass: more side by side is no faster on a CPU, and keeps more activations
 
 
 def pick_device(wanted: str | torch.device | None = None) -> torch.device:
@@ -69,7 +45,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch compute on so many threads meanwhile."""
+    """Torch computes on `count` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -79,28 +55,22 @@ def threads(count: int) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most this process ever held, on the GPU if it works there and in main memory otherwise."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes: the most this process has held, on the GPU if `device` is a GPU, else in main memory."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else machine.peak_memory()
 
 
 def current_memory(device: torch.device) -> int:
     """Bytes held now."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)
+    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else machine.resident_memory()
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that are free now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else machine.free_memory()
 
 
 @dataclass
-class Rise:
+class MemoryRise:
     """Bytes held before some work, and the most held during it beyond them."""
 
     before: int = 0
@@ -108,49 +78,25 @@ class Rise:
 
 
 @contextmanager
-def watch_memory(device: torch.device) -> Iterator[Rise]:
-    """How far memory rises during the work; the figures are there when it is done.
+def watch_memory(device: torch.device) -> Iterator[MemoryRise]:
+    """How far memory rises during the block; the figures are there when it ends.
 
-    In main memory, what was freed earlier is handed back first: the allocator would serve the work from it unseen.
+    Freed main memory is returned to the system first: the allocator would serve the work from it unnoticed.
     """
-    found = Rise()
+    result = MemoryRise()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        found.before = current_memory(device)
-        yield found
-        found.rise = peak_memory(device) - found.before
-        return
-    hand_back_freed_memory()
-    restarted = _restart_high_water()
-    found.before = current_memory(device)
-    yield found
-    found.rise = max(0, (_high_water() if restarted else peak_memory(device)) - found.before)
-
-
-def hand_back_freed_memory() -> None:
-    """Let the allocator return main memory it holds free, so far as it can; only glibc's is told so."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
-    if trim is not None:
-        trim(0)
-
-
-def _restart_high_water() -> bool:
-    """Begin anew with the most memory this process ever held (Linux, proc(5)); False where that cannot be."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _high_water() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    else:
+        machine.release_freed_memory()
+        machine.restart_peak_memory()
+    result.before = current_memory(device)
+    yield result
+    result.rise = max(0, peak_memory(device) - result.before)
 
 
 @dataclass
 class Stopwatch:
-    """Seconds of wall and processor time since it was made."""
+    """Seconds of wall clock and CPU time since it was made."""
 
     wall: float = field(default_factory=time.perf_counter)
     cpu: float = field(default_factory=time.process_time)
@@ -160,15 +106,15 @@ class Stopwatch:
         return time.perf_counter() - self.wall
 
     def cpu_seconds(self) -> float:
-        """Processor seconds of this process so far."""
+        """CPU seconds of this process so far."""
         return time.process_time() - self.cpu
 
 
 def describe_machine() -> dict[str, object]:
     """The facts a reader needs to judge a measured second or byte."""
     facts: dict[str, object] = {
-        "cpu_cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "cpu_cores": machine.cpu_count(),
+        "memory_gib": round(machine.total_memory() / 2**30, 1),
         "torch_threads": torch.get_num_threads(),
         "bf16_in_hardware": fast_bf16(pick_device()),
     }

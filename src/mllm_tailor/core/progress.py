@@ -1,41 +1,87 @@
-"""One look for every progress bar: what, how far, how fast, time left."""
+"""Progress of long work, shown by whoever asked for it.
+
+The library reports through `track` and `progress`; nothing is shown until an application sets a factory. The command
+line sets the one of `cli/console.py`; a notebook or service sets its own or none.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Item = TypeVar("Item")
 
 console = Console(stderr=True, highlight=False)
 
 
-def progress_bar() -> Progress:
-    """A bar for work of known length; `task.fields["note"]` is free text beside it."""
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=None if sys.stderr.isatty() else 20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=False,
-        disable=not sys.stderr.isatty(),
-    )
+class Progress(Protocol):
+    """One piece of work that is being watched. Calls may come from several threads."""
+
+    def start(self) -> None:
+        """The work begins."""
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more items are done."""
+
+    def update(self, completed: int, note: str = "") -> None:
+        """`completed` items are done in all; `note` is free text beside them."""
+
+    def stop(self) -> None:
+        """The work has ended, or was given up."""
+
+
+ProgressFactory = Callable[[str, int | None, int], Progress]
+"""Called with a short description, the number of items (None: unknown) and how many of them are already done."""
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def advance(self, count: int = 1) -> None:
+        """Do nothing."""
+
+    def update(self, completed: int, note: str = "") -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+_factory: list[ProgressFactory] = []
+
+
+def set_progress_factory(factory: ProgressFactory | None) -> None:
+    """Show all progress from now on through what `factory` makes; None shows nothing."""
+    _factory[:] = [factory] if factory is not None else []
+
+
+def make_progress(what: str, total: int | None = None, completed: int = 0) -> Progress:
+    """A `Progress` that has not been started; for work whose begin and end lie in different functions."""
+    return _factory[0](what, total, completed) if _factory else NoProgress()
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Progress]:
+    """A started `Progress`, stopped at the end of the block."""
+    shown = make_progress(what, total)
+    shown.start()
+    try:
+        yield shown
+    finally:
+        shown.stop()
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate with a bar; silent where standard error is not a terminal."""
+    """Iterate over `items` and report how many of them are done."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    with progress_bar() as bar:
-        task = bar.add_task(what, total=total, note="")
+    with progress(what, total) as shown:
         for item in items:
             yield item
-            bar.advance(task)
+            shown.advance()

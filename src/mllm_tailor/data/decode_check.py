@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import queue
-import resource
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.machine import cpu_count, limit_address_space
 from mllm_tailor.core.sample import Media
 from mllm_tailor.data.perceptual_hash import picture_hash
 from mllm_tailor.media.audio import read_audio
@@ -46,7 +46,7 @@ def decode_all(
     media: Sequence[Media], workers: int | None = None, progress: Callable[[], object] = lambda: None
 ) -> list[Decoded]:
     """Decode every file; `progress` is called once for each, from several threads."""
-    count = min(workers or len(os.sched_getaffinity(0)), len(media)) or 1
+    count = min(workers or cpu_count(), len(media)) or 1
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     everyone = [_Worker() for _ in range(count)]
     for worker in everyone:
@@ -161,15 +161,9 @@ def _checksum(media: Media) -> str:
         raise DataError(f"{media.path}: cannot be read ({error.strerror}) — check its permissions") from None
 
 
-def _limit_memory() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = WORKER_BYTES if hard == resource.RLIM_INFINITY else min(WORKER_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-
-
 def serve() -> None:
     """Answer requests until standard input closes."""
-    _limit_memory()
+    limit_address_space(WORKER_BYTES)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a chatty decoder library cannot disturb the answers
     for line in sys.stdin:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.progress import progress_bar
+from mllm_tailor.core.progress import progress
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.decode_check import Decoded, decode_all, look
 from mllm_tailor.data.formats import Pattern, is_amount, is_date, patterns
@@ -103,9 +103,8 @@ def _files(samples: Iterable[Sample]) -> list[Media]:
 
 def _decode(samples: Sequence[Sample], workers: int | None) -> dict[Media, Decoded]:
     files = _files(samples)
-    with progress_bar() as bar:
-        row = bar.add_task("Decoding files", total=len(files), note="")
-        return dict(zip(files, decode_all(files, workers, lambda: bar.advance(row)), strict=True))
+    with progress("Decoding files", len(files)) as shown:
+        return dict(zip(files, decode_all(files, workers, shown.advance), strict=True))
 
 
 def _check_files(sample: Sample, decoded: Mapping[Media, Decoded]) -> Iterator[DataIssue]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.progress import progress_bar
+from mllm_tailor.core.progress import progress
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.confidence import confidence_of
@@ -90,12 +90,11 @@ def _run(
     model = reader.model.model
     was_training = model.training
     model.eval()
-    with progress_bar() as bar:
-        shown = bar.add_task("Reading", total=len(samples) * len(reader.modes), note="")
+    with progress("Reading", len(samples) * len(reader.modes)) as shown:
         try:
             for index, held, prediction in reader.read(samples):
                 found[held][index] = prediction
-                bar.advance(shown)
+                shown.advance()
                 if on_done is not None:
                     on_done(prediction, held)
         except torch.OutOfMemoryError:

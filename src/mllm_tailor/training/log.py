@@ -11,7 +11,7 @@ from typing import Any
 from accelerate.tracking import TensorBoardTracker
 
 from mllm_tailor.core.io import append_jsonl, human_bytes, write_atomic
-from mllm_tailor.core.progress import progress_bar
+from mllm_tailor.core.progress import make_progress
 from mllm_tailor.training.state import Progress
 
 
@@ -23,8 +23,7 @@ class TrainingLog:
         done = progress.step
         keep_rows(self.file, done, progress.evaluated_step or 0)
         self.board = TensorBoardTracker(name, logging_dir=str(folder / "tensorboard"), purge_step=done + 1)
-        self.bar = progress_bar()
-        self.task = self.bar.add_task("Training", total=steps, completed=done, note="")
+        self.bar = make_progress("Training", steps, done)
 
     def __enter__(self) -> TrainingLog:
         self.board.start()
@@ -43,7 +42,7 @@ class TrainingLog:
         numbers = {f"train/{key}": value for key, value in row.items() if isinstance(value, (int, float))}
         self.board.log(numbers, step=row["step"])
         note = f"loss {row['loss']:.3f}  {row['samples_per_second']:.2f} samples/s  {human_bytes(row['memory'])}"
-        self.bar.update(self.task, completed=row["step"], note=note)
+        self.bar.update(row["step"], note)
 
     def dev(self, step: int, scores: Mapping[str, float]) -> None:
         """Scores on the dev part."""

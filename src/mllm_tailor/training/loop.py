@@ -14,11 +14,11 @@ from torch import Tensor
 from mllm_tailor.core.device import (
     computes_in_bf16,
     current_memory,
-    hand_back_freed_memory,
     peak_memory,
     seed_everything,
 )
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.machine import release_freed_memory
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import MethodSet
@@ -131,7 +131,7 @@ class Training:
 
     def run(self) -> TrainResult:
         """All steps that are left, then the adapter."""
-        hand_back_freed_memory()  # of the vision pass, which the steps would come on top of
+        release_freed_memory()  # of the vision pass, which the steps would come on top of
         self.progress = self.checkpoint_manager.resume(self.progress)
         broadcast_parameters(trained_weights(self.model).values())
         if self.progress.step:

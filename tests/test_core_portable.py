@@ -1,0 +1,82 @@
+"""Nothing in the core, in media or in the data readers needs a call that exists on Linux alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mllm_tailor.core import machine
+
+# What macOS and Windows lack is taken away before anything is imported; /proc is hidden likewise.
+OTHER_SYSTEM = """
+import os, pathlib, pkgutil, importlib, sys
+import psutil
+sys.modules["resource"] = None  # psutil itself needs it on Linux
+for name in ("sched_getaffinity", "sched_setaffinity", "getpgid", "setsid", "fork"):
+    if hasattr(os, name):
+        delattr(os, name)
+if hasattr(psutil.Process, "cpu_affinity"):
+    del psutil.Process.cpu_affinity
+read_text, write_text = pathlib.Path.read_text, pathlib.Path.write_text
+def hidden(method):
+    def call(self, *words, **settings):
+        if str(self).startswith("/proc"):
+            raise FileNotFoundError(str(self))
+        return method(self, *words, **settings)
+    return call
+pathlib.Path.read_text, pathlib.Path.write_text = hidden(read_text), hidden(write_text)
+"""
+
+
+def on_other_system(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", OTHER_SYSTEM + code], capture_output=True, text=True, timeout=120, env=dict(os.environ)
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_core_and_media_import_and_measure_where_linux_calls_are_missing(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    printed = on_other_system(
+        "import mllm_tailor.core, mllm_tailor.media\n"
+        "for package in (mllm_tailor.core, mllm_tailor.media):\n"
+        "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "import torch\n"
+        "from PIL import Image\n"
+        "from mllm_tailor.core.device import describe_machine, free_memory, peak_memory, watch_memory\n"
+        "from mllm_tailor.core.sample import Media\n"
+        "from mllm_tailor.data.decode_check import decode_all\n"
+        "cpu = torch.device('cpu')\n"
+        "with watch_memory(cpu) as memory: kept = bytearray(1 << 26)\n"
+        "assert describe_machine()['cpu_cores'] >= 1\n"
+        "assert peak_memory(cpu) >= 1 << 26 and free_memory(cpu) > 0 and memory.before > 0\n"
+        f"Image.new('RGB', (30, 20)).save({str(picture)!r})\n"
+        f"print(decode_all([Media('image', {str(picture)!r})])[0].size)\n"
+    )
+    assert printed.strip() == "(30, 20)"
+
+
+def test_peak_memory_covers_what_was_freed() -> None:
+    before = machine.peak_memory()
+    block = bytearray(os.urandom(1) * (before + (1 << 25) - machine.resident_memory()))
+    held = len(block)
+    del block
+    assert machine.peak_memory() >= before and machine.peak_memory() >= held
+
+
+def test_cores_follow_the_affinity_of_the_process() -> None:
+    cores = psutil.Process().cpu_affinity()
+    if len(cores) < 2:
+        pytest.skip("one core only")
+    psutil.Process().cpu_affinity(cores[:1])
+    try:
+        assert machine.cpu_count() == 1
+    finally:
+        psutil.Process().cpu_affinity(cores)

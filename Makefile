@@ -28,8 +28,8 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 docs: $(READY)
-	$(VENV)/bin/python docs/generate.py
-	$(VENV)/bin/python docs/models_page.py
+	$(VENV)/bin/python tools/docs/generate.py
+	$(VENV)/bin/python tools/docs/models_page.py
 
 clean:
 	rm -rf build dist runs/demo

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "docs"))  # as when it is run
-spec = importlib.util.spec_from_file_location("docs_generate", REPOSITORY / "docs" / "generate.py")
+sys.path.insert(0, str(REPOSITORY / "tools" / "docs"))  # as when it is run
+spec = importlib.util.spec_from_file_location("docs_generate", REPOSITORY / "tools" / "docs" / "generate.py")
 assert spec and spec.loader
 generate = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(generate)

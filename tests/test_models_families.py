@@ -353,10 +353,10 @@ def test_features_of_speech_are_those_of_a_plain_fourier_transform() -> None:
 
 
 def test_the_page_says_what_the_table_says() -> None:
-    docs = Path(__file__).resolve().parent.parent / "docs"
-    spec = importlib.util.spec_from_file_location("models_page", docs / "models_page.py")
+    repository = Path(__file__).resolve().parent.parent
+    spec = importlib.util.spec_from_file_location("models_page", repository / "tools" / "docs" / "models_page.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    written = (docs / "models.md").read_text(encoding="utf-8")
-    assert written == module.models_page(), "run `python docs/models_page.py` and commit the result"
+    written = (repository / "docs" / "models.md").read_text(encoding="utf-8")
+    assert written == module.models_page(), "run `python tools/docs/models_page.py` and commit the result"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from mllm_tailor.training import distributed as processes
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from mllm_tailor.training import distributed as processes
-from pretraining import assembling, checkpoint, guiding, optimizing, pages, pictures, tower, vision
-from pretraining.assembling import IMAGE, SymbolEmbedding
+from pretraining import architecture, attention_supervision, checkpoint, optim, pages, pictures, tower, vision
+from pretraining.architecture import IMAGE, SymbolEmbedding
 from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places
 from pretraining.stage import Stage
 
@@ -55,10 +55,10 @@ def from_checkpoint(name: str) -> tuple[dict[str, nn.Module], dict]:
 
 
 def _fresh_parts(vision: dict[str, int]) -> dict[str, nn.Module]:
-    model = assembling.build_model(vision=vision)
+    model = architecture.build_model(vision=vision)
     head = tower.GlyphHead(model.config.vision_config.hidden_size)
     symbols = SymbolEmbedding(model.config.text_config.hidden_size)
-    guide = guiding.Guide(model.model.language_model)
+    guide = attention_supervision.Guide(model.model.language_model)
     return dict(zip(PARTS, (model, head, symbols, guide), strict=True))
 
 
@@ -75,7 +75,7 @@ def align(parts: dict[str, nn.Module], device: torch.device, count: int = 200, s
     """Teach the fresh projector the oracle's embeddings on features of `count` text tiles computed once."""
     model, symbols = parts["model"], parts["symbols"]
     features, targets = [], []
-    with torch.no_grad(), optimizing.computing(device):
+    with torch.no_grad(), optim.computing(device):
         for (grey, labels), _ in zip(vision.Tiles(11, documents=0.5), range(count), strict=False):
             features.append(
                 tower.patch_features(model.model.vision_tower, tower.normalise(grey[None].to(device))).bfloat16()
@@ -83,16 +83,16 @@ def align(parts: dict[str, nn.Module], device: torch.device, count: int = 200, s
             tokens = torch.from_numpy(pages.to_tokens(labels[None].numpy())).to(device)
             targets.append((symbols(tokens, model.get_input_embeddings()).bfloat16(), (tokens >= 0).all(1)))
     projector = model.model.multi_modal_projector
-    optimizers = optimizing.make_optimizers([projector], 3e-3)
+    optimizers = optim.make_optimizers([projector], 3e-3)
     for step in range(steps):
         chosen = torch.randint(count, (6,)).tolist()
-        with optimizing.computing(device):
+        with optim.computing(device):
             visual = visual_tokens(model, torch.cat([features[index] for index in chosen]).float())
         oracle = torch.cat([targets[index][0] for index in chosen]).float()
         known = torch.cat([targets[index][1] for index in chosen])
         loss = (visual.float() - oracle)[known].pow(2).mean() / oracle[known].pow(2).mean()
         loss.backward()
-        optimizing.step(optimizers, 3e-3 * optimizing.rate_at(step / steps))
+        optim.step(optimizers, 3e-3 * optim.rate_at(step / steps))
         if step % 100 == 99:
             print(f"projector step {step + 1} distance {loss.item():.3f}", flush=True)
 
@@ -106,7 +106,7 @@ def losses(
     labels = torch.from_numpy(np.concatenate([picture.labels for picture in batch])).to(device)
     examples = [Example(pages.to_tokens(picture.labels), 0, picture.turns, picture.places) for picture in batch]
     ids, targets = (part.to(device) for part in assemble(examples))
-    with optimizing.computing(device):
+    with optim.computing(device):
         features = tower.patch_features(model.model.vision_tower, tower.normalise(grey))
         glyph = vision.glyph_loss(head(features), labels.flatten(1, 2))
         visual = visual_tokens(model, features)
@@ -138,7 +138,7 @@ def make_optimizers(parts: dict[str, nn.Module], rate: float) -> list[torch.opti
     ]
     found = []
     for module, scale in named:
-        for optimizer in optimizing.make_optimizers([module], rate):
+        for optimizer in optim.make_optimizers([module], rate):
             for group in optimizer.param_groups:
                 group["scale"] = scale
             found.append(optimizer)

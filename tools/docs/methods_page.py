@@ -12,7 +12,7 @@ from words import settings_table
 from mllm_tailor.core.io import human_bytes, read_json
 from mllm_tailor.methods import METHODS
 
-RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 DATA = {"drawn": "drawn receipts", "sroie": "real receipts (SROIE)"}
 
 HEAD = """# The methods

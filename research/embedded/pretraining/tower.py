@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import InternVLForConditionalGeneration, InternVLVisionConfig, InternVLVisionModel
 
-from pretraining import checkpoint, slots
+from pretraining import checkpoint, glyph_slots
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet, as InternVL's preprocessing
 STD = torch.tensor([0.229, 0.224, 0.225])
@@ -24,7 +24,7 @@ def build_tower(width: int = 256, layers: int = 6, heads: int = 8, ratio: int = 
         num_attention_heads=heads,
         intermediate_size=ratio * width,
         image_size=[448, 448],
-        patch_size=[slots.PATCH, slots.PATCH],
+        patch_size=[glyph_slots.PATCH, glyph_slots.PATCH],
         attention_bias=True,
         use_qk_norm=False,
         norm_type="layer_norm",
@@ -104,7 +104,7 @@ def initialise_local(
 
 
 def _whiten(projection: nn.Conv2d, sample: torch.Tensor, codes: int) -> None:
-    patch = slots.PATCH
+    patch = glyph_slots.PATCH
     pixels = normalise(sample)[:, :1]
     patches = pixels.unfold(2, patch, patch).unfold(3, patch, patch).reshape(-1, patch * patch)
     mean = patches.mean(0)
@@ -160,10 +160,10 @@ class GlyphHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, slots.SLOTS * slots.CLASSES)
+        self.linear = nn.Linear(width, glyph_slots.SLOTS * glyph_slots.CLASSES)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.norm(features)).unflatten(-1, (slots.SLOTS, slots.CLASSES))
+        return self.linear(self.norm(features)).unflatten(-1, (glyph_slots.SLOTS, glyph_slots.CLASSES))
 
 
 def load_tower(name: str) -> tuple[InternVLVisionModel, GlyphHead]:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 
 import torch
+from mllm_tailor.training import distributed as processes
 from torch import nn
 
-from mllm_tailor.training import distributed as processes
-from pretraining import checkpoint, optimizing
+from pretraining import checkpoint, optim
 
 SAVE_EVERY = 120  # seconds
 
@@ -54,14 +54,14 @@ class Stage:
 
     def _clock(self) -> float:
         """Seconds since the stage began, the same in all processes."""
-        device = optimizing.trained(self.optimizers)[0].device
+        device = optim.trained(self.optimizers)[0].device
         return processes.total(time.time() - self._started, device) / processes.ranks()
 
     def learn(self, loss: torch.Tensor, figures: dict[str, float | torch.Tensor], notes: str = "") -> None:
         """One update; every so many steps the means of `figures` since the last time are printed, and `notes`."""
         (loss / processes.ranks()).backward()
-        processes.sum_gradients(optimizing.trained(self.optimizers))
-        optimizing.step(self.optimizers, self.rate * optimizing.rate_at(self.done, flat=self.flat))
+        processes.sum_gradients(optim.trained(self.optimizers))
+        optim.step(self.optimizers, self.rate * optim.rate_at(self.done, flat=self.flat))
         self.facts["step"] += 1
         self._figures.append([float(torch.as_tensor(value).detach()) for value in figures.values()])
         if self.facts["step"] % self.every == 0 and processes.rank() == 0:

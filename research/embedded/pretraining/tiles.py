@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from pretraining import effects, fonts, slots, words
+from pretraining import effects, fonts, glyph_slots, words
 
 TILE = 448  # px
-GRID = TILE // slots.PATCH  # 32 patches a side
+GRID = TILE // glyph_slots.PATCH  # 32 patches a side
 
 
 class Pen:
@@ -36,7 +36,7 @@ class Pen:
                 if a < c and b < d:
                     part = self.ink[top + b : top + d, left + a : left + c]
                     np.maximum(part, mask[b:d, a:c], out=part)
-            self.classes.append(slots.class_of(character))
+            self.classes.append(glyph_slots.class_of(character))
             self.x.append(x + advance / 2)
             self.y.append(middle)
             x += advance
@@ -92,9 +92,11 @@ def text_tile(
         y += atlas.height * (rng.uniform(0.78, 1.1) if rng.random() < 0.8 else rng.uniform(1.1, 2.0))
     classes, x_centres, y_centres = pen.placed()
     if easy:
-        return effects.photograph_plainly(pen.ink, rng), slots.fill_slots(classes, x_centres, y_centres, GRID, GRID)
+        return effects.photograph_plainly(pen.ink, rng), glyph_slots.fill_slots(
+            classes, x_centres, y_centres, GRID, GRID
+        )
     ink, x_centres, y_centres = warp(effects.wear_ink(pen.ink, rng), x_centres, y_centres, rng)
-    return effects.photograph(ink, rng), slots.fill_slots(classes, x_centres, y_centres, GRID, GRID)
+    return effects.photograph(ink, rng), glyph_slots.fill_slots(classes, x_centres, y_centres, GRID, GRID)
 
 
 def random_atlas(rng: np.random.Generator, held_out: bool, easy: bool = False) -> fonts.Atlas:

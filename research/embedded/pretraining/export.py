@@ -6,21 +6,21 @@ import copy
 from pathlib import Path
 
 import torch
+from mllm_tailor.models.bundled.build import build_processor, save
 from torch import nn
 from transformers import InternVLForConditionalGeneration
 
-from mllm_tailor.models.bundled.build import build_processor, save
-from pretraining import assembling, checkpoint
-from pretraining.assembling import SymbolEmbedding
-from pretraining.join import from_checkpoint
+from pretraining import architecture, checkpoint
+from pretraining.architecture import SymbolEmbedding
 from pretraining.language import language_parts
+from pretraining.stage3_joint import from_checkpoint
 
 MOST_TILES = 3
 
 
 def keep_language(name: str) -> dict:
     """Keep the language stage's checkpoint `name` beside the code, for the stages after it; returns its facts."""
-    model = assembling.build_model()
+    model = architecture.build_model()
     parts = language_parts(model, SymbolEmbedding(model.config.text_config.hidden_size))
     facts = checkpoint.load(name, parts)
     checkpoint.keep(checkpoint.LANGUAGE, parts)
@@ -49,7 +49,7 @@ def ship(name: str, folder: Path, share: float = 1.0) -> dict:
     if share < 1:
         blend(parts, folder, share)
     checkpoint.keep(checkpoint.HEADS, {"head": parts["head"], "symbols": parts["symbols"]})
-    processor = build_processor(assembling.TOKENIZER, max_tiles=MOST_TILES, thumbnail=False)
+    processor = build_processor(architecture.TOKENIZER, max_tiles=MOST_TILES, thumbnail=False)
     folder.mkdir(parents=True, exist_ok=True)
     save(parts["model"].to(torch.bfloat16), processor, folder)
     return facts

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from rapidfuzz import fuzz
-from rapidfuzz.distance import Levenshtein
-
 from mllm_tailor.media.crop import print_box
 from mllm_tailor.media.image import to_rgb
 from mllm_tailor.models.inputs.internvl_processor import IMAGENET_MEAN, IMAGENET_STD
 from mllm_tailor.models.inputs.tiling import tile_image, tiles_to_tensor
 from mllm_tailor.tasks.reply import read_object
-from pretraining import assembling, optimizing, pictures, questions
+from PIL import Image
+from rapidfuzz import fuzz
+from rapidfuzz.distance import Levenshtein
+
+from pretraining import architecture, optim, pictures, questions
 from pretraining.pages import Page
 from pretraining.tiles import TILE
 
@@ -31,8 +31,8 @@ def ask(model: torch.nn.Module, image: Image.Image, question: str, most: int = 3
     pixels = tiles_to_tensor(tile_image(image, 1, most, TILE, thumbnail=False), IMAGENET_MEAN, IMAGENET_STD).to(
         model.device
     )
-    ids = torch.tensor([assembling.prompt_ids(len(pixels) * assembling.VISUAL, question)], device=model.device)
-    with optimizing.computing(model.device):
+    ids = torch.tensor([architecture.prompt_ids(len(pixels) * architecture.VISUAL, question)], device=model.device)
+    with optim.computing(model.device):
         reply = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -40,7 +40,7 @@ def ask(model: torch.nn.Module, image: Image.Image, question: str, most: int = 3
             do_sample=False,
             max_new_tokens=tokens,
         )
-    return assembling.TOKENIZER.decode(reply[0, ids.shape[1] :], skip_special_tokens=True)
+    return architecture.TOKENIZER.decode(reply[0, ids.shape[1] :], skip_special_tokens=True)
 
 
 def field_scores(pairs: list[tuple[str, dict[str, str]]]) -> dict[str, float]:

@@ -6,12 +6,12 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-
 from mllm_tailor.models.inputs.tiling import tile_image
 from mllm_tailor.synthetic import DrawnPage, FontSet, Style, draw_document
 from mllm_tailor.synthetic.fonts import Face
-from pretraining import effects, fonts, guiding, pages, questions, slots, tiles, words
+from PIL import Image
+
+from pretraining import attention_supervision, effects, fonts, glyph_slots, pages, questions, tiles, words
 from pretraining.tiles import GRID, TILE
 
 
@@ -22,7 +22,7 @@ class Picture:
     tiles: np.ndarray
     labels: np.ndarray
     turns: tuple[tuple[str, str], ...]
-    places: tuple[np.ndarray, ...] = ()  # of each answer's characters, as guiding.answer_places
+    places: tuple[np.ndarray, ...] = ()  # of each answer's characters, as attention_supervision.answer_places
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def characters(page: DrawnPage) -> tuple[np.ndarray, np.ndarray, np.ndarray, lis
                 y.append(middle)
                 number[index - 1] = len(classes) - 1
             number[index] = len(classes)
-            classes.append(slots.class_of(letter))
+            classes.append(glyph_slots.class_of(letter))
             x.append((box.x0 + box.x1) / 2)
             y.append(middle)
             last = (box, False)
@@ -73,12 +73,16 @@ def cut(page: DrawnPage, most: int) -> tuple[np.ndarray, np.ndarray, tuple[np.nd
     columns, rows = pages.grid_of(width, height, most)
     grey = np.stack([np.asarray(tile.convert("L")) for tile in tile_image(page.image, 1, most, TILE, thumbnail=False)])
     classes, x, y, numbers = characters(page)
-    labels, where = slots.place_slots(
+    labels, where = glyph_slots.place_slots(
         classes, x * columns * TILE / width, y * rows * TILE / height, rows * GRID, columns * GRID
     )
-    tiled = labels.reshape(rows, GRID, columns, GRID, slots.SLOTS).transpose(0, 2, 1, 3, 4)
+    tiled = labels.reshape(rows, GRID, columns, GRID, glyph_slots.SLOTS).transpose(0, 2, 1, 3, 4)
     places = np.append(pages.token_places(where, columns), -1)  # number -1 takes the last
-    return grey, tiled.reshape(rows * columns, GRID, GRID, slots.SLOTS), tuple(places[number] for number in numbers)
+    return (
+        grey,
+        tiled.reshape(rows * columns, GRID, GRID, glyph_slots.SLOTS),
+        tuple(places[number] for number in numbers),
+    )
 
 
 def drawn_page(rng: np.random.Generator, held_out: bool = False) -> DrawnPage:
@@ -118,12 +122,14 @@ def few_lines(rng: np.random.Generator, most: int = 5, held_out: bool = False) -
             break
     classes, x_centres, y_centres = pen.placed()
     ink, x_centres, y_centres = tiles.warp(effects.wear_ink(pen.ink, rng), x_centres, y_centres, rng)
-    labels, where = slots.place_slots(classes, x_centres, y_centres, GRID, GRID)
+    labels, where = glyph_slots.place_slots(classes, x_centres, y_centres, GRID, GRID)
     lines = np.split(pages.token_places(where, 1), np.cumsum([len(text) for text in texts])[:-1])
     about = pages.Page("lines", labels[None], tuple(texts), (), {}, tuple(lines))
     answer = "\n".join(texts)
     turns = (("Read the text.", answer),)
-    return Picture(effects.photograph(ink, rng)[None], labels[None], turns, (guiding.answer_places(about, answer),))
+    return Picture(
+        effects.photograph(ink, rng)[None], labels[None], turns, (attention_supervision.answer_places(about, answer),)
+    )
 
 
 def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
@@ -142,5 +148,7 @@ def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
     ):  # plain transformers always appends one; its characters are too small to label
         small = drawn.image.convert("L").resize((TILE, TILE), Image.Resampling.BICUBIC)
         grey = np.concatenate([grey, np.asarray(small)[None]])
-        labels = np.concatenate([labels, np.full_like(labels[:1], slots.IGNORED)])
-    return Picture(grey, labels, turns, tuple(guiding.answer_places(about, answer) for _, answer in turns))
+        labels = np.concatenate([labels, np.full_like(labels[:1], glyph_slots.IGNORED)])
+    return Picture(
+        grey, labels, turns, tuple(attention_supervision.answer_places(about, answer) for _, answer in turns)
+    )

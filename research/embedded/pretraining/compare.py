@@ -1,6 +1,6 @@
 """Model folders beside one another on the same drawn receipts of unseen layouts, read as the product reads.
 
-    python -m pretraining.compare src/mllm_tailor/models/bundled/embedded
+    python -m pretraining.compare ../../src/mllm_tailor/models/bundled/embedded
     python -m pretraining.compare OLD NEW --count 64 --beams 1 8 --unconstrained
 
 Seeds of their own, never those of `score` or `evaluate`; half of the receipts are in languages never taught, none with
@@ -15,14 +15,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from mllm_tailor.core.device import Stopwatch
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import VisionFeatureCache, predict
 from mllm_tailor.models import load_model
 from mllm_tailor.recipe.schema import Predict
+from rich.console import Console
+from rich.table import Table
+
 from pretraining.pages import is_ascii
 from pretraining.score import FIELDS, TASK, drawn, similarity
 

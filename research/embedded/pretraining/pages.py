@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-
 from mllm_tailor.synthetic import DrawnText, text_layout
-from pretraining import slots
+
+from pretraining import glyph_slots
 from pretraining.tiles import GRID, TILE
 
 KINDS, SHARES = ("receipts", "tickets", "forms", "tables"), (0.8, 0.08, 0.06, 0.06)
@@ -60,7 +60,7 @@ def characters(text: DrawnText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     classes, x, y = [], [], []
     for cell in text.cells:
         starts = cell.starts
-        classes += [slots.class_of(character) for character in cell.text]
+        classes += [glyph_slots.class_of(character) for character in cell.text]
         x += [(a + b) / 2 for a, b in pairwise(starts)]
         y += [cell.baseline - MIDDLE * cell.size] * len(cell.text)
     return np.array(classes), np.array(x), np.array(y)
@@ -76,14 +76,14 @@ def to_page(text: DrawnText, rng: np.random.Generator) -> Page:
         x, y = x + lean * (y - rows * TILE / 2), y + slope * (x - columns * TILE / 2)
     x = x + rng.normal(0, 0.7, len(x)) + rng.uniform(-6, 6)
     y = y + rng.uniform(-6, 6)
-    labels, where = slots.place_slots(classes, x, y, rows * GRID, columns * GRID)
-    tiled = labels.reshape(rows, GRID, columns, GRID, slots.SLOTS).transpose(0, 2, 1, 3, 4)
+    labels, where = glyph_slots.place_slots(classes, x, y, rows * GRID, columns * GRID)
+    tiled = labels.reshape(rows, GRID, columns, GRID, glyph_slots.SLOTS).transpose(0, 2, 1, 3, 4)
     found: dict[int, float] = {}
     for cell in text.cells:
         found.setdefault(cell.row, (cell.baseline - MIDDLE * cell.size) * rows * TILE / text.height)
     return Page(
         text.kind,
-        tiled.reshape(rows * columns, GRID, GRID, slots.SLOTS),
+        tiled.reshape(rows * columns, GRID, GRID, glyph_slots.SLOTS),
         text.lines,
         tuple(found.values()),
         text.fields,
@@ -93,12 +93,12 @@ def to_page(text: DrawnText, rng: np.random.Generator) -> Page:
 
 def token_places(where: np.ndarray, columns: int) -> np.ndarray:
     """Indices of flat labels [rows, columns, SLOTS] of a page to places among its visual tokens: token * 12 + slot."""
-    patch, slot = where // slots.SLOTS, where % slots.SLOTS
+    patch, slot = where // glyph_slots.SLOTS, where % glyph_slots.SLOTS
     row, column = patch // (columns * GRID), patch % (columns * GRID)
     tile = row // GRID * columns + column // GRID
     token = (tile * GRID // 2 + row % GRID // 2) * (GRID // 2) + column % GRID // 2
     quadrant = row % 2 * 2 + column % 2
-    return np.where(where < 0, -1, (token * 4 + quadrant) * slots.SLOTS + slot)
+    return np.where(where < 0, -1, (token * 4 + quadrant) * glyph_slots.SLOTS + slot)
 
 
 def places_of_lines(text: DrawnText, places: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -117,5 +117,5 @@ def places_of_lines(text: DrawnText, places: np.ndarray) -> tuple[np.ndarray, ..
 def to_tokens(labels: np.ndarray) -> np.ndarray:
     """[tiles, 32, 32, SLOTS] to the slots of each visual token: [tiles * 256, 4 * SLOTS], quadrants row by row."""
     tiles = labels.shape[0]
-    grouped = labels.reshape(tiles, GRID // 2, 2, GRID // 2, 2, slots.SLOTS).transpose(0, 1, 3, 2, 4, 5)
-    return grouped.reshape(tiles * (GRID // 2) ** 2, 4 * slots.SLOTS)
+    grouped = labels.reshape(tiles, GRID // 2, 2, GRID // 2, 2, glyph_slots.SLOTS).transpose(0, 1, 3, 2, 4, 5)
+    return grouped.reshape(tiles * (GRID // 2) ** 2, 4 * glyph_slots.SLOTS)

@@ -10,19 +10,30 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining import assembling, checkpoint, guiding, optimizing, pages, questions, slots, tower, vision
-from pretraining.assembling import IMAGE, Beliefs, SymbolEmbedding
+from pretraining import (
+    architecture,
+    attention_supervision,
+    checkpoint,
+    glyph_slots,
+    optim,
+    pages,
+    questions,
+    tower,
+    vision,
+)
+from pretraining.architecture import IMAGE, Beliefs, SymbolEmbedding
 from pretraining.stage import Stage
 
 WHOLE = 64  # tokens that the length of a batch is a multiple of
-FIRST = assembling.prompt_ids(1, "").index(IMAGE)  # position of the first visual token in a conversation
+FIRST = architecture.prompt_ids(1, "").index(IMAGE)  # position of the first visual token in a conversation
 
 
 @dataclass(frozen=True)
 class Example:
     """Slots of the visual tokens [n, 12], the place of the first one in its tile, questions and answers about them.
 
-    `places` holds for each answer where its characters are shown (`guiding.answer_places`); empty: not known.
+    `places` holds for each answer where its characters are shown (see `attention_supervision.answer_places`);
+    empty: not known.
     """
 
     tokens: np.ndarray
@@ -39,7 +50,7 @@ def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example | No
     count = int(rng.integers(1, most + 1))
     start = int(rng.integers(max(1, len(page.lines) - count + 1)))
     tokens = pages.to_tokens(page.labels)
-    rows = tokens.reshape(-1, assembling.SIDE, tokens.shape[1])
+    rows = tokens.reshape(-1, architecture.SIDE, tokens.shape[1])
     middles = page.middles[start : start + count]
     top, bottom = int(middles[0] // 28) - 1, int(middles[-1] // 28) + 2
     low, high = (middles[0] + page.middles[start - 1]) / 2 if start else -1e9, 1e9
@@ -47,17 +58,19 @@ def strip(page: pages.Page, rng: np.random.Generator, most: int) -> Example | No
         high = (middles[-1] + page.middles[start + count]) / 2
     top, bottom = max(0, top), min(len(rows), bottom)
     part = rows[top:bottom].copy()
-    height = np.arange(top, bottom)[:, None] * 28 + np.repeat([7, 21], 2 * slots.SLOTS)[None]  # px of each slot's patch
-    part[np.broadcast_to(((height < low) | (height > high))[:, None], part.shape)] = slots.NONE
+    height = (
+        np.arange(top, bottom)[:, None] * 28 + np.repeat([7, 21], 2 * glyph_slots.SLOTS)[None]
+    )  # px of each slot's patch
+    part[np.broadcast_to(((height < low) | (height > high))[:, None], part.shape)] = glyph_slots.NONE
     text = "\n".join(page.lines[start : start + count])
-    shown = guiding.text_places(page.places[start : start + count])
-    shown = np.where(shown >= 0, shown - top * assembling.SIDE * guiding.SLOTS, -1)
+    shown = attention_supervision.text_places(page.places[start : start + count])
+    shown = np.where(shown >= 0, shown - top * architecture.SIDE * attention_supervision.SLOTS, -1)
     shown[(shown < 0) | (shown >= part.size)] = -1
-    places = np.full((len(text), guiding.MOST), -1)
-    places[:, 0] = np.where(part.ravel()[shown] > slots.NONE, shown, -1)
+    places = np.full((len(text), attention_supervision.MOST), -1)
+    places[:, 0] = np.where(part.ravel()[shown] > glyph_slots.NONE, shown, -1)
     if any(place < 0 and not character.isspace() for character, place in zip(text, places[:, 0], strict=True)):
         return None
-    return Example(part.reshape(-1, tokens.shape[1]), top * assembling.SIDE, (("Read the text.", text),), (places,))
+    return Example(part.reshape(-1, tokens.shape[1]), top * architecture.SIDE, (("Read the text.", text),), (places,))
 
 
 def random_example(rng: np.random.Generator, level: float) -> Example:
@@ -72,7 +85,7 @@ def random_example(rng: np.random.Generator, level: float) -> Example:
             continue
         turns = questions.conversation(page, rng)
         if turns:
-            places = tuple(guiding.answer_places(page, answer) for _, answer in turns)
+            places = tuple(attention_supervision.answer_places(page, answer) for _, answer in turns)
             return Example(pages.to_tokens(page.labels), 0, turns, places)
 
 
@@ -115,9 +128,9 @@ def assemble(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
 
     A length never met has its kernels built anew on a CPU, which costs as much as a layer's products.
     """
-    rows = [assembling.conversation_ids(len(example.tokens), example.turns) for example in examples]
+    rows = [architecture.conversation_ids(len(example.tokens), example.turns) for example in examples]
     longest = -(-max(len(ids) for ids, _ in rows) // WHOLE) * WHOLE
-    pad = assembling.TOKENIZER.pad_token_id
+    pad = architecture.TOKENIZER.pad_token_id
     ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in rows])
     return ids, labels
@@ -125,9 +138,9 @@ def assemble(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def assemble_places(examples: list[Example], labels: torch.Tensor) -> torch.Tensor:
     """[batch, length, MOST]: at each position, where the character to be said next is shown; -1: not known."""
-    places = torch.full((*labels.shape, guiding.MOST), -1)
+    places = torch.full((*labels.shape, attention_supervision.MOST), -1)
     for row, example in enumerate(examples):
-        nowhere = np.full((1, guiding.MOST), -1)  # the end of an answer
+        nowhere = np.full((1, attention_supervision.MOST), -1)  # the end of an answer
         shown = np.concatenate([part for places_ in example.places for part in (places_, nowhere)])
         at = (labels[row] != -100).nonzero().flatten()
         if len(at) == len(shown):  # a character beyond ASCII is several bytes
@@ -176,7 +189,12 @@ def symbol_embeds(
 def language_parts(model: nn.Module, symbols: SymbolEmbedding) -> dict[str, nn.Module]:
     """What this stage trains and hands on, by the names it has in checkpoints."""
     language = model.model.language_model
-    return {"language": language, "lm_head": model.lm_head, "symbols": symbols, "guide": guiding.Guide(language)}
+    return {
+        "language": language,
+        "lm_head": model.lm_head,
+        "symbols": symbols,
+        "guide": attention_supervision.Guide(language),
+    }
 
 
 def tower_beliefs(vision_name: str, tiles: int = 60) -> Beliefs | None:
@@ -210,13 +228,13 @@ def train(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    model = assembling.build_model(**sizes).to(device)
+    model = architecture.build_model(**sizes).to(device)
     language, head = model.model.language_model, model.lm_head
     symbols = SymbolEmbedding(language.config.hidden_size).to(device)
-    guiding.look_back(language)
+    attention_supervision.look_back(language)
     modules = language_parts(model, symbols)
     guided = modules["guide"].to(device)
-    optimizers = optimizing.make_optimizers([nn.ModuleDict({name: module}) for name, module in modules.items()], rate)
+    optimizers = optim.make_optimizers([nn.ModuleDict({name: module}) for name, module in modules.items()], rate)
     stage = Stage(name, minutes, modules, optimizers, rate, flat=0.6, every=50)
     stage.facts["level"] = level
     if resume and checkpoint.exists(name):
@@ -224,7 +242,7 @@ def train(
     elif start == "kept":
         checkpoint.step(checkpoint.LANGUAGE, modules)
     elif start:
-        assembling.start_language(modules, Path(start))
+        architecture.start_language(modules, Path(start))
     beliefs = tower_beliefs(vision_name)
     shared_level = torch.tensor(stage.facts["level"]).share_memory_()
     found = Examples(seed, int(stage.facts["step"]), shared_level, budget)
@@ -234,7 +252,7 @@ def train(
         examples = next(loader)
         ids, labels = (part.to(device) for part in assemble(examples))
         doubts = beliefs if stage.facts["level"] > 0.3 else None
-        with optimizing.computing(device):
+        with optim.computing(device):
             embeds = symbol_embeds(model, symbols, ids, examples, doubts)
             loss, right = answer_loss(language, head, embeds, labels)
             look, slot, landed = guided(assemble_places(examples, labels).to(device), FIRST)

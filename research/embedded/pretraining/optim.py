@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
-
 from mllm_tailor.core.device import fast_bf16
 from mllm_tailor.training.optim.muon import Muon
+from torch import nn
 
 
 def make_optimizers(modules: list[nn.Module], rate: float, muon: bool = True) -> list[torch.optim.Optimizer]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from mllm_tailor.models.checkpoint import EMBEDDED
 
 from pretraining import fonts
 
@@ -26,9 +27,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="start anew instead of from the stage's checkpoint")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", help="checkpoint to write (default: the stage's name)")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("src/mllm_tailor/models/bundled/embedded"), help="where `ship` writes"
-    )
+    parser.add_argument("--folder", type=Path, default=EMBEDDED, help="where `ship` writes")
     parser.add_argument(
         "--set",
         nargs="*",
@@ -48,12 +47,12 @@ def main() -> None:
         )
         return
     if arguments.stage == "ship":
-        from pretraining.ship import ship
+        from pretraining.export import ship
 
         print(ship(arguments.name or "join", arguments.folder, **settings))
         return
     if arguments.stage == "keep":
-        from pretraining.ship import keep_language
+        from pretraining.export import keep_language
 
         print(keep_language(arguments.name or "language"))
         return
@@ -63,6 +62,7 @@ def main() -> None:
         print(score(arguments.folder))
         return
     from mllm_tailor.training import distributed as processes
+
     from pretraining import join, language, vision
 
     processes.join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

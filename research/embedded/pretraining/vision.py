@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining import checkpoint, fonts, optimizing, pictures, slots, tiles, tower
+from pretraining import checkpoint, fonts, glyph_slots, optim, pictures, tiles, tower
 from pretraining.stage import Stage
 
 SHARING = 6  # tiles that draw on one group of as many fonts: rendering a font costs more than a tile
@@ -56,21 +56,21 @@ def document_tile(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def glyph_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of the slots; an empty slot counts a sixth, so that paper does not drown print."""
-    flat, target = logits.float().reshape(-1, slots.CLASSES), labels.reshape(-1)
-    loss = nn.functional.cross_entropy(flat, target, ignore_index=slots.IGNORED, reduction="none")
-    weight = torch.where(target == slots.NONE, 1 / 6, 1.0) * (target != slots.IGNORED)
+    flat, target = logits.float().reshape(-1, glyph_slots.CLASSES), labels.reshape(-1)
+    loss = nn.functional.cross_entropy(flat, target, ignore_index=glyph_slots.IGNORED, reduction="none")
+    weight = torch.where(target == glyph_slots.NONE, 1 / 6, 1.0) * (target != glyph_slots.IGNORED)
     return (loss * weight).sum() / weight.sum()
 
 
 @torch.no_grad()
 def measure(vision: nn.Module, head: nn.Module, grey: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Share of glyph slots named right (spaces apart), and of empty slots left empty."""
-    with optimizing.computing(grey.device):
+    with optim.computing(grey.device):
         guess = torch.cat(
             [head(tower.patch_features(vision, tower.normalise(part))).argmax(-1) for part in grey.split(4)]
         )
     guess, target = guess.reshape(-1), labels.reshape(-1)
-    glyph, space, none = target > 1, target == 1, target == slots.NONE
+    glyph, space, none = target > 1, target == 1, target == glyph_slots.NONE
     return {
         "glyphs": float((guess == target)[glyph].float().mean()),
         "spaces": float((guess == target)[space].float().mean()),
@@ -81,7 +81,7 @@ def measure(vision: nn.Module, head: nn.Module, grey: torch.Tensor, labels: torc
 def fit_head(vision: nn.Module, head: nn.Module, count: int = 48, steps: int = 200) -> None:
     """Fit a fresh head to a trained tower's features of `count` tiles, so that its errors do not spoil the tower."""
     pairs = [pair for pair, _ in zip(Tiles(12), range(count), strict=False)]
-    with torch.no_grad(), optimizing.computing("cpu"):
+    with torch.no_grad(), optim.computing("cpu"):
         features = torch.cat([tower.patch_features(vision, tower.normalise(grey[None])) for grey, _ in pairs]).float()
     labels = torch.stack([labels for _, labels in pairs]).flatten(1, 2)
     optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
@@ -131,7 +131,7 @@ def train(
     vision.to(device).train()
     head.to(device).train()
     modules = {"tower": vision, "head": head}
-    optimizers = optimizing.make_optimizers([vision, head], rate, muon)
+    optimizers = optim.make_optimizers([vision, head], rate, muon)
     stage = Stage(name, minutes, modules, optimizers, rate, flat=0.3, every=100)
     stage.facts["tiles"] = 0
     if resumed:
@@ -147,7 +147,7 @@ def train(
     print(f"{sum(p.numel() for p in vision.parameters()):,} parameters", flush=True)
     for done in stage.steps():
         grey, labels = (part.to(device) for part in next(loader))
-        with optimizing.computing(device):
+        with optim.computing(device):
             logits = head(features(vision, tower.normalise(grey), 4 if done < windowed else 1))
         loss = glyph_loss(logits, labels.flatten(1, 2))
         stage.facts["tiles"] += batch

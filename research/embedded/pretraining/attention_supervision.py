@@ -18,10 +18,10 @@ import torch
 from torch import nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from pretraining import slots
+from pretraining import glyph_slots
 from pretraining.pages import Page
 
-SLOTS = 4 * slots.SLOTS  # of a visual token
+SLOTS = 4 * glyph_slots.SLOTS  # of a visual token
 MOST = 3  # places of one character that count: a text may stand on the page more than once
 
 

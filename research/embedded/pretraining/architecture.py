@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 import torch
+from mllm_tailor.models.bundled.build import build_tokenizer
 from torch import nn
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
 
-from mllm_tailor.models.bundled.build import build_tokenizer
-from pretraining import checkpoint, optimizing, slots, tower
+from pretraining import checkpoint, glyph_slots, optim, tower
 
 TOKENIZER = build_tokenizer()
 SIDE = 16  # visual tokens a tile side
@@ -100,7 +100,7 @@ class SymbolEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        count, places = 4 * slots.SLOTS, 16
+        count, places = 4 * glyph_slots.SLOTS, 16
         own = (width - places) // count  # channels of a slot
         shared = torch.linalg.qr(torch.randn(width, width))[0][:, :own] * (width / own) ** 0.5
         turns = torch.zeros(count, width, width)
@@ -111,7 +111,7 @@ class SymbolEmbedding(nn.Module):
         code = 1.5 * torch.stack([angle.cos(), angle.sin()], -1).flatten(1)  # [SIDE, 8]
         self.row_embed = nn.Parameter(nn.functional.pad(code, (width - places, places // 2)))
         self.column_embed = nn.Parameter(nn.functional.pad(code, (width - places // 2, 0)))
-        ids = [encode(slots.character_of(index))[0] if index else 0 for index in range(slots.CLASSES)]
+        ids = [encode(glyph_slots.character_of(index))[0] if index else 0 for index in range(glyph_slots.CLASSES)]
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
 
     def forward(
@@ -127,7 +127,7 @@ class SymbolEmbedding(nn.Module):
         """
         tokens = tokens.clamp(min=0)
         if beliefs is None:
-            letters = embedding(self.ids[tokens]) * (tokens != slots.NONE).float().unsqueeze(-1)  # [n, 12, width]
+            letters = embedding(self.ids[tokens]) * (tokens != glyph_slots.NONE).float().unsqueeze(-1)  # [n, 12, width]
         else:
             letters = beliefs[..., 1:] @ embedding(self.ids[1:]).to(beliefs.dtype)
         place = (first if first is not None else torch.arange(len(tokens), device=tokens.device)) % VISUAL
@@ -151,9 +151,9 @@ class Beliefs:
     @torch.no_grad()
     def measured(cls, vision: nn.Module, head: nn.Module, pairs: list, most: int = 400) -> Beliefs:
         """From the tower's answers about drawn tiles: `pairs` of grey [448, 448] and labels [32, 32, SLOTS]."""
-        found: list[list[torch.Tensor]] = [[] for _ in range(slots.CLASSES)]
+        found: list[list[torch.Tensor]] = [[] for _ in range(glyph_slots.CLASSES)]
         for grey, labels in pairs:
-            with optimizing.computing("cpu"):
+            with optim.computing("cpu"):
                 features = tower.patch_features(vision, tower.normalise(grey[None]))
                 probabilities = head(features)[0].float().softmax(-1)
             truth = labels.flatten(0, 1)
@@ -161,7 +161,7 @@ class Beliefs:
             for c, belief in zip(truth[inked].flatten().tolist(), probabilities[inked].flatten(0, 1), strict=True):
                 if c >= 0 and len(found[c]) < most:
                     found[c].append(belief)
-        certain = torch.eye(slots.CLASSES)
+        certain = torch.eye(glyph_slots.CLASSES)
         rows = [torch.stack(row) if row else certain[c : c + 1] for c, row in enumerate(found)]
         return cls(torch.stack([row[torch.randint(len(row), (most,))] for row in rows]))
 
@@ -169,6 +169,6 @@ class Beliefs:
         """Beliefs [n, 12, CLASSES] about classes [n, 12]: the share `quality` of the weight goes to the truth."""
         tokens = tokens.clamp(min=0)
         drawn = self.bank[tokens, torch.randint(self.bank.shape[1], tokens.shape)]
-        certain = nn.functional.one_hot(tokens, slots.CLASSES).float()
-        empty = (tokens == slots.NONE).all(1)[:, None, None]
+        certain = nn.functional.one_hot(tokens, glyph_slots.CLASSES).float()
+        empty = (tokens == glyph_slots.NONE).all(1)[:, None, None]
         return torch.where(empty, certain, (1 - quality) * drawn + quality * certain)

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rapidfuzz import fuzz
-
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.models import load_model
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.synthetic import draw_document
 from mllm_tailor.tasks import open_task
+from rapidfuzz import fuzz
+
 from pretraining import questions
 from pretraining.pages import HELD_OUT
 

@@ -1,4 +1,5 @@
-"""Draws docs/before-after.png from a finished run, with a headless Chromium. Run: python docs/picture.py runs/demo
+"""Draws docs/before-after.png from a finished run, with a headless Chromium.
+Run: python tools/docs/picture.py runs/demo
 
 The receipt shown is the held-out one whose gain is the median gain, so that the picture is neither best nor worst case.
 """
@@ -89,7 +90,7 @@ def _marked(label: str, reply: str) -> Any:
 
 def main() -> None:
     """Render and photograph."""
-    run, out = Path(sys.argv[1]), Path(__file__).resolve().parent / "before-after.png"
+    run, out = Path(sys.argv[1]), Path(__file__).resolve().parents[2] / "docs" / "before-after.png"
     html = Environment(autoescape=True).from_string(PAGE).render(content(run))
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"

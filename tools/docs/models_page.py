@@ -1,4 +1,4 @@
-"""docs/models.md, written from the table of families. Run: python docs/models_page.py"""
+"""docs/models.md, written from the table of families. Run: python tools/docs/models_page.py"""
 
 from __future__ import annotations
 
@@ -207,4 +207,4 @@ def models_page() -> str:
 
 
 if __name__ == "__main__":
-    (Path(__file__).resolve().parent / "models.md").write_text(models_page(), encoding="utf-8")
+    (Path(__file__).resolve().parents[2] / "docs" / "models.md").write_text(models_page(), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 python -m pretraining.probe_language          # the checkpoint `language` of the second stage
 python -m pretraining.probe_language NAME
-python -m pretraining.probe_language src/mllm_tailor/models/bundled/embedded    # the shipped weights
+python -m pretraining.probe_language ../../src/mllm_tailor/models/bundled/embedded    # the shipped weights
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pretraining import assembling, checkpoint, evaluate, language, optimizing, pages, questions
-from pretraining.assembling import IMAGE, SymbolEmbedding
+from pretraining import architecture, checkpoint, evaluate, language, optim, pages, questions
+from pretraining.architecture import IMAGE, SymbolEmbedding
 from pretraining.language import Example
 
 DOCUMENTS, PAGES = 20, 60
@@ -22,11 +22,11 @@ DOCUMENTS, PAGES = 20, 60
 
 def open_checkpoint(name: str) -> tuple[torch.nn.Module, SymbolEmbedding]:
     """The model with the language side of a checkpoint or a model folder, and what stands in for its vision side."""
-    model = assembling.build_model().eval()
+    model = architecture.build_model().eval()
     symbols = SymbolEmbedding(model.config.text_config.hidden_size)
     parts = {"language": model.model.language_model, "lm_head": model.lm_head, "symbols": symbols}
     if Path(name).is_dir():
-        assembling.start_language(parts, Path(name))
+        architecture.start_language(parts, Path(name))
     else:
         checkpoint.load(name, parts)
     return model, symbols
@@ -39,14 +39,14 @@ def extract(model: torch.nn.Module, symbols: SymbolEmbedding, count: int = DOCUM
     for index, page in enumerate(evaluate.held_out_examples(count)):
         question, _ = questions.extraction(page, np.random.default_rng(index), plain=True)
         tokens = torch.from_numpy(pages.to_tokens(page.labels))
-        ids = torch.tensor([assembling.prompt_ids(len(tokens), question)])
+        ids = torch.tensor([architecture.prompt_ids(len(tokens), question)])
         embeds = model.get_input_embeddings()(ids)
         embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), symbols(tokens, model.get_input_embeddings()))
-        with optimizing.computing("cpu"):
+        with optim.computing("cpu"):
             reply = model.generate(
                 inputs_embeds=embeds, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=320
             )
-        text = assembling.TOKENIZER.decode(reply[0], skip_special_tokens=True)
+        text = architecture.TOKENIZER.decode(reply[0], skip_special_tokens=True)
         pairs.append((text, page.fields))
         if index < 4:
             print(text, "\n   ", page.fields)
@@ -60,7 +60,7 @@ def bytes_right(model: torch.nn.Module, symbols: SymbolEmbedding, examples: list
     for start in range(0, len(examples), 4):
         part = examples[start : start + 4]
         ids, labels = language.assemble(part)
-        with optimizing.computing("cpu"):
+        with optim.computing("cpu"):
             embeds = language.symbol_embeds(model, symbols, ids, part)
             share = language.answer_loss(model.model.language_model, model.lm_head, embeds, labels)[1]
         asked = int((labels[:, 1:] != -100).sum())

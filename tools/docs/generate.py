@@ -18,7 +18,7 @@ from mllm_tailor.tasks.ground import GroundSettings
 from mllm_tailor.tasks.match import MatchSettings
 from mllm_tailor.tasks.transcribe import TranscribeSettings
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 HEAD = """# The recipe
 

@@ -7,9 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pretraining import assembling, checkpoint, guiding, language, pages, pictures, questions, slots
-
 from mllm_tailor.synthetic import FontSet
+
+from pretraining import (
+    architecture,
+    attention_supervision,
+    checkpoint,
+    glyph_slots,
+    language,
+    pages,
+    pictures,
+    questions,
+)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -19,7 +28,7 @@ def test_every_place_shows_its_character(seed: int) -> None:
     shown = pages.to_tokens(page.labels).ravel()
     found = [(letter, place) for line, places in zip(page.lines, page.places, strict=True)
              for letter, place in zip(line, places, strict=True)]  # fmt: skip
-    placed = [(letter, slots.character_of(shown[place])) for letter, place in found if place >= 0]
+    placed = [(letter, glyph_slots.character_of(shown[place])) for letter, place in found if place >= 0]
     assert all(letter == seen for letter, seen in placed)
     assert len(placed) > 0.8 * sum(letter.isascii() for letter, _ in found)
 
@@ -30,10 +39,10 @@ def test_answers_are_found_where_they_stand(ask) -> None:
         page = pages.text_page(np.random.default_rng(seed))
         _, answer = ask(page, np.random.default_rng(seed))
         shown = pages.to_tokens(page.labels).ravel()
-        places = guiding.answer_places(page, answer)
+        places = attention_supervision.answer_places(page, answer)
         for letter, where in zip(answer, places, strict=True):
-            assert {slots.character_of(shown[place]) for place in where if place >= 0} <= {letter}
-        copied = sum(len(piece) for _, piece in guiding.copied_pieces(answer))
+            assert {glyph_slots.character_of(shown[place]) for place in where if place >= 0} <= {letter}
+        copied = sum(len(piece) for _, piece in attention_supervision.copied_pieces(answer))
         assert (places >= 0).any(1).sum() > 0.6 * copied
 
 
@@ -50,27 +59,27 @@ def test_a_strip_keeps_the_places_of_its_lines_and_shows_all_of_them() -> None:
         kept += 1
         (_, answer), (places,) = example.turns[0], example.places
         for letter, place in zip(answer, places[:, 0], strict=True):
-            assert place < 0 or slots.character_of(example.tokens.ravel()[place]) == letter
+            assert place < 0 or glyph_slots.character_of(example.tokens.ravel()[place]) == letter
             assert place >= 0 or letter.isspace()
     assert kept > 10
 
 
 def test_the_guide_rewards_looking_at_the_place() -> None:
     """With queries and keys forced towards one token, its loss is near nothing there and large elsewhere."""
-    model = assembling.build_model(width=64, layers=2, heads=2).model.language_model
-    guide = guiding.Guide(model)
+    model = architecture.build_model(width=64, layers=2, heads=2).model.language_model
+    guide = attention_supervision.Guide(model)
     attention = model.layers[1].self_attn
     with torch.no_grad():
         for projection in (attention.q_proj, attention.k_proj):
             projection.weight.zero_()
             projection.bias.zero_()
         for head in range(guide.heads):
-            guiding.look_back_by(model, attention, head, 1, strength=12.0)
+            attention_supervision.look_back_by(model, attention, head, 1, strength=12.0)
     embeds = torch.randn(1, 6, 64)
     losses = []
     for token in (4, 2):  # position 5 looks at position 4
-        places = torch.full((1, 6, guiding.MOST), -1)
-        places[0, 5, 0] = token * guiding.SLOTS
+        places = torch.full((1, 6, attention_supervision.MOST), -1)
+        places[0, 5, 0] = token * attention_supervision.SLOTS
         model(inputs_embeds=embeds, use_cache=False)
         losses.append(float(guide(places, 0)[0].detach()))
     assert losses[0] < 0.1 < 2 < losses[1]
@@ -83,7 +92,7 @@ def test_pictures_know_where_their_lines_are_shown(monkeypatch: pytest.MonkeyPat
     shown = pages.to_tokens(labels).ravel()
     found = [(letter, place) for line, where in zip(drawn.lines, places, strict=True)
              for letter, place in zip(line.text, where, strict=True)]  # fmt: skip
-    assert all(slots.character_of(shown[place]) == letter for letter, place in found if place >= 0)
+    assert all(glyph_slots.character_of(shown[place]) == letter for letter, place in found if place >= 0)
     assert sum(place >= 0 for _, place in found) > 0.7 * len(found)
 
 

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, pick_device, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.methods.fused_lora import fused_lora
 from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.patches.cpu_attention import torch_attention
+from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training.batches import collate_right
 from mllm_tailor.training.objectives.cross_entropy import answer_loss

@@ -31,9 +31,9 @@ from train import QUICK, prepare
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine, seed_everything
 from mllm_tailor.core.io import write_json
 from mllm_tailor.methods import make_method
-from mllm_tailor.methods.fused_lora import fused_lora
 from mllm_tailor.models import LoadedModel, last_layer, load_model
-from mllm_tailor.models.patches.cpu_attention import torch_attention
+from mllm_tailor.models.patches import cpu_attention
+from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training import batches as feed
 from mllm_tailor.training.batches import collate_right
@@ -108,11 +108,11 @@ class MicroBatches:
         with ExitStack() as stack:
             stack.enter_context(nullcontext() if without == "products" else fused_lora(network))
             if without == "last layer":
-                stack.enter_context(patch.object(last_layer, "WORTH", 1 << 40))
+                stack.enter_context(patch.object(last_layer, "MIN_SKIPPED", 1 << 40))
             if without == "few lengths":
                 stack.enter_context(patch.object(feed, "WHOLE", next(self.new)))
-            stack.enter_context(torch_attention() if without == "blocks" else nullcontext())
-            network.set_attn_implementation("eager" if without == "sdpa" else "sdpa")
+            stack.enter_context(cpu_attention.torch_attention() if without == "blocks" else nullcontext())
+            network.set_attn_implementation("eager" if without == "sdpa" else cpu_attention.NAME)
             yield
 
     def seconds(self, without: str) -> tuple[float, float]:

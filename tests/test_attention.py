@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForMultimodalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from mllm_tailor.models import load_model
 from mllm_tailor.models.patches import cpu_attention as attention
 from mllm_tailor.models.patches.cpu_attention import BlockedAttention, attend, torch_attention
 
@@ -83,3 +88,18 @@ def test_anything_else_is_left_to_torch(what: str, monkeypatch: pytest.MonkeyPat
     named = {"window": {"sliding_window": 8}, "dropout": {"dropout": 0.1}}
     out, _ = attend(Layer(), query, key, value, mask, **named.get(what, {}))
     assert out.shape == (2, query.shape[2], 4, 16)
+
+
+def test_only_our_models_use_it(tiny_model_folder: Path) -> None:
+    """transformers' `sdpa` stays transformers', other models of the process keep it, and the handle gives it back."""
+    ours = load_model(tiny_model_folder).model
+    other = AutoModelForMultimodalLM.from_pretrained(tiny_model_folder)
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward
+    assert AttentionInterface()[attention.NAME] is attend
+    towers = ("vision_config", "text_config")
+    assert {getattr(ours.config, tower)._attn_implementation for tower in towers} == {attention.NAME}
+    assert {getattr(other.config, tower)._attn_implementation for tower in towers} == {"sdpa"}
+    handle = attention.install(other)
+    assert other.config.text_config._attn_implementation == attention.NAME
+    handle.remove()
+    assert {getattr(other.config, tower)._attn_implementation for tower in towers} == {"sdpa"}

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from mllm_tailor.cli.main import app
 from mllm_tailor.core.errors import ModelError, RecipeError, RunError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.methods import make_method, truncate
+from mllm_tailor.methods import bottleneck_layers, make_method, truncate
 from mllm_tailor.methods.adapters import tuner_layers
 from mllm_tailor.methods.method import injected_adapters
 from mllm_tailor.recipe import dump_recipe
@@ -243,12 +243,12 @@ class TestBottleneck:
             def small(h: Tensor, down: Tensor = down, up: Tensor = up) -> Tensor:
                 return 0.5 * torch.tanh(h @ down.T) @ up.T
 
-            found.add((name.rpartition(".")[2], layer.place))
+            found.add((name.rpartition(".")[2], layer.position))
             wanted = {
                 "front": lambda h, w=weight, f=small: (h + f(h)) @ w.T,
                 "behind": lambda h, w=weight, f=small: h @ w.T + f(h @ w.T),
                 "beside": lambda h, w=weight, f=small: h @ w.T + f(h),
-            }[layer.place](hidden)
+            }[layer.position](hidden)
             assert difference(wanted, layer(hidden)) < 1e-6
         up_front = {("gate_proj", "front"), ("up_proj", "front")}
         assert (
@@ -268,17 +268,20 @@ class TestBottleneck:
     def test_peft_saves_loads_and_unloads_it(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
-        """A test for each PEFT release: the enumeration of its methods is extended from outside."""
+        """A test for each PEFT release: it knows these adapters while they are registered, and only then."""
         model, method, _ = prepare(tiny_model_folder, {"name": "bottleneck", "width": 8})
         shake(model)
         wanted = logits(model, samples)
         method.save(model, tmp_path / "ours")
         base = AutoModelForMultimodalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
-        model.model = peft.PeftModel.from_pretrained(base, str(tmp_path / "ours"))
-        assert torch.equal(logits(model, samples), wanted)
-        with model.model.disable_adapter():
-            untouched = logits(model, samples)
-        model.model.save_pretrained(tmp_path / "peft")
+        with pytest.raises(KeyError, match="BOTTLENECK"):
+            peft.PeftModel.from_pretrained(base, str(tmp_path / "ours"))
+        with bottleneck_layers.register():
+            model.model = peft.PeftModel.from_pretrained(base, str(tmp_path / "ours"))
+            assert torch.equal(logits(model, samples), wanted)
+            with model.model.disable_adapter():
+                untouched = logits(model, samples)
+            model.model.save_pretrained(tmp_path / "peft")
         ours, theirs = (load_file(tmp_path / who / "adapter_model.safetensors") for who in ("ours", "peft"))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -17,9 +17,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
-from mllm_tailor.methods.fused_lora import GatedProduct, Product, Rounding, fused_lora
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.patches import last_layer
+from mllm_tailor.models.patches.fused_lora import GatedProduct, Product, Rounding, fused_lora
 from mllm_tailor.training.batches import collate_right
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.precision import frozen_in_bf16
@@ -62,9 +62,9 @@ class TestLastLayer:
         layer = model.model.get_decoder().layers[-1]
         widths: list[int] = []
         layer.mlp.register_forward_hook(lambda _, inputs, output: widths.append(inputs[0].shape[1]))
-        monkeypatch.setattr(last_layer, "WORTH", 10**9)
+        monkeypatch.setattr(last_layer, "MIN_SKIPPED", 10**9)
         whole = learned(model, batch)
-        monkeypatch.setattr(last_layer, "WORTH", 1)
+        monkeypatch.setattr(last_layer, "MIN_SKIPPED", 1)
         agree(learned(model, batch), whole)
         first = int((batch["labels"] != -100).any(0).nonzero()[0]) - 1
         own = method["name"] == "prompt"  # an attention of its own, which is left alone
@@ -76,14 +76,14 @@ class TestLastLayer:
     ) -> None:
         model = opened(tiny_model_folder, METHODS[0])
         samples = make_samples(tmp_path, 3)
-        monkeypatch.setattr(last_layer, "WORTH", 1)
+        monkeypatch.setattr(last_layer, "MIN_SKIPPED", 1)
         unmasked = collate_right([model.encode(sample) for sample in samples], model)
         assert "attention_mask" not in unmasked
         agree(learned(model, unmasked), learned(model, batch_of(model, samples)))
         model.model.train()
         model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         recomputed = learned(model, unmasked)
-        monkeypatch.setattr(last_layer, "WORTH", 10**9)
+        monkeypatch.setattr(last_layer, "MIN_SKIPPED", 10**9)
         agree(learned(model, unmasked), recomputed)
 
     def test_a_prompt_read_for_its_last_token(
@@ -98,7 +98,7 @@ class TestLastLayer:
         decoder = GenerationEngine(model, vocabulary, 4)
         found = []
         for worth, read in ((10**9, decoder._read), (1, decoder.read)):
-            monkeypatch.setattr(last_layer, "WORTH", worth)
+            monkeypatch.setattr(last_layer, "MIN_SKIPPED", worth)
             with torch.inference_mode():
                 found.append(read(prompts))
         (whole, ids, logits, _), (held, ids_again, logits_again, _) = found
@@ -119,9 +119,9 @@ class TestLastLayer:
     ) -> None:
         model = opened(family_folder(families, kind), METHODS[0])
         batch = batch_of(model, samples_of(kind)[:2])
-        monkeypatch.setattr(last_layer, "WORTH", 10**9)
+        monkeypatch.setattr(last_layer, "MIN_SKIPPED", 10**9)
         whole = learned(model, batch)
-        monkeypatch.setattr(last_layer, "WORTH", 1)
+        monkeypatch.setattr(last_layer, "MIN_SKIPPED", 1)
         agree(learned(model, batch), whole)
 
 

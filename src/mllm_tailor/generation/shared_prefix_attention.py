@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mllm_tailor.generation.kv_cache import KVCache
 from mllm_tailor.models import LoadedModel
-from mllm_tailor.models.patches.cpu_attention import attention_by
+from mllm_tailor.models.patches import cpu_attention
 from mllm_tailor.models.patches.last_layer import KINDS
 
 
@@ -48,7 +48,7 @@ def keeps_prefixes(model: LoadedModel) -> bool:
         and model.family.tiled  # prompts read without padding, positions counted alike
         and layers
         and all(type(layer).__name__ in KINDS for layer in layers)
-        and layers[0].self_attn.config._attn_implementation == "sdpa"
+        and layers[0].self_attn.config._attn_implementation == cpu_attention.NAME
         and not getattr(model.model.config.get_text_config(), "sliding_window", None)
     )
 
@@ -60,7 +60,7 @@ def attend_to_prefixes(prefixes: Sequence[Prefix]) -> Iterator[None]:
     for _, group in groupby(enumerate(prefixes), lambda item: id(item[1])):
         lines = [line for line, _ in group]
         spans.append((slice(lines[0], lines[-1] + 1), prefixes[lines[0]]))
-    with attention_by(_Look(spans)):
+    with cpu_attention.attention_by(_Look(spans)):
         yield
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import ModelError
+from mllm_tailor.methods import bottleneck_layers
 from mllm_tailor.methods.base import InjectedAdapter
 
 ADAPTER = "default"  # PEFT's name for the one adapter in a model
@@ -33,7 +34,8 @@ def inject(model: nn.Module, config: PeftConfig) -> InjectedAdapter:
     with warnings.catch_warnings():
         for words in ("tie_word_embeddings", "Already found a `peft_config`", "vera_A and vera_B"):
             warnings.filterwarnings("ignore", message=f".*{words}")
-        tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
+        with bottleneck_layers.register():
+            tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
     added = {
         name: weight
         for name, weight in model.named_parameters()
@@ -62,7 +64,8 @@ def adapter_state(attached: InjectedAdapter) -> dict[str, Tensor]:
         name: tensor for name, tensor in model.state_dict().items() if any(name.startswith(f"{key}.") for key in own)
     }
     model.peft_config = {ADAPTER: attached.config}
-    return get_peft_model_state_dict(model, state_dict=present, adapter_name=ADAPTER, save_embedding_layers=False)
+    with bottleneck_layers.register():
+        return get_peft_model_state_dict(model, state_dict=present, adapter_name=ADAPTER, save_embedding_layers=False)
 
 
 def write_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor]) -> None:
@@ -83,7 +86,8 @@ def read_adapter(model: nn.Module, folder: Path) -> InjectedAdapter:
         ModelError: when its files are missing, damaged or of another shape than the model.
     """
     try:
-        config = PeftConfig.from_pretrained(str(folder))
+        with bottleneck_layers.register():
+            config = PeftConfig.from_pretrained(str(folder))
         state = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(
@@ -106,7 +110,8 @@ def restore(model: nn.Module, config: PeftConfig, state: Mapping[str, Tensor]) -
         config.init_lora_weights = True  # an expensive start would only be overwritten
     attached = inject(model, config)
     model.peft_config = {ADAPTER: attached.config}
-    found = set_peft_model_state_dict(model, dict(state), ADAPTER)
-    if found.unexpected_keys:
-        raise KeyError(found.unexpected_keys[0])
+    with bottleneck_layers.register():
+        result = set_peft_model_state_dict(model, dict(state), ADAPTER)
+    if result.unexpected_keys:
+        raise KeyError(result.unexpected_keys[0])
     return attached

@@ -51,10 +51,6 @@ def attend(
     return sdpa_attention_forward(module, query, keys, values, attention_mask, **named)
 
 
-AttentionInterface.register(ATTENTION, attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
 class PrefixSettings(TuningMethodSettings):
     """Learned keys and values."""
 
@@ -209,9 +205,11 @@ def _decoder(targets: Targets) -> tuple[str, nn.Module]:
 
 
 def _use_attention(targets: Targets) -> None:
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     for module in attentions(targets).values():
         config: Any = module.config
-        if config._attn_implementation not in ("sdpa", ATTENTION):
+        if "sdpa" not in config._attn_implementation:  # transformers' or a variant of it
             raise ModelError(f"`method`: this needs SDPA attention, found {config._attn_implementation} — use lora")
         config._attn_implementation = ATTENTION
 

@@ -22,15 +22,13 @@ from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.core.progress import console
 from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
-from mllm_tailor.models.convert import ORIGINAL, match_original_numerics, native_folder
+from mllm_tailor.models.convert import ORIGINAL, native_folder
 from mllm_tailor.models.families import FAMILIES, OTHER_LAYOUTS, Family, guess_family, linear_names
 from mllm_tailor.models.inputs.hf_processor import open_stock_processor
 from mllm_tailor.models.inputs.internvl_processor import check_fit, open_processor, set_tile, stated_tiles
 from mllm_tailor.models.inputs.speech_units import add_tokens, find_codebook
 from mllm_tailor.models.model import LoadedModel
-from mllm_tailor.models.patches import cpu_attention  # noqa: F401 - what `sdpa` stands for from here on
-from mllm_tailor.models.patches.mllama import mask_empty_images
-from mllm_tailor.models.patches.phi4 import encode_media_per_sample
+from mllm_tailor.models.patches import cpu_attention, mllama, original_internvl, phi4
 from mllm_tailor.recipe.schema import Tiles, Units
 
 NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -186,12 +184,13 @@ def _load(
         raise ModelError(
             f"{checkpoint.folder}: {len(missing)} weights are missing, the first is {missing[0]} — download it again"
         )
+    cpu_attention.install(model)
     if hasattr(model.config, "ps_version"):
-        match_original_numerics(model.model)
+        original_internvl.install(model.model)
     if family.blanks:
-        mask_empty_images(model.model)
+        mllama.install(model.model)
     if family.apart:
-        encode_media_per_sample(model)
+        phi4.install(model)
     if quantization:
         _keep_scales(model)
         return model.eval()

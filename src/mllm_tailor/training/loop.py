@@ -22,8 +22,8 @@ from mllm_tailor.core.machine import release_freed_memory
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import MethodSet
-from mllm_tailor.methods.fused_lora import fused_lora
 from mllm_tailor.models import LoadedModel, measure_length
+from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, MicroBatch, Prefetcher, to_device
 from mllm_tailor.training.checkpoint_manager import CheckpointManager

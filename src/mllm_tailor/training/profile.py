@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mllm_tailor.core.device import computes_in_bf16, watch_memory
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import MethodSet
-from mllm_tailor.methods.fused_lora import fused_lora
 from mllm_tailor.models import Length, LoadedModel, embed_pictures, embed_texts
+from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, collate_right, to_device
 from mllm_tailor.training.memory import most_padding, prepare_memory

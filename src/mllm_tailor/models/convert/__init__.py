@@ -5,7 +5,6 @@ checked number by number; nothing of a checkpoint's code is ever run.
 """
 
 from mllm_tailor.models.checkpoint import ORIGINAL
-from mllm_tailor.models.convert.compat import match_original_numerics
 from mllm_tailor.models.convert.stream import convert, native_folder
 
-__all__ = ["ORIGINAL", "convert", "match_original_numerics", "native_folder"]
+__all__ = ["ORIGINAL", "convert", "native_folder"]

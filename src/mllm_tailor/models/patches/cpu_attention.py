@@ -1,9 +1,12 @@
-"""Attention on a CPU where bf16 products run in hardware: one and a half to two times as quick as torch's.
+"""Blocked attention for CPUs with bf16 products in hardware: 1.5 to 2 times as fast as torch's kernel.
 
-torch's kernel for processors spends its time between small products. Here a block of queries of one head meets its keys
-in one product, whose scores stay in the cache, and the shares are worked out again in the backward pass rather than
-kept, as FlashAttention does (Dao et al. 2022, 2205.14135, section 3.1). Scores are rounded to bf16, as eager attention
-under autocast rounds them. Everything else (float32, GPUs, masks, dropout, single queries) goes to torch.
+torch's CPU kernel spends most of its time between small products. Here a block of queries of one head is multiplied
+with its keys in one product whose scores stay in the cache, and the attention weights are recomputed in the backward
+pass instead of stored, as in FlashAttention (Dao et al. 2022, 2205.14135, section 3.1). Scores are rounded to bf16, as
+eager attention under autocast rounds them. All other cases (float32, GPUs, masks, dropout, single queries) use torch.
+
+`install` registers the function with transformers under its own name and selects it in one model; transformers' `sdpa`
+and other models stay as they are.
 """
 
 from __future__ import annotations
@@ -16,31 +19,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from mllm_tailor.core.device import fast_bf16
+from mllm_tailor.core.handle import Handle
 
+NAME = "cpu_blocked_sdpa"  # in transformers' AttentionInterface
 BLOCK = 256  # queries
-LEAST = 256  # tokens; below, torch's kernel is as quick
+MIN_TOKENS = 256  # below, torch's kernel is as fast
 
-_allowed: ContextVar[bool] = ContextVar("blocks of queries", default=True)
-_instead: ContextVar[Callable[..., tuple[Tensor, None]] | None] = ContextVar("another's attention", default=None)
+AttentionFunction = Callable[..., tuple[Tensor, None]]
+
+_enabled: ContextVar[bool] = ContextVar("blocked attention enabled", default=True)
+_replacement: ContextVar[AttentionFunction | None] = ContextVar("attention function in use instead", default=None)
 
 
 class BlockedAttention(torch.autograd.Function):
-    """softmax(q kᵀ · scale) v; where `causal`, a token sees itself and those before. [batch, heads, tokens, width]."""
+    """softmax(q kᵀ · scale) v of [batch, heads, tokens, width]; `causal`: no token sees later ones."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> Tensor:
         shape = query.shape
-        query, key, value = (one.flatten(0, 1) for one in (query * scale, key, value))
+        query, key, value = (tensor.flatten(0, 1) for tensor in (query * scale, key, value))
         keys = key.transpose(1, 2).contiguous()
         out = torch.empty_like(query)
         for head in range(len(query)):
             for start, end, seen in _blocks(query, causal):
-                shares = _shares(query[head, start:end], keys[head, :, :seen], causal)
-                torch.mm(shares, value[head, :seen], out=out[head, start:end])
+                weights = _attention_weights(query[head, start:end], keys[head, :, :seen], causal)
+                torch.mm(weights, value[head, :seen], out=out[head, start:end])
         ctx.save_for_backward(query, keys, value)
         ctx.shape, ctx.scale, ctx.causal = shape, scale, causal
         return out.view(shape)
@@ -50,21 +58,21 @@ class BlockedAttention(torch.autograd.Function):
         query, keys, value = ctx.saved_tensors
         gradient = gradients[0].reshape(query.shape)
         values = value.transpose(1, 2).contiguous()
-        of_query, of_key, of_value = (torch.empty_like(query) for _ in range(3))
+        grad_query, grad_key, grad_value = (torch.empty_like(query) for _ in range(3))
         for head in range(len(query)):
-            # Every block adds to these two, so they are not rounded to bf16 in between.
-            to_key, to_value = (torch.zeros(query.shape[1:]) for _ in range(2))
+            # Every block adds to these two, so they are summed in float32 and rounded to bf16 once.
+            key_sum, value_sum = (torch.zeros(query.shape[1:]) for _ in range(2))
             for start, end, seen in _blocks(query, ctx.causal):
-                asked, coming = query[head, start:end], gradient[head, start:end]
-                shares = _shares(asked, keys[head, :, :seen], ctx.causal)
-                to_value[:seen] += shares.t() @ coming
-                of_shares = coming @ values[head, :, :seen]
-                of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype)
-                torch.mm(of_scores, keys[head, :, :seen].t(), out=of_query[head, start:end])
-                to_key[:seen] += of_scores.t() @ asked
-            of_key[head], of_value[head] = to_key, to_value
-        of_query *= ctx.scale
-        return of_query.view(ctx.shape), of_key.view(ctx.shape), of_value.view(ctx.shape), None, None
+                block, grad_out = query[head, start:end], gradient[head, start:end]
+                weights = _attention_weights(block, keys[head, :, :seen], ctx.causal)
+                value_sum[:seen] += weights.t() @ grad_out
+                grad_weights = grad_out @ values[head, :, :seen]
+                grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+                torch.mm(grad_scores, keys[head, :, :seen].t(), out=grad_query[head, start:end])
+                key_sum[:seen] += grad_scores.t() @ block
+            grad_key[head], grad_value[head] = key_sum, value_sum
+        grad_query *= ctx.scale
+        return grad_query.view(ctx.shape), grad_key.view(ctx.shape), grad_value.view(ctx.shape), None, None
 
 
 def _blocks(query: Tensor, causal: bool) -> Iterator[tuple[int, int, int]]:
@@ -75,65 +83,65 @@ def _blocks(query: Tensor, causal: bool) -> Iterator[tuple[int, int, int]]:
         yield start, end, end if causal else length
 
 
-def _shares(query: Tensor, keys: Tensor, causal: bool) -> Tensor:
+def _attention_weights(query: Tensor, keys: Tensor, causal: bool) -> Tensor:
     scores = query @ keys
     if causal:  # the last keys are those of the queries themselves
         count = len(query)
-        scores[:, -count:] += _later(scores.dtype)[:count, :count]
+        scores[:, -count:] += _causal_bias(scores.dtype)[:count, :count]
     return scores.softmax(-1)
 
 
 @functools.cache
-def _later(dtype: torch.dtype) -> Tensor:
-    """What is added to the scores of a block with itself: nothing may look at what comes after it."""
+def _causal_bias(dtype: torch.dtype) -> Tensor:
+    """Added to the scores of a block with its own keys: -inf for keys after the query."""
     return torch.full((BLOCK, BLOCK), float("-inf"), dtype=dtype).triu(1)
 
 
 @contextmanager
 def torch_attention() -> Iterator[None]:
-    """Within, every pass uses torch's own attention: to count its operations, or to compare with."""
-    before = _allowed.set(False)
+    """Use torch's attention throughout the block: to count its operations, or to compare with it."""
+    before = _enabled.set(False)
     try:
         yield
     finally:
-        _allowed.reset(before)
+        _enabled.reset(before)
 
 
 @contextmanager
-def attention_by(function: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
-    """Within, `function` stands in for `attend`, given the same: where not all that is attended to is in the cache."""
-    before = _instead.set(function)
+def attention_by(function: AttentionFunction) -> Iterator[None]:
+    """Call `function` in place of `attend`, with the same arguments: for keys and values outside of the cache."""
+    before = _replacement.set(function)
     try:
         yield
     finally:
-        _instead.reset(before)
+        _replacement.reset(before)
 
 
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
 ) -> tuple[Tensor, None]:
-    """transformers' `sdpa`, but for what this module is for. Shapes as there: [batch, heads, tokens, width]."""
-    instead = _instead.get()
-    if instead is not None:
-        return instead(module, query, key, value, attention_mask, **named)
-    if attention_mask is not None or not _fits(query, key, value, named):
+    """Blocked attention where it is faster, else transformers' `sdpa`, with its shapes and arguments."""
+    replacement = _replacement.get()
+    if replacement is not None:
+        return replacement(module, query, key, value, attention_mask, **named)
+    if attention_mask is not None or not _supported(query, key, value, named):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
     groups = query.shape[1] // key.shape[1]
-    key, value = (one.repeat_interleave(groups, 1) if groups > 1 else one for one in (key, value))
-    query, key, value = (one.to(torch.bfloat16) for one in (query, key, value))
+    key, value = (side.repeat_interleave(groups, 1) if groups > 1 else side for side in (key, value))
+    query, key, value = (tensor.to(torch.bfloat16) for tensor in (query, key, value))
     scale = named.get("scaling") or query.shape[-1] ** -0.5
-    told = named.get("is_causal")
-    causal = bool(getattr(module, "is_causal", True) if told is None else told)
+    stated = named.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if stated is None else stated)
     return BlockedAttention.apply(query, key, value, scale, causal).transpose(1, 2).contiguous(), None
 
 
-def _fits(query: Tensor, key: Tensor, value: Tensor, named: dict[str, Any]) -> bool:
+def _supported(query: Tensor, key: Tensor, value: Tensor, named: dict[str, Any]) -> bool:
     return (
-        _allowed.get()
+        _enabled.get()
         and query.device.type == "cpu"
         and fast_bf16(query.device)
         and _in_bf16(query, key, value)
-        and LEAST <= query.shape[2] == key.shape[2]
+        and MIN_TOKENS <= query.shape[2] == key.shape[2]
         and query.shape[-1] == value.shape[-1]
         and not named.get("dropout")
         and all(named.get(name) is None for name in ("position_bias", "softcap", "sliding_window", "s_aux"))
@@ -144,7 +152,24 @@ def _in_bf16(*tensors: Tensor) -> bool:
     """Whether torch's own attention would compute with these in bf16."""
     if torch.is_autocast_enabled("cpu"):
         return torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return all(one.dtype == torch.bfloat16 for one in tensors)
+    return all(tensor.dtype == torch.bfloat16 for tensor in tensors)
 
 
-AttentionInterface.register("sdpa", attend)
+def install(model: PreTrainedModel) -> Handle:
+    """Select `attend` wherever this model uses transformers' `sdpa`; removing the handle selects `sdpa` again."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    configs = [config for config in _configs(model) if config._attn_implementation == "sdpa"]
+    _select(configs, NAME)
+    return Handle(lambda: _select(configs, "sdpa"))
+
+
+def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
+    """Every configuration that a module of the model reads its attention from."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return list({id(config): config for config in configs if isinstance(config, PreTrainedConfig)}.values())
+
+
+def _select(configs: list[PreTrainedConfig], name: str) -> None:
+    for config in configs:
+        config._attn_implementation = {"": name}  # a dict leaves the configurations of submodels alone

@@ -1,9 +1,9 @@
-"""Llama 3.2 Vision: samples with different numbers of pictures, or none, in one batch.
+"""Llama 3.2 Vision: batches of samples with different numbers of images, or none.
 
-A token that stands before all pictures may see none of them. The native class lets it look at everything there is,
-the empty pictures a batch is filled up with too, so that a sample would come out otherwise beside others than alone.
-Here empty pictures are out of sight for samples with pictures, and give samples without any features of zero, which
-layers without biases read nothing from: just what each of them gets alone.
+A token before all images may attend to none of them. The native class then lets it attend to everything, including
+the empty images that fill up a batch, so a sample's output would depend on the samples beside it. This patch masks
+empty images for samples with images, and gives samples without images features of zero, from which layers without
+biases compute zero: exactly what each sample gets when encoded alone.
 """
 
 from __future__ import annotations
@@ -13,29 +13,43 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def mask_empty_images(network: nn.Module) -> None:
-    """Keep the pictures with `aspect_ratio_ids` 0, which no real one has, from being seen."""
-    blank: dict[str, Tensor] = {}
-
-    def note(_: nn.Module, __: Any, named: dict[str, Any]) -> None:
-        blank["places"] = named["aspect_ratio_ids"] == 0  # (batch, pictures)
-
-    def hide(_: nn.Module, places: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if named.get("cross_attention_states") is None or not blank["places"].any():
-            return places, named
-        return places, named | _hidden(named["cross_attention_states"], named["cross_attention_mask"], blank["places"])
-
-    network.vision_model.register_forward_pre_hook(note, with_kwargs=True)
-    network.language_model.register_forward_pre_hook(hide, with_kwargs=True)
+from mllm_tailor.core.handle import Handle
 
 
-def _hidden(states: Tensor, mask: Tensor, blank: Tensor) -> dict[str, Tensor]:
-    """Features (batch x pictures x tiles, places, width) and the mask over them (batch, 1, tokens, all places)."""
-    size, pictures = blank.shape
-    blank = blank.to(states.device)
-    seen = states.reshape(size, pictures, -1).masked_fill(blank[:, :, None], 0.0)
-    among_others = blank & ~blank.all(dim=1, keepdim=True)
-    masked = mask.reshape(*mask.shape[:3], pictures, -1)
-    masked = masked.masked_fill(among_others[:, None, None, :, None], torch.finfo(mask.dtype).min)
-    return {"cross_attention_states": seen.reshape(states.shape), "cross_attention_mask": masked.reshape(mask.shape)}
+def install(network: nn.Module) -> Handle:
+    """Hide images with `aspect_ratio_ids` 0, which no real image has, from cross-attention."""
+    empty: dict[str, Tensor] = {}
+
+    def find_empty(_: nn.Module, __: Any, named: dict[str, Any]) -> None:
+        empty["images"] = named["aspect_ratio_ids"] == 0  # (batch, images)
+
+    def hide(_: nn.Module, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if named.get("cross_attention_states") is None or not empty["images"].any():
+            return positional, named
+        states, mask = named["cross_attention_states"], named["cross_attention_mask"]
+        return positional, named | _masked(states, mask, empty["images"])
+
+    vision: nn.Module = network.vision_model  # type: ignore[assignment]
+    language: nn.Module = network.language_model  # type: ignore[assignment]
+    hooks = (
+        vision.register_forward_pre_hook(find_empty, with_kwargs=True),
+        language.register_forward_pre_hook(hide, with_kwargs=True),
+    )
+
+    def undo() -> None:
+        for hook in hooks:
+            hook.remove()
+
+    return Handle(undo)
+
+
+def _masked(states: Tensor, mask: Tensor, empty: Tensor) -> dict[str, Tensor]:
+    """Features (batch x images x tiles, patches, width) and their mask (batch, 1, tokens, all patches), masked."""
+    size, images = empty.shape
+    empty = empty.to(states.device)
+    features = states.reshape(size, images, -1).masked_fill(empty[:, :, None], 0.0)
+    beside_others = empty & ~empty.all(dim=1, keepdim=True)
+    masked = mask.reshape(*mask.shape[:3], images, -1)
+    masked = masked.masked_fill(beside_others[:, None, None, :, None], torch.finfo(mask.dtype).min)
+    features, masked = features.reshape(states.shape), masked.reshape(mask.shape)
+    return {"cross_attention_states": features, "cross_attention_mask": masked}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import bitsandbytes
@@ -14,8 +15,13 @@ from torch.optim import Optimizer
 from mllm_tailor.training.distributed import sum_gradients
 from mllm_tailor.training.optim.registry import MicroBatches, OptimizerConfig, StepResult
 
-# On a CPU there is nothing to page to; the same recipe works there, which is all a user needs to know.
-warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+
+@contextmanager
+def _without_paging_warning() -> Iterator[None]:
+    """On a CPU there is nothing to page to; the same recipe works there, which is all a user needs to know."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+        yield
 
 
 class GradientStep:
@@ -42,7 +48,8 @@ class GradientStep:
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.clip or torch.inf)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        self.optimizer.step()
+        with _without_paging_warning() if getattr(self.optimizer, "is_paged", False) else nullcontext():
+            self.optimizer.step()
         for weight in self.weights.values():
             if not weight.requires_grad:  # at rest (LISA): its state would only fill the memory
                 self.optimizer.state.pop(weight, None)

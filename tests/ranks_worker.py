@@ -8,7 +8,7 @@ from pathlib import Path
 from small_job import make_samples, prepare
 
 from mllm_tailor.training import train
-from mllm_tailor.training.distributed import ranks
+from mllm_tailor.training.distributed import world_size
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
         model_folder, {"name": "lora", "rank": 4}, optimizer="sgd", micro_batch_size=1, learning_rate=0.5, batch_size=4
     )
     result = train(model, method, samples, recipe, folder, evaluate=lambda: {"score": 1.0})
-    assert ranks() == 2
+    assert world_size() == 2
     assert result.steps == 6
 
 

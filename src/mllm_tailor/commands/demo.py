@@ -22,7 +22,7 @@ data:
 task:
   extract: {{company: string, date: date, address: string, total: amount}}
 method: {{name: qlora, rank: 32, alpha: 64, parts: [language]}}
-train: {{epochs: 6, batch: 8, learning_rate: 1.0e-3}}
+train: {{epochs: 6, batch_size: 8, learning_rate: 1.0e-3}}
 predict: {{max_new_tokens: 256}}
 score: [fuzzy, exact, f1]
 output: {output}

@@ -13,6 +13,7 @@ from test_data_layouts import write
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.data import LAYOUTS, DataIssue, detect, read_samples
+from mllm_tailor.data.layouts.base import Folder
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=8)
 scalars = st.one_of(
@@ -123,7 +124,7 @@ def test_strange_rows_become_samples_or_faults(
         layout
     ]
     write(folder, {"rows.jsonl": [first, *rows]})
-    items = list(LAYOUTS.load(layout).read(folder))
+    items = list(LAYOUTS.load(layout).read(Folder(folder)))
     assert items
     for item in items:
         if isinstance(item, DataIssue):
@@ -156,9 +157,9 @@ def test_garbage_never_crashes_a_reader(
     (folder / "x.arrow").write_bytes(content)
     faults: list[DataIssue] = []
     try:
-        layout, _ = detect(folder)
+        layout, _ = detect(Folder(folder))
     except DataError:
         return
-    for item in LAYOUTS.load(layout).read(folder):
+    for item in LAYOUTS.load(layout).read(Folder(folder)):
         faults += [item] if isinstance(item, DataIssue) else []
     assert all(fault.problem and fault.fix for fault in faults)

@@ -17,6 +17,7 @@ from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import DataIssue, detect, read_samples
+from mllm_tailor.data.layouts.base import Folder
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.media.image import image_size, open_image
 from mllm_tailor.models import load_model
@@ -111,7 +112,7 @@ def test_six_views_become_one_picture_of_2688x896(tmp_path: Path) -> None:
 
 def test_documents_beside_their_labels_are_read_page_by_page() -> None:
     folder = real_data("invoice_samples")
-    assert detect(folder)[0] == "sidecar"
+    assert detect(Folder(folder))[0] == "sidecar"
     faults: list[DataIssue] = []
     samples = read_samples(folder, on_issue=faults.append).samples
     assert len(samples) == 11 and all(sample.fields["issuer"] for sample in samples)

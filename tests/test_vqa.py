@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import detect, read_samples, split
+from mllm_tailor.data.layouts.base import Folder
 from mllm_tailor.data.split import by_name
 from mllm_tailor.recipe import HeldOut, make_recipe
 from mllm_tailor.run.dataset import prepare
@@ -89,7 +90,7 @@ def test_a_file_is_held_out_whatever_else_is_in_the_set() -> None:
 
 def test_captions_are_made_of_what_answers_say(tmp_path: Path) -> None:
     data = questions(tmp_path / "data")
-    assert detect(data)[0] == "metadata"  # the other view is chosen by name
+    assert detect(Folder(data))[0] == "metadata"  # the other view is chosen by name
     captions = [sample.answer for sample in read_samples(data, "qa_captions").samples]
     assert captions[0] == captions[1] == "abdomen. plane: axial"  # `no` says nothing without its question
     assert captions[2] == "abdomen. plane: axial. position: left"

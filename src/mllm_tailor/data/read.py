@@ -13,7 +13,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import first_object
 from mllm_tailor.data.layouts import LAYOUTS
-from mllm_tailor.data.layouts.base import Layout
+from mllm_tailor.data.layouts.base import Folder, Layout
 
 SHOWN_FAULTS = 20
 
@@ -41,13 +41,14 @@ def read_samples(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or file — check `data.train`")
-    name, notes = (layout, []) if layout else detect(path)
+    folder = Folder(path)
+    name, notes = (layout, []) if layout else detect(folder)
     reader: Layout = LAYOUTS.load(name)
-    if layout and not reader.detect(path):
+    if layout and not reader.detect(folder):
         raise DataError(f"{path}: is not laid out as `{layout}` ({LAYOUTS.summary(layout)}) — leave `layout` out")
     samples: list[Sample] = []
     faults: list[DataIssue] = []
-    for item in reader.read(path):
+    for item in reader.read(folder):
         (faults if isinstance(item, DataIssue) else samples).append(item)  # type: ignore[arg-type]
     errors = [fault for fault in faults if fault.severity == "error"]
     if on_issue is not None:
@@ -62,13 +63,14 @@ def read_samples(
     return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes))
 
 
-def detect(path: Path) -> tuple[str, list[str]]:
+def detect(folder: Folder) -> tuple[str, list[str]]:
     """The layout of `path`, and a note when it could be read in other ways too.
 
     Raises:
         DataError: saying what was looked for and what is there instead.
     """
-    found = [name for name in LAYOUTS if LAYOUTS.load(name).detect(path)]
+    found = [name for name in LAYOUTS if LAYOUTS.load(name).detect(folder)]
+    path = folder.path
     if not found:
         looked = "\n".join(f"  {name}: {LAYOUTS.summary(name)}" for name in LAYOUTS)
         raise DataError(f"{path}: no known layout — found {_seen(path)}. Looked for:\n{looked}")

@@ -18,20 +18,21 @@ LAYOUTS = Registry(
         "sroie": _entry(
             "sroie:LAYOUT", "`images` or `img` beside `entities`, `key` or `annotations`: a label a picture"
         ),
-        "hugging_face": _entry("arrow:SAVED", "a Hugging Face dataset saved to disk (`state.json` and .arrow files)"),
-        "parquet": _entry("arrow:PARQUET", "Parquet files with a picture column or a file column"),
+        "hugging_face": _entry("columns:HUGGING_FACE", "a data set saved to disk by Hugging Face's `datasets`"),
+        "parquet": _entry("columns:PARQUET", "Parquet files with an image column or a file column"),
         "internvl": _entry("internvl:LAYOUT", "InternVL's meta JSON, {name: {root, annotation}}, and its JSONL files"),
         "chat": _entry("chat:LAYOUT", "rows with `messages` (OpenAI style; `image_url` is a path or a data address)"),
         "llava": _entry("llava:LAYOUT", "rows with `conversations` (LLaVA, ShareGPT) and `image`, `images` or `video`"),
         "youcook2": _entry(
             "youcook2:LAYOUT", "rows with `video_id` and `segments`: steps of cooking films, or their texts"
         ),
-        "metadata": _entry("metadata:LAYOUT", "`metadata.jsonl`, or any .jsonl, whose rows name a file and its labels"),
+        "metadata": _entry("columns:METADATA", "`metadata.jsonl` or any .jsonl whose rows name a file and its labels"),
+        "json": _entry("columns:JSON", "a .json list of rows that name a file and its labels"),
         "sidecar": _entry("sidecar:LAYOUT", "documents, PDFs among them, each with a .json of its name beside it"),
         "qa_captions": _entry(
             "qa_captions:LAYOUT",
             "question rows with `question_type`, as one caption a picture: what its answers say of it",
         ),
-        "csv": _entry("table:LAYOUT", "a .csv or .tsv whose header has a file column"),
+        "csv": _entry("columns:CSV", "a .csv or .tsv whose header has a file column"),
     },
 )

@@ -1,65 +1,183 @@
-"""What a layout is, and how label files of a folder are found."""
+"""What a layout is, and how a layout looks at a folder: its label files, their first rows, where its media may lie."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.arrow_rows import arrow_rows, first_arrow_row
+from mllm_tailor.data.csv_rows import csv_rows, first_csv_row
 from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.json_rows import SPLIT_NAMES, first_json_row, json_file_rows
+from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows
 
-PART_NAMES = frozenset(
-    {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "held_out", "heldout"}
-)
-MEDIA_FOLDERS = ("", "images", "image", "img", "media", "videos", "audio")
+MEDIA_FOLDERS = ("", "images", "image", "img", "media", "videos", "audio", "clips", "wavs")
+# What `datasets` writes beside its Arrow files.
+ARROW_NOTES = frozenset({"state.json", "dataset_info.json", "dataset_dict.json"})
+
+FirstRow = Callable[[Path], dict[str, Any]]
+ReadRows = Callable[[Path, str | None], Iterator[Row | DataIssue]]
+ROW_FILES: Mapping[str, tuple[FirstRow, ReadRows]] = {
+    ".jsonl": (first_object, jsonl_rows),
+    ".ndjson": (first_object, jsonl_rows),
+    ".jsonl.gz": (first_object, jsonl_rows),
+    ".json": (first_json_row, json_file_rows),
+    ".csv": (first_csv_row, csv_rows),
+    ".tsv": (first_csv_row, csv_rows),
+    ".parquet": (first_arrow_row, arrow_rows),
+    ".arrow": (first_arrow_row, arrow_rows),
+}
+ROW_SUFFIXES = tuple(ROW_FILES)
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A file of labels and the split that it, or its folder, is named after."""
+
+    path: Path
+    split: str | None = None
+
+    @cached_property
+    def suffix(self) -> str:
+        """Its suffix, `.jsonl.gz` as one."""
+        name = self.path.name.lower()
+        return ".jsonl.gz" if name.endswith(".jsonl.gz") else self.path.suffix.lower()
+
+    @cached_property
+    def first(self) -> dict[str, Any]:
+        """Its first readable row; empty where there is none."""
+        return ROW_FILES[self.suffix][0](self.path)
+
+    def rows(self) -> Iterator[Row | DataIssue]:
+        """All its rows."""
+        return ROW_FILES[self.suffix][1](self.path, self.split)
+
+
+class Folder:
+    """A data set as layouts look at it: a folder, or one file. Listings and first rows are read once.
+
+    Media may also lie in `media_root`, a folder that only the user can name.
+    """
+
+    def __init__(self, path: str | Path, media_root: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self.media_root = None if media_root is None else Path(media_root)
+        self._label_files: dict[str, list[LabelFile]] = {}
+        self._listings: dict[Path, list[os.DirEntry[str]]] = {}
+
+    @property
+    def outer(self) -> Path:
+        """The folder itself, or the folder that holds the file."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def listing(self, folder: Path | None = None) -> list[os.DirEntry[str]]:
+        """The entries of a folder (default: the data set's own) in order of name; empty when it is not one."""
+        folder = folder or self.path
+        if folder not in self._listings:
+            try:
+                with os.scandir(folder) as entries:
+                    self._listings[folder] = sorted(entries, key=lambda entry: entry.name)
+            except OSError:
+                self._listings[folder] = []
+        return self._listings[folder]
+
+    def label_files(self, *suffixes: str) -> list[LabelFile]:
+        """Every file with such a suffix: the path itself, or in it, in its `data` folder and in folders of splits."""
+        files = {suffix: self._files(suffix) for suffix in suffixes}
+        order = {folder: number for number, folder in enumerate(self._searched)}
+        return sorted(
+            (file for group in files.values() for file in group),
+            key=lambda file: (order.get(file.path.parent, 0), file.path.name),
+        )
+
+    def _files(self, suffix: str) -> list[LabelFile]:
+        if suffix not in self._label_files:
+            self._label_files[suffix] = list(self._find(suffix))
+        return self._label_files[suffix]
+
+    def _find(self, suffix: str) -> Iterator[LabelFile]:
+        if self.path.is_file():
+            if self.path.name.lower().endswith(suffix):
+                yield LabelFile(self.path, split_of(self.path.stem))
+            return
+        for folder in self._searched:
+            names = [entry.name for entry in self.listing(folder) if entry.name.lower().endswith(suffix)]
+            arrow = suffix == ".json" and ARROW_NOTES & set(names) and self._is_saved(folder)
+            for name in names:
+                file = folder / name
+                if file.is_file() and not (arrow and name in ARROW_NOTES):
+                    split = folder.name if suffix == ".arrow" and folder != self.path else None
+                    yield LabelFile(file, split or split_of(name) or split_of(folder.name))
+
+    def _is_saved(self, folder: Path) -> bool:
+        names = {entry.name for entry in self.listing(folder)}
+        return "dataset_dict.json" in names or any(name.endswith(".arrow") for name in names)
+
+    @cached_property
+    def _searched(self) -> list[Path]:
+        names = {entry.name for entry in self.listing()}
+        folders = [
+            self.path / entry.name
+            for entry in self.listing()
+            if (entry.name == "data" or split_of(entry.name) or "dataset_dict.json" in names) and entry.is_dir()
+        ]
+        return [self.path, *folders]
+
+    def roots(self, file: Path) -> tuple[Path, ...]:
+        """Folders that a row of `file` may name media in: the file's, the data set's, and their usual media folders.
+
+        None of them lies outside the data set, by a link or otherwise, but for `media_root`.
+        """
+        whole = self.outer.resolve()
+        folders = dict.fromkeys(folder / inner for folder in (file.parent, self.outer) for inner in MEDIA_FOLDERS)
+        roots = tuple(folder for folder in folders if folder.is_dir() and folder.resolve().is_relative_to(whole))
+        return roots if self.media_root is None else (self.media_root, *roots)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`detect` looks without reading everything; `read` yields samples, and faults for rows it cannot use."""
+    """`detect` looks without reading everything; `read` yields samples, and issues for rows it cannot use.
 
-    detect: Callable[[Path], bool]
-    read: Callable[[Path], Iterator[Sample | DataIssue]]
-
-
-def part_of(name: str) -> str | None:
-    """The part of the data a file or folder is named after: `train-00000-of-00002` -> `train`."""
-    word = name.lower().split("-")[0].split(".")[0]
-    return word if word in PART_NAMES else None
-
-
-def label_files(path: Path, *suffixes: str) -> list[tuple[Path, str | None]]:
-    """(file, part) of every label file at `path`, in it, in its `data` folder, or in folders named after parts."""
-    if path.is_file():
-        return [(path, part_of(path.stem))] if path.name.lower().endswith(suffixes) else []
-    if not path.is_dir():
-        return []
-    return [
-        (folder / name, part_of(name) or part_of(folder.name))
-        for folder in (path, *_searched(path))
-        for name in sorted(_file_names(folder, suffixes))
-    ]
-
-
-def _searched(path: Path) -> list[Path]:
-    with os.scandir(path) as entries:  # folders of pictures hold very many entries, and most need no Path and no stat
-        names = [entry.name for entry in entries if (entry.name == "data" or part_of(entry.name)) and entry.is_dir()]
-    return [path / name for name in sorted(names)]
-
-
-def _file_names(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.name.lower().endswith(suffixes) and entry.is_file()]
-
-
-def roots_of(file: Path, path: Path) -> tuple[Path, ...]:
-    """Folders a row of `file` may mean: the file's own, the data set's, and their usual media folders.
-
-    None of them lies outside the data set, by a link or otherwise.
+    `files` are the label files that `read` would read, where the layout reads files of rows.
     """
-    outer = path if path.is_dir() else path.parent
-    whole = outer.resolve()
-    folders = dict.fromkeys(folder / inner for folder in (file.parent, outer) for inner in MEDIA_FOLDERS)
-    return tuple(folder for folder in folders if folder.is_dir() and folder.resolve().is_relative_to(whole))
+
+    detect: Callable[[Folder], bool]
+    read: Callable[[Folder], Iterator[Sample | DataIssue]]
+    files: Callable[[Folder], Iterable[LabelFile]] | None = None
+
+
+Samples = Callable[[Row, tuple[Path, ...]], Iterable[Sample]]  # of a row, with the folders its media may lie in
+
+
+def row_layout(
+    recognises: Callable[[Mapping[str, Any]], bool], samples: Samples, suffixes: tuple[str, ...] = ROW_SUFFIXES
+) -> Layout:
+    """The layout of files of rows, in any container, whose first row `recognises`."""
+
+    def files(folder: Folder) -> list[LabelFile]:
+        return [file for file in folder.label_files(*suffixes) if file.first and recognises(file.first)]
+
+    return files_layout(files, samples)
+
+
+def files_layout(files: Callable[[Folder], list[LabelFile]], samples: Samples) -> Layout:
+    """The layout of certain files of rows."""
+
+    def read(folder: Folder) -> Iterator[Sample | DataIssue]:
+        for file in files(folder):
+            roots = folder.roots(file.path)
+            yield from build(file.rows(), lambda row, roots=roots: samples(row, roots))  # type: ignore[misc]
+
+    return Layout(lambda folder: bool(files(folder)), read, files)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file or folder is named after: `train-00000-of-00002` -> `train`."""
+    word = re.match(r"(?:held_out|[a-z]+)(?![a-z])", name.lower())
+    return word[0] if word and word[0] in SPLIT_NAMES else None

@@ -10,9 +10,8 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.columns import read_media
 from mllm_tailor.data.conversation import Said, conversation_samples
-from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import Row, build, first_object, json_rows, jsonl_rows, kind_of
-from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
+from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.layouts.base import row_layout
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 BESIDE: dict[str, MediaKind] = {
@@ -25,25 +24,12 @@ BESIDE: dict[str, MediaKind] = {
 }
 
 
-def _files(path: Path) -> list[tuple[Path, str | None]]:
-    files = label_files(path, ".jsonl", ".ndjson", ".json")
-    return [(file, part) for file, part in files if isinstance(first_object(file).get("messages"), list)]
+def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
+    """One sample for each answer of a conversation.
 
-
-def detect(path: Path) -> bool:
-    """Whether a label file's first row has `messages`."""
-    return bool(_files(path))
-
-
-def read(path: Path) -> Iterator[Sample | DataIssue]:
-    """One sample for each answer of each conversation."""
-    for file, part in _files(path):
-        roots = roots_of(file, path)
-        rows = json_rows(file, part) if file.suffix.lower() == ".json" else jsonl_rows(file, part)
-        yield from build(rows, lambda row, roots=roots: _samples(row, roots))  # type: ignore[misc]
-
-
-def _samples(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
+    Raises:
+        DataError: naming the row.
+    """
     messages = row.values.get("messages")
     if not isinstance(messages, list):
         raise DataError(f"{row.source}: `messages` should be a list, found {kind_of(messages)} — mend this row")
@@ -91,4 +77,4 @@ def _file(part: Any, kind: Any, number: int, roots: tuple[Path, ...], source: st
     return read_media(value, name, roots, source)  # type: ignore[arg-type]
 
 
-LAYOUT = Layout(detect, read)
+LAYOUT = row_layout(lambda first: isinstance(first.get("messages"), list), samples_of)

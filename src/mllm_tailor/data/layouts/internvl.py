@@ -9,28 +9,28 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import build, first_object, jsonl_rows, parse_file
-from mllm_tailor.data.layouts.base import Layout, label_files
+from mllm_tailor.data.jsonl import build, jsonl_rows, parse_file
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
 from mllm_tailor.data.layouts.llava import samples_of
 from mllm_tailor.media.image import inside
 
 
-def _files(path: Path) -> list[Path]:
-    return [file for file, _ in label_files(path, ".json") if _is_meta(first_object(file))]
+def _files(folder: Folder) -> list[LabelFile]:
+    return [file for file in folder.label_files(".json") if _is_meta(file.first)]
 
 
 def _is_meta(values: dict[str, Any]) -> bool:
     return bool(values) and all(isinstance(entry, dict) and "annotation" in entry for entry in values.values())
 
 
-def detect(path: Path) -> bool:
+def detect(folder: Folder) -> bool:
     """Whether a JSON file's entries all name an `annotation`."""
-    return bool(_files(path))
+    return bool(_files(folder))
 
 
-def read(path: Path) -> Iterator[Sample | DataIssue]:
+def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     """Every set the meta file names, each row once: `repeat_time` weighs training and is no part of the data."""
-    for file in _files(path):
+    for file in (label_file.path for label_file in _files(folder)):
         try:
             entries = parse_file(file)
         except DataError as error:
@@ -77,4 +77,4 @@ def _text(entry: dict[str, Any], key: str, source: str) -> str:
     return value or "."
 
 
-LAYOUT = Layout(detect, read)
+LAYOUT = Layout(detect, read, _files)

@@ -8,30 +8,11 @@ from pathlib import Path
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.conversation import Said, conversation_samples
-from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import Row, build, first_object, json_rows, jsonl_rows, kind_of
-from mllm_tailor.data.layouts.base import Layout, label_files, roots_of
+from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.layouts.base import row_layout
 from mllm_tailor.data.layouts.chat import beside
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-
-
-def _files(path: Path) -> list[tuple[Path, str | None]]:
-    files = label_files(path, ".json", ".jsonl", ".ndjson")
-    return [(file, part) for file, part in files if isinstance(first_object(file).get("conversations"), list)]
-
-
-def detect(path: Path) -> bool:
-    """Whether a label file's first row has `conversations`."""
-    return bool(_files(path))
-
-
-def read(path: Path) -> Iterator[Sample | DataIssue]:
-    """One sample for each answer of each conversation."""
-    for file, part in _files(path):
-        roots = roots_of(file, path)
-        rows = json_rows(file, part) if file.suffix.lower() == ".json" else jsonl_rows(file, part)
-        yield from build(rows, lambda row, roots=roots: samples_of(row, roots))  # type: ignore[misc]
 
 
 def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
@@ -56,4 +37,4 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
     yield from conversation_samples(said, shown, row)
 
 
-LAYOUT = Layout(detect, read)
+LAYOUT = row_layout(lambda first: isinstance(first.get("conversations"), list), samples_of)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import first_object
-from mllm_tailor.data.layouts import metadata
-from mllm_tailor.data.layouts.base import Layout, label_files
+from mllm_tailor.data.layouts.base import Folder, Layout
+from mllm_tailor.data.layouts.columns import METADATA
 
 TYPE, TOPIC = "question_type", "organ"
 # VQA-RAD's types of questions (Lau et al. 2018, table 2), as a caption calls them and in the order of a report.
@@ -36,16 +34,15 @@ UNTOLD = {"yes", "no"}  # answers that say nothing without their question
 MOST = 8  # facts in a caption
 
 
-def detect(path: Path) -> bool:
+def detect(folder: Folder) -> bool:
     """Whether the first rows have a question of some type and an answer."""
-    firsts = [first_object(file) for file, _ in label_files(path, ".jsonl", ".ndjson")]
-    return any({"question", "answer", TYPE} <= set(first) for first in firsts)
+    return any({"question", "answer", TYPE} <= set(file.first) for file in folder.label_files(".jsonl", ".ndjson"))
 
 
-def read(path: Path) -> Iterator[Sample | DataIssue]:
+def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     """One sample a picture, in the order of their first questions; its field `caption` holds the facts."""
     pictures: dict[tuple[Media, ...], list[Sample]] = {}
-    for item in metadata.LAYOUT.read(path):
+    for item in METADATA.read(folder):
         if isinstance(item, DataIssue):
             yield item
         else:
@@ -72,4 +69,4 @@ def _captioned(samples: list[Sample]) -> Sample | DataIssue:
     return replace(first, id=f"{first.id}-facts", prompt="", answer=caption, fields={"caption": caption})
 
 
-LAYOUT = Layout(detect, read)
+LAYOUT = Layout(detect, read, METADATA.files)

@@ -13,34 +13,36 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import kind_of, parse_file
-from mllm_tailor.data.layouts.base import Layout
+from mllm_tailor.data.layouts.base import Folder, Layout
 from mllm_tailor.media.image import media_kind
 from mllm_tailor.media.pdf import pages_of
 
 FIRST = ".pdf"
 
 
-def _pairs(path: Path) -> dict[Path, Path]:
+def _pairs(folder: Folder) -> dict[Path, Path]:
     """Label file to document, in order of name."""
-    if not path.is_dir():
-        return {}
     media: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
+    for file in (folder.path / entry.name for entry in folder.listing()):
         if media_kind(file) and (file.stem not in media or file.suffix.lower() == FIRST):
             media[file.stem] = file
-    return {label: media[label.stem] for label in sorted(path.glob("*.json")) if label.stem in media}
+    return {label: media[label.stem] for label in _labels(folder) if label.stem in media}
 
 
-def detect(path: Path) -> bool:
+def _labels(folder: Folder) -> list[Path]:
+    return [folder.path / entry.name for entry in folder.listing() if entry.name.endswith(".json")]
+
+
+def detect(folder: Folder) -> bool:
     """Whether most .json files of the folder have a document of their name."""
-    pairs = _pairs(path)
-    return len(pairs) > 1 and len(pairs) >= len(list(path.glob("*.json"))) / 2
+    pairs = _pairs(folder)
+    return len(pairs) > 1 and len(pairs) >= len(_labels(folder)) / 2
 
 
-def read(path: Path) -> Iterator[Sample | DataIssue]:
+def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     """One sample a document, all its pages as pictures; a label without a document is a fault."""
-    pairs = _pairs(path)
-    for label in sorted(path.glob("*.json")):
+    pairs = _pairs(folder)
+    for label in _labels(folder):
         source = f"{label}:1"
         try:
             if label not in pairs:

@@ -11,7 +11,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, is_text, jsonl_rows, kind_of, parse_strictly
-from mllm_tailor.data.layouts.base import Layout, part_of
+from mllm_tailor.data.layouts.base import Folder, Layout, split_of
 from mllm_tailor.media.image import inside, media_kind
 from mllm_tailor.media.pdf import pages_of
 
@@ -27,26 +27,26 @@ def _pair(folder: Path) -> tuple[Path, Path] | None:
     return (media, labels) if media and labels else None
 
 
-def _parts(path: Path) -> list[tuple[Path, str | None]]:
+def _splits(path: Path) -> list[tuple[Path, str | None]]:
     """The folders that hold such a pair: `path` itself, or its `train`, `test`, ... folders."""
     if not path.is_dir():
         return []
     if _pair(path):
         return [(path, None)]
-    return [(inner, part_of(inner.name)) for inner in sorted(path.iterdir()) if part_of(inner.name) and _pair(inner)]
+    return [(inner, split_of(inner.name)) for inner in sorted(path.iterdir()) if split_of(inner.name) and _pair(inner)]
 
 
-def detect(path: Path) -> bool:
+def detect(folder: Folder) -> bool:
     """Whether pictures and labels lie in two folders side by side."""
-    return bool(_parts(path))
+    return bool(_splits(folder.path))
 
 
-def read(path: Path) -> Iterator[Sample | DataIssue]:
+def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     """Pictures in order of name, each with its labels; one without the other is a fault."""
-    for folder, part in _parts(path):
-        pair = _pair(folder)
-        assert pair is not None, "only folders with a pair are parts"
-        yield from _read_pair(folder, *pair, part)
+    for inner, split in _splits(folder.path):
+        pair = _pair(inner)
+        assert pair is not None, "only folders with a pair are listed"
+        yield from _read_pair(inner, *pair, split)
 
 
 def _read_pair(folder: Path, media: Path, labels: Path, part: str | None) -> Iterator[Sample | DataIssue]:

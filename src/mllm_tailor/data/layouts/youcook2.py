@@ -14,8 +14,8 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows, kind_of
-from mllm_tailor.data.layouts.base import Layout, label_files
+from mllm_tailor.data.jsonl import Row, build, kind_of
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
 from mllm_tailor.media.container import clock
 from mllm_tailor.media.image import VIDEO_SUFFIXES, inside
 
@@ -26,19 +26,19 @@ QUESTION = "A cook has done this so far:\n{steps}\nWhat is done next?"
 FIRST = "What may a cook do first?"
 
 
-def _files(path: Path) -> list[Path]:
-    return [file for file, _ in label_files(path, *SUFFIXES) if {"video_id", "segments"} <= set(first_object(file))]
+def _files(folder: Folder) -> list[LabelFile]:
+    return [file for file in folder.label_files(*SUFFIXES) if {"video_id", "segments"} <= set(file.first)]
 
 
-def detect(path: Path) -> bool:
+def detect(folder: Folder) -> bool:
     """Whether there is such a file."""
-    return bool(_files(path))
+    return bool(_files(folder))
 
 
-def read(path: Path) -> Iterator[Sample | DataIssue]:
+def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     """One sample a step; the steps of a film are a group."""
-    for file in _files(path):
-        yield from build(jsonl_rows(file), lambda row, folder=file.parent: _steps(row, folder))  # type: ignore[misc]
+    for file in _files(folder):
+        yield from build(file.rows(), lambda row, folder=file.path.parent: _steps(row, folder))  # type: ignore[misc]
 
 
 def _steps(row: Row, folder: Path) -> Iterator[Sample]:
@@ -92,4 +92,4 @@ def _film(folder: Path, identifier: str, source: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-LAYOUT = Layout(detect, read)
+LAYOUT = Layout(detect, read, _files)

@@ -1,0 +1,123 @@
+"""Rows of Parquet files and of the Arrow files that Hugging Face's `datasets` saves, a few at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.jsonl import Row, parse_strictly
+
+BATCH_ROWS = 64  # rows held as Python objects at once; embedded images make rows large
+Decode = Callable[[Any], Any]
+
+
+def first_arrow_row(path: Path) -> dict[str, Any]:
+    """The first row by column name; None for every column where there is no row; empty when unreadable."""
+    try:
+        batches = _batches(path, 1)
+        batch = next(batches, None)
+        if batch is not None and batch.num_rows:
+            return _decoded(batch.slice(0, 1).to_pylist()[0], _decoders(batch.schema))
+        return dict.fromkeys(_schema(path).names)
+    except (OSError, ValueError, pa.ArrowException):
+        return {}
+
+
+def arrow_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue]:
+    """Every row, in order; class numbers become class names and JSON columns are decoded."""
+    number = 0
+    try:
+        for batch in _batches(path, BATCH_ROWS):
+            decoders = _decoders(batch.schema)
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{path}:{number}", _decoded(values, decoders), split)
+    except (OSError, ValueError, pa.ArrowException):
+        yield DataIssue(f"{path}:{number + 1}", "the table is damaged or cut off here", "copy it again from its source")
+
+
+def _schema(path: Path) -> pa.Schema:
+    if path.suffix.lower() == ".parquet":
+        return pq.read_schema(path)
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_stream(source).schema
+
+
+def _batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:
+    if path.suffix.lower() == ".parquet":
+        with pq.ParquetFile(path) as table:
+            yield from table.iter_batches(batch_size=size)
+        return
+    with pa.memory_map(str(path)) as source:
+        for batch in pa.ipc.open_stream(source):
+            yield from (batch.slice(start, size) for start in range(0, batch.num_rows, size))
+
+
+def _decoded(values: dict[str, Any], decoders: dict[str, Decode]) -> dict[str, Any]:
+    return values | {name: decode(values[name]) for name, decode in decoders.items()} if decoders else values
+
+
+def _decoders(schema: pa.Schema) -> dict[str, Decode]:
+    """How to read columns whose stored values need the features that Hugging Face keeps beside the schema."""
+    try:
+        features: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        pairs = [(name, _decoder(feature)) for name, feature in features.items() if name in schema.names]
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}  # no such note, or another format of it: the values are read as stored
+    return {name: decode for name, decode in pairs if decode is not None}
+
+
+def _decoder(feature: Any) -> Decode | None:
+    """The decoder of one feature, nested ones included; None where values are read as stored."""
+    if isinstance(feature, list):  # the older notation of a list
+        inner = _decoder(feature[0]) if feature else None
+        return inner and _over_list(inner)
+    if not isinstance(feature, dict):
+        return None
+    kind = feature.get("_type")
+    if kind == "ClassLabel":
+        names = [str(name) for name in feature.get("names") or ()]
+        return lambda value: names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+    if kind == "Json":
+        return _json_value
+    if kind in ("Sequence", "List", "LargeList"):
+        inner = _decoder(feature.get("feature"))
+        return inner and _over_list(inner)
+    if kind is None:  # a struct
+        decoders = {name: decode for name, part in feature.items() if (decode := _decoder(part)) is not None}
+        return _over_struct(decoders) if decoders else None
+    return None
+
+
+def _json_value(value: Any) -> Any:
+    """A value stored as JSON text; text that is no JSON stays as it is."""
+    try:
+        return parse_strictly(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _over_list(inner: Decode) -> Decode:
+    """For lists; a `Sequence` of structs is stored as a struct of lists and becomes a list of structs."""
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, dict) and all(isinstance(column, list) for column in value.values()):
+            value = [dict(zip(value, row, strict=False)) for row in zip(*value.values(), strict=False)]
+        return [inner(item) for item in value] if isinstance(value, list) else value
+
+    return decode
+
+
+def _over_struct(decoders: dict[str, Decode]) -> Decode:
+    def decode(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: decoders[name](item) if name in decoders else item for name, item in value.items()}
+
+    return decode

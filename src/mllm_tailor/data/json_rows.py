@@ -1,0 +1,115 @@
+"""Rows of JSON files: a list of objects, or an object that wraps such lists (`{"data": [...]}`, `{"train": [...]}`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.jsonl import HEAD_BYTES, Row, as_row, kind_of, parse_file
+
+SPLIT_NAMES = frozenset(
+    {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "held_out", "heldout"}
+)
+# Keys under which an object holds its rows, and keys beside them that state nothing about a row.
+ROW_KEYS = ("data", "rows", "samples", "examples", "items", "records", "annotations")
+HEADER_KEYS = frozenset(
+    {"info", "version", "dataset_name", "dataset_version", "dataset_split", "data_type", "data_subtype", "license"}
+    | {"licenses", "name", "description", "date_created", "split", "task_type"}
+)
+
+_decoder = json.JSONDecoder()
+
+
+def top_level(text: str) -> dict[str, Any]:
+    """The keys and values of the JSON object that `text` begins with; `text` may be cut off.
+
+    Of a value that is cut off, only the first item of a list is kept; the keys after it are unknown.
+    """
+    values: dict[str, Any] = {}
+    try:
+        position = _skip(text, text.index("{") + 1)
+        while text[position] == '"':
+            name, position = _decoder.raw_decode(text, position)
+            position = _skip(text, position)
+            try:
+                values[name], position = _decoder.raw_decode(text, position)
+            except ValueError:
+                values[name] = _first_items(text, position)
+                break
+            position = _skip(text, position)
+    except (ValueError, IndexError, RecursionError):
+        pass  # the text ends here, or is no JSON: what was read so far is known
+    return values
+
+
+def _skip(text: str, position: int) -> int:
+    while text[position] in " \t\r\n,:":
+        position += 1
+    return position
+
+
+def _first_items(text: str, position: int) -> list[Any]:
+    if text[position] != "[":
+        return []
+    try:
+        return [_decoder.raw_decode(text, _skip(text, position + 1))[0]]
+    except (ValueError, IndexError, RecursionError):
+        return []
+
+
+def first_json_row(path: Path) -> dict[str, Any]:
+    """The first row of a JSON file; of an object that wraps no rows the object itself; empty when unreadable."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(HEAD_BYTES).decode("utf-8-sig", errors="ignore")
+    except OSError:
+        return {}
+    if text.lstrip()[:1] == "[":
+        first = _first_items(text, text.index("["))
+        return first[0] if first and isinstance(first[0], dict) else {}
+    values = top_level(text) if text.lstrip()[:1] == "{" else {}
+    lists = row_keys(values)
+    return values[next(iter(lists))][0] if lists else values
+
+
+def row_keys(values: Mapping[str, Any]) -> dict[str, str | None]:
+    """The keys of an object that hold its rows, each with the split it names; empty when the object wraps no rows."""
+    lists = [name for name, value in values.items() if _is_rows(value)]
+    splits = [name for name in lists if name.lower() in SPLIT_NAMES]
+    if splits:
+        return dict.fromkeys(splits) | {name: name.lower() for name in splits}
+    known = next((name for name in ROW_KEYS if name in lists), None)
+    return {known: None} if known and set(values) - {known} <= HEADER_KEYS else {}
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def json_file_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue]:
+    """Every row of a JSON file."""
+    try:
+        content = parse_file(path)
+    except DataError as error:
+        yield DataIssue.of(error, str(path))
+        return
+    if isinstance(content, list):
+        yield from _numbered(content, f"{path}", split)
+        return
+    lists = row_keys(content) if isinstance(content, dict) else {}
+    if not lists:
+        yield DataIssue(str(path), f"a list of rows is expected, found {kind_of(content)}", "wrap the rows in [ ]")
+    for name, named in lists.items():
+        yield from _numbered(content[name], f"{path}:{name}", named or split)
+    for name in sorted(set(content) - set(lists) - HEADER_KEYS if lists else ()):
+        problem = f"`{name}` beside the rows is not read"
+        yield DataIssue(str(path), problem, "move what matters into the rows", None, "warning")
+
+
+def _numbered(entries: list[Any], source: str, split: str | None) -> Iterator[Row | DataIssue]:
+    for number, value in enumerate(entries, 1):
+        yield as_row(value, f"{source}:{number}", split)

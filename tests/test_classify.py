@@ -25,7 +25,7 @@ from mllm_tailor.recipe import Predict, make_recipe
 from mllm_tailor.reporting.tables import confusion_table
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.resolve import resolve_from_data
-from mllm_tailor.scoring.confusion import UNREAD, Confusion, macro_f1
+from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
 from mllm_tailor.tasks import open_task
 
 CLASSES = ["Swiping Up", "No gesture", "Tap"]
@@ -118,7 +118,7 @@ def test_the_matrix_and_macro_f1_by_hand() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(confusion_table(after))
     text = console.export_text()
-    assert "1 Swiping Up" in text and UNREAD in text
+    assert "1 Swiping Up" in text and NO_CLASS in text
     same = macro_f1(after, after)[2]
     assert (same.low, same.high) == (0, 0)
 
@@ -152,7 +152,7 @@ def test_a_run_reports_classes_columns_floors_and_what_was_never_learned(
     assert {f"{who}_likelihood" for who in ("base", "tuned")} <= set(scores["systems"])
     assert {value: part["count"] for value, part in scores["by"]["camera"].items()} == {"old": 3, "new": 1}
     page = run.report.read_text()
-    shown = ("What is taken for what", "Exact by camera", "Macro F1", "Majority answer", "Tuned, likeliest", notes[0])
+    shown = ("Confusion matrix", "Exact by camera", "Macro F1", "Majority answer", "Tuned, likelihood", notes[0])
     for text in shown:
         assert text in page
 

@@ -62,7 +62,7 @@ def example(base: int = 3, tuned: int = 10) -> ReportData:
         predictions=replies,
         sample_groups=groups,
         groups=seen_groups(["group 0", "group 1"], groups),
-        pictures={f"r{i}": picture.getvalue() for i in range(COUNT)},
+        images={f"r{i}": picture.getvalue() for i in range(COUNT)},
         curves=Curves([(1, 2.0), (2, 1.0), (3, 0.5)], [(2, 50.0), (3, 75.5)], 3),
         ledger=[LedgerLine("trained on", 557), LedgerLine("excluded", 4, HOSTILE)],
         costs=[Cost("peak memory", "2.1 GiB", "2.4 GiB")],
@@ -128,17 +128,17 @@ def test_the_page_needs_nothing_else(data: ReportData, page: Page) -> None:
 
 def test_a_report_without_the_optional_parts_is_whole(data: ReportData) -> None:
     small = replace(
-        data, sample_groups=(), groups={}, pictures={}, curves=Curves(), ledger=(), costs=(),
+        data, sample_groups=(), groups={}, images={}, curves=Curves(), ledger=(), costs=(),
         systems={name: data.systems[name] for name in ("base_constrained", "tuned_constrained")},
     )  # fmt: skip
     text = Page(render(small)).text
-    assert "Field by field" in text and "How it learned" not in text and "Known and new" not in text
+    assert "Field by field" in text and "Training curves" not in text and "Seen and unseen groups" not in text
 
 
 def test_a_loss_is_called_a_loss() -> None:
     text = Page(render(example(base=10, tuned=3))).text
     assert "score fell from" in text
-    assert "The tuned model is worse than the untuned one" in text
+    assert "The tuned model is worse than the base model" in text
 
 
 def test_no_gain_is_called_no_gain() -> None:
@@ -146,13 +146,13 @@ def test_no_gain_is_called_no_gain() -> None:
     assert "stayed at" in text and "this run does not show a gain" in text
 
 
-def test_a_model_below_a_floor_has_not_been_shown_to_read() -> None:
+def test_a_model_below_a_baseline_is_not_shown_to_read() -> None:
     data = example(base=0, tuned=1)
     systems = dict(data.systems)
     systems["baseline_constant"] = replace(
         systems["tuned_unconstrained"], metrics=example(tuned=10).systems["tuned_unconstrained"].metrics
     )
-    assert "it has not been shown to read" in Page(render(replace(data, systems=systems))).text
+    assert "it is not shown that the model reads" in Page(render(replace(data, systems=systems))).text
 
 
 def test_form_is_told_apart_from_reading(data: ReportData) -> None:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring import score
 from mllm_tailor.scoring.metrics.captions import Rarity, bleu, cider, rouge_l, words
-from mllm_tailor.scoring.metrics.meteor import common_runs, meteor
-from mllm_tailor.scoring.stems import stem
+from mllm_tailor.scoring.metrics.meteor import common_runs, meteor, stem
 
 sentences = st.lists(st.sampled_from(["a", "pan", "is", "hot", "stir", "rice"]), max_size=9)
 CAT = words("The cat is on the mat.")

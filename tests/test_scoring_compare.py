@@ -1,4 +1,4 @@
-"""Paired comparison, floors, kinds of error, marked differences, terminal text."""
+"""Paired comparison, baselines, kinds of error, marked differences, terminal text."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_model_against_itself_gains_nothing() -> None:
     scores = right_and_wrong([True, False, True, False])
     for found in compare(scores, scores, resamples=200).values():
         assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)
-        assert (found.share_better, found.fixed, found.broken) == (0, 0, 0)
+        assert (found.share_better, found.fixed, found.new_errors) == (0, 0, 0)
         assert not found.improved
 
 
@@ -77,9 +77,9 @@ def test_samples_without_a_group_are_groups_of_their_own() -> None:
     assert compare(base, tuned, groups=[None] * 40, resamples=300) == compare(base, tuned, resamples=300)
 
 
-def test_fixed_and_broken_are_counted_by_sample() -> None:
+def test_fixed_and_new_errors_are_counted_by_sample() -> None:
     found = compare(right_and_wrong([False, False, False, True]), right_and_wrong([True, True, False, False]))["exact"]
-    assert (found.fixed, found.broken, found.count) == (2, 1, 4)
+    assert (found.fixed, found.new_errors, found.count) == (2, 1, 4)
 
 
 def test_fewer_errors_are_an_improvement() -> None:
@@ -114,22 +114,22 @@ def test_only_the_same_samples_can_be_compared() -> None:
         compare(right_and_wrong([True]), right_and_wrong([True, False]))
 
 
-# --- floors and groups
+# --- baselines and groups
 
 
-def test_constant_floor_is_the_most_frequent_value_of_each_field() -> None:
+def test_constant_baseline_is_the_most_frequent_value_of_each_field() -> None:
     train = [{"a": "x", "b": 1.0}, {"a": "y", "b": 2.0}, {"a": "y"}, {"a": "x", "b": 2.0}]
     assert constant_baseline(train, 2, ["a", "b"]) == [{"a": "x", "b": 2.0}] * 2
 
 
-def test_nearest_floor_copies_the_labels_of_the_largest_cosine() -> None:
+def test_nearest_neighbour_baseline_copies_the_labels_of_the_largest_cosine() -> None:
     train = np.array([[1.0, 0.0], [0.0, 5.0], [0.0, 0.0]])
     held = np.array([[0.1, 9.0], [3.0, 1.0]])
     labels = [{"total": "first"}, {"total": "second"}, {"total": "blank page"}]
     assert nearest_neighbour_baseline(train, held, labels) == [{"total": "second"}, {"total": "first"}]
 
 
-def test_floors_hand_out_copies() -> None:
+def test_baselines_hand_out_copies() -> None:
     labels = [{"total": "1"}]
     nearest_neighbour_baseline(np.ones((1, 2)), np.ones((1, 2)), labels)[0]["total"] = "changed"
     assert labels == [{"total": "1"}]
@@ -149,15 +149,15 @@ def test_seen_and_unseen_groups() -> None:
         ("company", "ACME SDN BHD", "right"),
         ("company", "Acme  Sdn Bhd", "case or spaces"),
         ("company", "ACNE SDN BHD", "one or two characters"),
-        ("company", "ACME", "cut off"),
-        ("company", "ACME SDN BHD (123-X)", "too much"),
+        ("company", "ACME", "truncated"),
+        ("company", "ACME SDN BHD (123-X)", "extra text"),
         ("company", "9.00", "another field's value"),
         ("company", "SOMETHING ELSE", "different"),
         ("company", None, "absent"),
-        ("total", "RM9", "amount written otherwise"),
+        ("total", "RM9", "amount format"),
         ("total", "19.00", "one or two characters"),
-        ("date", "2018-03-13", "date written otherwise"),
-        ("date", "13 MAR 18", "date written otherwise"),
+        ("date", "2018-03-13", "date format"),
+        ("date", "13 MAR 18", "date format"),
         ("date", "14/03/2018", "one or two characters"),
         ("phone", "012", "invented"),
         ("phone", " ", "right"),

@@ -105,7 +105,7 @@ def test_every_state_is_scored_on_every_held_out_set(finished: Path) -> None:
         values = [cell["value"] for cell in one["values"]]
         own = json.loads((finished / one["name"] / "scores.json").read_text())["gain"]["fuzzy"]
         assert values[place - 1 : place + 1] == pytest.approx([own["base"]["value"], own["tuned"]["value"]])
-        assert one["whole"]["difference"]["value"] == pytest.approx(values[2] - values[0])
+        assert one["total"]["difference"]["value"] == pytest.approx(values[2] - values[0])
     first, last = table["sets"]
     assert first["since"]["difference"]["value"] == pytest.approx(
         first["values"][2]["value"] - first["values"][1]["value"]

@@ -77,7 +77,10 @@ def content(run: Path) -> dict[str, Any]:
 
 def _per_sample(system: dict[str, Any], metric: str) -> list[float]:
     ratios = system["metrics"][metric]["samples"]
-    return [above / below for above, below in zip(ratios["above"], ratios["below"], strict=True)]
+    return [
+        numerator / denominator
+        for numerator, denominator in zip(ratios["numerator"], ratios["denominator"], strict=True)
+    ]
 
 
 def _fields(path: Path, identifier: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else."""
+"""Draw scores: the HTML report of a run, terminal tables, charts and sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples a report shows, and how their replies differ from the labels."""
+"""The samples a report shows, with the differences between replies and labels marked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mllm_tailor.scoring.errors import kind_of_error
 from mllm_tailor.scoring.scores import Scores
 from mllm_tailor.scoring.text import as_text
 
-SHOWN = 4  # cases of each sort
+SHOWN = 4  # samples of each kind
 LONGEST_REPLY = 300  # characters of a reply that could not be read
 
 
 @dataclass(frozen=True)
 class FieldCase:
-    """One field of a case: the label as the tuned reply misses it, and both replies as they miss the label."""
+    """One field of a case: label, tuned and base reply, with the differing characters marked."""
 
     name: str
     label: Markup
@@ -33,11 +33,11 @@ class FieldCase:
 
 @dataclass(frozen=True)
 class Case:
-    """One sample as a report shows it."""
+    """One sample of a report."""
 
     id: str
-    picture: str | None  # data URI
-    question: str  # empty where all samples are asked the same
+    image: str | None  # data URI
+    question: str  # empty where all samples have the same question
     before: float
     after: float
     fields: tuple[FieldCase, ...]
@@ -45,11 +45,13 @@ class Case:
 
 
 def choose(base: Scores, tuned: Scores, metric: str, shown: int = SHOWN) -> dict[str, list[int]]:
-    """Places of the samples to show: the `best` gained most, the `worst` score lowest after tuning; none twice."""
+    """Indices of the samples to show: `best` gained most, `worst` score lowest after tuning; none is in both."""
     sign = 1.0 if tuned[metric].better == "higher" else -1.0
     pairs = zip(base[metric].per_sample, tuned[metric].per_sample, strict=True)
     known = [
-        (i, sign * one, sign * other) for i, (one, other) in enumerate(pairs) if one is not None and other is not None
+        (i, sign * before, sign * after)
+        for i, (before, after) in enumerate(pairs)
+        if before is not None and after is not None
     ]
     perfect = 100.0 if sign > 0 else 0.0
     worst = [i for i, _, after in sorted(known, key=lambda row: (row[2], row[0])) if after < perfect - 1e-9][:shown]
@@ -59,19 +61,19 @@ def choose(base: Scores, tuned: Scores, metric: str, shown: int = SHOWN) -> dict
 
 
 def make_cases(data: ReportData) -> dict[str, list[Case]]:
-    """The chosen samples with their pictures and marked replies."""
-    places = choose(data.systems[data.base], data.systems[data.tuned], data.metric)
-    return {sort: [_case(data, place) for place in chosen] for sort, chosen in places.items()}
+    """The chosen samples with their images and marked replies."""
+    chosen = choose(data.systems[data.base], data.systems[data.tuned], data.metric)
+    return {kind: [_case(data, index) for index in indices] for kind, indices in chosen.items()}
 
 
-def _case(data: ReportData, place: int) -> Case:
-    base, tuned = data.predictions[data.base][place], data.predictions[data.tuned][place]
-    labels = data.labels[place]
-    before, after = (data.systems[name][data.metric].per_sample[place] or 0.0 for name in (data.base, data.tuned))
+def _case(data: ReportData, index: int) -> Case:
+    base, tuned = data.predictions[data.base][index], data.predictions[data.tuned][index]
+    labels = data.labels[index]
+    before, after = (data.systems[name][data.metric].per_sample[index] or 0.0 for name in (data.base, data.tuned))
     return Case(
         id=shorten(tuned.id, 80),
-        picture=_data_uri(data.pictures.get(tuned.id)),
-        question=shorten(data.questions[place], LONGEST_REPLY) if data.questions else "",
+        image=_data_uri(data.images.get(tuned.id)),
+        question=shorten(data.questions[index], LONGEST_REPLY) if data.questions else "",
         before=before,
         after=after,
         fields=tuple(_field(name, labels, base, tuned) for name in labels),

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG. Bars use percent coordinates, so that they fill any width without scaling their lines."""
+"""Small charts as inline SVG. Bars use percent coordinates, so they fill any width without scaling their lines."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ def bar(interval: Interval, kind: str) -> Markup:
 
 def dumbbell(base: Interval, tuned: Interval) -> Markup:
     """From base to tuned on a line from 0 to 100; a faint band is the tuned interval."""
-    one, other, low, high = (_share(number) for number in (base.value, tuned.value, tuned.low, tuned.high))
+    start, end, low, high = (_share(number) for number in (base.value, tuned.value, tuned.low, tuned.high))
     return Markup(
         '<svg class="dumbbell" width="100%" height="20" role="img" aria-label="{label}">'
         '<line class="axis" x1="0" x2="100%" y1="10" y2="10"/>'
         '<line class="band" x1="{low}" x2="{high}" y1="10" y2="10"/>'
-        '<line class="path" x1="{one}" x2="{other}" y1="10" y2="10"/>'
-        '<circle class="base" cx="{one}" cy="10" r="4.5"/><circle class="tuned" cx="{other}" cy="10" r="5"/></svg>'
-    ).format(label=f"from {base.value:.1f} to {tuned.value:.1f}", one=one, other=other, low=low, high=high)
+        '<line class="path" x1="{start}" x2="{end}" y1="10" y2="10"/>'
+        '<circle class="base" cx="{start}" cy="10" r="4.5"/><circle class="tuned" cx="{end}" cy="10" r="5"/></svg>'
+    ).format(label=f"from {base.value:.1f} to {tuned.value:.1f}", start=start, end=end, low=low, high=high)
 
 
 def curve(points: Sequence[tuple[int, float]], name: str, marked: int | None = None, dots: bool = False) -> Markup:
-    """A line over the steps, with the axis ends in figures; `marked` is a step to point out."""
+    """A line over the steps with labelled axis ends; `marked` is a step to highlight."""
     shown = thin(points)
     (first, last), (low, high) = (nice_range([point[axis] for point in shown]) for axis in (0, 1))
     if low > 0 and low < 0.4 * high:
         low = 0.0
 
-    def place(step: float, value: float) -> tuple[float, float]:
+    def position(step: float, value: float) -> tuple[float, float]:
         across = (step - first) / (last - first) * (WIDTH - LEFT - RIGHT)
         return LEFT + across, TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in shown))
-    marks = [place(*point) for point in shown] if dots else []
-    best = [place(step, value) for step, value in points if step == marked]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (position(*point) for point in shown))
+    marks = [position(*point) for point in shown] if dots else []
+    best = [position(step, value) for step, value in points if step == marked]
     return Markup(
         '<svg class="curve" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{grid}'
         '<polyline class="line" points="{path}"/>{dots}{best}</svg>'
@@ -96,13 +96,13 @@ def _figure(value: float, span: float) -> str:
 
 
 def nice_range(values: Sequence[float]) -> tuple[float, float]:
-    """Smallest and largest, never the same."""
+    """Minimum and maximum, never equal."""
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def thin(points: Sequence[tuple[int, float]], most: int = POINTS) -> list[tuple[float, float]]:
-    """At most `most` points: neighbours are averaged, none is left out."""
+    """At most `most` points, by averaging neighbours."""
     size = -(-len(points) // most) or 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]

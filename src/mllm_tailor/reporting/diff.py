@@ -9,27 +9,26 @@ from rapidfuzz.distance import Levenshtein
 
 from mllm_tailor.reporting.tables import printable
 
-LONGEST = 2000  # characters; a runaway reply is shown up to here
+LONGEST = 2000  # characters shown of a reply
 
 
 def mark_difference(label: str, predicted: str) -> tuple[Markup, Markup]:
-    """Both texts, escaped: what the reply lacks is `<del>` in the label, what it has too much `<ins>` in the reply.
+    """Both texts, escaped: characters missing from the reply are `<del>` in the label, extra ones `<ins>` in the reply.
 
     >>> mark_difference("9.00", "9.80")
     (Markup('9.<del>0</del>0'), Markup('9.<ins>8</ins>0'))
     """
-    wanted, said = shorten(label), shorten(predicted)
-    pieces = list(_pieces(wanted, said))
-    return Markup("").join(one for one, _ in pieces), Markup("").join(other for _, other in pieces)
+    pieces = list(_pieces(shorten(label), shorten(predicted)))
+    return Markup("").join(left for left, _ in pieces), Markup("").join(right for _, right in pieces)
 
 
-def _pieces(wanted: str, said: str) -> Iterator[tuple[Markup, Markup]]:
-    for step in Levenshtein.opcodes(wanted, said):
-        one, other = wanted[step.src_start : step.src_end], said[step.dest_start : step.dest_end]
+def _pieces(label: str, predicted: str) -> Iterator[tuple[Markup, Markup]]:
+    for step in Levenshtein.opcodes(label, predicted):
+        left, right = label[step.src_start : step.src_end], predicted[step.dest_start : step.dest_end]
         if step.tag == "equal":
-            yield Markup.escape(one), Markup.escape(other)
+            yield Markup.escape(left), Markup.escape(right)
         else:
-            yield _mark("del", one), _mark("ins", other)
+            yield _mark("del", left), _mark("ins", right)
 
 
 def _mark(tag: str, text: str) -> Markup:
@@ -37,6 +36,6 @@ def _mark(tag: str, text: str) -> Markup:
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:
-    """Printable, and cut with a mark that says so."""
+    """Printable text of at most `longest` characters, with the number of those left out."""
     shown = printable(text)
     return shown if len(shown) <= longest else f"{shown[:longest]} … ({len(shown) - longest} more characters)"

@@ -1,4 +1,4 @@
-"""From `ReportData` to one HTML file: no script, no network, every value escaped."""
+"""Render `ReportData` as one HTML file: no script, no network, every value escaped."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from markupsafe import Markup
 
 from mllm_tailor import __version__
 from mllm_tailor.core.io import write_atomic
-from mllm_tailor.reporting import charts
-from mllm_tailor.reporting import sentences as words
+from mllm_tailor.reporting import charts, sentences
 from mllm_tailor.reporting.cases import make_cases
 from mllm_tailor.reporting.report_data import ReportData
 from mllm_tailor.reporting.tables import printable
 from mllm_tailor.scoring.compare import Gain, Interval, gain
-from mllm_tailor.scoring.confusion import UNREAD, Confusion, macro_f1
+from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
 from mllm_tailor.scoring.errors import KINDS, count_errors
 from mllm_tailor.scoring.metrics import METRICS
 
-GROUP_WORDS = {"seen": "groups also in training", "unseen": "groups never seen in training"}
+GROUP_TITLES = {"seen": "groups also in training", "unseen": "groups never seen in training"}
 
 
 @dataclass(frozen=True)
 class BarRow:
-    """One system in the first chart."""
+    """One system of the bar chart."""
 
     name: str
     note: str
@@ -38,16 +37,16 @@ class BarRow:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One system, or the gain, over one part of the held-out samples."""
+    """The gain on a subset of the held-out samples, with the baselines."""
 
     name: str
     count: int
     gain: Gain
-    floors: tuple[tuple[str, float], ...]
+    baselines: tuple[tuple[str, float], ...]
 
 
 def write_report(data: ReportData, path: Path) -> None:
-    """Write the report, whole or not at all."""
+    """Write the report atomically."""
     write_atomic(path, render(data))
 
 
@@ -57,7 +56,7 @@ def render(data: ReportData) -> str:
 
 
 def page(template: str, **context: Any) -> str:
-    """One of the templates filled in: autoescaped, and a name it lacks is an error."""
+    """Render a template: autoescaped; an undefined name is an error."""
     environment = Environment(
         loader=PackageLoader("mllm_tailor.reporting", "templates"),
         autoescape=True,
@@ -67,10 +66,10 @@ def page(template: str, **context: Any) -> str:
         finalize=lambda value: value if isinstance(value, Markup) else printable_lines(str(value)),
     )
     environment.filters |= {
-        "number": words.number,
-        "signed": words.signed,
-        "between": words.between,
-        "metric": words.title,
+        "number": sentences.number,
+        "signed": sentences.signed,
+        "between": sentences.between,
+        "metric": sentences.title,
     }
     return environment.get_template(template).render(version=__version__, **context)
 
@@ -81,23 +80,21 @@ def printable_lines(text: str) -> str:
 
 
 def _context(data: ReportData) -> dict[str, Any]:
-    """Everything the template shows, worked out; it only lays out."""
-    over_floors = {name: _against(data, name, data.tuned) for name in words.FLOORS if name in data.systems}
+    """All values of the template, which computes nothing."""
+    over_baselines = {name: _against(data, name, data.tuned) for name in sentences.BASELINES if name in data.systems}
     return {
         "data": data,
-        "headline": words.headline(data),
-        "meaning": words.meaning(data, over_floors),
-        "bars": list(_bars(data, over_floors)),
+        "headline": sentences.headline(data),
+        "meaning": sentences.meaning(data, over_baselines),
+        "bars": list(_bars(data, over_baselines)),
         "form": _form(data),
         "summaries": {name: METRICS.summary(name) for name in METRICS},
-        "fields": [
-            (name, found, charts.dumbbell(found.base, found.tuned)) for name, found in data.gain.by_field.items()
-        ],
+        "fields": [(name, gain, charts.dumbbell(gain.base, gain.tuned)) for name, gain in data.gain.by_field.items()],
         "groups": list(_groups(data, data.groups, data.metric)),
         "breakdowns": [
-            (column, metric, list(_groups(data, parts, metric)))
-            for column, parts in data.breakdowns.items()
-            for metric in dict.fromkeys((data.metric, *data.apart))
+            (column, metric, list(_groups(data, subsets, metric)))
+            for column, subsets in data.breakdowns.items()
+            for metric in dict.fromkeys((data.metric, *data.breakdown_metrics))
         ],
         "confusion": _confusion(data),
         "loss": charts.curve(data.curves.loss, "loss by step") if data.curves.loss else None,
@@ -107,29 +104,29 @@ def _context(data: ReportData) -> dict[str, Any]:
         "cases": make_cases(data),
         "errors": _errors(data),
         "environment": json.dumps(dict(data.environment), indent=2, ensure_ascii=False, default=str),
-        "systems": [name for name in words.SYSTEMS if name in data.systems],
-        "system_words": words.SYSTEMS,
+        "systems": [name for name in sentences.SYSTEMS if name in data.systems],
+        "system_titles": sentences.SYSTEMS,
     }
 
 
-def _against(data: ReportData, one: str, other: str) -> Gain:
-    """The headline gain of one system over another."""
+def _against(data: ReportData, first: str, second: str) -> Gain:
+    """The gain of the second system over the first in the headline metric."""
     groups = data.sample_groups or None
-    return gain(data.systems[one], data.systems[other], data.metric, groups=groups)
+    return gain(data.systems[first], data.systems[second], data.metric, groups=groups)
 
 
-def _bars(data: ReportData, over_floors: dict[str, Gain]) -> Iterator[BarRow]:
-    """Floors, base, tuned: from least to most, the recipe's way of decoding last."""
+def _bars(data: ReportData, over_baselines: dict[str, Gain]) -> Iterator[BarRow]:
+    """Baselines, base, tuned: from least to most, the recipe's way of decoding last."""
     others = [mode for mode in ("likelihood", "unconstrained", "constrained") if mode != data.mode]
-    intervals = {name: found.base for name, found in over_floors.items()}
+    intervals = {name: gain.base for name, gain in over_baselines.items()}
     for other in others:
         if f"base_{other}" in data.systems and f"tuned_{other}" in data.systems:
-            found = _against(data, f"base_{other}", f"tuned_{other}")
-            intervals |= {f"base_{other}": found.base, f"tuned_{other}": found.tuned}
+            change = _against(data, f"base_{other}", f"tuned_{other}")
+            intervals |= {f"base_{other}": change.base, f"tuned_{other}": change.tuned}
     intervals |= {data.base: data.gain.base, data.tuned: data.gain.tuned}
     systems = [f"{who}_{mode}" for who in ("base", "tuned") for mode in (*others, data.mode)]
-    for name in (name for name in (*words.FLOORS, *systems) if name in intervals):
-        title, note = words.SYSTEMS[name]
+    for name in (name for name in (*sentences.BASELINES, *systems) if name in intervals):
+        title, note = sentences.SYSTEMS[name]
         kind = name.split("_")[0] + (" other" if name.endswith(tuple(others)) else "")
         yield BarRow(title, note, intervals[name], charts.bar(intervals[name], kind))
 
@@ -138,26 +135,27 @@ def _form(data: ReportData) -> str:
     needed = [f"{who}_{mode}" for who in ("base", "tuned") for mode in ("unconstrained", "constrained")]
     if any(name not in data.systems for name in needed):
         return ""
-    free, held = (_against(data, f"base_{mode}", f"tuned_{mode}") for mode in ("unconstrained", "constrained"))
-    return words.format_or_reading(free, held)
+    unconstrained = _against(data, "base_unconstrained", "tuned_unconstrained")
+    constrained = _against(data, "base_constrained", "tuned_constrained")
+    return sentences.format_or_reading(unconstrained, constrained)
 
 
-def _groups(data: ReportData, parts: Mapping[str, Sequence[int]], metric: str) -> Iterator[GroupRow]:
-    """Parts of the held-out samples, each scored apart."""
-    for name, places in parts.items():
-        base, tuned = (data.systems[system].subset(places) for system in (data.base, data.tuned))
-        groups = [data.sample_groups[place] for place in places] if data.sample_groups else None
-        floors = tuple(
-            (words.SYSTEMS[floor][0], data.systems[floor].subset(places)[metric].value)
-            for floor in words.FLOORS
-            if floor in data.systems
+def _groups(data: ReportData, subsets: Mapping[str, Sequence[int]], metric: str) -> Iterator[GroupRow]:
+    """The gain on each subset of the held-out samples."""
+    for name, indices in subsets.items():
+        base, tuned = (data.systems[system].subset(indices) for system in (data.base, data.tuned))
+        groups = [data.sample_groups[index] for index in indices] if data.sample_groups else None
+        baselines = tuple(
+            (sentences.SYSTEMS[baseline][0], data.systems[baseline].subset(indices)[metric].value)
+            for baseline in sentences.BASELINES
+            if baseline in data.systems
         )
-        found = gain(base, tuned, metric, groups=groups)
-        yield GroupRow(GROUP_WORDS.get(name, name), len(places), found, floors)
+        change = gain(base, tuned, metric, groups=groups)
+        yield GroupRow(GROUP_TITLES.get(name, name), len(indices), change, baselines)
 
 
 def _confusion(data: ReportData) -> dict[str, Any] | None:
-    """The matrix of the tuned model's replies, F1 of each class before and after, and the mean of these."""
+    """The tuned model's confusion matrix, F1 of each class before and after tuning, and macro F1."""
     if not data.classes:
         return None
     base, tuned = (
@@ -169,13 +167,13 @@ def _confusion(data: ReportData) -> dict[str, Any] | None:
         "before": before,
         "after": after,
         "difference": difference,
-        "columns": [*range(1, len(tuned.classes) + 1), *([UNREAD] if tuned.counts[:, -1].any() else [])],
-        "rows": [(place, title, counts, one, other) for place, (title, counts, one, other) in enumerate(rows, 1)],
+        "columns": [*range(1, len(tuned.classes) + 1), *([NO_CLASS] if tuned.counts[:, -1].any() else [])],
+        "rows": [(number, *row) for number, row in enumerate(rows, 1)],
     }
 
 
 def _errors(data: ReportData) -> dict[str, Any]:
-    """Kinds that occur, with their counts: untuned, tuned, and tuned by field."""
+    """Kinds of error that occur, with their counts: base, tuned, and tuned by field."""
     names = tuple(dict.fromkeys(name for label in data.labels for name in label))
     base, tuned = (count_errors(data.labels, data.predictions[system], names) for system in (data.base, data.tuned))
     rows = [

@@ -1,4 +1,4 @@
-"""The page of a learning curve: scores over labelled samples, the law through them, what twice as many would bring."""
+"""The learning-curve page: scores by number of labelled samples, the fitted power law and its extrapolation."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from mllm_tailor.scoring.compare import Interval
 from mllm_tailor.scoring.learning import LearningCurve
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 44, 20, 14, 40
-Place = Callable[[float, float], tuple[float, float]]
+Position = Callable[[float, float], tuple[float, float]]
 
 
-def write_curve(name: str, found: LearningCurve, untuned: Interval, sentence: str, recipe: str, path: Path) -> None:
-    """Write it, whole or not at all; `sentence` is the finding in words."""
+def write_curve(name: str, curve: LearningCurve, base: Interval, sentence: str, recipe: str, path: Path) -> None:
+    """Write the page atomically; `sentence` states the result."""
     text = page(
         "curve.html",
         name=name,
         made=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
-        found=found,
-        rows=list(zip(found.sizes, found.values, strict=True)),
-        untuned=untuned,
+        curve=curve,
+        rows=list(zip(curve.sizes, curve.values, strict=True)),
+        base=base,
         sentence=sentence,
-        picture=picture(found),
+        chart=chart(curve),
         recipe=recipe,
     )
     write_atomic(path, text)
 
 
-def picture(found: LearningCurve) -> Markup:
-    """Scores with their intervals over samples (each doubling as wide as the last); the law's range is shaded."""
-    shown = [*found.values, *(interval for _, interval in found.band)]
-    low, high = min(one.low for one in shown), max(one.high for one in shown)
+def chart(curve: LearningCurve) -> Markup:
+    """Scores with their intervals by number of samples (logarithmic); the range of the law is shaded."""
+    shown = [*curve.values, *(interval for _, interval in curve.band)]
+    low, high = min(interval.low for interval in shown), max(interval.high for interval in shown)
     if high - low < 1.0:
         low, high = low - 0.5, high + 0.5
-    first, last = math.log(min(found.sizes)), math.log(2 * max(found.sizes))
+    first, last = math.log(min(curve.sizes)), math.log(2 * max(curve.sizes))
 
-    def place(size: float, value: float) -> tuple[float, float]:
+    def position(size: float, value: float) -> tuple[float, float]:
         across = (math.log(size) - first) / (last - first) * (WIDTH - LEFT - RIGHT)
         return LEFT + across, TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
@@ -52,22 +52,24 @@ def picture(found: LearningCurve) -> Markup:
     ).format(
         width=WIDTH,
         height=HEIGHT,
-        name=f"{found.metric} by labelled samples",
-        grid=_grid(found, place, low, high),
-        band=_band(found, place),
-        points=Markup("").join(_point(place, size, one) for size, one in zip(found.sizes, found.values, strict=True)),
+        name=f"{curve.metric} by labelled samples",
+        grid=_grid(curve, position, low, high),
+        band=_band(curve, position),
+        points=Markup("").join(_point(position, *point) for point in zip(curve.sizes, curve.values, strict=True)),
     )
 
 
-def _band(found: LearningCurve, place: Place) -> Markup:
-    """The shaded range, and the law as a line that is dashed beyond the last point."""
+def _band(curve: LearningCurve, position: Position) -> Markup:
+    """The shaded range, and the law as a line, dashed beyond the last point."""
 
     def path(points: list[tuple[float, float]]) -> str:
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in (position(*point) for point in points))
 
-    edge = [(size, one.high) for size, one in found.band] + [(size, one.low) for size, one in reversed(found.band)]
-    end = max(found.sizes)
-    law = [(size, one.value) for size, one in found.band]
+    edge = [(size, interval.high) for size, interval in curve.band] + [
+        (size, interval.low) for size, interval in reversed(curve.band)
+    ]
+    end = max(curve.sizes)
+    law = [(size, interval.value) for size, interval in curve.band]
     seen = [point for point in law if point[0] <= end]
     return Markup(
         '<polygon style="fill: var(--accent-soft); opacity: .45" points="{edge}"/>'
@@ -76,24 +78,28 @@ def _band(found: LearningCurve, place: Place) -> Markup:
     ).format(edge=path(edge), seen=path(seen), ahead=path([*seen[-1:], *(point for point in law if point[0] > end)]))
 
 
-def _point(place: Place, size: float, one: Interval) -> Markup:
-    (x, y), (_, top), (_, bottom) = place(size, one.value), place(size, one.high), place(size, one.low)
+def _point(position: Position, size: float, interval: Interval) -> Markup:
+    (x, y), (_, top), (_, bottom) = (
+        position(size, interval.value),
+        position(size, interval.high),
+        position(size, interval.low),
+    )
     return Markup(
         '<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
         '<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
     ).format(x=x, y=y, top=top, bottom=bottom)
 
 
-def _grid(found: LearningCurve, place: Place, low: float, high: float) -> Markup:
+def _grid(curve: LearningCurve, position: Position, low: float, high: float) -> Markup:
     lines = Markup("")
     for value in (low, (low + high) / 2, high):
-        _, y = place(found.sizes[0], value)
+        _, y = position(curve.sizes[0], value)
         lines += Markup(
             '<line class="axis" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
             '<text x="{}" y="{:.1f}" text-anchor="end">{:.1f}</text>'
         ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, value)
-    for size in (*found.sizes, 2 * max(found.sizes)):
-        x, _ = place(size, low)
+    for size in (*curve.sizes, 2 * max(curve.sizes)):
+        x, _ = position(size, low)
         lines += Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:,}</text>').format(x, HEIGHT - 20, size)
     return lines + Markup('<text x="{}" y="{}" text-anchor="end">labelled samples</text>').format(
         WIDTH - RIGHT, HEIGHT - 4

@@ -1,4 +1,4 @@
-"""Several runs against their cost: which of them no other beats in both, as a picture."""
+"""Scores of several runs against their cost, with the Pareto front, as SVG."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Point:
 
 
 def front(points: Sequence[Point], *, lower: bool = False) -> list[Point]:
-    """The points that no other beats in cost and score at once, cheapest first (the Pareto front).
+    """The Pareto front in cost and score, cheapest first.
 
     `lower`: a lower score is a better one, as where errors are counted.
     """
@@ -35,21 +35,21 @@ def front(points: Sequence[Point], *, lower: bool = False) -> list[Point]:
 
 
 def scatter(points: Sequence[Point], cost_name: str, score_name: str, *, lower: bool = False) -> str:
-    """An SVG file: one dot a run with its 95 % interval, the front as a line."""
+    """An SVG file: a dot for each run with its 95 % interval, the front as a line."""
     top_cost = max(point.cost for point in points) * 1.08 or 1.0
     low = min(point.score.low for point in points)
     high = max(point.score.high for point in points)
     margin = max(1.0, 0.08 * (high - low))
     low, high = max(0.0, low - margin), min(100.0, high + margin)
 
-    def place(cost: float, score: float) -> tuple[float, float]:
+    def position(cost: float, score: float) -> tuple[float, float]:
         across = LEFT + cost / top_cost * (WIDTH - LEFT - RIGHT)
         return across, TOP + (high - score) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     best = front(points, lower=lower)
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(point.cost, point.score.value) for point in best))
-    marks = [_mark(point, place, point in best) for point in points]
-    labels = [_text(LEFT - 10, place(0, value)[1] + 4, f"{value:.1f}", "end") for value in (low, high)]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (position(point.cost, point.score.value) for point in best))
+    marks = [_mark(point, position, point in best) for point in points]
+    labels = [_text(LEFT - 10, position(0, value)[1] + 4, f"{value:.1f}", "end") for value in (low, high)]
     labels += [_text(LEFT, HEIGHT - BOTTOM + 20, "0"), _text(WIDTH - RIGHT, HEIGHT - BOTTOM + 20, f"{top_cost:.3g}")]
     labels += [_text(LEFT, HEIGHT - 10, f"across: {cost_name} · up: {score_name} · thin lines: 95 % intervals")]
     return str(
@@ -72,10 +72,10 @@ def scatter(points: Sequence[Point], cost_name: str, score_name: str, *, lower: 
     )
 
 
-def _mark(point: Point, place: Callable[[float, float], tuple[float, float]], on_front: bool) -> Markup:
-    x, y = place(point.cost, point.score.value)
-    _, lowest = place(point.cost, point.score.low)
-    _, highest = place(point.cost, point.score.high)
+def _mark(point: Point, position: Callable[[float, float], tuple[float, float]], on_front: bool) -> Markup:
+    x, y = position(point.cost, point.score.value)
+    _, lowest = position(point.cost, point.score.low)
+    _, highest = position(point.cost, point.score.high)
     colour = "#0c6b4f" if on_front else "#8a8f88"
     return Markup(
         '<line x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}" stroke="{c}"/>'

@@ -13,51 +13,51 @@ from mllm_tailor.scoring.scores import Scores
 
 @dataclass(frozen=True)
 class Curves:
-    """What training looked like, by optimizer step."""
+    """Training curves by optimizer step."""
 
     loss: Sequence[tuple[int, float]] = ()
     dev: Sequence[tuple[int, float]] = ()  # the headline metric on the dev part, in percent
-    best_step: int | None = None  # whose weights were kept
+    best_step: int | None = None  # of the weights that were kept
 
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """What happened to some samples: `LedgerLine("held out", 69, "scored, never trained on")`."""
+    """What a number of samples was used for: `LedgerLine("held out", 69, "scored, never trained on")`."""
 
-    part: str
+    split: str
     count: int
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One cost as people read it: `Cost("peak memory", "2.1 GiB", "2.4 GiB")`."""
+    """One cost, formatted: `Cost("peak memory", "2.1 GiB", "2.4 GiB")`."""
 
-    what: str
+    name: str
     measured: str
-    forecast: str = ""
+    estimate: str = ""
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Plain values; systems are named as in scores.json, such as `tuned_constrained` and `baseline_nearest`."""
+    """Plain values. Systems are named as in scores.json, such as `tuned_constrained` and `baseline_nearest`."""
 
     name: str  # of the run
     made: str  # date and time, as shown
     facts: Mapping[str, str]  # what was tuned on what, as shown: {"model": "embedded", "method": "qlora, rank 32"}
     metric: str  # the headline
-    mode: str  # "constrained", "unconstrained" or "likelihood": the way of decoding the recipe asks for
+    mode: str  # "constrained", "unconstrained" or "likelihood": the recipe's decoding mode
     systems: Mapping[str, Scores]  # all on the same held-out samples in the same order
     gains: Mapping[str, Gain]  # by metric, tuned against base in `mode`
     labels: Sequence[Mapping[str, Any]]  # of the held-out samples
     predictions: Mapping[str, Sequence[Prediction]]  # by system, in the same order
     questions: Sequence[str] = ()  # of the held-out samples, where each has its own
     sample_groups: Sequence[str | None] = ()  # of the held-out samples, for the intervals
-    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)  # places of those in "seen" and "unseen" groups
-    breakdowns: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)  # column -> value -> places
-    apart: Sequence[str] = ()  # metrics shown by column beside the headline
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)  # indices of those in "seen" and "unseen" groups
+    breakdowns: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)  # column -> value -> indices
+    breakdown_metrics: Sequence[str] = ()  # shown by column beside the headline metric
     classes: Sequence[str] = ()  # where the one field of a reply is a class
-    pictures: Mapping[str, bytes] = field(default_factory=dict)  # small JPEG files by sample id, see `cases.choose`
+    images: Mapping[str, bytes] = field(default_factory=dict)  # small JPEG files by sample id, see `cases.choose`
     curves: Curves = Curves()
     ledger: Sequence[LedgerLine] = ()
     costs: Sequence[Cost] = ()
@@ -66,12 +66,12 @@ class ReportData:
 
     @property
     def base(self) -> str:
-        """Name of the untouched model's scores in the recipe's way of decoding."""
+        """Name of the base model's scores in the recipe's decoding mode."""
         return f"base_{self.mode}"
 
     @property
     def tuned(self) -> str:
-        """Name of the tuned model's scores in the recipe's way of decoding."""
+        """Name of the tuned model's scores in the recipe's decoding mode."""
         return f"tuned_{self.mode}"
 
     @property

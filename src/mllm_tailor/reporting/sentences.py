@@ -1,4 +1,4 @@
-"""The sentences of a report: what was gained, whether chance explains it, and what it is worth. No number alone."""
+"""The sentences of a report: the gain, its uncertainty, and how it compares with the baselines."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from mllm_tailor.reporting.report_data import ReportData
 from mllm_tailor.scoring.compare import RESAMPLES, Gain, Interval
 
 SYSTEMS = {
-    "baseline_constant": ("Constant answer", "the most frequent training values, whatever is shown"),
+    "baseline_constant": ("Constant answer", "the most frequent training values for every sample"),
     "baseline_majority": ("Majority answer", "the most frequent training answer to samples of the same kind"),
-    "baseline_nearest": ("Copied answer", "labels of the training sample that looks most alike"),
-    "base_constrained": ("Untuned", "held to the schema"),
-    "base_unconstrained": ("Untuned, free", "replying freely"),
-    "base_likelihood": ("Untuned, likeliest", "the likeliest of all replies"),
-    "tuned_constrained": ("Tuned", "held to the schema"),
-    "tuned_unconstrained": ("Tuned, free", "replying freely"),
-    "tuned_likelihood": ("Tuned, likeliest", "the likeliest of all replies"),
+    "baseline_nearest": ("Nearest neighbour", "the labels of the most similar training sample"),
+    "base_constrained": ("Base", "constrained decoding"),
+    "base_unconstrained": ("Base, unconstrained", "unconstrained decoding"),
+    "base_likelihood": ("Base, likelihood", "the reply of highest likelihood"),
+    "tuned_constrained": ("Tuned", "constrained decoding"),
+    "tuned_unconstrained": ("Tuned, unconstrained", "unconstrained decoding"),
+    "tuned_likelihood": ("Tuned, likelihood", "the reply of highest likelihood"),
 }
-FLOORS = ("baseline_constant", "baseline_majority", "baseline_nearest")
-_FLOOR_WORDS = {
-    "baseline_constant": "Answering with the most frequent training values, without looking,",
-    "baseline_majority": "Answering with the most frequent training answer to like samples, without looking,",
-    "baseline_nearest": "Copying the labels of the training sample that looks most alike, without reading,",
+BASELINES = ("baseline_constant", "baseline_majority", "baseline_nearest")
+_BASELINE_SUBJECTS = {
+    "baseline_constant": "The constant answer (the most frequent training values)",
+    "baseline_majority": "The majority answer (the most frequent training answer to samples of the same kind)",
+    "baseline_nearest": "The nearest neighbour (the labels of the most similar training sample)",
 }
 _TITLES = {"f1": "F1", "anls": "ANLS"}
 
@@ -66,9 +66,9 @@ def headline(data: ReportData) -> str:
     return f"{start} {moved} {path}: {word} {number(abs(change))} points ({interval})."
 
 
-def meaning(data: ReportData, over_floors: Mapping[str, Gain]) -> list[str]:
-    """What the headline means, in plain words."""
-    return [sentence for sentence in (_chance(data.gain), _exact(data), _floor(over_floors)) if sentence]
+def meaning(data: ReportData, over_baselines: Mapping[str, Gain]) -> list[str]:
+    """What the headline means."""
+    return [sentence for sentence in (_chance(data.gain), _exact(data), _baseline(over_baselines)) if sentence]
 
 
 def _chance(gain: Gain) -> str:
@@ -76,7 +76,7 @@ def _chance(gain: Gain) -> str:
     if gain.improved:
         return f"The tuned model is the better one in {share}, so the choice of samples does not explain the gain."
     if gain.difference.clear:
-        return f"The tuned model is worse than the untuned one in all but {share}. Do not use it."
+        return f"The tuned model is worse than the base model in all but {share}. Do not use it."
     return (
         f"The interval holds zero (the tuned model is the better one in {share}): this run does not show a gain. "
         "More held-out samples would narrow the interval."
@@ -90,7 +90,7 @@ def _exact(data: ReportData) -> str:
     total = counts[data.tuned][1]
     return (
         f"Of {total} values it writes {counts[data.tuned][0]} exactly as labelled, "
-        f"to the last character; the untuned model {counts[data.base][0]}."
+        f"to the last character; the base model {counts[data.base][0]}."
     )
 
 
@@ -99,17 +99,17 @@ def _exact_values(data: ReportData, system: str) -> tuple[int, int]:
     return round(sum(sum(one.numerator) for one in fields)), round(sum(sum(one.denominator) for one in fields))
 
 
-def _floor(over_floors: Mapping[str, Gain]) -> str:
-    """`over_floors` compares the tuned model with each floor."""
-    if not over_floors:
+def _baseline(over_baselines: Mapping[str, Gain]) -> str:
+    """`over_baselines` compares the tuned model with each baseline."""
+    if not over_baselines:
         return ""
-    higher = next(iter(over_floors.values())).better == "higher"
-    name, best = (max if higher else min)(over_floors.items(), key=lambda row: row[1].base.value)
-    reached = f"{_FLOOR_WORDS[name]} reaches {number(best.base.value)}"
+    higher = next(iter(over_baselines.values())).better == "higher"
+    name, best = (max if higher else min)(over_baselines.items(), key=lambda row: row[1].base.value)
+    reached = f"{_BASELINE_SUBJECTS[name]} reaches {number(best.base.value)}"
     difference = f"{signed(best.difference.value)} points, interval {between(best.difference)}"
     if best.improved:
         return f"{reached}; the tuned model is clearly better ({difference})."
-    return f"{reached}, and the tuned model is not clearly better ({difference}): it has not been shown to read."
+    return f"{reached}, and the tuned model is not clearly better ({difference}): it is not shown that the model reads."
 
 
 def format_or_reading(free: Gain, held: Gain) -> str:

@@ -1,4 +1,4 @@
-"""The page of a run of several stages: what each brought, what the later ones cost, and the way to each one's own."""
+"""The page of a run with stages: scores after each stage, gains and forgetting, links to the stage reports."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from mllm_tailor.core.io import write_atomic
 from mllm_tailor.reporting import charts
 from mllm_tailor.reporting.html import page
-from mllm_tailor.scoring.forgetting import Progression, forgotten
+from mllm_tailor.scoring.forgetting import Forgetting
 
 
-def write_stages(name: str, found: Progression, pages: Mapping[str, str], recipe: str, path: Path) -> None:
-    """Write it, whole or not at all; `pages` names each set's own report, relative to `path`."""
+def write_stages(name: str, forgetting: Forgetting, pages: Mapping[str, str], recipe: str, path: Path) -> None:
+    """Write the page atomically; `pages` names each stage's report, relative to `path`."""
     values = [
-        [(value, charts.bar(value, "tuned") if value else None) for one in found.sets if [value := one.value(state)]]
-        for state in range(len(found.states))
+        [(value, charts.bar(value, "tuned") if value else None) for value in (s.value(state) for s in forgetting.sets)]
+        for state in range(len(forgetting.states))
     ]
     text = page(
         "stages.html",
         name=name,
         made=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
-        found=found,
-        rows=list(zip(found.states, values, strict=True)),
-        changes=list(found.changes()),
-        forgotten=forgotten(found),
+        forgetting=forgetting,
+        rows=list(zip(forgetting.states, values, strict=True)),
+        changes=list(forgetting.changes()),
+        forgotten=forgetting.forgotten(),
         pages=pages,
         recipe=recipe,
     )

@@ -81,7 +81,7 @@ def _name(path: str) -> str:
 
 
 def _figures(run: RunFolder) -> str:
-    """Base and tuned on the same held-out samples, with floors; empty where the run was not scored."""
+    """Base and tuned on the same held-out samples, with baselines; empty where the run was not scored."""
     if not run.scores.is_file():
         return ""
     scores = read_json(run.scores)
@@ -102,11 +102,13 @@ def _figure(name: str, gain: Mapping[str, Any], systems: Mapping[str, Any]) -> s
         for key in ("base", "tuned", "difference")
     )
     between = f"{gain['difference']['low']:+.1f} to {gain['difference']['high']:+.1f}"
-    floors = [
-        f"{systems[floor]['metrics'][name]['value']:.1f}" if name in systems.get(floor, {}).get("metrics", {}) else "—"
-        for floor in ("baseline_constant", "baseline_nearest")
+    baselines = [
+        f"{systems[baseline]['metrics'][name]['value']:.1f}"
+        if name in systems.get(baseline, {}).get("metrics", {})
+        else "—"
+        for baseline in ("baseline_constant", "baseline_nearest")
     ]
-    return f"| {name} | {base} | {tuned} | {more} ({between}) | {' | '.join(floors)} |"
+    return f"| {name} | {base} | {tuned} | {more} ({between}) | {' | '.join(baselines)} |"
 
 
 def _use(model: LoadedModel, form: str) -> str:

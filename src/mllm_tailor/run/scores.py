@@ -18,7 +18,6 @@ from mllm_tailor.tasks import ChoiceTask, ClassTask, Task
 
 MODES = ("constrained", "unconstrained")
 LIKELIHOOD = "likelihood"  # of each reply, where a task has a closed set of them
-FLOORS = ("baseline_constant", "baseline_majority", "baseline_nearest")
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def score_run(run: RunFolder, job: Job) -> RunScores:
 
 
 def _collect(run: RunFolder, job: Job, ids: Sequence[str]) -> dict[str, list[Prediction]]:
-    """Predictions by system, in the order of `ids`; the constant floor is made here."""
+    """Predictions by system, in the order of `ids`; the constant baseline is made here."""
     found = {}
     for name in (*(f"{who}_{mode}" for who in ("base", "tuned") for mode in (*MODES, LIKELIHOOD)), "baseline_nearest"):
         if run.predictions(name).exists():

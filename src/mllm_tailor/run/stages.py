@@ -22,13 +22,13 @@ from mllm_tailor.methods import make_method, merge
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.reporting import write_stages
-from mllm_tailor.reporting.tables import progression_tables
+from mllm_tailor.reporting.tables import forgetting_tables
 from mllm_tailor.run.dataset import Excluded, Job, prepare_again, refusal
 from mllm_tailor.run.pipeline import check_model, report_job, run_job
 from mllm_tailor.run.predict import generate_to_file, moved, open_base, open_tuned
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, read_predictions, start_run
 from mllm_tailor.run.scores import in_mode, metric_names, score_system
-from mllm_tailor.scoring import Progression, SetScores
+from mllm_tailor.scoring import Forgetting, SetScores
 
 UNTOUCHED = "untouched"
 
@@ -167,7 +167,7 @@ def _name(jobs: Sequence[Job], state: int) -> str:
     return f"after {jobs[state - 1].recipe.name}" if state else UNTOUCHED
 
 
-def progress(run: RunFolder, jobs: Sequence[Job]) -> Progression:
+def progress(run: RunFolder, jobs: Sequence[Job]) -> Forgetting:
     """Every stage's held-out samples scored with the model of every state that has read them."""
     states = tuple(_name(jobs, state) for state in range(len(jobs) + 1))
     folders = [RunFolder(run.path / job.recipe.name) for job in jobs]
@@ -181,7 +181,7 @@ def progress(run: RunFolder, jobs: Sequence[Job]) -> Progression:
         metric = metric_names(job.recipe, job.task)[0]
         groups = tuple(sample.group for sample in job.held_out)
         sets.append(SetScores(job.recipe.name, metric, tuple(scores), groups))
-    return Progression(states, tuple(sets))
+    return Forgetting(states, tuple(sets))
 
 
 def _report(run: RunFolder, jobs: Sequence[Job]) -> None:
@@ -193,9 +193,9 @@ def _report(run: RunFolder, jobs: Sequence[Job]) -> None:
     console.print(f"Report: {run.report}")
 
 
-def show(found: Progression) -> None:
+def show(found: Forgetting) -> None:
     """The table of states and sets, and what every set gained and lost."""
-    for table in progression_tables(found):
+    for table in forgetting_tables(found):
         console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""What a score must beat to mean anything: answers given without reading the sample."""
+"""Baselines: answers given without reading the sample. A score means something only above them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CHUNK = 1024  # held-out samples compared at a time, to bound memory
 
 
 def constant_baseline(
-    train_labels: Sequence[Mapping[str, Any]], held_count: int, field_names: Sequence[str]
+    train_labels: Sequence[Mapping[str, Any]], num_samples: int, field_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The same answer for every sample: the most frequent training value of each field (first seen wins a tie)."""
+    """The same answer for every sample: the most frequent training value of each field (ties: the first seen)."""
     answer = {name: _most_frequent([label.get(name, "") for label in train_labels]) for name in field_names}
-    return [dict(answer) for _ in range(held_count)]
+    return [dict(answer) for _ in range(num_samples)]
 
 
 def _most_frequent(values: Sequence[Any]) -> Any:
@@ -31,25 +31,25 @@ def _most_frequent(values: Sequence[Any]) -> Any:
 
 def nearest_neighbour_baseline(
     train_features: NDArray[np.floating[Any]],
-    held_features: NDArray[np.floating[Any]],
+    test_features: NDArray[np.floating[Any]],
     train_labels: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """The labels of the training sample that looks most alike: largest cosine of the features.
+    """The labels of the most similar training sample, by cosine similarity of the features.
 
-    `train_features` is (train, d), `held_features` (held, d); the first of equally near samples is taken.
+    `train_features` is (num_train, d), `test_features` (num_test, d); the first of equally near samples is taken.
 
     Raises:
-        ValueError: when features and labels do not pair up.
+        ValueError: when there is not one training label for each training feature.
     """
     if len(train_features) != len(train_labels) or not len(train_labels):
         raise ValueError(f"{len(train_features)} training features for {len(train_labels)} labels")
-    train, held = _unit(train_features), _unit(held_features)
+    train, test = _unit(train_features), _unit(test_features)
     nearest = [
-        int(place)
-        for start in range(0, len(held), CHUNK)
-        for place in np.argmax(held[start : start + CHUNK] @ train.T, axis=1)
+        int(index)
+        for start in range(0, len(test), CHUNK)
+        for index in np.argmax(test[start : start + CHUNK] @ train.T, axis=1)
     ]
-    return [dict(train_labels[place]) for place in nearest]
+    return [dict(train_labels[index]) for index in nearest]
 
 
 def _unit(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -59,13 +59,13 @@ def _unit(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def seen_groups(train_groups: Sequence[str | None], held_groups: Sequence[str | None]) -> dict[str, list[int]]:
-    """Places of held-out samples whose group (a company, a speaker) was in training, and of those whose was not.
+    """Indices of the held-out samples whose group (a company, a speaker) occurs in training, and of the others.
 
-    Samples without a group are in neither; a part without samples is left out.
+    Samples without a group are in neither list; an empty list is left out.
     """
     known = {group for group in train_groups if group}
-    parts: dict[str, list[int]] = {"seen": [], "unseen": []}
-    for place, group in enumerate(held_groups):
+    indices: dict[str, list[int]] = {"seen": [], "unseen": []}
+    for index, group in enumerate(held_groups):
         if group:
-            parts["seen" if group in known else "unseen"].append(place)
-    return {name: places for name, places in parts.items() if places}
+            indices["seen" if group in known else "unseen"].append(index)
+    return {name: members for name, members in indices.items() if members}

@@ -45,7 +45,7 @@ class Gain:
     difference: Interval
     share_better: float  # of the resamples: those in which the tuned model is the better one
     fixed: int  # samples that were not perfect and are now
-    broken: int  # samples that were perfect and are not now
+    new_errors: int  # samples that were perfect and are not now
     count: int  # samples compared
     better: str = "higher"  # the direction of improvement
     by_field: Mapping[str, Gain] = field(default_factory=dict)
@@ -173,7 +173,7 @@ def _gain(base: Ratios, tuned: Ratios, better: str, sums: NDArray[np.float64]) -
     before, after = (percent(sums[:, side], sums[:, side + 1]) for side in (0, 2))
     difference = after - before
     wins = difference > 0 if better == "higher" else difference < 0
-    fixed, broken = _changes(base, tuned, better)
+    fixed, new_errors = _changes(base, tuned, better)
     known = ~np.isnan(difference)
     return Gain(
         base=interval_of(base.value, before),
@@ -181,7 +181,7 @@ def _gain(base: Ratios, tuned: Ratios, better: str, sums: NDArray[np.float64]) -
         difference=interval_of(tuned.value - base.value, difference),
         share_better=float(wins[known].mean()) if known.any() else 0.0,
         fixed=fixed,
-        broken=broken,
+        new_errors=new_errors,
         count=base.count,
         better=better,
     )

@@ -1,4 +1,4 @@
-"""What is taken for what: counts of true against named classes, and macro F1 with its paired interval."""
+"""Confusion matrix of a classification, and macro F1 with its paired interval."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring.compare import RESAMPLES, Interval, interval_of, resampled_sums
 
-UNREAD = "no class"  # column of replies that name none
+NO_CLASS = "no class"  # the column of replies that name no class
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """One system's replies: `true` and `named` are places in `classes`; replies that name no class have the next."""
+    """One system's replies: `true` and `predicted` are indices into `classes`; `len(classes)` stands for no class."""
 
     classes: tuple[str, ...]
     true: NDArray[np.int64]  # (samples,)
-    named: NDArray[np.int64]  # (samples,)
+    predicted: NDArray[np.int64]  # (samples,)
 
     @classmethod
     def of(
@@ -30,28 +30,28 @@ class Confusion:
     ) -> Confusion:
         """From labels of one field and predictions in the same order."""
         (field,) = {name for label in labels for name in label}
-        places = {name: place for place, name in enumerate(classes)}
-        true = [places[label[field]] for label in labels]
-        named = [places.get(str(prediction.fields.get(field)), len(classes)) for prediction in predictions]
-        return cls(tuple(classes), np.array(true, np.int64), np.array(named, np.int64))
+        index = {name: position for position, name in enumerate(classes)}
+        true = [index[label[field]] for label in labels]
+        predicted = [index.get(str(prediction.fields.get(field)), len(classes)) for prediction in predictions]
+        return cls(tuple(classes), np.array(true, np.int64), np.array(predicted, np.int64))
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """(classes, classes + 1): row the true class, column the named one, the last for none."""
+        """(classes, classes + 1): row = true class, column = predicted class, last column = no class."""
         counts = np.zeros((len(self.classes), len(self.classes) + 1), np.int64)
-        np.add.at(counts, (self.true, self.named), 1)
+        np.add.at(counts, (self.true, self.predicted), 1)
         return counts
 
     @cached_property
     def columns(self) -> NDArray[np.float64]:
-        """(samples, 2 classes): per class whether it is rightly named, then in how many of both it is (0 to 2)."""
+        """(samples, 2 classes): for each class 1 for a hit, then how often it is true or predicted (0 to 2)."""
         every = np.arange(len(self.classes))
-        is_true, is_named = self.true[:, None] == every, self.named[:, None] == every
-        return np.concatenate([is_true & is_named, is_true.astype(int) + is_named], axis=1).astype(np.float64)
+        is_true, is_predicted = self.true[:, None] == every, self.predicted[:, None] == every
+        return np.concatenate([is_true & is_predicted, is_true.astype(int) + is_predicted], axis=1).astype(np.float64)
 
     @property
     def by_class(self) -> list[float]:
-        """F1 of each class in percent: 2·hits / (true + named); 0 where it neither occurs nor is named."""
+        """F1 of each class in percent: 2·hits / (true + predicted); 0 where it neither occurs nor is predicted."""
         return [float(value) for value in 100 * _f1(self.columns.sum(axis=0)[None])[0]]
 
 
@@ -60,8 +60,8 @@ def macro_f1(
 ) -> tuple[Interval, Interval, Interval]:
     """Macro F1 of both systems and their difference in percent: the mean of F1 over the classes that occur.
 
-    Rare classes weigh as much as frequent ones, which accuracy hides. Only classes among these labels count: of others
-    there is nothing to find. Intervals are those of `compare`: the same draws serve both.
+    Rare classes weigh as much as frequent ones. Classes that no label names are left out of the
+    mean. Intervals are those of `compare`.
     """
     there = np.unique(base.true)
     both = np.concatenate([base.columns, tuned.columns], axis=1)

@@ -1,4 +1,4 @@
-"""What kind of error is it? One word for every field of every reply, from harmless to wrong."""
+"""Error classification: one kind for every field of every reply, from harmless to wrong."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from rapidfuzz.distance import Levenshtein
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring.text import as_text, is_empty, read_amount, squeeze
 
-# In the order in which they are tried; the first that fits names the error.
+# In the order in which they are tested; the first that applies is taken.
 KINDS: dict[str, str] = {
     "right": "equal to the last character",
     "absent": "labelled, but the reply leaves it empty",
     "invented": "the label is empty, but the reply has a value",
-    "case or spaces": "equal but for case, spaces or character width",
-    "amount written otherwise": "the same number with another currency sign or mark",
-    "date written otherwise": "the same day in another order or notation",
+    "case or spaces": "equal apart from case, spaces or character width",
+    "amount format": "the same number with another currency sign or separator",
+    "date format": "the same day in another order or notation",
     "another field's value": "the value of another field of the same sample",
     "one or two characters": "at most two characters differ",
-    "cut off": "the reply is a part of the label",
-    "too much": "the label is a part of the reply",
+    "truncated": "the reply is a substring of the label",
+    "extra text": "the label is a substring of the reply",
     "different": "none of the above",
 }
 
 SMALL = 2  # characters
-SHORTEST_PART = 3  # characters; a shorter part is there by chance
+SHORTEST_PART = 3  # characters; a shorter substring can occur by chance
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 
 def kind_of_error(name: str, labels: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
-    """The word of `KINDS` for field `name` of one reply."""
+    """The key of `KINDS` for field `name` of one reply."""
     label, predicted = as_text(labels.get(name)), as_text(fields.get(name))
     if label == predicted:
         return "right"
@@ -46,29 +46,29 @@ def kind_of_error(name: str, labels: Mapping[str, Any], fields: Mapping[str, Any
 
 
 def _kind(label: str, predicted: str, others: Sequence[str]) -> str:
-    wanted, said = squeeze(label), squeeze(predicted)
+    expected, actual = squeeze(label), squeeze(predicted)
     amount, day = read_amount(label), date_parts(label)
-    if wanted == said:
+    if expected == actual:
         return "case or spaces"
     if amount is not None and amount == read_amount(predicted):
-        return "amount written otherwise"
+        return "amount format"
     if day is not None and day == date_parts(predicted):
-        return "date written otherwise"
-    if said in others:
+        return "date format"
+    if actual in others:
         return "another field's value"
-    if Levenshtein.distance(wanted, said, score_cutoff=SMALL) <= SMALL < len(wanted):
+    if Levenshtein.distance(expected, actual, score_cutoff=SMALL) <= SMALL < len(expected):
         return "one or two characters"
-    if len(said) >= SHORTEST_PART and said in wanted:
-        return "cut off"
-    if len(wanted) >= SHORTEST_PART and wanted in said:
-        return "too much"
+    if len(actual) >= SHORTEST_PART and actual in expected:
+        return "truncated"
+    if len(expected) >= SHORTEST_PART and expected in actual:
+        return "extra text"
     return "different"
 
 
 def date_parts(text: str) -> Counter[int] | None:
-    """The three numbers of a date in any order, months as words understood and years made short; None if no date.
+    """The three numbers of a date in any order (month names read, years cut to two digits); None if it is no date.
 
-    Order is ignored on purpose: this only tells how a wrong date is wrong, it never makes one right.
+    Order is ignored on purpose: this only classifies a wrong date, it never makes a date right.
 
     >>> date_parts("30 DEC 2017") == date_parts("2017-12-30")
     True

@@ -132,8 +132,8 @@ class _Line:
         """Scores of several laws at a size; never outside 0 to 100 where higher is better."""
         logs = law[0] + law[1] * (np.log(size) - self.centre)
         if self.better == "lower":
-            return np.exp(np.minimum(logs, 50.0))
-        return 100.0 - np.exp(np.minimum(logs, np.log(100.0)))
+            return np.asarray(np.exp(np.minimum(logs, 50.0)))
+        return np.asarray(100.0 - np.exp(np.minimum(logs, np.log(100.0))))
 
     def _error(self, percents: Draws) -> Draws:
         error = 100.0 - percents if self.better == "higher" else percents

@@ -14,7 +14,7 @@ from mllm_tailor.scoring.metrics.base import Better, Ratio
 
 @dataclass(frozen=True)
 class Ratios:
-    """The shares `numerator / denominator` of the samples, in their order; 0/0 where a sample takes no part."""
+    """`numerator / denominator` of each sample, in order; 0/0 where a sample is not scored."""
 
     numerator: tuple[float, ...]
     denominator: tuple[float, ...]
@@ -27,31 +27,31 @@ class Ratios:
 
     @property
     def value(self) -> float:
-        """In percent; 0 where nothing could be compared (then `count` is 0 too)."""
-        whole = sum(self.denominator)
-        return 100.0 * sum(self.numerator) / whole if whole else 0.0
+        """In percent; 0 where no sample is scored (then `count` is 0 too)."""
+        total = sum(self.denominator)
+        return 100.0 * sum(self.numerator) / total if total else 0.0
 
     @property
     def count(self) -> int:
-        """Samples that take part."""
+        """Number of samples scored."""
         return sum(denominator > 0 for denominator in self.denominator)
 
     @property
     def per_sample(self) -> list[float | None]:
-        """Percent of each sample; None where it takes no part."""
+        """Percent of each sample; None where it is not scored."""
         return [
             100.0 * numerator / denominator if denominator else None
             for numerator, denominator in zip(self.numerator, self.denominator, strict=True)
         ]
 
-    def subset(self, places: Sequence[int]) -> Ratios:
+    def subset(self, indices: Sequence[int]) -> Ratios:
         """Some of the samples."""
-        return Ratios(tuple(self.numerator[i] for i in places), tuple(self.denominator[i] for i in places))
+        return Ratios(tuple(self.numerator[i] for i in indices), tuple(self.denominator[i] for i in indices))
 
 
 @dataclass(frozen=True)
 class MetricScore:
-    """One metric over all samples, and by field where the metric has a meaning for one field."""
+    """One metric over all samples, and by field where the metric is defined for a single field."""
 
     samples: Ratios
     fields: Mapping[str, Ratios]
@@ -64,7 +64,7 @@ class MetricScore:
 
     @property
     def count(self) -> int:
-        """Samples that take part."""
+        """Number of samples scored."""
         return self.samples.count
 
     @property
@@ -77,10 +77,10 @@ class MetricScore:
         """Percent of each sample."""
         return self.samples.per_sample
 
-    def subset(self, places: Sequence[int]) -> MetricScore:
+    def subset(self, indices: Sequence[int]) -> MetricScore:
         """The same metric over some of the samples."""
-        fields = {name: ratios.subset(places) for name, ratios in self.fields.items()}
-        return MetricScore(self.samples.subset(places), fields, self.better)
+        fields = {name: ratios.subset(indices) for name, ratios in self.fields.items()}
+        return MetricScore(self.samples.subset(indices), fields, self.better)
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ class Scores:
         """Percent by metric."""
         return {name: score.value for name, score in self.metrics.items()}
 
-    def subset(self, places: Sequence[int]) -> Scores:
+    def subset(self, indices: Sequence[int]) -> Scores:
         """The scores of some samples, such as those of unseen groups."""
         return Scores(
-            tuple(self.ids[i] for i in places), {name: score.subset(places) for name, score in self.metrics.items()}
+            tuple(self.ids[i] for i in indices), {name: score.subset(indices) for name, score in self.metrics.items()}
         )
 
     def row(self) -> dict[str, Any]:
-        """Plain values for scores.json; `value`, `count` and `by_field` are there for people, the rest restores all."""
+        """Plain values for scores.json; `from_row` needs `samples`, `fields` and `better`, the rest is for readers."""
         return {"ids": list(self.ids), "metrics": {name: _metric_row(score) for name, score in self.metrics.items()}}
 
     @classmethod
@@ -125,17 +125,19 @@ def _metric_row(score: MetricScore) -> dict[str, Any]:
 
 
 def _ratios_row(ratios: Ratios) -> dict[str, list[float]]:
-    return {"above": list(ratios.numerator), "below": list(ratios.denominator)}
+    return {"numerator": list(ratios.numerator), "denominator": list(ratios.denominator)}
 
 
 def _read_metric(row: Mapping[str, Any]) -> MetricScore:
     return MetricScore(
-        _read_ratios(row["samples"]), {name: _read_ratios(part) for name, part in row["fields"].items()}, row["better"]
+        _read_ratios(row["samples"]),
+        {name: _read_ratios(field) for name, field in row["fields"].items()},
+        row["better"],
     )
 
 
 def _read_ratios(row: Mapping[str, Any]) -> Ratios:
-    return Ratios(tuple(row["above"]), tuple(row["below"]))
+    return Ratios(tuple(row["numerator"]), tuple(row["denominator"]))
 
 
 def score(
@@ -147,10 +149,10 @@ def score(
 ) -> Scores:
     """Score predictions (in the order of `labels`) by every named metric, in percent.
 
-    `kinds` gives the type of each field where it is known (`amount`, `date`, …); only `normalised_exact` asks for it.
+    `kinds` gives the declared type of each field (`amount`, `date`, …), which some metrics use to normalise.
 
     Raises:
-        RunError: when labels and predictions do not pair up.
+        RunError: when there is not one prediction for each label.
         RecipeError: for an unknown metric.
     """
     if len(labels) != len(predictions):
@@ -159,11 +161,11 @@ def score(
     pairs = list(zip(labels, predictions, strict=True))
     return Scores(
         tuple(prediction.id for prediction in predictions),
-        {name: _score_metric(_ready(name, labels), pairs, field_names, types) for name in metrics},
+        {name: _score_metric(_metric(name, labels), pairs, field_names, types) for name in metrics},
     )
 
 
-def _ready(name: str, labels: Sequence[Mapping[str, Any]]) -> Metric:
+def _metric(name: str, labels: Sequence[Mapping[str, Any]]) -> Metric:
     metric: Metric | Corpus = METRICS.load(name)
     return metric.over(labels) if isinstance(metric, Corpus) else metric
 

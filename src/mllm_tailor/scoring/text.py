@@ -1,4 +1,4 @@
-"""How values are turned into text before they are compared. Every normalisation of the project is stated here."""
+"""Text normalisation before values are compared. Every normalisation of the project is defined here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AMOUNT = re.compile(rf"{_CURRENCY} ?(?P<sign>[-+]?) ?(?P<number>\d[\d.,' ]*){_C
 
 
 def as_text(value: Any) -> str:
-    """A value as one string: nothing for null, `9` for 9.0, sorted JSON for lists and objects.
+    """A value as a string: empty for null, `9` for 9.0, JSON with sorted keys for lists and objects.
 
     >>> as_text(9.0), as_text(None), as_text(True), as_text(["a", 1])
     ('9', '', 'true', '["a", 1]')
@@ -32,12 +32,12 @@ def as_text(value: Any) -> str:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value says that there is nothing: null, blank text, an empty list or object."""
+    """Whether a value is empty: null, blank text, an empty list or object."""
     return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
 
 
 def squeeze(text: str) -> str:
-    """Unicode compatibility forms, case and spaces made equal (NFKC, casefold, one space between words).
+    """NFKC, casefold, and single spaces between words.
 
     >>> squeeze("  Ａｃｍｅ\\tSDN  BHD ")
     'acme sdn bhd'

@@ -9,11 +9,11 @@ from rapidfuzz.distance import Levenshtein
 from mllm_tailor.scoring.metrics.base import ByField, Ratio
 from mllm_tailor.scoring.text import as_text
 
-THRESHOLD = 0.5  # an answer less than half right counts nothing
+THRESHOLD = 0.5  # a similarity below it counts as 0
 
 
 def similarity(answer: str, predicted: str) -> float:
-    """0..1, case and spaces aside; the length that divides is that of the raw strings, as in the official scorer.
+    """0..1, ignoring case and spaces; divided by the length of the raw strings, as in the official scorer.
 
     >>> similarity("Acme  Ltd", "acme ltd"), similarity("abcd", "xbcd"), similarity("abcd", "wxyd")
     (1.0, 0.75, 0.0)
@@ -25,11 +25,11 @@ def similarity(answer: str, predicted: str) -> float:
 
 
 def _anls(label: Any, predicted: Any, kind: str) -> Ratio:
-    accepted = label if _is_choice(label) else [label]
+    accepted = label if _is_reference_list(label) else [label]
     return Ratio(max(similarity(as_text(answer), as_text(predicted)) for answer in accepted), 1.0)
 
 
-def _is_choice(label: Any) -> bool:
+def _is_reference_list(label: Any) -> bool:
     """A list of strings is a list of accepted answers."""
     return isinstance(label, list) and bool(label) and all(isinstance(answer, str) for answer in label)
 

@@ -1,4 +1,4 @@
-"""Short free answers: accuracy of closed questions and recall of the words of open ones."""
+"""Short free answers: accuracy of closed questions, token recall of open questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Ratio, right
 from mllm_tailor.scoring.text import as_text, squeeze
 
 _NUMBERS = ["none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-_DIGITS = {word: str(max(0, place - 1)) for place, word in enumerate(_NUMBERS)}
+_DIGITS = {word: str(max(0, index - 1)) for index, word in enumerate(_NUMBERS)}
 _ARTICLES = {"a", "an", "the"}
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
@@ -32,7 +32,7 @@ def words(text: str) -> list[str]:
 
 
 def published(text: str) -> list[str]:
-    """Words as medical question answering compares them: VQA v2's scorer (Goyal et al. 2017) with two rules of its own.
+    """Words as compared in medical question answering: VQA v2's scorer (Goyal et al. 2017) with two more rules.
 
     Line breaks become spaces; each of the marks below vanishes where one stands beside a space (or a comma between
     digits anywhere), else it becomes a space; points vanish unless a digit follows; numbers up to ten become digits,
@@ -63,8 +63,8 @@ def _accuracy(label: Any, predicted: Any, kind: str) -> Ratio:
 
 def _token_recall(label: Any, predicted: Any, kind: str) -> Ratio:
     """The convention of LLaVA-Med (Li et al. 2023) for open questions; repeated words must be repeated."""
-    wanted, said = Counter(words(as_text(label))), Counter(words(as_text(predicted)))
-    return Ratio(float((wanted & said).total() / wanted.total()), 1.0) if wanted else NOTHING
+    expected, actual = Counter(words(as_text(label))), Counter(words(as_text(predicted)))
+    return Ratio(float((expected & actual).total() / expected.total()), 1.0) if expected else NOTHING
 
 
 ACCURACY = ByField(_accuracy)

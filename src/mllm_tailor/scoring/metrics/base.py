@@ -1,7 +1,7 @@
-"""What a metric is: for each sample and field `numerator / denominator`, so every score is a ratio of two sums.
+"""The metric protocol: a `numerator / denominator` for each sample and field; a score is the ratio of their sums.
 
-A mean, a micro F1 and an error rate are all such ratios. One form for all of them makes breaking down by field, by
-group and by bootstrap resample the same few lines for every metric.
+Means, micro F1 and error rates all have this form, so breaking down by field or group and resampling are the same code
+for every metric.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Better = Literal["higher", "lower"]
 
 
 class Ratio(NamedTuple):
-    """`numerator / denominator` of one comparison; 0/0 says that there is nothing to compare and takes no part."""
+    """`numerator / denominator` of one comparison; 0/0 where there is nothing to compare."""
 
     numerator: float
     denominator: float
@@ -31,7 +31,7 @@ def right(yes: bool) -> Ratio:
 
 
 class Metric(Protocol):
-    """How one sample, and one field of it, is scored. A score in percent is 100 * sum(above) / sum(below)."""
+    """How a sample, and a field of it, is scored. A score in percent is 100 * sum(numerator) / sum(denominator)."""
 
     @property
     def better(self) -> Better:
@@ -52,9 +52,9 @@ Compare = Callable[[Any, Any, str], Ratio]  # label, predicted value ("" where t
 
 @dataclass(frozen=True)
 class ByField:
-    """A metric that compares one value with one value.
+    """A metric that compares single values.
 
-    `pool="mean"`: a sample's score is the mean over its labelled keys, and every sample weighs the same.
+    `pool="mean"`: a sample's score is the mean over its labelled fields; every sample weighs the same.
     `pool="sum"`: counts are added over fields and samples (micro average).
     """
 
@@ -64,8 +64,8 @@ class ByField:
 
     def sample(self, labels: Mapping[str, Any], prediction: Prediction, kinds: Mapping[str, str]) -> Ratio:
         """Pool the fields of one sample."""
-        found = [self.field(labels, prediction, name, kinds.get(name, "string")) for name in labels]
-        counted = [ratio for ratio in found if ratio.denominator]
+        ratios = [self.field(labels, prediction, name, kinds.get(name, "string")) for name in labels]
+        counted = [ratio for ratio in ratios if ratio.denominator]
         if self.pool == "sum":
             return add(counted)
         return (
@@ -75,13 +75,13 @@ class ByField:
         )
 
     def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kind: str) -> Ratio:
-        """Compare one field; a label without this key asks for nothing."""
+        """Compare one field; a label without this key is not scored."""
         return self.compare(labels[name], prediction.fields.get(name, ""), kind) if name in labels else NOTHING
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A metric of the whole answer: `compare(labels, prediction)`, and the same for an answer cut to one field."""
+    """A metric of the whole answer, `compare(labels, prediction)`, and optionally of a single field."""
 
     compare: Callable[[Mapping[str, Any], Prediction], Ratio]
     compare_field: Callable[[Any, Any], Ratio] | None = None
@@ -92,7 +92,7 @@ class Whole:
         return self.compare(labels, prediction)
 
     def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kind: str) -> Ratio:
-        """Compare one field where that has a meaning."""
+        """Compare one field, where the metric is defined for one."""
         if self.compare_field is None or name not in labels:
             return NOTHING
         return self.compare_field(labels[name], prediction.fields.get(name, ""))
@@ -100,7 +100,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A metric that must see all labels before it compares any, to know which words are rare."""
+    """A metric whose weights depend on all labels, such as the rarity of words."""
 
     over: Callable[[Sequence[Mapping[str, Any]]], ByField]
 

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rapidfuzz.distance import LCSseq
+
 from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Corpus, Ratio
 from mllm_tailor.scoring.text import as_text, squeeze
 
 Words = list[str]
 Counts = Counter[tuple[str, ...]]
 
-ORDERS = (1, 2, 3, 4)  # words in a row
+ORDERS = (1, 2, 3, 4)  # n of the n-grams
 RECALL_WEIGHT = 1.2  # beta of ROUGE-L as the COCO captions are scored
 LENGTH_SIGMA = 6.0  # words; how fast CIDEr-D falls with another length
 
@@ -35,13 +37,13 @@ def words(text: str) -> Words:
 
 
 def counts(text: Words, order: int) -> Counts:
-    """How often every `order` words in a row stand in a text."""
-    return Counter(tuple(text[place : place + order]) for place in range(len(text) - order + 1))
+    """Counts of the n-grams of a text, n = `order`."""
+    return Counter(tuple(text[start : start + order]) for start in range(len(text) - order + 1))
 
 
 def rouge_l(reference: Words, said: Words) -> float:
     """0..1: F of the longest common subsequence (Lin 2004, ACL W04-1013, equations 2 to 4) with beta 1.2."""
-    common = _longest_common(reference, said)
+    common = LCSseq.similarity(reference, said)
     if not common:
         return 0.0
     precision, recall, weight = common / len(said), common / len(reference), RECALL_WEIGHT**2
@@ -49,20 +51,20 @@ def rouge_l(reference: Words, said: Words) -> float:
 
 
 def bleu(references: Sequence[Words], said: Words) -> float:
-    """0..1: BLEU-4 of one text (Papineni et al. 2002), one added to hits and tries of pairs and longer.
+    """0..1: BLEU-4 of one text (Papineni et al. 2002); for n > 1, one is added to matches and totals.
 
-    The smoothing is that of Lin and Och (2004), without which one text with no four words in common scores 0. A mean
-    over texts is not the BLEU of a corpus, which adds up hits first.
+    The smoothing is that of Lin and Och (2004); without it a text without a common 4-gram scores 0. The mean over texts
+    is not corpus BLEU, which sums the matches first.
     """
     if not said:
         return 0.0
     logs = 0.0
     for order in ORDERS:
-        found, allowed = counts(said, order), Counter[tuple[str, ...]]()
+        predicted, allowed = counts(said, order), Counter[tuple[str, ...]]()
         for reference in references:
             allowed |= counts(reference, order)
         added = order > 1
-        hits, tries = (found & allowed).total() + added, found.total() + added
+        hits, tries = (predicted & allowed).total() + added, predicted.total() + added
         if not hits:
             return 0.0
         logs += math.log(hits / tries) / len(ORDERS)
@@ -72,33 +74,33 @@ def bleu(references: Sequence[Words], said: Words) -> float:
 
 @dataclass(frozen=True)
 class Rarity:
-    """How much each run of words tells: the logarithm of texts over texts that hold it."""
+    """Inverse document frequency of each n-gram: the logarithm of texts over texts that contain it."""
 
     texts: int
-    holding: Mapping[tuple[str, ...], int]
+    containing: Mapping[tuple[str, ...], int]
 
     @classmethod
     def of(cls, samples: Sequence[Sequence[Words]]) -> Rarity:
-        """From the references of every sample; a run counts once a sample."""
-        runs = (
-            {run for reference in references for order in ORDERS for run in counts(reference, order)}
+        """From the references of every sample; an n-gram counts once a sample."""
+        ngrams = (
+            {ngram for reference in references for order in ORDERS for ngram in counts(reference, order)}
             for references in samples
         )
-        return cls(len(samples), Counter(run for found in runs for run in found))
+        return cls(len(samples), Counter(ngram for sample in ngrams for ngram in sample))
 
     def weigh(self, text: Words, order: int) -> dict[tuple[str, ...], float]:
-        """Count times rarity of every run."""
+        """Count times rarity of every n-gram (TF-IDF)."""
         return {
-            run: count * math.log(self.texts / max(1, self.holding.get(run, 0)))
-            for run, count in counts(text, order).items()
+            ngram: count * math.log(self.texts / max(1, self.containing.get(ngram, 0)))
+            for ngram, count in counts(text, order).items()
         }
 
 
 def cider(references: Sequence[Words], said: Words, rarity: Rarity) -> float:
     """0..1: CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726, section 7); published figures are ten times this.
 
-    Orders of which a reference holds nothing that tells take no part, so that a right answer of under four words is
-    wholly right; the published scorer counts them as 0.
+    Values of n for which a reference has no n-gram of positive weight are left out, so that a right answer of fewer
+    than four words scores 1; the published scorer counts them as 0.
     """
     return sum(_cider(reference, said, rarity) for reference in references) / len(references)
 
@@ -106,31 +108,21 @@ def cider(references: Sequence[Words], said: Words, rarity: Rarity) -> float:
 def _cider(reference: Words, said: Words, rarity: Rarity) -> float:
     shares: list[float] = []
     for order in ORDERS:
-        wanted, found = rarity.weigh(reference, order), rarity.weigh(said, order)
-        size, said_size = math.hypot(*wanted.values()), math.hypot(*found.values())
-        shared = sum(min(weight, wanted.get(run, 0.0)) * wanted.get(run, 0.0) for run, weight in found.items())
+        expected, actual = rarity.weigh(reference, order), rarity.weigh(said, order)
+        size, said_size = math.hypot(*expected.values()), math.hypot(*actual.values())
+        shared = sum(
+            min(weight, expected[ngram]) * expected[ngram] for ngram, weight in actual.items() if ngram in expected
+        )
         if size:
             shares.append(shared / (size * said_size) if said_size else 0.0)
-    group_by_length = sum(shares) / len(shares) if shares else 0.0
-    return group_by_length * math.exp(-((len(reference) - len(said)) ** 2) / (2 * LENGTH_SIGMA**2))
-
-
-def _longest_common(first: Words, second: Words) -> int:
-    """Length of the longest common subsequence, one row of the table at a time."""
-    row = [0] * (len(second) + 1)
-    for word in first:
-        before = 0
-        for place, other in enumerate(second, 1):
-            numerator = row[place]
-            row[place] = before + 1 if word == other else max(numerator, row[place - 1])
-            before = numerator
-    return row[-1]
+    mean = sum(shares) / len(shares) if shares else 0.0
+    return mean * math.exp(-((len(reference) - len(said)) ** 2) / (2 * LENGTH_SIGMA**2))
 
 
 def references_of(label: Any) -> list[Words]:
     """The accepted texts of a label, one or a list of texts, that have any word."""
     texts = label if isinstance(label, list) and all(isinstance(text, str) for text in label) else [label]
-    return [found for text in texts if (found := words(as_text(text)))]
+    return [split for text in texts if (split := words(as_text(text)))]
 
 
 def _rouge_l(label: Any, predicted: Any, kind: str) -> Ratio:
@@ -144,15 +136,15 @@ def _bleu(label: Any, predicted: Any, kind: str) -> Ratio:
 
 
 def _cider_of(rarity: Rarity, label: Any, predicted: Any, kind: str) -> Ratio:
-    """A text none of whose runs tells anything (every label holds it) takes no part."""
+    """A text whose n-grams all have weight 0 (every label contains them) is not scored."""
     references = [
-        one for one in references_of(label) if any(any(rarity.weigh(one, order).values()) for order in ORDERS)
+        text for text in references_of(label) if any(any(rarity.weigh(text, order).values()) for order in ORDERS)
     ]
     return Ratio(cider(references, words(as_text(predicted)), rarity), 1.0) if references else NOTHING
 
 
 def _over(labels: Sequence[Mapping[str, Any]]) -> ByField:
-    """CIDEr with the rarity of these labels' words."""
+    """CIDEr with n-gram weights computed from these labels."""
     texts: Iterator[list[Words]] = (references_of(value) for label in labels for value in label.values())
     return ByField(partial(_cider_of, Rarity.of([references for references in texts if references])))
 

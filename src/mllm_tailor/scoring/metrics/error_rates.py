@@ -14,15 +14,15 @@ from mllm_tailor.scoring.text import as_text
 
 
 def _words(label: Any, predicted: Any, kind: str) -> Ratio:
-    """Words are what stands between spaces, as written."""
-    wanted, said = as_text(label).split(), as_text(predicted).split()
-    return Ratio(float(Levenshtein.distance(wanted, said)), float(len(wanted)))
+    """Words are separated by white space and compared as written."""
+    expected, actual = as_text(label).split(), as_text(predicted).split()
+    return Ratio(float(Levenshtein.distance(expected, actual)), float(len(expected)))
 
 
 def _characters(label: Any, predicted: Any, kind: str) -> Ratio:
-    """Characters as written, runs of spaces counted as one."""
-    wanted, said = (" ".join(as_text(value).split()) for value in (label, predicted))
-    return Ratio(float(Levenshtein.distance(wanted, said)), float(len(wanted)))
+    """Characters as written, with white space reduced to single spaces."""
+    expected, actual = (" ".join(as_text(value).split()) for value in (label, predicted))
+    return Ratio(float(Levenshtein.distance(expected, actual)), float(len(expected)))
 
 
 WORD_ERRORS = ByField(_words, pool="sum", better="lower")

@@ -1,24 +1,38 @@
-"""METEOR without Java and without WordNet: equal words and equal stems count as matches, synonyms do not.
+"""METEOR without WordNet: equal words and equal stems match, synonyms do not.
 
-Formula and weights are those of Banerjee and Lavie 2005 (ACL W05-0909, section 2); the later versions for Java (1.5)
-weigh function words and paraphrases too, so figures of theirs cannot be compared with these.
+Formula and weights are those of Banerjee and Lavie 2005 (ACL W05-0909, section 2); version 1.5 also
+weighs function words and paraphrases, so its figures are not comparable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
+
+import snowballstemmer
 
 from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Ratio
 from mllm_tailor.scoring.metrics.captions import Words, references_of, words
-from mllm_tailor.scoring.stems import stem
 from mllm_tailor.scoring.text import as_text
+
+_PORTER = snowballstemmer.stemmer("porter")
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> str:
+    """The stem of a lower-case word by Porter's algorithm (1980), which the paper names.
+
+    >>> [stem(word) for word in ("stirring", "potatoes", "relational", "happy")]
+    ['stir', 'potato', 'relat', 'happi']
+    """
+    return str(_PORTER.stemWord(word))
 
 
 def meteor(reference: Words, said: Words) -> float:
-    """0..1: F that weighs recall nine times as much as precision, less up to half for words out of order.
+    """0..1: F with recall weighted nine times as much as precision, reduced by up to half for word order.
 
-    Equal texts score 1; by the letter of the paper one of n words would score 1 - 0.5 / n^3.
+    Equal texts score 1; by the formula of the paper a text of n words would score 1 - 0.5 / n^3.
     """
     if reference == said:
         return 1.0
@@ -27,15 +41,14 @@ def meteor(reference: Words, said: Words) -> float:
     if not matched:
         return 0.0
     precision, recall = matched / len(said), matched / len(reference)
-    weighed = 10 * precision * recall / (recall + 9 * precision)
-    return weighed * (1 - 0.5 * (len(runs) / matched) ** 3)
+    f_mean = 10 * precision * recall / (recall + 9 * precision)
+    return f_mean * (1 - 0.5 * (len(runs) / matched) ** 3)
 
 
 def common_runs(reference: Words, said: Words) -> Iterator[int]:
-    """Lengths of the runs of words two texts share, the longest first, no word used twice.
+    """Lengths of the runs of words that two texts share, longest first; no word is used twice.
 
-    As many words are matched as can be, and long runs keep the number of runs small; the paper's own search for the
-    fewest crossings is as greedy as this.
+    This greedy alignment matches as many words as possible in few runs; the search of the paper is greedy too.
     """
     left, right = list(range(len(reference))), list(range(len(said)))
     while True:
@@ -43,12 +56,12 @@ def common_runs(reference: Words, said: Words) -> Iterator[int]:
         if not length:
             return
         yield length
-        left = [place for place in left if not first <= place < first + length]
-        right = [place for place in right if not second <= place < second + length]
+        left = [index for index in left if not first <= index < first + length]
+        right = [index for index in right if not second <= index < second + length]
 
 
 def _longest_run(reference: Words, said: Words, left: set[int], right: set[int]) -> tuple[int, int, int]:
-    """(length, start, start) of the longest run both texts share among the places left; of equals the first."""
+    """(length, start, start) of the longest run both texts share among the unmatched words; ties: the first."""
     best = (0, 0, 0)
     for first in sorted(left):
         for second in sorted(right):

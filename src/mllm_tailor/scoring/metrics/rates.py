@@ -1,4 +1,4 @@
-"""Shares of replies and values that went wrong in a way worth knowing by itself."""
+"""Rates of parsed replies, of absent values and of invented values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def _parsed(labels: Mapping[str, Any], prediction: Prediction) -> Ratio:
 
 
 def _absent(label: Any, predicted: Any, kind: str) -> Ratio:
-    """Of the values that are labelled."""
+    """Over the labelled values."""
     return NOTHING if is_empty(label) else right(is_empty(predicted))
 
 
 def _invented(label: Any, predicted: Any, kind: str) -> Ratio:
-    """Of the values that the label leaves empty."""
+    """Over the values that the label leaves empty."""
     return right(not is_empty(predicted)) if is_empty(label) else NOTHING
 
 

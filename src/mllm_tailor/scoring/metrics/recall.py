@@ -1,4 +1,4 @@
-"""Recall at k: whether the right one is among the first k of a ranking (Karpathy and Fei-Fei 2015, 1412.2306)."""
+"""Recall at k: whether the right item is among the first k of a ranking (Karpathy and Fei-Fei 2015, 1412.2306)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from mllm_tailor.scoring.metrics.base import ByField, Ratio, right
 
 
-def recall_at(places: int) -> ByField:
-    """Of one ranking a field, such as texts for a picture and pictures for a text; a sample's score is their mean."""
+def recall_at(k: int) -> ByField:
+    """Each field is a ranking, such as texts for an image or images for a text; a sample's score is their mean."""
 
     def compare(label: Any, ranking: Any, kind: str) -> Ratio:
-        first = ranking[:places] if isinstance(ranking, list) else [ranking]
+        first = ranking[:k] if isinstance(ranking, list) else [ranking]
         return right(label in first)
 
     return ByField(compare)

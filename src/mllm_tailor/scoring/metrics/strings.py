@@ -14,7 +14,7 @@ def published_similarity(label: Any, predicted: Any) -> int:
     """0..100: `thefuzz.fuzz.ratio` of `str()` of both values, which is rapidfuzz's ratio, rounded.
 
     Source: the published receipt recipe (CVxTz/doc-llm, evaluation_utils.py): no normalisation, a missing predicted key
-    is the empty string, only labelled keys count. Followed to the letter so that figures can be compared.
+    is the empty string, only labelled keys count. Followed exactly, so that figures are comparable.
 
     >>> published_similarity("13/03/2018", "13/03/2016")
     90

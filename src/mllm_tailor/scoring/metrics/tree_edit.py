@@ -17,7 +17,7 @@ from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring.metrics.base import NOTHING, Ratio, Whole
 from mllm_tailor.scoring.text import as_text, is_empty
 
-DEEPEST = 40  # a hostile or broken reply may nest without end; below this depth a value counts as text
+DEEPEST = 40  # levels; a reply may nest without end, so deeper values count as text
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _entry(entry: Any, depth: int) -> Node:
 
 
 def _is_hollow(value: Any, depth: int = 0) -> bool:
-    """Nothing in it at any depth."""
+    """Whether it contains no value at any depth."""
     if isinstance(value, (Mapping, list)) and depth < DEEPEST:
         return all(_is_hollow(inner, depth + 1) for inner in (value.values() if isinstance(value, Mapping) else value))
     return is_empty(value)
@@ -56,22 +56,22 @@ def _cost(node: Node) -> int:
     return len(node.text) if node.leaf else 1
 
 
-def _change(one: Node, other: Node) -> int:
-    """Of turning one node into another."""
-    if one.leaf and other.leaf:
-        return Levenshtein.distance(one.text, other.text)
-    if one.leaf != other.leaf:
-        return 1 + len(one.text if one.leaf else other.text)
-    return int(one.text != other.text)
+def _change(first: Node, second: Node) -> int:
+    """Of replacing one node by another."""
+    if first.leaf and second.leaf:
+        return Levenshtein.distance(first.text, second.text)
+    if first.leaf != second.leaf:
+        return 1 + len(first.text if first.leaf else second.text)
+    return int(first.text != second.text)
 
 
 def weight(root: Node) -> int:
-    """The distance to an empty answer: the root stays, everything below it is inserted."""
+    """The distance to an empty answer: every node below the root is inserted."""
     return sum(_cost(child) + weight(child) for child in root.children)
 
 
 class _Ordered:
-    """A tree in postorder with what the recursion needs: leftmost leaves and key roots, all indexed from 0."""
+    """A tree in postorder with its leftmost leaves and key roots, all indexed from 0."""
 
     def __init__(self, root: Node) -> None:
         self.nodes: list[Node] = []
@@ -86,9 +86,9 @@ class _Ordered:
         return self.leftmost[-1]
 
 
-def tree_distance(one: Node, other: Node) -> int:
-    """Least total cost of insertions, deletions and changes that turn one ordered tree into the other."""
-    left, right = _Ordered(one), _Ordered(other)
+def tree_distance(first: Node, second: Node) -> int:
+    """Minimal total cost of insertions, deletions and changes that turn one ordered tree into the other."""
+    left, right = _Ordered(first), _Ordered(second)
     distances = [[0] * len(right.nodes) for _ in left.nodes]
     for i in left.key_roots:
         for j in right.key_roots:

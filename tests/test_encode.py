@@ -16,7 +16,7 @@ from transformers import GotOcr2ImageProcessorPil
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample, Turn
-from mllm_tailor.media.image import image_size, open_image
+from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.models import NO_LOSS, LoadedModel, encode, load_model, tile_grid, tile_image
 from mllm_tailor.models.bundled.build import IMAGE, IMAGE_END, IMAGE_START, TURN_END, TURN_START
 from mllm_tailor.models.encode import Encoded, Length, measure_length

@@ -7,12 +7,15 @@ import io
 import re
 import resource
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +23,8 @@ from PIL import Image
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.image import DEFAULT_LIMITS, ImageLimits, decode_data_uri, image_size, media_kind, open_image
+from mllm_tailor.media.open import image_size, open_image
+from mllm_tailor.media.source import IMAGE_LIMITS, ImageLimits, decode_data_uri, media_kind
 
 
 def scene(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
@@ -33,6 +37,12 @@ def scene(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def heif(image: Image.Image, **options: object) -> bytes:
+    stream = io.BytesIO()
+    pillow_heif.encode("RGB", image.size, image.tobytes(), stream, **options)
     return stream.getvalue()
 
 
@@ -126,6 +136,8 @@ OPENED: dict[str, Callable[[], bytes]] = {
     "animated.gif": lambda: saved(scene(mode="P"), "GIF", save_all=True, append_images=[scene(mode="P")] * 300),
     "animated.png": lambda: saved(scene(), "PNG", save_all=True, append_images=[scene()] * 30),
     "lossless.webp": lambda: saved(scene(mode="RGBA"), "WEBP", lossless=True),
+    "plain.avif": lambda: saved(scene(), "AVIF"),
+    "plain.heic": lambda: heif(scene()),
     "plain.bmp": lambda: saved(scene(), "BMP"),
 }
 
@@ -166,7 +178,7 @@ def test_a_header_alone_is_enough_to_refuse(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_every_orientation_shows_the_same_picture(tmp_path: Path, orientation: int, kind: str) -> None:
     turns = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -181,13 +193,41 @@ def test_every_orientation_shows_the_same_picture(tmp_path: Path, orientation: i
     stored = upright.transpose(turns[orientation]) if orientation in turns else upright
     exif = Image.Exif()
     exif[274] = orientation
-    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
-    media = write(tmp_path, f"{orientation}.{kind.lower()}", saved(stored, kind, exif=exif, **options))
+    best = {"AVIF": {"quality": 100}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    media = write(tmp_path, f"{orientation}.{kind.lower()}", saved(stored, kind, exif=exif, **best.get(kind, {})))
     opened = open_image(media)
     assert opened.size == upright.size == image_size(media)
     apart = np.abs(np.asarray(opened, dtype=int) - np.asarray(upright, dtype=int))
-    assert apart.max() <= (12 if kind == "JPEG" else 0)
+    assert apart.max() <= (12 if kind in ("JPEG", "AVIF") else 0)
     assert opened.getexif().get(274, 1) == 1, "not to be turned a second time"
+
+
+def test_a_turned_heic_lies_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    stored = scene().transpose(Image.Transpose.ROTATE_90)
+    media = write(tmp_path, "turned.heic", heif(stored, quality=100, exif=exif.tobytes()))
+    opened = open_image(media)
+    assert opened.size == scene().size == image_size(media)
+    assert np.abs(np.asarray(opened, dtype=int) - np.asarray(scene(), dtype=int)).max() <= 12
+
+
+def test_a_heic_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media = write(tmp_path, "photo.heic", heif(scene()))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for read in (open_image, image_size):
+        with pytest.raises(DataError, match=r"photo\.heic: .* pip install 'mllm-tailor\[heif\]'"):
+            read(media)
+
+
+def test_opening_leaves_the_warning_filters_and_the_formats_of_pillow_alone() -> None:
+    code = (
+        "import warnings, av, numpy, soundfile; from PIL import Image\n"
+        "before = list(warnings.filters), set(Image.OPEN)\n"
+        "import mllm_tailor.media.open, mllm_tailor.media.audio, mllm_tailor.media.crop, mllm_tailor.media.video\n"
+        "assert before == (list(warnings.filters), set(Image.OPEN))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +260,7 @@ def test_limits_are_the_callers_to_set(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"a\.png"):
             open_image(media, limits)
     assert open_image(media, ImageLimits(pixels=1200, side=30)).size == (40, 30)
-    assert DEFAULT_LIMITS.pixels <= 100_000_000
+    assert IMAGE_LIMITS.pixels <= 100_000_000
 
 
 def test_missing_files_folders_and_pages(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tokenizers import pre_tokenizers
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.media.image import open_image
+from mllm_tailor.media.open import open_image
 from mllm_tailor.methods import make_method, merge
 from mllm_tailor.models import LoadedModel, load_model
 from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts

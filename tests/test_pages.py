@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mllm_tailor.core import optional
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media
 from mllm_tailor.data import read_samples
 from mllm_tailor.generation import read_inputs
-from mllm_tailor.media import container
-from mllm_tailor.media.image import ImageLimits, image_size, open_image
-from mllm_tailor.media.pdf import open_page, page_count, pages_of
+from mllm_tailor.media.open import image_size, open_image, page_count, pages_of
+from mllm_tailor.media.pdf import draw_page
+from mllm_tailor.media.source import ImageLimits
 
 pdfium = pytest.importorskip("pypdfium2")
 
@@ -77,7 +78,7 @@ def test_a_single_page_is_the_file_itself(tmp_path: Path) -> None:
 
 
 def test_pages_are_drawn_upright_at_the_stated_resolution() -> None:
-    page = np.asarray(open_page(Media("image", data=drawn()), resolution=72))
+    page = np.asarray(draw_page(Media("image", data=drawn()), resolution=72))
     assert page.shape == (72, 144, 3)
     assert (page[36, 10] == (255, 0, 0)).all() and (page[36, 130] == 255).all()
     assert open_image(Media("image", data=drawn())).size == (300, 150)
@@ -125,7 +126,7 @@ def test_a_missing_library_names_itself(monkeypatch: pytest.MonkeyPatch) -> None
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(container.importlib, "import_module", missing)
+    monkeypatch.setattr(optional.importlib, "import_module", missing)
     with pytest.raises(DataError, match=r"cannot be opened without pypdfium2 — pip install 'mllm-tailor\[pdf\]'"):
         open_image(Media("image", data=pdf(1)))
 

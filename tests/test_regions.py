@@ -19,7 +19,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import DataIssue, detect, read_samples
 from mllm_tailor.data.layouts.base import Folder
 from mllm_tailor.generation import read_inputs
-from mllm_tailor.media.image import image_size, open_image
+from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.models import load_model
 from mllm_tailor.run.report import LABEL_COLOR
 from mllm_tailor.scoring.metrics import METRICS

@@ -16,8 +16,8 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.jsonl import Row, kind_of, parse_strictly
-from mllm_tailor.media.image import decode_data_uri, inside, media_kind
-from mllm_tailor.media.pdf import pages_of
+from mllm_tailor.media.open import pages_of
+from mllm_tailor.media.source import decode_data_uri, inside, media_kind
 
 # The first group with a column present wins, so a field called `path` is a label where `file_name` names the file.
 MEDIA_COLUMNS: tuple[tuple[str, ...], ...] = (

@@ -25,7 +25,7 @@ from mllm_tailor.core.machine import cpu_count, limit_address_space
 from mllm_tailor.core.sample import Media
 from mllm_tailor.data.perceptual_hash import picture_hash
 from mllm_tailor.media.audio import read_audio
-from mllm_tailor.media.image import open_image
+from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import read_frames
 
 WORKER_BYTES = 6 * 2**30  # address space of one worker; the largest picture allowed needs about 2 GiB in passing

@@ -12,8 +12,8 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import parse_json
 from mllm_tailor.core.sample import Media, MediaKind, Sample
-from mllm_tailor.media.image import decode_data_uri, inside, media_kind
-from mllm_tailor.media.pdf import pages_of
+from mllm_tailor.media.open import pages_of
+from mllm_tailor.media.source import decode_data_uri, inside, media_kind
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
 MEDIA_KEYS: tuple[MediaKind, ...] = ("image", "video", "audio")

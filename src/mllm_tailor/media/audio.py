@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.container import clock, first_stream, need, open_container
-from mllm_tailor.media.image import open_bytes
+from mllm_tailor.media.container import clock, first_stream, open_container
+from mllm_tailor.media.source import open_bytes
 
 SPEECH_RATE = 16_000  # samples a second of HuBERT, wav2vec 2.0, Whisper and their kin
 PLAIN = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"})  # libsndfile's names

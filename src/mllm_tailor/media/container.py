@@ -6,15 +6,15 @@ no protocol to open another with, and a list of the formats people really label.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.image import open_bytes
+from mllm_tailor.media.source import open_bytes
 
 CONTAINERS = "mov,mp4,m4a,3gp,matroska,webm,avi,mpeg,mpegts,flv,asf,gif,wav,w64,aiff,au,flac,mp3,ogg,aac,amr,caf"
 # How FFmpeg's names of known codecs begin.
@@ -59,18 +59,6 @@ def first_stream(container: Any, kind: str, name: str) -> Any:
     if not CODECS[kind].match(codec):
         raise DataError(f"{name}: {kind} in the codec {codec!r}, which is not opened here — convert it to a common one")
     return stream
-
-
-def need(module: str, extra: str, name: str) -> Any:
-    """An optional library; the error says how to get it.
-
-    Raises:
-        DataError: when it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise DataError(f"{name}: cannot be opened without {module} — pip install 'mllm-tailor[{extra}]'") from None
 
 
 def clock(seconds: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.image import open_image
+from mllm_tailor.media.open import open_image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow counts them
 

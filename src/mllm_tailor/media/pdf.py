@@ -1,7 +1,7 @@
-"""Documents with pages: a PDF, or a TIFF of several pictures, as one picture a page.
+"""Draw the pages of a PDF as images.
 
 PDFs are drawn by pdfium (the optional pypdfium2, built without its JavaScript engine) at a stated resolution, filled-in
-forms included. pdfium is not safe to call from two threads at once, hence the lock.
+forms included. pdfium must not be called from two threads at once, hence the lock.
 """
 
 from __future__ import annotations
@@ -10,56 +10,33 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.sample import Media, MediaKind
-from mllm_tailor.media.container import need
-from mllm_tailor.media.image import DEFAULT_LIMITS, SMALLER, ImageLimits, count_pictures, is_pdf, open_bytes
+from mllm_tailor.core.optional import need
+from mllm_tailor.core.sample import Media
+from mllm_tailor.media.source import IMAGE_LIMITS, SMALLER_IMAGE, ImageLimits, open_bytes
 
 RESOLUTION = 150  # dots an inch: A4 becomes 1240x1754 pixels, about what scans of receipts have
-MOST_PAGES = 100  # of one document
-PAGED_SUFFIXES = frozenset({".pdf", ".tif", ".tiff"})
 
-_one_at_a_time = threading.Lock()
+_pdfium_lock = threading.Lock()
 
 
-def pages_of(
-    path: Path, kind: MediaKind = "image", most: int = MOST_PAGES, limits: ImageLimits = DEFAULT_LIMITS
-) -> tuple[Media, ...]:
-    """One picture for each page of a document, in order; any other file (a `kind` of its own) is itself.
+def count_pdf_pages(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> int:
+    """How many pages a PDF has.
 
     Raises:
-        DataError: naming the file, for one that cannot be opened, has no page, or has more than `most`.
+        DataError: naming the file, also for a document without pages.
     """
-    if path.suffix.lower() not in PAGED_SUFFIXES:
-        return (Media(kind, path),)
-    count = page_count(Media("image", path), limits)
-    if count > most:
-        raise DataError(
-            f"{path}: {count:,} pages, over the limit of {most:,} — keep the pages that matter, or split it"
-        )
-    return (Media("image", path),) if count == 1 else tuple(Media("image", path, page=page) for page in range(count))
-
-
-def page_count(media: Media, limits: ImageLimits = DEFAULT_LIMITS) -> int:
-    """How many pages a document has; one for any other picture.
-
-    Raises:
-        DataError: naming the file.
-    """
-    if not is_pdf(media, limits):
-        return count_pictures(media, limits)
     with _document(media, limits) as document:
         if not (count := len(document)):
             raise DataError(f"{media.describe()}: a document without pages — replace it or leave the row out")
         return int(count)
 
 
-def open_page(media: Media, limits: ImageLimits = DEFAULT_LIMITS, resolution: float = RESOLUTION) -> Image.Image:
+def draw_page(media: Media, limits: ImageLimits = IMAGE_LIMITS, resolution: float = RESOLUTION) -> Image.Image:
     """Draw one page of a PDF as RGB at `resolution` dots an inch.
 
     Raises:
@@ -70,8 +47,8 @@ def open_page(media: Media, limits: ImageLimits = DEFAULT_LIMITS, resolution: fl
         return image.convert("RGB")
 
 
-def page_size(media: Media, limits: ImageLimits = DEFAULT_LIMITS, resolution: float = RESOLUTION) -> tuple[int, int]:
-    """(width, height) in pixels that `open_page` gives, without drawing."""
+def page_size(media: Media, limits: ImageLimits = IMAGE_LIMITS, resolution: float = RESOLUTION) -> tuple[int, int]:
+    """(width, height) in pixels that `draw_page` gives, without drawing."""
     with _page(media, limits, resolution) as (_, size):
         return size
 
@@ -100,8 +77,8 @@ def _page(media: Media, limits: ImageLimits, resolution: float) -> Iterator[tupl
 def _document(media: Media, limits: ImageLimits) -> Iterator[Any]:
     name = media.describe()
     pdfium = need("pypdfium2", "pdf", name)
-    with _one_at_a_time:
-        with open_bytes(media, limits.bytes, SMALLER) as stream:
+    with _pdfium_lock:
+        with open_bytes(media, limits.bytes, SMALLER_IMAGE) as stream:
             data = stream.read()
         try:
             document = pdfium.PdfDocument(data)

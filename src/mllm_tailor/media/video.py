@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.container import clock, first_stream, need, open_container
+from mllm_tailor.media.container import clock, first_stream, open_container
 
 Span = tuple[float, float]  # seconds from the clip's first frame
 

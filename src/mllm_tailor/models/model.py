@@ -21,7 +21,7 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import sha256
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.crop import box_of, clip_box, print_box
-from mllm_tailor.media.image import image_size, open_image
+from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.media.video import Clip, read_clip
 from mllm_tailor.models.encode import Encoded, collate, count_tokens, encode
 from mllm_tailor.models.families import Family

@@ -15,7 +15,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import human_bytes, human_time, read_json, read_jsonl
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.media.image import open_image
+from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import film_strip, read_frames
 from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, write_report
 from mllm_tailor.reporting.tables import confusion_table, gain_table, score_table

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.media.image import image_size
+from mllm_tailor.media.open import image_size
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
 

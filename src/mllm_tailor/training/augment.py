@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.audio import SPEECH_RATE, read_audio, resample
-from mllm_tailor.media.container import need
-from mllm_tailor.media.image import open_image
+from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import Clip, read_clip, store_frames
 
 TURN = 2.0  # degrees, either way

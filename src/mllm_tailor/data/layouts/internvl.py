@@ -12,7 +12,7 @@ from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import build, jsonl_rows, parse_file
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
 from mllm_tailor.data.layouts.llava import samples_of
-from mllm_tailor.media.image import inside
+from mllm_tailor.media.source import inside
 
 
 def _files(folder: Folder) -> list[LabelFile]:

@@ -14,8 +14,8 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import kind_of, parse_file
 from mllm_tailor.data.layouts.base import Folder, Layout
-from mllm_tailor.media.image import media_kind
-from mllm_tailor.media.pdf import pages_of
+from mllm_tailor.media.open import pages_of
+from mllm_tailor.media.source import media_kind
 
 FIRST = ".pdf"
 

@@ -12,8 +12,8 @@ from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, is_text, jsonl_rows, kind_of, parse_strictly
 from mllm_tailor.data.layouts.base import Folder, Layout, split_of
-from mllm_tailor.media.image import inside, media_kind
-from mllm_tailor.media.pdf import pages_of
+from mllm_tailor.media.open import pages_of
+from mllm_tailor.media.source import inside, media_kind
 
 MEDIA_NAMES = ("images", "img")
 LABEL_NAMES = ("entities", "key", "annotations")

@@ -17,7 +17,7 @@ from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build, kind_of
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
 from mllm_tailor.media.container import clock
-from mllm_tailor.media.image import VIDEO_SUFFIXES, inside
+from mllm_tailor.media.source import VIDEO_SUFFIXES, inside
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 FILMS = "videos"

@@ -127,8 +127,8 @@ def test_what_fits_is_said_as_a_command(
     draw_folder(tmp_path / "receipts", 3, 2, seed=5)
     path = write_recipe(tmp_path, tiny_model_folder, tmp_path / "receipts", train={"micro_batch_size": 1})
     assert fit_recipe(path, ["train.epochs=1"], "100GB")
-    assert f"tailor run {path} train.epochs=1" in capsys.readouterr().err.replace("\n", "")
+    assert f"tailor run {path} train.epochs=1\n" in capsys.readouterr().out
     assert not fit_recipe(path, ["train.gradient_checkpointing=true", "train.optimizer=sgd"], "1MB")
-    assert "None of these fits" in capsys.readouterr().err
+    assert "None of these fits" in capsys.readouterr().out
     with pytest.raises(RecipeError, match="no amount of memory"):
         fit_recipe(path, [], "10m")

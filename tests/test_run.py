@@ -164,7 +164,7 @@ def test_who_was_excluded_is_read_from_the_ledger(receipts: Path, tmp_path: Path
 @pytest.mark.slow
 def test_a_run_compared_with_itself_shows_no_change(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare_runs(finished, finished)
-    assert "+0.0 to +0.0" in capsys.readouterr().err
+    assert "+0.0 to +0.0" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_verify_finds_every_form_equal_and_the_base_different(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verify_run(finished, 2)
-    shown = capsys.readouterr().err
+    shown = capsys.readouterr().out
     assert shown.count("2 of 2") >= 3 and "The untouched base differs" in shown
     said = re.search(r"All (\d+) tensors of the adapter .* by ([\d.]+)%", " ".join(shown.split()))
     assert said and int(said[1]) == len(load_file(next(finished.glob("adapter/**/adapter_model.safetensors"))))
@@ -236,12 +236,12 @@ def test_dora_merged_and_rounded_warns_with_its_figure(
     )
     run = run_recipe(recipe, [], exclude_faulty=False, fresh=False)
     merge_run(run.path, tmp_path / "rounded", count=2, dtype="bfloat16")
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().out.split())
     assert "Saved as bfloat16" in said and "DoRA merged and rounded to bfloat16" in said
     with pytest.raises(RunError, match="base in 4 bits"):
         merge_run(run.path, tmp_path / "other", how="repacked")
     merge_run(run.path, tmp_path / "whole", count=2, dtype="float32")
-    assert "DoRA merged" not in " ".join(capsys.readouterr().err.split())
+    assert "DoRA merged" not in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_chat_answers_about_a_file_over_several_turns(
     questions = iter(["Total?", "", "And the date?", "/new", "Again?", "/quit"])
     picture = next((receipts / "images").glob("*.jpg"))
     chat(str(finished), [picture], ask=lambda prompt: next(questions))
-    assert next(questions, None) is None and "/quit" in capsys.readouterr().err
+    assert next(questions, None) is None and "/quit" in capsys.readouterr().out
     model = load_model(str(json.loads((finished / "environment.json").read_text())["model"]["path"]))
     sample = replace(opening([picture]), prompt="Total?")
     assert "".join(stream(model, sample, 20)) == model.generate([sample], max_new_tokens=20)[0]
@@ -323,7 +323,7 @@ def test_methods_are_compared_and_a_failing_one_stops_nobody(
     assert [one["name"] for one in told["methods"]] == words.split(",")
     assert told["untouched"]["value"] + norms.gain.value == pytest.approx(norms.score.value)
     assert set(told["floors"]) == {"baseline_constant", "baseline_nearest"}
-    assert (folder / "comparison.svg").is_file() and "failed" in capsys.readouterr().err
+    assert (folder / "comparison.svg").is_file() and "failed" in capsys.readouterr().out
     run = folder / "norms-learning_rate-0.003"
     before = (run / "predictions" / "base_unconstrained.jsonl").read_text()
     assert before == (folder / "shared" / "predictions" / "base_unconstrained.jsonl").read_text()
@@ -377,14 +377,14 @@ def test_check_shows_fields_faults_spans_and_costs(
     shutil.copytree(receipts, data)
     recipe = write_yaml(tmp_path, data, tiny_model_folder)
     assert check_recipe(recipe, [], decode=True)
-    shown = capsys.readouterr().err
-    assert "What is learned" in shown and "CostEstimate" in shown and '"company"' in shown
+    shown = capsys.readouterr().out
+    assert "What is learned" in shown and "Cost estimate" in shown and '"company"' in shown
     first = next(row for _, row in read_jsonl(data / "metadata.jsonl"))
     (data / first["file_name"]).write_bytes(b"")
     assert not check_recipe(recipe, [], decode=True)
-    assert "1 to mend" in capsys.readouterr().err
+    assert "1 to fix" in capsys.readouterr().out
     assert check_recipe(recipe, ["data.faulty=exclude"], decode=True)
-    assert "1 excluded, as the recipe asks" in capsys.readouterr().err
+    assert "1 excluded, as the recipe asks" in capsys.readouterr().out
 
 
 @pytest.mark.slow

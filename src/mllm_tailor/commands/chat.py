@@ -10,12 +10,11 @@ from pathlib import Path
 
 from transformers import TextIteratorStreamer
 
+from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample, Turn
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.models import LoadedModel, load_model
-from mllm_tailor.reporting.tables import plain
 from mllm_tailor.run.predict import open_tuned
 from mllm_tailor.run.run_dir import RunFolder, open_run
 
@@ -32,7 +31,7 @@ def chat(name: str, files: Sequence[Path], ask: Callable[[str], str] = input) ->
     run = open_run(folder) if RunFolder(folder).recipe_file.is_file() else None
     model = open_tuned(run.recipe(), run.adapter) if run else load_model(name)
     start = opening(files)
-    console.print(HELP)
+    show(HELP)
     talk = start
     while (question := _next(ask)) is not None:
         if question == "/new":
@@ -41,8 +40,8 @@ def chat(name: str, files: Sequence[Path], ask: Callable[[str], str] = input) ->
         answer = ""
         for piece in stream(model, replace(talk, prompt=question)):
             answer += piece
-            console.print(plain(piece) if piece.strip() else piece, end="")
-        console.print()
+            show(piece, end="")
+        show()
         talk = replace(talk, history=(*talk.history, Turn("user", question), Turn("assistant", answer)))
 
 

@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
+from mllm_tailor.commands.console import command, show, show_heading
 from mllm_tailor.core.io import human_bytes, human_time
-from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, ValidationResult
 from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import read_recipe, stage_recipes
-from mllm_tailor.reporting.tables import plain
+from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import SHOWN_FAULTS, Job, prepare
 from mllm_tailor.run.epoch_summary import plan, print_plan
@@ -45,7 +42,7 @@ def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     leaks = leaks_between(jobs)
     ready = [_check_job(job, found, staged=bool(recipe.stages)) for job, found in zip(jobs, leaks, strict=True)]
     if all(ready):
-        console.print(f"[bold green]Ready.[/] Next: tailor run {path}")
+        show(("Ready.", "bold green"), f" Next: {command('run', path)}")
     return all(ready)
 
 
@@ -53,7 +50,7 @@ def _check_job(job: Job, leaks: Sequence[DataIssue], *, staged: bool) -> bool:
     """One stage or the whole; its lengths and costs are those of the untouched model, which no stage changes."""
     assert job.validation is not None
     if staged:
-        console.rule(f"[bold]Stage {job.recipe.name}[/]", align="left")
+        show_heading(f"Stage {job.recipe.name}")
     validation = replace(job.validation, faults=(*job.validation.faults, *leaks))
     _print_parts(job)
     _print_patterns(validation)
@@ -82,68 +79,64 @@ def _reading_seconds(model: LoadedModel, job: Job) -> float:
 
 
 def _print_parts(job: Job) -> None:
-    table = Table(title=f"{job.recipe.data.train} (layout: {job.dataset.layout})", title_justify="left")
-    for column in ("part", "samples", "groups"):
-        table.add_column(column)
+    table = Table(f"{job.recipe.data.train} (layout: {job.dataset.layout})", "split", "samples", "groups")
     for part, samples in job.parts().items():
         groups = {sample.group for sample in samples if sample.group}
         table.add_row(part.replace("_", " "), str(len(samples)), str(len(groups)) if groups else "–")
     table.add_row("excluded", str(len(job.excluded)), "")
-    console.print(table)
+    show(table)
 
 
 def _print_patterns(validation: ValidationResult) -> None:
     """What each field holds, and the ways it is written: many ways are a sign of labels that disagree."""
-    table = Table(title="The fields", title_justify="left")
-    for column in ("field", "filled", "empty", "different", "longest", "ways of writing (count, for example)"):
-        table.add_column(column)
+    columns = ("field", "filled", "empty", "distinct", "longest", "formats (count, example)")
+    table = Table("Fields", *columns, numbers=False)
     for field in validation.fields:
         ways = [f"{way.shape} ({way.count}, {way.examples[0]})" for way in field.patterns]
         counts = map(str, (field.filled, field.empty, field.distinct, field.longest))
-        table.add_row(plain(field.name), *counts, Text("\n").join(map(plain, ways)))
-    console.print(table)
+        table.add_row(field.name, *counts, "; ".join(ways))
+    show(table)
 
 
 def _print_faults(validation: ValidationResult, excluding: bool) -> bool:
     """Every fault by row; True when none of them refuses the run."""
     errors, warnings = validation.errors(), validation.warnings()
-    wrong = "excluded, as the recipe asks (data.faulty)" if excluding else "to mend"
+    wrong = "excluded, as the recipe asks (data.faulty)" if excluding else "to fix"
     for title, style, faults in ((wrong, "red", errors), ("worth a look", "yellow", warnings)):
         if faults:
-            console.print(f"[bold {style}]{len(faults)} {title}[/]")
+            show((f"{len(faults)} {title}", f"bold {style}"))
             for fault in faults[: SHOWN_FAULTS if style == "yellow" else None]:
-                console.print(plain(f"  {fault.source}: {fault.problem} — {fault.fix}"))
+                show(f"  {fault.source}: {fault.problem} — {fault.fix}")
             if style == "yellow" and len(faults) > SHOWN_FAULTS:
-                console.print(f"  … and {len(faults) - SHOWN_FAULTS} more")
+                show(f"  … and {len(faults) - SHOWN_FAULTS} more")
     if errors and not excluding:
-        console.print("Mend these rows, or run with --exclude-faulty to go on without them.")
+        show("Fix these rows, or run with --exclude-faulty to continue without them.")
     return excluding or not errors
 
 
 def _print_lengths(lengths: dict[str, Length]) -> None:
-    table = Table(title="Length of the samples, in tokens", title_justify="left")
-    for column in ("", "shortest", "median", "longest"):
-        table.add_column(column)
+    table = Table("Length of the samples, in tokens", "", "shortest", "median", "longest")
     for name in ("tokens", "tiles", "supervised"):
         values = sorted(getattr(length, name) for length in lengths.values())
         table.add_row(name, str(values[0]), str(values[len(values) // 2]), str(values[-1]))
-    console.print(table)
+    show(table)
 
 
 def _print_spans(model: LoadedModel, samples: tuple[Sample, ...]) -> None:
     """The very words that carry loss, decoded back from the labels."""
-    console.print("[bold]What is learned[/] (the label span, decoded back):")
+    show(("What is learned", "bold"), " (the label span, decoded back):")
     for sample in samples:
         labels = model.encode(sample).labels
-        console.print(plain(f"  {sample.id}: {model.tokenizer.decode(labels[labels >= 0])}"))
+        show(f"  {sample.id}: {model.tokenizer.decode(labels[labels >= 0])}")
 
 
 def print_forecast(forecast: CostEstimate) -> None:
     """Memory and minutes on this machine."""
     seeing = f", reading the training pictures {human_time(forecast.seeing_seconds)}" if forecast.seeing_seconds else ""
     processes = f" in {forecast.processes} processes" if forecast.processes > 1 else ""
-    console.print(
-        f"[bold]Forecast[/] on this machine, from one pass: peak memory about {human_bytes(forecast.peak_bytes)}, "
+    show(
+        ("Cost estimate", "bold"),
+        f" on this machine, from one step: peak memory about {human_bytes(forecast.peak_bytes)}, "
         f"training about {human_time(forecast.training_seconds)}{processes}{seeing}, "
-        f"scoring base and tuned about {human_time(forecast.scoring_seconds)}"
+        f"scoring base and tuned about {human_time(forecast.scoring_seconds)}",
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import human_bytes, read_json
-from mllm_tailor.core.progress import console
-from mllm_tailor.reporting.tables import gain_table, plain
+from mllm_tailor.reporting.tables import gain_table
+from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_scores
 from mllm_tailor.scoring import Scores, compare
 
@@ -30,8 +29,8 @@ def compare_runs(first: Path, second: Path) -> None:
     left_out = len(one.ids) + len(other.ids) - 2 * len(shared)
     note = f"; {left_out} samples that only one of them has are left out" if left_out else ""
     title = f"{len(shared)} shared held-out samples{note}"
-    console.print(gain_table(gains, title, first=first.name, second=second.name))
-    console.print(_costs(runs))
+    show(gain_table(gains, title, first=first.name, second=second.name))
+    show(_costs(runs))
 
 
 def _tuned(run: RunFolder) -> Scores:
@@ -46,11 +45,9 @@ def _only(scores: Scores, ids: list[str]) -> Scores:
 
 def _costs(runs: list[RunFolder]) -> Table:
     """What each run trained and cost."""
-    table = Table(title="Cost", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("")
+    table = Table("Cost", "", *(run.path.name for run in runs))
     facts: list[dict[str, Any]] = []
     for run in runs:
-        table.add_column(plain(run.path.name), justify="right")
         facts.append(read_json(run.training) | {"method": run.recipe().method["name"]})
     rows = {
         "method": [fact["method"] for fact in facts],
@@ -60,5 +57,5 @@ def _costs(runs: list[RunFolder]) -> Table:
         "peak memory": [human_bytes(fact["peak_bytes"]) for fact in facts],
     }
     for name, values in rows.items():
-        table.add_row(name, *map(plain, values))
+        table.add_row(name, *values)
     return table

@@ -15,16 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
-from mllm_tailor.core.progress import console
 from mllm_tailor.methods import METHODS, make_method
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.recipe.read import load_yaml
 from mllm_tailor.reporting.pareto import Point, front, scatter
-from mllm_tailor.reporting.tables import plain
+from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, start_run
 from mllm_tailor.run.scores import less_is_better
@@ -80,7 +78,7 @@ def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -
     recipe, spent = read_single(path, overrides), read_budget(budget)
     wanted = read_wanted(words)
     folder = Path(recipe.output) / f"{recipe.name}-methods"
-    console.rule("[bold]untouched[/]", align="left")
+    show_heading("untouched")
     shared = compute_shared_baseline(recipe, folder)
     outcomes: list[Outcome] = []
     for one in wanted:
@@ -159,7 +157,7 @@ def _run(one: Wanted, recipe: Recipe, folder: Path) -> str:
     """Run one method in a process of its own; what it said last, if it failed."""
     file = folder / f"{one.folder}.yaml"
     write_atomic(file, dump_recipe(recipe))
-    console.rule(f"[bold]{one.words}[/]", align="left")
+    show_heading(f"{one.words}")
     command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(file)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode == 0:
@@ -194,16 +192,15 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
     points = [Point(one.name, one.peak_bytes / 2**30, one.score) for one in outcomes if one.score]
     best = {point.name for point in front(points, lower=lower)}
     sign = 1 if lower else -1
-    table = Table(title="Methods on the same data and budget (● no other is better in score and memory)")
-    table.add_column("method", overflow="fold", min_width=12)
-    for column in ("score", "95 %", "gain", "rate", "trained", "memory", "minutes", "on disk"):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ("method", "score", "95 %", "gain", "rate", "trained", "memory", "minutes", "on disk")
+    title = "Methods on the same data and budget (● no other is better in score and memory)"
+    table = Table(title, *columns, whole=range(len(columns)))
     for one in sorted(outcomes, key=lambda one: (one.score is None, sign * one.score.value if one.score else 0)):
         if one.score is None or one.gain is None:
-            table.add_row(plain(one.name), "failed")
+            table.add_row(one.name, "failed")
             continue
         table.add_row(
-            plain(f"{one.name} {'●' if one.name in best else ''}"),
+            f"{one.name} {'●' if one.name in best else ''}",
             f"{one.score.value:.1f}",
             f"{one.score.low:.0f}–{one.score.high:.0f}",
             f"{one.gain.value:+.1f}",
@@ -213,13 +210,13 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
             f"{one.seconds / 60:.1f}",
             human_bytes(one.disk_bytes),
         )
-    console.print(table)
+    show(table)
     for one in outcomes:
         if one.problem:
-            console.print(plain(f"{one.name}: {one.problem}"))
+            show(f"{one.name}: {one.problem}")
     if points:
         write_atomic(folder / "comparison.svg", scatter(points, "peak memory, GiB", "score", lower=lower))
-        console.print(f"Picture: {folder / 'comparison.svg'}")
+        show(f"Picture: {folder / 'comparison.svg'}")
 
 
 def _row(outcomes: Sequence[Outcome], wanted: Sequence[Wanted], folder: Path, budget: str) -> dict[str, Any]:

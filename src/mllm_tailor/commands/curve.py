@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import read_jsonl, write_json
-from mllm_tailor.core.progress import console
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
-from mllm_tailor.reporting.tables import empty_table
+from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.pipeline import check_words, run_job
 from mllm_tailor.run.resolve import resolve_from_data
@@ -56,7 +56,7 @@ def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclud
     _show(found, untuned)
     write_json(folder / "curve.json", found.row() | {"untuned": vars(untuned)})
     write_curve(recipe.name, found, untuned, in_words(found), dump_recipe(recipe), folder / "curve.html")
-    console.print(f"Picture: {folder / 'curve.html'}")
+    show(f"Picture: {folder / 'curve.html'}")
     return found
 
 
@@ -88,9 +88,9 @@ def _point(recipe: Recipe, *, exclude_faulty: bool) -> RunFolder:
     """One run, or what is left of it. The untouched model reads the held-out samples once for all points."""
     run = start_run(recipe)
     if finished(run):
-        console.print(f"{run.path} is finished. Report: {run.report}")
+        show(f"{run.path} is finished. Report: {run.report}")
         return run
-    console.rule(f"[bold]{run.path.name} labelled samples[/]", align="left")
+    show_heading(f"{run.path.name} labelled samples")
     for other in sorted(run.path.parent.iterdir()):
         if finished(RunFolder(other)):
             share_predictions(RunFolder(other), run, "base_*")
@@ -128,10 +128,10 @@ def in_words(found: LearningCurve) -> str:
 
 
 def _show(found: LearningCurve, untuned: Interval) -> None:
-    table = empty_table(f"{found.metric.replace('_', ' ')} by labelled samples", "", "score", "95 % interval")
+    table = Table(f"{found.metric.replace('_', ' ')} by labelled samples", "", "score", "95 % interval")
     rows = [("untuned", untuned), *zip(map(str, found.sizes), found.values, strict=True)]
     rows.append((f"{2 * found.sizes[-1]}, foreseen", found.doubled))
     for name, one in rows:
         table.add_row(name, f"{one.value:.1f}", f"{one.low:.1f} to {one.high:.1f}")
-    console.print(table)
-    console.print(f"Law: error = {found.scale:.3g} x samples^-{found.exponent:.3g}. {in_words(found)}")
+    show(table)
+    show(f"Law: error = {found.scale:.3g} x samples^-{found.exponent:.3g}. {in_words(found)}")

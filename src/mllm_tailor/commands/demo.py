@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mllm_tailor.commands.console import show
 from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.io import write_atomic
-from mllm_tailor.core.progress import console
 from mllm_tailor.synthetic.folder import draw_folder
 
 TRAIN, HELD_OUT = 120, 40
@@ -33,7 +33,7 @@ def run_demo(output: Path, overrides: list[str], seed: int) -> None:
     """Draw, write the recipe, run it. Called again, it goes on or shows the finished report."""
     data = output / "demo-receipts"
     if not (data / "metadata.jsonl").exists():
-        console.print(f"Drawing {TRAIN + HELD_OUT} receipts of one shop chain into {data}")
+        show(f"Drawing {TRAIN + HELD_OUT} receipts of one shop chain into {data}")
         draw_folder(data, TRAIN, HELD_OUT, seed)
     recipe = output / "demo-recipe.yaml"
     write_atomic(recipe, RECIPE.format(seed=seed, data=data, output=output))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import DataError, nearest
-from mllm_tailor.core.progress import console
 from mllm_tailor.synthetic.folder import draw_folder
 from mllm_tailor.synthetic.kitchen import draw_kitchen
 
@@ -23,4 +23,4 @@ def draw_set(name: str, folder: Path, train: int, held_out: int, seed: int) -> N
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files already — name a new folder")
     SETS[name](folder, train, held_out, seed)
-    console.print(f"{train} samples to learn from and {held_out} to score of `{name}` in {folder}")
+    show(f"{train} samples to learn from and {held_out} to score of `{name}` in {folder}")

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
+from mllm_tailor.commands.console import command, show
 from mllm_tailor.core.device import current_memory, free_memory, pick_device
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import human_bytes, human_time
-from mllm_tailor.core.progress import console
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, read_recipe
+from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import Job, prepare
@@ -38,9 +38,7 @@ def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
     if recipe.stages:
         raise RecipeError("`--fit` looks at one training — run it on a recipe of one stage at a time")
     room = _room(recipe, memory)
-    table = Table(title=f"What fits into {human_bytes(room)}", title_justify="left")
-    for column in ("settings", "peak memory", "training", ""):
-        table.add_column(column, justify="right" if column in ("peak memory", "training") else "left")
+    table = Table(f"What fits into {human_bytes(room)}", "settings", "peak memory", "training", "")
     chosen, settled = None, resolve_from_data(recipe)
     job = prepare(settled, make_task(settled), exclude_faulty=True, decode=False)
     for changes in milder(recipe):
@@ -48,15 +46,16 @@ def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
         found = _estimate_cost(replace(job, recipe=changed))
         fits = found is not None and found.peak_bytes <= room
         cost = _cost(found)
-        table.add_row(" ".join(changes) or "as the recipe says", *cost, "fits" if fits else "")
+        added = f"… {changes[-1]}" if changes else "as in the recipe"  # each line keeps the changes above it
+        table.add_row(added, *cost, "fits" if fits else "")
         if fits:
             chosen = changes
             break
-    console.print(table)
+    show(table)
     if chosen is None:
-        console.print("[red]None of these fits[/] — take a smaller model, or a machine with more memory.")
+        show(("None of these fits", "red"), " — take a smaller model, or a machine with more memory.")
         return False
-    console.print(f"[bold green]Next:[/] tailor run {path} {' '.join([*overrides, *chosen])}".rstrip(), highlight=False)
+    show(("Next:", "bold green"), f" {command('run', path, *overrides, *chosen)}")
     return True
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.table import Table
-
+from mllm_tailor.commands.console import command, show
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import write_atomic
-from mllm_tailor.core.progress import console
 from mllm_tailor.data import propose_recipe, read_samples, summarise
-from mllm_tailor.reporting.tables import plain
+from mllm_tailor.reporting.terminal import Table
 
 
 def write_recipe(folder: Path, out: Path, *, force: bool) -> None:
@@ -22,12 +20,11 @@ def write_recipe(folder: Path, out: Path, *, force: bool) -> None:
     if out.exists() and not force:
         raise RecipeError(f"{out} exists — pass --force to replace it, or --out to write elsewhere")
     dataset = read_samples(folder)
-    table = Table(title=f"{folder}: {len(dataset.samples)} samples, layout {dataset.layout}", title_justify="left")
     rows = summarise(dataset)
-    for name in rows[0]:
-        table.add_column(name)
+    title = f"{folder}: {len(dataset.samples)} samples, layout {dataset.layout}"
+    table = Table(title, *rows[0], numbers=False)
     for row in rows:
-        table.add_row(*(plain(str(value)) for value in row.values()))
-    console.print(table)
+        table.add_row(*map(str, row.values()))
+    show(table)
     write_atomic(out, propose_recipe(folder))
-    console.print(f"Wrote {out}. Next: tailor check {out}")
+    show(f"Wrote {out}. Next: {command('check', out)}")

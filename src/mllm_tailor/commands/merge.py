@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from mllm_tailor.commands.console import show
 from mllm_tailor.commands.verify import Agreement, agreement, observe
 from mllm_tailor.core.errors import RunError, nearest
-from mllm_tailor.core.progress import console
 from mllm_tailor.methods import check_mergeable, make_method, merge, truncate
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
@@ -58,7 +58,7 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
             model.model.float()  # what is added up must not be rounded on the way
     merge(model, "repacked" if how == "repacked" else "dequantised")
     if WAYS[how]:
-        console.print(f"[yellow]{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}")
+        show((f"{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}", "yellow"))
     model.save(out)
     if not job:
         return write_card(out, run, recipe, model, "merged", "")
@@ -67,8 +67,8 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     said = [f"Merged as `{how}`: {WAYS[how]}." if WAYS[how] else "", _rescored(run, job, saved, count)]
     checked = "\n\n".join(filter(None, [*said, _rounding(rounding, recipe, model)]))
     write_card(out, run, recipe, model, "merged", f"## This folder, opened again\n\n{checked}")
-    console.print(checked, highlight=False)
-    console.print(f"Merged model in {out}. Open it anywhere with transformers, or here with model: {out}")
+    show(checked)
+    show(f"Merged model in {out}. Open it anywhere with transformers, or here with model: {out}")
 
 
 def export_adapter(path: Path, out: Path) -> None:
@@ -86,7 +86,7 @@ def export_adapter(path: Path, out: Path) -> None:
         model.processor.keep(model.tiles, model.system)
     model.processor.save_pretrained(out)
     write_card(out, run, recipe, model, "adapter", "")
-    console.print(f"Adapter in {out}. Open it over its base with peft or vLLM; the README there says how")
+    show(f"Adapter in {out}. Open it over its base with peft or vLLM; the README there says how")
 
 
 def truncate_run(path: Path, rank: int, out: Path) -> None:
@@ -98,7 +98,7 @@ def truncate_run(path: Path, rank: int, out: Path) -> None:
     """
     run, _ = _ended(path, out)
     truncate(run.adapter, rank, out)
-    console.print(f"LoRA of rank {rank} in {out}")
+    show(f"LoRA of rank {rank} in {out}")
 
 
 def _ended(path: Path, out: Path) -> tuple[RunFolder, Recipe]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import RunError, nearest
-from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import predict, read_inputs
 from mllm_tailor.recipe import Recipe, read_single
@@ -49,7 +49,7 @@ def predict_paths(
     write_predictions(out, predictions)
     failed = sum(prediction.problem is not None for prediction in predictions)
     note = f", {failed} with a problem (see `problem` in their rows)" if failed else ""
-    console.print(f"{len(predictions)} rows in {out}{note}")
+    show(f"{len(predictions)} rows in {out}{note}")
 
 
 def _asked_for(

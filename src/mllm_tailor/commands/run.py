@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mllm_tailor.core.progress import console
+from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.run.dataset import prepare, prepare_again
 from mllm_tailor.run.pipeline import check_model, check_words, report_job, run_job
@@ -23,9 +23,9 @@ def run_recipe(path: Path, overrides: list[str], *, exclude_faulty: bool, fresh:
     check_stages(parts)
     run = start_run(recipe if recipe.stages else parts[0], fresh=fresh)
     if finished(run):
-        console.print(f"{run.path} is finished. Report: {run.report}")
+        show(f"{run.path} is finished. Report: {run.report}")
         return run
-    console.rule(f"[bold]{recipe.name}[/]: {recipe.data.train}", align="left")
+    show_heading(f"{recipe.name}: {recipe.data.train}")
     jobs = [prepare(one, make_task(one), exclude_faulty=exclude_faulty) for one in parts]
     if recipe.stages:
         run_stages(run, jobs, exclude_faulty=exclude_faulty)

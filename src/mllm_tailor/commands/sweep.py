@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from rich.table import Table
-
+from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RecipeError, TailorError
 from mllm_tailor.core.io import read_json, write_atomic, write_json
-from mllm_tailor.core.progress import console
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
-from mllm_tailor.reporting.tables import plain
+from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.dataset import Job, prepare
 from mllm_tailor.run.pipeline import check_words, tune
@@ -74,14 +72,14 @@ def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Seque
     lower = less_is_better(recipe, job.task)
     for number in range(1, rounds + 1):
         share = most.part(KEEP ** (number - rounds))
-        console.rule(f"[bold]Round {number} of {rounds}[/]: {len(left)} candidates", align="left")
+        show_heading(f"Round {number} of {rounds}: {len(left)} candidates")
         found = [_try(number, one, recipe_for(recipe, one, share, folder / f"round-{number}"), job) for one in left]
         tried += found
         write_json(folder / "sweep.json", [vars(one) | {"candidate": vars(one.candidate)} for one in tried])
         left = best_third(found, last=number == rounds, lower=lower)
         _show(found, left)
     write_atomic(folder / "best.yaml", dump_recipe(recipe_for(recipe, left[0], most, Path(recipe.output), recipe.name)))
-    console.print(f"Best: {left[0].name}. Its recipe, with the whole budget: {folder / 'best.yaml'}")
+    show(f"Best: {left[0].name}. Its recipe, with the whole budget: {folder / 'best.yaml'}")
     return left[0]
 
 
@@ -130,7 +128,7 @@ def _check(recipe: Recipe, budget: Budget, candidates: Sequence[Candidate], fold
 
 def _try(number: int, one: Candidate, recipe: Recipe, job: Job) -> Tried:
     """Train one candidate, or read what an earlier call came to."""
-    console.print(f"[bold]{one.name}[/]")
+    show((one.name, "bold"))
     try:
         run = start_run(recipe)
         seed_everything(recipe.seed)
@@ -142,14 +140,12 @@ def _try(number: int, one: Candidate, recipe: Recipe, job: Job) -> Tried:
 
 
 def _show(found: Sequence[Tried], kept: Sequence[Candidate]) -> None:
-    table = Table(title="Dev scores (● goes on)")
-    for column in ("candidate", "score", "minutes"):
-        table.add_column(column, justify="left" if column == "candidate" else "right")
+    table = Table("Dev scores (● goes on)", "candidate", "score", "minutes")
     for one in sorted(found, key=lambda one: -(one.score if one.score is not None else -1)):
         name = f"{one.candidate.name} {'●' if one.candidate in kept else ''}"
         score = "failed" if one.score is None else f"{one.score:.2f}"
-        table.add_row(plain(name), score, f"{one.seconds / 60:.1f}")
-    console.print(table)
+        table.add_row(name, score, f"{one.seconds / 60:.1f}")
+    show(table)
     for one in found:
         if one.problem:
-            console.print(plain(f"{one.candidate.name}: {one.problem}"))
+            show(f"{one.candidate.name}: {one.problem}")

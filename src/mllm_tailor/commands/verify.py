@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.table import Table
 from safetensors import safe_open
 from torch import Tensor
 
+from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import merge
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.reporting.tables import plain
+from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.dataset import prepare_again
 from mllm_tailor.run.predict import moved, open_base, open_for_training, open_tuned
 from mllm_tailor.run.run_dir import open_run
@@ -69,7 +68,7 @@ def verify_run(path: Path, count: int) -> bool:
         rows.append(agreement("exported, opened again", reference, observe(exported, samples)))
     untouched = agreement("untouched base", reference, observe(open_base(recipe), samples))
     _show(rows, untouched)
-    console.print(
+    show(
         f"All {_tensors(run.adapter)} tensors of the adapter found their place and change the weights by {update:.3%}."
     )
     return all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0 and update > 0
@@ -120,16 +119,15 @@ def agreement(form: str, one: Outputs, other: Outputs) -> Agreement:
 
 
 def _show(rows: Sequence[Agreement], untouched: Agreement) -> None:
-    table = Table(title="The tuned model in every form, against the one the run saved", title_justify="left")
-    for column in ("form", "same replies", "largest difference of a logit"):
-        table.add_column(column)
+    columns = ("form", "same replies", "largest difference of a logit")
+    table = Table("The tuned model in every form, against the one the run saved", *columns)
     for row in rows:
-        table.add_row(plain(row.form), f"{row.same_replies} of {row.count}", f"{row.largest_difference:.2g}")
-    console.print(table)
+        table.add_row(row.form, f"{row.same_replies} of {row.count}", f"{row.largest_difference:.2g}")
+    show(table)
     if untouched.largest_difference == 0:
-        console.print("[bold red]The tuned model equals its base: nothing was learned or the adapter is not in use.[/]")
+        show(("The tuned model equals its base: nothing was learned or the adapter is not in use.", "bold red"))
     else:
-        console.print(
+        show(
             f"The untouched base differs by up to {untouched.largest_difference:.2g} "
             f"and gives {untouched.same_replies} of {untouched.count} of these replies."
         )

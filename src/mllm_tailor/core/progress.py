@@ -14,7 +14,7 @@ from rich.console import Console
 
 Item = TypeVar("Item")
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)  # paths and commands are never wrapped
 
 
 class Progress(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import Length
-from mllm_tailor.reporting.tables import empty_table, plain
+from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.dataset import Job
 
 
@@ -44,9 +44,9 @@ def print_plan(shares: Sequence[Share]) -> None:
     if len(shares) < 2:
         return
     columns = ("source", "modality", "samples", "different", "tokens", "of all tokens", "learned tokens")
-    table = empty_table("An epoch of training", *columns)
+    table = Table("An epoch of training", *columns)
     every = sum(share.tokens for share in shares)
     for share in shares:
         figures = (f"{share.samples:,}", f"{share.distinct:,}", f"{share.tokens:,}", f"{share.tokens / every:.1%}")
-        table.add_row(plain(share.source), share.modality, *figures, f"{share.learned:,}")
+        table.add_row(share.source, share.modality, *figures, f"{share.learned:,}")
     console.print(table)

@@ -1,0 +1,56 @@
+"""How commands print: results on standard output, one line or table at a time, or as one JSON document.
+
+Nothing is wrapped or cut: a command, a path or a name can be copied from a terminal of any width. Nothing is read as
+markup: names and texts come from other people's files.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from mllm_tailor.reporting.terminal import Table, printable
+
+Part = str | tuple[str, str]  # a text, or a text and its style
+
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def show(*parts: Part | Table, end: str = "\n") -> None:
+    """Print a table, or a line joined from its parts: `show(("Ready.", "bold green"), f" Next: tailor run {path}")`."""
+    line = Text()
+    for part in parts:
+        if isinstance(part, Table):
+            console.print(part)
+        else:
+            text, style = (part, "") if isinstance(part, str) else part
+            line.append("\n".join(map(printable, text.split("\n"))), style)
+    if line or not parts:
+        console.print(line, end=end)
+
+
+def command(name: str, *words: object) -> str:
+    """A command to be copied: `tailor run 'my recipe.yaml'`, quoted for the shell where a word needs it."""
+    return shlex.join(["tailor", name, *map(str, words)])
+
+
+def show_heading(title: str) -> None:
+    """Print a title above what follows."""
+    show((f"── {title}", "bold"))
+
+
+def show_json(document: Any) -> None:
+    """Print a document as the only thing on standard output; numbers that JSON lacks become null."""
+    console.file.write(json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not -float("inf") < value < float("inf") else value

@@ -12,6 +12,7 @@ from mllm_tailor.commands.console import command, show, show_json
 from mllm_tailor.reporting.terminal import Table, fit_widths
 
 DEEP = "/tmp/" + "/".join(f"folder {number} with a long name" for number in range(9)) + "/recipe.yaml"
+REMARK = "the file is [bold]cut off[/] and nothing can be read from its second half"
 WIDTHS = (20, 40, 80, 200)
 
 
@@ -31,7 +32,7 @@ def test_nothing_is_markup_or_an_escape(capsys: pytest.CaptureFixture[str]) -> N
 
 def table() -> Table:
     shown = Table(f"[red]{DEEP}", "", "score", "why it was left out", numbers=False)
-    shown.add_row(DEEP, "10.0", "the file is [bold]cut off[/] and nothing can be read from its second half")
+    shown.add_row(DEEP, "10.0", REMARK)
     shown.add_row("b", "9.5", "")
     return shown
 
@@ -45,23 +46,7 @@ def test_tables_keep_names_whole_and_break_between_words_only(width: int) -> Non
     assert lines[0] == f"[red]{DEEP}"
     assert sum(DEEP in line for line in lines[1:]) == 1
     words = captured.get().split()
-    for word in [
-        "the",
-        "file",
-        "is",
-        "[bold]cut",
-        "off[/]",
-        "and",
-        "nothing",
-        "can",
-        "be",
-        "read",
-        "from",
-        "its",
-        "second",
-        "half",
-    ]:
-        assert word in words
+    assert set(REMARK.split()) <= set(words)
 
 
 @pytest.mark.parametrize(("width", "used"), [(80, 80), (200, 101)])

@@ -9,7 +9,7 @@
   held before the model was opened: reading the file is not in it, a whole process with its temporary copies is. The
   model is wide and the sample short, so that weights, gradients and optimizer state outweigh activations, as they do at
   the papers' seven billion weights.
-- DyLoRA against a search: processor seconds of one training of rank 8 and of eight trainings of LoRA, one a rank, with
+- DyLoRA against a search: CPU seconds of one training of rank 8 and of eight trainings of LoRA, one a rank, with
   as many steps; and the loss of both at every rank.
 - The order of adapters is read from benchmarks/results/methods_sroie.json, where that comparison has run.
 
@@ -202,7 +202,7 @@ def saved_bytes(name: str, folder: Path) -> int:
 
 
 def rank_search(folder: Path) -> Rows:
-    """One DyLoRA against a LoRA for every rank: processor seconds, and the loss at each rank."""
+    """One DyLoRA against a LoRA for every rank: CPU seconds, and the loss at each rank."""
     rate = 5e-3
 
     def train(name: str, rank: int) -> tuple[float, LoadedModel, MethodSet, dict[str, Any]]:
@@ -225,7 +225,7 @@ def rank_search(folder: Path) -> Rows:
         cut[rank] = loss(model, batch)
         seconds, plain, _, _ = train("lora", rank)
         searching, searched[rank] = searching + seconds, loss(plain, batch)
-    rows: Rows = {"processor seconds: search of 8 ranks / one DyLoRA": (searching / once, "4 to 7")}
+    rows: Rows = {"CPU seconds: search of 8 ranks / one DyLoRA": (searching / once, "4 to 7")}
     for rank in (1, 4, 8):
         rows[f"loss after {RANK_STEPS} steps: DyLoRA cut to rank {rank} / LoRA of rank {rank}"] = (
             cut[rank] / searched[rank],

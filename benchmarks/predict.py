@@ -5,7 +5,7 @@
 
 Both sides use the same weights, pictures and JSON schema on one thread, in interleaved rounds. The plain loop is
 transformers alone (its image processor, its `generate`, llguidance as a logits processor where replies are held to the
-schema). Seconds are processor seconds of this process, so that other work on the machine does not decide the ratio;
+schema). Seconds are CPU seconds of this process, so that other work on the machine does not decide the ratio;
 wall seconds stand beside them. Results go to benchmarks/results/predict.json; the command fails when a ratio fell by
 more than 10 % under the one stored there.
 """
@@ -96,7 +96,7 @@ class Timed:
     name: str
     read: Callable[[], list[str]]
     replies: int  # a sample read in two modes counts twice
-    cpu: list[float] = field(default_factory=list)  # processor seconds of each round
+    cpu: list[float] = field(default_factory=list)  # CPU seconds of each round
     wall: list[float] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
@@ -108,7 +108,7 @@ class Timed:
         self.wall.append(watch.seconds())
 
     def rate(self) -> float:
-        """Replies a processor second, by the median round."""
+        """Replies a CPU second, by the median round."""
         return self.replies / statistics.median(self.cpu)
 
 

@@ -4,7 +4,7 @@
     python benchmarks/predict_vllm.py --samples 8 --rounds 3
 
 Each engine reads in a process and an environment of its own (benchmarks/environments.py), on one thread, drawn receipts
-it has not met: first a few to warm up, then one set a round. Seconds are processor seconds, so that other work on the
+it has not met: first a few to warm up, then one set a round. Seconds are CPU seconds, so that other work on the
 machine does not decide; wall seconds stand beside them. Opening is left out and stands beside them too. Results go to
 benchmarks/results/predict_vllm.json; the command fails when a ratio fell by more than 10 % under the one stored there.
 """
@@ -99,7 +99,7 @@ def run(work: WorkerArgs) -> dict[str, Any]:
     """The same in the engine's own process and environment."""
     from environments import ROOT, python_of
 
-    paths = [str(ROOT / "src"), *([str(HERE / "mended")] if work.engine == "vllm" else [])]
+    paths = [str(ROOT / "src"), *([str(HERE / "patched")] if work.engine == "vllm" else [])]
     environment = os.environ | THREADS | {"PYTHONPATH": os.pathsep.join(paths)}
     words = [str(python_of(work.engine)), __file__, "--work", json.dumps(asdict(work))]
     print(f"{work.engine}, {work.dtype}, {'held' if work.held else 'free'}", file=sys.stderr)

@@ -28,7 +28,7 @@ SIDE = 1024  # of the square matrices whose product is the 100 %
 
 
 def matmul_rate(bf16: bool, seconds: float = 2.0) -> float:
-    """Operations a processor second of large products on one thread (float32 unless `bf16`): the best of many."""
+    """Operations a CPU second of large products on one thread (float32 unless `bf16`): the best of many."""
     left, right = (torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if bf16 else torch.float32) for _ in range(2))
     whole, best = Stopwatch(), float("inf")
     left @ right
@@ -56,7 +56,7 @@ ON_CPU = {  # torch counts the kernels of GPUs alone
 
 
 def measure(work: Callable[[], Any], times: int) -> dict[str, float]:
-    """Operations of `work`, and processor seconds, the best of `times` runs after a first."""
+    """Operations of `work`, and CPU seconds, the best of `times` runs after a first."""
     with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter, torch_attention():
         work()  # blocks of queries compute their shares twice, which is not to count
     work()

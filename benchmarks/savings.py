@@ -4,7 +4,7 @@
     python benchmarks/savings.py --rounds 5
 
 Four drawn receipts through the embedded model with LoRA on its language part, forward and backward, as a training makes
-its passes, in bf16 where the processor has it; processor seconds of one thread, the best of the rounds. That each
+its passes, in bf16 where the CPU has it; CPU seconds of one thread, the best of the rounds. That each
 leaves losses and gradients as they are is tested (tests/test_training_exact.py, tests/test_training.py,
 tests/test_attention.py); in bf16 the losses differ by its rounding. Results go to benchmarks/results/savings.json.
 """
@@ -31,8 +31,8 @@ from train import QUICK, prepare
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine, seed_everything
 from mllm_tailor.core.io import write_json
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import LoadedModel, last_layer, load_model
-from mllm_tailor.models.patches import cpu_attention
+from mllm_tailor.models import LoadedModel
+from mllm_tailor.models.patches import cpu_attention, last_layer, load_model
 from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training import batches as feed

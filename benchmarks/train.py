@@ -5,7 +5,7 @@
     python benchmarks/train.py --peers plain ours --rounds 5
 
 Peers run in virtual environments of their own (benchmarks/environments.py), each training in a process of its own on
-one thread, in interleaved rounds. Seconds are processor seconds inside training, so that other work on the machine does
+one thread, in interleaved rounds. Seconds are CPU seconds inside training, so that other work on the machine does
 not decide; wall seconds stand beside them. Ours include the pass that computes the vision features. A peer that cannot
 run is shown with its error. Results go to benchmarks/results/train.json; the command fails when a ratio fell by more
 than 10 % under the one stored there.
@@ -111,7 +111,7 @@ class Rounds:
         return self.work.course.steps * self.work.batch
 
     def rate(self) -> float:
-        """Samples a processor second, by the median round."""
+        """Samples a CPU second, by the median round."""
         return self.passes / self.median("cpu_seconds")
 
     def seconds_to(self, loss: float) -> float | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import fix
-
-fix.mend_torchaudio()
+patch_imports.patch_torchaudio()
 
 from llamafactory.train.tuner import run_exp  # noqa: E402
 from meter import open_job  # noqa: E402

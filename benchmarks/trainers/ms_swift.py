@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import fix  # noqa: F401
+import patch_imports  # noqa: F401
 from meter import open_job
 from swift.pipelines import SwiftSft
 from transformers import Trainer

@@ -46,7 +46,7 @@ def open_plain(job: Any, attention: str) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    import fix  # noqa: F401
+    import patch_imports  # noqa: F401
     from meter import open_job
     from transformers import Trainer, TrainingArguments
 

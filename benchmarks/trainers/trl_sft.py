@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fix  # noqa: F401
+import patch_imports  # noqa: F401
 from datasets import Dataset, Image, List
 from meter import open_job
 from peft import LoraConfig

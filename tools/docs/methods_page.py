@@ -106,7 +106,7 @@ def _scores(measured: dict[str, Any]) -> Iterator[str]:
         "`python benchmarks/method_scores.py drawn` and `sroie`: the embedded model (12 million weights, as of its "
         "second milestone), company, date and total of 24 receipts to train on, each seen once, 12 steps; scored on "
         "24 others. So little shows what a method costs and whether it learns at all; it does not tell neighbours "
-        "apart. Rates were reasoned, not searched. Seconds are processor seconds of training on one thread; memory is"
+        "apart. Rates were reasoned, not searched. Seconds are CPU seconds of training on one thread; memory is"
         " the whole process's peak, Python and libraries included (about 0.6 GiB). A method that is in no table has "
         "not run yet; the command goes on where it stopped.\n"
     )

@@ -1,11 +1,11 @@
 """How fast one core makes batches ready for training: from kept features, and from the pictures themselves.
 
-    python benchmarks/feed.py
-    python benchmarks/feed.py --samples 64
+    python benchmarks/batches.py
+    python benchmarks/batches.py --samples 64
 
-Drawn receipts for the embedded model, batches of four, no training step: samples a processor second of one thread, the
+Drawn receipts for the embedded model, batches of four, no training step: samples a CPU second of one thread, the
 best of three rounds. From memory and from disk are what a second epoch takes; live is a training whose pictures change.
-The goal: 500 from the cache, so that no device waits. Results go to benchmarks/results/feed.json.
+The goal: 500 from the cache, so that no device waits. Results go to benchmarks/results/batches.json.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from mllm_tailor.tasks import make_task
 from mllm_tailor.training.batches import BatchSource, LiveBatches
 from mllm_tailor.training.vision_cache import CachedBatches
 
-RESULTS = Path(__file__).parent / "results" / "feed.json"
+RESULTS = Path(__file__).parent / "results" / "batches.json"
 BATCH, ROUNDS = 4, 3
 
 
 def rate(feed: BatchSource, count: int) -> float:
-    """Samples a processor second, the best round."""
+    """Samples a CPU second, the best round."""
     best = 0.0
     for _ in range(ROUNDS):
         watch = Stopwatch()
@@ -79,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         found = measure(Path(place), arguments.samples)
-    table = Table("batches from", "samples a processor second")
+    table = Table("batches from", "samples a CPU second")
     for name, value in found.items():
         table.add_row(name, f"{value:,.0f}")
     Console().print(table)

@@ -1,11 +1,11 @@
-"""Does the forecast hold? Peak memory and seconds foreseen beside those of the real training, over many settings.
+"""Does the cost estimate hold? Estimated peak memory and seconds beside those of the real training, over many settings.
 
-    python benchmarks/forecast.py                # every setting, two processes each
-    python benchmarks/forecast.py --only lora    # those whose name holds these letters
+    python benchmarks/cost_estimate.py                # every setting, two processes each
+    python benchmarks/cost_estimate.py --only lora    # those whose name holds these letters
 
-One process rehearses (as `tailor check` and `tailor run` do), another trains two epochs; each is fresh, so that none
-profits from memory the other has touched. Drawn receipts, one thread. Results go to benchmarks/results/forecast.json.
-Seconds are processor seconds on both sides, so that other work on the machine does not decide, and twice those of the
+One process profiles a step (as `tailor check` and `tailor run` do), another trains two epochs; each is fresh, so that none
+profits from memory the other has touched. Drawn receipts, one thread. Results: benchmarks/results/cost_estimate.json.
+Seconds are CPU seconds on both sides, so that other work on the machine does not decide, and twice those of the
 second epoch: what a process sets up once, in its first step, is nothing beside a real training.
 """
 
@@ -40,7 +40,7 @@ from mllm_tailor.tasks import make_task
 from mllm_tailor.training import profile as rehearsal
 from mllm_tailor.training import profile_step, train
 
-RESULTS = Path(__file__).parent / "results" / "forecast.json"
+RESULTS = Path(__file__).parent / "results" / "cost_estimate.json"
 SAMPLES, BATCH, STEPS = 8, 4, 4  # two epochs, the second of which is timed
 EVERYTHING = ["vision", "projector", "language", "head"]
 FULL = {"name": "full", "parts": EVERYTHING}

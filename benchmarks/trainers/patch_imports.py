@@ -13,7 +13,7 @@ import sys
 import types
 
 
-def mend_torchvision() -> None:
+def patch_torchvision() -> None:
     """Declare the operators torchvision registers shapes for, until it imports."""
     import torch
 
@@ -35,7 +35,7 @@ def mend_torchvision() -> None:
     torch._kept_for_torchvision = library  # type: ignore[attr-defined]
 
 
-def mend_torchaudio() -> None:
+def patch_torchaudio() -> None:
     """An empty torchaudio where the real one cannot load: no recordings are learned from here."""
     try:
         import torchaudio  # noqa: F401
@@ -48,4 +48,4 @@ def mend_torchaudio() -> None:
         sys.modules["torchaudio"] = empty
 
 
-mend_torchvision()
+patch_torchvision()

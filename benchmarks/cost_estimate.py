@@ -3,8 +3,9 @@
     python benchmarks/cost_estimate.py                # every setting, two processes each
     python benchmarks/cost_estimate.py --only lora    # those whose name holds these letters
 
-One process profiles a step (as `tailor check` and `tailor run` do), another trains two epochs; each is fresh, so that none
-profits from memory the other has touched. Drawn receipts, one thread. Results: benchmarks/results/cost_estimate.json.
+One process profiles a step (as `tailor check` and `tailor run` do), another trains two epochs; each is fresh, so that
+none profits from memory the other has touched. Drawn receipts, one thread. Results:
+benchmarks/results/cost_estimate.json.
 Seconds are CPU seconds on both sides, so that other work on the machine does not decide, and twice those of the
 second epoch: what a process sets up once, in its first step, is nothing beside a real training.
 """

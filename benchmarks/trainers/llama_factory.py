@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import patch_imports
+
 patch_imports.patch_torchaudio()
 
 from llamafactory.train.tuner import run_exp  # noqa: E402

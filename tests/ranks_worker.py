@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from small_job import make_samples, prepare
+from small_job import make_conversations, prepare
 
 from mllm_tailor.training import train
 from mllm_tailor.training.distributed import world_size
@@ -14,7 +14,7 @@ from mllm_tailor.training.distributed import world_size
 def main() -> None:
     """Arguments: model folder, pictures, folder of the run."""
     model_folder, pictures, folder = map(Path, sys.argv[1:])
-    samples = make_samples(pictures, 10)
+    samples = make_conversations(pictures, 10)
     model, method, recipe = prepare(
         model_folder, {"name": "lora", "rank": 4}, optimizer="sgd", micro_batch_size=1, learning_rate=0.5, batch_size=4
     )

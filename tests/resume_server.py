@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from small_job import make_samples, prepare
+from small_job import make_conversations, prepare
 
 from mllm_tailor.core.errors import TailorError
 from mllm_tailor.training import ObjectiveInputs, train
@@ -104,7 +104,7 @@ def child(*arguments: Any, seconds: float | None = None) -> int:
 
 def kill_and_resume(model_folder: Path, work: Path, spec: dict[str, Any]) -> dict[str, list[int]]:
     """One undisturbed training, and two that are killed again and again; the exit codes of all children."""
-    samples = make_samples(work / "pictures", spec.get("samples", 12))
+    samples = make_conversations(work / "pictures", spec.get("samples", 12))
     prepared = prepare(Path(spec.get("model", model_folder)), spec["method"], **spec["train"])
     given = (
         prepared,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bitsandbytes.nn import Linear4bit
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import MethodSet, make_method
@@ -33,6 +35,11 @@ def make_samples(folder: Path, count: int = 12) -> list[Sample]:
         media = (Media("image", folder / f"{number}.png"),)
         samples.append(Sample(str(number), media, "Total?", f'{{"total": "{number * 111}"}}'))
     return samples
+
+
+def make_conversations(folder: Path, count: int = 12) -> list[Conversation]:
+    """The same as training takes them."""
+    return [as_conversation(sample) for sample in make_samples(folder, count)]
 
 
 def save_lively(folder: Path, tokenizer: Any, seed: int, **sizes: int) -> LoadedModel:
@@ -93,13 +100,13 @@ def prepare(folder: Path, method: dict[str, Any] | str, **train: Any) -> tuple[L
     return model, chosen, recipe
 
 
-def batch_of(model: LoadedModel, samples: list[Sample]) -> dict[str, Tensor]:
+def batch_of(model: LoadedModel, samples: Sequence[Conversation | Sample]) -> dict[str, Tensor]:
     """A right-padded training batch."""
     return model.collate([model.encode(sample) for sample in samples], side="right")
 
 
 @torch.no_grad()
-def logits(model: LoadedModel, samples: list[Sample]) -> Tensor:
+def logits(model: LoadedModel, samples: Sequence[Conversation | Sample]) -> Tensor:
     """(batch, length, vocabulary) of the model in evaluation mode."""
     inputs = batch_of(model, samples)
     inputs.pop("labels")

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from PIL import Image, ImageDraw
 
+from mllm_tailor.core.conversation import as_conversation
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.media.crop import clip_box
@@ -52,13 +53,13 @@ def test_stored_frames_come_back_bit_for_bit_and_last_as_long(clip: Media) -> No
 @pytest.mark.parametrize("kind", ["clip", "tone"])
 def test_changes_depend_on_seed_epoch_and_sample_alone(kind: str, request: pytest.FixtureRequest) -> None:
     media = request.getfixturevalue(kind)
-    sample = Sample("a", (media,), answer="x")
+    sample = as_conversation(Sample("a", (media,), answer="x"))
     made = [augment_sample(sample, seed, epoch).media[0].data for seed, epoch in ((1, 2), (1, 2), (1, 3), (2, 2))]
     assert made[0] == made[1] and len({*made, media.data}) == 4
 
 
 def test_a_changed_clip_has_the_frames_that_are_shown_and_all_are_changed_alike(clip: Media) -> None:
-    changed = augment_sample(Sample("a", (clip,)), 0, 0, frames=6).media[0]
+    changed = augment_sample(as_conversation(Sample("a", (clip,))), 0, 0, frames=6).media[0]
     found = read_clip(changed, 6).frames
     tops = [clip_box([frame])[1] for frame in found]  # the dot walks level; turned, its height changes evenly
     steps = np.diff([np.nonzero(np.asarray(frame.convert("L")) > 100)[0].mean() for frame in found])
@@ -68,7 +69,9 @@ def test_a_changed_clip_has_the_frames_that_are_shown_and_all_are_changed_alike(
 
 def test_a_changed_recording_is_faster_or_slower(tone: Media) -> None:
     plain = len(read_audio(tone))
-    lengths = [len(read_audio(augment_sample(Sample("a", (tone,)), 0, epoch).media[0])) for epoch in range(8)]
+    lengths = [
+        len(read_audio(augment_sample(as_conversation(Sample("a", (tone,))), 0, epoch).media[0])) for epoch in range(8)
+    ]
     least, most = (1 - SPEED) * (1 - 2 * ENDS), (1 + SPEED) * (1 + 2 * ENDS)
     assert len(set(lengths)) > 4 and all(least - 0.01 < length / plain < most + 0.01 for length in lengths)
 
@@ -79,7 +82,7 @@ def test_a_changed_recording_keeps_its_measure(tmp_path: Path) -> None:
         soundfile.write(tmp_path / f"{number}.wav", samples, 16_000, subtype="FLOAT")
         media = Media("audio", tmp_path / f"{number}.wav")
         for epoch in range(6):
-            found = read_audio(augment_sample(Sample("a", (media,)), 0, epoch).media[0])
+            found = read_audio(augment_sample(as_conversation(Sample("a", (media,))), 0, epoch).media[0])
             assert np.abs(found).max() <= 1
             assert 0.64 * len(samples) - 2 <= len(found) <= 1.44 * len(samples) + 2
             assert samples.any() == found.any()
@@ -116,7 +119,7 @@ def test_what_is_shown_of_a_trimmed_clip_moves_from_epoch_to_epoch(tiny_model_fo
     path = tmp_path / "clip.mkv"
     path.write_bytes(store_frames(drawn(), 2.0))
     model = load_model(tiny_model_folder, device="cpu", frames=4, trim=True)
-    feed = LiveBatches(model, [Sample("a", (Media("video", path),), answer="x")], "answer", 0)
+    feed = LiveBatches(model, [as_conversation(Sample("a", (Media("video", path),), answer="x"))], "answer", 0)
     middles = []
     for epoch in range(6):
         pixels = feed.encode(0, epoch).media["pixel_values"]

@@ -194,7 +194,7 @@ def test_an_answer_longer_than_the_context_is_refused_by_row(model: LoadedModel)
 
 
 def test_media_the_model_cannot_read_are_refused(model: LoadedModel) -> None:
-    with pytest.raises(DataError, match="reads pictures and clips, not recordings"):
+    with pytest.raises(DataError, match="reads images and videos, not recordings"):
         encode(Sample("a", media=(Media("audio", data=b"x"),), prompt="?"), model)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_job import make_samples, prepare, snapshot
+from small_job import make_conversations, prepare, snapshot
 
 from mllm_tailor.commands.fit_memory import fit_recipe, milder
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import watch_memory
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import measure_length
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.cost_estimate import Shape, extrapolate
@@ -25,8 +25,8 @@ MIB = 2**20
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    return make_samples(tmp_path_factory.mktemp("pictures"))
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
+    return make_conversations(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.mark.parametrize("freed", [0, 200])
@@ -41,7 +41,7 @@ def test_watched_memory_rises_by_what_is_held(freed: int) -> None:
     assert memory.before > 50 * MIB
 
 
-def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Sample]) -> None:
+def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Conversation]) -> None:
     model, method, recipe = prepare(tiny_model_folder, FULL)
     before = snapshot(model)
     lengths = [measure_length(sample, model) for sample in samples]
@@ -60,14 +60,16 @@ def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Samp
     [(FULL, {"optimizer": "sgd"}, 4), ({**FULL, "name": "mezo"}, {}, 0), (FULL, {"optimizer": "adamw_8bit"}, 6)],
 )
 def test_optimizers_stand_for_what_they_keep(
-    tiny_model_folder: Path, samples: list[Sample], method: dict, train: dict, weight_bytes: int
+    tiny_model_folder: Path, samples: list[Conversation], method: dict, train: dict, weight_bytes: int
 ) -> None:
     model, chosen, recipe = prepare(tiny_model_folder, method, **train)
     found = profile_step(model, chosen, samples, [measure_length(one, model) for one in samples], recipe)
     assert found.standing == weight_bytes * sum(weight.numel() for weight in model.model.parameters())
 
 
-def test_the_vision_side_is_timed_apart_where_it_runs_once(tiny_model_folder: Path, samples: list[Sample]) -> None:
+def test_the_vision_side_is_timed_apart_where_it_runs_once(
+    tiny_model_folder: Path, samples: list[Conversation]
+) -> None:
     model, method, recipe = prepare(tiny_model_folder, {"name": "lora", "rank": 2, "parts": ["language"]})
     lengths = [measure_length(sample, model) for sample in samples]
     found = profile_step(model, method, samples, lengths, recipe)
@@ -76,7 +78,7 @@ def test_the_vision_side_is_timed_apart_where_it_runs_once(tiny_model_folder: Pa
     assert shape.operations(lengths[0], pictures=True) > shape.operations(lengths[0], pictures=False)
 
 
-def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, samples: list[Sample]) -> None:
+def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, samples: list[Conversation]) -> None:
     """Twelve samples alike, one of which took a second, take twelve an epoch; a budget of minutes bounds them."""
     model, _, recipe = prepare(tiny_model_folder, FULL, epochs=3)
     group_by_length = [measure_length(samples[0], model)] * 12

@@ -9,7 +9,17 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_job import batch_of, difference, exact_logits, logits, make_samples, open_small, prepare, shake, small_recipe
+from small_job import (
+    batch_of,
+    difference,
+    exact_logits,
+    logits,
+    make_conversations,
+    open_small,
+    prepare,
+    shake,
+    small_recipe,
+)
 from torch import nn
 from transformers import AutoModelForMultimodalLM
 
@@ -25,7 +35,7 @@ from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    return make_samples(tmp_path_factory.mktemp("pictures"), 4)
+    return make_conversations(tmp_path_factory.mktemp("pictures"), 4)
 
 
 class TestAdalora:

@@ -178,5 +178,5 @@ def test_a_saved_folder_keeps_the_vocabulary_file(voxtral: LoadedModel, tmp_path
 
 
 def test_a_picture_is_refused(voxtral: LoadedModel) -> None:
-    with pytest.raises(DataError, match="reads recordings, not pictures"):
+    with pytest.raises(DataError, match="reads recordings, not images"):
         voxtral.encode(Sample("a", (Media("image", data=b"x"),), "?"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import make_samples, prepare
+from small_job import make_conversations, prepare
 from test_models_pairs import write_pair_family
 
 from mllm_tailor.core.errors import DataError, RunError
@@ -202,7 +202,7 @@ class TestFiles:
     def test_training_says_what_to_do_on_a_full_disk(
         self, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        samples = make_samples(tmp_path / "pictures", 4)
+        samples = make_conversations(tmp_path / "pictures", 4)
         model, method, recipe = prepare(tiny_model_folder, "lora", checkpoint_every=1e-9)
 
         def full(*_: Any, **__: Any) -> None:

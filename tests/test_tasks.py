@@ -112,7 +112,7 @@ def test_transcripts_become_rows_from_top_to_bottom() -> None:
     ]
     sample = Sample(id="a", fields={"total": "9.00"}, extra={"ocr": words})
     (reading,) = transcription_samples([sample, Sample(id="b")], share=1.0, seed=0)
-    assert reading.id == "a#read" and reading.answer == "BOOK SHOP\nTOTAL 9.00" and not reading.fields
+    assert reading.id == "a#read" and reading.answer == "BOOK SHOP\nTOTAL 9.00" and not reading.sample.fields
 
 
 def test_a_share_of_the_transcripts_is_chosen_by_seed() -> None:

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from small_job import batch_of, make_samples, prepare, shake, snapshot
+from small_job import batch_of, make_conversations, prepare, shake, snapshot
 
+from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.training import Interrupted, TrainResult, loop, train
 from mllm_tailor.training.augment import augment_sample
 from mllm_tailor.training.batches import LiveBatches
@@ -33,12 +33,17 @@ LORA = {"name": "lora", "rank": 4}
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    return make_samples(tmp_path_factory.mktemp("pictures"))
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
+    return make_conversations(tmp_path_factory.mktemp("pictures"))
 
 
 def run(
-    folder: Path, model_folder: Path, samples: list[Sample], method: Any = LORA, evaluate: Any = None, **settings: Any
+    folder: Path,
+    model_folder: Path,
+    samples: list[Conversation],
+    method: Any = LORA,
+    evaluate: Any = None,
+    **settings: Any,
 ) -> tuple[TrainResult, dict[str, torch.Tensor]]:
     """Train from the beginning (or from what `folder` holds); the result and all weights after it."""
     model, chosen, recipe = prepare(model_folder, method, **settings)
@@ -102,7 +107,7 @@ class TestSchedule:
 
 
 class TestLoss:
-    def test_equals_the_loss_over_all_logits(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+    def test_equals_the_loss_over_all_logits(self, tiny_model_folder: Path, samples: list[Conversation]) -> None:
         model, _, _ = prepare(tiny_model_folder, LORA)
         shake(model)
         batch = batch_of(model, samples[:4])
@@ -117,7 +122,7 @@ class TestLoss:
         summed.backward()
 
     def test_prompts_do_not_matter_where_they_carry_no_loss(
-        self, tiny_model_folder: Path, samples: list[Sample]
+        self, tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         """No sample sees another one: changing the second leaves the first one's gradient exactly as it was."""
         model, _, _ = prepare(tiny_model_folder, LORA)
@@ -131,7 +136,7 @@ class TestLoss:
         assert losses[0] == losses[1]
 
     def test_nothing_is_kept_below_the_lowest_trained_layer(
-        self, tiny_model_folder: Path, samples: list[Sample]
+        self, tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         model, _, _ = prepare(tiny_model_folder, LORA)
         needed = []
@@ -144,10 +149,10 @@ class TestLoss:
 
 class TestAccumulation:
     def test_small_passes_equal_the_big_batch(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         """4 x 1, 2 + 2 and 4 at once: answers of different lengths weigh the same in each."""
-        mixed = [Sample(s.id, s.media, s.prompt, s.answer + "!" * 7 * int(s.id)) for s in samples]
+        mixed = [replace(sample, answer=sample.answer + "!" * 7 * int(sample.id)) for sample in samples]
         found = [
             run(
                 tmp_path / str(size),
@@ -165,7 +170,7 @@ class TestAccumulation:
                 assert (weight - found[2][1][name]).abs().max() <= 1e-6, name
 
     def test_out_of_memory_is_answered_with_smaller_passes(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import mllm_tailor.training.objectives.base as objectives
 
@@ -180,7 +185,7 @@ class TestAccumulation:
         assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
 
     def test_when_not_even_one_sample_fits(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import mllm_tailor.training.objectives.base as objectives
 
@@ -193,7 +198,9 @@ class TestAccumulation:
 
 
 class TestCachedFeatures:
-    def test_equal_live_ones_bit_for_bit(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_equal_live_ones_bit_for_bit(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         """The same group of pictures in one pass, live and cached: inputs, loss and gradient are the same bits."""
         model, _, _ = prepare(tiny_model_folder, LORA)
         shake(model)
@@ -211,7 +218,7 @@ class TestCachedFeatures:
         assert all(torch.equal(left, right) for left, right in zip(*gradients, strict=True))
 
     def test_a_damaged_or_outdated_file_is_made_again(self, tiny_model_folder: Path, tmp_path: Path) -> None:
-        own = make_samples(tmp_path / "pictures")
+        own = make_conversations(tmp_path / "pictures")
         model, _, _ = prepare(tiny_model_folder, LORA)
         cache = tmp_path / "cache"
         first = CachedBatches(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
@@ -229,25 +236,29 @@ class TestCachedFeatures:
         assert not torch.equal(first["image_features"], changed["image_features"])
 
     def test_questions_about_one_picture_see_it_once(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         """Twenty questions, ten apart, about ten pictures and two about none: ten pictures pass the tower."""
         model, _, _ = prepare(tiny_model_folder, LORA)
-        asked = [replace(samples[n % 10], id=f"{n}", prompt=f"Question {n}?", answer=f"{n}") for n in range(20)]
-        asked += [replace(samples[0], id=f"text {n}", media=()) for n in range(2)]
+        raw = [sample.sample for sample in samples]
+        asked = [replace(raw[n % 10], id=f"{n}", prompt=f"Question {n}?", answer=f"{n}") for n in range(20)]
+        asked += [replace(raw[0], id=f"text {n}", media=()) for n in range(2)]
         tiles: list[int] = []
         tower = model.model.get_submodule("model.vision_tower")
         tower.register_forward_pre_hook(
             lambda _, args, kwargs: tiles.append(len(kwargs.get("pixel_values", *args[:1]))), with_kwargs=True
         )
-        feed = CachedBatches(model, asked, "answer", tmp_path, bf16=False)
+        feed = CachedBatches(model, [as_conversation(sample) for sample in asked], "answer", tmp_path, bf16=False)
         once = sum(len(model.encode(sample).media["pixel_values"]) for sample in samples[:10])
         assert sum(tiles) == once and len(tiles) == 10  # a processor looks at one after another
         stored = [name for file in sorted(tmp_path.rglob("*.safetensors")) for name in load_file(file)]
         assert sum(name.endswith("features") for name in stored) == 10
         numbers = [3, 13, 20, 0, 19]
         live = LiveBatches(model, asked, "answer", None).batch(numbers, 0)
-        for read in (feed, CachedBatches(model, asked, "answer", tmp_path, bf16=False)):
+        for read in (
+            feed,
+            CachedBatches(model, [as_conversation(sample) for sample in asked], "answer", tmp_path, bf16=False),
+        ):
             read.memory = {} if read is not feed else read.memory  # the second reads from disk
             cached = as_inputs(read.batch(numbers, 0))
             assert torch.equal(live["input_ids"], cached["input_ids"])
@@ -258,13 +269,13 @@ class TestCachedFeatures:
 
     @pytest.mark.parametrize("parts", [["vision", "language"], ["projector"]])
     def test_not_where_the_vision_side_is_trained(
-        self, parts: list[str], tiny_model_folder: Path, samples: list[Sample]
+        self, parts: list[str], tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         model, _, _ = prepare(tiny_model_folder, {**LORA, "parts": parts})
         assert not can_cache(model, samples, augmented=False)
 
     def test_training_uses_them_and_clears_them(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model, method, recipe = prepare(tiny_model_folder, LORA, epochs=3)
         tower = model.model.get_submodule("model.vision_tower")
@@ -276,14 +287,14 @@ class TestCachedFeatures:
 
 
 class TestAugmentation:
-    def test_a_pure_function_of_seed_epoch_and_sample(self, samples: list[Sample]) -> None:
+    def test_a_pure_function_of_seed_epoch_and_sample(self, samples: list[Conversation]) -> None:
         first, again = (augment_sample(samples[0], 1, 2) for _ in range(2))
         assert first.media[0].data == again.media[0].data
         others = {augment_sample(samples[0], seed, epoch).media[0].data for seed, epoch in ((1, 3), (2, 2))}
         assert len(others | {first.media[0].data}) == 3
         assert first.answer == samples[0].answer
 
-    def test_in_training(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_in_training(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         plain, _ = run(tmp_path / "plain", tiny_model_folder, samples)
         changed, _ = run(tmp_path / "changed", tiny_model_folder, samples, augment=True)
         assert plain.losses != changed.losses
@@ -294,14 +305,14 @@ class TestLoop:
         "optimizer", ["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd", "muon"]
     )
     def test_the_loss_falls(
-        self, optimizer: str, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, optimizer: str, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         rate = 0.5 if optimizer == "sgd" else 1e-2
         result, _ = run(tmp_path, tiny_model_folder, samples, {"name": "full"}, optimizer=optimizer, learning_rate=rate)
         assert result.steps == 6
         assert result.losses[-1] < 0.9 * result.losses[0]
 
-    def test_learning_rates_by_part(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_learning_rates_by_part(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         """A part with a rate of its own moves by it: plain gradient descent shows the ratio."""
 
         def moved(rate: float) -> dict[str, float]:
@@ -322,7 +333,7 @@ class TestLoop:
 
     @pytest.mark.parametrize("less_is_better", [False, True])
     def test_the_best_weights_are_kept(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, less_is_better: bool
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, less_is_better: bool
     ) -> None:
         model, method, recipe = prepare(tiny_model_folder, LORA, epochs=3)
         sign = -1 if less_is_better else 1
@@ -346,7 +357,7 @@ class TestLoop:
         ]
 
     def test_evaluation_does_not_change_training(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         """Even one that draws random numbers, with dropout in the method."""
         method = {**LORA, "dropout": 0.3}
@@ -358,7 +369,9 @@ class TestLoop:
         scored, _ = run(tmp_path / "scored", tiny_model_folder, samples, method, evaluate, evaluate_every=0.4)
         assert plain.losses == scored.losses
 
-    def test_the_log_says_everything(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_the_log_says_everything(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         run(tmp_path, tiny_model_folder, samples)
         rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == list(range(1, 7))
@@ -367,7 +380,7 @@ class TestLoop:
         assert rows[-1]["seconds_left"] == 0
         assert list((tmp_path / "tensorboard").rglob("events*"))
 
-    def test_a_budget_of_minutes(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_a_budget_of_minutes(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         result, _ = run(
             tmp_path, tiny_model_folder, samples, epochs=5000, max_minutes=1e-4, evaluate=lambda: {"f": 1.0}
         )
@@ -377,7 +390,7 @@ class TestLoop:
         assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
     def test_the_schedule_ends_with_the_minutes(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """By a clock on which each step takes a second, ten seconds out of 5000 epochs are a whole cosine."""
         ticks = itertools.count()
@@ -392,7 +405,7 @@ class TestLoop:
         assert rows[-1]["seconds_left"] == 0
 
     def test_a_loss_that_is_no_number_stops(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         model, method, recipe = prepare(tiny_model_folder, LORA)
         with torch.no_grad():
@@ -401,7 +414,7 @@ class TestLoop:
             train(model, method, samples, recipe, tmp_path)
 
     def test_recomputed_activations_change_nothing(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         method = {"name": "full"}
         plain, left = run(tmp_path / "plain", tiny_model_folder, samples, method, gradient_checkpointing=False)
@@ -412,7 +425,7 @@ class TestLoop:
 
 class TestInterruption:
     def test_ctrl_c_saves_and_the_rest_is_the_same(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         wanted, weights = run(tmp_path / "whole", tiny_model_folder, samples)
 
@@ -429,7 +442,7 @@ class TestInterruption:
         assert all(torch.equal(weights[name], again[name]) for name in weights)
 
     def test_ctrl_c_during_an_evaluation_scores_again(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         calls = []
 
@@ -445,7 +458,9 @@ class TestInterruption:
         assert len(calls) == 3
         assert result.best_step == 6
 
-    def test_other_settings_are_refused(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_other_settings_are_refused(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         run(tmp_path, tiny_model_folder, samples)
         with pytest.raises(RunError, match="other samples or settings"):
             run(tmp_path, tiny_model_folder, samples, learning_rate=1e-3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import batch_of, make_samples, prepare, shake
+from small_job import batch_of, make_conversations, prepare, shake
 from test_models_families import families, family_folder, samples_of  # noqa: F401  (the fixture)
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -58,7 +58,7 @@ class TestLastLayer:
         self, method: dict[str, Any], tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = opened(tiny_model_folder, method)
-        batch = batch_of(model, make_samples(tmp_path, 3))
+        batch = batch_of(model, make_conversations(tmp_path, 3))
         layer = model.model.get_decoder().layers[-1]
         widths: list[int] = []
         layer.mlp.register_forward_hook(lambda _, inputs, output: widths.append(inputs[0].shape[1]))
@@ -75,7 +75,7 @@ class TestLastLayer:
         self, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = opened(tiny_model_folder, METHODS[0])
-        samples = make_samples(tmp_path, 3)
+        samples = make_conversations(tmp_path, 3)
         monkeypatch.setattr(last_layer, "MIN_SKIPPED", 1)
         unmasked = collate_right([model.encode(sample) for sample in samples], model)
         assert "attention_mask" not in unmasked
@@ -92,7 +92,7 @@ class TestLastLayer:
         """Prompts of two lengths: the cache and what follows are those of whole layers, masks and padding."""
         model = opened(tiny_model_folder, METHODS[0])
         model.model.eval()
-        prompts = [model.encode(sample.unlabelled()) for sample in make_samples(tmp_path, 3)]
+        prompts = [model.encode(sample.unlabelled()) for sample in make_conversations(tmp_path, 3)]
         prompts.append(replace(prompts[0], ids=prompts[0].ids[:-2], labels=prompts[0].labels[:-2]))
         vocabulary = Vocabulary(model.tokenizer, 269, sorted(model.stop_ids))
         decoder = GenerationEngine(model, vocabulary, 4)
@@ -148,7 +148,7 @@ class TestSamplesOfAPass:
 
     def test_no_gradient_crosses(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = opened(tiny_model_folder, METHODS[0])
-        items = [model.encode(sample) for sample in make_samples(tmp_path, 3)]
+        items = [model.encode(sample) for sample in make_conversations(tmp_path, 3)]
         items[1] = replace(items[1], ids=items[1].ids[:-3], labels=items[1].labels[:-3])  # a pass of two lengths
         batch = collate_right(items, model)
         for row in range(3):
@@ -222,7 +222,7 @@ class TestProducts:
 
     def test_fewer_activations_are_kept(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
-        batch = batch_of(model, make_samples(tmp_path, 2))
+        batch = batch_of(model, make_conversations(tmp_path, 2))
         kept = []
         for context in (nullcontext(), fused_lora(model.model)):
             found: dict[int, int] = {}
@@ -238,7 +238,7 @@ class TestProducts:
 
     def test_a_model_learns_the_same(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
-        batch = batch_of(model, make_samples(tmp_path, 2))
+        batch = batch_of(model, make_conversations(tmp_path, 2))
         usual = learned(model, batch)
         with fused_lora(model.model):
             changed = [layer for layer in model.model.modules() if "forward" in vars(layer)]
@@ -260,7 +260,7 @@ class TestBf16:
 
     def test_frozen_weights_held_in_bf16_change_no_bit(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = opened(tiny_model_folder, {"name": "lora", "rank": 4})
-        batch = batch_of(model, make_samples(tmp_path, 2))
+        batch = batch_of(model, make_conversations(tmp_path, 2))
         weights = dict(model.model.named_parameters())
         for weight in weights.values():
             weight.data = weight.data.bfloat16().float()
@@ -283,7 +283,7 @@ class TestBf16:
 
     def test_summed_products_round_no_worse_than_usual(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = opened(tiny_model_folder, {"name": "lora", "rank": 4, "dropout": 0.0})
-        batch = batch_of(model, make_samples(tmp_path, 2))
+        batch = batch_of(model, make_conversations(tmp_path, 2))
         exact = learned(model, batch)[1]
         with torch.autocast("cpu", torch.bfloat16):
             usual = learned(model, batch)[1]

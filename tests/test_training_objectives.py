@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import batch_of, difference, make_samples, open_small, prepare, small_recipe, snapshot
+from small_job import batch_of, difference, make_conversations, open_small, prepare, small_recipe, snapshot
 from torch import Tensor
 from torch.nn import functional
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError, RecipeError, RunError
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import load_model
 from mllm_tailor.training import Interrupted, ObjectiveInputs, check_objective, train
@@ -27,12 +27,15 @@ VISION = {"name": "full", "parts": ["vision"]}
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    return make_samples(tmp_path_factory.mktemp("pictures"), 6)
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
+    return make_conversations(tmp_path_factory.mktemp("pictures"), 6)
 
 
 def resumes_exactly(
-    begin: Callable[[], tuple[Any, Any, Any]], samples: list[Sample], folder: Path, objective_inputs: ObjectiveInputs
+    begin: Callable[[], tuple[Any, Any, Any]],
+    samples: list[Conversation],
+    folder: Path,
+    objective_inputs: ObjectiveInputs,
 ) -> Any:
     """Broken off inside the third step and taken up by a fresh model: the same bits as undisturbed."""
 
@@ -56,7 +59,9 @@ def resumes_exactly(
 
 
 class TestLogits:
-    def test_log_probabilities_are_the_loss_row_by_row(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+    def test_log_probabilities_are_the_loss_row_by_row(
+        self, tiny_model_folder: Path, samples: list[Conversation]
+    ) -> None:
         model = open_small(tiny_model_folder, make_method(small_recipe(LORA)))
         with torch.no_grad():
             summed, _ = answer_loss(model.model, batch_of(model, samples))
@@ -70,7 +75,7 @@ class TestMetric:
     SPEC = {"name": "mezo", "parts": ["head"], "objective": "metric", "epsilon": 0.05}  # noqa: RUF012
 
     def test_it_climbs_a_metric_without_gradient(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         """A step function of the weights: the share of the head's sums above a mark. The best weights' score grows."""
         model, method, recipe = prepare(
@@ -86,7 +91,7 @@ class TestMetric:
         assert len(result.losses) == 30
         assert measure(None) > before + 0.05
 
-    def test_without_a_run(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_without_a_run(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         model, method, recipe = prepare(tiny_model_folder, self.SPEC)
         with pytest.raises(RunError, match="tailor run"):
             train(model, method, samples, recipe, tmp_path)
@@ -94,14 +99,16 @@ class TestMetric:
 
 class TestDistillation:
     def test_a_student_equal_to_its_teacher_has_no_loss(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         distill = {"teacher": str(tiny_model_folder), "weight": 1.0, "top_k": 5}
         model, method, recipe = prepare(tiny_model_folder, LORA, distill=distill, epochs=1, batch_size=6)
         result = train(model, method, samples, recipe, tmp_path)
         assert abs(result.losses[0]) < 1e-5
 
-    def test_it_falls_towards_the_teacher(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_it_falls_towards_the_teacher(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         """Another student, moved away, comes closer; broken off, it resumes exactly, the teacher's part being read."""
 
         def begin() -> Any:
@@ -138,7 +145,9 @@ class TestDistillation:
             slopes.append(logits.grad)
         assert difference(slopes[0], slopes[1]) < 0.05
 
-    def test_kept_logits_are_the_teachers(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_kept_logits_are_the_teachers(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         model, method, recipe = prepare(
             tiny_model_folder, LORA, distill={"teacher": str(tiny_model_folder), "top_k": 4}, epochs=1
         )
@@ -161,13 +170,15 @@ class TestDistillation:
         assert difference(caught[2][1], wanted.values) < 1e-5
 
     def test_a_vision_tower_equal_to_its_teachers_has_no_loss(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         distill = {"teacher": str(tiny_model_folder), "of": "vision", "layers": 2}
         model, method, recipe = prepare(tiny_model_folder, VISION, distill=distill, epochs=1, batch_size=6)
         assert abs(train(model, method, samples, recipe, tmp_path).losses[0]) < 1e-5
 
-    def test_a_vision_tower_comes_closer(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_a_vision_tower_comes_closer(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         def begin() -> Any:
             distill = {"teacher": str(tiny_model_folder), "of": "vision", "layers": 2}
             model, method, recipe = prepare(
@@ -183,7 +194,9 @@ class TestDistillation:
         assert result.losses[-1] < 0.8 * result.losses[0]
         assert not any("distill" in file.read_bytes()[:4000].decode("latin1") for file in tmp_path.rglob("trained.*"))
 
-    def test_more_layers_than_there_are(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_more_layers_than_there_are(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         distill = {"teacher": str(tiny_model_folder), "of": "vision", "layers": 3}
         model, method, recipe = prepare(tiny_model_folder, VISION, distill=distill)
         with pytest.raises(ModelError, match="has 2 layers"):
@@ -197,7 +210,7 @@ class TestPreference:
         assert float(preference_loss(right, wrong, 0.1)) == pytest.approx(float(wanted))
 
     def test_from_log_2_towards_the_labels(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         """The first loss is log 2, since model and reference are one; then right answers gain on wrong ones."""
         rejected = {sample.id: f'{{"total": "{sample.id}9"}}' for sample in samples[:5]}
@@ -220,7 +233,7 @@ class TestPreference:
             after = [answer_log_probabilities(model.model, batch_of(model, part)) for part in (samples[:5], wrong)]
         assert (after[0] - after[1]).mean() > (before[0] - before[1]).mean()
 
-    def test_nothing_read_wrong(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_nothing_read_wrong(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         model, method, recipe = prepare(tiny_model_folder, LORA, prefer={})
         with pytest.raises(RunError, match="no training sample wrong"):
             train(model, method, samples, recipe, tmp_path, objective_inputs=ObjectiveInputs(rejected={}))
@@ -241,7 +254,7 @@ def test_refused_before_a_model_is_opened(method: dict[str, Any], settings: dict
         check_objective(make_method(recipe), recipe)
 
 
-def test_a_teacher_with_other_words(tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+def test_a_teacher_with_other_words(tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
     model, method, recipe = prepare(tiny_model_folder, LORA, distill={"teacher": str(tiny_model_folder)})
     model.processor.tokenizer.add_tokens(["<another>"])
     with pytest.raises((ModelError, DataError), match="vocabulary is not the student's"):

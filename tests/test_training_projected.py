@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import make_samples, prepare
+from small_job import make_conversations, prepare
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import RecipeError
@@ -90,7 +90,7 @@ def test_what_is_kept(name: str, kept: int) -> None:
 
 @pytest.mark.parametrize("name", ["galore", "apollo"])
 def test_they_learn(name: str, tiny_model_folder: Path, tmp_path: Path) -> None:
-    samples = make_samples(tmp_path / "pictures", 4)
+    samples = make_conversations(tmp_path / "pictures", 4)
     spec = {"name": name, "rank": 8, "scale": 1.0}
     model, method, recipe = prepare(tiny_model_folder, spec, epochs=15, learning_rate=3e-3)
     result = train(model, method, samples, recipe, tmp_path / "run")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from small_job import make_samples, prepare
+from small_job import make_conversations, prepare
 
 from mllm_tailor.training import train
 
@@ -20,7 +20,7 @@ WORKER = Path(__file__).with_name("ranks_worker.py")
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Same samples in the same steps, odd ones out included; losses and weights within 1e-6."""
-    samples = make_samples(tmp_path / "pictures", 10)
+    samples = make_conversations(tmp_path / "pictures", 10)
     model, method, recipe = prepare(
         tiny_model_folder,
         {"name": "lora", "rank": 4},

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from small_job import batch_of, make_samples, prepare, small_recipe, snapshot
+from small_job import batch_of, make_conversations, prepare, small_recipe, snapshot
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Train
@@ -29,8 +29,8 @@ FULL = {"name": "full"}
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    return make_samples(tmp_path_factory.mktemp("pictures"), 8)
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
+    return make_conversations(tmp_path_factory.mktemp("pictures"), 8)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,9 @@ def tied_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(folder: Path, model_folder: Path, samples: list[Sample], method: Any, **settings: Any) -> dict[str, Tensor]:
+def trained(
+    folder: Path, model_folder: Path, samples: list[Conversation], method: Any, **settings: Any
+) -> dict[str, Tensor]:
     model, chosen, recipe = prepare(model_folder, method, **settings)
     train(model, chosen, samples, recipe, folder)
     return snapshot(model)
@@ -79,7 +81,7 @@ class TestLomo:
     @pytest.mark.parametrize("clip", [None, 0.05])
     @pytest.mark.parametrize("recompute", [False, True])
     def test_equals_gradient_descent(
-        self, clip: float | None, recompute: bool, tied_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, clip: float | None, recompute: bool, tied_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         """Difference 0.0, with tied embeddings, clipping and recomputed activations."""
         settings = {
@@ -94,7 +96,7 @@ class TestLomo:
         lomo = trained(tmp_path / "lomo", tied_model_folder, samples, {"name": "lomo"}, **settings)
         assert all(torch.equal(sgd[name], lomo[name]) for name in sgd)
 
-    def test_no_gradient_outlives_its_turn(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+    def test_no_gradient_outlives_its_turn(self, tiny_model_folder: Path, samples: list[Conversation]) -> None:
         model, _, _ = prepare(tiny_model_folder, {"name": "lomo"})
         weights = {name: weight for name, weight in model.model.named_parameters() if weight.requires_grad}
         most = 0
@@ -162,7 +164,9 @@ class TestAdaLomo:
         step = (weight.detach() - before).square().mean().sqrt() / before.square().mean().sqrt()
         assert 0.5 * 0.01 < float(step) <= 0.01 * 1.0001
 
-    def test_state_is_rows_and_columns(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_state_is_rows_and_columns(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         weight = nn.Parameter(torch.randn(30, 50))
         optimizer = make_optimizer_step(
             "adalomo", OptimizerConfig([ParamGroup({"w": weight}, 0.01, 0.0)], None, nn.Module())
@@ -188,7 +192,7 @@ class TestMezo:
         return found, weights
 
     @staticmethod
-    def passes(model: Any, samples: list[Sample]) -> Any:
+    def passes(model: Any, samples: list[Conversation]) -> Any:
         batch = batch_of(model, samples)
         if model.model.dtype != torch.float32:
             batch["pixel_values"] = batch["pixel_values"].to(model.model.dtype)
@@ -204,7 +208,7 @@ class TestMezo:
         ("dtype", "exact", "drift"), [("float64", False, 1e-14), ("float32", False, 2e-6), ("bfloat16", True, 0.0)]
     )
     def test_weights_come_back(
-        self, dtype: str, exact: bool, drift: float, tiny_model_folder: Path, samples: list[Sample]
+        self, dtype: str, exact: bool, drift: float, tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         """After ten steps at rate 0: within rounding in place, bit for bit module by module (bf16's default)."""
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
@@ -216,7 +220,7 @@ class TestMezo:
             optimizer.step(run, 1.0, seed)
         assert max(float((weight - before[name]).abs().max()) for name, weight in weights.items()) <= drift
 
-    def test_both_ways_try_the_same_weights(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+    def test_both_ways_try_the_same_weights(self, tiny_model_folder: Path, samples: list[Conversation]) -> None:
         slopes = []
         for exact in (False, True):
             model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
@@ -225,7 +229,9 @@ class TestMezo:
             slopes.append(optimizer.log[0][1])
         assert slopes[0] == pytest.approx(slopes[1], rel=1e-9)
 
-    def test_the_slope_approaches_the_gradient_along_z(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+    def test_the_slope_approaches_the_gradient_along_z(
+        self, tiny_model_folder: Path, samples: list[Conversation]
+    ) -> None:
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
         _, weights = self.optimizer(model, torch.float64)
         loss, count = answer_loss(model.model.eval(), batch_of(model, samples[:2]))
@@ -241,7 +247,7 @@ class TestMezo:
 
     @pytest.mark.parametrize(("dtype", "exact"), [("float32", False), ("bfloat16", True)])
     def test_memory_is_that_of_inference_and_one_tensor(
-        self, dtype: str, exact: bool, tiny_model_folder: Path, samples: list[Sample]
+        self, dtype: str, exact: bool, tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         """Bytes of everything allocated and alive, at most; module by module, also that module's moved weights."""
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
@@ -258,7 +264,7 @@ class TestMezo:
         assert trial.most <= inference.most + (2 if exact else 1) * largest
         assert update.most <= 1.01 * largest + 1000
 
-    def test_nothing_is_kept_for_a_backward_pass(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+    def test_nothing_is_kept_for_a_backward_pass(self, tiny_model_folder: Path, samples: list[Conversation]) -> None:
         model, _, _ = prepare(tiny_model_folder, {"name": "mezo"})
         optimizer, _ = self.optimizer(model, torch.float32)
         kept: list[Tensor] = []
@@ -267,7 +273,7 @@ class TestMezo:
         assert not kept
 
     def test_a_run_is_replayed_from_its_log(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         spec = {"name": "mezo", "parts": ["projector"], "epsilon": 1e-3}
         settings = {"learning_rate": 1e-4, "epochs": 3}
@@ -280,7 +286,7 @@ class TestMezo:
         replay([ParamGroup(weights, 1e-4, 0.0)], log)
         assert max(float((weight - after[name]).abs().max()) for name, weight in weights.items()) < 2e-6
 
-    def test_it_learns(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_it_learns(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         """Slowly, as it does: on the head alone, which has few directions that matter."""
         model, method, recipe = prepare(
             tiny_model_folder,
@@ -292,7 +298,7 @@ class TestMezo:
 
 
 class TestLisa:
-    def test_only_those_awake_move(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_only_those_awake_move(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         spec = {"name": "lisa", "layers": 1, "interval": 100}
         model, method, recipe = prepare(tiny_model_folder, spec)
         before = snapshot(model)
@@ -305,7 +311,7 @@ class TestLisa:
         assert not any("vision" in name or "projector" in name for name in moved)
 
     def test_others_wake_and_sleepers_keep_no_state(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         spec = {"name": "lisa", "layers": 1, "interval": 2}
         model, method, recipe = prepare(tiny_model_folder, spec, epochs=8, checkpoint_every=1e-9, keep_checkpoints=99)

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from mllm_tailor.commands.run import run_recipe
+from mllm_tailor.core.conversation import as_conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Media, Sample
@@ -122,7 +123,7 @@ def test_slopes_are_those_of_the_line_of_least_squares() -> None:
 def test_recordings_stand_as_words_before_the_question(tones: list[Media]) -> None:
     book = fit_codebook(tones, Units(count=6), seed=0)
     picture = Media("image", data=b"x")
-    spoken = book.spoken(Sample("a", (picture, tones[0]), "Which?"))
+    spoken = book.spoken(as_conversation(Sample("a", (picture, tones[0]), "Which?")))
     assert spoken.media == (picture,)
     assert spoken.prompt == "".join(map(token, book.units_of(tones[0]))) + "\nWhich?"
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_tailor.commands.console import command, show, show_heading
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.io import human_bytes, human_time
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, ValidationResult
 from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import read_recipe, stage_recipes
@@ -62,7 +62,7 @@ def _check_job(job: Job, leaks: Sequence[DataIssue], *, staged: bool) -> bool:
     lengths = measure(model, job)
     print_plan(plan(job, lengths))
     _print_lengths(lengths)
-    _print_spans(model, job.train[:SHOWN_SPANS])
+    _print_spans(model, job.phrased[:SHOWN_SPANS])
     reading = _reading_seconds(model, job)
     del model
     print_forecast(estimate_cost(job, reading, lengths))
@@ -122,7 +122,7 @@ def _print_lengths(lengths: dict[str, Length]) -> None:
     show(table)
 
 
-def _print_spans(model: LoadedModel, samples: tuple[Sample, ...]) -> None:
+def _print_spans(model: LoadedModel, samples: tuple[Conversation, ...]) -> None:
     """The very words that carry loss, decoded back from the labels."""
     show(("What is learned", "bold"), " (the label span, decoded back):")
     for sample in samples:

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mllm_tailor.commands.console import show
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import merge
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
@@ -95,7 +95,7 @@ def _tensors(adapter: Path) -> int:
 
 
 @torch.no_grad()
-def observe(model: LoadedModel, samples: Sequence[Sample]) -> Outputs:
+def observe(model: LoadedModel, samples: Sequence[Conversation]) -> Outputs:
     """Logits and replies of a model, computed in float32 so that rounding hides no difference of the weights."""
     model.model.eval()
     for module in model.model.modules():

@@ -1,4 +1,7 @@
-"""The words the whole project speaks: media, samples, predictions. Frozen, no torch."""
+"""What the data state: media, samples, predictions. Frozen, and free of torch.
+
+What the model is shown of a sample is a `Conversation` (core/conversation.py).
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 MediaKind = Literal["image", "video", "audio"]
-Role = Literal["user", "assistant"]
+Role = Literal["system", "user", "assistant"]
+Position = tuple[int, int]  # (turn, character of its text before which a file stands)
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One picture, clip or recording: a file, or bytes that travelled inside the row (a data URI)."""
+    """One image, video or recording: a file, or bytes that came inside the row (a data URI)."""
 
     kind: MediaKind
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
-    span: tuple[float, float] | None = None  # seconds, for clips and recordings
+    span: tuple[float, float] | None = None  # seconds, for videos and recordings
     page: int | None = None  # from 0, for documents with pages
-    views: tuple[Path, ...] = ()  # of one scene, `path` the first: seen stitched into one picture
+    views: tuple[Path, ...] = ()  # of one scene, `path` the first: stitched into one image
 
     def __post_init__(self) -> None:
         """A path may be given as text."""
@@ -34,7 +38,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An earlier turn of a conversation; the last question and its answer live in the sample itself."""
+    """A turn before the question; the question and its answer are fields of the sample."""
 
     role: Role
     text: str
@@ -42,14 +46,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled (or, for prediction, unlabelled) item.
+    """One labelled (or, for prediction, unlabelled) item, as the data state it.
 
-    A reader fills what the data says: `fields` for extraction, `prompt` and `answer` for conversations. A task then
-    phrases the sample (`tasks.Task.phrase`), so that `prompt` and `answer` hold exactly what the model sees and learns.
+    A layout fills `fields` for extraction, `prompt` and `answer` for conversations. A task turns the sample into the
+    conversation that the model is shown (`tasks.Task.phrase`).
     """
 
     id: str
-    media: tuple[Media, ...] = ()
+    media: tuple[Media, ...] = ()  # of the earlier turns and of the question, in order of appearance
     prompt: str = ""
     answer: str | None = None
     options: tuple[str, ...] = ()  # of a multiple-choice question: part of what is asked, not of the label
@@ -57,23 +61,29 @@ class Sample:
     history: tuple[Turn, ...] = ()
     system: str | None = None  # None: the checkpoint's own system text
     group: str | None = None  # samples of one group never lie on both sides of a split
-    split: str | None = None  # the part named by the data itself, if it names one
+    split: str | None = None  # the split named by the data itself, if it names one
     source: str = ""  # "file:row", for messages and the ledger
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what else the layout knows (ocr, speaker)
+    positions: tuple[Position, ...] = ()  # where each of `media` stands; empty: all before the first question
 
     @property
     def modality(self) -> str:
         """The kinds of its media, such as `image` or `audio+image`; `text` where it has none."""
-        return "+".join(sorted({media.kind for media in self.media})) or "text"
+        return modality_of(self.media)
 
     def unlabelled(self) -> Sample:
         """A copy that holds no trace of the right answer; prediction works on such copies only."""
         return replace(self, answer=None, fields={}, extra={}, group=None)
 
 
+def modality_of(media: tuple[Media, ...]) -> str:
+    """The kinds of media in order of name, joined by `+`; `text` where there are none."""
+    return "+".join(sorted({item.kind for item in media})) or "text"
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model said about one sample."""
+    """The model's reply to one sample."""
 
     id: str
     text: str

@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Prediction, Sample
@@ -146,11 +147,11 @@ class _Chooser:
         longest = max(len(self.reply_ids[reply]) for reply in replies)
         if prompt.length + longest > self.model.context:
             raise DataError(
-                f"{question.source or question.id}: prompt and reply fill the model's context of "
+                f"{question.name}: prompt and reply fill the model's context of "
                 f"{self.model.context:,} tokens — use fewer tiles (model.tiles.max) or frames (model.frames)"
             )
         return prompt, replies
 
-    def _reply(self, question: Sample, reply: str) -> list[int]:
+    def _reply(self, question: Conversation, reply: str) -> list[int]:
         labels = self.model.encode(replace(question, answer=reply)).labels
         return labels[labels != NO_LOSS].tolist()

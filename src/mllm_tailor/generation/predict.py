@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import progress
 from mllm_tailor.core.sample import Media, Prediction, Sample
@@ -27,7 +28,7 @@ from mllm_tailor.models.encode import Encoded
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 
-Asked = list[tuple[int, Sample]]  # phrased unlabelled samples, with their places
+Asked = list[tuple[int, Conversation]]  # unlabelled, with the indices of their samples
 
 
 class Engine(Protocol):
@@ -153,7 +154,7 @@ class Predictor:
 
     def _ask(self, samples: Sequence[Sample]) -> list[Asked]:
         """Phrase unlabelled samples, those about the same media together; the longest first: they need most memory."""
-        groups: dict[tuple[Media, ...] | int, list[tuple[int, int, Sample]]] = {}
+        groups: dict[tuple[Media, ...] | int, list[tuple[int, int, Conversation]]] = {}
         for index, sample in enumerate(samples):
             try:
                 if "problem" in sample.extra:  # an input that could not even become a sample, see `read_inputs`
@@ -166,7 +167,7 @@ class Predictor:
         ordered = sorted(groups.values(), key=lambda group: -max(length for length, _, _ in group))
         if ordered:
             length, _, question = max(ordered[0], key=lambda item: item[0])
-            self.longest = f"{question.source or question.id} with {length:,} tokens"
+            self.longest = f"{question.name} with {length:,} tokens"
         most = self.settings.batch_size
         return [
             [(index, question) for _, index, question in group[start : start + most]]
@@ -176,7 +177,7 @@ class Predictor:
 
     def _rows(self, groups: Sequence[Asked], worker: ThreadPoolExecutor) -> Iterator[list[ReplySequence]]:
         """Encoded groups; pictures are decoded in another thread, a batch ahead of the model."""
-        ahead: deque[list[tuple[int, Sample, Future[tuple[Encoded, float]]]]] = deque()
+        ahead: deque[list[tuple[int, Conversation, Future[tuple[Encoded, float]]]]] = deque()
         remaining = iter(groups)
         while True:
             while sum(map(len, ahead)) < 2 * self.settings.batch_size and (group := next(remaining, None)):
@@ -187,13 +188,15 @@ class Predictor:
             if rows:
                 yield rows
 
-    def _rows_of(self, index: int, question: Sample, future: Future[tuple[Encoded, float]]) -> Iterator[ReplySequence]:
+    def _rows_of(
+        self, index: int, question: Conversation, future: Future[tuple[Encoded, float]]
+    ) -> Iterator[ReplySequence]:
         """A row for each reply of a sample; none where the sample cannot be encoded."""
         try:
             encoded, seconds = future.result()
             if encoded.length >= self.model.context:
                 raise DataError(
-                    f"{question.source or question.id}: the prompt fills the model's context of "
+                    f"{question.name}: the prompt fills the model's context of "
                     f"{self.model.context:,} tokens — use fewer tiles (model.tiles.max) or a shorter question"
                 )
         except DataError as error:
@@ -205,11 +208,11 @@ class Predictor:
             share = seconds / len(self.replies)
             yield ReplySequence(index, encoded, question.media, held, guide, limit, seconds=share, name=name)
 
-    def _encode(self, question: Sample) -> tuple[Encoded, float]:
+    def _encode(self, question: Conversation) -> tuple[Encoded, float]:
         started = time.perf_counter()
         return self.model.encode(question), time.perf_counter() - started
 
-    def _fail(self, index: int, sample: Sample, error: DataError) -> None:
+    def _fail(self, index: int, sample: Sample | Conversation, error: DataError) -> None:
         self.failed.append((index, Prediction(sample.id, "", problem=str(error))))
 
     def _failures(self) -> Iterator[tuple[int, bool, Prediction]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Prediction, Sample
@@ -47,7 +48,7 @@ def match(model: LoadedModel, task: Task, samples: Sequence[Sample], settings: P
     ]
 
 
-def _embed(model: LoadedModel, samples: Sequence[Sample], batch: int, problems: dict[int, str]) -> Tensor:
+def _embed(model: LoadedModel, samples: Sequence[Conversation], batch: int, problems: dict[int, str]) -> Tensor:
     """(2, readable samples, width) float32 unit vectors of pictures and texts."""
     parts: list[Tensor] = [torch.empty(2, 0, 0)]
     for start in track(range(0, len(samples), batch), "Comparing"):
@@ -66,7 +67,7 @@ def _embed(model: LoadedModel, samples: Sequence[Sample], batch: int, problems: 
 
 
 def _ranked(
-    samples: Sequence[Sample], readable: Sequence[int], to_texts: Tensor, to_pictures: Tensor
+    samples: Sequence[Conversation], readable: Sequence[int], to_texts: Tensor, to_pictures: Tensor
 ) -> dict[str, list[str]]:
     texts = [samples[readable[row]].answer or "" for row in to_texts.argsort(descending=True, stable=True).tolist()]
     pictures = [samples[readable[row]].id for row in to_pictures.argsort(descending=True, stable=True).tolist()]

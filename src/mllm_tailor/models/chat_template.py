@@ -1,4 +1,4 @@
-"""From a sample to the text of its conversation, in the checkpoint's own chat template.
+"""From a conversation to its text, in the checkpoint's own chat template.
 
 Nobody but the template writes control tokens: one that stands in a question, an answer or on a label of the data
 (`<|im_end|>`, `<IMG_CONTEXT>`; CVE-2026-44222) is read as the letters it consists of. Tokens that mark up content,
@@ -11,77 +11,117 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
+from mllm_tailor.core.conversation import Conversation, Message
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.sample import MediaKind
 
 CONTENT_TOKENS = frozenset(
     {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
     | {f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end")}
 )
-# What transformers puts before and behind a marked token. The second, on its own, is a place no token may reach across.
+# What transformers puts before and after a marked token. The second alone is a point that no token may span.
 MARK, _, CUT = mark_control_tokens("x", re.compile("x")).partition("x")
-Message = dict[str, Any]
+ChatMessage = dict[str, Any]  # as chat templates take it
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """A rendered sample: `prompt` ends where the model is to speak; `reply` is the answer with what closes the turn."""
+class RenderedConversation:
+    """A conversation as text: `prompt` ends where the model is to reply; `reply` is the answer with its end of turn."""
 
     prompt: str
     reply: str | None
 
 
-def messages(sample: Sample, system: str | None) -> list[Message]:
-    """Chat messages up to the question; pictures, clips and recordings stand in the first user turn."""
-    turns = [*((turn.role, turn.text) for turn in sample.history), ("user", sample.prompt)]
-    media = [{"type": media.kind} for media in sample.media]
-    found: list[Message] = []
-    if system := sample.system if sample.system is not None else system:
-        found.append({"role": "system", "content": [{"type": "text", "text": system}]})
-    for role, text in turns:
-        shown, media = (media, []) if role == "user" else ([], media)
-        found.append({"role": role, "content": [*shown, {"type": "text", "text": text}]})
-    return found
+def chat_messages(conversation: Conversation, system: str | None) -> list[ChatMessage]:
+    """The messages up to the question as chat templates take them; `system` is for conversations without their own."""
+    messages = conversation.messages
+    text = system if conversation.system is None else conversation.system
+    if messages[0].role == "system" and conversation.system is None:
+        text = None
+    opening = [Message("system", (text,))] if text else []
+    return [{"role": message.role, "content": _parts(message)} for message in (*opening, *messages)]
 
 
-def render(sample: Sample, processor: Any, system: str | None) -> Conversation:
+def _parts(message: Message) -> list[dict[str, str]]:
+    """Every content part in order; where there are media alone, an empty text, which templates expect."""
+    parts = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind} for part in message.content
+    ]
+    return parts if any(isinstance(part, str) for part in message.content) else [*parts, {"type": "text", "text": ""}]
+
+
+def render(conversation: Conversation, processor: Any, system: str | None) -> RenderedConversation:
     """The conversation as text, with control tokens that stand in the data marked as mere letters.
 
     Raises:
-        DataError: for an empty answer.
+        DataError: naming the row, for an empty answer, or for a message or a file that the template leaves out.
         ModelError: for a template that is missing or that does not keep the prompt when the answer is added.
     """
-    if sample.answer is not None and not sample.answer.strip():
-        raise DataError(f"{sample.source or sample.id}: the answer is empty — label this row or leave it out")
+    name = conversation.name
+    if conversation.answer is not None and not conversation.answer.strip():
+        raise DataError(f"{name}: the answer is empty — label this row or leave it out")
     control = _pattern(control_tokens(processor))
-    asked = mark_control_tokens(messages(sample, system), control)
+    asked = mark_control_tokens(chat_messages(conversation, system), control)
     prompt = _apply(processor, asked, add_generation_prompt=True)
-    if sample.answer is None:
-        return Conversation(prompt, None)
-    answer = mark_control_tokens(sample.answer, control)
+    _check_whole(conversation, asked, prompt, processor)
+    if conversation.answer is None:
+        return RenderedConversation(prompt, None)
+    answer = mark_control_tokens(conversation.answer, control)
     told = _apply(processor, [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}])
     if not told.startswith(prompt):
         raise ModelError(
             "the chat template changes the prompt once the answer is known, so the loss cannot be laid on the answer "
             "alone — mend chat_template.jinja of this checkpoint"
         )
-    return Conversation(prompt, told[len(prompt) :])
+    return RenderedConversation(prompt, told[len(prompt) :])
 
 
-def _apply(processor: Any, conversation: Sequence[Message], add_generation_prompt: bool = False) -> str:
+def _check_whole(conversation: Conversation, asked: Sequence[ChatMessage], prompt: str, processor: Any) -> None:
+    """Refuse a conversation that the template shows only in part: some leave out system messages or images of replies.
+
+    Raises:
+        DataError: naming the row and what is missing.
+    """
+    for number, message in enumerate(asked, 1):
+        words = [part["text"] for part in message["content"] if part["type"] == "text"]
+        for text in words:
+            # Templates leave out the reasoning of earlier replies on purpose.
+            if message["role"] != "assistant" and text.strip() not in prompt:
+                raise DataError(
+                    f"{conversation.name}: the chat template of this model leaves out message "
+                    f"{number} (of the {message['role']}) — put its text into the question, or leave the row out"
+                )
+    written = re.sub(f"{MARK}.*?{CUT}", "", prompt, flags=re.DOTALL)  # without tokens that the data spell out
+    for kind in get_args(MediaKind):
+        count = sum(media.kind == kind for media in conversation.media)
+        counts = {written.count(token) for token in _placeholders(processor, kind)} - {0}
+        if count and counts and count not in counts:
+            raise DataError(
+                f"{conversation.name}: {count} {kind} files, but the chat template of this model "
+                f"shows {max(counts)} — put them all into messages of the user"
+            )
+
+
+def _placeholders(processor: Any, kind: MediaKind) -> set[str]:
+    """What may stand for a file of this kind in a rendered prompt."""
+    names = {"image": ("image_token", "boi_token"), "video": ("video_token",), "audio": ("audio_token",)}[kind]
+    return {token for name in names if (token := getattr(processor, name, None))}
+
+
+def _apply(processor: Any, conversation: Sequence[ChatMessage], add_generation_prompt: bool = False) -> str:
     template = processor.chat_template or processor.tokenizer.chat_template
     if not template:
         raise ModelError("this checkpoint has no chat template — put its chat_template.jinja beside the weights")
     try:
         return processor.apply_chat_template(
             list(conversation),
-            # One class (SmolVLM) would take a template of its own for clips, though the checkpoint's knows them.
+            # One class (SmolVLM) would take another template for videos, though the checkpoint's knows them.
             template if "video" in template else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,

@@ -1,4 +1,4 @@
-"""The one place that turns a sample into ids, labels and pixels, and that says which tokens carry loss."""
+"""Turns a conversation into ids, labels and pixels, and decides which tokens carry loss."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models.chat_template import Conversation, render, tokenize
+from mllm_tailor.models.chat_template import RenderedConversation, render, tokenize
 from mllm_tailor.models.inputs.dual_encoder import read_pair
 from mllm_tailor.models.inputs.hf_processor import read_stock, with_reply
 from mllm_tailor.models.inputs.internvl import pixels, prompt_ids, shared_tiles, tile_counts
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mllm_tailor.models.model import LoadedModel
 
 NO_LOSS = -100  # the label torch's cross entropy ignores
-NAMES = {"image": "pictures", "video": "clips", "audio": "recordings"}
+NAMES = {"image": "images", "video": "videos", "audio": "recordings"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class Encoded:
         return self.media.get("pixel_values")
 
 
-def encode(sample: Sample, model: LoadedModel, loss: Literal["answer", "all"] = "answer") -> Encoded:
-    """Ids, labels and pixels of a sample; without an answer only the prompt, ready to generate from.
+def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answer", "all"] = "answer") -> Encoded:
+    """Ids, labels and pixels of a conversation; without an answer only the prompt, ready to generate from.
+
+    A sample is asked in its own words (`as_conversation`); a task's wording needs `Task.phrase` first.
 
     Loss lies on the answer and the token that closes the turn: not on the prompt, not on pictures, not on a newline the
     template puts behind. `loss="all"` lays it on every token, for recipes that copy a published one. To a family that
@@ -55,18 +58,18 @@ def encode(sample: Sample, model: LoadedModel, loss: Literal["answer", "all"] = 
     Raises:
         DataError: naming the row, for an empty answer, an unreadable picture, or more tokens than the context holds.
     """
-    sample = _readable(sample, model)
+    conversation = _readable(as_conversation(item), model)
     if model.family.compares:
-        ids, media = read_pair(sample, model)
-        _check_length(sample, len(ids), model)
+        ids, media = read_pair(conversation, model)
+        _check_length(conversation, len(ids), model)
         return Encoded(torch.tensor(ids), torch.full((len(ids),), NO_LOSS), media, answer_start=len(ids))
-    conversation = render(sample, model.processor, model.system)
+    rendered = render(conversation, model.processor, model.system)
     if model.family.tiled:
-        prompt, media = prompt_ids(conversation.prompt, sample, model), pixels(sample, model)
+        prompt, media = prompt_ids(rendered.prompt, conversation, model), pixels(conversation, model)
     else:
-        prompt, media = read_stock(conversation.prompt, sample, model)
-    reply = _reply_ids(conversation, model)
-    _check_length(sample, len(prompt) + len(reply), model)
+        prompt, media = read_stock(rendered.prompt, conversation, model)
+    reply = _reply_ids(rendered, model)
+    _check_length(conversation, len(prompt) + len(reply), model)
     ids = torch.tensor(prompt + reply)
     labels = ids.clone() if loss == "all" else torch.tensor([NO_LOSS] * len(prompt) + _closed(reply, model))
     return Encoded(ids, labels, with_reply(media, len(reply), model.family), answer_start=len(prompt))
@@ -83,21 +86,21 @@ class Length:
     tiled_pixels: int  # of the same pictures as the model sees them, the thumbnail left out
 
 
-def measure_length(sample: Sample, model: LoadedModel) -> Length:
+def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
     """The exact length `encode` gives. For tiled families no pixel is decoded: the pictures' sizes tell."""
-    sample = _readable(sample, model)
-    sizes = [model.picture_size(media) for media in sample.media if media.kind == "image"]
+    conversation = _readable(as_conversation(item), model)
+    sizes = [model.picture_size(media) for media in conversation.media if media.kind == "image"]
     if model.family.compares:
-        ids, media = read_pair(sample, model)
+        ids, media = read_pair(conversation, model)
         return Length(len(ids), 0, len(sizes), sum(map(math.prod, sizes)), media["pixel_values"].numel() // 3)
-    conversation = render(sample, model.processor, model.system)
-    reply = _reply_ids(conversation, model)
+    rendered = render(conversation, model.processor, model.system)
+    reply = _reply_ids(rendered, model)
     if model.family.tiled:
-        prompt, tiles = prompt_ids(conversation.prompt, sample, model), tile_counts(sample, model)
+        prompt, tiles = prompt_ids(rendered.prompt, conversation, model), tile_counts(conversation, model)
         shared, side = shared_tiles(model.tiles, len(sizes)), model.image_size
         seen = sum(math.prod(tile_grid(*size, shared.min, shared.max, side)) for size in sizes) * side**2
     else:
-        prompt, media = read_stock(conversation.prompt, sample, model)
+        prompt, media = read_stock(rendered.prompt, conversation, model)
         tiles, seen = [len(sizes)], sum(tensor.numel() for name, tensor in media.items() if "pixel" in name) // 3
     return Length(
         tokens=len(prompt) + len(reply),
@@ -108,9 +111,9 @@ def measure_length(sample: Sample, model: LoadedModel) -> Length:
     )
 
 
-def count_tokens(sample: Sample, model: LoadedModel) -> int:
+def count_tokens(item: Conversation | Sample, model: LoadedModel) -> int:
     """The exact number of tokens `encode` gives; see `measure_length`."""
-    return measure_length(sample, model).tokens
+    return measure_length(item, model).tokens
 
 
 def collate(
@@ -172,18 +175,18 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(filled)
 
 
-def _readable(sample: Sample, model: LoadedModel) -> Sample:
-    """The sample as this model can read it, recordings as words where it has a codebook for them."""
+def _readable(conversation: Conversation, model: LoadedModel) -> Conversation:
+    """The conversation as this model can read it, recordings as words where it has a codebook for them."""
     if model.codebook is not None:
-        sample = model.codebook.spoken(sample)
-    for media in sample.media:
+        conversation = model.codebook.spoken(conversation)
+    for media in conversation.media:
         if media.kind not in model.family.media:
             reads = " and ".join(NAMES[kind] for kind in model.family.media)
             raise DataError(f"{media.describe()}: this model reads {reads}, not {NAMES[media.kind]} — choose another")
-    return sample
+    return conversation
 
 
-def _reply_ids(conversation: Conversation, model: LoadedModel) -> list[int]:
+def _reply_ids(conversation: RenderedConversation, model: LoadedModel) -> list[int]:
     if conversation.reply is None:
         return []
     ids = tokenize(model.tokenizer, conversation.reply, continues=True)
@@ -199,10 +202,10 @@ def _closed(reply: Sequence[int], model: LoadedModel) -> list[int]:
     return [*reply[: last + 1], *[NO_LOSS] * (len(reply) - last - 1)]
 
 
-def _check_length(sample: Sample, length: int, model: LoadedModel) -> None:
+def _check_length(conversation: Conversation, length: int, model: LoadedModel) -> None:
     if length > model.context:
         fewer = "" if model.family.compares else "use fewer tiles (model.tiles.max), or "  # there only words count
         raise DataError(
-            f"{sample.source or sample.id}: {length:,} tokens, but the model's context holds {model.context:,} — "
+            f"{conversation.name}: {length:,} tokens, but the model's context holds {model.context:,} — "
             f"{fewer}shorten or leave out this row"
         )

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import sha256
 from mllm_tailor.core.sample import Media, Sample
@@ -149,13 +150,13 @@ class LoadedModel:
         if self.codebook is not None:
             self.codebook.save(folder / FILE)
 
-    def encode(self, sample: Sample, loss: Literal["answer", "all"] = "answer") -> Encoded:
+    def encode(self, item: Conversation | Sample, loss: Literal["answer", "all"] = "answer") -> Encoded:
         """See `encode.encode`."""
-        return encode(sample, self, loss)
+        return encode(item, self, loss)
 
-    def count_tokens(self, sample: Sample) -> int:
+    def count_tokens(self, item: Conversation | Sample) -> int:
         """See `encode.count_tokens`."""
-        return count_tokens(sample, self)
+        return count_tokens(item, self)
 
     def collate(self, items: Sequence[Encoded], side: Literal["right", "left"] = "right") -> dict[str, Tensor]:
         """See `encode.collate`; for a family that compares, see `pairs.collate_pairs`."""
@@ -163,9 +164,9 @@ class LoadedModel:
             return collate_pairs(items, self)
         return collate(items, self.pad_id, side, self.family.token_wise, self.family.per_sample)
 
-    def inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def inputs(self, items: Sequence[Conversation | Sample]) -> dict[str, Tensor]:
         """Prompts of a batch, padded on the left and on the device, ready to generate from. Answers are left out."""
-        batch = self.collate([self.encode(sample.unlabelled()) for sample in samples], side="left")
+        batch = self.collate([self.encode(item.unlabelled()) for item in items], side="left")
         batch.pop("labels", None)  # families that compare have none
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
@@ -175,8 +176,10 @@ class LoadedModel:
         return str(self.tokenizer.decode(ids[:end]))
 
     @torch.no_grad()
-    def generate(self, samples: Sequence[Sample] | Sample, max_new_tokens: int = 128, batch: int = 8) -> list[str]:
-        """Greedy replies, `batch` samples side by side, in the order given. A sample on its own is a list of one."""
+    def generate(
+        self, samples: Sequence[Conversation | Sample] | Sample, max_new_tokens: int = 128, batch: int = 8
+    ) -> list[str]:
+        """Greedy replies, `batch` samples at a time, in the order given; a single sample gives a list of one."""
         samples = [samples] if isinstance(samples, Sample) else samples
         ends, was_training = sorted(self.stop_ids), self.model.training
         self.model.eval()
@@ -195,7 +198,7 @@ class LoadedModel:
         return replies
 
     @torch.no_grad()
-    def image_features(self, samples: Sequence[Sample]) -> np.ndarray:
+    def image_features(self, samples: Sequence[Conversation | Sample]) -> np.ndarray:
         """(samples, width) float32: the projected features of a sample's pictures, averaged over tiles and places."""
         # Most classes have a method for it; where one has none, its vision tower is asked.
         read = getattr(self.model, "get_image_features", None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.core.sample import Sample
@@ -46,36 +48,41 @@ class MixtureSource:
     """What an epoch holds of one further source, phrased by the source's own task."""
 
     name: str
-    samples: tuple[Sample, ...]  # a sample that is seen several times stands here several times
+    samples: tuple[Conversation, ...]  # one that is seen several times stands here several times
 
 
 @dataclass(frozen=True)
 class Job:
     """The samples of a run: trained on, used to choose the best epoch, and held out for the final score.
 
-    What is trained on is phrased; the others are as the data has them, since prediction phrases what it is asked.
+    All are as the data state them; `learned` holds the conversations that are trained on.
     """
 
     recipe: Recipe
     task: Task
     dataset: Dataset
     train: tuple[Sample, ...]
-    transcriptions: tuple[Sample, ...]  # training samples once more, as a reading task
+    transcriptions: tuple[Conversation, ...]  # training samples once more, as a reading task
     dev: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     excluded: tuple[Excluded, ...]
     validation: ValidationResult | None
     mixed: tuple[MixtureSource, ...] = ()  # other sources, each with its own task
 
-    @property
-    def learned(self) -> tuple[Sample, ...]:
-        """Everything an epoch holds."""
-        return (*self.train, *self.transcriptions, *(sample for source in self.mixed for sample in source.samples))
+    @cached_property
+    def phrased(self) -> tuple[Conversation, ...]:
+        """The training samples as the model is shown them."""
+        return tuple(map(self.task.phrase, self.train))
 
-    def parts(self) -> dict[str, tuple[Sample, ...]]:
+    @property
+    def learned(self) -> tuple[Conversation, ...]:
+        """Everything an epoch holds."""
+        return (*self.phrased, *self.transcriptions, *(sample for source in self.mixed for sample in source.samples))
+
+    def parts(self) -> dict[str, tuple[Sample | Conversation, ...]]:
         """The parts by name."""
         mixed = tuple(sample for source in self.mixed for sample in source.samples)
-        parts = {
+        parts: dict[str, tuple[Sample | Conversation, ...]] = {
             "train": self.train,
             "aloud": self.transcriptions,
             "mixed": mixed,
@@ -137,7 +144,7 @@ def prepare(
         recipe,
         task,
         dataset,
-        tuple(map(task.phrase, learned)),
+        tuple(learned),
         tuple(transcriptions),
         dev,
         tuple(keep_held),

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.progress import console
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import Length
 from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.dataset import Job
@@ -28,11 +28,13 @@ class Share:
 def plan(job: Job, lengths: Mapping[str, Length]) -> list[Share]:
     """What an epoch of the job holds; `lengths` by sample id."""
     own = Path(job.recipe.data.train).name or job.recipe.data.train
-    sources = {own: job.train, f"{own}, read aloud": job.transcriptions} | {one.name: one.samples for one in job.mixed}
+    sources = {own: job.phrased, f"{own}, read aloud": job.transcriptions} | {
+        one.name: one.samples for one in job.mixed
+    }
     return [share for name, samples in sources.items() for share in _shares(name, samples, lengths)]
 
 
-def _shares(name: str, samples: Sequence[Sample], lengths: Mapping[str, Length]) -> Iterator[Share]:
+def _shares(name: str, samples: Sequence[Conversation], lengths: Mapping[str, Length]) -> Iterator[Share]:
     for modality in sorted({sample.modality for sample in samples}):
         ids = [sample.id for sample in samples if sample.modality == modality]
         tokens, learned = (sum(getattr(lengths[one], what) for one in ids) for what in ("tokens", "supervised"))

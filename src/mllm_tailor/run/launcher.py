@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import seed_everything, threads
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.progress import console
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, single_process_reason
@@ -38,7 +38,7 @@ class WorkerArgs:
     """What another process has to know."""
 
     recipe: Recipe
-    samples: tuple[Sample, ...]
+    samples: tuple[Conversation, ...]
     scored: bool  # whether there is a dev part: then all wait while the first process scores it
     folder: Path
     features: Path

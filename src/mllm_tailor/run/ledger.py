@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.core.sample import Sample
@@ -37,7 +38,7 @@ def write_ledger(path: Path, job: Job, lengths: Mapping[str, Length]) -> None:
     write_jsonl(path, rows)
 
 
-def _row(sample: Sample, part: str, length: Length, times: int) -> dict[str, object]:
+def _row(sample: Sample | Conversation, part: str, length: Length, times: int) -> dict[str, object]:
     row = {
         "id": sample.id,
         "source": sample.source,

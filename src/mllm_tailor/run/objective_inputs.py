@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.progress import console
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.dataset import Job
@@ -26,9 +26,9 @@ def gather_objective_inputs(
     )
 
 
-def _measure(job: Job, model: LoadedModel, samples: Sequence[Sample]) -> float:
+def _measure(job: Job, model: LoadedModel, conversations: Sequence[Conversation]) -> float:
     """The first metric on the model's replies, 0 to 1, 1 being best."""
-    asked = _as_in_data(job, samples)
+    asked = [conversation.sample for conversation in conversations]
     said = generate(in_mode(job.task, job.recipe.predict), model, job.task, asked, job.recipe.predict)
     share = next(iter(score_part(job, asked, said).values())) / 100
     return 1 - share if less_is_better(job.recipe, job.task) else share
@@ -39,22 +39,16 @@ def wrong_readings(run: RunFolder, job: Job, model: LoadedModel, memory: VisionF
 
     The replies are kept in the run folder, so that an interrupted reading goes on.
     """
-    samples = _as_in_data(job, job.train)
+    samples = job.train
     path = run.predictions("training_before")
     console.print(f"Reading {len(samples)} training samples for what the model gets wrong")
     generate_to_file(path, in_mode(job.task, job.recipe.predict), model, job.task, samples, job.recipe, memory)
     said = in_order([sample.id for sample in samples], read_predictions(path))
     best = 0.0 if less_is_better(job.recipe, job.task) else 100.0
     found = {}
-    for sample, phrased, reply in zip(samples, job.train, said, strict=True):
+    for sample, phrased, reply in zip(samples, job.phrased, said, strict=True):
         value = next(iter(score_part(job, [sample], [reply]).values()))
         if value != best and reply.text.strip() and reply.text.strip() != (phrased.answer or "").strip():
             found[sample.id] = reply.text.strip()
     console.print(f"{len(found)} wrong readings to learn from; {len(samples) - len(found)} samples take no part")
     return found
-
-
-def _as_in_data(job: Job, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples as the data has them, since prediction phrases what it is asked."""
-    raw: Mapping[str, Sample] = {sample.id: sample for sample in job.dataset.samples}
-    return [raw.get(sample.id, sample) for sample in samples]

@@ -11,7 +11,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.io import fsync_folder, write_json
 from mllm_tailor.core.progress import console
@@ -31,6 +33,7 @@ from mllm_tailor.run.scores import in_mode, metric_names, score_system
 from mllm_tailor.scoring import Forgetting, SetScores
 
 UNTOUCHED = "untouched"
+Item = TypeVar("Item", Sample, Conversation)
 
 
 def check_stages(recipes: Sequence[Recipe]) -> None:
@@ -91,14 +94,15 @@ def leaks_between(jobs: Sequence[Job]) -> list[list[DataIssue]]:
 
 
 def _repeats(ours: Job, theirs: Job) -> Iterator[DataIssue]:
-    return find_shared((*ours.learned, *ours.dev), theirs.held_out, f"in stage {theirs.recipe.name}")
+    learned = [conversation.sample for conversation in ours.learned]
+    return find_shared((*learned, *ours.dev), theirs.held_out, f"in stage {theirs.recipe.name}")
 
 
 def _without(job: Job, faults: Sequence[DataIssue]) -> Job:
     """The job without the samples at fault, each with a line in the ledger."""
     dropped = {fault.sample_id: Excluded(fault.sample_id or "", fault.source, fault.problem) for fault in faults}
 
-    def kept(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    def kept(samples: Sequence[Item]) -> tuple[Item, ...]:
         return tuple(sample for sample in samples if sample.id not in dropped)
 
     if not kept(job.train):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
+from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
@@ -29,11 +29,11 @@ class Answer:
     def __init__(self, settings: Any) -> None:
         self.settings = validate(AnswerSettings, settings or {}, "task.answer")
 
-    def phrase(self, sample: Sample) -> Sample:
+    def phrase(self, sample: Sample) -> Conversation:
         """Put the sample's question into the recipe's wording."""
         if not sample.prompt.strip():
             raise DataError(f"{sample.source}: no question — add one, or choose another task")
-        return replace(sample, prompt=self.settings.prompt.replace("{question}", sample.prompt))
+        return asked(sample, self.settings.prompt, sample.answer)
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The one field `answer`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.sample import Sample
 
 
@@ -24,8 +25,8 @@ class Task(Protocol):
     metrics: tuple[str, ...]  # scored when the recipe names none; the first decides
     field_names: tuple[str, ...]  # what a reply holds and what reports break scores down by
 
-    def phrase(self, sample: Sample) -> Sample:
-        """The sample with `prompt` (and, where it is labelled, `answer`) exactly as the model sees them.
+    def phrase(self, sample: Sample) -> Conversation:
+        """What the model is shown of the sample and, where it is labelled, the answer that it learns.
 
         Raises:
             DataError: naming `sample.source` when the labels do not fit the task.

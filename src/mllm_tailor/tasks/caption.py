@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
+from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
@@ -30,12 +30,12 @@ class Caption:
     def __init__(self, settings: Any) -> None:
         self.settings = validate(CaptionSettings, settings or {}, "task.caption")
 
-    def phrase(self, sample: Sample) -> Sample:
+    def phrase(self, sample: Sample) -> Conversation:
         """Set the question and, for a labelled sample, the text."""
         kinds = {"image": "picture", "video": "clip", "audio": "recording"}
         kind = kinds[sample.media[0].kind] if sample.media else "text"
         answer = self.labels(sample).get("caption")
-        return replace(sample, prompt=self.settings.prompt.replace("{kind}", kind), answer=answer)
+        return asked(sample, self.settings.prompt, answer, {"kind": kind})
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The one field `caption`."""

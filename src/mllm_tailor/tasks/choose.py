@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
 from pydantic import Field
 
+from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
@@ -43,14 +43,13 @@ class Choose:
     def __init__(self, settings: Any) -> None:
         self.settings = validate(ChooseSettings, settings or {}, "task.choose")
 
-    def phrase(self, sample: Sample) -> Sample:
+    def phrase(self, sample: Sample) -> Conversation:
         """Write the options below the question and, for a labelled sample, the letter."""
         if not sample.prompt.strip():
             raise DataError(f"{sample.source}: no question — add one, or choose another task")
         letters = self.choices(sample)
         listed = "\n".join(f"{letter}. {option}" for letter, option in zip(letters, sample.options, strict=True))
-        prompt = self.settings.prompt.replace("{options}", listed).replace("{question}", sample.prompt)
-        return replace(sample, prompt=prompt, answer=self.labels(sample).get(FIELD))
+        return asked(sample, self.settings.prompt, self.labels(sample).get(FIELD), {"options": listed})
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The letter of the right option, which the data may name by its text, its letter, or its place from 0."""

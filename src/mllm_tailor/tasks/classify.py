@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
@@ -90,12 +90,11 @@ class Classify:
         """`{"class": ...}` for every class, whatever the sample."""
         return [_written(name) for name in self.settings.classes]
 
-    def phrase(self, sample: Sample) -> Sample:
+    def phrase(self, sample: Sample) -> Conversation:
         """Set the question and, for a labelled sample, the answer."""
         labels = self.labels(sample)
         answer = _written(labels[FIELD]) if labels else None
-        prompt = self.settings.prompt.replace("{classes}", ", ".join(self.settings.classes))
-        return replace(sample, prompt=prompt, answer=answer)
+        return asked(sample, self.settings.prompt, answer, {"classes": ", ".join(self.settings.classes)})
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The class, written as the recipe writes it."""

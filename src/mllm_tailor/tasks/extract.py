@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
@@ -72,12 +72,12 @@ class Extract:
         self.field_names = tuple(self.settings.fields)
         self.prompt = self.settings.prompt.replace("{fields}", ", ".join(self.field_names))
 
-    def phrase(self, sample: Sample) -> Sample:
+    def phrase(self, sample: Sample) -> Conversation:
         """Set the question and, for a labelled sample, the JSON answer."""
         answer = None
         if sample.fields:
             answer = json.dumps(self.labels(sample), ensure_ascii=False, indent=self.settings.indent)
-        return replace(sample, prompt=self.prompt, answer=answer)
+        return asked(sample, self.prompt, answer)
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The labelled values in recipe order, typed; absent ones empty."""

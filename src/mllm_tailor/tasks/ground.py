@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
 
+from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.media.open import image_size
@@ -45,7 +45,7 @@ class Ground:
     def __init__(self, settings: Any) -> None:
         self.settings = validate(GroundSettings, settings or {}, "task.ground")
 
-    def phrase(self, sample: Sample) -> Sample:
+    def phrase(self, sample: Sample) -> Conversation:
         """Set the question and, for a labelled sample, the box."""
         named = phrase_of(sample.prompt)
         if not named:
@@ -54,7 +54,7 @@ class Ground:
             raise DataError(f"{sample.source}: no picture to look in — add one, or leave the row out")
         labels = self.labels(sample)
         answer = f"<ref>{named}</ref><box>[{labels[FIELD]}]</box>" if labels else None
-        return replace(sample, prompt=self.settings.prompt.replace("{phrase}", named), answer=answer)
+        return asked(sample, self.settings.prompt, answer, {"phrase": named})
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The box in thousandths."""

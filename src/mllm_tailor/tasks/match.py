@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
+from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
@@ -29,9 +29,9 @@ class Match:
     def __init__(self, settings: Any) -> None:
         self.settings = validate(MatchSettings, settings or {}, "task.match")
 
-    def phrase(self, sample: Sample) -> Sample:
+    def phrase(self, sample: Sample) -> Conversation:
         """The picture and its text, without a question."""
-        return replace(sample, prompt="", answer=labelled_text(sample, self.settings.label))
+        return asked(sample, "", labelled_text(sample, self.settings.label))
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The own text, and the own picture by its sample's id."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
+from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
@@ -30,9 +30,9 @@ class Transcribe:
     def __init__(self, settings: Any) -> None:
         self.settings = validate(TranscribeSettings, settings or {}, "task.transcribe")
 
-    def phrase(self, sample: Sample) -> Sample:
+    def phrase(self, sample: Sample) -> Conversation:
         """Set the question and, for a labelled sample, the words."""
-        return replace(sample, prompt=self.settings.prompt, answer=self.labels(sample).get("text"))
+        return asked(sample, self.settings.prompt, self.labels(sample).get("text"))
 
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The one field `text`."""

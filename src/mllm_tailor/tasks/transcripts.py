@@ -7,21 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.sample import Sample
 
 READ_PROMPT = "Read the text."  # the embedded model was taught these words
 
 
-def transcription_samples(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+def transcription_samples(samples: Sequence[Sample], share: float, seed: int) -> list[Conversation]:
     """A seeded `share` of the samples that have a transcript, each asked to be read from top to bottom."""
     able = [sample for sample in samples if sample.extra.get("ocr")]
     ranked = sorted(able, key=lambda sample: hashlib.sha256(f"{seed}:read:{sample.id}".encode()).digest())
     return [_reading(sample) for sample in ranked[: round(share * len(able))]]
 
 
-def _reading(sample: Sample) -> Sample:
+def _reading(sample: Sample) -> Conversation:
     text = "\n".join(rows_of(sample.extra["ocr"]))
-    return replace(sample, id=f"{sample.id}#read", prompt=READ_PROMPT, answer=text, fields={}, extra={})
+    reading = replace(sample, id=f"{sample.id}#read", prompt=READ_PROMPT, answer=text, history=(), positions=())
+    return as_conversation(replace(reading, fields={}, extra={}))
 
 
 def rows_of(words: Sequence[Mapping[str, Any]]) -> list[str]:

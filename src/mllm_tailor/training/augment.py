@@ -12,13 +12,14 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.optional import need
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Media
 from mllm_tailor.media.audio import SPEECH_RATE, read_audio, resample
 from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import Clip, read_clip, store_frames
@@ -38,8 +39,10 @@ TAPS = 5
 NOISE = (10.0, 40.0)  # decibels below the recording
 
 
-def augment_sample(sample: Sample, seed: int, epoch: int, frames: int = 8, memory: ClipMemory | None = None) -> Sample:
-    """The sample with each picture, clip (of `frames` frames) and recording changed a little.
+def augment_sample(
+    sample: Conversation, seed: int, epoch: int, frames: int = 8, memory: ClipMemory | None = None
+) -> Conversation:
+    """The conversation with each picture, clip (of `frames` frames) and recording changed a little.
 
     `memory` spares clips their decoding in later epochs.
     """
@@ -48,7 +51,7 @@ def augment_sample(sample: Sample, seed: int, epoch: int, frames: int = 8, memor
         _changed(item, _generator(seed, epoch, f"{sample.id}:{place}"), frames, memory)
         for place, item in enumerate(sample.media)
     )
-    return replace(sample, media=media)
+    return sample.with_media(media)
 
 
 def augment_image(image: Image.Image, generator: np.random.Generator) -> Image.Image:

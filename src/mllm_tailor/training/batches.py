@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.models import NO_LOSS, Encoded, LoadedModel
 from mllm_tailor.training.augment import ClipMemory, augment_sample
 
@@ -41,7 +41,9 @@ TILES_ACROSS = 2  # of a clip that is to be changed, so that being turned and re
 class LiveBatches:
     """Decodes and cuts the pictures anew whenever a sample's turn comes."""
 
-    def __init__(self, model: LoadedModel, samples: Sequence[Sample], loss: str, augment_seed: int | None) -> None:
+    def __init__(
+        self, model: LoadedModel, samples: Sequence[Conversation], loss: str, augment_seed: int | None
+    ) -> None:
         self.model, self.samples, self.loss, self.augment_seed = model, samples, loss, augment_seed
         self.clips = ClipMemory(model.clip, TILES_ACROSS * model.image_size if model.family.tiled else 4096)
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import fsync_folder
 from mllm_tailor.core.progress import console
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import MethodSet, trainable_state_dict
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
@@ -41,7 +41,7 @@ class CheckpointManager:
         method: MethodSet,
         optimizer: OptimizerStep,
         recipe: Recipe,
-        samples: Sequence[Sample],
+        samples: Sequence[Conversation],
         folder: Path,
         extra: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -118,7 +118,7 @@ class CheckpointManager:
             present[name].copy_(tensor)
 
 
-def _fingerprint(recipe: Recipe, samples: Sequence[Sample]) -> str:
+def _fingerprint(recipe: Recipe, samples: Sequence[Conversation]) -> str:
     """What must be the same for a training to go on: samples, method, model and everything that steers the steps."""
     steering = recipe.train.model_dump(exclude={"checkpoint_every", "keep", "minutes", "evaluate_every", "processes"})
     told: list[Any] = [recipe.seed, recipe.method, recipe.model.model_dump(exclude={"device"}), steering]

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import (
     computes_in_bf16,
     current_memory,
@@ -20,7 +21,6 @@ from mllm_tailor.core.device import (
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.machine import release_freed_memory
 from mllm_tailor.core.progress import console, track
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import MethodSet
 from mllm_tailor.models import LoadedModel, measure_length
 from mllm_tailor.models.patches.fused_lora import fused_lora
@@ -54,7 +54,7 @@ Evaluate = Callable[[], Mapping[str, float]]
 def train(
     model: LoadedModel,
     method: MethodSet,
-    samples: Sequence[Sample],
+    samples: Sequence[Conversation],
     recipe: Recipe,
     folder: Path,
     *,
@@ -92,7 +92,7 @@ class Training:
         self,
         model: LoadedModel,
         method: MethodSet,
-        samples: Sequence[Sample],
+        samples: Sequence[Conversation],
         recipe: Recipe,
         folder: Path,
         evaluate: Evaluate | None,

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import computes_in_bf16, watch_memory
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import MethodSet
 from mllm_tailor.models import Length, LoadedModel, embed_pictures, embed_texts
 from mllm_tailor.models.patches.fused_lora import fused_lora
@@ -59,7 +59,7 @@ class StepProfile:
 
 
 def profile_step(
-    model: LoadedModel, method: MethodSet, samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe
+    model: LoadedModel, method: MethodSet, samples: Sequence[Conversation], lengths: Sequence[Length], recipe: Recipe
 ) -> StepProfile:
     """Run passes as the training will, without a step; the weights stay as they are.
 
@@ -71,7 +71,7 @@ def profile_step(
 
 
 def _profile_step(
-    model: LoadedModel, method: MethodSet, samples: Sequence[Sample], lengths: Sequence[Length], recipe: Recipe
+    model: LoadedModel, method: MethodSet, samples: Sequence[Conversation], lengths: Sequence[Length], recipe: Recipe
 ) -> StepProfile:
     settings, device = recipe.train, model.device
     optimizer = method.optimizer or settings.optimizer

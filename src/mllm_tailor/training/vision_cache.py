@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.io import fsync_folder, sha256, write_atomic
 from mllm_tailor.core.progress import track
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Media
 from mllm_tailor.models import Encoded, LoadedModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, BatchSource, LiveBatches, collate_right
@@ -36,7 +37,7 @@ GROUP = 8  # different pictures (or sets of them) a file
 RAM_SHARE = 0.25  # of the available memory; larger caches are read from disk as needed
 
 
-def can_cache(model: LoadedModel, samples: Sequence[Sample], augmented: bool) -> bool:
+def can_cache(model: LoadedModel, samples: Sequence[Conversation], augmented: bool) -> bool:
     """Whether features stay the same over a training and the model takes them in place of pictures."""
     prefixes = tuple(f"{name}." for part in ("vision", "projector") for name in model.family.parts.get(part, ()))
     moves = any(weight.requires_grad and name.startswith(prefixes) for name, weight in model.model.named_parameters())
@@ -57,7 +58,9 @@ class Cached:
 class CachedBatches:
     """Batches from features on disk or in memory."""
 
-    def __init__(self, model: LoadedModel, samples: Sequence[Sample], loss: str, folder: Path, bf16: bool) -> None:
+    def __init__(
+        self, model: LoadedModel, samples: Sequence[Conversation], loss: str, folder: Path, bf16: bool
+    ) -> None:
         self.model, self.samples, self.loss = model, samples, loss
         self.bf16 = bf16
         self._identity = _identity(model, loss, bf16)
@@ -145,7 +148,7 @@ class CachedBatches:
                 yield number, Cached(ids, labels, features[first])
 
 
-def together(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+def together(samples: Sequence[Conversation]) -> list[tuple[int, ...]]:
     """Numbers of the samples in groups of GROUP different media (the last may have fewer)."""
     about: dict[tuple[Media, ...] | int, list[int]] = {}
     for number, sample in enumerate(samples):
@@ -168,7 +171,7 @@ def see(model: LoadedModel, pixels: Tensor, bf16: bool) -> Tensor:
 
 
 def make_batch_source(
-    model: LoadedModel, samples: Sequence[Sample], recipe: Recipe, cache: Path, bf16: bool
+    model: LoadedModel, samples: Sequence[Conversation], recipe: Recipe, cache: Path, bf16: bool
 ) -> BatchSource:
     """From cached features where they stay the same, otherwise from the pictures themselves."""
     loss, augment = recipe.train.loss, recipe.train.augment
@@ -200,9 +203,12 @@ def _identity(model: LoadedModel, loss: str, bf16: bool) -> dict[str, Any]:
     }
 
 
-def _sample_key(sample: Sample) -> list[Any]:
-    turns = [asdict(turn) for turn in sample.history]
-    return [sample.prompt, sample.answer, sample.system, turns, [_media_key(media) for media in sample.media]]
+def _sample_key(sample: Conversation) -> list[Any]:
+    messages = [
+        [message.role, [part if isinstance(part, str) else _media_key(part) for part in message.content]]
+        for message in sample.messages
+    ]
+    return [messages, sample.answer, sample.system]
 
 
 def _media_key(media: Media) -> list[Any]:

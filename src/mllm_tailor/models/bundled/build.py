@@ -46,36 +46,30 @@ def chat_template(
 ) -> str:
     """A chat template: `begin`, then for each turn its role between the two texts, its words, `close` and `after`.
 
-    Pictures and clips come first in their turn, as InternVL was trained. `system` is said where a conversation brings
-    no system text of its own. `media` is what stands for a picture, clip or recording. The `generation` marks say what
-    an answer is.
+    Images and videos stand where the message has them. `system` is the system text of conversations that bring none.
+    `media` maps a kind of file to its placeholder. The `generation` marks enclose an answer.
     """
     opened, named, closed, behind, start, said = (
         json.dumps(text, ensure_ascii=False) for text in (*role, close, after, begin, system or "")
     )
     shown = json.dumps(dict(media))
+    content = (
+        f"{{%- macro content(parts) -%}}{{%- if parts is string -%}}{{{{ parts }}}}{{%- else -%}}"
+        f"{{%- for part in parts -%}}{{{{ {shown}.get(part['type']) or part['text'] }}}}{{%- endfor -%}}"
+        "{%- endif -%}{%- endmacro -%}"
+    )
     own_system = (
         "{%- if not messages or messages[0]['role'] != 'system' -%}"
         f"{{{{ {opened} + 'system' + {named} + {said} + {closed} + {behind} }}}}"
         "{%- endif -%}"
     )
     return (
-        f"{{{{ {start} }}}}{own_system if system is not None else ''}"
+        f"{content}{{{{ {start} }}}}{own_system if system is not None else ''}"
         "{%- for message in messages -%}"
         f"{{{{ {opened} + message['role'] + {named} }}}}"
-        "{%- if message['content'] is string -%}{%- set words = message['content'] -%}"
-        "{%- else -%}"
-        "{%- set found = namespace(words='') -%}"
-        "{%- for part in message['content'] -%}"
-        f"{{%- set placeholder = {shown}.get(part['type']) -%}}"
-        "{%- if placeholder -%}{{ placeholder }}"
-        "{%- else -%}{%- set found.words = found.words + part['text'] -%}{%- endif -%}"
-        "{%- endfor -%}"
-        "{%- set words = found.words -%}"
-        "{%- endif -%}"
         "{%- if message['role'] == 'assistant' -%}"
-        f"{{%- generation -%}}{{{{ words + {closed} }}}}{{%- endgeneration -%}}"
-        f"{{%- else -%}}{{{{ words + {closed} }}}}{{%- endif -%}}"
+        f"{{%- generation -%}}{{{{ content(message['content']) + {closed} }}}}{{%- endgeneration -%}}"
+        f"{{%- else -%}}{{{{ content(message['content']) + {closed} }}}}{{%- endif -%}}"
         f"{{{{ {behind} }}}}"
         "{%- endfor -%}"
         f"{{%- if add_generation_prompt -%}}{{{{ {opened} + 'assistant' + {named} }}}}{{%- endif -%}}"

@@ -13,27 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.sample import Sample
 
 if TYPE_CHECKING:
     from mllm_tailor.models.encode import Encoded
     from mllm_tailor.models.model import LoadedModel
 
 
-def read_pair(sample: Sample, model: LoadedModel) -> tuple[list[int], dict[str, Tensor]]:
-    """Ids of the sample's text (its answer, or its prompt where there is none) and `pixel_values` of its picture.
+def read_pair(conversation: Conversation, model: LoadedModel) -> tuple[list[int], dict[str, Tensor]]:
+    """Ids of the conversation's text (its answer, or its prompt where there is none) and `pixel_values` of its picture.
 
     Raises:
         DataError: naming the row, unless there is exactly one picture, or when the answer is empty.
     """
-    text = sample.answer if sample.answer is not None else sample.prompt
-    if len(sample.media) != 1 or (sample.answer is not None and not text.strip()):
+    text = conversation.answer if conversation.answer is not None else conversation.prompt
+    if len(conversation.media) != 1 or (conversation.answer is not None and not text.strip()):
         raise DataError(
-            f"{sample.source or sample.id}: {len(sample.media)} pictures and {len(text.split())} words, where one "
+            f"{conversation.name}: {len(conversation.media)} pictures and {len(text.split())} words, where one "
             "picture and its text are compared — mend this row or leave it out"
         )
-    pixels = model.processor.image_processor(images=[model.picture(sample.media[0])], return_tensors="pt")
+    pixels = model.processor.image_processor(images=[model.picture(conversation.media[0])], return_tensors="pt")
     return list(model.tokenizer(text, truncation=False)["input_ids"]), {"pixel_values": pixels["pixel_values"]}
 
 

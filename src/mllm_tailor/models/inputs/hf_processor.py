@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
 from mllm_tailor.core.registry import load
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.models.chat_template import CUT, MARK
 from mllm_tailor.models.checkpoint import stated_template
@@ -103,7 +103,7 @@ def _options(folder: Path, kind: type[ProcessorMixin], parts: Mapping[str, Any])
     return {name: value for name, value in stated.items() if name in taken and name not in parts}
 
 
-def read_stock(prompt: str, sample: Sample, model: LoadedModel) -> tuple[list[int], dict[str, Tensor]]:
+def read_stock(prompt: str, conversation: Conversation, model: LoadedModel) -> tuple[list[int], dict[str, Tensor]]:
     """Ids of the prompt and the model's other inputs, as the processor makes them.
 
     Raises:
@@ -113,19 +113,19 @@ def read_stock(prompt: str, sample: Sample, model: LoadedModel) -> tuple[list[in
     # Control tokens typed by a user are broken by a space here: not every processor can take them as letters.
     prompt = re.sub(f"{MARK}(.)(.*?){CUT}", r"\1 \2", prompt)
     options: dict[str, Any] = {"add_special_tokens": not prompt.startswith(processor.tokenizer.bos_token or "\0")}
-    if images := [model.picture(media) for media in sample.media if media.kind == "image"]:
+    if images := [model.picture(media) for media in conversation.media if media.kind == "image"]:
         options["images"] = [images]
-    if sounds := [media for media in sample.media if media.kind == "audio"]:
+    if sounds := [media for media in conversation.media if media.kind == "audio"]:
         extractor = getattr(processor, "feature_extractor", None) or processor.audio_processor
         rate = int(extractor.sampling_rate)
         options["audio"] = [read_audio(media, rate) for media in sounds]
-    if clips := [model.clip(media) for media in sample.media if media.kind == "video"]:
+    if clips := [model.clip(media) for media in conversation.media if media.kind == "video"]:
         options["videos"] = [clip.frames for clip in clips]
         options["video_metadata"] = [describe(clip) for clip in clips]
     try:
         inputs = dict(processor(text=[prompt], return_tensors="pt", **options))
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise DataError(f"{sample.source or sample.id}: {type(processor).__name__} cannot read it ({error})") from error
+        raise DataError(f"{conversation.name}: {type(processor).__name__} cannot read it ({error})") from error
     if "video_second_per_grid" in inputs:  # the processor counts two frames a second, whatever it was given
         seconds = [processor.video_processor.temporal_patch_size * clip.seconds / len(clip.frames) for clip in clips]
         inputs["video_second_per_grid"] = torch.tensor(seconds)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Media
 from mllm_tailor.models.chat_template import MARK, tokenize
 from mllm_tailor.models.inputs.tiling import count_tiles, tile_image, tiles_to_tensor
 from mllm_tailor.recipe.schema import Tiles
@@ -26,14 +27,14 @@ def shared_tiles(tiles: Tiles, pictures: int) -> Tiles:
     return Tiles(min=min(tiles.min, most), max=most, thumbnail=tiles.thumbnail)
 
 
-def tiles_of(sample: Sample, tiles: Tiles) -> list[tuple[Media, Tiles]]:
-    """Every picture of the sample with its tiles; a clip stands for its frames."""
-    pictures = sum(media.kind == "image" for media in sample.media)
+def tiles_of(conversation: Conversation, tiles: Tiles) -> list[tuple[Media, Tiles]]:
+    """Every image of the conversation with its tiles; a video stands for its frames."""
+    pictures = sum(media.kind == "image" for media in conversation.media)
     shared = shared_tiles(tiles, pictures)
-    return [(media, shared if media.kind == "image" else ONE_TILE) for media in sample.media]
+    return [(media, shared if media.kind == "image" else ONE_TILE) for media in conversation.media]
 
 
-def prompt_ids(prompt: str, sample: Sample, model: LoadedModel) -> list[int]:
+def prompt_ids(prompt: str, conversation: Conversation, model: LoadedModel) -> list[int]:
     """Ids of the prompt, every placeholder written out to one token for each feature of its picture.
 
     Only sizes are read: no pixel is decoded.
@@ -42,7 +43,7 @@ def prompt_ids(prompt: str, sample: Sample, model: LoadedModel) -> list[int]:
     numbers = range(1, model.frames + 1)
     frames = "\n".join(processor.frame_text.replace("{}", str(number)) + processor.image_token for number in numbers)
     ids = tokenize(processor.tokenizer, re.sub(f"(?<!{MARK}){re.escape(processor.video_token)}", frames, prompt))
-    counts = tile_counts(sample, model)
+    counts = tile_counts(conversation, model)
     start, context, end = (
         processor.tokenizer.convert_tokens_to_ids(token)
         for token in (processor.start_image_token, processor.image_token, processor.end_image_token)
@@ -62,10 +63,10 @@ def prompt_ids(prompt: str, sample: Sample, model: LoadedModel) -> list[int]:
     return written
 
 
-def tile_counts(sample: Sample, model: LoadedModel) -> list[int]:
+def tile_counts(conversation: Conversation, model: LoadedModel) -> list[int]:
     """Tiles of every picture and of every frame, in order."""
     counts: list[int] = []
-    for media, tiles in tiles_of(sample, model.tiles):
+    for media, tiles in tiles_of(conversation, model.tiles):
         if media.kind == "image":
             width, height = model.picture_size(media)
             counts.append(count_tiles(width, height, tiles.min, tiles.max, model.image_size, tiles.thumbnail))
@@ -74,10 +75,10 @@ def tile_counts(sample: Sample, model: LoadedModel) -> list[int]:
     return counts
 
 
-def pixels(sample: Sample, model: LoadedModel) -> dict[str, Tensor]:
+def pixels(conversation: Conversation, model: LoadedModel) -> dict[str, Tensor]:
     """`pixel_values` (tiles, 3, size, size) of all pictures and clips."""
     cut: list[Image.Image] = []
-    for media, tiles in tiles_of(sample, model.tiles):
+    for media, tiles in tiles_of(conversation, model.tiles):
         frames = model.clip(media).frames if media.kind == "video" else [model.picture(media)]
         for image in frames:
             cut += tile_image(image, tiles.min, tiles.max, model.image_size, tiles.thumbnail)

@@ -24,9 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
+from mllm_tailor.core.conversation import Conversation, Message
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import track
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Media
 from mllm_tailor.media.audio import SPEECH_RATE, audio_rate, read_audio
 from mllm_tailor.recipe.schema import Units
 
@@ -72,13 +73,16 @@ class Codebook:
             self.known[media] = found
         return found
 
-    def spoken(self, sample: Sample) -> Sample:
-        """The sample with its recordings written as units in front of the question."""
-        if all(media.kind != "audio" for media in sample.media):
-            return sample
-        said = ["".join(map(token, self.units_of(media))) for media in sample.media if media.kind == "audio"]
-        rest = tuple(media for media in sample.media if media.kind != "audio")
-        return replace(sample, media=rest, prompt="\n".join([*said, sample.prompt]))
+    def spoken(self, conversation: Conversation) -> Conversation:
+        """The conversation with every recording written as its units and a newline, in its place."""
+        return replace(conversation, messages=tuple(map(self._spoken, conversation.messages)))
+
+    def _spoken(self, message: Message) -> Message:
+        parts = [
+            part if isinstance(part, str) or part.kind != "audio" else "".join(map(token, self.units_of(part))) + "\n"
+            for part in message.content
+        ]
+        return replace(message, content=tuple(parts))
 
     def save(self, file: Path) -> None:
         """Write centroids, statistics and settings."""
@@ -275,6 +279,6 @@ def find_codebook(spec: Units, folder: Path) -> Codebook:
     return Codebook.load(file)
 
 
-def recordings_of(samples: Sequence[Sample]) -> list[Media]:
+def recordings_of(conversations: Sequence[Conversation]) -> list[Media]:
     """Every recording once, in order."""
-    return list(dict.fromkeys(media for sample in samples for media in sample.media if media.kind == "audio"))
+    return list(dict.fromkeys(media for item in conversations for media in item.media if media.kind == "audio"))

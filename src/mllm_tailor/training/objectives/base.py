@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RecipeError, RunError
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import MethodSet
 from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import Recipe
@@ -23,7 +23,7 @@ from mllm_tailor.training.trainable import set_train_mode
 class ObjectiveInputs:
     """What only the run can give a training."""
 
-    measure: Callable[[Sequence[Sample]], float] | None = None  # samples -> the task's metric, 0 to 1, 1 is best
+    measure: Callable[[Sequence[Conversation]], float] | None = None  # samples -> the task's metric, 0 to 1, 1 is best
     rejected: Mapping[str, str] | None = None  # id of a sample -> a wrong answer to it
 
 
@@ -32,9 +32,9 @@ class Objective:
 
     needs_two_passes = False  # whether `look` must see all passes of a step before `loss` is asked for the first
 
-    def __init__(self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Conversation], recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        self.samples: Sequence[Sample] = samples  # what is encoded
+        self.samples: Sequence[Conversation] = samples  # what is encoded
         self.count = len(samples)  # what an epoch consists of: the first so many
 
     def expand_indices(self, numbers: Sequence[int]) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class MetricObjective(Objective):
     """1 - the task's own metric on the model's own replies. It has no gradient, and MeZO needs none (section 2.1)."""
 
     def __init__(
-        self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe, objective_inputs: ObjectiveInputs
+        self, model: LoadedModel, samples: Sequence[Conversation], recipe: Recipe, objective_inputs: ObjectiveInputs
     ) -> None:
         super().__init__(model, samples, recipe)
         if objective_inputs.measure is None:
@@ -111,7 +111,11 @@ def check_objective(method: MethodSet, recipe: Recipe) -> None:
 
 
 def make_objective(
-    model: LoadedModel, method: MethodSet, samples: Sequence[Sample], recipe: Recipe, objective_inputs: ObjectiveInputs
+    model: LoadedModel,
+    method: MethodSet,
+    samples: Sequence[Conversation],
+    recipe: Recipe,
+    objective_inputs: ObjectiveInputs,
 ) -> Objective:
     """The objective the recipe asks for."""
     from mllm_tailor.training.objectives.contrastive import ContrastiveObjective

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import Length, LoadedModel, embed_pictures, embed_texts
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch
@@ -49,7 +49,7 @@ class ContrastiveObjective(Objective):
 
     needs_two_passes = True
 
-    def __init__(self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Conversation], recipe: Recipe) -> None:
         super().__init__(model, samples, recipe)
         if world_size() > 1:
             raise RunError("contrastive tuning compares within one process — run it in a single process")

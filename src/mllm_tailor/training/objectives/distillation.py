@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import track
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import Length, LoadedModel, load_model
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, BatchSource, to_device
@@ -52,7 +52,7 @@ def kept_divergence(logits: Tensor, ids: Tensor, teacher: Tensor, temperature: f
 class LogitDistillation(Objective):
     """Labels and a teacher's logits together."""
 
-    def __init__(self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Conversation], recipe: Recipe) -> None:
         super().__init__(model, samples, recipe)
         assert recipe.train.distill is not None
         self.settings = recipe.train.distill
@@ -107,7 +107,7 @@ class LogitDistillation(Objective):
 class VisionDistillation(Objective):
     """Only the vision tower learns; nothing is written or read."""
 
-    def __init__(self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe) -> None:
+    def __init__(self, model: LoadedModel, samples: Sequence[Conversation], recipe: Recipe) -> None:
         super().__init__(model, samples, recipe)
         assert recipe.train.distill is not None
         self.settings = recipe.train.distill

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import computes_in_bf16
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import track
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.models import NO_LOSS, Length, LoadedModel
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, BatchSource, to_device
@@ -37,7 +37,7 @@ class DPO(Objective):
     """Pairs of a right and a wrong answer; both are in the same pass."""
 
     def __init__(
-        self, model: LoadedModel, samples: Sequence[Sample], recipe: Recipe, rejected: Mapping[str, str] | None
+        self, model: LoadedModel, samples: Sequence[Conversation], recipe: Recipe, rejected: Mapping[str, str] | None
     ) -> None:
         right = [sample for sample in samples if sample.id in (rejected or {})]
         if not right or rejected is None:
@@ -45,7 +45,10 @@ class DPO(Objective):
                 "`train.prefer`: the model reads no training sample wrong, so there is nothing to prefer — leave the "
                 "stage out, or give it more data"
             )
-        wrong = [replace(sample, id=f"{sample.id}#wrong", answer=rejected[sample.id]) for sample in right]
+        wrong = [
+            replace(item, sample=replace(item.sample, id=f"{item.id}#wrong"), answer=rejected[item.id])
+            for item in right
+        ]
         super().__init__(model, [*right, *wrong], recipe)
         assert recipe.train.prefer is not None
         self.settings = recipe.train.prefer

@@ -88,13 +88,13 @@ def test_sroie_names_what_lacks_its_other_half(tmp_path: Path) -> None:
     [
         ("[1, 2]", "found a list"),
         ("{", "not valid JSON"),
-        ('{"a": 1, "a": 2}', "said twice"),
+        ('{"a": 1, "a": 2}', "stands twice"),
         ('{"a": NaN}', "NaN"),
         ('{"a": 1e999}', "1e999"),
         ("", "empty"),
         ("9.00", "found a number"),
         ('{"a": "\\ud800"}', "surrogate"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "nested deeper"),
     ],
 )
 def test_bad_labels_are_named_and_the_rest_is_read(tmp_path: Path, label: str, problem: str) -> None:

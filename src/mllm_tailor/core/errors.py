@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class TailorError(Exception):
@@ -16,6 +17,17 @@ class RecipeError(TailorError):
 
 class DataError(TailorError):
     """A file, row or label that cannot be used; the message starts with the file and row."""
+
+
+class MissingFileError(DataError, FileNotFoundError):
+    """A file that is not there, for callers who can do without it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: no such file — check the path, or restore the file")
+        self.filename = str(path)
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # OSError would show its filename alone
 
 
 class ModelError(TailorError):

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import psutil
 
-from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.errors import DataError, MissingFileError
 from mllm_tailor.core.strict_json import dump_json, parse_json
 
 MAX_JSON_BYTES = 2 * 2**30  # of one document, which is read whole
@@ -172,7 +172,7 @@ def _rename_unless_there(partial: Path, target: Path) -> None:
             raise
 
 
-# --- JSON documents and lines -------------------------------------------------------------------------------------------
+# --- JSON documents and lines ------------------------------------------------------------------------------
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -185,14 +185,14 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
 
     Raises:
         DataError: naming the file and what is wrong with it.
-        FileNotFoundError: when there is none.
+        MissingFileError: when there is none.
     """
     try:
         if (size := path.stat().st_size) > limit:
             raise DataError(f"{path}: {size:,} bytes, over the limit of {limit:,} for one JSON document — split it")
         return parse_json(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise
+        raise MissingFileError(path) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}) — check its permissions") from None
     except UnicodeDecodeError as error:
@@ -212,7 +212,7 @@ def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, b
     packed = path.suffix.lower() == ".gz"
     allowed = UNPACKED_FREE + MAX_RATIO * path.stat().st_size if packed else math.inf
     try:
-        with _opened(path) as file:
+        with open_lines(path) as file:
             while line := file.readline(limit + 1):
                 number += 1
                 allowed -= len(line)
@@ -226,7 +226,8 @@ def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, b
         raise DataError(f"{path}:{number + 1}: packed with gzip, but damaged or cut off here — copy it again") from None
 
 
-def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+def open_lines(path: Path) -> IO[bytes] | gzip.GzipFile:
+    """The bytes of a file of lines, unpacked where it is packed with gzip (`.gz`)."""
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
@@ -234,13 +235,9 @@ def parse_line(line: bytes, number: int) -> Any:
     """The JSON value of one line of `read_lines`.
 
     Raises:
-        ValueError: with what is wrong.
+        ValueError: with what is wrong; a UnicodeDecodeError for other text than UTF-8.
     """
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8 text") from None
-    return parse_json(text)
+    return parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -252,6 +249,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     for row, line in read_lines(path):
         try:
             yield row, parse_line(line, row)
+        except UnicodeDecodeError:
+            raise DataError(f"{path}:{row}: not UTF-8 text — save the file as UTF-8") from None
         except ValueError as error:
             raise DataError(f"{path}:{row}: not valid JSON ({error}) — correct or remove this row") from None
 

@@ -64,7 +64,7 @@ def _decode(decoder: json.JSONDecoder, text: str) -> Any:
 def _depth_exceeds(value: Any, limit: int) -> bool:
     """Whether lists and objects lie inside each other more than `limit` deep."""
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
         level = [item for items in inner for item in items if isinstance(item, (dict, list))]
         if not level:

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import Row, parse_strictly
+from mllm_tailor.data.jsonl import Row
 
 BATCH_ROWS = 64  # rows held as Python objects at once; embedded images make rows large
 Decode = Callable[[Any], Any]
@@ -98,7 +99,7 @@ def _decoder(feature: Any) -> Decode | None:
 def _json_value(value: Any) -> Any:
     """A value stored as JSON text; text that is no JSON stays as it is."""
     try:
-        return parse_strictly(value) if isinstance(value, str) else value
+        return parse_json(value) if isinstance(value, str) else value
     except ValueError:
         return value
 

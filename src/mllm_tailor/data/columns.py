@@ -15,7 +15,8 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Sample
-from mllm_tailor.data.jsonl import Row, kind_of, parse_strictly
+from mllm_tailor.core.strict_json import parse_json
+from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, inside, media_kind
 
@@ -102,7 +103,7 @@ def _holds_labels(name: str, value: Any) -> bool:
 
 def _parse_label(text: str, source: str, column: str) -> dict[str, Any]:
     try:
-        value = parse_strictly(text)
+        value = parse_json(text)
     except ValueError as error:
         raise DataError(f"{source}: `{column}` is not valid JSON ({error}) — mend the label") from None
     if not isinstance(value, dict):

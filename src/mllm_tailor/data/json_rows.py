@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import read_json
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import HEAD_BYTES, Row, as_row, kind_of, parse_file
+from mllm_tailor.data.jsonl import HEAD_BYTES, Row, as_row, kind_of
 
 SPLIT_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "held_out", "heldout"}
@@ -93,7 +94,7 @@ def _is_rows(value: Any) -> bool:
 def json_file_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue]:
     """Every row of a JSON file."""
     try:
-        content = parse_file(path)
+        content = read_json(path)
     except DataError as error:
         yield DataIssue.of(error, str(path))
         return

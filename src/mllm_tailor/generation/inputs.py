@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import parse_json
 from mllm_tailor.core.sample import Media, MediaKind, Sample
+from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, inside, media_kind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mllm_tailor.core.io import parse_json
+from mllm_tailor.core.strict_json import repair_json
 from mllm_tailor.tasks.base import Reply
 
 
@@ -21,7 +21,7 @@ def read_object(text: str) -> Reply:
         return Reply(problem="no JSON object in the reply")
     for candidate in _candidates(text, start):
         try:
-            value: Any = parse_json(candidate)
+            value: Any = repair_json(candidate)
         except ValueError:
             continue
         if isinstance(value, dict):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import build, jsonl_rows, parse_file
+from mllm_tailor.data.jsonl import build, jsonl_rows
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
 from mllm_tailor.data.layouts.llava import samples_of
 from mllm_tailor.media.source import inside
@@ -32,7 +33,7 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     """Every set the meta file names, each row once: `repeat_time` weighs training and is no part of the data."""
     for file in (label_file.path for label_file in _files(folder)):
         try:
-            entries = parse_file(file)
+            entries = read_json(file)
         except DataError as error:
             yield DataIssue.of(error, str(file))
             continue

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import kind_of, parse_file
+from mllm_tailor.data.jsonl import kind_of
 from mllm_tailor.data.layouts.base import Folder, Layout
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import media_kind
@@ -54,7 +55,7 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
 
 
 def _fields(label: Path, source: str) -> dict[str, Any]:
-    value = parse_file(label)
+    value = read_json(label)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, dict):

@@ -8,9 +8,10 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.strict_json import is_text, parse_json
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import Row, is_text, jsonl_rows, kind_of, parse_strictly
+from mllm_tailor.data.jsonl import Row, jsonl_rows, kind_of
 from mllm_tailor.data.layouts.base import Folder, Layout, split_of
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import inside, media_kind
@@ -88,7 +89,7 @@ def _labels(file: Path, source: str) -> dict[str, Any]:
         text = file.read_bytes().decode("utf-8-sig").strip()
         if not text:
             raise DataError(f"{source}: the label file is empty — fill it in, or remove it with its picture")
-        value = parse_strictly(text) if file.suffix.lower() == ".json" or text[0] in "{[" else _lines(text, source)
+        value = parse_json(text) if file.suffix.lower() == ".json" or text[0] in "{[" else _lines(text, source)
     except UnicodeDecodeError:
         raise DataError(f"{source}: not UTF-8 text — save the file as UTF-8") from None
     except OSError as error:

@@ -31,8 +31,8 @@ from train import QUICK, prepare
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine, seed_everything
 from mllm_tailor.core.io import write_json
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import LoadedModel
-from mllm_tailor.models.patches import cpu_attention, last_layer, load_model
+from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models.patches import cpu_attention, last_layer
 from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training import batches as feed

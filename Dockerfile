@@ -13,11 +13,10 @@ WORKDIR /work
 ENTRYPOINT ["tailor"]
 CMD ["--help"]
 
-# torch from its own CPU index: the default one brings CUDA libraries of several gigabytes.
+# The CPU build of torch: the default one brings CUDA libraries of several gigabytes.
 FROM base AS cpu
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" torch \
- && pip install --no-cache-dir "$(ls /wheels/*.whl)[media,pdf]" && rm -r /wheels
+RUN pip install --no-cache-dir uv \
+ && uv pip install --system --no-cache --torch-backend cpu "$(ls /wheels/*.whl)[media,pdf]" && rm -r /wheels
 USER tailor
 
 FROM base AS cuda

@@ -394,10 +394,10 @@ def test_an_unknown_layout_says_what_was_looked_for_and_found(tmp_path: Path) ->
     with pytest.raises(DataError) as error:
         read_samples(tmp_path)
     assert "2 .pdf" in str(error.value) and all(name in str(error.value) for name in LAYOUTS)
-    with pytest.raises(DataError, match=r"rows\.jsonl has picture, total, none of which names a file"):
-        read_samples(write(tmp_path, {"rows.jsonl": [{"picture": "a.png", "total": "9"}]}))
-    with pytest.raises(DataError, match=r"t\.csv has picture, total"):
-        read_samples(write(tmp_path / "table", {"t.csv": "picture;total\na.png;9\n"}))
+    with pytest.raises(DataError, match=r"rows\.jsonl has shop, total, none of which names a file"):
+        read_samples(write(tmp_path, {"rows.jsonl": [{"shop": "a", "total": "9"}]}))
+    with pytest.raises(DataError, match=r"t\.csv has shop, total"):
+        read_samples(write(tmp_path / "table", {"t.csv": "shop;total\na;9\n"}))
     with pytest.raises(DataError, match="no such folder"):
         read_samples(tmp_path / "none")
     with pytest.raises(DataError, match="not laid out as `csv`"):

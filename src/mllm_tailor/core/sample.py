@@ -65,6 +65,7 @@ class Sample:
     source: str = ""  # "file:row", for messages and the ledger
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what else the layout knows (ocr, speaker)
     positions: tuple[Position, ...] = ()  # where each of `media` stands; empty: all before the first question
+    answers: tuple[str, ...] = ()  # all answers that count as right, where annotators gave several; `answer` is learned
 
     @property
     def modality(self) -> str:
@@ -73,7 +74,7 @@ class Sample:
 
     def unlabelled(self) -> Sample:
         """A copy that holds no trace of the right answer; prediction works on such copies only."""
-        return replace(self, answer=None, fields={}, extra={}, group=None)
+        return replace(self, answer=None, answers=(), fields={}, extra={}, group=None)
 
 
 def modality_of(media: tuple[Media, ...]) -> str:

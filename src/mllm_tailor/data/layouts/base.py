@@ -16,6 +16,7 @@ from mllm_tailor.data.csv_rows import csv_rows, first_csv_row
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import SPLIT_NAMES, first_json_row, json_file_rows
 from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows
+from mllm_tailor.media.source import media_kind
 
 MEDIA_FOLDERS = ("", "images", "image", "img", "media", "videos", "audio", "clips", "wavs")
 # What `datasets` writes beside its Arrow files.
@@ -70,6 +71,7 @@ class Folder:
         self.media_root = None if media_root is None else Path(media_root)
         self._label_files: dict[str, list[LabelFile]] = {}
         self._listings: dict[Path, list[os.DirEntry[str]]] = {}
+        self._stems: dict[Path, dict[str, str]] = {}
 
     @property
     def outer(self) -> Path:
@@ -139,6 +141,21 @@ class Folder:
         roots = tuple(folder for folder in folders if folder.is_dir() and folder.resolve().is_relative_to(whole))
         return roots if self.media_root is None else (self.media_root, *roots)
 
+    def with_suffix(self, name: str, roots: tuple[Path, ...]) -> str | None:
+        """The file that a row names without its suffix, relative to the first root that holds it; None without one."""
+        parent, _, stem = name.rpartition("/")
+        for root in roots:
+            if stem in (stems := self._stems_of(root / parent)):
+                return f"{parent}/{stems[stem]}".lstrip("/")
+        return None
+
+    def _stems_of(self, folder: Path) -> dict[str, str]:
+        """The media files of a folder by their names without suffix."""
+        if folder not in self._stems:
+            names = [entry.name for entry in self.listing(folder) if media_kind(entry.name)]
+            self._stems[folder] = {os.path.splitext(name)[0]: name for name in names}
+        return self._stems[folder]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -152,27 +169,35 @@ class Layout:
     files: Callable[[Folder], Iterable[LabelFile]] | None = None
 
 
-Samples = Callable[[Row, tuple[Path, ...]], Iterable[Sample]]  # of a row, with the folders its media may lie in
+Recognises = Callable[[Mapping[str, Any]], bool]  # of the first row of a file
+Roots = tuple[Path, ...]  # the folders that a row may name media in
 
 
 def row_layout(
-    recognises: Callable[[Mapping[str, Any]], bool], samples: Samples, suffixes: tuple[str, ...] = ROW_SUFFIXES
+    recognises: Recognises, samples: Callable[[Row, Roots], Iterable[Sample]], suffixes: tuple[str, ...] = ROW_SUFFIXES
 ) -> Layout:
     """The layout of files of rows, in any container, whose first row `recognises`."""
+    return folder_layout(recognised(recognises, suffixes), lambda row, folder, roots: samples(row, roots))
+
+
+def recognised(recognises: Recognises, suffixes: tuple[str, ...] = ROW_SUFFIXES) -> Callable[[Folder], list[LabelFile]]:
+    """Finds the files of rows whose first row `recognises`."""
 
     def files(folder: Folder) -> list[LabelFile]:
         return [file for file in folder.label_files(*suffixes) if file.first and recognises(file.first)]
 
-    return files_layout(files, samples)
+    return files
 
 
-def files_layout(files: Callable[[Folder], list[LabelFile]], samples: Samples) -> Layout:
-    """The layout of certain files of rows."""
+def folder_layout(
+    files: Callable[[Folder], list[LabelFile]], samples: Callable[[Row, Folder, Roots], Iterable[Sample]]
+) -> Layout:
+    """The layout of certain files of rows; how a row is read may depend on the files that lie in the folder."""
 
     def read(folder: Folder) -> Iterator[Sample | DataIssue]:
         for file in files(folder):
             roots = folder.roots(file.path)
-            yield from build(file.rows(), lambda row, roots=roots: samples(row, roots))  # type: ignore[misc]
+            yield from build(file.rows(), lambda row, roots=roots: samples(row, folder, roots))  # type: ignore[misc]
 
     return Layout(lambda folder: bool(files(folder)), read, files)
 

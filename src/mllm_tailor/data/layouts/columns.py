@@ -2,24 +2,114 @@
 
 from __future__ import annotations
 
-from mllm_tailor.data.columns import MEDIA_COLUMNS, samples_of
-from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, files_layout
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.columns import MEDIA_COLUMNS, media_columns, samples_of
+from mllm_tailor.data.jsonl import Row
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, folder_layout
+from mllm_tailor.media.source import media_kind
 
 FILE_COLUMNS = frozenset(name for group in MEDIA_COLUMNS for name in group)
 METADATA_STEM = "metadata"  # the file that Hugging Face's image folders name so is meant where there are others
+# Further names of the file column, in lower case and without separators, by the kind of file.
+IMAGE_NAMES = ("image", "img", "picture", "photo")
+NAME_ENDINGS = ("", "name", "file", "filename", "filepath", "path", "id", "base64", "bytes", "b64")
+ALIASES = {
+    **{name + ending: "image" for name in IMAGE_NAMES for ending in NAME_ENDINGS},
+    **{name + ending: "video" for name in ("video", "clip") for ending in NAME_ENDINGS},
+    **{name + ending: "audio" for name in ("audio", "wav", "recording", "sound") for ending in NAME_ENDINGS},
+    **dict.fromkeys(("filename", "filenames", "file", "filepath", "path", "document", "pdf", "idcode"), "file_name"),
+}
+WEB_ENDINGS = ("url", "uri", "link")  # of columns that are looked at last: media are never fetched
+# The first characters of base64 text of JPEG, PNG, GIF, WebP, TIFF and PDF files.
+BASE64_STARTS = {
+    "/9j/": "image/jpeg",
+    "iVBOR": "image/png",
+    "R0lGOD": "image/gif",
+    "UklGR": "image/webp",
+    "SUkq": "image/tiff",
+    "TU0A": "image/tiff",
+    "JVBERi": "application/pdf",
+}
+SHORTEST_BASE64 = 64  # characters; a shorter text is a name
+
+
+def file_columns(values: Mapping[str, Any]) -> dict[str, str]:
+    """The columns that name files, each with the canonical column it stands for; empty where there are none.
+
+    A column named as such wins over one whose value only looks like the name of a file.
+    """
+    known = media_columns(values)
+    if known:
+        return {name: name for name in known}
+    plain = {
+        name: re.sub(r"[\W_]+", "", str(name)).lower() for name, value in values.items() if _may_name_a_file(value)
+    }
+    for endings in (("",), WEB_ENDINGS):
+        for name, word in plain.items():
+            alias = next((ALIASES[stem] for end in endings if (stem := word.removesuffix(end)) in ALIASES), None)
+            if alias:
+                return {name: alias}
+    for name, value in values.items():
+        if isinstance(value, str) and "\n" not in value and "://" not in value and media_kind(value):
+            return {name: "file_name"}
+    return {}
+
+
+def _may_name_a_file(value: Any) -> bool:
+    return (isinstance(value, (str, int)) and not isinstance(value, bool) and value != "") or isinstance(value, dict)
+
+
+def canonical(values: Mapping[str, Any], folder: Folder, roots: tuple[Path, ...]) -> dict[str, Any]:
+    """The values with files under known columns, base64 text as a data address, and missing suffixes added."""
+    columns = file_columns(values)
+    return {
+        columns.get(name, name): _file_value(value, folder, roots) if name in columns else value
+        for name, value in values.items()
+    }
+
+
+def _file_value(value: Any, folder: Folder, roots: tuple[Path, ...]) -> Any:
+    if isinstance(value, list):
+        return [_file_value(item, folder, roots) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or value.startswith("data:"):
+        return value
+    if len(value) >= SHORTEST_BASE64:
+        kind = next((kind for start, kind in BASE64_STARTS.items() if value.startswith(start)), None)
+        return value if kind is None else f"data:{kind};base64,{''.join(value.split())}"
+    return value if media_kind(value) else folder.with_suffix(value, roots) or value
+
+
+def read_columns(row: Row, folder: Folder, roots: tuple[Path, ...]) -> Iterable[Sample]:
+    """The samples of a row of named columns.
+
+    Raises:
+        DataError: naming the row.
+    """
+    return samples_of(Row(row.source, canonical(row.values, folder, roots), row.split), roots)
+
+
+def _names_a_file(file: LabelFile) -> bool:
+    return bool(FILE_COLUMNS & set(file.first)) or bool(file_columns(file.first))
 
 
 def _layout(*suffixes: str) -> Layout:
     def files(folder: Folder) -> list[LabelFile]:
         label_files = folder.label_files(*suffixes)
         named = [file for file in label_files if file.path.stem.lower() == METADATA_STEM and file.first]
-        return named or [
-            file
-            for file in label_files
-            if FILE_COLUMNS & set(file.first) or (not file.first and file.suffix == ".arrow")
-        ]
+        return named or [file for file in label_files if _names_a_file(file) or _is_unreadable_arrow(file)]
 
-    return files_layout(files, samples_of)
+    return folder_layout(files, read_columns)
+
+
+def _is_unreadable_arrow(file: LabelFile) -> bool:
+    return file.suffix == ".arrow" and not file.first
 
 
 METADATA = _layout(".jsonl", ".ndjson")

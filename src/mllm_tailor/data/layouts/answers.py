@@ -1,0 +1,89 @@
+"""Questions with several right answers (DocVQA, TextVQA, InfographicVQA), and media with several captions.
+
+The answer to learn is the one that the set names, else the most frequent, else the first; all of them count as right.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.layouts.base import Folder, Roots, folder_layout, recognised
+from mllm_tailor.data.layouts.columns import file_columns, read_columns
+
+ANSWERS, CAPTIONS = ("answers",), ("captions", "sentences", "caption", "raw", "references")
+CHOSEN = "multiple_choice_answer"  # VQAv2's name of the answer to learn
+# Columns that number or locate a row and say nothing about what it shows; kept beside the sample.
+BESIDE = frozenset(
+    {"questionId", "question_id", "docId", "ucsf_document_id", "ucsf_document_page_no", "data_split", "set_name"}
+    | {"image_width", "image_height", "flickr_original_url", "flickr_300k_url", "coco_url", "flickr_url", "image_url"}
+    | {"ocr_output_file", "sentids", "imgid", "cocoid", "img_id", "filepath", "url", "license"}
+)
+
+
+def recognises(first: Mapping[str, Any]) -> bool:
+    """Whether a row has a question with a list of answers, or a list of captions."""
+    asks = "question" in first and any(isinstance(first.get(name), list) for name in ANSWERS)
+    return asks or any(_texts(first.get(name)) for name in CAPTIONS)
+
+
+def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample]:
+    """One sample a row, with all its answers.
+
+    Raises:
+        DataError: naming the row.
+    """
+    question = "question" in row.values
+    name = next((name for name in (ANSWERS if question else CAPTIONS) if name in row.values), "")
+    answers = _texts(row.values.get(name)) if name else []
+    if answers is None:
+        found = kind_of(row.values[name])
+        raise DataError(f"{row.source}: `{name}` should be a list of texts, found {found} — correct this row")
+    values = {key: value for key, value in row.values.items() if key not in (name, CHOSEN, "question")}
+    beside = {key: values.pop(key) for key in BESIDE & set(values) - set(file_columns(values))}
+    learned = row.values.get(CHOSEN) or most_frequent(answers)
+    for sample in read_columns(Row(row.source, values, row.split), folder, roots):
+        sample = replace(sample, extra={**sample.extra, **beside})
+        yield asked(sample, str(row.values["question"]), learned, answers) if question else captioned(sample, answers)
+
+
+def asked(sample: Sample, question: str, learned: Any, answers: Sequence[str]) -> Sample:
+    """The sample with its question, the answer to learn and all right answers."""
+    return replace(sample, prompt=question, answer=None if learned is None else str(learned), answers=tuple(answers))
+
+
+def captioned(sample: Sample, captions: Sequence[str]) -> Sample:
+    """The sample with its captions, the first of which is learned."""
+    if not captions:
+        return sample
+    fields = {**sample.fields, "caption": captions[0]}
+    return replace(sample, answer=captions[0], answers=tuple(captions), fields=fields)
+
+
+def most_frequent(answers: Sequence[str]) -> str | None:
+    """The most frequent answer, the first of equals; None without answers."""
+    return Counter(answers).most_common(1)[0][0] if answers else None
+
+
+def _texts(value: Any) -> list[str] | None:
+    """Answers or captions as texts, from a list of texts or of objects that hold one; None for anything else."""
+    if isinstance(value, Mapping):  # how Hugging Face stores a list of objects: an object of lists
+        value = next((value[key] for key in ("answer", "raw", "caption", "text") if key in value), None)
+    if not isinstance(value, list):
+        return None
+    texts = [_text(item) for item in value]
+    return texts if all(text is not None for text in texts) else None  # type: ignore[return-value]
+
+
+def _text(item: Any) -> str | None:
+    if isinstance(item, Mapping):
+        item = next((item[key] for key in ("answer", "raw", "caption", "text") if key in item), None)
+    return str(item) if isinstance(item, (str, int, float)) and not isinstance(item, bool) else None
+
+
+LAYOUT = folder_layout(recognised(recognises), samples_of)

@@ -1,0 +1,68 @@
+"""TRL's rows: `prompt` and `completion`, or `prompt`, `chosen` and `rejected`; each is text or a list of messages.
+
+Of a preference pair the chosen reply is learned; the rejected one is kept beside the sample (`extra["rejected"]`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.layouts import chat
+from mllm_tailor.data.layouts.base import Roots, row_layout
+
+REPLIES = ("completion", "chosen")
+_KEYS = ("prompt", "completion", "chosen", "rejected")
+
+
+def recognises(first: Mapping[str, Any]) -> bool:
+    """Whether a row has a prompt and a completion, or a chosen and a rejected reply."""
+    return {"prompt", "completion"} <= set(first) or {"chosen", "rejected"} <= set(first)
+
+
+def samples_of(row: Row, roots: Roots) -> Iterator[Sample]:
+    """One sample: the last reply is the answer, all before it is the conversation.
+
+    Raises:
+        DataError: naming the row.
+    """
+    values = {name: value for name, value in row.values.items() if name not in _KEYS}
+    reply = next((name for name in REPLIES if row.values.get(name) is not None), None)
+    if reply is None:
+        raise DataError(f"{row.source}: no `completion` and no `chosen` — add the reply to learn, or remove this row")
+    messages = [*_messages(row, "prompt", "user"), *_messages(row, reply, "assistant")]
+    *_, sample = chat.samples_of(Row(row.source, values | {"messages": messages}, row.split), roots)
+    rejected = _messages(row, "rejected", "assistant")
+    if rejected:
+        sample = replace(sample, extra={**sample.extra, "rejected": _text(rejected[-1], row.source)})
+    yield replace(sample, id=sample.id.removesuffix(f"-{len(sample.history) // 2 + 1}"))
+
+
+def _messages(row: Row, name: str, role: str) -> list[Any]:
+    """The messages that a column holds: a list of them, one message, or the text of one of this role."""
+    value = row.values.get(name)
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, Mapping):
+        return [value]
+    if not isinstance(value, list):
+        raise DataError(f"{row.source}: `{name}` should be text or messages, found {kind_of(value)} — correct this row")
+    return value
+
+
+def _text(message: Any, source: str) -> str:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(content, list):
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    if not isinstance(content, str):
+        raise DataError(f"{source}: `rejected` holds no text — correct this row")
+    return content
+
+
+LAYOUT = row_layout(recognises, samples_of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -214,7 +215,9 @@ class TestFiles:
 
     def test_what_a_killed_writer_left_is_cleared(self, tmp_path: Path) -> None:
         write_checkpoint(tmp_path, a_checkpoint(1), keep=2)
-        (tmp_path / ".writing-step-00000002").mkdir()
-        (tmp_path / ".writing-step-00000002" / "weights.safetensors").write_bytes(b"half")
+        host = socket.gethostname().replace(".", "-")[:40]
+        half = tmp_path / f".step-00000002.new.{host}.4194303.0.partial"  # nobody has this process number
+        half.mkdir()
+        (half / "weights.safetensors").write_bytes(b"half")
         checkpoints.clear_unfinished(tmp_path)
         assert [place.name for place in tmp_path.iterdir()] == ["step-00000001"]

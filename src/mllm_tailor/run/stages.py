@@ -7,7 +7,6 @@ like any other: a checkpoint, a recipe, a folder.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TypeVar
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, RecipeError
-from mllm_tailor.core.io import fsync_folder, write_json
+from mllm_tailor.core.io import atomic_folder, write_json
 from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, find_shared
@@ -122,15 +121,13 @@ def _without(job: Job, faults: Sequence[DataIssue]) -> Job:
 
 def fold(stage: RunFolder) -> Path:
     """The checkpoint a finished stage leaves to the next: base and update in one, whole or not there."""
-    place, part = stage.folded, stage.path / ".model.part"
+    place = stage.folded
     if not place.is_dir():
         console.print(f"Folding what {stage.path.name} learned into the model: {place}")
-        shutil.rmtree(part, ignore_errors=True)
         model = open_tuned(stage.recipe(), stage.adapter)
         merge(model)
-        model.save(part)
-        part.rename(place)
-        fsync_folder(stage.path)
+        with atomic_folder(place) as partial:
+            model.save(partial)
     return place
 
 

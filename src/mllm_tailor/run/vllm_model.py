@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 
 from mllm_tailor.core.errors import ModelError, RunError
-from mllm_tailor.core.io import sha256
+from mllm_tailor.core.io import atomic_folder, fingerprint, sha256
 from mllm_tailor.core.progress import console
 from mllm_tailor.generation.vllm.engine import VllmEngine, import_vllm
 from mllm_tailor.generation.vllm.requests import check_family
@@ -77,21 +73,16 @@ def merged_folder(recipe: Recipe, run: RunFolder) -> Path:
     console.print(f"Merging the adapter for vLLM, once, into {folder}", highlight=False)
     model = open_tuned(recipe, run.adapter)
     merge(model)
-    part = Path(tempfile.mkdtemp(prefix=".merged-", dir=run.path))
-    try:
-        model.save(part)
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with atomic_folder(folder, replace=False) as partial:
+        model.save(partial)
     return folder
 
 
 def _key(recipe: Recipe, adapter: Path) -> str:
     """Of what the merged weights follow from: the adapter's files, its base, and what it is added to."""
-    told = hashlib.sha256(f"{recipe.model.model_dump_json()} {recipe.predict.weights}".encode())
-    for file in sorted(file for file in adapter.rglob("*") if file.is_file()):
-        told.update(f"{file.relative_to(adapter)} {sha256(file)}".encode())
-    return told.hexdigest()[:12]
+    files = sorted(file for file in adapter.rglob("*") if file.is_file())
+    sums = [[str(file.relative_to(adapter)), sha256(file)] for file in files]
+    return fingerprint(recipe.model.model_dump(mode="json"), recipe.predict.weights, sums)[:12]
 
 
 def drop_weights(model: LoadedModel) -> None:

@@ -7,7 +7,6 @@ then renamed. Whoever finds a folder with the right name therefore finds all of 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mllm_tailor.core.errors import DataError, RunError
-from mllm_tailor.core.io import fsync_folder, human_bytes, read_json, sha256, write_json
+from mllm_tailor.core.io import (
+    atomic_folder,
+    human_bytes,
+    read_json,
+    remove_folder,
+    restore_partials,
+    sha256,
+    write_json,
+)
 from mllm_tailor.core.progress import console
 
 MANIFEST = "manifest.json"
-UNFINISHED = ".writing-"
 
 
 @dataclass(frozen=True)
@@ -53,26 +59,18 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             "same command again; it goes on from the checkpoint before this one, which is whole"
         ) from error
     for old in list_checkpoints(folder)[:-keep]:
-        _remove(old)
+        remove_folder(old)
     return place
 
 
 def save_verified(place: Path, checkpoint: Checkpoint) -> None:
     """Write one checkpoint folder atomically, in place of what may be there."""
-    part = place.with_name(f"{UNFINISHED}{place.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir()
+    with atomic_folder(place) as partial:
         for group, tensors in checkpoint.tensors.items():
-            _write_tensors(part / f"{group}.safetensors", tensors)
-        write_json(part / "state.json", {"step": checkpoint.step, **checkpoint.values})
-        write_json(part / MANIFEST, {file.name: sha256(file) for file in sorted(part.iterdir())})
-        if place.exists():
-            _remove(place)
-        part.rename(place)
-        fsync_folder(place.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, partial / f"{group}.safetensors")
+        write_json(partial / "state.json", {"step": checkpoint.step, **checkpoint.values})
+        write_json(partial / MANIFEST, {file.name: sha256(file) for file in sorted(partial.iterdir())})
 
 
 def read_newest(folder: Path, device: torch.device | str = "cpu") -> Checkpoint | None:
@@ -113,26 +111,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed writer or remover left behind."""
-    for leftover in folder.glob(f"{UNFINISHED}*") if folder.is_dir() else ():
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(place: Path) -> None:
-    """Remove a checkpoint so that no half of it is ever taken for a whole: rename first."""
-    gone = place.with_name(f"{UNFINISHED}old-{place.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    place.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    """Clear what a killed writer or remover left behind."""
+    if folder.is_dir():
+        restore_partials(folder)
 
 
 def _free(folder: Path) -> int:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, RunError
-from mllm_tailor.core.io import fsync_folder
+from mllm_tailor.core.io import atomic_folder, fingerprint
 from mllm_tailor.core.progress import console
 from mllm_tailor.methods import MethodSet, trainable_state_dict
 from mllm_tailor.models import LoadedModel
@@ -98,12 +95,8 @@ class CheckpointManager:
                 self._put(load_verified(self.best).tensors["weights"])
             except DataError as error:
                 console.print(f"[yellow]{error}: the weights of the last step are kept instead of the best")
-        part, place = self.folder / ".adapter.part", self.folder / "adapter"
-        shutil.rmtree(part, ignore_errors=True)
-        self.method.save(self.model, part)
-        shutil.rmtree(place, ignore_errors=True)
-        part.rename(place)
-        fsync_folder(self.folder)
+        with atomic_folder(self.folder / "adapter") as partial:
+            self.method.save(self.model, partial)
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def _weights(self) -> Mapping[str, Tensor]:
@@ -120,7 +113,8 @@ class CheckpointManager:
 
 def _fingerprint(recipe: Recipe, samples: Sequence[Conversation]) -> str:
     """What must be the same for a training to go on: samples, method, model and everything that steers the steps."""
-    steering = recipe.train.model_dump(exclude={"checkpoint_every", "keep", "minutes", "evaluate_every", "processes"})
-    told: list[Any] = [recipe.seed, recipe.method, recipe.model.model_dump(exclude={"device"}), steering]
-    told += [[sample.id, sample.prompt, sample.answer, sample.system] for sample in samples]
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+    elsewhere = {"checkpoint_every", "keep_checkpoints", "max_minutes", "evaluate_every", "processes"}
+    steering = recipe.train.model_dump(mode="json", exclude=elsewhere)
+    model = recipe.model.model_dump(mode="json", exclude={"device"})
+    told = [[sample.id, sample.prompt, sample.answer, sample.system] for sample in samples]
+    return fingerprint(recipe.seed, recipe.method, model, steering, told)

@@ -7,9 +7,6 @@ bits everywhere, so an adapter trained on them fits again wherever the model is 
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,7 @@ import torch
 from torch import nn
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
-from mllm_tailor.core.io import cache_folder
+from mllm_tailor.core.io import atomic_folder, cache_folder
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 
 NAME = "tiny"
@@ -34,15 +31,8 @@ def tiny_folder() -> Path:
     """The folder of the tiny model, built at first use and kept in the cache (`TAILOR_CACHE`)."""
     folder = cache_folder() / f"{NAME}-{VERSION}"
     if not (folder / "config.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=folder.parent))
-        build_tiny(part)
-        try:
-            os.replace(part, folder)
-        except OSError:  # another process was quicker, or an unfinished folder lies there
-            if not (folder / "config.json").exists():
-                raise
-            shutil.rmtree(part)
+        with atomic_folder(folder, replace=folder.is_dir()) as partial:
+            build_tiny(partial)
     return folder
 
 

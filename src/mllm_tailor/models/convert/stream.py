@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.core.io import cache_folder, human_bytes, write_json
+from mllm_tailor.core.io import atomic_folder, cache_folder, fingerprint, human_bytes, write_json
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.models.bundled.build import build_processor
 from mllm_tailor.models.checkpoint import INDEX, ORIGINAL, Checkpoint, find_checkpoint, weight_files
@@ -58,9 +55,7 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
     config, processor = _translate(checkpoint)
     weights = Source(checkpoint.folder)
     steps = _plan(checkpoint, weights, config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with atomic_folder(target) as beside:
         _write_weights(beside, _converted(weights, steps, checkpoint.folder, _shapes(config)))
         config.save_pretrained(beside)
         processor.save_pretrained(beside)
@@ -68,11 +63,6 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
         GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
         ).save_pretrained(beside)
-        shutil.rmtree(target, ignore_errors=True)
-        beside.chmod(0o755)
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     if config.ps_version == "v1":
         console.print(
             f"[yellow]{escape(str(target))}: its pixel shuffle is version 1, which only mllm-tailor computes natively"
@@ -82,12 +72,11 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
 
 def native_folder(checkpoint: Checkpoint) -> Path:
     """The converted copy of an original checkpoint, made at first use and kept in the cache (`TAILOR_CACHE`)."""
-    digest = hashlib.sha256(f"conversion {CONVERSION}".encode())
-    for file in sorted({*checkpoint.folder.glob("*.*"), *weight_files(checkpoint.folder)}):
-        facts = file.resolve().stat()
-        digest.update(f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())
+    files = [file.resolve() for file in sorted({*checkpoint.folder.glob("*.*"), *weight_files(checkpoint.folder)})]
+    facts = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    key = fingerprint("conversion", CONVERSION, facts)
     name = Path(checkpoint.path).name
-    folder = cache_folder() / "native" / f"{name}-{digest.hexdigest()[:16]}"
+    folder = cache_folder() / "native" / f"{name}-{key[:16]}"
     if not (folder / "config.json").exists():
         size = sum(file.stat().st_size for file in weight_files(checkpoint.folder))
         said = f"{name}: converted once to the native layout ({human_bytes(size)} in {folder})"

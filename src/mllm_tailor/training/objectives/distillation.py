@@ -10,8 +10,6 @@ the last layers, the student's through a learned projection. The student's pictu
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch.nn import functional
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.io import atomic_file, fingerprint
 from mllm_tailor.core.progress import track
 from mllm_tailor.models import Length, LoadedModel, load_model
 from mllm_tailor.recipe import Recipe
@@ -63,8 +62,8 @@ class LogitDistillation(Objective):
         folder.mkdir(parents=True, exist_ok=True)
         teacher: LoadedModel | None = None
         for members in track(groups, "The teacher reads the answers once"):
-            told = json.dumps([self.settings.model_dump(), [self._key(number) for number in members]])
-            file = folder / f"teacher-{hashlib.sha256(told.encode()).hexdigest()[:20]}.safetensors"
+            key = fingerprint(self.settings.model_dump(), *(self._key(number) for number in members))
+            file = folder / f"teacher-{key[:20]}.safetensors"
             if not file.exists():
                 teacher = teacher or open_teacher(self.model, self.recipe)
                 self._ask(teacher, members, file)
@@ -91,9 +90,8 @@ class LogitDistillation(Objective):
                 logits, _, _ = answer_logits(teacher.model, batch)
             ids, kept = top_log_probabilities(logits, self.settings.top_k, self.settings.temperature)
             found |= {f"{number}.ids": ids.cpu().contiguous(), f"{number}.kept": kept.cpu().contiguous()}
-        part = file.with_suffix(".part")
-        save_file(found, part)
-        part.rename(file)
+        with atomic_file(file) as partial:
+            save_file(found, partial)
 
     def loss(self, batch: Batch, members: tuple[int, ...]) -> Tensor:
         """Of a pass's labelled tokens."""

@@ -18,6 +18,7 @@ from torch.nn.functional import logsigmoid
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import computes_in_bf16
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.io import atomic_file
 from mllm_tailor.core.progress import track
 from mllm_tailor.models import NO_LOSS, Length, LoadedModel
 from mllm_tailor.recipe import Recipe
@@ -79,9 +80,8 @@ class DPO(Objective):
 
         eval_no_grad(self.model, read)
         folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        save_file({"log_probabilities": self.reference}, part)
-        part.rename(file)
+        with atomic_file(file) as partial:
+            save_file({"log_probabilities": self.reference}, partial)
 
     def loss(self, batch: Batch, members: tuple[int, ...]) -> Tensor:
         """Of a pass's pairs."""

@@ -34,4 +34,5 @@ METHODS = Registry(
         "norms": Entry("mllm_tailor.methods.full:Norms", "only the scales and shifts of normalisation layers"),
         "freeze": Entry("mllm_tailor.methods.full:Freeze", "nothing of this part (for use under `parts`)"),
     },
+    group="mllm_tailor.methods",
 )

@@ -25,6 +25,7 @@ TASKS = Registry(
         "ground": Entry("mllm_tailor.tasks.ground:Ground", "the box round what a phrase names"),
         "transcribe": Entry("mllm_tailor.tasks.transcribe:Transcribe", "the words spoken in a recording"),
     },
+    group="mllm_tailor.tasks",
 )
 
 

@@ -49,4 +49,5 @@ LAYOUTS = Registry(
         "csv": _entry("columns:CSV", "a .csv or .tsv whose header has a file column"),
         "class_folders": _entry("class_folders:LAYOUT", "a folder of images, videos or recordings for each class"),
     },
+    group="mllm_tailor.layouts",
 )

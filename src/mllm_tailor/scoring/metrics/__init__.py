@@ -37,6 +37,7 @@ METRICS = Registry(
         "word_errors": Entry(f"{_HERE}.error_rates:WORD_ERRORS", "word error rate (lower is better)"),
         "character_errors": Entry(f"{_HERE}.error_rates:CHARACTER_ERRORS", "character error rate (lower is better)"),
     },
+    group="mllm_tailor.metrics",
 )
 
 __all__ = ["METRICS", "ByField", "Corpus", "Metric", "Ratio", "Whole"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mllm_tailor.cli.main import app
+from mllm_tailor.cli.app import app
 
 
 def tailor(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -20,7 +20,7 @@ def tailor(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from mllm_tailor.cli.main import app;"
+        "import sys; from typer.testing import CliRunner; from mllm_tailor.cli.app import app;"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForMultimodalLM
 from typer.testing import CliRunner
 
-from mllm_tailor.cli.main import app
+from mllm_tailor.cli.app import app
 from mllm_tailor.core.errors import ModelError, RecipeError, RunError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import bottleneck_layers, make_method, truncate

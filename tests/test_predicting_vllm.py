@@ -23,7 +23,7 @@ from PIL import Image
 from tests.small_job import make_samples, prepare, shake
 from typer.testing import CliRunner
 
-from mllm_tailor.cli.main import app
+from mllm_tailor.cli.app import app
 from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict, read_inputs

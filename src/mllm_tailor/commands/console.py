@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mllm_tailor.reporting.terminal import Table, printable
+from mllm_tailor.reporting.terminal import Table, plain_lines
 
 Part = str | tuple[str, str]  # a text, or a text and its style
 
@@ -28,7 +28,7 @@ def show(*parts: Part | Table, end: str = "\n") -> None:
             console.print(part)
         else:
             text, style = (part, "") if isinstance(part, str) else part
-            line.append("\n".join(map(printable, text.split("\n"))), style)
+            line.append_text(plain_lines(text, style))
     if line or not parts:
         console.print(line, end=end)
 

@@ -32,6 +32,11 @@ def plain(text: str) -> Text:
     return Text(printable(text))
 
 
+def plain_lines(text: str, style: str = "") -> Text:
+    """As `plain`, but line breaks are kept."""
+    return Text("\n".join(map(printable, text.split("\n"))), style)
+
+
 class Table:
     """A table that cuts nothing, however narrow the terminal.
 

@@ -1,0 +1,414 @@
+"""`tailor`: every command, its arguments and its help. The work itself lives in `mllm_tailor.run`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from mllm_tailor import __version__
+from mllm_tailor.cli.console import LEVELS, set_up_output, show_error
+
+FAILED = 2  # exit status of a command that could not do its work; 1: done, with a negative answer
+RETIRED_OPTIONS = {"--free": "--unconstrained"}
+
+app = typer.Typer(
+    name="tailor",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # commands in a help text are then never wrapped
+    help="""Tune a multimodal model to your own documents, images, videos or recordings, and measure the gain.
+
+    \b
+    Start here:
+      tailor demo                         everything, on drawn receipts, in minutes
+      tailor init data/                   look at labelled data, write recipe.yaml
+      tailor check recipe.yaml            problems, leaks and cost before training
+      tailor run recipe.yaml              score the base, tune, score again, report
+      tailor predict runs/NAME scans/     use the tuned model on new files
+
+    \b
+    Change a setting for one run:         tailor run recipe.yaml train.epochs=5
+    Continue an interrupted run:          the same command again
+    Use the tables in a program:          tailor compare runs/a runs/b --json
+    Every method, metric and layout:      tailor methods
+    """,
+)
+
+RecipeFile = Annotated[
+    Path, typer.Argument(help="The recipe (a YAML file; `tailor init` writes one).", metavar="RECIPE")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings for this run only, such as train.epochs=5.", metavar="KEY=VALUE"),
+]
+ExcludeFaulty = Annotated[
+    bool, typer.Option("--exclude-faulty", help="Go on without the faulty samples; each gets a line in the ledger.")
+]
+RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/receipts.", metavar="RUN")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"mllm-tailor {__version__}")
+        raise typer.Exit
+
+
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Show debugging messages too.")
+]
+Quiet = Annotated[
+    int,
+    typer.Option("--quiet", "-q", count=True, show_default=False, help="Show warnings and errors only; -qq: errors."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = 0,
+    log: Annotated[
+        str | None,
+        typer.Option(envvar="TAILOR_LOG", show_envvar=True, help="error, warning, info (default) or debug."),
+    ] = None,
+) -> None:
+    try:
+        set_up_output(verbose - quiet, log)
+    except ValueError as error:
+        raise typer.BadParameter(f"no log level is called `{error}` — one of {', '.join(LEVELS)}") from None
+
+
+def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that also takes --verbose and --quiet after its name."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def with_verbosity(*, verbose: int = 0, quiet: int = 0, **arguments: object) -> None:
+            if verbose or quiet:
+                set_up_output(verbose - quiet)
+            function(**arguments)
+
+        parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+        for option, kind in (("verbose", Verbose), ("quiet", Quiet)):
+            parameters.append(inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=0, annotation=kind))
+        with_verbosity.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_verbosity.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name)(with_verbosity)
+        return function
+
+    return register
+
+
+@command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder or file of labelled samples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the recipe.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
+) -> None:
+    """Look at labelled data and write a commented recipe for it."""
+    from mllm_tailor.commands.init import write_recipe
+
+    write_recipe(folder, out, force=force)
+
+
+@command()
+def check(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    decode: Annotated[bool, typer.Option(help="Open every picture, clip and recording.")] = True,
+    fit: Annotated[bool, typer.Option("--fit", help="Find settings whose training fits into memory.")] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="With --fit: how much, such as 8GB; default: all that is free.")
+    ] = None,
+) -> None:
+    """Look for faults, leaks and costs before any training; ends with an error when something must be mended."""
+    if fit:
+        from mllm_tailor.commands.fit_memory import fit_recipe
+
+        if not fit_recipe(recipe, overrides or [], memory):
+            raise typer.Exit(1)
+        return
+    from mllm_tailor.commands.check import check_recipe
+
+    if not check_recipe(recipe, overrides or [], decode=decode):
+        raise typer.Exit(1)
+
+
+@command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    exclude_faulty: ExcludeFaulty = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Set an existing run of this name aside and begin anew.")
+    ] = False,
+) -> None:
+    """Score the untouched model, tune it, score it again on data it never saw, and write the report.
+
+    The same command goes on where an interrupted run stopped.
+    """
+    from mllm_tailor.commands.run import run_recipe
+
+    run_recipe(recipe, overrides or [], exclude_faulty=exclude_faulty, fresh=fresh)
+
+
+@command()
+def predict(
+    model_or_run: Annotated[Path | None, typer.Argument(help="A run folder.", metavar="RUN")] = None,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files, folders, or JSONL manifests of files and questions.", metavar="PATH..."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write one JSON row a sample.")] = Path(
+        "predictions.jsonl"
+    ),
+    model: Annotated[str | None, typer.Option("--model", help="Use this untuned model (with --recipe).")] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="The task to perform when there is no run.")] = None,
+    base: Annotated[bool, typer.Option("--base", help="Use the run's untouched base model.")] = False,
+    unconstrained: Annotated[
+        bool, typer.Option("--unconstrained", help="Do not hold replies to the JSON schema.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="builtin, or vllm: for many files, with an InternVL (docs/performance.md).")
+    ] = "builtin",
+) -> None:
+    """Read new files with a tuned model (or an untuned one) and write predictions.jsonl."""
+    from mllm_tailor.commands.predict import predict_paths
+
+    inputs = list(paths or [])
+    if model and model_or_run is not None:
+        inputs.insert(0, model_or_run)  # with --model, every argument is a file
+        model_or_run = None
+    predict_paths(
+        model_or_run, inputs, out, model=model, recipe=recipe, base=base, unconstrained=unconstrained, engine=engine
+    )
+
+
+@command()
+def report(run_folder: RunPath) -> None:
+    """Score the predictions of a run again and write its report anew (no model is opened)."""
+    from mllm_tailor.commands.run import report_run
+
+    report_run(run_folder)
+
+
+@command()
+def compare(
+    first: RunPath,
+    second: RunPath,
+) -> None:
+    """Compare two runs on the held-out samples they share, with an interval for the difference."""
+    from mllm_tailor.commands.compare import compare_runs
+
+    compare_runs(first, second)
+
+
+@command("compare-methods")
+def compare_methods(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Separated by commas; lora:rank=8:alpha=16 sets something of one.")
+    ] = "lora,qlora,full",
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help="For each method: 10m (minutes), 3e (epochs), 200 steps or 8GB.")
+    ] = "10m",
+) -> None:
+    """Give several methods the same data and budget; one table and one picture of score against memory."""
+    from mllm_tailor.commands.compare_methods import compare_methods
+
+    compare_methods(recipe, overrides or [], methods, budget)
+
+
+@command()
+def curve(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    at: Annotated[
+        str, typer.Option("--at", help="Numbers of labelled samples, separated by commas.")
+    ] = "25,50,100,200",
+    exclude_faulty: ExcludeFaulty = False,
+) -> None:
+    """How much data is needed? The score at several sizes and all, and what labelling twice as many would bring."""
+    from mllm_tailor.commands.curve import draw_curve, read_sizes
+
+    draw_curve(recipe, overrides or [], read_sizes(at), exclude_faulty=exclude_faulty)
+
+
+@command()
+def sweep(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    learning_rates: Annotated[
+        str, typer.Option("--learning-rates", "-l", help="Peak rates, separated by commas.")
+    ] = "1e-4,3e-4,1e-3",
+    ranks: Annotated[
+        str, typer.Option("--ranks", "-r", help="Ranks, separated by commas; default: the recipe's.")
+    ] = "",
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help="Of one candidate in the last round: 10m, 3e or 200 steps.")
+    ] = "3e",
+) -> None:
+    """Find a learning rate and rank by successive halving on the dev part; held-out samples are not looked at."""
+    from mllm_tailor.commands.sweep import sweep as search
+    from mllm_tailor.core.errors import RecipeError
+
+    try:
+        rates = [float(word) for word in learning_rates.split(",")]
+        widths = [int(word) for word in ranks.split(",") if word.strip()]
+    except ValueError as error:
+        raise RecipeError(f"{error} — separate numbers by commas: --learning-rates 1e-4,1e-3 --ranks 8,32") from None
+    search(recipe, overrides or [], rates, widths, budget)
+
+
+@command()
+def demo(
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the drawn data and the run.")] = Path("runs"),
+    seed: Annotated[int, typer.Option(help="Seed of the drawn shop chain.")] = 0,
+) -> None:
+    """Draw receipts of a shop chain the model has not seen, score, tune, score again, and write the report."""
+    from mllm_tailor.commands.demo import run_demo
+
+    run_demo(out, overrides or [], seed)
+
+
+@command()
+def draw(
+    name: Annotated[str, typer.Argument(help="receipts or kitchen.", metavar="SET")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for the drawn data.")],
+    train: Annotated[int, typer.Option(min=1, help="Samples to learn from.")] = 400,
+    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Samples to score.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+) -> None:
+    """Draw labelled data: receipts of a shop chain, or dishes and steps of a kitchen."""
+    from mllm_tailor.commands.draw import draw_set
+
+    draw_set(name, folder, train, held_out, seed)
+
+
+@command()
+def merge(
+    run_folder: RunPath,
+    out: Annotated[Path, typer.Argument(help="Folder for the model.")],
+    count: Annotated[int, typer.Option("--samples", "-k", min=0, help="Held-out samples to score it on again.")] = 8,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: that of the run.")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Write the adapter alone, in PEFT's layout.")] = False,
+    how: Annotated[
+        str, typer.Option(help="For a base in 4 bits: dequantised (exact), unquantised or repacked (both cost).")
+    ] = "dequantised",
+) -> None:
+    """Merge a run's adapter into its base and save a plain transformers folder with a model card."""
+    from mllm_tailor.commands.merge import export_adapter, merge_run
+
+    if adapter:
+        export_adapter(run_folder, out)
+    else:
+        merge_run(run_folder, out, count=count, dtype=dtype, how=how)
+
+
+@command()
+def truncate(
+    run_folder: RunPath,
+    rank: Annotated[int, typer.Option("--rank", "-r", min=1, help="The rank to keep.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plain LoRA adapter.")],
+) -> None:
+    """Cut a DyLoRA run's adapter to a lower rank, without training again."""
+    from mllm_tailor.commands.merge import truncate_run
+
+    truncate_run(run_folder, rank, out)
+
+
+@command()
+def verify(
+    run_folder: RunPath,
+    count: Annotated[int, typer.Option("--samples", "-k", min=1, help="Held-out samples to compare on.")] = 4,
+) -> None:
+    """Show that a tuned model says the same as adapter, merged and exported, and that it is tuned at all."""
+    from mllm_tailor.commands.verify import verify_run
+
+    if not verify_run(run_folder, count):
+        raise typer.Exit(1)
+
+
+@command()
+def chat(
+    model_or_run: Annotated[str, typer.Argument(help="A run folder, `embedded`, a model folder or a hub id.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Pictures, clips or recordings to ask about.")] = None,
+) -> None:
+    """Ask questions about files in the terminal, over several turns."""
+    from mllm_tailor.commands.chat import chat as talk
+
+    talk(model_or_run, files or [])
+
+
+@command()
+def convert(
+    source: Annotated[str, typer.Argument(help="An original InternVL checkpoint: a folder or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the native checkpoint.")],
+    revision: Annotated[str | None, typer.Option(help="Hub revision (a commit).")] = None,
+) -> None:
+    """Write an original InternVL checkpoint in the native layout, without running any of its code."""
+    from mllm_tailor.models.convert import convert as write
+
+    write(source, out, revision)
+    typer.echo(f"Converted model in {out}. Use it with model: {out}")
+
+
+@command()
+def models() -> None:
+    """List the model families that are known, with what each takes."""
+    from mllm_tailor.commands.list import list_models
+
+    list_models()
+
+
+@command()
+def methods() -> None:
+    """List every tuning method, optimizer, metric, task and data layout, with a line each."""
+    from mllm_tailor.commands.list import list_words
+
+    list_words()
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run the command that `arguments` name; every failure that is not ours is one message. Returns the exit status."""
+    from mllm_tailor.core.errors import TailorError
+
+    try:
+        return int(app(list(arguments), prog_name="tailor", standalone_mode=False) or 0)
+    except TyperException as error:
+        return _show_usage_error(error)
+    except TailorError as error:
+        show_error(str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        show_error(f"{where}{error.strerror} — when that is put right, the same command continues where it stopped")
+    return FAILED
+
+
+def _show_usage_error(error: TyperException) -> int:
+    """A word of the command line that is not understood, with what it may have meant."""
+    option = getattr(error, "option_name", "")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
+    elif option in RETIRED_OPTIONS:
+        show_error(f"`{option}` is now `{RETIRED_OPTIONS[option]}`")
+    elif possible := getattr(error, "possibilities", None):
+        show_error(f"no such option: {option} — did you mean {' or '.join(f'`{name}`' for name in sorted(possible))}?")
+    else:
+        show_error(error.format_message())
+    return error.exit_code

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mllm_tailor.commands.console import use_json
+from mllm_tailor.core.progress import set_progress_factory
+
 # Rounding depends on the number of threads where a processor has wide vectors, and tests compare bits of processes:
 # one thread in each, before torch is loaded. The cores are used by running files of tests side by side.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# What a terminal's settings would add to output that tests read.
+for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CLICOLOR_FORCE", "TAILOR_LOG"):
+    os.environ.pop(variable, None)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("TAILOR_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -21,6 +30,18 @@ def real_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data {name!r} is not at {DATA}; set TAILOR_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def library_output() -> Iterator[None]:
+    """What a command sets up for its output is undone, so that no test depends on the one before."""
+    logger = logging.getLogger("mllm_tailor")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    set_progress_factory(None)
+    use_json(False)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mllm_tailor.commands.console import command, show, show_json
-from mllm_tailor.reporting.terminal import Table, fit_widths
+from mllm_tailor.commands.console import command, show, show_json, use_json
+from mllm_tailor.core.terminal import Table, fit_widths
 
 DEEP = "/tmp/" + "/".join(f"folder {number} with a long name" for number in range(9)) + "/recipe.yaml"
 REMARK = "the file is [bold]cut off[/] and nothing can be read from its second half"
@@ -65,5 +65,10 @@ def test_widths_take_from_the_widest_first() -> None:
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    use_json(True)
+    show("a line for people")
     show_json({"path": Path("runs/ä [b]"), "scores": (1.5, float("nan")), 3: {"x": float("inf")}})
     assert json.loads(capsys.readouterr().out) == {"path": "runs/ä [b]", "scores": [1.5, None], "3": {"x": None}}
+    use_json(False)
+    show_json({})
+    assert capsys.readouterr().out == ""

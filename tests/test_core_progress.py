@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from mllm_tailor.cli.console import ProgressBar
 from mllm_tailor.core.progress import progress, set_progress_factory, track
 
 
@@ -49,13 +48,4 @@ def test_work_given_up_is_stopped(events: list[tuple[object, ...]]) -> None:
 
 def test_nothing_is_shown_without_a_factory(capfd: pytest.CaptureFixture[str]) -> None:
     assert list(track(iter("ab"), "Reading", 2)) == ["a", "b"]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_the_command_line_bar_is_silent_where_standard_error_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    bar = ProgressBar("Reading", None, 0)
-    bar.start()
-    bar.advance()
-    bar.update(2, "a note")
-    bar.stop()
     assert capfd.readouterr() == ("", "")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Prediction
+from mllm_tailor.core.terminal import plain, printable
 from mllm_tailor.reporting.diff import LONGEST, mark_difference
-from mllm_tailor.reporting.terminal import plain, printable
 from mllm_tailor.scoring import (
     Gain,
     Scores,

@@ -1,4 +1,4 @@
-"""`tailor`: every command, its arguments and its help. The work itself lives in `mllm_tailor.run`."""
+"""Every command of `tailor`, its arguments and its help. The work and the printing are those of `commands`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typer.exceptions import TyperException
 
 from mllm_tailor import __version__
 from mllm_tailor.cli.console import LEVELS, set_up_output, show_error
+from mllm_tailor.commands.console import use_json
 
-FAILED = 2  # exit status of a command that could not do its work; 1: done, with a negative answer
+NEGATIVE, FAILED = 1, 2  # exit status of a command whose answer is no, and of one that could not do its work
 RETIRED_OPTIONS = {"--free": "--unconstrained"}
 
 app = typer.Typer(
@@ -48,7 +49,7 @@ Overrides = Annotated[
     typer.Argument(help="Settings for this run only, such as train.epochs=5.", metavar="KEY=VALUE"),
 ]
 ExcludeFaulty = Annotated[
-    bool, typer.Option("--exclude-faulty", help="Go on without the faulty samples; each gets a line in the ledger.")
+    bool, typer.Option("--exclude-faulty", help="Leave faulty samples out; each has a line in the ledger.")
 ]
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/receipts.", metavar="RUN")]
 
@@ -87,101 +88,111 @@ def _options(
         raise typer.BadParameter(f"no log level is called `{error}` — one of {', '.join(LEVELS)}") from None
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command that also takes --verbose and --quiet after its name."""
+def command(name: str | None = None, *, json: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that also takes --verbose and --quiet after its name, and --json if it prints a result."""
+    added = {"verbose": (Verbose, 0), "quiet": (Quiet, 0)} | ({"as_json": (AsJson, False)} if json else {})
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
-        def with_verbosity(*, verbose: int = 0, quiet: int = 0, **arguments: object) -> None:
+        def with_output(*, verbose: int = 0, quiet: int = 0, as_json: bool = False, **arguments: object) -> None:
             if verbose or quiet:
                 set_up_output(verbose - quiet)
+            use_json(as_json)
             function(**arguments)
 
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
-        for option, kind in (("verbose", Verbose), ("quiet", Quiet)):
-            parameters.append(inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=0, annotation=kind))
-        with_verbosity.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        with_verbosity.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name)(with_verbosity)
+        for option, (kind, default) in added.items():
+            parameters.append(
+                inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            )
+        with_output.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_output.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name)(with_output)
         return function
 
     return register
 
 
-@command()
+@command(json=True)
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder or file of labelled samples.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the recipe.")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
 ) -> None:
-    """Look at labelled data and write a commented recipe for it."""
+    """Look at labelled data and write a recipe for it."""
     from mllm_tailor.commands.init import write_recipe
 
     write_recipe(folder, out, force=force)
 
 
-@command()
+@command(json=True)
 def check(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    decode: Annotated[bool, typer.Option(help="Open every picture, clip and recording.")] = True,
+    decode: Annotated[bool, typer.Option(help="Open every image, video and recording.")] = True,
     fit: Annotated[bool, typer.Option("--fit", help="Find settings whose training fits into memory.")] = False,
     memory: Annotated[
         str | None, typer.Option(help="With --fit: how much, such as 8GB; default: all that is free.")
     ] = None,
 ) -> None:
-    """Look for faults, leaks and costs before any training; ends with an error when something must be mended."""
+    """Find problems, leaks and the cost before training.
+
+    Exit status 1: something must be fixed before `tailor run` accepts the recipe.
+    """
     if fit:
         from mllm_tailor.commands.fit_memory import fit_recipe
 
-        if not fit_recipe(recipe, overrides or [], memory):
-            raise typer.Exit(1)
-        return
-    from mllm_tailor.commands.check import check_recipe
+        ready = fit_recipe(recipe, overrides or [], memory)
+    else:
+        from mllm_tailor.commands.check import check_recipe
 
-    if not check_recipe(recipe, overrides or [], decode=decode):
-        raise typer.Exit(1)
+        ready = check_recipe(recipe, overrides or [], decode=decode)
+    if not ready:
+        raise typer.Exit(NEGATIVE)
 
 
-@command()
+@command(json=True)
 def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
     exclude_faulty: ExcludeFaulty = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Set an existing run of this name aside and begin anew.")
+        bool, typer.Option("--fresh", help="Set an existing run of this name aside and start anew.")
     ] = False,
 ) -> None:
-    """Score the untouched model, tune it, score it again on data it never saw, and write the report.
+    """Score the base model, tune it, score it again, report.
 
-    The same command goes on where an interrupted run stopped.
+    Both are scored on the same held-out samples. The same command continues an interrupted run.
     """
     from mllm_tailor.commands.run import run_recipe
 
     run_recipe(recipe, overrides or [], exclude_faulty=exclude_faulty, fresh=fresh)
 
 
-@command()
+@command(json=True)
 def predict(
     model_or_run: Annotated[Path | None, typer.Argument(help="A run folder.", metavar="RUN")] = None,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(help="Files, folders, or JSONL manifests of files and questions.", metavar="PATH..."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write one JSON row a sample.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write one JSON row per sample.")] = Path(
         "predictions.jsonl"
     ),
     model: Annotated[str | None, typer.Option("--model", help="Use this untuned model (with --recipe).")] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="The task to perform when there is no run.")] = None,
-    base: Annotated[bool, typer.Option("--base", help="Use the run's untouched base model.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="Use the run's untuned base model.")] = False,
     unconstrained: Annotated[
-        bool, typer.Option("--unconstrained", help="Do not hold replies to the JSON schema.")
+        bool, typer.Option("--unconstrained", help="Do not constrain replies to the JSON schema.")
     ] = False,
     engine: Annotated[
         str, typer.Option("--engine", help="builtin, or vllm: for many files, with an InternVL (docs/performance.md).")
     ] = "builtin",
 ) -> None:
-    """Read new files with a tuned model (or an untuned one) and write predictions.jsonl."""
+    """Read new files with a tuned (or untuned) model.
+
+    One JSON row per file is written as it is made; the keys are described in docs/predictions.md.
+    """
     from mllm_tailor.commands.predict import predict_paths
 
     inputs = list(paths or [])
@@ -193,43 +204,49 @@ def predict(
     )
 
 
-@command()
+@command(json=True)
 def report(run_folder: RunPath) -> None:
-    """Score the predictions of a run again and write its report anew (no model is opened)."""
+    """Score a run's predictions again, write its report anew.
+
+    No model is opened.
+    """
     from mllm_tailor.commands.run import report_run
 
     report_run(run_folder)
 
 
-@command()
-def compare(
-    first: RunPath,
-    second: RunPath,
-) -> None:
-    """Compare two runs on the held-out samples they share, with an interval for the difference."""
+@command(json=True)
+def compare(first: RunPath, second: RunPath) -> None:
+    """Compare two runs on the held-out samples they share.
+
+    Each difference has its interval.
+    """
     from mllm_tailor.commands.compare import compare_runs
 
     compare_runs(first, second)
 
 
-@command("compare-methods")
+@command("compare-methods", json=True)
 def compare_methods(
     recipe: RecipeFile,
     overrides: Overrides = None,
     methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Separated by commas; lora:rank=8:alpha=16 sets something of one.")
+        str, typer.Option("--methods", "-m", help="Separated by commas; lora:rank=8:alpha=16 sets options of a method.")
     ] = "lora,qlora,full",
     budget: Annotated[
         str, typer.Option("--budget", "-b", help="For each method: 10m (minutes), 3e (epochs), 200 steps or 8GB.")
     ] = "10m",
 ) -> None:
-    """Give several methods the same data and budget; one table and one picture of score against memory."""
+    """Tune by several methods with the same data and budget.
+
+    Prints one table and draws score against memory.
+    """
     from mllm_tailor.commands.compare_methods import compare_methods
 
     compare_methods(recipe, overrides or [], methods, budget)
 
 
-@command()
+@command(json=True)
 def curve(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -238,13 +255,16 @@ def curve(
     ] = "25,50,100,200",
     exclude_faulty: ExcludeFaulty = False,
 ) -> None:
-    """How much data is needed? The score at several sizes and all, and what labelling twice as many would bring."""
+    """Estimate what more labelled samples would bring.
+
+    Tunes with several numbers of samples and with all of them, and fits a learning curve.
+    """
     from mllm_tailor.commands.curve import draw_curve, read_sizes
 
     draw_curve(recipe, overrides or [], read_sizes(at), exclude_faulty=exclude_faulty)
 
 
-@command()
+@command(json=True)
 def sweep(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -258,7 +278,10 @@ def sweep(
         str, typer.Option("--budget", "-b", help="Of one candidate in the last round: 10m, 3e or 200 steps.")
     ] = "3e",
 ) -> None:
-    """Find a learning rate and rank by successive halving on the dev part; held-out samples are not looked at."""
+    """Search learning rate and rank on the dev split.
+
+    By successive halving; held-out samples are not read.
+    """
     from mllm_tailor.commands.sweep import sweep as search
     from mllm_tailor.core.errors import RecipeError
 
@@ -270,13 +293,16 @@ def sweep(
     search(recipe, overrides or [], rates, widths, budget)
 
 
-@command()
+@command(json=True)
 def demo(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the drawn data and the run.")] = Path("runs"),
     seed: Annotated[int, typer.Option(help="Seed of the drawn shop chain.")] = 0,
 ) -> None:
-    """Draw receipts of a shop chain the model has not seen, score, tune, score again, and write the report."""
+    """Show everything on drawn receipts, in minutes.
+
+    Draws receipts of a shop chain the model has not seen, scores, tunes, scores again, and writes the report.
+    """
     from mllm_tailor.commands.demo import run_demo
 
     run_demo(out, overrides or [], seed)
@@ -286,11 +312,11 @@ def demo(
 def draw(
     name: Annotated[str, typer.Argument(help="receipts or kitchen.", metavar="SET")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the drawn data.")],
-    train: Annotated[int, typer.Option(min=1, help="Samples to learn from.")] = 400,
-    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Samples to score.")] = 100,
+    train: Annotated[int, typer.Option(min=1, help="Training samples.")] = 400,
+    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Held-out samples.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
 ) -> None:
-    """Draw labelled data: receipts of a shop chain, or dishes and steps of a kitchen."""
+    """Draw labelled data: receipts, or a kitchen."""
     from mllm_tailor.commands.draw import draw_set
 
     draw_set(name, folder, train, held_out, seed)
@@ -307,7 +333,10 @@ def merge(
         str, typer.Option(help="For a base in 4 bits: dequantised (exact), unquantised or repacked (both cost).")
     ] = "dequantised",
 ) -> None:
-    """Merge a run's adapter into its base and save a plain transformers folder with a model card."""
+    """Write the tuned model as a plain transformers folder.
+
+    The adapter is merged into its base; a model card is added.
+    """
     from mllm_tailor.commands.merge import export_adapter, merge_run
 
     if adapter:
@@ -322,30 +351,33 @@ def truncate(
     rank: Annotated[int, typer.Option("--rank", "-r", min=1, help="The rank to keep.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plain LoRA adapter.")],
 ) -> None:
-    """Cut a DyLoRA run's adapter to a lower rank, without training again."""
+    """Cut a DyLoRA adapter to a lower rank, untrained."""
     from mllm_tailor.commands.merge import truncate_run
 
     truncate_run(run_folder, rank, out)
 
 
-@command()
+@command(json=True)
 def verify(
     run_folder: RunPath,
     count: Annotated[int, typer.Option("--samples", "-k", min=1, help="Held-out samples to compare on.")] = 4,
 ) -> None:
-    """Show that a tuned model says the same as adapter, merged and exported, and that it is tuned at all."""
+    """Check that adapter, merged and exported model agree.
+
+    Also checks that the tuned model differs from its base. Exit status 1: something is not as it should be.
+    """
     from mllm_tailor.commands.verify import verify_run
 
     if not verify_run(run_folder, count):
-        raise typer.Exit(1)
+        raise typer.Exit(NEGATIVE)
 
 
 @command()
 def chat(
     model_or_run: Annotated[str, typer.Argument(help="A run folder, `embedded`, a model folder or a hub id.")],
-    files: Annotated[list[Path] | None, typer.Argument(help="Pictures, clips or recordings to ask about.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Images, videos or recordings to ask about.")] = None,
 ) -> None:
-    """Ask questions about files in the terminal, over several turns."""
+    """Ask questions about files in the terminal."""
     from mllm_tailor.commands.chat import chat as talk
 
     talk(model_or_run, files or [])
@@ -357,24 +389,26 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Folder for the native checkpoint.")],
     revision: Annotated[str | None, typer.Option(help="Hub revision (a commit).")] = None,
 ) -> None:
-    """Write an original InternVL checkpoint in the native layout, without running any of its code."""
-    from mllm_tailor.models.convert import convert as write
+    """Convert an original InternVL to transformers' layout.
 
-    write(source, out, revision)
-    typer.echo(f"Converted model in {out}. Use it with model: {out}")
+    None of the checkpoint's own code is run.
+    """
+    from mllm_tailor.commands.convert import convert_checkpoint
+
+    convert_checkpoint(source, out, revision)
 
 
-@command()
+@command(json=True)
 def models() -> None:
-    """List the model families that are known, with what each takes."""
+    """List the model families and what each supports."""
     from mllm_tailor.commands.list import list_models
 
     list_models()
 
 
-@command()
+@command(json=True)
 def methods() -> None:
-    """List every tuning method, optimizer, metric, task and data layout, with a line each."""
+    """List every method, optimizer, metric, task, layout."""
     from mllm_tailor.commands.list import list_words
 
     list_words()

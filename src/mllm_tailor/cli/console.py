@@ -13,7 +13,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from mllm_tailor.core.progress import Progress, set_progress_factory
-from mllm_tailor.reporting.terminal import plain_lines
+from mllm_tailor.core.terminal import plain_lines
 
 LEVELS = ("error", "warning", "info", "debug")
 LINE_EVERY = 30.0  # seconds between two lines of progress where standard error is no terminal

@@ -11,10 +11,10 @@ from pathlib import Path
 from mllm_tailor.commands.console import command, show, show_heading
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.io import human_bytes, human_time
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.data import DataIssue, ValidationResult
 from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import read_recipe, stage_recipes
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import SHOWN_FAULTS, Job, prepare
 from mllm_tailor.run.epoch_summary import plan, print_plan

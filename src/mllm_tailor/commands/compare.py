@@ -8,8 +8,8 @@ from typing import Any
 from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import human_bytes, read_json
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.reporting.tables import gain_table
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_scores
 from mllm_tailor.scoring import Scores, compare
 

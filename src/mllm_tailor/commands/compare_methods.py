@@ -18,11 +18,11 @@ from typing import Any
 from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.methods import METHODS, make_method
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.recipe.read import load_yaml
 from mllm_tailor.reporting.pareto import Point, front, scatter
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, start_run
 from mllm_tailor.run.scores import less_is_better

@@ -1,4 +1,6 @@
-"""How commands print: results on standard output, one line or table at a time, or as one JSON document.
+"""How commands print: results on standard output, as lines and tables (`show`) or as one JSON document (`show_json`).
+
+A command calls both; which one prints depends on `--json`.
 
 Nothing is wrapped or cut: a command, a path or a name can be copied from a terminal of any width. Nothing is read as
 markup: names and texts come from other people's files.
@@ -13,15 +15,26 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mllm_tailor.reporting.terminal import Table, plain_lines
+from mllm_tailor.core.terminal import Table, plain_lines
 
 Part = str | tuple[str, str]  # a text, or a text and its style
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+_json_asked_for = False
+
+
+def use_json(as_json: bool) -> None:
+    """From now on print JSON documents only, or lines and tables only."""
+    global _json_asked_for
+    _json_asked_for = as_json
+
+
 def show(*parts: Part | Table, end: str = "\n") -> None:
     """Print a table, or a line joined from its parts: `show(("Ready.", "bold green"), f" Next: tailor run {path}")`."""
+    if _json_asked_for:
+        return
     line = Text()
     for part in parts:
         if isinstance(part, Table):
@@ -44,7 +57,9 @@ def show_heading(title: str) -> None:
 
 
 def show_json(document: Any) -> None:
-    """Print a document as the only thing on standard output; numbers that JSON lacks become null."""
+    """Print the whole result as one document, if that was asked for; numbers that JSON lacks become null."""
+    if not _json_asked_for:
+        return
     console.file.write(json.dumps(_finite(document), ensure_ascii=False, indent=2, allow_nan=False, default=str) + "\n")
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import read_jsonl, write_json
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.pipeline import check_words, run_job
 from mllm_tailor.run.resolve import resolve_from_data

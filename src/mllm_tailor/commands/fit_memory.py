@@ -13,9 +13,9 @@ from mllm_tailor.commands.console import command, show
 from mllm_tailor.core.device import current_memory, free_memory, pick_device
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import human_bytes, human_time
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, read_recipe
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import Job, prepare

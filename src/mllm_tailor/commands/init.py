@@ -7,8 +7,8 @@ from pathlib import Path
 from mllm_tailor.commands.console import command, show
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import write_atomic
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.data import propose_recipe, read_samples, summarise
-from mllm_tailor.reporting.terminal import Table
 
 
 def write_recipe(folder: Path, out: Path, *, force: bool) -> None:

@@ -6,11 +6,11 @@ from rich.text import Text
 
 from mllm_tailor.commands.console import show
 from mllm_tailor.core.registry import Registry
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.data import LAYOUTS
 from mllm_tailor.methods import METHODS
 from mllm_tailor.models import FAMILIES
 from mllm_tailor.models.families import NOT_HERE
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.tasks import TASKS
 from mllm_tailor.training import OPTIMIZERS

@@ -16,10 +16,10 @@ from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RecipeError, TailorError
 from mllm_tailor.core.io import read_json, write_atomic, write_json
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.dataset import Job, prepare
 from mllm_tailor.run.pipeline import check_words, tune

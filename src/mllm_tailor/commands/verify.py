@@ -14,10 +14,10 @@ from torch import Tensor
 from mllm_tailor.commands.console import show
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.methods import merge
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.dataset import prepare_again
 from mllm_tailor.run.predict import moved, open_base, open_for_training, open_tuned
 from mllm_tailor.run.run_dir import open_run

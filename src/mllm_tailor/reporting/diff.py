@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from markupsafe import Markup
 from rapidfuzz.distance import Levenshtein
 
-from mllm_tailor.reporting.terminal import printable
+from mllm_tailor.core.terminal import printable
 
 LONGEST = 2000  # characters shown of a reply
 

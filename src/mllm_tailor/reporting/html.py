@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from mllm_tailor import __version__
 from mllm_tailor.core.io import write_atomic
+from mllm_tailor.core.terminal import printable
 from mllm_tailor.reporting import charts, sentences
 from mllm_tailor.reporting.cases import make_cases
 from mllm_tailor.reporting.report_data import ReportData
-from mllm_tailor.reporting.terminal import printable
 from mllm_tailor.scoring.compare import Gain, Interval, gain
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
 from mllm_tailor.scoring.errors import KINDS, count_errors

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import Group
 from rich.text import Text
 
-from mllm_tailor.reporting.terminal import Table
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.scoring.compare import Gain, Interval
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion
 from mllm_tailor.scoring.forgetting import Forgetting

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.progress import console
+from mllm_tailor.core.terminal import Table
 from mllm_tailor.models import Length
-from mllm_tailor.reporting.terminal import Table
 from mllm_tailor.run.dataset import Job
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.io import human_bytes
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.models import collate, encode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -140,7 +141,7 @@ def qlora_step(folder: Path) -> None:
     print(f"{sum(applied.counts.values()):,} of {applied.total:,} weights are trained")
     picture = Path(__file__).resolve().parent.parent / "docs" / "before-after.png"
     sample = Sample("a", (Media("image", picture),), "Total?", '{"total": "9.50"}')
-    batch = model.collate([model.encode(sample)])
+    batch = collate([encode(sample, model)], model)
     optimizer = torch.optim.AdamW([weight for weight in model.model.parameters() if weight.requires_grad], lr=5e-4)
     watch = Stopwatch()
     model.model.train()

@@ -34,7 +34,7 @@ from mllm_tailor.core.io import human_bytes, write_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples, split, split_dev, validate
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, encode, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.recipe.schema import HeldOut, Tiles
@@ -143,9 +143,9 @@ def sizes(_: int) -> Iterator[Curve]:
             Image.fromarray(coarse).resize((side // 2, side)).save(file, quality=85)
             sample = Sample("a", (Media("image", file),), "Read.", "yes")
             with watch_memory(model.device) as memory:
-                model.encode(sample)
+                encode(sample, model)
             rises.append(float(memory.rise))
-            costs.append(best(lambda sample=sample: model.encode(sample)))  # type: ignore[misc]
+            costs.append(best(lambda sample=sample: encode(sample, model)))  # type: ignore[misc]
     pixels = [side * side / 2 for side in sides]
     yield Curve("decode and cut, seconds", "pixels of a picture", pixels, costs, "s")
     yield Curve("decode and cut, memory", "pixels of a picture", pixels, rises, "B")
@@ -157,7 +157,7 @@ def tiles(_: int) -> Iterator[Curve]:
     counts = [1, 2, 4, 8]
     costs, rises = [], []
     for count in counts:
-        pixels = torch.rand(count, 3, model.image_size, model.image_size)
+        pixels = torch.rand(count, 3, model.tile_size, model.tile_size)
         with watch_memory(model.device) as memory:
             see(model, pixels, False)
         rises.append(float(memory.rise))

@@ -40,7 +40,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.methods.dylora import Dylora
 from mllm_tailor.methods.method import injected_adapters
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
@@ -101,7 +101,7 @@ def begin(
         Sample(str(number), (Media("image", folder / f"{number}.png"),), "Total?", f'{{"total": "{number * 111}"}}')
         for number in range(count)
     ]
-    batch: dict[str, Any] = model.collate([model.encode(sample) for sample in samples], side="right")
+    batch: dict[str, Any] = collate([encode(sample, model) for sample in samples], model, side="right")
     batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
     model.model.train()
     return model, chosen, batch

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, pick_device, seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, encode, load_model
 from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import make_recipe
@@ -95,7 +95,7 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
     samples = [
         Sample(row["image"], (Media("image", Path(row["image"])),), row["prompt"], row["answer"]) for row in told
     ]
-    batch = collate_right([model.encode(samples[0])], model)
+    batch = collate_right([encode(samples[0], model)], model)
     pixels = batch.pop("pixel_values")
     features = see(model, pixels, bf16).flatten(0, 1)[None]
     weights = [weight for weight in model.model.parameters() if weight.requires_grad]

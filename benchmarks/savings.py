@@ -31,7 +31,7 @@ from train import QUICK, prepare
 from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machine, seed_everything
 from mllm_tailor.core.io import write_json
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.models.patches import cpu_attention, last_layer
 from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import make_recipe
@@ -83,7 +83,7 @@ class MicroBatches:
         make_method(make_recipe({"data": "unused", "task": "answer", "method": words})).apply(self.model)
         set_train_mode(self.model)
         rows = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()]
-        self.items = [self.model.encode(sample) for sample in samples_of(rows[:SAMPLES])]
+        self.items = [encode(sample, self.model) for sample in samples_of(rows[:SAMPLES])]
         self.features = [see(self.model, item.media["pixel_values"], self.bf16).flatten(0, 1) for item in self.items]
 
     def batches(self, without: str) -> Iterator[dict[str, Any]]:
@@ -93,7 +93,7 @@ class MicroBatches:
         budget, padding = (4096, None) if usual else (CPU_TOKENS, CPU_PADDING)
         for places in micro_batches(range(SAMPLES), lengths, most=None, budget=budget, padding=padding):
             items = [self.items[place] for place in places]
-            batch = self.model.collate(items) if usual else collate_right(items, self.model)
+            batch = collate(items, self.model) if usual else collate_right(items, self.model)
             if without == "frozen":
                 batch["pixel_values"].requires_grad_()
             elif without != "cache":

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import LoadedModel, embed_pictures, embed_texts
+from mllm_tailor.models import LoadedModel, collate, embed_pictures, embed_texts, encode, prompt_inputs
 
 
 @torch.no_grad()
@@ -26,10 +26,13 @@ def outputs(model: LoadedModel, samples: list[Sample]) -> dict[str, Tensor]:
     """What the model makes of the samples."""
     model.model.eval()
     if model.family.compares:
-        batch = model.collate([model.encode(sample) for sample in samples])
+        batch = collate([encode(sample, model) for sample in samples], model)
         return {"pictures": embed_pictures(model, batch), "texts": embed_texts(model, batch)}
     length = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": model.pad_id, "eos_token_id": -1}
-    return {"logits": logits(model, samples), "replies": model.model.generate(**model.inputs(samples), **length)}
+    return {
+        "logits": logits(model, samples),
+        "replies": model.model.generate(**prompt_inputs(samples, model), **length),
+    }
 
 
 def write(folder: Path, place: Path, spec: dict[str, Any], samples: list[Sample]) -> dict[str, Tensor]:

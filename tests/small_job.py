@@ -19,7 +19,7 @@ from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import MethodSet, make_method
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, save
 from mllm_tailor.recipe import Recipe, make_recipe
 
@@ -102,7 +102,7 @@ def prepare(folder: Path, method: dict[str, Any] | str, **train: Any) -> tuple[L
 
 def batch_of(model: LoadedModel, samples: Sequence[Conversation | Sample]) -> dict[str, Tensor]:
     """A right-padded training batch."""
-    return model.collate([model.encode(sample) for sample in samples], side="right")
+    return collate([encode(sample, model) for sample in samples], model, side="right")
 
 
 @torch.no_grad()

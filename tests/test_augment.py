@@ -15,7 +15,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.media.crop import clip_box
 from mllm_tailor.media.video import read_clip, store_frames
-from mllm_tailor.models import load_model
+from mllm_tailor.models import encode, load_model
 from mllm_tailor.models.inputs.speech_units import Codebook
 from mllm_tailor.recipe.schema import Units
 from mllm_tailor.training.augment import ENDS, SPEED, augment_sample
@@ -108,7 +108,7 @@ def test_the_box_round_a_clip_is_square_and_holds_every_place_of_what_moves() ->
 def test_trimmed_clips_fill_their_tiles(tiny_model_folder: Path, clip: Media) -> None:
     plain, trimmed = (load_model(tiny_model_folder, device="cpu", frames=4, trim=trim) for trim in (False, True))
     inked = [
-        float((model.encode(Sample("a", (clip,))).media["pixel_values"] > 1).float().mean())
+        float((encode(Sample("a", (clip,)), model).media["pixel_values"] > 1).float().mean())
         for model in (plain, trimmed)
     ]
     assert inked[1] > 1.5 * inked[0]

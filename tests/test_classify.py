@@ -19,8 +19,8 @@ from mllm_tailor.core.io import read_json, read_jsonl
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation import choose
 from mllm_tailor.generation.loglikelihood import _Chooser
-from mllm_tailor.models import LoadedModel, load_model
-from mllm_tailor.models.encode import NO_LOSS
+from mllm_tailor.models import LoadedModel, collate, encode, load_model
+from mllm_tailor.models.encoded import NO_LOSS
 from mllm_tailor.recipe import Predict, make_recipe
 from mllm_tailor.reporting.tables import confusion_table
 from mllm_tailor.run.dataset import prepare
@@ -57,8 +57,8 @@ def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: LoadedMo
     expected = torch.zeros(3, len(CLASSES))
     for row, question in enumerate(asked):
         for column, reply in enumerate(task.choices(question)):
-            whole = model.encode(replace(question, answer=reply))
-            batch = model.collate([whole])
+            whole = encode(replace(question, answer=reply), model)
+            batch = collate([whole], model)
             labels = batch.pop("labels")[0]
             with torch.inference_mode():
                 chances = model.model(**batch).logits[0].log_softmax(-1)

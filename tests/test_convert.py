@@ -16,7 +16,7 @@ from test_models_families import clip
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample, Turn
-from mllm_tailor.models import NO_LOSS, LoadedModel, load_model
+from mllm_tailor.models import NO_LOSS, LoadedModel, encode, load_model, save_model
 from mllm_tailor.models.convert import convert
 from mllm_tailor.models.convert.config import language_class
 from mllm_tailor.recipe.schema import Tiles
@@ -88,7 +88,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def image_inputs(model: LoadedModel) -> tuple[Any, dict[str, torch.Tensor]]:
-    encoded = model.encode(SAMPLE)
+    encoded = encode(SAMPLE, model)
     return encoded, {"input_ids": encoded.ids[None], **encoded.media}
 
 
@@ -243,11 +243,11 @@ def test_a_converted_folder_is_an_ordinary_one(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(plain(**inputs).logits, model.model(**inputs).logits)
     assert not plain.config.tie_word_embeddings
-    model.save(tmp_path / "saved")
+    save_model(model, tmp_path / "saved")
     saved = load_model(tmp_path / "saved", dtype="float32")
     with torch.no_grad():
         assert torch.equal(saved.model(**inputs).logits, model.model(**inputs).logits)
-    assert torch.equal(saved.encode(SAMPLE).ids, model.encode(SAMPLE).ids)
+    assert torch.equal(encode(SAMPLE, saved).ids, encode(SAMPLE, model).ids)
     assert saved.processor.frame_text == "Frame-{}: "  # as it was trained with clips
 
 
@@ -257,7 +257,7 @@ def test_folders_say_what_other_programs_look_for(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "one", ps_version="v1")
     convert(tmp_path / "two", tmp_path / "native")
     model = load_model(tmp_path / "native", tiles=Tiles(min=2, max=3))
-    model.save(tmp_path / "saved")
+    save_model(model, tmp_path / "saved")
     for folder, tiles in (("native", (1, 4)), ("saved", (2, 3))):
         config = json.loads((tmp_path / folder / "config.json").read_text())
         assert config["vision_config"]["architectures"] == ["InternVisionModel"]
@@ -273,7 +273,7 @@ def test_folders_say_what_other_programs_look_for(tmp_path: Path) -> None:
 def test_version_one_survives_saving(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "original", ps_version="v1")
     model = load_model(tmp_path / "original")
-    model.save(tmp_path / "saved")
+    save_model(model, tmp_path / "saved")
     _, inputs = image_inputs(model)
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "saved").model(**inputs).logits, model.model(**inputs).logits)
@@ -314,7 +314,7 @@ def test_conversations_are_written_as_the_original_writes_them(style: str, tmp_p
     )
     model = load_model(tmp_path / "original", tiles=Tiles(min=1, max=1))
     history = (Turn("user", "Q"), Turn("assistant", "A"))
-    encoded = model.encode(Sample("a", media=SAMPLE.media, history=history, prompt="R", answer="B"))
+    encoded = encode(Sample("a", media=SAMPLE.media, history=history, prompt="R", answer="B"), model)
     picture_text = "<img>" + "<IMG_CONTEXT>" * 4 + "</img>\n"
     assert model.tokenizer.decode(encoded.ids) == EXPECTED[style].replace("{picture}", picture_text)
     supervised = model.tokenizer.decode(encoded.labels[encoded.labels != NO_LOSS])
@@ -327,7 +327,7 @@ def test_several_pictures_no_picture_and_a_clip(tmp_path: Path) -> None:
     model = load_model(tmp_path / "original", frames=2)
 
     def read(*media: Media) -> tuple[str, int]:
-        encoded = model.encode(Sample("a", media, "Q", "A"))
+        encoded = encode(Sample("a", media, "Q", "A"), model)
         tiles = 0 if encoded.pixel_values is None else len(encoded.pixel_values)
         assert (encoded.ids == model.processor.image_token_id).sum() == 4 * tiles
         supervised = encoded.labels[encoded.labels != NO_LOSS]
@@ -377,7 +377,7 @@ def test_system_text_of_the_checkpoint(tmp_path: Path) -> None:
         if folder != "a":
             write_checkpoint(tmp_path / folder, **options)
         model = load_model(tmp_path / folder, **(options if folder == "a" else {}))
-        assert expected in model.tokenizer.decode(model.encode(Sample("x", prompt="?")).ids)
+        assert expected in model.tokenizer.decode(encode(Sample("x", prompt="?"), model).ids)
     assert not sign.exists()
 
 

@@ -13,7 +13,7 @@ from test_convert import SAMPLE, cache  # noqa: F401  (the fixture)
 from test_models_open import Canary
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.models import load_model
+from mllm_tailor.models import generate, load_model, save_model
 from mllm_tailor.models.convert import convert
 
 
@@ -31,8 +31,8 @@ def test_code_and_pickles_beside_an_original_checkpoint_are_never_run(
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"trust_remote_code": True}))
     model = load_model(folder)
-    model.save(tmp_path / "saved")
-    assert model.generate([SAMPLE.unlabelled()], max_new_tokens=2) and not sign.exists()
+    save_model(model, tmp_path / "saved")
+    assert generate([SAMPLE.unlabelled()], model, max_new_tokens=2) and not sign.exists()
     for file in (tmp_path / "saved").glob("*.json"):
         assert "trust_remote_code" not in file.read_text() and "auto_map" not in file.read_text()
     exec((folder / "conversation.py").read_text())

@@ -11,7 +11,7 @@ from original_internvl import write_checkpoint
 from test_convert import SAMPLE, cache  # noqa: F401  (the fixture)
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import NO_LOSS, load_model
+from mllm_tailor.models import NO_LOSS, encode, load_model, save_model
 from mllm_tailor.models.convert.tokenizer import STYLES
 
 TEXTS = ["RM 9.50", "  two spaces", "tabs\tand\nlines\n", "总计 é 😀", "a", "The total  of this", "Jalan Besar 50000"]
@@ -23,7 +23,7 @@ def test_words_become_the_pieces_sentencepiece_makes(language: str, tmp_path: Pa
     model = load_model(tmp_path / "original")
     pieces = without_dummy_prefix(tmp_path / "original" / "tokenizer.model")
     for text in TEXTS:
-        encoded = model.encode(Sample("a", prompt=text, answer=text))
+        encoded = encode(Sample("a", prompt=text, answer=text), model)
         labels = encoded.labels[encoded.labels != NO_LOSS].tolist()
         assert labels[:-1] == pieces.encode(text)
         assert labels[-1] in model.stop_ids
@@ -41,7 +41,7 @@ def test_control_tokens_stand_where_the_checkpoint_has_them(tmp_path: Path) -> N
     write_checkpoint(tmp_path / "original")
     stated = json.loads((tmp_path / "original" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
     model = load_model(tmp_path / "original")
-    model.save(tmp_path / "saved")
+    save_model(model, tmp_path / "saved")
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "original" / "tokenizer.model"))
     assert pieces.id_to_piece(425) == "[UNUSED_TOKEN_5]" and stated["425"]["content"] == "<|im_start|>"
     assert pieces.vocab_size() == 426 and stated["428"]["content"] == "<IMG_CONTEXT>"
@@ -49,7 +49,7 @@ def test_control_tokens_stand_where_the_checkpoint_has_them(tmp_path: Path) -> N
         for place, token in stated.items():
             assert opened.tokenizer.convert_tokens_to_ids(token["content"]) == int(place)
         assert opened.stop_ids == {424} and opened.model.config.image_token_id == 428
-        ids = opened.encode(SAMPLE).ids.tolist()
+        ids = encode(SAMPLE, opened).ids.tolist()
         assert ids.count(425) == 3 and ids.count(424) == 3 and max(ids) == 428
 
 
@@ -71,7 +71,7 @@ def test_texts_begin_as_the_tokenizer_states(begins: bool, tmp_path: Path) -> No
     write_checkpoint(tmp_path / "original", "LlamaForCausalLM")
     file = tmp_path / "original" / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": begins}))
-    ids = load_model(tmp_path / "original").encode(Sample("a", prompt="?")).ids.tolist()
+    ids = encode(Sample("a", prompt="?"), load_model(tmp_path / "original")).ids.tolist()
     assert (ids[0] == 1) == begins and 1 not in ids[1:]
 
 

@@ -11,7 +11,7 @@ from rapidfuzz import fuzz
 
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.models import load_model
-from mllm_tailor.models.checkpoint import EMBEDDED
+from mllm_tailor.models.resolve import EMBEDDED
 
 SCORES = json.loads((EMBEDDED / "scores.json").read_text()) if (EMBEDDED / "scores.json").is_file() else None
 MEGABYTES_AT_MOST = 25

@@ -17,9 +17,22 @@ from transformers import GotOcr2ImageProcessorPil
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.media.open import image_size, open_image
-from mllm_tailor.models import NO_LOSS, LoadedModel, encode, load_model, tile_grid, tile_image
-from mllm_tailor.models.bundled.build import IMAGE, IMAGE_END, IMAGE_START, TURN_END, TURN_START
-from mllm_tailor.models.encode import Encoded, Length, measure_length
+from mllm_tailor.models import (
+    NO_LOSS,
+    LoadedModel,
+    collate,
+    count_tokens,
+    encode,
+    generate,
+    image_features,
+    load_model,
+    prompt_inputs,
+    tile_grid,
+    tile_image,
+)
+from mllm_tailor.models.chat_template_builder import IMAGE, IMAGE_END, IMAGE_START, TURN_END, TURN_START
+from mllm_tailor.models.encode import Length, measure_length
+from mllm_tailor.models.encoded import Encoded
 from mllm_tailor.models.inputs.internvl import shared_tiles
 from mllm_tailor.models.inputs.internvl_processor import IMAGENET_MEAN, IMAGENET_STD
 from mllm_tailor.models.inputs.tiling import count_tiles, tiles_to_tensor
@@ -80,7 +93,7 @@ def test_a_prompt_is_the_head_of_its_labelled_sample(model: LoadedModel, sample:
 @pytest.mark.parametrize("sample", SHAPES.values(), ids=SHAPES.keys())
 def test_length_is_known_without_decoding(model: LoadedModel, sample: Sample) -> None:
     for case in (sample, sample.unlabelled()):
-        assert model.count_tokens(case) == encode(case, model).length
+        assert count_tokens(case, model) == encode(case, model).length
 
 
 def test_trimmed_pictures_are_what_their_print_alone_would_be(model: LoadedModel, tmp_path: Path) -> None:
@@ -190,7 +203,7 @@ def test_an_answer_longer_than_the_context_is_refused_by_row(model: LoadedModel)
     long = Sample("a", prompt="?", answer="x" * model.context, source="labels.csv:8")
     with pytest.raises(DataError, match=r"labels\.csv:8: 8,\d\d\d tokens, but the model's context holds 8,192"):
         encode(long, model)
-    assert model.count_tokens(long) > model.context  # counting reports, it does not refuse
+    assert count_tokens(long, model) > model.context  # counting reports, it does not refuse
 
 
 def test_media_the_model_cannot_read_are_refused(model: LoadedModel) -> None:
@@ -287,7 +300,7 @@ def test_size_from_the_header_is_the_upright_one(orientation: int) -> None:
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_batch_holds_each_sample_and_padding(model: LoadedModel, side: str) -> None:
     items = [encode(sample, model) for sample in SHAPES.values()]
-    batch = model.collate(items, side=side)
+    batch = collate(items, model, side=side)
     for row, item in enumerate(items):
         real = batch["attention_mask"][row].bool()
         assert torch.equal(batch["input_ids"][row][real], item.ids)
@@ -299,29 +312,29 @@ def test_a_batch_holds_each_sample_and_padding(model: LoadedModel, side: str) ->
 
 def test_batched_replies_equal_single_ones(model: LoadedModel) -> None:
     samples = list(SHAPES.values())
-    together = model.generate(samples, max_new_tokens=12, batch=len(samples))
-    assert together == [model.generate([sample], max_new_tokens=12)[0] for sample in samples]
+    together = generate(samples, model, max_new_tokens=12, batch=len(samples))
+    assert together == [generate([sample], model, max_new_tokens=12)[0] for sample in samples]
     assert len(set(together)) > 1  # a model that says the same to everyone would prove nothing
 
 
 def test_batched_logits_equal_single_ones(model: LoadedModel) -> None:
     samples = list(SHAPES.values())
     with torch.no_grad():
-        together = model.model(**model.inputs(samples)).logits[:, -1]
-        single = torch.cat([model.model(**model.inputs([sample])).logits[:, -1] for sample in samples])
+        together = model.model(**prompt_inputs(samples, model)).logits[:, -1]
+        single = torch.cat([model.model(**prompt_inputs([sample], model)).logits[:, -1] for sample in samples])
     assert (together - single).abs().max() < 1e-5
     assert single.std() > 0.1
 
 
 def test_an_answer_never_reaches_the_prompt(model: LoadedModel) -> None:
     samples = list(SHAPES.values())
-    assert model.generate(samples, max_new_tokens=4) == model.generate(
-        [sample.unlabelled() for sample in samples], max_new_tokens=4
+    assert generate(samples, model, max_new_tokens=4) == generate(
+        [sample.unlabelled() for sample in samples], model, max_new_tokens=4
     )
 
 
 def test_picture_features(model: LoadedModel) -> None:
     red, blue = (Sample("x", media=(picture(60, 120, seed),)) for seed in (1, 2))
-    features = model.image_features([red, blue, red])
+    features = image_features([red, blue, red], model)
     assert features.shape == (3, 64) and features.dtype == np.float32
     assert np.array_equal(features[0], features[2]) and not np.allclose(features[0], features[1])

@@ -20,7 +20,7 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.recipe import Predict, Recipe
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.tasks import open_task
@@ -64,7 +64,7 @@ def start(folder: Path, spec: dict[str, Any], **settings: Any) -> tuple[LoadedMo
 class TestLosses:
     def test_clip_equals_transformers_and_the_formula(self, folders: dict[str, Path], samples: list[Sample]) -> None:
         model = load_model(folders["clip"], dtype="float32")
-        batch = model.collate([model.encode(sample) for sample in samples])
+        batch = collate([encode(sample, model) for sample in samples], model)
         with torch.no_grad():
             told = model.model(**batch, return_loss=True)
             ours = clip_loss(told.image_embeds, told.text_embeds, model.model.logit_scale)
@@ -76,7 +76,7 @@ class TestLosses:
 
     def test_siglip_equals_transformers(self, folders: dict[str, Path], samples: list[Sample]) -> None:
         model = load_model(folders["siglip"], dtype="float32")
-        batch = model.collate([model.encode(sample) for sample in samples])
+        batch = collate([encode(sample, model) for sample in samples], model)
         with torch.no_grad():
             told = model.model(**batch, return_loss=True)
             ours = siglip_loss(

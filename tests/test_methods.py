@@ -18,7 +18,7 @@ from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import check_mergeable, make_method, merge
 from mllm_tailor.methods.method import injected_adapters
-from mllm_tailor.models import load_meta_model, load_model
+from mllm_tailor.models import collate, encode, load_meta_model, load_model, save_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.run.pipeline import check_model
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
@@ -121,7 +121,7 @@ def test_a_method_from_beginning_to_end(
     trained, exactly = logits(model, samples), exact_logits(model, samples)
     if injected_adapters(model)[0].config is not None:
         with pytest.raises(ModelError, match="merge it first"):
-            model.save(tmp_path / "unmerged")
+            save_model(model, tmp_path / "unmerged")
     method.save(model, tmp_path / "adapter")
     again = open_small(tiny_model_folder, method)
     method.load(again, tmp_path / "adapter")
@@ -136,7 +136,7 @@ def test_a_method_from_beginning_to_end(
     merge(again)
     assert difference(exact_logits(again, samples), exactly) <= 1e-6
     assert not any(isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer) for module in again.model.modules())
-    again.save(tmp_path / "merged")
+    save_model(again, tmp_path / "merged")
     plain = load_model(tmp_path / "merged", dtype="float32")
     assert difference(exact_logits(plain, samples), exactly) <= 1e-6
 
@@ -144,7 +144,7 @@ def test_a_method_from_beginning_to_end(
 def _one_step(model: Any, samples: list[Sample]) -> None:
     weights = [weight for weight in model.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=1.0)
-    inputs = model.collate([model.encode(sample) for sample in samples], side="right")
+    inputs = collate([encode(sample, model) for sample in samples], model, side="right")
     summed, count = answer_loss(model.model, inputs)
     (summed / count).backward()
     optimizer.step()
@@ -246,7 +246,7 @@ def test_a_sum_packed_again_is_what_packing_it_gives(
     for one, how in ((exact, "dequantised"), (again, "repacked")):
         method.load(one, tmp_path / "adapter")
         merge(one, how)
-        one.save(tmp_path / how)
+        save_model(one, tmp_path / how)
     packed = load_model(tmp_path / "dequantised", dtype="float32", quantize="nf4", quantize_skip=method.quantize_skip)
     for module in packed.model.modules():
         if hasattr(module, "compute_dtype"):
@@ -410,7 +410,7 @@ class TestTiedHead:
         trained = exact_logits(model, samples)
         merge(model)
         assert torch.equal(model.model.get_input_embeddings().weight, embeddings)
-        model.save(tmp_path)
+        save_model(model, tmp_path)
         assert difference(exact_logits(load_model(tmp_path, dtype="float32"), samples), trained) <= 1e-6
 
     def test_it_cannot_be_trained_alone(self, tied_model_folder: Path) -> None:

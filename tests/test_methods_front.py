@@ -29,6 +29,7 @@ from mllm_tailor.methods import make_method
 from mllm_tailor.methods.adalora import Adalora
 from mllm_tailor.methods.adapters import ADAPTER, tuner_layers
 from mllm_tailor.methods.method import injected_adapters
+from mllm_tailor.models import prompt_inputs
 from mllm_tailor.training import train
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
@@ -146,7 +147,7 @@ class TestInFront:
     ) -> None:
         model, _, _ = prepare(tiny_model_folder, FRONT[case])
         shake(model, 0.5)
-        inputs = model.inputs(samples)
+        inputs = prompt_inputs(samples, model)
         short = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": model.pad_id, "eos_token_id": -1}
         model.model.eval()
         with torch.no_grad():

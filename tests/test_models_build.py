@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForMultimodalLM, AutoTokenizer, GotOcr2ImageProcessorPil
 
-from mllm_tailor.models.bundled.build import SPECIAL_TOKENS, build_tokenizer, tokens_per_tile
+from mllm_tailor.models.bundled.build import build_tokenizer, tokens_per_tile
+from mllm_tailor.models.chat_template_builder import SPECIAL_TOKENS
 from mllm_tailor.models.inputs.internvl_processor import InternVLProcessor
 
 

@@ -21,8 +21,20 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.video import read_frames
 from mllm_tailor.methods import make_method, merge
-from mllm_tailor.models import FAMILIES, NO_LOSS, LoadedModel, load_meta_model, load_model
-from mllm_tailor.models.bundled.build import TURN_END
+from mllm_tailor.models import (
+    FAMILIES,
+    NO_LOSS,
+    LoadedModel,
+    collate,
+    count_tokens,
+    encode,
+    generate,
+    image_features,
+    load_meta_model,
+    load_model,
+    save_model,
+)
+from mllm_tailor.models.chat_template_builder import TURN_END
 from mllm_tailor.models.families import guess_family
 from mllm_tailor.models.inputs.granite_speech import SpeechFeatures
 
@@ -74,27 +86,27 @@ def test_reading_and_replying(kind: str, families: Path) -> None:
     _labels_lie_on_answers(model, samples)
     _a_token_sees_none_behind_it(model, samples[0])
     _control_tokens_stay_letters(model, samples[0])
-    together = model.generate(samples, max_new_tokens=5)
-    assert together == [model.generate([sample], max_new_tokens=5)[0] for sample in samples]
+    together = generate(samples, model, max_new_tokens=5)
+    assert together == [generate([sample], model, max_new_tokens=5)[0] for sample in samples]
     if "image" in model.family.media:
-        features = model.image_features([samples[0], samples[1], samples[0]])
+        features = image_features([samples[0], samples[1], samples[0]], model)
         assert np.array_equal(features[0], features[2]) and not np.allclose(features[0], features[1])
 
 
 def _labels_lie_on_answers(model: LoadedModel, samples: list[Sample]) -> None:
     for sample in samples:
-        encoded = model.encode(sample)
+        encoded = encode(sample, model)
         supervised = encoded.labels != NO_LOSS
         assert model.tokenizer.decode(encoded.ids[supervised]) == f"{sample.answer}{model.tokenizer.eos_token}"
-        assert torch.equal(model.encode(sample.unlabelled()).ids, encoded.ids[: encoded.answer_start])
-        assert model.count_tokens(sample) == encoded.length
+        assert torch.equal(encode(sample.unlabelled(), model).ids, encoded.ids[: encoded.answer_start])
+        assert count_tokens(sample, model) == encoded.length
 
 
 @torch.no_grad()
 def _a_token_sees_none_behind_it(model: LoadedModel, sample: Sample) -> None:
     """Some families let prompt tokens see each other both ways; an answer must not be seen before it is given."""
-    encoded = model.encode(sample)
-    batch = model.collate([encoded])
+    encoded = encode(sample, model)
+    batch = collate([encoded], model)
     batch.pop("labels")
     before = model.model(**batch).logits
     last = encoded.length - 3
@@ -108,7 +120,7 @@ def _control_tokens_stay_letters(model: LoadedModel, sample: Sample) -> None:
     special = {place: token.content for place, token in model.tokenizer.added_tokens_decoder.items() if token.special}
     typed = list(special.values())
     control = [
-        [token for token in model.encode(Sample("x", sample.media, prompt, answer)).ids.tolist() if token in special]
+        [token for token in encode(Sample("x", sample.media, prompt, answer), model).ids.tolist() if token in special]
         for prompt, answer in (("a b", "c d"), (f"a {''.join(typed)} b", f"c {typed[0]}{typed[-1]} d"))
     ]
     assert control[0] == control[1]
@@ -125,7 +137,7 @@ def test_lora_on_every_part_saved_reloaded_and_merged(kind: str, families: Path,
     assert method.num_trainable_parameters(load_meta_model(folder)) == method.num_trainable_parameters(model)
     applied = method.apply(model)
     assert all(applied.counts[part] > 0 for part in parts)
-    batch = model.collate([model.encode(sample) for sample in samples])
+    batch = collate([encode(sample, model) for sample in samples], model)
     model.model(**batch).loss.backward()
     moved = {name for name, weight in model.model.named_parameters() if weight.grad is not None and weight.grad.any()}
     for part in parts:
@@ -133,14 +145,14 @@ def test_lora_on_every_part_saved_reloaded_and_merged(kind: str, families: Path,
         assert any(prefix in name for name in moved for prefix in prefixes) or part in ("vision", "audio")
     shake(model, 0.05)
     trained = logits(model, samples)
-    assert model.generate(samples, max_new_tokens=3)
+    assert generate(samples, model, max_new_tokens=3)
     method.save(model, tmp_path / "adapter")
     again = open_small(folder, method)
     assert difference(logits(again, samples), trained) > 1e-3
     method.load(again, tmp_path / "adapter")
     assert difference(logits(again, samples), trained) < 1e-6
     merge(again)
-    again.save(tmp_path / "merged")
+    save_model(again, tmp_path / "merged")
     assert difference(logits(load_model(tmp_path / "merged", dtype="float32"), samples), trained) < 1e-5
 
 
@@ -153,7 +165,7 @@ def test_nf4(kind: str, families: Path) -> None:
     packed = [name for name, module in model.model.named_modules() if isinstance(module, Linear4bit)]
     language = model.family.parts["language"]
     assert len(packed) >= 8 and all(name.startswith(language) for name in packed)
-    assert len(model.generate(samples_of(kind)[:1], max_new_tokens=2)) == 1
+    assert len(generate(samples_of(kind)[:1], model, max_new_tokens=2)) == 1
 
 
 @pytest.mark.slow
@@ -164,7 +176,7 @@ def test_bf16(kind: str, families: Path) -> None:
     samples = samples_of(kind)[:2]
     one, other = (logits(model, samples).float() for model in (exact, rough))
     assert 0 < difference(one, other) < 0.2 * one.abs().max()  # 8 bits of every number are kept
-    assert len(rough.generate(samples, max_new_tokens=2)) == 2
+    assert len(generate(samples, rough, max_new_tokens=2)) == 2
 
 
 @pytest.mark.slow
@@ -199,7 +211,7 @@ def test_an_unknown_family_is_guessed_and_says_so(
     assert f"{kind} is not a family described here. Guessed from its modules" in said
     assert model.family.parts == known.family.parts
     sample = Sample("a", (sound(),) if kind == "qwen2_audio" else (picture(60, 40),), "Hi?")
-    assert model.generate([sample], max_new_tokens=2) == known.generate([sample], max_new_tokens=2)
+    assert generate([sample], model, max_new_tokens=2) == generate([sample], known, max_new_tokens=2)
 
 
 def test_a_model_without_words_is_not_guessed() -> None:
@@ -216,8 +228,8 @@ def test_different_numbers_of_pictures_in_one_batch(families: Path) -> None:
     for row, sample in zip(together, samples, strict=True):
         alone = logits(model, [sample])[0]
         assert difference(alone, row[: len(alone)]) < 1e-5
-    replies = [model.generate([sample], max_new_tokens=5)[0] for sample in samples]
-    assert model.generate(samples, max_new_tokens=5) == replies
+    replies = [generate([sample], model, max_new_tokens=5)[0] for sample in samples]
+    assert generate(samples, model, max_new_tokens=5) == replies
 
 
 def test_templates_that_end_no_turn_and_templates_in_the_older_form(tmp_path: Path) -> None:
@@ -229,7 +241,7 @@ def test_templates_that_end_no_turn_and_templates_in_the_older_form(tmp_path: Pa
     template += "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     model = load_model(folder)
-    encoded = model.encode(Sample("a", (picture(60, 40),), "Hi?", "yes"))
+    encoded = encode(Sample("a", (picture(60, 40),), "Hi?", "yes"), model)
     supervised = encoded.labels[encoded.labels != NO_LOSS]
     assert model.tokenizer.decode(supervised) == f"yes{TURN_END}"
     text = model.tokenizer.decode(encoded.ids).replace("<image>", "")
@@ -265,13 +277,13 @@ def clip(path: Path, frames: int = 24) -> Media:
 def test_clips_are_read_frame_by_frame(tiny_model_folder: Path, tmp_path: Path) -> None:
     model = load_model(tiny_model_folder, frames=5)
     sample = Sample("a", (clip(tmp_path / "a.mp4"), picture(60, 120)), "What happens?", "It brightens.")
-    encoded = model.encode(sample)
+    encoded = encode(sample, model)
     assert len(encoded.media["pixel_values"]) == model.frames + 3
-    assert model.count_tokens(sample) == encoded.length
+    assert count_tokens(sample, model) == encoded.length
     text = model.tokenizer.decode(encoded.ids).replace("<IMG_CONTEXT>", "")
     assert text.startswith("<|im_start|>user\nFrame1: <img></img>\nFrame2: <img></img>\n")
     assert f"Frame{model.frames}: <img></img>\n<img></img>\nWhat happens?" in text
-    assert len(model.generate([sample, Sample("b", (), "Hi")], max_new_tokens=2)) == 2
+    assert len(generate([sample, Sample("b", (), "Hi")], model, max_new_tokens=2)) == 2
 
 
 SEEING_CLIPS = [name for name in RECIPES if FAMILIES[name].clips]
@@ -286,16 +298,16 @@ def test_clips_of_every_family_that_sees_them(kind: str, families: Path, tmp_pat
     other = () if kind == "glm4v" else (picture(60, 40),)  # GLM cannot tell pictures from clips within a batch
     samples = [*clips, Sample("c", other, "Hi?", "yes")]
     _labels_lie_on_answers(model, samples)
-    replies = [model.generate([sample], max_new_tokens=4)[0] for sample in samples]
-    assert model.generate(samples, max_new_tokens=4) == replies
-    batch = model.collate([model.encode(sample) for sample in samples])
+    replies = [generate([sample], model, max_new_tokens=4)[0] for sample in samples]
+    assert generate(samples, model, max_new_tokens=4) == replies
+    batch = collate([encode(sample, model) for sample in samples], model)
     model.model(**batch).loss.backward()
     seen = [
-        torch.cat([value.flatten() for name, value in model.encode(sample).media.items() if "pixel_values" in name])
+        torch.cat([value.flatten() for name, value in encode(sample, model).media.items() if "pixel_values" in name])
         for sample in clips
     ]
     assert seen[0].numel() == seen[1].numel() and seen[1].mean() < seen[0].mean()  # the shorter clip stays darker
-    model.save(tmp_path / "saved")
+    save_model(model, tmp_path / "saved")
     again = load_model(tmp_path / "saved", dtype="float32", frames=6)
     assert torch.equal(logits(again, clips[:1]), logits(model, clips[:1]))
 
@@ -305,7 +317,7 @@ def test_frames_come_in_order_and_whole(kind: str, families: Path, tmp_path: Pat
     """Every frame is of one grey; where each of them ended up is read off the pixel values."""
     model = load_model(family_folder(families, kind), frames=5)
     media = clip(tmp_path / "a.mp4")
-    found = model.encode(Sample("a", (media,), "What?")).media
+    found = encode(Sample("a", (media,), "What?"), model).media
     pictures = model.processor.image_processor
     values = found["pixel_values_videos"]
     if "video_grid_thw" in found:
@@ -327,8 +339,8 @@ def test_real_clips(kind: str, families: Path) -> None:
     files = sorted(file for file in real_data("video_samples").iterdir() if file.suffix in (".mp4", ".mkv", ".avi"))
     for file in files:
         sample = Sample(file.name, (Media("video", file),), "What happens?")
-        assert model.count_tokens(sample) == model.encode(sample).length > 20
-    assert len(files) >= 5 and model.generate([sample], max_new_tokens=2)
+        assert count_tokens(sample, model) == encode(sample, model).length > 20
+    assert len(files) >= 5 and generate([sample], model, max_new_tokens=2)
 
 
 def test_features_of_speech_are_those_of_a_plain_fourier_transform() -> None:

@@ -14,7 +14,7 @@ import huggingface_hub.constants
 import pytest
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.models.checkpoint import find_checkpoint
+from mllm_tailor.models.resolve import find_checkpoint
 
 FIRST, SECOND = "a" * 40, "b" * 40
 WEIGHTS = "model.safetensors"

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import LoadedModel, load_model
-from mllm_tailor.models.checkpoint import find_checkpoint
+from mllm_tailor.models import LoadedModel, encode, generate, load_model, prompt_inputs, save_model
+from mllm_tailor.models.resolve import find_checkpoint
 from mllm_tailor.recipe.schema import Tiles
 
 
@@ -34,15 +34,15 @@ def sample() -> Sample:
 
 def logits(model: LoadedModel, sample: Sample) -> torch.Tensor:
     with torch.no_grad():
-        return model.model(**model.inputs([sample])).logits
+        return model.model(**prompt_inputs([sample], model)).logits
 
 
 def test_saved_and_opened_again_is_the_same_model(tiny_model_folder: Path, sample: Sample, tmp_path: Path) -> None:
     model = load_model(tiny_model_folder, tiles=Tiles(min=1, max=2, thumbnail=False), system="Be brief.")
-    model.save(tmp_path / "again")
+    save_model(model, tmp_path / "again")
     again = load_model(tmp_path / "again")
     assert (again.tiles, again.system) == (model.tiles, model.system)
-    assert torch.equal(again.encode(sample).ids, model.encode(sample).ids)
+    assert torch.equal(encode(sample, again).ids, encode(sample, model).ids)
     assert (logits(again, sample) - logits(model, sample)).abs().max() == 0.0
     assert again.identity["weights_sha256"] == model.identity["weights_sha256"]
 
@@ -96,10 +96,10 @@ def test_numbers_that_are_not_known(tiny_model_folder: Path) -> None:
 
 def test_a_sample_on_its_own(tiny_model_folder: Path, sample: Sample) -> None:
     model = load_model(tiny_model_folder)
-    assert model.generate(sample, max_new_tokens=3) == model.generate([sample], max_new_tokens=3)
-    encoded = model.encode(sample)
+    assert generate(sample, model, max_new_tokens=3) == generate([sample], model, max_new_tokens=3)
+    encoded = encode(sample, model)
     assert encoded.pixel_values is encoded.media["pixel_values"]
-    assert model.encode(Sample("b", prompt="?")).pixel_values is None
+    assert encode(Sample("b", prompt="?"), model).pixel_values is None
 
 
 def test_nf4_packs_what_it_should_and_survives_evaluation(tiny_model_folder: Path, sample: Sample) -> None:
@@ -114,7 +114,7 @@ def test_nf4_packs_what_it_should_and_survives_evaluation(tiny_model_folder: Pat
     assert layer.weight.quant_state.nested  # double quantisation: the scales are quantised too
     before = logits(model, sample)
     packed_before = layer.weight.data.clone()
-    model.generate([sample], max_new_tokens=2)
+    generate([sample], model, max_new_tokens=2)
     assert torch.equal(layer.weight.data, packed_before) and layer.weight.quant_state.nested
     assert torch.equal(logits(model, sample), before)
     exact = logits(load_model(tiny_model_folder), sample)
@@ -131,7 +131,7 @@ def test_int8(tiny_model_folder: Path) -> None:
 
 def test_an_unmerged_model_is_not_saved_as_a_plain_one(tiny_model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="merge it first"):
-        load_model(tiny_model_folder, quantize="nf4").save(tmp_path / "x")
+        save_model(load_model(tiny_model_folder, quantize="nf4"), tmp_path / "x")
 
 
 # What is damaged
@@ -225,7 +225,7 @@ def test_a_tokenizer_without_picture_tokens(folder: Path) -> None:
 def test_a_missing_chat_template(folder: Path, sample: Sample) -> None:
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
-        load_model(folder).encode(sample)
+        encode(sample, load_model(folder))
 
 
 # What is unsafe
@@ -277,7 +277,7 @@ def test_code_of_a_checkpoint_is_never_run(
         change_json(
             folder / name, auto_map={"AutoProcessor": "processing_own.Own", "AutoImageProcessor": "processing_own.Own"}
         )
-    assert load_model(folder).generate([Sample("a", prompt="?")], max_new_tokens=2)
+    assert generate([Sample("a", prompt="?")], load_model(folder), max_new_tokens=2)
     assert not sign.exists()
     assert "auto_map" in capsys.readouterr().err
 
@@ -287,7 +287,7 @@ def test_a_template_cannot_reach_python(folder: Path, sample: Sample, tmp_path: 
     escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ cycler.__init__.__globals__.os.system('touch %s') }}"
     (folder / "chat_template.jinja").write_text(escape % sign)
     with pytest.raises(ModelError, match="template"):
-        load_model(folder).encode(sample)
+        encode(sample, load_model(folder))
     assert not sign.exists()
 
 

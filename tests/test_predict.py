@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from mllm_tailor.generation import engine as decode
 from mllm_tailor.generation.constrain import Grammar, Vocabulary, allowed_tokens
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.vision_cache import Vision, weights_key
-from mllm_tailor.models import LoadedModel
+from mllm_tailor.models import LoadedModel, encode, prompt_inputs
 from mllm_tailor.models.bundled.build import build_tokenizer
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
@@ -110,7 +111,7 @@ def reference(model: LoadedModel, sample: Sample, limit: int) -> str:
     """Constrained greedy decoding without cache, batch or fast-forward: the whole sequence anew for every token."""
     vocabulary = vocabulary_of(model)
     guide = Grammar(TASK.schema(), vocabulary).guide()
-    inputs = model.inputs([TASK.phrase(sample.unlabelled())])
+    inputs = prompt_inputs([TASK.phrase(sample.unlabelled())], model)
     tokens: list[int] = []
     masks = llguidance.numpy.allocate_token_bitmask(1, vocabulary.width)
     while not guide.ended and len(tokens) < limit:
@@ -141,7 +142,7 @@ def test_free_replies_equal_generate(model, samples):
     predictions = predict(model, TASK, samples, settings(max_new_tokens=24), constrained=False)
     vocabulary = vocabulary_of(model)
     for sample, prediction in zip(samples, predictions, strict=True):
-        inputs = model.inputs([TASK.phrase(sample.unlabelled())])
+        inputs = prompt_inputs([TASK.phrase(sample.unlabelled())], model)
         ids = model.model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert prediction.text == vocabulary.text_of(ids.tolist())
         assert prediction.problem  # noise is no JSON: counted, not raised
@@ -180,11 +181,11 @@ def test_confidence_is_the_models_own_probability(model, samples):
     grammar = Grammar(TASK.schema(), vocabulary)
     questions = [TASK.phrase(sample.unlabelled()) for sample in samples]
     rows = [
-        [ReplySequence(place, model.encode(question), question.media, True, grammar.guide(), 120)]
+        [ReplySequence(place, encode(question, model), question.media, True, grammar.guide(), 120)]
         for place, question in enumerate(questions)
     ]
     for row in decode.GenerationEngine(model, vocabulary, 4).run(iter(rows)):
-        inputs = model.inputs([questions[row.index]])
+        inputs = prompt_inputs([questions[row.index]], model)
         ids = torch.cat([inputs["input_ids"], torch.tensor([row.tokens])], dim=1)
         with torch.inference_mode():
             logprobs = model.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0].log_softmax(-1)
@@ -196,14 +197,15 @@ def test_confidence_is_the_models_own_probability(model, samples):
 
 def test_no_answer_can_reach_the_model(model, samples, monkeypatch):
     seen: list[list[int]] = []
-    real = LoadedModel.encode
+    module = sys.modules["mllm_tailor.generation.predict"]  # the package has a function of this name
+    real = module.encode
 
-    def spy(self, sample, *rest):
-        encoded = real(self, sample, *rest)
+    def spy(question, model):
+        encoded = real(question, model)
         seen.append(encoded.ids.tolist())
         return encoded
 
-    monkeypatch.setattr(LoadedModel, "encode", spy)
+    monkeypatch.setattr(module, "encode", spy)
     poisoned = predict(model, TASK, samples, SETTINGS)
     with_poison = sorted(seen)
     seen.clear()
@@ -273,7 +275,7 @@ def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
 
 
 def test_the_vision_side_in_bf16_is_near_and_in_the_models_own_format(model, samples):
-    pixels = model.inputs([TASK.phrase(samples[4].unlabelled())])["pixel_values"]
+    pixels = prompt_inputs([TASK.phrase(samples[4].unlabelled())], model)["pixel_values"]
     exact, mixed = (Vision(opened, None)._look(pixels) for opened in (model, replace(model, mixed=True)))
     assert exact.dtype == mixed.dtype == model.dtype
     difference = (exact - mixed).norm() / exact.norm()

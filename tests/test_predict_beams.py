@@ -16,7 +16,7 @@ from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.sequence import ReplySequence
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
@@ -37,20 +37,20 @@ TASK = open_task("extract", {"total": "string", "day": "date"})
 def written(model: LoadedModel, sample: Sample, limit: int, beams: int) -> ReplySequence:
     """The free reply to one sample."""
     vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
-    row = ReplySequence(0, model.encode(TASK.phrase(sample)), sample.media, False, None, limit)
+    row = ReplySequence(0, encode(TASK.phrase(sample), model), sample.media, False, None, limit)
     writer = BeamSearch(GenerationEngine(model, vocabulary, 4, forward=False), 4, beams)
     return next(writer.run(iter([[row]])))
 
 
 def foretold(model: LoadedModel, sample: Sample, tokens: list[int]) -> torch.Tensor:
     """Log probabilities (len(tokens) + 1, words) of every next token of a reply that begins so, by the plain model."""
-    encoded = model.encode(TASK.phrase(sample))
+    encoded = encode(TASK.phrase(sample), model)
     longer = replace(
         encoded,
         ids=torch.cat([encoded.ids, torch.tensor(tokens, dtype=encoded.ids.dtype)]),
         labels=torch.cat([encoded.labels, torch.full((len(tokens),), -100)]),
     )
-    batch = model.collate([longer], side="right")
+    batch = collate([longer], model, side="right")
     del batch["labels"]
     with torch.inference_mode():
         logits = model.model(**batch).logits[0].float()

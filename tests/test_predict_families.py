@@ -13,7 +13,7 @@ from PIL import Image
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, load_model, prompt_inputs
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
@@ -62,7 +62,7 @@ def test_decoding_equals_generate(family, tmp_path):
     width = model.model.config.get_text_config().vocab_size
     vocabulary = Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
     for sample, prediction in zip(samples, predict(model, ask, samples, SETTINGS), strict=True):
-        inputs = model.inputs([ask.phrase(sample)])
+        inputs = prompt_inputs([ask.phrase(sample)], model)
         with torch.no_grad():
             ids = model.model.generate(
                 **inputs, max_new_tokens=12, do_sample=False, eos_token_id=sorted(model.stop_ids)

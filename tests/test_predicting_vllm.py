@@ -32,7 +32,7 @@ from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.vllm import engine as vllm_writer
 from mllm_tailor.generation.vllm.engine import VllmEngine
 from mllm_tailor.generation.vllm.requests import as_ours, check_family, check_served, pictures_of, to_sequence
-from mllm_tailor.models import FAMILIES, LoadedModel, load_model
+from mllm_tailor.models import FAMILIES, LoadedModel, collate, encode, load_model
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.run import vllm_model as served
 from mllm_tailor.run.predict import moved, open_base, open_tuned
@@ -61,7 +61,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 
 def test_pictures_are_the_tiles_we_encode(model: LoadedModel, samples: list[Sample]) -> None:
-    encoded = model.encode(TASK.phrase(samples[-1].unlabelled()))
+    encoded = encode(TASK.phrase(samples[-1].unlabelled()), model)
     first, second = pictures_of(encoded, model)
     image = model.processor.image_token_id
     for one in (first, second):
@@ -74,7 +74,7 @@ def test_pictures_are_the_tiles_we_encode(model: LoadedModel, samples: list[Samp
 
 
 def test_tiles_without_a_place_are_refused(model: LoadedModel, samples: list[Sample]) -> None:
-    encoded = model.encode(TASK.phrase(samples[0].unlabelled()))
+    encoded = encode(TASK.phrase(samples[0].unlabelled()), model)
     pixels = encoded.pixel_values
     for wrong in (pixels[1:], torch.cat([pixels, pixels[:1]])):
         with pytest.raises(ModelError, match="tiles"):
@@ -150,7 +150,7 @@ def scripted(model: LoadedModel, samples: list[Sample], settings: Predict) -> Sc
     replies = {}
     for found, sample in zip(predict(model, TASK, samples, settings), samples, strict=True):
         if found.text:
-            pictures = pictures_of(model.encode(TASK.phrase(sample.unlabelled())), model)
+            pictures = pictures_of(encode(TASK.phrase(sample.unlabelled()), model), model)
             written = model.tokenizer.encode(found.text, add_special_tokens=False)
             replies[str({"image": [one.key() for one in pictures]})] = [*written, min(model.stop_ids)]
     return Scripted(replies)
@@ -187,7 +187,7 @@ def test_what_is_asked_is_greedy_and_ours(
     engine = Scripted({})
     monkeypatch.setattr(vllm_writer, "import_vllm", lambda: engine)
     writer = VllmEngine(model, model.folder, TASK.schema())
-    encoded = model.encode(TASK.phrase(samples[-1].unlabelled()))
+    encoded = encode(TASK.phrase(samples[-1].unlabelled()), model)
     for held in (True, False):
         writer._ask(str(held), ReplySequence(0, encoded, samples[-1].media, held, None, 77))
     (ids, values, keys, ranges), settings = engine.asked["True"]
@@ -202,7 +202,7 @@ def test_what_is_asked_is_greedy_and_ours(
 
 def test_a_reply_that_leaves_the_schema_is_an_error(model: LoadedModel, samples: list[Sample]) -> None:
     vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
-    encoded = model.encode(TASK.phrase(samples[0].unlabelled()))
+    encoded = encode(TASK.phrase(samples[0].unlabelled()), model)
     for text in ('{"company": "A", "total": ""}}', '{"company": "A"'):  # a bracket too many; ends in the middle
         tokens = model.tokenizer.encode(text, add_special_tokens=False)
         row = ReplySequence(0, encoded, (), True, Grammar(TASK.schema(), vocabulary).guide(), 100)
@@ -255,7 +255,7 @@ def test_the_command_writes_the_same_rows_with_another_engine(
     for words in ((), ("--engine", "vllm")):
         assert ask(tmp_path, model.folder, fields, *words).exit_code == 0
         rows.append(json.loads(out.read_text()))
-        (picture,) = pictures_of(model.encode(TASK.phrase(read_inputs([tmp_path / "new.png"])[0])), model)
+        (picture,) = pictures_of(encode(TASK.phrase(read_inputs([tmp_path / "new.png"])[0]), model), model)
         written = model.tokenizer.encode(rows[0]["text"], add_special_tokens=False)
         engine.replies[str({"image": [picture.key()]})] = [*written, min(model.stop_ids)]
     for row in rows:
@@ -301,9 +301,9 @@ def test_the_merged_folder_is_written_once_and_says_the_same(
     ]
     assert texts[0] == texts[1] != texts[2]
     question = TASK.phrase(readable[0].unlabelled())
-    ids = merged.encode(question).ids
+    ids = encode(question, merged).ids
     drop_weights(merged)
-    assert next(merged.model.parameters()).is_meta and torch.equal(merged.encode(question).ids, ids)
+    assert next(merged.model.parameters()).is_meta and torch.equal(encode(question, merged).ids, ids)
     shake(model)
     method.save(model, run.adapter)
     assert merged_folder(recipe, run) != folder
@@ -327,9 +327,9 @@ def gap(model: LoadedModel, asked: Sample, one: str, other: str) -> float:
     end = min(model.stop_ids)
     first, second = ([*model.tokenizer.encode(text, add_special_tokens=False), end] for text in (one, other))
     place = next(place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-    prompt = model.encode(asked)
+    prompt = encode(asked, model)
     ids = torch.cat([prompt.ids, torch.tensor(first[:place], dtype=torch.long)])
-    batch = model.collate([replace(prompt, ids=ids, labels=ids)])
+    batch = collate([replace(prompt, ids=ids, labels=ids)], model)
     batch.pop("labels")
     with torch.no_grad():
         logits = model.model(**batch).logits[0, -1].float()

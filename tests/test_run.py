@@ -25,7 +25,7 @@ from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import load_model
+from mllm_tailor.models import generate, load_model
 from mllm_tailor.recipe import make_recipe, read_recipe
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.dataset import prepare, prepare_again
@@ -254,7 +254,7 @@ def test_chat_answers_about_a_file_over_several_turns(
     assert next(questions, None) is None and "/quit" in capsys.readouterr().out
     model = load_model(str(json.loads((finished / "environment.json").read_text())["model"]["path"]))
     sample = replace(opening([picture]), prompt="Total?")
-    assert "".join(stream(model, sample, 20)) == model.generate([sample], max_new_tokens=20)[0]
+    assert "".join(stream(model, sample, 20)) == generate([sample], model, max_new_tokens=20)[0]
 
 
 def test_another_recipe_never_writes_into_a_run(receipts: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_it_is_built_once_and_always_the_same(tmp_path: Path, monkeypatch: pytes
 def test_it_opens_by_name_and_signals_keep_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILOR_CACHE", str(tmp_path))
     model = load_model("tiny", device="cpu")
-    assert model.path == "tiny" and model.image_size == 56 and model.processor.image_seq_length == 4
+    assert model.path == "tiny" and model.tile_size == 56 and model.processor.image_seq_length == 4
     with torch.no_grad():
         found = model.model.model.get_image_features(pixel_values=torch.randn(2, 3, 56, 56)).pooler_output
         logits = model.model(input_ids=torch.arange(40)[None]).logits

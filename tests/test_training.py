@@ -20,6 +20,7 @@ from small_job import batch_of, make_conversations, prepare, shake, snapshot
 
 from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.models import encode
 from mllm_tailor.training import Interrupted, TrainResult, loop, train
 from mllm_tailor.training.augment import augment_sample
 from mllm_tailor.training.batches import LiveBatches
@@ -249,7 +250,7 @@ class TestCachedFeatures:
             lambda _, args, kwargs: tiles.append(len(kwargs.get("pixel_values", *args[:1]))), with_kwargs=True
         )
         feed = CachedBatches(model, [as_conversation(sample) for sample in asked], "answer", tmp_path, bf16=False)
-        once = sum(len(model.encode(sample).media["pixel_values"]) for sample in samples[:10])
+        once = sum(len(encode(sample, model).media["pixel_values"]) for sample in samples[:10])
         assert sum(tiles) == once and len(tiles) == 10  # a processor looks at one after another
         stored = [name for file in sorted(tmp_path.rglob("*.safetensors")) for name in load_file(file)]
         assert sum(name.endswith("features") for name in stored) == 10

@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
-from mllm_tailor.models import LoadedModel
+from mllm_tailor.models import LoadedModel, encode
 from mllm_tailor.models.patches import last_layer
 from mllm_tailor.models.patches.fused_lora import GatedProduct, Product, Rounding, fused_lora
 from mllm_tailor.training.batches import collate_right
@@ -77,7 +77,7 @@ class TestLastLayer:
         model = opened(tiny_model_folder, METHODS[0])
         samples = make_conversations(tmp_path, 3)
         monkeypatch.setattr(last_layer, "MIN_SKIPPED", 1)
-        unmasked = collate_right([model.encode(sample) for sample in samples], model)
+        unmasked = collate_right([encode(sample, model) for sample in samples], model)
         assert "attention_mask" not in unmasked
         agree(learned(model, unmasked), learned(model, batch_of(model, samples)))
         model.model.train()
@@ -92,7 +92,7 @@ class TestLastLayer:
         """Prompts of two lengths: the cache and what follows are those of whole layers, masks and padding."""
         model = opened(tiny_model_folder, METHODS[0])
         model.model.eval()
-        prompts = [model.encode(sample.unlabelled()) for sample in make_conversations(tmp_path, 3)]
+        prompts = [encode(sample.unlabelled(), model) for sample in make_conversations(tmp_path, 3)]
         prompts.append(replace(prompts[0], ids=prompts[0].ids[:-2], labels=prompts[0].labels[:-2]))
         vocabulary = Vocabulary(model.tokenizer, 269, sorted(model.stop_ids))
         decoder = GenerationEngine(model, vocabulary, 4)
@@ -148,7 +148,7 @@ class TestSamplesOfAPass:
 
     def test_no_gradient_crosses(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model = opened(tiny_model_folder, METHODS[0])
-        items = [model.encode(sample) for sample in make_conversations(tmp_path, 3)]
+        items = [encode(sample, model) for sample in make_conversations(tmp_path, 3)]
         items[1] = replace(items[1], ids=items[1].ids[:-3], labels=items[1].labels[:-3])  # a pass of two lengths
         batch = collate_right(items, model)
         for row in range(3):

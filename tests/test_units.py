@@ -22,7 +22,7 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples
 from mllm_tailor.media.audio import audio_rate
-from mllm_tailor.models import load_model
+from mllm_tailor.models import encode, load_model, save_model
 from mllm_tailor.models.inputs.speech_units import (
     FILE,
     Codebook,
@@ -152,13 +152,13 @@ def test_units_are_tokens_of_the_model_the_same_at_every_opening(
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert first.codebook is not None
-    ids = first.encode(Sample("a", (tones[0],), "Which?")).ids.tolist()
+    ids = encode(Sample("a", (tones[0],), "Which?"), first).ids.tolist()
     wanted = [first.tokenizer.convert_tokens_to_ids(token(unit)) for unit in first.codebook.units_of(tones[0])]
     start = ids.index(wanted[0])
     assert ids[start : start + len(wanted)] == wanted
-    first.save(tmp_path / "saved")  # with its codebook beside the weights
+    save_model(first, tmp_path / "saved")  # with its codebook beside the weights
     saved = load_model(tmp_path / "saved", units=Units(count=6), device="cpu")
-    assert saved.encode(Sample("a", (tones[0],), "Which?")).ids.tolist() == ids
+    assert encode(Sample("a", (tones[0],), "Which?"), saved).ids.tolist() == ids
     assert torch.equal(saved.model.get_input_embeddings().weight, first.model.get_input_embeddings().weight)
     with pytest.raises(ModelError, match="no codebook"):
         load_model(tiny_model_folder, units=Units(), device="cpu")

@@ -15,7 +15,8 @@ import torch
 import transformers
 from transformers import AutoModelForMultimodalLM, PreTrainedTokenizerFast
 
-from mllm_tailor.models.bundled.build import PAD, TURN_END, TURN_START, build_tokenizer, chat_template
+from mllm_tailor.models.bundled.build import build_tokenizer
+from mllm_tailor.models.chat_template_builder import PAD, TURN_END, TURN_START, build_chat_template
 from mllm_tailor.models.families import FAMILIES
 from mllm_tailor.models.inputs.granite_speech import SpeechFeatures
 from mllm_tailor.models.inputs.hf_processor import with_frames
@@ -545,7 +546,7 @@ def write_family(folder: Path, kind: str) -> None:
     model.generation_config.eos_token_id = tokens.eos_token_id
     model.generation_config.pad_token_id = tokens.pad_token_id
     model.save_pretrained(folder)
-    template = chat_template(media=recipe.media) if recipe.media else None
+    template = build_chat_template(media=recipe.media) if recipe.media else None
     processor = recipe.processor(tokens, template)
     if FAMILIES[kind].clips:
         processor.video_processor = FrameReader(FAMILIES[kind].clips, processor.image_processor, recipe.clips)

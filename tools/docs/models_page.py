@@ -14,27 +14,29 @@ HEAD = """# The models
 
 ```python
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models import encode, open_model, tile_image
+from mllm_tailor.models import encode, generate, load_model
 
-model = open_model("embedded")  # or a folder, or a hub id such as OpenGVLab/InternVL3-1B-hf
+model = load_model("embedded")  # or a folder, or a hub id such as OpenGVLab/InternVL3-1B-hf
 sample = Sample("1", (Media("image", path),), "What is the total?", answer="9.50")
 encoded = encode(sample, model)  # .ids, .labels (-100: no loss), .media["pixel_values"]
-replies = model.generate([sample], max_new_tokens=64)
+replies = generate([sample], model, max_new_tokens=64)
 ```
 
 - `load_model(path, revision=, dtype=, device=, tiles=, system=, quantize=)` returns an object with `.model`,
-  `.processor`, `.tokenizer`, `.generate(samples, max_new_tokens=)`, `.encode(sample)`, `.collate(encoded)`,
-  `.image_features(samples)`, `.identity` and `.save(folder)`. A path is a string or a `Path`; `dtype` is `auto`,
-  `float32`, `bfloat16` or `float16`, as a word or torch's own; `device` likewise.
+  `.processor`, `.tokenizer`, `.identity` and the settings in use. A path is a string or a `Path`; `dtype` is `auto`,
+  `float32`, `bfloat16` or `float16`, as a string or torch's own; `device` likewise. `save_model(model, folder)` writes
+  it as an ordinary checkpoint.
 - `.model` is the class of transformers: `.model(input_ids=, pixel_values=, labels=)`, and for the features of pictures
   `.model.get_image_features(pixel_values=).pooler_output` (tiles, tokens, width).
 - `encode(sample, model)` gives `.ids` and `.labels` (tokens,), `.pixel_values` (tiles, 3, side, side; None without
   pictures), all media inputs by name in `.media`, and `.answer_start`. A sample without an answer is a prompt.
-- `.generate` takes one sample or several and returns a list of replies, always greedy.
+- `generate(samples, model, max_new_tokens=)` takes one sample or several and returns a list of greedy replies, as
+  transformers generates them. `collate(encoded, model)` makes a batch; `image_features(samples, model)` gives one
+  vector per sample.
 - `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts a picture as InternVL does, bit for bit, into a list
   of pictures.
 - `embed_pictures(model, batch)` and `embed_texts(model, batch)` give unit vectors for the families that compare
-  pictures with texts (CLIP, SigLIP); `batch` is `model.collate` of encoded samples with one picture and its text each.
+  pictures with texts (CLIP, SigLIP); `batch` is `collate` of encoded samples with one picture and its text each.
 - `convert(source, destination)` in `mllm_tailor.models.convert`, and `tailor convert` on the command line, write an
   original InternVL checkpoint in the native layout.
 

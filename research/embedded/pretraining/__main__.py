@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from mllm_tailor.models.checkpoint import EMBEDDED
+from mllm_tailor.models.resolve import EMBEDDED
 
 from pretraining import fonts
 

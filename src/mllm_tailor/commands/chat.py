@@ -14,7 +14,7 @@ from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample, Turn
 from mllm_tailor.generation import read_inputs
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import LoadedModel, load_model, prompt_inputs
 from mllm_tailor.run.predict import open_tuned
 from mllm_tailor.run.run_dir import RunFolder, open_run
 
@@ -74,7 +74,7 @@ def stream(model: LoadedModel, sample: Sample, max_new_tokens: int = 512) -> Ite
         "pad_token_id": model.pad_id,
         "streamer": streamer,
     }
-    inputs = model.inputs([sample])
+    inputs = prompt_inputs([sample], model)
     failure: list[BaseException] = []
 
     def work() -> None:

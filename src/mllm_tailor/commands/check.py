@@ -13,7 +13,7 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.io import human_bytes, human_time
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.data import DataIssue, ValidationResult
-from mllm_tailor.models import Length, LoadedModel
+from mllm_tailor.models import Length, LoadedModel, encode
 from mllm_tailor.recipe import read_recipe, stage_recipes
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import SHOWN_FAULTS, Job, prepare
@@ -126,7 +126,7 @@ def _print_spans(model: LoadedModel, samples: tuple[Conversation, ...]) -> None:
     """The very words that carry loss, decoded back from the labels."""
     show(("What is learned", "bold"), " (the label span, decoded back):")
     for sample in samples:
-        labels = model.encode(sample).labels
+        labels = encode(sample, model).labels
         show(f"  {sample.id}: {model.tokenizer.decode(labels[labels >= 0])}")
 
 

@@ -11,7 +11,7 @@ from mllm_tailor.commands.console import show
 from mllm_tailor.commands.verify import Agreement, agreement, observe
 from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.methods import check_mergeable, make_method, merge, truncate
-from mllm_tailor.models import LoadedModel
+from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.dataset import Job, prepare_again
 from mllm_tailor.run.model_card import write_card
@@ -59,7 +59,7 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     merge(model, "repacked" if how == "repacked" else "dequantised")
     if WAYS[how]:
         show((f"{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}", "yellow"))
-    model.save(out)
+    save_model(model, out)
     if not job:
         return write_card(out, run, recipe, model, "merged", "")
     saved = open_base(_of_folder(recipe, out, model))

@@ -16,7 +16,7 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.methods import merge
-from mllm_tailor.models import LoadedModel
+from mllm_tailor.models import LoadedModel, collate, encode, generate, save_model
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.dataset import prepare_again
 from mllm_tailor.run.predict import moved, open_base, open_for_training, open_tuned
@@ -63,7 +63,7 @@ def verify_run(path: Path, count: int) -> bool:
     rows.append(agreement("merged", reference, observe(tuned, samples)))
     update = _update(tuned, recipe)
     with tempfile.TemporaryDirectory() as folder:
-        tuned.save(Path(folder))
+        save_model(tuned, Path(folder))
         exported = open_base(moved(recipe, Path(folder)))
         rows.append(agreement("exported, opened again", reference, observe(exported, samples)))
     untouched = agreement("untouched base", reference, observe(open_base(recipe), samples))
@@ -103,11 +103,11 @@ def observe(model: LoadedModel, samples: Sequence[Conversation]) -> Outputs:
             module.compute_dtype, module.compute_type_is_set = torch.float32, True
     logits = []
     for sample in samples:
-        batch = model.collate([model.encode(sample)])
+        batch = collate([encode(sample, model)], model)
         batch.pop("labels")
         found = model.model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
         logits.append(found.float().cpu())
-    return Outputs(tuple(logits), tuple(model.generate(samples, max_new_tokens=REPLY_TOKENS)))
+    return Outputs(tuple(logits), tuple(generate(samples, model, max_new_tokens=REPLY_TOKENS)))
 
 
 def agreement(form: str, one: Outputs, other: Outputs) -> Agreement:

@@ -22,7 +22,7 @@ from mllm_tailor.generation.prefix_sharing import share_prefixes, shortened
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.shared_prefix_attention import Prefix, attend_to_prefixes, keeps_prefixes
 from mllm_tailor.generation.vision_cache import Vision, VisionFeatureCache
-from mllm_tailor.models import Encoded, LoadedModel
+from mllm_tailor.models import Encoded, LoadedModel, collate
 from mllm_tailor.models.patches.last_layer import cache_name, last_layer_from
 
 LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are dropped from the cache
@@ -166,7 +166,7 @@ class GenerationEngine:
 
     def _read(self, prompts: Sequence[Encoded]) -> tuple[KVCache, Tensor, Tensor, list[int]]:
         """The same in one pass; tiled prompts of one length need no mask."""
-        batch = self.model.collate(prompts, side="left")
+        batch = collate(prompts, self.model, side="left")
         del batch["labels"]
         seen = self.vision.outputs(prompts)
         if seen is not None:

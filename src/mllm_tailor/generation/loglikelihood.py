@@ -23,8 +23,8 @@ from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.kv_cache import append_columns, compact
 from mllm_tailor.generation.vision_cache import VisionFeatureCache
-from mllm_tailor.models import Encoded, LoadedModel
-from mllm_tailor.models.encode import NO_LOSS
+from mllm_tailor.models import Encoded, LoadedModel, encode
+from mllm_tailor.models.encoded import NO_LOSS
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import ChoiceTask
 
@@ -140,7 +140,7 @@ class _Chooser:
         if "problem" in sample.extra:
             raise DataError(str(sample.extra["problem"]))
         question, replies = self.task.phrase(sample.unlabelled()), self.task.choices(sample)
-        prompt = self.model.encode(question)
+        prompt = encode(question, self.model)
         for reply in replies:  # the template closes every reply alike, whatever was asked
             if reply not in self.reply_ids:
                 self.reply_ids[reply] = self._reply(question, reply)
@@ -153,5 +153,5 @@ class _Chooser:
         return prompt, replies
 
     def _reply(self, question: Conversation, reply: str) -> list[int]:
-        labels = self.model.encode(replace(question, answer=reply)).labels
+        labels = encode(replace(question, answer=reply), self.model).labels
         return labels[labels != NO_LOSS].tolist()

@@ -23,8 +23,8 @@ from mllm_tailor.generation.per_field import FieldAssembler, grammars_of
 from mllm_tailor.generation.retrieval import match
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.vision_cache import VisionFeatureCache
-from mllm_tailor.models import LoadedModel
-from mllm_tailor.models.encode import Encoded
+from mllm_tailor.models import LoadedModel, count_tokens, encode
+from mllm_tailor.models.encoded import Encoded
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 
@@ -160,7 +160,7 @@ class Predictor:
                 if "problem" in sample.extra:  # an input that could not even become a sample, see `read_inputs`
                     raise DataError(str(sample.extra["problem"]))
                 question = self.task.phrase(sample.unlabelled())
-                length = self.model.count_tokens(question)
+                length = count_tokens(question, self.model)
                 groups.setdefault(question.media or index, []).append((length, index, question))
             except DataError as error:
                 self._fail(index, sample, error)
@@ -210,7 +210,7 @@ class Predictor:
 
     def _encode(self, question: Conversation) -> tuple[Encoded, float]:
         started = time.perf_counter()
-        return self.model.encode(question), time.perf_counter() - started
+        return encode(question, self.model), time.perf_counter() - started
 
     def _fail(self, index: int, sample: Sample | Conversation, error: DataError) -> None:
         self.failed.append((index, Prediction(sample.id, "", problem=str(error))))

@@ -12,7 +12,7 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Prediction, Sample
-from mllm_tailor.models import LoadedModel, embed_pictures, embed_texts
+from mllm_tailor.models import LoadedModel, collate, embed_pictures, embed_texts, encode
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 
@@ -55,11 +55,11 @@ def _embed(model: LoadedModel, samples: Sequence[Conversation], batch: int, prob
         items = []
         for place in range(start, min(start + batch, len(samples))):
             try:
-                items.append(model.encode(samples[place]))
+                items.append(encode(samples[place], model))
             except DataError as error:
                 problems[place] = str(error)
         if items:
-            inputs = model.collate(items)
+            inputs = collate(items, model)
             both = torch.stack([embed_pictures(model, inputs), embed_texts(model, inputs)]).float().cpu()
             parts.append(both)
     whole = [part for part in parts if part.shape[1]]

@@ -1,17 +1,20 @@
-"""Open a checkpoint for use, and turn samples into the numbers it reads. Native transformers classes only.
+"""Load a checkpoint and turn samples into model inputs. Native transformers classes only.
 
->>> from mllm_tailor.models import open_model
->>> model = open_model("embedded")
->>> replies = model.generate([Sample("1", media=(Media("image", Path("receipt.jpg")),), prompt="Total?")])
+>>> from mllm_tailor.models import generate, load_model
+>>> model = load_model("embedded")
+>>> replies = generate([Sample("1", media=(Media("image", Path("receipt.jpg")),), prompt="Total?")], model)
 """
 
-from mllm_tailor.models.encode import NO_LOSS, Encoded, Length, collate, count_tokens, encode, measure_length
+from mllm_tailor.models.encode import Length, collate, count_tokens, encode, measure_length, prompt_inputs
+from mllm_tailor.models.encoded import NO_LOSS, Encoded
 from mllm_tailor.models.families import FAMILIES, Family
+from mllm_tailor.models.generate import generate, image_features
 from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
 from mllm_tailor.models.inputs.tiling import tile_grid, tile_image
 from mllm_tailor.models.load import load_model
 from mllm_tailor.models.meta import MetaModel, load_meta_model
 from mllm_tailor.models.model import LoadedModel
+from mllm_tailor.models.save import save_model
 
 __all__ = [
     "FAMILIES",
@@ -26,9 +29,13 @@ __all__ = [
     "embed_pictures",
     "embed_texts",
     "encode",
+    "generate",
+    "image_features",
     "load_meta_model",
     "load_model",
     "measure_length",
+    "prompt_inputs",
+    "save_model",
     "tile_grid",
     "tile_image",
 ]

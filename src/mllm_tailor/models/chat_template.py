@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, get_args
 
 from jinja2 import TemplateError
@@ -19,6 +20,7 @@ from transformers.utils.chat_template_utils import encode_marked_chat, mark_cont
 
 from mllm_tailor.core.conversation import Conversation, Message
 from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import MediaKind
 
 CONTENT_TOKENS = frozenset(
@@ -149,3 +151,14 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, *, continues: bool =
     `continues` says that the text follows another, so that no tokenizer puts its opening space before it.
     """
     return encode_marked_chat(tokenizer, CUT + text if continues else text)
+
+
+def stated_template(folder: Path, of_tokenizer: str | None) -> str | None:
+    """The chat template of a folder: its own file, in the new or the older form, before that of the tokenizer."""
+    older = folder / "chat_template.json"
+    if (folder / "chat_template.jinja").exists() or not older.exists():
+        return of_tokenizer  # tokenizers read the new form themselves
+    try:
+        return str(read_json(older)["chat_template"])
+    except (DataError, KeyError, TypeError):
+        raise ModelError(f"{older}: damaged — copy or download it again") from None

@@ -1,4 +1,4 @@
-"""Find a checkpoint and look it over before anything is loaded: no code, no pickle, nothing missing or cut off."""
+"""Inspect the files of a checkpoint before anything is loaded: no code, no pickle, nothing missing or truncated."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from rich.markup import escape
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
 from mllm_tailor.core.progress import console
 
-EMBEDDED = Path(__file__).parent / "bundled" / "embedded"
-# Never *.bin or *.pt. One file of code is fetched and never run: an original InternVL keeps its system text in there.
-WANTED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "conversation.py")
-TWICE = "consolidated*.safetensors"  # the same weights once more, under Mistral's own names
+DUPLICATES = "consolidated*.safetensors"  # the same weights once more, under Mistral's own names
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ORIGINAL = "internvl_chat"  # model type of InternVL in its first layout, whose code is replaced by a conversion
 INDEX = "model.safetensors.index.json"
@@ -43,17 +38,12 @@ class Checkpoint:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
-def find_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint:
-    """The checkpoint called `embedded` or `tiny`, in a folder, or on the hub (downloaded once, then read from a cache).
+def read_checkpoint(folder: Path, path: str, revision: str | None = None) -> Checkpoint:
+    """The checkpoint in a folder; `path` is the name it was asked for by.
 
     Raises:
         ModelError: naming the file and what to do, for anything missing, damaged or unsafe.
     """
-    name = str(path)
-    folder = _own_folder(name) or Path(name)
-    if not folder.is_dir():
-        folder = _download(name, revision)
-        revision = folder.name  # the hub's cache names a folder by its commit
     try:
         config = read_json(folder / "config.json")
     except FileNotFoundError:
@@ -61,34 +51,8 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint
     except DataError as error:
         raise ModelError(str(error)) from None
     if "auto_map" in config and config.get("model_type") != ORIGINAL:
-        console.print(f"[yellow]{escape(name)}: its own Python code (auto_map) is not run; native classes are used")
-    return Checkpoint(folder, config, read_shapes(folder), name, revision)
-
-
-def _own_folder(name: str) -> Path | None:
-    """The folder of a model that comes with this package."""
-    if name == "embedded":
-        return EMBEDDED
-    if name == "tiny":
-        from mllm_tailor.models.bundled.tiny import tiny_folder  # which builds on this module
-
-        return tiny_folder()
-    return None
-
-
-def _download(name: str, revision: str | None) -> Path:
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"{name}: no such folder — name an existing one, a hub id (owner/name), `embedded` or `tiny`")
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=[TWICE]))
-    except LocalEntryNotFoundError:
-        raise ModelError(f"{name}: not in the local cache and the hub cannot be reached — go online once") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise ModelError(f"{name}: the hub has no such model, or it is closed to you — check it and log in") from None
-    except (HTTPError, OSError) as error:  # a connection that breaks off is of the first kind
-        raise ModelError(
-            f"{name}: download failed ({type(error).__name__}) — run again; files that are whole are kept"
-        ) from error
+        console.print(f"[yellow]{escape(path)}: its own Python code (auto_map) is not run; native classes are used")
+    return Checkpoint(folder, config, read_shapes(folder), path, revision)
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -114,7 +78,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def weight_files(folder: Path) -> set[Path]:
     """The safetensors files that make up a checkpoint; a shard that is missing is an error naming it."""
     if not (folder / INDEX).exists():
-        return {file for file in folder.glob("*.safetensors") if not file.match(TWICE)}
+        return {file for file in folder.glob("*.safetensors") if not file.match(DUPLICATES)}
     try:
         names = set(read_json(folder / INDEX)["weight_map"].values())
     except (DataError, KeyError, AttributeError, TypeError):
@@ -150,14 +114,3 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
             "copy or download it again"
         )
     return header
-
-
-def stated_template(folder: Path, of_tokenizer: str | None) -> str | None:
-    """The chat template of a folder: its own file, in the new or the older form, before that of the tokenizer."""
-    older = folder / "chat_template.json"
-    if (folder / "chat_template.jinja").exists() or not older.exists():
-        return of_tokenizer  # tokenizers read the new form themselves
-    try:
-        return str(read_json(older)["chat_template"])
-    except (DataError, KeyError, TypeError):
-        raise ModelError(f"{older}: damaged — copy or download it again") from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,36 +14,14 @@ from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.chat_template import RenderedConversation, render, tokenize
-from mllm_tailor.models.inputs.dual_encoder import read_pair
+from mllm_tailor.models.encoded import NO_LOSS, Encoded
+from mllm_tailor.models.inputs.dual_encoder import collate_pairs, read_pair
 from mllm_tailor.models.inputs.hf_processor import read_stock, with_reply
 from mllm_tailor.models.inputs.internvl import pixels, prompt_ids, shared_tiles, tile_counts
 from mllm_tailor.models.inputs.tiling import tile_grid
+from mllm_tailor.models.model import LoadedModel
 
-if TYPE_CHECKING:
-    from mllm_tailor.models.model import LoadedModel
-
-NO_LOSS = -100  # the label torch's cross entropy ignores
 NAMES = {"image": "images", "video": "videos", "audio": "recordings"}
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One sample as the model reads it; `labels` is NO_LOSS wherever a token carries no loss."""
-
-    ids: Tensor  # (length,) int64
-    labels: Tensor  # (length,) int64
-    media: Mapping[str, Tensor] = field(default_factory=dict)  # pixel_values (tiles, 3, height, width) and the like
-    answer_start: int = 0  # where the answer begins; the length when there is none
-
-    @property
-    def length(self) -> int:
-        """Tokens, pictures included."""
-        return len(self.ids)
-
-    @property
-    def pixel_values(self) -> Tensor | None:
-        """(tiles, 3, height, width) of an InternVL's pictures; None where there are none."""
-        return self.media.get("pixel_values")
 
 
 def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answer", "all"] = "answer") -> Encoded:
@@ -89,7 +67,7 @@ class Length:
 def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
     """The exact length `encode` gives. For tiled families no pixel is decoded: the pictures' sizes tell."""
     conversation = _readable(as_conversation(item), model)
-    sizes = [model.picture_size(media) for media in conversation.media if media.kind == "image"]
+    sizes = [model.image_size(media) for media in conversation.media if media.kind == "image"]
     if model.family.compares:
         ids, media = read_pair(conversation, model)
         return Length(len(ids), 0, len(sizes), sum(map(math.prod, sizes)), media["pixel_values"].numel() // 3)
@@ -97,7 +75,7 @@ def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
     reply = _reply_ids(rendered, model)
     if model.family.tiled:
         prompt, tiles = prompt_ids(rendered.prompt, conversation, model), tile_counts(conversation, model)
-        shared, side = shared_tiles(model.tiles, len(sizes)), model.image_size
+        shared, side = shared_tiles(model.tiles, len(sizes)), model.tile_size
         seen = sum(math.prod(tile_grid(*size, shared.min, shared.max, side)) for size in sizes) * side**2
     else:
         prompt, media = read_stock(rendered.prompt, conversation, model)
@@ -117,16 +95,15 @@ def count_tokens(item: Conversation | Sample, model: LoadedModel) -> int:
 
 
 def collate(
-    items: Sequence[Encoded],
-    pad_id: int,
-    side: Literal["right", "left"] = "right",
-    token_wise: Sequence[str] = (),
-    per_sample: bool = False,
+    items: Sequence[Encoded], model: LoadedModel, side: Literal["right", "left"] = "right"
 ) -> dict[str, Tensor]:
     """A batch on the CPU: input_ids, attention_mask and labels (batch, longest), padded on `side`, and all media.
 
-    `token_wise` media are padded with the tokens; with `per_sample`, samples without media get empty ones.
+    Media of the family's `token_wise` inputs are padded with the tokens; for a family with `per_sample` media, samples
+    without media get empty ones. Dual encoders: see `inputs.dual_encoder.collate_pairs`.
     """
+    if model.family.compares:
+        return collate_pairs(items, model)
     longest = max(item.length for item in items)
 
     def padded(rows: Sequence[Tensor], value: int) -> Tensor:
@@ -138,13 +115,13 @@ def collate(
         return batch
 
     batch = {
-        "input_ids": padded([item.ids for item in items], pad_id),
+        "input_ids": padded([item.ids for item in items], model.pad_id),
         "attention_mask": padded([torch.ones_like(item.ids) for item in items], 0),
         "labels": padded([item.labels for item in items], NO_LOSS),
     }
     for name in dict.fromkeys(name for item in items for name in item.media):
         example = next(item.media[name] for item in items if name in item.media)
-        if name in token_wise:
+        if name in model.family.token_wise:
             empty = [example.new_zeros(item.length, *example.shape[2:]) for item in items]
             batch[name] = padded(
                 [
@@ -154,11 +131,18 @@ def collate(
                 0,
             )
         else:
-            blank = [example.new_zeros(1, *[0] * (example.dim() - 1))] if per_sample else []
+            blank = [example.new_zeros(1, *[0] * (example.dim() - 1))] if model.family.per_sample else []
             batch[name] = _stacked(
                 [part for item in items for part in ([item.media[name]] if name in item.media else blank)]
             )
     return batch
+
+
+def prompt_inputs(items: Sequence[Conversation | Sample], model: LoadedModel) -> dict[str, Tensor]:
+    """Prompts of a batch without their answers, padded on the left, on the model's device."""
+    batch = collate([encode(item.unlabelled(), model) for item in items], model, side="left")
+    batch.pop("labels", None)  # dual encoders have none
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_tailor.models.bundled.build import chat_template
+from mllm_tailor.models.chat_template_builder import build_chat_template
 
 # PaliGemma was trained on a picture and a line of text, without turns.
 PALIGEMMA = (
@@ -11,7 +11,7 @@ PALIGEMMA = (
 )
 
 # Phi-4-multimodal (arXiv 2503.01743): the template of its folder takes texts alone and leaves placeholders to the user.
-PHI4 = chat_template(("<|", "|>"), "<|end|>", "", media={"image": "<|image|>", "audio": "<|audio|>"})
+PHI4 = build_chat_template(("<|", "|>"), "<|end|>", "", media={"image": "<|image|>", "audio": "<|audio|>"})
 
 # Voxtral (arXiv 2507.13264): what mistral-common writes for tokenizers of version 7.
 VOXTRAL = (

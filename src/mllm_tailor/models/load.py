@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
 from mllm_tailor.core.progress import console
-from mllm_tailor.models.checkpoint import Checkpoint, find_checkpoint
+from mllm_tailor.models.checkpoint import Checkpoint
 from mllm_tailor.models.convert import ORIGINAL, native_folder
 from mllm_tailor.models.families import FAMILIES, OTHER_LAYOUTS, Family, guess_family, linear_names
 from mllm_tailor.models.inputs.hf_processor import open_stock_processor
@@ -29,6 +29,7 @@ from mllm_tailor.models.inputs.internvl_processor import check_fit, open_process
 from mllm_tailor.models.inputs.speech_units import add_tokens, find_codebook
 from mllm_tailor.models.model import LoadedModel
 from mllm_tailor.models.patches import cpu_attention, mllama, original_internvl, phi4
+from mllm_tailor.models.resolve import find_checkpoint
 from mllm_tailor.recipe.schema import Tiles, Units
 
 NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

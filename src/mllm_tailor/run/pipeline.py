@@ -15,7 +15,7 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.methods import MethodSet, make_method
-from mllm_tailor.models import LoadedModel, load_meta_model
+from mllm_tailor.models import LoadedModel, image_features, load_meta_model
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import Job
@@ -141,8 +141,8 @@ def copy_nearest(run: RunFolder, job: Job, model: LoadedModel) -> None:
     seen = model.family.media  # recordings read as words show nothing
     if any(not sample.media or {media.kind for media in sample.media} - set(seen) for sample in everyone):
         return
-    train_features = np.asarray(model.image_features(job.train))
-    held_features = np.asarray(model.image_features(job.held_out))
+    train_features = np.asarray(image_features(job.train, model))
+    held_features = np.asarray(image_features(job.held_out, model))
     labels = [job.task.labels(sample) for sample in job.train]
     copied = nearest_neighbour_baseline(train_features, held_features, labels)
     write_predictions(

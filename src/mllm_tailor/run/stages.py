@@ -20,7 +20,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, find_shared
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.methods import make_method, merge
-from mllm_tailor.models import LoadedModel
+from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.reporting import write_stages
 from mllm_tailor.reporting.tables import forgetting_tables
@@ -127,7 +127,7 @@ def fold(stage: RunFolder) -> Path:
         model = open_tuned(stage.recipe(), stage.adapter)
         merge(model)
         with atomic_folder(place) as partial:
-            model.save(partial)
+            save_model(model, partial)
     return place
 
 

@@ -13,7 +13,7 @@ from mllm_tailor.core.progress import console
 from mllm_tailor.generation.vllm.engine import VllmEngine, import_vllm
 from mllm_tailor.generation.vllm.requests import check_family
 from mllm_tailor.methods import check_mergeable, make_method, merge
-from mllm_tailor.models import LoadedModel
+from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.models.load import find_family, find_native
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.recipe.schema import Predict
@@ -74,7 +74,7 @@ def merged_folder(recipe: Recipe, run: RunFolder) -> Path:
     model = open_tuned(recipe, run.adapter)
     merge(model)
     with atomic_folder(folder, replace=False) as partial:
-        model.save(partial)
+        save_model(model, partial)
     return folder
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_tailor.core.conversation import Conversation
-from mllm_tailor.models import NO_LOSS, Encoded, LoadedModel
+from mllm_tailor.models import NO_LOSS, Encoded, LoadedModel, collate, encode
 from mllm_tailor.training.augment import ClipMemory, augment_sample
 
 Batch = dict[str, Any]
@@ -45,7 +45,7 @@ class LiveBatches:
         self, model: LoadedModel, samples: Sequence[Conversation], loss: str, augment_seed: int | None
     ) -> None:
         self.model, self.samples, self.loss, self.augment_seed = model, samples, loss, augment_seed
-        self.clips = ClipMemory(model.clip, TILES_ACROSS * model.image_size if model.family.tiled else 4096)
+        self.clips = ClipMemory(model.open_video, TILES_ACROSS * model.tile_size if model.family.tiled else 4096)
 
     def encode(self, number: int, epoch: int) -> Encoded:
         """One sample, its pictures changed a little where the recipe says so.
@@ -56,7 +56,7 @@ class LiveBatches:
         if self.augment_seed is not None:
             sample = augment_sample(sample, self.augment_seed, epoch, model.frames, self.clips)
             model = replace(model, trim=model.trim and any(media.kind != "video" for media in sample.media))
-        return model.encode(sample, loss=self.loss)
+        return encode(sample, model, loss=self.loss)
 
     def batch(self, numbers: Sequence[int], epoch: int) -> Batch:
         """Encode and collate."""
@@ -70,7 +70,7 @@ def collate_right(items: Sequence[Encoded], model: LoadedModel) -> Batch:
     and attention without one leaves out the half above the diagonal. Families whose places or towers are worked out
     from the mask keep it.
     """
-    batch: Batch = dict(model.collate(items, side="right"))
+    batch: Batch = dict(collate(items, model, side="right"))
     if model.family.tiled:
         del batch["attention_mask"]
         if model.device.type == "cpu":

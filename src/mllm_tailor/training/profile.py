@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import computes_in_bf16, watch_memory
 from mllm_tailor.methods import MethodSet
-from mllm_tailor.models import Length, LoadedModel, embed_pictures, embed_texts
+from mllm_tailor.models import Length, LoadedModel, embed_pictures, embed_texts, encode
 from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, collate_right, to_device
@@ -95,7 +95,7 @@ def _profile_step(
 
     def ready(numbers: Sequence[int]) -> Batch:
         nonlocal seconds_a_tile
-        batch = collate_right([seeing.encode(samples[number], loss=settings.loss) for number in numbers], seeing)
+        batch = collate_right([encode(samples[number], seeing, loss=settings.loss) for number in numbers], seeing)
         if cached and "pixel_values" in batch:
             pixels = batch.pop("pixel_values")
             began = time.perf_counter()

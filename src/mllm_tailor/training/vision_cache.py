@@ -27,7 +27,7 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.io import fsync_folder, sha256, write_atomic
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Media
-from mllm_tailor.models import Encoded, LoadedModel
+from mllm_tailor.models import Encoded, LoadedModel, encode
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, BatchSource, LiveBatches, collate_right
 from mllm_tailor.training.distributed import join, rank, world_size
@@ -109,7 +109,7 @@ class CachedBatches:
     def _compute(self, place: int) -> None:
         """The vision side's pass over a group's pictures; its file is written before its seal."""
         group = self.groups[place]
-        encoded = {number: self.model.encode(self.samples[number], loss=self.loss) for number in group}
+        encoded = {number: encode(self.samples[number], self.model, loss=self.loss) for number in group}
         tensors: dict[str, Tensor] = {}
         for number, item in encoded.items():
             tensors[f"{number}.ids"], tensors[f"{number}.labels"] = item.ids, item.labels

@@ -95,9 +95,9 @@ def check_served(model: LoadedModel) -> None:
         )
     side = config.vision_config.image_size
     side = side[0] if isinstance(side, (list, tuple)) else side
-    if model.image_size != side:
+    if model.tile_size != side:
         raise ModelError(
-            f"{model.path}: tiles of {model.image_size} pixels (model.tile_size), but vLLM takes only the checkpoint's "
+            f"{model.path}: tiles of {model.tile_size} pixels (model.tile_size), but vLLM takes only the checkpoint's "
             f"{side} — use `--engine builtin`"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,61 +18,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from mllm_tailor.models.chat_template_builder import INTERNVL_TOKENS, PAD, SPECIAL_TOKENS, TURN_END, build_chat_template
 from mllm_tailor.models.inputs.internvl_processor import IMAGENET_MEAN, IMAGENET_STD, InternVLProcessor
-
-PAD, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-IMAGE_START, IMAGE_END, IMAGE, VIDEO = "<img>", "</img>", "<IMG_CONTEXT>", "<video>"
-REGIONS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
-SPECIAL_TOKENS = (PAD, TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE, VIDEO, *REGIONS)
-
-INTERNVL_TOKENS = {
-    "start_image_token": IMAGE_START,
-    "end_image_token": IMAGE_END,
-    "context_image_token": IMAGE,
-    "video_token": VIDEO,
-}
-INTERNVL_MEDIA = {"image": f"{IMAGE}\n", "video": f"{VIDEO}\n"}
-
-
-def chat_template(
-    role: tuple[str, str] = (TURN_START, "\n"),
-    close: str = TURN_END,
-    after: str = "\n",
-    *,
-    begin: str = "",
-    system: str | None = None,
-    media: Mapping[str, str] = INTERNVL_MEDIA,
-) -> str:
-    """A chat template: `begin`, then for each turn its role between the two texts, its words, `close` and `after`.
-
-    Images and videos stand where the message has them. `system` is the system text of conversations that bring none.
-    `media` maps a kind of file to its placeholder. The `generation` marks enclose an answer.
-    """
-    opened, named, closed, behind, start, said = (
-        json.dumps(text, ensure_ascii=False) for text in (*role, close, after, begin, system or "")
-    )
-    shown = json.dumps(dict(media))
-    content = (
-        f"{{%- macro content(parts) -%}}{{%- if parts is string -%}}{{{{ parts }}}}{{%- else -%}}"
-        f"{{%- for part in parts -%}}{{{{ {shown}.get(part['type']) or part['text'] }}}}{{%- endfor -%}}"
-        "{%- endif -%}{%- endmacro -%}"
-    )
-    own_system = (
-        "{%- if not messages or messages[0]['role'] != 'system' -%}"
-        f"{{{{ {opened} + 'system' + {named} + {said} + {closed} + {behind} }}}}"
-        "{%- endif -%}"
-    )
-    return (
-        f"{content}{{{{ {start} }}}}{own_system if system is not None else ''}"
-        "{%- for message in messages -%}"
-        f"{{{{ {opened} + message['role'] + {named} }}}}"
-        "{%- if message['role'] == 'assistant' -%}"
-        f"{{%- generation -%}}{{{{ content(message['content']) + {closed} }}}}{{%- endgeneration -%}}"
-        f"{{%- else -%}}{{{{ content(message['content']) + {closed} }}}}{{%- endif -%}}"
-        f"{{{{ {behind} }}}}"
-        "{%- endfor -%}"
-        f"{{%- if add_generation_prompt -%}}{{{{ {opened} + 'assistant' + {named} }}}}{{%- endif -%}}"
-    )
 
 
 def build_tokenizer(
@@ -123,7 +69,7 @@ def build_processor(
         image_seq_length=tokens_per_tile(image_size, patch_size, downsample),
         use_thumbnail=thumbnail,
         frame_text=frame_text,
-        chat_template=template or chat_template(),
+        chat_template=template or build_chat_template(),
     )
 
 

@@ -17,11 +17,12 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import atomic_folder, cache_folder, fingerprint, human_bytes, write_json
 from mllm_tailor.core.progress import console, track
 from mllm_tailor.models.bundled.build import build_processor
-from mllm_tailor.models.checkpoint import INDEX, ORIGINAL, Checkpoint, find_checkpoint, weight_files
+from mllm_tailor.models.checkpoint import INDEX, ORIGINAL, Checkpoint, weight_files
 from mllm_tailor.models.convert.config import language_class, native_config_of
 from mllm_tailor.models.convert.tokenizer import native_tokenizer, style_of, system_text, template_of
 from mllm_tailor.models.convert.weights import Source, Split, destinations
 from mllm_tailor.models.inputs.internvl_processor import InternVLProcessor, state_tiles
+from mllm_tailor.models.resolve import find_checkpoint
 from mllm_tailor.recipe.schema import Tiles
 
 CONVERSION = 2  # counts what conversions write otherwise than before, so that older copies are not taken for new ones

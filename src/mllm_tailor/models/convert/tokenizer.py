@@ -11,7 +11,7 @@ from typing import Any
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from mllm_tailor.core.errors import ModelError, nearest
-from mllm_tailor.models.bundled.build import IMAGE, IMAGE_END, IMAGE_START, VIDEO, chat_template
+from mllm_tailor.models.chat_template_builder import IMAGE, IMAGE_END, IMAGE_START, VIDEO, build_chat_template
 from mllm_tailor.models.convert.added_tokens import restore_added_token_ids, stated_in, stated_tokens
 
 
@@ -97,7 +97,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase, style: Style, system: str, l
     begins = tokenizer.bos_token is not None and tokenizer.encode("a")[0] == tokenizer.bos_token_id
     # The original Phi-3 tokenizer puts a lone space mark between the first token and the first turn.
     begin = (tokenizer.bos_token if begins else "") + (" " if language == "Phi3ForCausalLM" else "")
-    return chat_template(style.role, style.close, style.after, begin=begin, system=system)
+    return build_chat_template(style.role, style.close, style.after, begin=begin, system=system)
 
 
 def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTokenizerBase:

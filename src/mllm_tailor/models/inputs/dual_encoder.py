@@ -1,13 +1,12 @@
 """Families that compare pictures with texts (CLIP, arXiv 2103.00020; SigLIP, 2303.15343): both become one vector each.
 
->>> batch = model.collate([model.encode(sample) for sample in samples])  # a picture and a text each
+>>> batch = collate([encode(sample, model) for sample in samples], model)  # a picture and a text each
 >>> similarity = embed_pictures(model, batch) @ embed_texts(model, batch).T  # cosines, (pictures, texts)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,10 +14,8 @@ from torch.nn.functional import normalize
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
-
-if TYPE_CHECKING:
-    from mllm_tailor.models.encode import Encoded
-    from mllm_tailor.models.model import LoadedModel
+from mllm_tailor.models.encoded import Encoded
+from mllm_tailor.models.model import LoadedModel
 
 
 def read_pair(conversation: Conversation, model: LoadedModel) -> tuple[list[int], dict[str, Tensor]]:
@@ -33,7 +30,7 @@ def read_pair(conversation: Conversation, model: LoadedModel) -> tuple[list[int]
             f"{conversation.name}: {len(conversation.media)} pictures and {len(text.split())} words, where one "
             "picture and its text are compared — mend this row or leave it out"
         )
-    pixels = model.processor.image_processor(images=[model.picture(conversation.media[0])], return_tensors="pt")
+    pixels = model.processor.image_processor(images=[model.open_image(conversation.media[0])], return_tensors="pt")
     return list(model.tokenizer(text, truncation=False)["input_ids"]), {"pixel_values": pixels["pixel_values"]}
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -24,13 +24,10 @@ from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
 from mllm_tailor.core.registry import load
 from mllm_tailor.media.audio import read_audio
-from mllm_tailor.models.chat_template import CUT, MARK
-from mllm_tailor.models.checkpoint import stated_template
+from mllm_tailor.models.chat_template import CUT, MARK, stated_template
 from mllm_tailor.models.families import Family
 from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_clips
-
-if TYPE_CHECKING:
-    from mllm_tailor.models.model import LoadedModel
+from mllm_tailor.models.model import LoadedModel
 
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
@@ -113,13 +110,13 @@ def read_stock(prompt: str, conversation: Conversation, model: LoadedModel) -> t
     # Control tokens typed by a user are broken by a space here: not every processor can take them as letters.
     prompt = re.sub(f"{MARK}(.)(.*?){CUT}", r"\1 \2", prompt)
     options: dict[str, Any] = {"add_special_tokens": not prompt.startswith(processor.tokenizer.bos_token or "\0")}
-    if images := [model.picture(media) for media in conversation.media if media.kind == "image"]:
+    if images := [model.open_image(media) for media in conversation.media if media.kind == "image"]:
         options["images"] = [images]
     if sounds := [media for media in conversation.media if media.kind == "audio"]:
         extractor = getattr(processor, "feature_extractor", None) or processor.audio_processor
         rate = int(extractor.sampling_rate)
         options["audio"] = [read_audio(media, rate) for media in sounds]
-    if clips := [model.clip(media) for media in conversation.media if media.kind == "video"]:
+    if clips := [model.open_video(media) for media in conversation.media if media.kind == "video"]:
         options["videos"] = [clip.frames for clip in clips]
         options["video_metadata"] = [describe(clip) for clip in clips]
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
@@ -13,10 +12,8 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media
 from mllm_tailor.models.chat_template import MARK, tokenize
 from mllm_tailor.models.inputs.tiling import count_tiles, tile_image, tiles_to_tensor
+from mllm_tailor.models.model import LoadedModel
 from mllm_tailor.recipe.schema import Tiles
-
-if TYPE_CHECKING:
-    from mllm_tailor.models.model import LoadedModel
 
 ONE_TILE = Tiles(min=1, max=1, thumbnail=False)  # what a frame of a clip becomes
 
@@ -68,8 +65,8 @@ def tile_counts(conversation: Conversation, model: LoadedModel) -> list[int]:
     counts: list[int] = []
     for media, tiles in tiles_of(conversation, model.tiles):
         if media.kind == "image":
-            width, height = model.picture_size(media)
-            counts.append(count_tiles(width, height, tiles.min, tiles.max, model.image_size, tiles.thumbnail))
+            width, height = model.image_size(media)
+            counts.append(count_tiles(width, height, tiles.min, tiles.max, model.tile_size, tiles.thumbnail))
         else:
             counts += [1] * model.frames
     return counts
@@ -79,9 +76,9 @@ def pixels(conversation: Conversation, model: LoadedModel) -> dict[str, Tensor]:
     """`pixel_values` (tiles, 3, size, size) of all pictures and clips."""
     cut: list[Image.Image] = []
     for media, tiles in tiles_of(conversation, model.tiles):
-        frames = model.clip(media).frames if media.kind == "video" else [model.picture(media)]
+        frames = model.open_video(media).frames if media.kind == "video" else [model.open_image(media)]
         for image in frames:
-            cut += tile_image(image, tiles.min, tiles.max, model.image_size, tiles.thumbnail)
+            cut += tile_image(image, tiles.min, tiles.max, model.tile_size, tiles.thumbnail)
     if not cut:
         return {}
     statistics = model.processor.image_processor

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, BatchFeature, GotOcr2ImageProcessorPil, 
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
-from mllm_tailor.models.checkpoint import Checkpoint, stated_template
+from mllm_tailor.models.chat_template import stated_template
+from mllm_tailor.models.checkpoint import Checkpoint
 from mllm_tailor.recipe.schema import Tiles
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -25,7 +25,7 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import atomic_file, fingerprint
 from mllm_tailor.core.progress import track
-from mllm_tailor.models import Length, LoadedModel, load_model
+from mllm_tailor.models import Length, LoadedModel, collate, encode, load_model
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, BatchSource, to_device
 from mllm_tailor.training.objectives.base import Objective
@@ -79,13 +79,13 @@ class LogitDistillation(Objective):
         found: dict[str, Tensor] = {}
         for number in members:
             sample = self.samples[number]
-            mine, its = (one.encode(sample) for one in (self.model, teacher))
+            mine, its = (encode(sample, model) for model in (self.model, teacher))
             if mine.ids[mine.answer_start :].tolist() != its.ids[its.answer_start :].tolist():
                 raise DataError(
                     f"{sample.source or sample.id}: the teacher cuts the answer into other tokens — take a teacher "
                     "with the student's tokenizer"
                 )
-            batch = to_device(teacher.collate([its], side="right"), teacher.device)
+            batch = to_device(collate([its], teacher, side="right"), teacher.device)
             with torch.no_grad():
                 logits, _, _ = answer_logits(teacher.model, batch)
             ids, kept = top_log_probabilities(logits, self.settings.top_k, self.settings.temperature)

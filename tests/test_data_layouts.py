@@ -218,8 +218,9 @@ def test_llava_rows_in_json_with_an_image_folder(tmp_path: Path) -> None:
     ]
     assert dataset.samples[0].media[0].path == (tmp_path / "images/a.png").resolve()
     assert dataset.samples[0].extra["organ"] == "CHEST", "a column to hold out by"
-    assert [fault.source.rpartition(":")[2] for fault in faults] == ["3", "4", "5"]
-    assert "2 <image> markers but 1 image files" in faults[0].problem
+    assert [fault.source.rpartition(":")[2] for fault in faults] == ["1", "3", "4", "5"]
+    assert "the key `organ` is not shown" in faults[0].problem and faults[0].severity == "warning"
+    assert "2 <image> markers but 1 image files" in faults[1].problem
 
 
 def test_internvl_meta_reads_each_row_once_and_says_so(tmp_path: Path) -> None:
@@ -275,7 +276,11 @@ def test_internvl_files_are_taken_unchanged(tmp_path: Path, monkeypatch: pytest.
         *[("4", 0, "text"), ("5", 0, "text")],
     ]
     assert found[2].answer == box and [turn.text for turn in found[2].history] == ["What?", "A cup."]
-    assert found[3].prompt == "Which is darker?" and found[6].system == "Be short."
+    assert (
+        found[3].prompt == "Image-1: Image-2: Which is darker?"
+        and found[3].positions == ((0, 9), (0, 18))
+        and found[6].system == "Be short."
+    )
     assert open_task("ground").labels(found[2]) == {"box": [100, 200, 300, 400]}
 
 

@@ -133,6 +133,32 @@ def test_the_text_is_that_of_the_template(model: LoadedModel) -> None:
     )
 
 
+def test_files_stand_in_their_turn_and_place(model: LoadedModel) -> None:
+    """Marks such as `Image-1:` stay before their images, as the original InternVL is trained."""
+    pair = Sample(
+        "a",
+        (picture(60, 60), picture(60, 60, 1)),
+        "Image-1: Image-2: Which is darker?",
+        positions=((0, 9), (0, 18)),
+    )
+    later = Sample(
+        "b",
+        (picture(60, 60), picture(60, 60, 1)),
+        "And this?",
+        history=(Turn("system", "A chart:"), Turn("user", "Crop."), Turn("assistant", "Here:"), Turn("system", "Now.")),
+        positions=((0, 8), (2, 5)),
+    )
+    shown = [model.tokenizer.decode(encode(sample, model).ids).replace(IMAGE, "") for sample in (pair, later)]
+    image, end = f"{IMAGE_START}{IMAGE_END}\n", f"{TURN_END}\n"
+    assert shown[0] == (
+        f"{TURN_START}user\nImage-1: {image}Image-2: {image}Which is darker?{end}{TURN_START}assistant\n"
+    )
+    assert shown[1] == (
+        f"{TURN_START}system\nA chart:{image}{end}{TURN_START}user\nCrop.{end}{TURN_START}assistant\nHere:{image}{end}"
+        f"{TURN_START}system\nNow.{end}{TURN_START}user\nAnd this?{end}{TURN_START}assistant\n"
+    )
+
+
 def test_a_path_may_be_text(model: LoadedModel, tmp_path: Path) -> None:
     Image.new("RGB", (60, 120), "red").save(tmp_path / "a.png")
     one, other = (Sample("a", (Media("image", path),), "?") for path in (tmp_path / "a.png", str(tmp_path / "a.png")))

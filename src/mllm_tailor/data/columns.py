@@ -7,16 +7,19 @@ import decimal
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.sample import Media, MediaKind, Sample
+from mllm_tailor.core.sample import Media, MediaKind, Sample, Turn
 from mllm_tailor.core.strict_json import parse_json
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.keys import TECHNICAL_KEYS, KeyReader, seconds_of
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, inside, media_kind
 
@@ -33,7 +36,22 @@ QUESTION_COLUMNS = ("question", "prompt", "query", "instruction")
 ANSWER_COLUMNS = ("answer", "response", "caption", "transcript", "transcription", "text")
 OPTION_COLUMNS = ("options", "choices")
 SPLIT_COLUMNS = ("split", "subset", "part")
-TECHNICAL_COLUMNS = frozenset({"group", "ocr", "width", "height", "frames", "fps", "sample_rate", "duration", "drawn"})
+SPAN_COLUMNS = (
+    ("video_start", "video_end"),
+    ("audio_start", "audio_end"),
+    ("start", "end"),
+    ("start_time", "end_time"),
+    ("begin", "end"),
+)
+OFFSET, DURATION = "offset", "duration"  # NeMo's way to name a span of a recording
+FILE_KEYS = frozenset({"path", "url", "file_name", "bytes", "detail", "width", "height"})
+TRAINED_COLUMNS = ("loss", "train")  # false: not learned and not scored
+# Columns that make something else of a row than a question and its answer.
+REFUSED_COLUMNS: Mapping[str, str] = {
+    "tools": "tool calls are not supported: leave the row out, or write them into the texts",
+    "functions": "tool calls are not supported: leave the row out, or write them into the texts",
+    "reasoning_content": "write the reasoning into the answer, as <think>…</think>, or take it out",
+}
 
 
 def media_columns(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -45,13 +63,21 @@ def media_columns(values: Mapping[str, Any]) -> tuple[str, ...]:
     return ()
 
 
-def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
+def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue]:
     """The samples of one row (several when it holds several questions).
 
     Raises:
         DataError: naming the row.
     """
     values, source = row.values, row.source
+    reader = KeyReader(values, source)
+    for name, fix in REFUSED_COLUMNS.items():
+        if isinstance(values.get(name), (str, list)) and values[name]:
+            raise reader.error(f"the key `{name}` is not read, but changes what is meant", fix)
+    if any(values.get(name) is False for name in TRAINED_COLUMNS):
+        problem = "is marked as not to be trained on: neither learned nor scored"
+        yield DataIssue(source, problem, "leave it out, or take the mark away", None, "warning")
+        return
     named = media_columns(values)
     media = tuple(item for name in named for item in read_media(values[name], _kind_hint(name), roots, source))
     if not media:
@@ -59,10 +85,14 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
         raise DataError(f"{source}: names no file (looked for {known}) — add a column with the file of this row")
     if named == ("views",):
         media = (stitched(media, source),)
+    (media,) = with_span([media], reader)
     rest = {name: plain_value(value, source, name) for name, value in values.items() if name not in named}
+    if any(item.span is not None for item in media):
+        rest = {name: value for name, value in rest.items() if name not in reader.read or name == DURATION}
     identifier = read_id(rest.pop("id", None), source) or default_id(media, source)
     split = _pop_text(rest, SPLIT_COLUMNS) or row.split
     options = pop_options(rest)
+    history, system = _earlier(rest, reader)
     for question, answer, fields, extra in _labels(rest, source):
         yield Sample(
             id=identifier,
@@ -71,6 +101,8 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
             answer=answer,
             options=options,
             fields=fields,
+            history=history,
+            system=system,
             group=group_key(values.get("group")),
             split=split,
             source=source,
@@ -80,7 +112,7 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
 
 def _labels(rest: dict[str, Any], source: str) -> Iterator[tuple[str, str | None, dict[str, Any], dict[str, Any]]]:
     """(question, answer, fields, extra) of each labelled item of a row."""
-    extra = {name: rest.pop(name) for name in list(rest) if name in TECHNICAL_COLUMNS}
+    extra = {name: rest.pop(name) for name in list(rest) if name in TECHNICAL_KEYS}
     column = next((name for name in LABEL_COLUMNS if _holds_labels(name, rest.get(name))), None)
     if column is None:
         yield *_conversation(rest), rest, extra
@@ -95,6 +127,47 @@ def _labels(rest: dict[str, Any], source: str) -> Iterator[tuple[str, str | None
         question, answer = _conversation(parse)
         outer_question, outer_answer = _conversation(rest)
         yield question or outer_question, answer if answer is not None else outer_answer, parse, {**rest, **extra}
+
+
+def _earlier(rest: dict[str, Any], reader: KeyReader) -> tuple[tuple[Turn, ...], str | None]:
+    """The earlier turns and the system text of a question; in rows without a question these names are labels."""
+    if not any(isinstance(rest.get(name), str) for name in QUESTION_COLUMNS):
+        return (), None
+    system = rest.pop("system", None)
+    if system is not None and not isinstance(system, str):
+        raise reader.error(f"`system` should be text, found {kind_of(system)}", "correct this row")
+    pairs = rest.pop("history", None) or []
+    pairs = parse_json(pairs) if isinstance(pairs, str) and pairs.startswith("[") else pairs
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
+    ):
+        raise reader.error("`history` is no list of pairs [question, answer]", "correct this row")
+    turns = [turn for question, answer in pairs for turn in (Turn("user", question), Turn("assistant", answer))]
+    return tuple(turns), system or None
+
+
+def with_span(files: Sequence[tuple[Media, ...]], reader: KeyReader) -> list[tuple[Media, ...]]:
+    """The files with the span that the row names for its one video or recording; images have none.
+
+    Raises:
+        DataError: naming the row, for a broken span or one that could be of several files.
+    """
+    timed = [media for file in files for media in file if media.kind != "image"]
+    spans = [span for begin, end in SPAN_COLUMNS if (span := seconds_of(reader, begin, end))] if timed else []
+    if timed and isinstance(offset := reader.get(OFFSET), (int, float)):
+        length = reader.get(DURATION)
+        if not isinstance(length, (int, float)) or length <= 0 or offset < 0:
+            raise reader.error(f"`offset` without a `duration` ({length!r})", "give both, in seconds")
+        spans.append((float(offset), float(offset + length)))
+    if not spans:
+        return list(files)
+    if len(timed) > 1 or len(set(spans)) > 1:
+        raise reader.error(
+            f"{len(set(spans))} spans for {len(timed)} videos and recordings", "name one file and one span a row"
+        )
+    return [
+        tuple(replace(media, span=spans[0]) if media.kind != "image" else media for media in file) for file in files
+    ]
 
 
 def _holds_labels(name: str, value: Any) -> bool:
@@ -174,6 +247,9 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
     if isinstance(value, list):
         return [item for entry in value for item in read_media(entry, hint, roots, source)]
     if isinstance(value, Mapping):
+        unknown = sorted(set(map(str, value)) - FILE_KEYS)
+        if unknown:
+            raise DataError(f"{source}: the key `{unknown[0]}` of a file is not read — take it out of this row")
         if isinstance(value.get("bytes"), bytes):
             name = value.get("path")
             return [Media(_kind(str(name or ""), hint or "image", source), data=value["bytes"])]
@@ -184,8 +260,13 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
         declared = value[5:].partition("/")[0]
         kind: MediaKind = declared if declared in ("image", "video", "audio") else hint or "image"  # type: ignore[assignment]
         return [Media(kind, data=decode_data_uri(value, source))]
-    path = locate(value.removeprefix("file://"), roots, source)
-    return list(pages_of(path, _kind(value, hint, source)))
+    kind = _kind(value, hint, source)
+    if hint == "video" and kind == "image":
+        raise DataError(
+            f"{source}: `{value[:80]}` is an image where a video is named — make a video file of the frames, or name "
+            "them as `images`"
+        )
+    return list(pages_of(locate(value.removeprefix("file://"), roots, source), kind))
 
 
 def stitched(media: tuple[Media, ...], source: str) -> Media:

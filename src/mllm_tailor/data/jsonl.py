@@ -74,8 +74,10 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "null" if value is None else type(value).__name__)
 
 
-def build(rows: Iterable[Row | DataIssue], make: Callable[[Row], Iterable[Sample]]) -> Iterator[Sample | DataIssue]:
-    """Turn rows into samples; a row `make` refuses becomes a fault naming it."""
+def build(
+    rows: Iterable[Row | DataIssue], make: Callable[[Row], Iterable[Sample | DataIssue]]
+) -> Iterator[Sample | DataIssue]:
+    """Turn rows into samples; a row that `make` refuses becomes an issue that names it."""
     for row in rows:
         if isinstance(row, DataIssue):
             yield row

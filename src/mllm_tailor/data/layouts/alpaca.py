@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
 from mllm_tailor.data.layouts import query_response
 from mllm_tailor.data.layouts.base import Roots, row_layout
@@ -12,7 +13,7 @@ from mllm_tailor.data.layouts.base import Roots, row_layout
 _KEYS = ("instruction", "input", "output")
 
 
-def samples_of(row: Row, roots: Roots) -> Iterator[Sample]:
+def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     """The samples of the conversation that the row holds; `input` stands below the instruction.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.layouts.base import Folder, Roots, folder_layout, recognised
 from mllm_tailor.data.layouts.columns import file_columns, read_columns
@@ -32,7 +33,7 @@ def recognises(first: Mapping[str, Any]) -> bool:
     return asks or any(_texts(first.get(name)) for name in CAPTIONS)
 
 
-def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample]:
+def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | DataIssue]:
     """One sample a row, with all its answers.
 
     Raises:
@@ -48,6 +49,9 @@ def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample]:
     beside = {key: values.pop(key) for key in BESIDE & set(values) - set(file_columns(values))}
     learned = row.values.get(CHOSEN) or most_frequent(answers)
     for sample in read_columns(Row(row.source, values, row.split), folder, roots):
+        if isinstance(sample, DataIssue):
+            yield sample
+            continue
         sample = replace(sample, extra={**sample.extra, **beside})
         yield asked(sample, str(row.values["question"]), learned, answers) if question else captioned(sample, answers)
 

@@ -174,7 +174,9 @@ Roots = tuple[Path, ...]  # the folders that a row may name media in
 
 
 def row_layout(
-    recognises: Recognises, samples: Callable[[Row, Roots], Iterable[Sample]], suffixes: tuple[str, ...] = ROW_SUFFIXES
+    recognises: Recognises,
+    samples: Callable[[Row, Roots], Iterable[Sample | DataIssue]],
+    suffixes: tuple[str, ...] = ROW_SUFFIXES,
 ) -> Layout:
     """The layout of files of rows, in any container, whose first row `recognises`."""
     return folder_layout(recognised(recognises, suffixes), lambda row, folder, roots: samples(row, roots))
@@ -190,7 +192,7 @@ def recognised(recognises: Recognises, suffixes: tuple[str, ...] = ROW_SUFFIXES)
 
 
 def folder_layout(
-    files: Callable[[Folder], list[LabelFile]], samples: Callable[[Row, Folder, Roots], Iterable[Sample]]
+    files: Callable[[Folder], list[LabelFile]], samples: Callable[[Row, Folder, Roots], Iterable[Sample | DataIssue]]
 ) -> Layout:
     """The layout of certain files of rows; how a row is read may depend on the files that lie in the folder."""
 

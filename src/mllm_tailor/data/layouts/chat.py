@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.sample import Media, MediaKind, Sample
-from mllm_tailor.data.columns import read_media
-from mllm_tailor.data.conversation import Said, conversation_samples
+from mllm_tailor.core.sample import Media, MediaKind, Role, Sample
+from mllm_tailor.data.columns import SPLIT_COLUMNS, read_media, with_span
+from mllm_tailor.data.conversation import File, Part, Said, Slot, conversation_samples, parts_of
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.keys import REFUSED_IN_MESSAGE, REFUSED_IN_ROW, KeyReader
 from mllm_tailor.data.layouts.base import row_layout
+from mllm_tailor.data.objects import filled
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-BESIDE: dict[str, MediaKind] = {
+ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+BESIDE: Mapping[str, MediaKind] = {
     "images": "image",
     "image": "image",
     "videos": "video",
@@ -22,59 +26,140 @@ BESIDE: dict[str, MediaKind] = {
     "audios": "audio",
     "audio": "audio",
 }
+WEIGHT_KEYS = ("weight", "loss", "train")  # OpenAI's, ms-swift's and TRL's word for whether an answer is learned
+FIX_MESSAGE = "write what it says into the content, or take it out"
+FIX_PART = "the settings of the model decide; take it out"
+FIX_ROW = "write what it says into a message, or take it out; it can be named in data.held_out or score_by"
 
 
-def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample]:
+def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue]:
     """One sample for each answer of a conversation.
 
     Raises:
         DataError: naming the row.
     """
-    messages = row.values.get("messages")
+    reader = KeyReader(row.values, row.source)
+    messages = reader.get("messages")
     if not isinstance(messages, list):
-        raise DataError(f"{row.source}: `messages` should be a list, found {kind_of(messages)} — mend this row")
-    said = [_message(message, number, roots, row.source) for number, message in enumerate(messages, 1)]
-    shown = beside(row, roots)
-    yield from conversation_samples(said, shown, row)
+        raise reader.error(f"`messages` should be a list, found {kind_of(messages)}", "correct this row")
+    warnings: list[DataIssue] = []
+    said = [
+        _message(message, f"message {number}", roots, row.source, warnings)
+        for number, message in enumerate(messages, 1)
+    ]
+    yield from row_samples(said, reader, row, roots)
+    yield from warnings
 
 
-def beside(row: Row, roots: tuple[Path, ...]) -> tuple[Media, ...]:
-    """Files named beside the conversation, in `images`, `image`, `videos`, ..."""
-    return tuple(
-        media
-        for column, kind in BESIDE.items()
-        if row.values.get(column)
-        for media in read_media(row.values[column], kind, roots, row.source)
-    )
+def row_samples(said: list[Said], reader: KeyReader, row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue]:
+    """The samples of a conversation and warnings for the keys of its row that are not read.
+
+    Raises:
+        DataError: naming the row.
+    """
+    if isinstance(system := reader.get("system"), str) and system.strip():
+        said = [Said("system", (system,)), *said]
+    learned = learned_by(reader)
+    if learned is False:
+        said = [Said(message.role, message.parts, False) for message in said]
+    files = beside(reader, roots)
+    images = [media for message in said for media in message.media if media.kind == "image"]
+    images += [media for file in files for media in file if media.kind == "image" and media not in images]
+    said = filled(said, reader, images)
+    reader.get("id")
+    reader.get("group")
+    reader.skip(*SPLIT_COLUMNS)
+    reader.refuse(REFUSED_IN_ROW)
+    extra = {name: value for name, value in row.values.items() if isinstance(value, (str, int, float)) and name != "id"}
+    yield from conversation_samples(said, files, row, extra)
+    yield from reader.warnings(FIX_ROW)
 
 
-def _message(message: Any, number: int, roots: tuple[Path, ...], source: str) -> Said:
-    role = ROLES.get(str(message.get("role"))) if isinstance(message, dict) else None
+def beside(reader: KeyReader, roots: tuple[Path, ...]) -> list[File]:
+    """Files named beside the conversation, in `images`, `image`, `videos`, …; a document is one file of several pages.
+
+    Raises:
+        DataError: naming the row.
+    """
+    files: list[File] = []
+    for column, kind in BESIDE.items():
+        if (value := reader.get(column)) in (None, "", []):
+            continue
+        names = value if isinstance(value, list) else [value]
+        files += [tuple(read_media(name, kind, roots, reader.source)) for name in names]
+    return with_span(files, reader)
+
+
+def learned_by(reader: KeyReader) -> bool | None:
+    """Whether an answer is learned, by the weight that a message or row gives it; None where it gives none.
+
+    Raises:
+        DataError: naming the row, for weights between.
+    """
+    learned: bool | None = None
+    for key in WEIGHT_KEYS:
+        value = reader.get(key)
+        if value is None:
+            continue
+        if value not in (0, 1):
+            raise reader.error(f"`{key}` is {value!r}", "an answer is learned (1, true) or only context (0, false)")
+        learned = bool(value) and learned is not False
+    return learned
+
+
+def _message(message: Any, where: str, roots: tuple[Path, ...], source: str, warnings: list[DataIssue]) -> Said:
+    reader = KeyReader(message if isinstance(message, Mapping) else {}, source, where)
+    role = ROLES.get(str(reader.get("role")))
     if role is None:
-        raise DataError(f"{source}: message {number} has no role of {', '.join(ROLES)} — mend this row")
-    content = message.get("content")
+        raise reader.error(f"no role of {', '.join(ROLES)}", "correct this row")
+    learned = learned_by(reader)
+    reader.refuse(REFUSED_IN_MESSAGE)
+    content = reader.get("content")
+    warnings += reader.warnings(FIX_MESSAGE)
     if isinstance(content, str):
-        return Said(role, content)  # type: ignore[arg-type]
+        return Said(role, tuple(parts_of(content)), learned is not False)
     if not isinstance(content, list):
-        raise DataError(f"{source}: message {number} has {kind_of(content)} as content — write text or a list of parts")
-    texts: list[str] = []
-    media: list[Media] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        else:
-            media += _file(part, kind, number, roots, source)
-    return Said(role, "\n".join(texts), tuple(media))  # type: ignore[arg-type]
+        raise reader.error(f"{kind_of(content)} as content", "write text or a list of parts")
+    parts: list[Part] = []
+    texts_before = False
+    for value in content:
+        new = _part(value, where, roots, source, warnings)
+        text = all(isinstance(part, str) for part in new)
+        parts += ["\n", *new] if text and texts_before else new  # neighbouring texts are lines
+        texts_before = text
+    return Said(role, tuple(parts), learned is not False)
 
 
-def _file(part: Any, kind: Any, number: int, roots: tuple[Path, ...], source: str) -> list[Media]:
-    """The file of a content part such as `{"type": "image_url", "image_url": {"url": "receipt.jpg"}}`."""
-    name = str(kind).removeprefix("input_").removesuffix("_url")
+def _part(value: Any, where: str, roots: tuple[Path, ...], source: str, warnings: list[DataIssue]) -> list[Part]:
+    """A content part such as `{"type": "image_url", "image_url": {"url": "receipt.jpg"}}`, or a mere text."""
+    if isinstance(value, str):
+        return parts_of(value)
+    part = KeyReader(value if isinstance(value, Mapping) else {}, source, where)
+    kinds = ("text", "image", "video", "audio", "image_url", "video_url", "audio_url")
+    kind = str(part.get("type") or next((key for key in kinds if key in part), None))
+    if kind in ("text", "input_text", "output_text"):
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise part.error(f"a part of text holds {kind_of(text)}", "write the text, or take the part out")
+        warnings += part.warnings(FIX_MESSAGE)
+        return parts_of(text)
+    name = kind.removeprefix("input_").removesuffix("_url")
     if name not in ("image", "video", "audio"):
-        raise DataError(f"{source}: message {number} has a part of type {kind!r} — use text, image_url, video, audio")
-    value = next((part[key] for key in (kind, name, f"{name}_url", "path", "url") if key in part), None)
-    return read_media(value, name, roots, source)  # type: ignore[arg-type]
+        raise part.error(f"a part of type {kind!r}", "use text, image, image_url, video or audio")
+    named = next((found for key in (kind, name, f"{name}_url", "path", "url") if (found := part.get(key))), None)
+    parts: list[Part] = [Slot(name, marker=False)] if named is None else [*_media(named, name, roots, part)]  # type: ignore[arg-type]
+    spanned = with_span([tuple(item for item in parts if isinstance(item, Media))], part)
+    warnings += part.warnings(FIX_PART)
+    return parts if named is None else [*spanned[0]]
+
+
+def _media(value: Any, kind: MediaKind, roots: tuple[Path, ...], part: KeyReader) -> list[Media]:
+    if isinstance(value, Mapping) and isinstance(value.get("data"), str):  # OpenAI's input_audio
+        try:
+            return [Media(kind, data=b64decode(value["data"], validate=True))]
+        except (binascii.Error, ValueError):
+            raise part.error("the base64 of a part is damaged", "embed the file again") from None
+    return read_media(value, kind, roots, part.source)
 
 
 LAYOUT = row_layout(lambda first: isinstance(first.get("messages"), list), samples_of)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import MEDIA_COLUMNS, media_columns, samples_of
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, folder_layout
 from mllm_tailor.media.source import media_kind
@@ -86,7 +87,7 @@ def _file_value(value: Any, folder: Folder, roots: tuple[Path, ...]) -> Any:
     return value if media_kind(value) else folder.with_suffix(value, roots) or value
 
 
-def read_columns(row: Row, folder: Folder, roots: tuple[Path, ...]) -> Iterable[Sample]:
+def read_columns(row: Row, folder: Folder, roots: tuple[Path, ...]) -> Iterable[Sample | DataIssue]:
     """The samples of a row of named columns.
 
     Raises:

@@ -37,12 +37,13 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
             yield DataIssue(str(file.path), problem, "name the file itself as data.train to use it", None, "warning")
 
 
-def _samples(row: Row, roots: Roots) -> Iterator[Sample]:
+def _samples(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     values = dict(row.values)
     path, sentence, speaker = values.pop("path", ""), values.pop("sentence", None), values.pop("client_id", None)
     labels = {"audio": path, "text": sentence, "group": speaker}
     for sample in samples_of(Row(row.source, labels, row.split), roots):
-        yield replace(sample, extra={**sample.extra, **values, "client_id": speaker})
+        known = {**values, "client_id": speaker}
+        yield sample if isinstance(sample, DataIssue) else replace(sample, extra={**sample.extra, **known})
 
 
 LAYOUT = Layout(lambda folder: bool(_files(folder)), read, _tables)

@@ -11,6 +11,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.layouts import chat
 from mllm_tailor.data.layouts.base import Roots, row_layout
@@ -24,7 +25,7 @@ def recognises(first: Mapping[str, Any]) -> bool:
     return {"prompt", "completion"} <= set(first) or {"chosen", "rejected"} <= set(first)
 
 
-def samples_of(row: Row, roots: Roots) -> Iterator[Sample]:
+def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     """One sample: the last reply is the answer, all before it is the conversation.
 
     Raises:
@@ -35,7 +36,9 @@ def samples_of(row: Row, roots: Roots) -> Iterator[Sample]:
     if reply is None:
         raise DataError(f"{row.source}: no `completion` and no `chosen` — add the reply to learn, or remove this row")
     messages = [*_messages(row, "prompt", "user"), *_messages(row, reply, "assistant")]
-    *_, sample = chat.samples_of(Row(row.source, values | {"messages": messages}, row.split), roots)
+    items = list(chat.samples_of(Row(row.source, values | {"messages": messages}, row.split), roots))
+    yield from (item for item in items if isinstance(item, DataIssue))
+    *_, sample = (item for item in items if isinstance(item, Sample))
     rejected = _messages(row, "rejected", "assistant")
     if rejected:
         sample = replace(sample, extra={**sample.extra, "rejected": _text(rejected[-1], row.source)})

@@ -8,12 +8,13 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.layouts.base import Folder, Roots, folder_layout, recognised
 from mllm_tailor.data.layouts.columns import read_columns
 
 
-def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample]:
+def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | DataIssue]:
     """One sample a row.
 
     Raises:
@@ -26,6 +27,9 @@ def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample]:
         labels["group"] = values["speaker"]
     span = _span(values.pop("offset", None), values.get("duration"), row.source)
     for sample in read_columns(Row(row.source, labels, row.split), folder, roots):
+        if isinstance(sample, DataIssue):
+            yield sample
+            continue
         media = tuple(replace(item, span=span) if isinstance(item, Media) and span else item for item in sample.media)
         yield replace(sample, media=media, extra={**sample.extra, **values})
 

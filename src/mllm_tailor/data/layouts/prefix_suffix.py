@@ -11,8 +11,9 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import Row, build, parse_strictly
+from mllm_tailor.data.jsonl import Row, build
 from mllm_tailor.data.layouts.base import Folder, Layout, Roots, recognised
 from mllm_tailor.data.layouts.columns import read_columns
 
@@ -29,7 +30,7 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
         yield from build(file.rows(), partial(_samples, folder=folder, roots=folder.roots(file.path), objects=objects))
 
 
-def _samples(row: Row, folder: Folder, roots: Roots, *, objects: bool) -> Iterable[Sample]:
+def _samples(row: Row, folder: Folder, roots: Roots, *, objects: bool) -> Iterable[Sample | DataIssue]:
     values = {name: value for name, value in row.values.items() if name not in ("prefix", "suffix")}
     suffix = row.values.get("suffix")
     values["question"] = row.values.get("prefix")
@@ -49,7 +50,7 @@ def _object(suffix: Any) -> dict[str, Any] | None:
     if not isinstance(suffix, str) or not suffix.lstrip().startswith("{"):
         return None
     try:
-        value = parse_strictly(suffix)
+        value = parse_json(suffix)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

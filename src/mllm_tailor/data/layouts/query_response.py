@@ -8,6 +8,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.layouts import chat
 from mllm_tailor.data.layouts.base import Roots, row_layout
@@ -18,7 +19,7 @@ _LISTS = {"img": "images", "audio": "audios", "video": "videos"}
 _TURNS = ("query", "response", "history", "system")
 
 
-def samples_of(row: Row, roots: Roots) -> Iterator[Sample]:
+def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     """The samples of the conversation that the row holds.
 
     Raises:

@@ -41,7 +41,7 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
         yield from build(file.rows(), lambda row, folder=file.path.parent: _steps(row, folder))  # type: ignore[misc]
 
 
-def _steps(row: Row, folder: Path) -> Iterator[Sample]:
+def _steps(row: Row, folder: Path) -> Iterator[Sample | DataIssue]:
     identifier, segments = row.values.get("video_id"), row.values.get("segments")
     if not isinstance(identifier, str) or not identifier:
         raise DataError(f"{row.source}: `video_id` should be text, found {kind_of(identifier)} — mend this row")

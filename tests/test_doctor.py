@@ -213,7 +213,7 @@ def labelled_folder(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 def proposal(folder: Path, tmp_path: Path) -> Any:
     path = tmp_path / "recipe.yaml"
-    path.write_text(propose_recipe(folder), encoding="utf-8")
+    path.write_text(propose_recipe(read_samples(folder)), encoding="utf-8")
     recipe = read_recipe(path)
     make_task(recipe)
     return recipe
@@ -249,6 +249,7 @@ def test_the_proposed_recipe_knows_types_and_parts(tmp_path: Path) -> None:
         "lines": "list",
         "true": "string",
         "long": "string",
+        "nested": "object",
     } | {"company": fields["company"].type}
     assert fields["paid"].choices == ["card", "cash"] and fields["long"].max_length >= 500
     assert recipe.data.held_out == HeldOut(fraction=0.1, group_by="company")
@@ -264,7 +265,7 @@ def test_a_split_column_and_questions_are_proposed(tmp_path: Path) -> None:
     recipe = proposal(labelled_folder(tmp_path / "questions", rows), tmp_path)
     assert recipe.task == {"answer": {}} and recipe.data.held_out == HeldOut(column="split", value="val")
     with pytest.raises(DataError, match="no labels"):
-        propose_recipe(labelled_folder(tmp_path / "bare", [{"split": "train"}]))
+        propose_recipe(read_samples(labelled_folder(tmp_path / "bare", [{"split": "train"}])))
 
 
 @settings(max_examples=40, deadline=None)

@@ -16,7 +16,7 @@ from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
 from mllm_tailor.tasks.reply import read_object
 
-FieldType = Literal["string", "date", "amount", "number", "integer", "boolean", "choice", "list"]
+FieldType = Literal["string", "date", "amount", "number", "integer", "boolean", "choice", "object", "list"]
 
 
 class FieldSpec(Settings):
@@ -26,6 +26,7 @@ class FieldSpec(Settings):
         "string", description="string, date and amount are copied as printed; number is a JSON number"
     )
     choices: list[str] = Field([], description="the allowed values of a `choice`")
+    fields: dict[str, FieldSpec] | None = Field(None, description="the fields of an `object`")
     items: dict[str, FieldSpec] | None = Field(None, description="the fields of each entry of a `list`")
     max_length: int = Field(200, ge=1, le=4000, description="longest value, in characters")
     max_items: int = Field(50, ge=1, le=1000, description="longest list")
@@ -39,6 +40,8 @@ class FieldSpec(Settings):
     def _complete(self) -> FieldSpec:
         if (self.type == "choice") != bool(self.choices):
             raise ValueError("a `choice` lists its `choices`, and nothing else does")
+        if (self.type == "object") != bool(self.fields):
+            raise ValueError("an `object` names its `fields`, and nothing else does")
         if (self.type == "list") != bool(self.items):
             raise ValueError("a `list` names the `items` of its entries, and nothing else does")
         return self
@@ -117,6 +120,9 @@ def _object_schema(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
 
 
 def _value_schema(spec: FieldSpec) -> dict[str, Any]:
+    if spec.type == "object":
+        assert spec.fields is not None
+        return _object_schema(spec.fields)
     if spec.type == "list":
         assert spec.items is not None
         return {"type": "array", "items": _object_schema(spec.items), "maxItems": spec.max_items}
@@ -129,26 +135,31 @@ def _value_schema(spec: FieldSpec) -> dict[str, Any]:
 
 def _typed(value: Any, spec: FieldSpec, where: str) -> Any:
     """A label as the answer holds it; what cannot be read as its type is an error naming the row."""
+    if spec.type == "object":
+        return _typed_object({} if value in (None, "") else value, spec.fields or {}, where)
     if spec.type == "list":
-        if value is None:
-            return []
-        if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
-            raise DataError(f"{where} should be a list of objects, found {value!r} — mend the label or its type")
-        assert spec.items is not None
-        return [
-            {key: _typed(entry.get(key), inner, f"{where}.{key}") for key, inner in spec.items.items()}
-            for entry in value
-        ]
+        entries = [] if value in (None, "") else [value] if isinstance(value, Mapping) else value
+        if not isinstance(entries, list):
+            raise DataError(f"{where} should be a list of objects, found {value!r} — correct the label or its type")
+        return [_typed_object(entry, spec.items or {}, where) for entry in entries]
     if spec.type in ("number", "integer", "boolean"):
         return None if value is None or value == "" else _number(value, spec.type, where)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, (Mapping, list)):
-        raise DataError(f"{where} should be one value, found {type(value).__name__} — declare it as a list, or mend it")
+        raise DataError(
+            f"{where} should be one value, found {type(value).__name__} — declare an object or a list, or correct it"
+        )
     text = str(value).strip()
     if spec.type == "choice" and text and text not in spec.choices:
         raise DataError(f"{where}: {text!r} is none of its choices — {nearest(text, spec.choices)}")
     return text
+
+
+def _typed_object(value: Any, fields: Mapping[str, FieldSpec], where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where} should hold objects, found {value!r} — correct the label or its type")
+    return {name: _typed(value.get(name), inner, f"{where}.{name}") for name, inner in fields.items()}
 
 
 def _number(value: Any, kind: str, where: str) -> Any:

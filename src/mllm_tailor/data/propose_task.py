@@ -1,0 +1,111 @@
+"""Which task labelled samples ask for: what their labels are decides, not how the folder is laid out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.field_types import COMMON, MOSTLY, FieldGuess
+
+CLASS_NAMES = ("label", "class", "class_name", "label_name", "target", "classification")
+# Names of a class that are also names of a field among others.
+WEAK_CLASS_NAMES = ("category", "tag", "species", "type", "kind", "grade", "diagnosis")
+CAPTION_NAMES = ("caption", "text", "description", "sentence", "title", "summary", "alt_text")
+TRANSCRIPT_NAMES = ("text", "transcript", "transcription", "sentence", "normalized_text", "words")
+CLASS_TYPES = ("choice", "string", "integer", "boolean")
+MAX_CLASSES = 1000
+LONGEST_CLASS = 60  # characters
+WORDS_OF_A_CAPTION = 3  # on average, at least
+POLYGON_FIELD, BOX_FIELD = "polygon", "box"
+_BOX = re.compile(r"\[\s*-?[\d.]+(?:\s*,\s*-?[\d.]+){3}\s*\]")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A task, its settings, and why it is proposed."""
+
+    task: str
+    settings: dict[str, Any]
+    reason: str
+    used: tuple[str, ...] = ()  # fields that become labels
+
+
+def propose_task(samples: Sequence[Sample], guesses: Sequence[FieldGuess]) -> Proposal | None:
+    """The task that most samples can be trained for; None when they hold no labels."""
+    total = len(samples)
+    fields = {guess.name: guess for guess in guesses}
+    asking = sum(bool(sample.prompt.strip()) for sample in samples) > total / 2
+    answered = sum(sample.answer is not None for sample in samples) > total / 2
+    if asking:
+        if POLYGON_FIELD in fields:
+            return Proposal("segment", {}, "a phrase and its outline", (POLYGON_FIELD,))
+        if BOX_FIELD in fields or _mostly_boxes(samples):
+            return Proposal("ground", _unit(samples), "a phrase and its box", (BOX_FIELD,))
+        if answered and sum(len(sample.options) > 1 for sample in samples) > total / 2:
+            return Proposal("choose", {}, "questions with options")
+        if answered:
+            return Proposal("answer", {}, "questions and answers as the data have them")
+    common = {name: guess for name, guess in fields.items() if guess.filled >= COMMON * total}
+    return _from_fields(samples, common or fields)
+
+
+def _from_fields(samples: Sequence[Sample], fields: dict[str, FieldGuess]) -> Proposal | None:
+    if not fields:
+        return None
+    kinds = {media.kind for sample in samples for media in sample.media}
+    named = {name.lower(): name for name in fields}
+    if kinds == {"audio"}:
+        name = next((named[name] for name in TRANSCRIPT_NAMES if name in named), None)
+        if name and _is_text(fields[name]):
+            return Proposal("transcribe", _label(name, "text"), "recordings and what is said in them", (name,))
+    class_name = next(_classes(fields, named, len(samples)), None)
+    if class_name:
+        return Proposal("classify", _label(class_name, "label"), "a class for each sample", (class_name,))
+    texts = [named[name] for name in CAPTION_NAMES if name in named and _is_text(fields[named[name]])]
+    others = [guess for name, guess in fields.items() if name not in texts[:1] and guess.type != "unknown"]
+    if texts and not others and _words(samples, texts[0]) >= WORDS_OF_A_CAPTION:
+        return Proposal("caption", _label(texts[0], "caption"), "a text for each sample", (texts[0],))
+    known = tuple(name for name, guess in fields.items() if guess.type != "unknown")
+    return Proposal("extract", {}, "labelled fields", known) if known else None
+
+
+def _classes(fields: dict[str, FieldGuess], named: dict[str, str], total: int) -> Iterator[str]:
+    """The fields that may hold a class, the likeliest first: one that is named so, else the only field."""
+    alone = len(fields) == 1
+    names = (*CLASS_NAMES, *(WEAK_CLASS_NAMES if len(fields) <= 2 else ()))
+    for name in dict.fromkeys([*(named[name] for name in names if name in named), *(fields if alone else ())]):
+        guess = fields[name]
+        recurring = 2 <= guess.distinct <= min(MAX_CLASSES, guess.filled / 2)
+        few = name.lower() in names or guess.distinct <= max(2, total / 10)
+        if recurring and few and guess.type in CLASS_TYPES and guess.longest <= LONGEST_CLASS:
+            yield name
+
+
+def _is_text(guess: FieldGuess) -> bool:
+    return guess.type in ("string", "choice")
+
+
+def _words(samples: Sequence[Sample], name: str) -> float:
+    counts = [len(str(value).split()) for sample in samples if (value := sample.fields.get(name))]
+    return sum(counts) / max(1, len(counts))
+
+
+def _label(name: str, usual: str) -> dict[str, Any]:
+    return {} if name == usual else {"label": name}
+
+
+def _mostly_boxes(samples: Sequence[Sample]) -> bool:
+    """Whether the answers hold one box each, and little else."""
+    answers = [sample.answer for sample in samples if sample.answer]
+    boxes = sum(len(_BOX.findall(answer)) == 1 and len(_BOX.sub("", answer).split()) <= 12 for answer in answers)
+    return bool(answers) and boxes >= MOSTLY * len(answers)
+
+
+def _unit(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Pixels, where a number of a box is larger than the thousand that thousandths go to."""
+    texts = (str(sample.fields.get(BOX_FIELD) or sample.answer or "") for sample in samples)
+    numbers = [float(number) for text in texts for box in _BOX.findall(text) for number in re.findall(r"-?[\d.]+", box)]
+    return {"unit": "pixels"} if numbers and max(numbers) > 1000 else {}

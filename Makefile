@@ -1,16 +1,19 @@
-# Two commands matter: `make demo` and `make test`. Both set up .venv first; nothing else is needed.
+# Two commands matter: `make demo` and `make test`. Both set up .venv from requirements.lock first; nothing else is needed.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+# Packages whose files are all on this machine already can be installed without hashes: make LOCKED= setup
+LOCKED ?= --require-hashes
 
-.PHONY: setup demo test quick lint docs clean
+.PHONY: setup demo test quick lint docs build sbom lock clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+# Python 3.11 to 3.14 share one lock; where no lock fits (another platform), `pip install '.[dev]'` resolves anew.
+$(READY): pyproject.toml requirements.lock
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(LOCKED) --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(READY)
 
 demo: $(READY)
@@ -20,16 +23,27 @@ test: $(READY) lint
 	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
 
 quick: $(READY)
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
 docs: $(READY)
 	$(VENV)/bin/python tools/docs/generate.py
 	$(VENV)/bin/python tools/docs/models_page.py
+
+# The same commit gives the same bytes: times come from the commit.
+build: $(READY)
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)/bin/python -m build --outdir dist
+
+sbom: $(READY)
+	$(VENV)/bin/cyclonedx-py environment $(VENV)/bin/python --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json
+
+lock: $(READY)
+	$(VENV)/bin/python tools/lock.py
 
 clean:
 	rm -rf build dist runs/demo

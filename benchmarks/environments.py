@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".benchmarks"
-TORCH = "torch==2.13.0"  # as in constraints.txt: newer ones bring CUDA
+TORCH = "torch==2.13.0"  # as in requirements.lock: newer ones bring CUDA
 PINS = {
     "trl": ("transformers==5.23.0", "peft==0.21.2", "trl==1.16.0", "datasets==5.2.0", "pillow", "torchvision"),
     "ms-swift": ("ms-swift==4.6.0", "torchvision"),

@@ -29,15 +29,14 @@ from rich.table import Table
 
 from mllm_tailor.core.device import describe_machine, peak_memory, pick_device, seed_everything
 from mllm_tailor.core.io import human_bytes, human_time, write_json
-from mllm_tailor.methods import make_method
 from mllm_tailor.models import measure_length
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.run.cost_estimate import Shape, extrapolate
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_for_training
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.synthetic import draw_folder
-from mllm_tailor.tasks import make_task
 from mllm_tailor.training import profile as rehearsal
 from mllm_tailor.training import profile_step, train
 
@@ -96,13 +95,14 @@ def child(name: str, folder: Path, what: str) -> None:
     torch.set_num_threads(1)
     rehearsal.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined]
     recipe = recipe_of(name, folder)
-    job = prepare(recipe, make_task(recipe), exclude_faulty=False)
-    model, method = open_for_training(recipe), make_method(recipe)
+    run = resolve(recipe)
+    splits, _ = prepare(run)
+    model, method = open_for_training(run), run.method
     method.apply(model)
     if what == "foresee":
-        lengths = [measure_length(sample, model) for sample in job.learned]
-        found = profile_step(model, method, job.learned, lengths, recipe)
-        said = extrapolate(found, Shape.of(model), lengths, recipe, len(job.train))
+        lengths = [measure_length(sample, model) for sample in splits.learned]
+        found = profile_step(model, method, splits.learned, lengths, recipe)
+        said = extrapolate(found, Shape.of(model), lengths, recipe, len(splits.train))
         answer = {"bytes": said.peak_bytes, "seconds": said.training_seconds}
     else:
         ends: list[float] = []
@@ -112,7 +112,7 @@ def child(name: str, folder: Path, what: str) -> None:
                 ends.append(time.process_time())
 
         with tempfile.TemporaryDirectory() as place:
-            train(model, method, job.learned, recipe, Path(place), on_event=tell)
+            train(model, method, splits.learned, recipe, Path(place), on_event=tell)
         seconds = 2 * (ends[STEPS - 1] - ends[STEPS // 2 - 1])
         answer = {"bytes": peak_memory(pick_device()), "seconds": seconds}
     print(json.dumps(answer))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,15 @@ from mllm_tailor.commands.verify import agreement, observe
 from mllm_tailor.core.device import describe_machine
 from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.generation import predict
 from mllm_tailor.methods import merge
 from mllm_tailor.models import LoadedModel
-from mllm_tailor.run.dataset import Job, prepare
-from mllm_tailor.run.predict import open_base, open_tuned
+from mllm_tailor.recipe import DecodingMode
+from mllm_tailor.run.data_record import read_held_out
+from mllm_tailor.run.predict import generate, open_base, open_tuned
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder
-from mllm_tailor.run.scores import score_part
+from mllm_tailor.run.scores import score_replies
 from mllm_tailor.synthetic.folder import draw_folder
-from mllm_tailor.tasks import make_task
 
 RESULTS = Path(__file__).parent / "results" / "merge.json"
 OBSERVED = 4  # held-out samples whose logits and free replies are compared; all are scored
@@ -60,11 +61,10 @@ def train(folder: Path, name: str, epochs: int) -> RunFolder:
 @torch.no_grad()
 def measure(run: RunFolder) -> dict[str, Any]:
     """The adapter as trained, and merged with its sum rounded: scores, logits, and what is left of the update."""
-    recipe = run.recipe()
-    job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
-    samples = [job.task.phrase(sample) for sample in job.held_out[:OBSERVED]]
-    tuned, base = open_tuned(recipe, run.adapter), open_base(recipe)
-    before, exact = observe(tuned, samples), scores(tuned, job)
+    resolved, held_out = resolve(run.recipe()), read_held_out(run).samples
+    samples = [resolved.task.phrase(sample) for sample in held_out[:OBSERVED]]
+    tuned, base = open_tuned(resolved, run.adapter), open_base(resolved)
+    before, exact = observe(tuned, samples), scores(tuned, resolved, held_out)
     merge(tuned)
     merged = agreement("merged", before, observe(tuned, samples))
     update = lost = vanished = count = 0.0
@@ -87,14 +87,13 @@ def measure(run: RunFolder) -> dict[str, Any]:
         "same_replies": rounded_too.same_replies,
         "samples": len(samples),
         "scores_adapter": exact,
-        "scores_rounded": scores(tuned, job),
+        "scores_rounded": scores(tuned, resolved, held_out),
     }
 
 
-def scores(model: LoadedModel, job: Job) -> dict[str, float]:
-    """Scores on the held-out receipts, replies held to the schema."""
-    samples: list[Sample] = list(job.held_out)
-    return score_part(job, samples, predict(model, job.task, samples, job.recipe.predict, constrained=True))
+def scores(model: LoadedModel, run: ResolvedRun, samples: Sequence[Sample]) -> dict[str, float]:
+    """Scores on the held-out receipts, constrained decoding."""
+    return score_replies(run, samples, generate(DecodingMode.CONSTRAINED, model, run, samples))
 
 
 def show(found: dict[str, dict[str, Any]]) -> None:

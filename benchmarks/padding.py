@@ -21,8 +21,7 @@ from mllm_tailor.models import measure_length
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.resolve import resolve_from_data
-from mllm_tailor.tasks import make_task
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.training.batches import WHOLE
 from mllm_tailor.training.memory import most_padding, token_budget
 from mllm_tailor.training.sampler import epoch_passes, make_batch_schedule
@@ -35,11 +34,12 @@ def computed(passes: Sequence[Sequence[int]], tokens: Sequence[int], whole: int 
 
 def count(folder: str, path: str) -> tuple[int, int, dict[str, int]]:
     """Samples and tokens of an epoch, and the tokens computed for them, by how they are laid together."""
-    recipe = resolve_from_data(read_recipe(Path(path), [f"data.train={folder}"]))
-    job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
-    model = open_base(recipe)
-    tokens = [measure_length(sample, model).tokens for sample in job.learned]
-    course = make_batch_schedule([sample.modality for sample in job.learned], recipe.train, recipe.seed)
+    run = resolve(read_recipe(Path(path), [f"data.train={folder}"]))
+    recipe = run.recipe
+    splits, _ = prepare(run, exclude_faulty=True, decode=False)
+    model = open_base(run)
+    tokens = [measure_length(sample, model).tokens for sample in splits.learned]
+    course = make_batch_schedule([sample.modality for sample in splits.learned], recipe.train, recipe.seed)
     steps = [course.samples(step) for step in range(course.steps_per_epoch)]
     budget, padding = token_budget(model, False), most_padding(torch.device("cpu"))
     planned = epoch_passes(course, tokens, most=recipe.train.micro_batch_size, budget=budget, padding=padding)

@@ -18,13 +18,12 @@ from test_pages import drawn, pdf
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import read_jsonl
-from mllm_tailor.recipe import Recipe, make_recipe
-from mllm_tailor.run.dataset import Job, prepare
+from mllm_tailor.recipe import make_recipe
+from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.resolve import resolve_from_data
-from mllm_tailor.run.speech_units import with_units
-from mllm_tailor.tasks import make_task
+from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.speech_units import with_speech_units
 
 
 def written(folder: Path, files: Mapping[str, bytes], rows: list[dict[str, Any]]) -> Path:
@@ -58,17 +57,17 @@ def frameless() -> bytes:
     return stream.getvalue()
 
 
-def recipe_of(data: Path, task: Any, model: Any) -> Recipe:
+def recipe_of(data: Path, task: Any, model: Any) -> ResolvedRun:
     held_out = {"column": "split", "value": "test"}
     values = {"data": {"train": str(data), "held_out": held_out, "dev": 0, "faulty": "exclude"}, "task": task}
-    return resolve_from_data(make_recipe(values | {"model": model}))
+    return resolve(make_recipe(values | {"model": model}))
 
 
-def ledger(job: Job, folder: Path) -> dict[str, dict[str, Any]]:
+def ledger(run: ResolvedRun, splits: Splits, folder: Path) -> dict[str, dict[str, Any]]:
     """Its rows by where they stand in the data."""
-    job = with_units(job, folder / "units.safetensors")
-    model = open_base(job.recipe)
-    write_ledger(folder / "samples.jsonl", job, measure(model, job))
+    run = with_speech_units(run, splits.learned, folder / "units.safetensors")
+    lengths = measure(open_base(run), run.task, splits)
+    write_ledger(folder / "samples.jsonl", run.task, splits, lengths)
     return {str(row["source"]).rpartition(":")[2]: row for _, row in read_jsonl(folder / "samples.jsonl")}
 
 
@@ -97,8 +96,7 @@ def test_pictures_clips_and_documents(tmp_path: Path, tiny_model_folder: Path) -
     rows.append({"question": "And without any picture?", "answer": "no"})
     data = written(tmp_path / "data", files, rows)
     recipe = recipe_of(data, "answer", {"path": str(tiny_model_folder), "frames": 2})
-    job = prepare(recipe, make_task(recipe), exclude_faulty=False)
-    found = ledger(job, tmp_path)
+    found = ledger(recipe, prepare(recipe)[0], tmp_path)
     assert len(found) == len(rows)  # every row has its line
     first = len(good) + len(odd) + 1
     for number, (_, words) in enumerate(bad.values(), first):
@@ -106,9 +104,10 @@ def test_pictures_clips_and_documents(tmp_path: Path, tiny_model_folder: Path) -
         assert words in found[str(number)]["reason"]
     assert "names no file" in found[str(len(rows))]["reason"]
     assert {found[str(number)]["part"] for number in range(len(good) + 1, first)} == {"train"}
-    refusing = recipe.model_copy(update={"data": recipe.data.model_copy(update={"faulty": "refuse"})})
-    with pytest.raises(DataError, match=r"6 faults in the data:(.|\n)*Mend these rows"):
-        prepare(refusing, make_task(refusing), exclude_faulty=False)
+    data_spec = recipe.recipe.data.model_copy(update={"faulty": "refuse"})
+    refusing = resolve(recipe.recipe.model_copy(update={"data": data_spec}))
+    with pytest.raises(DataError, match=r"6 faults in the data:(.|\n)*Fix these rows"):
+        prepare(refusing)
 
 
 def test_recordings(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -128,8 +127,7 @@ def test_recordings(tmp_path: Path, tiny_model_folder: Path) -> None:
     ]
     data = written(tmp_path / "data", good | odd | {name: made for name, (made, _) in bad.items()}, rows)
     recipe = recipe_of(data, "transcribe", {"path": str(tiny_model_folder), "units": {"count": 4}})
-    job = prepare(recipe, make_task(recipe), exclude_faulty=False)
-    found = ledger(job, tmp_path)
+    found = ledger(recipe, prepare(recipe)[0], tmp_path)
     assert [found[str(number + 1)]["part"] for number in range(len(names))] == [
         "held_out",
         *["train"] * 5,
@@ -146,7 +144,7 @@ def test_boxes_and_classes(tmp_path: Path, tiny_model_folder: Path) -> None:
     ]
     files = {f"{number}.png": picture(40 * number) for number in range(len(rows))}
     boxes = recipe_of(written(tmp_path / "boxes", files, rows), "ground", {"path": str(tiny_model_folder)})
-    found = ledger(prepare(boxes, make_task(boxes), exclude_faulty=False), tmp_path)
+    found = ledger(boxes, prepare(boxes)[0], tmp_path)
     assert [found[str(number)]["part"] for number in (1, 2, 3, 4)] == ["held_out", "train", "excluded", "excluded"]
     assert all("outside the picture" in found[number]["reason"] for number in "34")
     rows = [
@@ -154,5 +152,5 @@ def test_boxes_and_classes(tmp_path: Path, tiny_model_folder: Path) -> None:
         for number, label in enumerate(["wave", "tap", "swipe", "tap"])
     ]
     classes = recipe_of(written(tmp_path / "classes", files, rows), "classify", {"path": str(tiny_model_folder)})
-    found = ledger(prepare(classes, make_task(classes), exclude_faulty=False), tmp_path)
+    found = ledger(classes, prepare(classes)[0], tmp_path)
     assert found["1"]["note"] == "its class `wave` is in no training sample; scored all the same"

@@ -24,7 +24,7 @@ from mllm_tailor.models.encoded import NO_LOSS
 from mllm_tailor.recipe import Predict, make_recipe
 from mllm_tailor.reporting.tables import confusion_table
 from mllm_tailor.run.dataset import prepare
-from mllm_tailor.run.resolve import resolve_from_data
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
 from mllm_tailor.tasks import open_task
 
@@ -86,17 +86,17 @@ def test_a_file_that_cannot_be_read_is_a_row_with_a_problem(model: LoadedModel, 
 
 def test_classes_are_read_from_all_labelled_samples(tmp_path: Path) -> None:
     data = shapes(tmp_path / "data", ["Tap", "swiping  up", "tap", "No gesture"])
-    recipe = resolve_from_data(make_recipe({"data": str(data), "task": {"classify": {}}}))
+    recipe = resolve(make_recipe({"data": str(data), "task": {"classify": {}}})).recipe
     assert recipe.task["classify"]["classes"] == ["No gesture", "swiping up", "tap"]
-    assert resolve_from_data(recipe) == recipe
+    assert resolve(recipe).recipe == recipe
     named = make_recipe({"data": str(tmp_path / "nowhere"), "task": {"classify": CLASSES}})
-    assert resolve_from_data(named).task["classify"]["classes"] == CLASSES
+    assert resolve(named).recipe.task["classify"]["classes"] == CLASSES
 
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     data = shapes(tmp_path / "data", ["Tap", "tap"])
     with pytest.raises(DataError, match="only `tap` in the data"):
-        resolve_from_data(make_recipe({"data": str(data), "task": "classify"}))
+        resolve(make_recipe({"data": str(data), "task": "classify"}))
 
 
 def confusion_of(true: list[str], said: list[str]) -> Confusion:
@@ -163,4 +163,4 @@ def test_a_column_nobody_has_is_refused_before_training(tmp_path: Path) -> None:
         {"data": {"train": str(data), "limit": 5}, "task": {"classify": CLASSES}, "score_by": ["lable"]}
     )
     with pytest.raises(RecipeError, match="did you mean `label`"):
-        prepare(recipe, open_task("classify", CLASSES), exclude_faulty=False, decode=False)
+        prepare(resolve(recipe), decode=False)

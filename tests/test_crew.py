@@ -23,6 +23,7 @@ from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, count_processes
 from mllm_tailor.run.launcher import choose_process_count
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.synthetic import draw_folder
 
 LONG = CostEstimate(peak_bytes=1 << 28, training_seconds=3_600, seeing_seconds=0, scoring_seconds=0, together=1)
@@ -137,10 +138,10 @@ def test_processes_follow_passes_memory_and_time(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_run_that_goes_on_may_have_other_processes_than_were_foreseen() -> None:
-    method = make_method(recipe_with())
-    assert choose_process_count(recipe_with(), method, replace(LONG, processes=4)) == 4
-    assert choose_process_count(recipe_with(train={"processes": 1}), method, replace(LONG, processes=4)) == 1
-    assert choose_process_count(recipe_with(), method, None) == 1
+    run, alone = resolve(recipe_with()), resolve(recipe_with(train={"processes": 1}))
+    assert choose_process_count(run, replace(LONG, processes=4)) == 4
+    assert choose_process_count(alone, replace(LONG, processes=4)) == 1
+    assert choose_process_count(run, None) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,6 @@ def test_a_run_that_goes_on_may_have_other_processes_than_were_foreseen() -> Non
 def test_what_cannot_be_shared_is_refused(changes: dict[str, object], reason: str) -> None:
     recipe = recipe_with(**changes)
     with pytest.raises(RecipeError, match=reason):
-        choose_process_count(recipe, make_method(recipe), None)
+        choose_process_count(resolve(recipe), None)
     changes["train"] = {**changes["train"], "processes": "auto"}  # type: ignore[dict-item]
     assert count(recipe_with(**changes)) == 1

@@ -11,9 +11,11 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.data import read_samples
 from mllm_tailor.media.video import read_clip
 from mllm_tailor.recipe import read_recipe
+from mllm_tailor.run.data_record import read_data_facts, write_held_out
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.report import _facts
-from mllm_tailor.tasks import make_task
+from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.run_dir import RunFolder
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "directed_cooking.yaml"
 
@@ -52,12 +54,15 @@ def test_the_recipe_mixes_three_kinds_and_the_report_says_what_is_drawn(kitchen:
         f"{name}.train={place}" for name, place in (places | {"data.sources.text": tmp_path / "text.jsonl"}).items()
     ]
     recipe = read_recipe(RECIPE, words)
-    job = prepare(recipe, make_task(recipe), exclude_faulty=False, decode=False)
-    kinds = {source.name: {sample.modality for sample in source.samples} for source in job.mixed}
-    assert kinds == {"pictures": {"image"}, "text": {"text"}} and len(job.held_out) == 4
-    facts = _facts(job, {"trained_by_part": {}, "weights": 1, "epochs": 1})
-    pictures = len(job.mixed[0].samples)
-    assert facts["pixels"].startswith(f"drawn stand-ins in {len(job.train) + 4 + pictures} of ")
+    run = resolve(recipe)
+    splits, _ = prepare(run, decode=False)
+    kinds = {source.name: {sample.modality for sample in source.samples} for source in splits.mixed}
+    assert kinds == {"pictures": {"image"}, "text": {"text"}} and len(splits.held_out) == 4
+    folder = RunFolder(tmp_path / "run")
+    write_held_out(folder, run.task, splits)
+    facts = _facts(run, [], {"trained_by_part": {}, "weights": 1, "epochs": 1}, read_data_facts(folder))
+    pictures = len(splits.mixed[0].samples)
+    assert facts["pixels"].startswith(f"drawn stand-ins in {len(splits.train) + 4 + pictures} of ")
 
 
 def test_unknown_sets_and_full_folders_are_refused(kitchen: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mllm_tailor.methods.method import injected_adapters
 from mllm_tailor.models import collate, encode, load_meta_model, load_model, save_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.run.pipeline import check_model
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 LORA = {"name": "lora", "rank": 4}
@@ -303,7 +304,7 @@ class TestBeforeLoading:
         recipe = small_recipe({"name": "lora", "rank": 65})
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(tiny_model_folder)})})
         with pytest.raises(RecipeError, match="above the width 64"):
-            check_model(recipe)
+            check_model(resolve(recipe))
 
     @pytest.mark.parametrize("case", CASES)
     def test_counts_are_those_of_the_whole_model(self, case: str, tiny_model_folder: Path) -> None:

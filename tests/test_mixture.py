@@ -23,11 +23,11 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import mix
 from mllm_tailor.models import Length
 from mllm_tailor.recipe import Source, make_recipe
-from mllm_tailor.run.dataset import Job, prepare
-from mllm_tailor.run.epoch_summary import plan
+from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.ledger import write_ledger
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.synthetic import draw_folder
-from mllm_tailor.tasks import make_task
 from mllm_tailor.training import train as train_small
 from mllm_tailor.training.sampler import BatchSchedule, epoch_order
 
@@ -106,15 +106,14 @@ def values(home: Path, **source: Any) -> dict[str, Any]:
     }
 
 
-def ready(said: dict[str, Any]) -> Job:
-    recipe = make_recipe(said)
-    return prepare(recipe, make_task(recipe), exclude_faulty=False, decode=False)
+def ready(said: dict[str, Any]) -> Splits:
+    return prepare(resolve(make_recipe(said)), decode=False)[0]
 
 
 def test_the_ledger_accounts_for_every_sample_of_every_source(folders: Path, tmp_path: Path) -> None:
-    job = ready(values(folders))
-    lengths = {sample.id: Length(10, 2, 1, 0, 0) for sample in (*job.learned, *job.held_out)}
-    write_ledger(tmp_path / "samples.jsonl", job, lengths)
+    splits = ready(values(folders))
+    lengths = {sample.id: Length(10, 2, 1, 0, 0) for sample in (*splits.learned, *splits.held_out)}
+    write_ledger(tmp_path / "samples.jsonl", resolve(make_recipe(values(folders))).task, splits, lengths)
     rows = [row for _, row in read_jsonl(tmp_path / "samples.jsonl")]
     parts = Counter((row["part"], row.get("times", 1)) for row in rows)
     assert parts == {("train", 1): 8, ("held_out", 1): 3, ("mixed", 2): 4, ("mixed", 1): 4, ("excluded", 1): 2}
@@ -133,13 +132,13 @@ def test_each_source_is_phrased_by_its_own_task(folders: Path) -> None:
 
 
 def test_the_plan_adds_up(folders: Path) -> None:
-    job = ready(values(folders))
-    lengths = {sample.id: Length(len(sample.prompt), 2, 1, 0, 0) for sample in job.learned}
-    shares = plan(job, lengths)
+    splits = ready(values(folders))
+    lengths = {sample.id: Length(len(sample.prompt), 2, 1, 0, 0) for sample in splits.learned}
+    shares = summarise_epoch("main", splits, lengths)
     assert [(one.source, one.modality, one.samples, one.distinct) for one in shares] == [
         ("main", "image", 8, 8), ("more", "image", 8, 4), ("general", "text", 4, 4)
     ]  # fmt: skip
-    assert sum(one.tokens for one in shares) == sum(len(sample.prompt) for sample in job.learned)
+    assert sum(one.tokens for one in shares) == sum(len(sample.prompt) for sample in splits.learned)
 
 
 def test_a_modality_is_named_by_all_its_media() -> None:

@@ -35,7 +35,8 @@ from mllm_tailor.generation.vllm.requests import as_ours, check_family, check_se
 from mllm_tailor.models import FAMILIES, LoadedModel, collate, encode, load_model
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.run import vllm_model as served
-from mllm_tailor.run.predict import moved, open_base, open_tuned
+from mllm_tailor.run.predict import open_base, open_tuned
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.run.vllm_model import drop_weights, merged_folder
 from mllm_tailor.tasks import open_task
@@ -287,6 +288,7 @@ def test_the_merged_folder_is_written_once_and_says_the_same(
     recipe = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"path": str(tiny_model_folder), "device": "cpu"})}
     )
+    recipe = resolve(recipe)
     shake(model, 0.2)
     run = RunFolder(tmp_path)
     method.save(model, run.adapter)
@@ -294,7 +296,7 @@ def test_the_merged_folder_is_written_once_and_says_the_same(
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert merged_folder(recipe, run) == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
     readable = [sample for sample in samples if sample.id != "broken"]
-    merged = open_base(moved(recipe, folder))
+    merged = open_base(recipe.with_model_folder(folder))
     texts = [
         [found.text for found in predict(opened, TASK, readable, Predict(max_new_tokens=24))]
         for opened in (open_tuned(recipe, run.adapter), merged, open_base(recipe))

@@ -22,17 +22,18 @@ from mllm_tailor.commands.predict import predict_paths
 from mllm_tailor.commands.run import report_run, run_recipe
 from mllm_tailor.commands.verify import agreement, observe, verify_run
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
-from mllm_tailor.core.io import read_jsonl, write_jsonl
+from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import generate, load_model
 from mllm_tailor.recipe import make_recipe, read_recipe
 from mllm_tailor.run.budget import read_budget
-from mllm_tailor.run.dataset import prepare, prepare_again
+from mllm_tailor.run.data_record import read_held_out, write_held_out
+from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_for_training, open_tuned
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import open_run, read_predictions, start_run
 from mllm_tailor.synthetic import draw_folder
-from mllm_tailor.tasks import make_task
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +90,8 @@ def test_a_run_leaves_everything_a_reader_needs(finished: Path, receipts: Path) 
 def test_the_ledger_accounts_for_every_sample_once(finished: Path, receipts: Path) -> None:
     rows = [row for _, row in read_jsonl(finished / "samples.jsonl")]
     data = [row["id"] for _, row in read_jsonl(receipts / "metadata.jsonl")]
-    assert sorted(row["id"] for row in rows if row["part"] != "aloud") == sorted(data)
-    transcriptions = [row["id"] for row in rows if row["part"] == "aloud"]
+    assert sorted(row["id"] for row in rows if row["part"] != "transcription") == sorted(data)
+    transcriptions = [row["id"] for row in rows if row["part"] == "transcription"]
     assert transcriptions and all(name.endswith("#read") for name in transcriptions)
     assert all(row["tokens"] > row["supervised_tokens"] > 0 for row in rows)
 
@@ -118,10 +119,16 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     """Folders as a kill leaves them: half the base's replies; training done and half of the tuned replies."""
     recipe = write_yaml(tmp_path, receipts, tiny_model_folder)
     started = start_run(make_recipe(yaml.safe_load(recipe.read_text())))
-    for name in ("samples.jsonl", "environment.json", "forecast.json", "training.json", "adapter"):
+    for name in ("samples.jsonl", "held_out.jsonl", "data.json", "environment.json", "training.json", "adapter"):
         source, target = finished / name, started.path / name
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    for which in ("base_constrained", "base_unconstrained", "baseline_nearest", "tuned_constrained"):
+    for which in (
+        "base_constrained",
+        "base_unconstrained",
+        "baseline_constant",
+        "baseline_nearest",
+        "tuned_constrained",
+    ):
         lines = (finished / "predictions" / f"{which}.jsonl").read_text()
         target = started.predictions(which)
         target.parent.mkdir(exist_ok=True)
@@ -141,24 +148,23 @@ def test_scoring_again_changes_nothing(finished: Path) -> None:
     assert (finished / "scores.json").read_text() == before
 
 
-def test_who_was_excluded_is_read_from_the_ledger(receipts: Path, tmp_path: Path) -> None:
-    """Copies under another name are found by decoding; scoring again decodes nothing, and still knows them."""
-    folder = shutil.copytree(receipts, tmp_path / "receipts")
-    rows = [row for _, row in read_jsonl(folder / "metadata.jsonl")]
-    learned, held_out = (next(row for row in rows if row["split"] == side) for side in ("train", "dev"))
-    shutil.copy(folder / held_out["file_name"], folder / learned["file_name"])
-    recipe = read_recipe(write_yaml(tmp_path, folder, Path("embedded")), ["data.faulty=exclude"])
-    first = prepare(recipe, make_task(recipe), exclude_faulty=False)
-    assert [item.id for item in first.excluded] == [learned["id"]]
-    run = start_run(recipe)
-    write_jsonl(run.ledger, [{"id": row.id, "part": "excluded", "reason": row.reason} for row in first.excluded])
-    again = prepare_again(run)
-    assert {name: [one.id for one in part] for name, part in again.parts().items()} == {
-        name: [one.id for one in part] for name, part in first.parts().items()
-    }
-    assert again.excluded == first.excluded
-    forgetful = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
-    assert not forgetful.excluded
+def test_held_out_samples_are_kept_in_the_run_folder(receipts: Path, tmp_path: Path) -> None:
+    """Also those whose images travel inside the row, and after the data are gone."""
+    recipe = read_recipe(write_yaml(tmp_path, receipts, Path("embedded")))
+    run = resolve(recipe)
+    splits, _ = prepare(run)
+    inline = [
+        replace(sample, media=tuple(Media("image", data=media.path.read_bytes()) for media in sample.media))
+        for sample in splits.held_out
+    ]
+    folder = start_run(recipe)
+    write_held_out(folder, run.task, replace(splits, held_out=tuple(inline)))
+    again = read_held_out(folder)
+    assert again.ids == tuple(sample.id for sample in splits.held_out)
+    assert list(again.labels) == [run.task.labels(sample) for sample in splits.held_out]
+    for kept, sample in zip(again.samples, splits.held_out, strict=True):
+        assert kept.media[0].path.read_bytes() == sample.media[0].path.read_bytes()
+        assert run.task.phrase(kept).answer == run.task.phrase(sample).answer
 
 
 @pytest.mark.slow
@@ -218,8 +224,8 @@ def test_the_adapter_alone_opens_with_peft(finished: Path, receipts: Path, tmp_p
     export_adapter(finished, tmp_path / "adapter")
     assert "PeftModel.from_pretrained" in (tmp_path / "adapter" / "README.md").read_text()
     run = open_run(finished)
-    tuned = open_tuned(run.recipe(), run.adapter)
-    plain = open_for_training(run.recipe())
+    tuned = open_tuned(resolve(run.recipe()), run.adapter)
+    plain = open_for_training(resolve(run.recipe()))
     sample = Sample("a", (Media("image", next((receipts / "images").glob("*.jpg"))),), "Total?", "9.00")
     untouched = observe(plain, [sample])
     plain.model = PeftModel.from_pretrained(plain.model, tmp_path / "adapter")
@@ -279,9 +285,9 @@ def test_faulty_rows_refuse_the_run_or_are_written_down(receipts: Path, tmp_path
         }
     )
     with pytest.raises(DataError, match="the file is empty") as caught:
-        prepare(recipe, make_task(recipe), exclude_faulty=False)
+        prepare(resolve(recipe))
     assert "--exclude-faulty" in str(caught.value)
-    job = prepare(recipe, make_task(recipe), exclude_faulty=True)
+    job, _ = prepare(resolve(recipe), exclude_faulty=True)
     assert [item.id for item in job.excluded] == [rows[0]["id"]]
     assert len(job.train) + len(job.dev) + len(job.held_out) == len(rows) - 1
 
@@ -293,7 +299,7 @@ def test_a_limit_is_a_seeded_choice_and_stands_in_the_ledger(receipts: Path) -> 
             "task": {"extract": {"total": "string"}},
         }
     )
-    job = prepare(recipe, make_task(recipe), exclude_faulty=False, decode=False)
+    job, _ = prepare(resolve(recipe), decode=False)
     assert len(job.train) == 3 and len(job.excluded) == 5
     assert all(item.reason == "beyond data.limit=3" for item in job.excluded)
 

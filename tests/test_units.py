@@ -36,6 +36,7 @@ from mllm_tailor.models.inputs.speech_units import (
 )
 from mllm_tailor.recipe.schema import Units
 from mllm_tailor.run.predict import open_tuned
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import open_run
 
 RATE = 16_000
@@ -195,7 +196,7 @@ def test_a_run_learns_from_units_and_its_folder_predicts_wherever_it_lies(
     moved = tmp_path / "elsewhere"
     run.path.rename(moved)
     recipe = open_run(moved).recipe()
-    assert open_tuned(recipe, moved / "adapter").codebook is not None
+    assert open_tuned(resolve(recipe), moved / "adapter").codebook is not None
 
 
 def test_real_digits_of_all_speakers_become_few_units() -> None:

@@ -17,9 +17,9 @@ from mllm_tailor.data.layouts.base import Folder
 from mllm_tailor.data.split import by_name
 from mllm_tailor.recipe import HeldOut, make_recipe
 from mllm_tailor.run.dataset import prepare
-from mllm_tailor.run.slices import majority_baseline, places_by
+from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.slices import break_down, majority_answers
 from mllm_tailor.scoring.metrics.answers import published
-from mllm_tailor.tasks import open_task
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_the_majority_floor_answers_each_type_with_its_own_most_frequent_answer(
         "task": "answer",
         "score_by": ["answer_type", "question_type"],
     }
-    recipe = make_recipe(values)
-    job = prepare(recipe, open_task("answer"), exclude_faulty=True, decode=False)
-    floor = majority_baseline(job)
-    places = places_by(recipe.score_by, job.held_out)["answer_type"]
-    assert sum(map(len, places.values())) == len(floor) == len(job.held_out)
+    run = resolve(make_recipe(values))
+    splits, _ = prepare(run, exclude_faulty=True, decode=False)
+    floor = majority_answers(run.task, run.recipe.score_by, splits.train, splits.held_out)
+    places = break_down(run.recipe.score_by, splits.held_out)["answer_type"]
+    assert sum(map(len, places.values())) == len(floor) == len(splits.held_out)
     assert {floor[place]["answer"].lower() for place in places["CLOSED"]} & {"yes", "no"}
     assert not {floor[place]["answer"].lower() for place in places["OPEN"]} & {"yes", "no"}
-    files = [{sample.media[0].path for sample in side} for side in (job.train, job.held_out)]
+    files = [{sample.media[0].path for sample in side} for side in (splits.train, splits.held_out)]
     assert not files[0] & files[1]

@@ -17,10 +17,9 @@ from typing import Any
 from jinja2 import Environment
 
 from mllm_tailor.core.io import read_jsonl
-from mllm_tailor.recipe import read_recipe
 from mllm_tailor.reporting.diff import mark_difference
-from mllm_tailor.run.dataset import prepare
-from mllm_tailor.tasks import make_task
+from mllm_tailor.run.data_record import read_held_out
+from mllm_tailor.run.run_dir import RunFolder
 
 PAGE = """<!doctype html><meta charset="utf-8"><style>
 body{margin:0;width:1200px;font:19px/1.4 "DejaVu Serif",Georgia,serif;color:#1d2a26;background:#fcfbf7}
@@ -46,14 +45,12 @@ in {{ "%.1f"|format(minutes) }} minutes of one processor core. This receipt gain
 
 def content(run: Path) -> dict[str, Any]:
     """What the picture shows, read from the run folder."""
-    recipe = read_recipe(run / "recipe.yaml")
-    job = prepare(recipe, make_task(recipe), exclude_faulty=True, decode=False)
+    held_out = read_held_out(RunFolder(run))
     scores = json.loads((run / "scores.json").read_text())
     metric, mode = scores["metrics"][0], scores["mode"]
     before, after = (_per_sample(scores["systems"][f"{who}_{mode}"], metric) for who in ("base", "tuned"))
     place = sorted(range(len(after)), key=lambda place: after[place] - before[place])[len(after) // 2]
-    sample = job.held_out[place]
-    labels = job.task.labels(sample)
+    sample, labels = held_out.samples[place], held_out.labels[place]
     replies = [_fields(run / "predictions" / f"{who}_{mode}.jsonl", sample.id) for who in ("base", "tuned")]
     rows = [
         {"name": name}
@@ -69,7 +66,7 @@ def content(run: Path) -> dict[str, Any]:
         "gain": scores["gain"][metric],
         "metric": metric.capitalize(),
         "count": len(after),
-        "trained": len(job.train),
+        "trained": sum(row["part"] == "train" for _, row in read_jsonl(run / "samples.jsonl")),
         "minutes": json.loads((run / "training.json").read_text())["processor_seconds"] / 60,
         "rows": rows,
     }

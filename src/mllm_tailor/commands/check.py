@@ -9,23 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_tailor.commands.console import command, show, show_heading
+from mllm_tailor.commands.progress_tables import show_epoch
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.io import human_bytes, human_time
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.terminal import Table
-from mllm_tailor.data import DataIssue, ValidationResult
+from mllm_tailor.data import ValidationResult
 from mllm_tailor.models import Length, LoadedModel, encode
-from mllm_tailor.recipe import read_recipe, stage_recipes
+from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
-from mllm_tailor.run.dataset import SHOWN_FAULTS, Job, prepare
-from mllm_tailor.run.epoch_summary import plan, print_plan
+from mllm_tailor.run.dataset import SHOWN_ISSUES, Splits, prepare
+from mllm_tailor.run.epoch_summary import summarise_epoch
+from mllm_tailor.run.execute import resolve_stages
 from mllm_tailor.run.ledger import measure
-from mllm_tailor.run.pipeline import check_model, check_words
+from mllm_tailor.run.pipeline import check_model
 from mllm_tailor.run.predict import generate, open_base
-from mllm_tailor.run.resolve import resolve_from_data
-from mllm_tailor.run.scores import modes
-from mllm_tailor.run.speech_units import with_units
-from mllm_tailor.run.stages import check_stages, leaks_between
-from mllm_tailor.tasks import make_task
+from mllm_tailor.run.resolve import ResolvedRun
+from mllm_tailor.run.speech_units import with_speech_units
+from mllm_tailor.run.stages import leaks_between
 
 SHOWN_SPANS = 3
 READ = 2  # held-out samples, to learn how long reading takes
@@ -34,56 +35,53 @@ READ = 2  # held-out samples, to learn how long reading takes
 def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     """Print what was found; True when a run may start."""
     recipe = read_recipe(path, overrides)
-    parts = [resolve_from_data(one) for one in stage_recipes(recipe) or (recipe,)]
-    for one in parts:
-        check_words(one)
-    check_stages(parts)
-    jobs = [prepare(one, make_task(one), exclude_faulty=True, decode=decode) for one in parts]
-    leaks = leaks_between(jobs)
-    ready = [_check_job(job, found, staged=bool(recipe.stages)) for job, found in zip(jobs, leaks, strict=True)]
+    runs = resolve_stages(recipe)
+    prepared = [prepare(run, exclude_faulty=True, decode=decode) for run in runs]
+    leaks = leaks_between([(run, splits) for run, (splits, _) in zip(runs, prepared, strict=True)])
+    ready = []
+    for run, (splits, validation), issues in zip(runs, prepared, leaks, strict=True):
+        if recipe.stages:
+            show_heading(f"Stage {run.name}")
+        ready.append(_check_run(run, splits, replace(validation, faults=(*validation.faults, *issues))))
     if all(ready):
         show(("Ready.", "bold green"), f" Next: {command('run', path)}")
     return all(ready)
 
 
-def _check_job(job: Job, leaks: Sequence[DataIssue], *, staged: bool) -> bool:
-    """One stage or the whole; its lengths and costs are those of the untouched model, which no stage changes."""
-    assert job.validation is not None
-    if staged:
-        show_heading(f"Stage {job.recipe.name}")
-    validation = replace(job.validation, faults=(*job.validation.faults, *leaks))
-    _print_parts(job)
+def _check_run(run: ResolvedRun, splits: Splits, validation: ValidationResult) -> bool:
+    """One stage or the whole; its lengths and costs are those of the base model, which no stage changes."""
+    _print_parts(run.recipe.data.train, splits)
     _print_patterns(validation)
-    faults_ok = _print_faults(validation, job.recipe.data.faulty == "exclude")
+    faults_ok = _print_faults(validation, run.recipe.data.faulty == "exclude")
     with tempfile.TemporaryDirectory() as folder:
-        job = with_units(job, Path(folder) / "units.safetensors")
-        check_model(job.recipe)
-        model = open_base(job.recipe)
-    lengths = measure(model, job)
-    print_plan(plan(job, lengths))
+        run = with_speech_units(run, splits.learned, Path(folder) / "units.safetensors")
+        check_model(run)
+        model = open_base(run)
+    lengths = measure(model, run.task, splits)
+    show_epoch(summarise_epoch(run.recipe.data.train, splits, lengths))
     _print_lengths(lengths)
-    _print_spans(model, job.phrased[:SHOWN_SPANS])
-    reading = _reading_seconds(model, job)
+    _print_spans(model, splits.phrased[:SHOWN_SPANS])
+    seconds = _prediction_seconds(model, run, splits.held_out)
     del model
-    print_forecast(estimate_cost(job, reading, lengths))
+    print_forecast(estimate_cost(run, splits, seconds, lengths))
     return faults_ok
 
 
-def _reading_seconds(model: LoadedModel, job: Job) -> float:
-    """Of base and tuned over all held-out samples, from a few that are read."""
-    few = job.held_out[:READ]
+def _prediction_seconds(model: LoadedModel, run: ResolvedRun, held_out: Sequence[Sample]) -> float:
+    """Of base and tuned over all held-out samples, from a few that are predicted."""
+    few = held_out[:READ]
     began = time.perf_counter()
-    for mode in modes(job.task):
-        generate(mode, model, job.task, few, job.recipe.predict)
-    return 2 * (time.perf_counter() - began) / len(few) * len(job.held_out)
+    for mode in run.modes:
+        generate(mode, model, run, few)
+    return 2 * (time.perf_counter() - began) / len(few) * len(held_out)
 
 
-def _print_parts(job: Job) -> None:
-    table = Table(f"{job.recipe.data.train} (layout: {job.dataset.layout})", "split", "samples", "groups")
-    for part, samples in job.parts().items():
+def _print_parts(data: str, splits: Splits) -> None:
+    table = Table(f"{data} (layout: {splits.layout})", "split", "samples", "groups")
+    for part, samples in splits.by_name().items():
         groups = {sample.group for sample in samples if sample.group}
         table.add_row(part.replace("_", " "), str(len(samples)), str(len(groups)) if groups else "–")
-    table.add_row("excluded", str(len(job.excluded)), "")
+    table.add_row("excluded", str(len(splits.excluded)), "")
     show(table)
 
 
@@ -105,10 +103,10 @@ def _print_faults(validation: ValidationResult, excluding: bool) -> bool:
     for title, style, faults in ((wrong, "red", errors), ("worth a look", "yellow", warnings)):
         if faults:
             show((f"{len(faults)} {title}", f"bold {style}"))
-            for fault in faults[: SHOWN_FAULTS if style == "yellow" else None]:
+            for fault in faults[: SHOWN_ISSUES if style == "yellow" else None]:
                 show(f"  {fault.source}: {fault.problem} — {fault.fix}")
-            if style == "yellow" and len(faults) > SHOWN_FAULTS:
-                show(f"  … and {len(faults) - SHOWN_FAULTS} more")
+            if style == "yellow" and len(faults) > SHOWN_ISSUES:
+                show(f"  … and {len(faults) - SHOWN_ISSUES} more")
     if errors and not excluding:
         show("Fix these rows, or run with --exclude-faulty to continue without them.")
     return excluding or not errors

@@ -19,16 +19,15 @@ from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
 from mllm_tailor.core.terminal import Table
-from mllm_tailor.methods import METHODS, make_method
+from mllm_tailor.methods import METHODS
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.recipe.read import load_yaml
 from mllm_tailor.reporting.pareto import Point, front, scatter
 from mllm_tailor.run.budget import Budget, read_budget
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, start_run
-from mllm_tailor.run.scores import less_is_better
 from mllm_tailor.run.shared_baseline import compute_shared_baseline, hand_over
 from mllm_tailor.scoring import Interval
-from mllm_tailor.tasks import make_task
 
 BETWEEN_METHODS = re.compile(r",(?![^\[]*\])")  # a comma, but none inside a list
 
@@ -84,7 +83,7 @@ def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -
     for one in wanted:
         outcomes.append(_outcome(one, recipe, spent, folder, shared))
         write_json(folder / "comparison.json", _row(outcomes, wanted, folder, budget))
-    _show(outcomes, folder, lower=less_is_better(recipe, make_task(recipe)))
+    _show(outcomes, folder, lower=resolve(recipe).lower_is_better)
     return outcomes
 
 
@@ -110,7 +109,7 @@ def _wanted(word: str) -> Wanted:
         if not equals or (key not in known and key != "parts"):
             raise RecipeError(f"`--methods`: {word}: unknown setting `{key}` of {name} — {nearest(key, known)}")
         values[key] = load_yaml(value, f"`--methods` {word}")
-    make_method(make_recipe({"data": "", "task": "answer", "method": {"name": name, **values}}, word))
+    resolve(make_recipe({"data": "", "task": "answer", "method": {"name": name, **values}}, word))
     return Wanted(word, name, values)
 
 
@@ -134,7 +133,7 @@ def recipe_for(recipe: Recipe, one: Wanted, budget: Budget, folder: Path) -> Rec
     values |= {"name": one.folder, "method": {"name": one.name, **kept, **one.settings}, "output": str(folder)}
     values["train"] |= budget.train() | ({} if group_by_length else {"learning_rate": None})
     changed = make_recipe(values)
-    make_method(changed)
+    resolve(changed)
     return changed
 
 
@@ -178,7 +177,7 @@ def _read(one: Wanted, recipe: Recipe, run: RunFolder, budget: Budget) -> Outcom
         one.words,
         Interval(**found["tuned"]),
         Interval(**found["difference"]),
-        rate=make_method(recipe).peak_learning_rate(recipe.train.learning_rate),
+        rate=resolve(recipe).method.peak_learning_rate(recipe.train.learning_rate),
         steps=training["steps"],
         trained=sum(training["trained_by_part"].values()),
         peak_bytes=peak,

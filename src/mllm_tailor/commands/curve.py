@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllm_tailor.commands.console import show, show_heading
+from mllm_tailor.commands.progress_tables import show_event
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import read_jsonl, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
 from mllm_tailor.run.dataset import prepare
-from mllm_tailor.run.pipeline import check_words, run_job
-from mllm_tailor.run.resolve import resolve_from_data
+from mllm_tailor.run.pipeline import check_run, run_pipeline
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, share_predictions, start_run
 from mllm_tailor.scoring import LearningCurve, Scores, fit_curve
 from mllm_tailor.scoring.compare import Interval
-from mllm_tailor.tasks import make_task
 
 
 def read_sizes(text: str) -> list[int]:
@@ -42,12 +42,13 @@ def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclud
     Raises:
         RecipeError: for a recipe with stages, or sizes that leave fewer than three points.
     """
-    recipe = resolve_from_data(read_single(path, overrides))
-    check_words(recipe)
+    run = resolve(read_single(path, overrides))
+    check_run(run)
+    recipe = run.recipe
     folder = Path(recipe.output) / f"{recipe.name}-curve"
-    whole = prepare(recipe, make_task(recipe), exclude_faulty=exclude_faulty)
+    whole, _ = prepare(run, exclude_faulty=exclude_faulty)
     chosen = _sizes(sizes, len(whole.train) + len(whole.dev))
-    runs = [_point(_recipe_for(recipe, size, folder), exclude_faulty=exclude_faulty) for size in chosen]
+    runs = [_point(resolve(_recipe_for(recipe, size, folder)), exclude_faulty=exclude_faulty) for size in chosen]
     scores = [_tuned(run) for run in runs]
     groups = _groups(runs[-1], scores[-1])
     metric = str(read_scores(runs[-1])["metrics"][0])
@@ -84,9 +85,9 @@ def _recipe_for(recipe: Recipe, size: int | None, folder: Path) -> Recipe:
     return make_recipe(values)
 
 
-def _point(recipe: Recipe, *, exclude_faulty: bool) -> RunFolder:
+def _point(resolved: ResolvedRun, *, exclude_faulty: bool) -> RunFolder:
     """One run, or what is left of it. The untouched model reads the held-out samples once for all points."""
-    run = start_run(recipe)
+    run = start_run(resolved.recipe)
     if finished(run):
         show(f"{run.path} is finished. Report: {run.report}")
         return run
@@ -94,7 +95,8 @@ def _point(recipe: Recipe, *, exclude_faulty: bool) -> RunFolder:
     for other in sorted(run.path.parent.iterdir()):
         if finished(RunFolder(other)):
             share_predictions(RunFolder(other), run, "base_*")
-    run_job(run, prepare(recipe, make_task(recipe), exclude_faulty=exclude_faulty))
+    splits, _ = prepare(resolved, exclude_faulty=exclude_faulty)
+    run_pipeline(run, resolved, splits, show_event)
     return run
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,13 +13,11 @@ from mllm_tailor.core.device import current_memory, free_memory, pick_device
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import human_bytes, human_time
 from mllm_tailor.core.terminal import Table
-from mllm_tailor.methods import make_method
-from mllm_tailor.recipe import Recipe, read_recipe
+from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
-from mllm_tailor.run.dataset import Job, prepare
-from mllm_tailor.run.resolve import resolve_from_data
-from mllm_tailor.tasks import make_task
+from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.training import ONE_PASS
 
 SHARE = 0.9  # of the free memory: other programs breathe too
@@ -37,13 +34,13 @@ def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
     recipe = read_recipe(path, overrides)
     if recipe.stages:
         raise RecipeError("`--fit` looks at one training — run it on a recipe of one stage at a time")
-    room = _room(recipe, memory)
+    room = _room(recipe.model.device, memory)
     table = Table(f"What fits into {human_bytes(room)}", "settings", "peak memory", "training", "")
-    chosen, settled = None, resolve_from_data(recipe)
-    job = prepare(settled, make_task(settled), exclude_faulty=True, decode=False)
-    for changes in milder(recipe):
-        changed = read_recipe(path, [*overrides, *changes]).model_copy(update={"task": settled.task})
-        found = _estimate_cost(replace(job, recipe=changed))
+    chosen, run = None, resolve(recipe)
+    splits, _ = prepare(run, exclude_faulty=True, decode=False)
+    for changes in milder(run):
+        changed = read_recipe(path, [*overrides, *changes]).model_copy(update={"task": run.recipe.task})
+        found = _estimate_cost(resolve(changed), splits)
         fits = found is not None and found.peak_bytes <= room
         cost = _cost(found)
         added = f"… {changes[-1]}" if changes else "as in the recipe"  # each line keeps the changes above it
@@ -59,11 +56,11 @@ def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
     return True
 
 
-def milder(recipe: Recipe) -> Iterator[list[str]]:
+def milder(run: ResolvedRun) -> Iterator[list[str]]:
     """Changes to a recipe, each with less memory than the one before: what costs only time comes first."""
     changes: list[str] = []
     yield changes
-    optimizer = make_method(recipe).optimizer
+    recipe, optimizer = run.recipe, run.method.optimizer
     if recipe.train.micro_batch_size != 1 and recipe.train.batch_size > 1 and optimizer not in ONE_PASS:
         changes = [*changes, "train.micro_batch_size=1"]
         yield changes
@@ -82,21 +79,21 @@ def milder(recipe: Recipe) -> Iterator[list[str]]:
         yield [*changes, f"model.tiles.max={most}"]
 
 
-def _room(recipe: Recipe, memory: str | None) -> int:
+def _room(wanted: str | None, memory: str | None) -> int:
     if memory is not None:
         budget = read_budget(memory)
         if budget.unit != "memory":
             raise RecipeError(f"`{memory}` is no amount of memory — write 8GB or 500MB")
         return int(budget.amount)
-    device = pick_device(recipe.model.device)
+    device = pick_device(wanted)
     return int(SHARE * free_memory(device)) + current_memory(device)
 
 
-def _estimate_cost(job: Job) -> CostEstimate | None:
+def _estimate_cost(run: ResolvedRun, splits: Splits) -> CostEstimate | None:
     """The forecast, or None where not even one sample fits."""
     gc.collect()  # the model of the trial before
     try:
-        return estimate_cost(job, 0.0)
+        return estimate_cost(run, splits, 0.0)
     except torch.OutOfMemoryError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,14 +11,15 @@ import torch
 from mllm_tailor.commands.console import show
 from mllm_tailor.commands.verify import Agreement, agreement, observe
 from mllm_tailor.core.errors import RunError, nearest
-from mllm_tailor.methods import check_mergeable, make_method, merge, truncate
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.methods import check_mergeable, merge, truncate
 from mllm_tailor.models import LoadedModel, save_model
-from mllm_tailor.recipe import Recipe
-from mllm_tailor.run.dataset import Job, prepare_again
+from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.model_card import write_card
 from mllm_tailor.run.predict import generate, open_base, open_tuned
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions
-from mllm_tailor.run.scores import in_mode, score_part
+from mllm_tailor.run.scores import score_replies
 
 # How an adapter trained on a base in 4 bits is merged, and what makes the ways that are not exact cost something; how
 # much is measured on the samples of every merge.
@@ -38,20 +40,20 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     Raises:
         RunError: when `out` holds something already, training has not ended, or `how` has no meaning for this run.
     """
-    run, recipe = _ended(path, out)
+    folder, run = _ended(path, out)
     if how not in WAYS:
         raise RunError(f"no way to merge is called `{how}` — {nearest(how, WAYS)}")
-    check_mergeable(make_method(recipe))
-    model = open_tuned(recipe, run.adapter)
+    check_mergeable(run.method)
+    model = open_tuned(run, folder.adapter)
     if how != "dequantised" and model.quantize != "nf4":
         raise RunError(f"{path}: --how {how} is for adapters trained on a base in 4 bits — leave it out")
-    job = prepare_again(run) if count else None
-    samples = [job.task.phrase(sample) for sample in job.held_out[:count]] if job else []
+    samples = read_held_out(folder).samples[:count] if count else ()
+    phrased = [run.task.phrase(sample) for sample in samples]
     writes = bool(samples) and not model.family.compares
-    before = observe(model, samples) if writes else None
+    before = observe(model, phrased) if writes else None
     if how == "unquantised":
-        model = open_base(recipe)
-        make_method(recipe).load(model, run.adapter, unquantised=True)
+        model = open_base(run)
+        run.method.load(model, folder.adapter, unquantised=True)
     if dtype:
         model.dtype = getattr(torch, dtype)
         if dtype == "float32" and not model.quantize:
@@ -60,13 +62,14 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     if WAYS[how]:
         show((f"{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}", "yellow"))
     save_model(model, out)
-    if not job:
-        return write_card(out, run, recipe, model, "merged", "")
-    saved = open_base(_of_folder(recipe, out, model))
-    rounding = agreement("exported", before, observe(saved, samples)) if before else None
-    said = [f"Merged as `{how}`: {WAYS[how]}." if WAYS[how] else "", _rescored(run, job, saved, count)]
-    checked = "\n\n".join(filter(None, [*said, _rounding(rounding, recipe, model)]))
-    write_card(out, run, recipe, model, "merged", f"## This folder, opened again\n\n{checked}")
+    if not samples:
+        return write_card(out, folder, run, model, "merged", "")
+    exported = run.with_model(path=str(out), revision=None, dtype=str(model.dtype).removeprefix("torch."))
+    saved = open_base(exported)
+    rounding = agreement("exported", before, observe(saved, phrased)) if before else None
+    said = [f"Merged as `{how}`: {WAYS[how]}." if WAYS[how] else "", _rescored(folder, exported, saved, samples)]
+    checked = "\n\n".join(filter(None, [*said, _rounding(rounding, run, model)]))
+    write_card(out, folder, run, model, "merged", f"## This folder, opened again\n\n{checked}")
     show(checked)
     show(f"Merged model in {out}. Open it anywhere with transformers, or here with model: {out}")
 
@@ -77,15 +80,15 @@ def export_adapter(path: Path, out: Path) -> None:
     Raises:
         RunError: when `out` holds something already, training has not ended, or the run is not one PEFT adapter.
     """
-    run, recipe = _ended(path, out)
-    if not all((run.adapter / name).is_file() for name in LAYOUT):
-        raise RunError(f"{run.adapter}: not one PEFT adapter — leave out --adapter to write the merged model")
-    model = open_base(recipe)
-    shutil.copytree(run.adapter, out, dirs_exist_ok=True)
+    folder, run = _ended(path, out)
+    if not all((folder.adapter / name).is_file() for name in LAYOUT):
+        raise RunError(f"{folder.adapter}: not one PEFT adapter — leave out --adapter to write the merged model")
+    model = open_base(run)
+    shutil.copytree(folder.adapter, out, dirs_exist_ok=True)
     if model.family.tiled:
         model.processor.keep(model.tiles, model.system)
     model.processor.save_pretrained(out)
-    write_card(out, run, recipe, model, "adapter", "")
+    write_card(out, folder, run, model, "adapter", "")
     show(f"Adapter in {out}. Open it over its base with peft or vLLM; the README there says how")
 
 
@@ -96,38 +99,32 @@ def truncate_run(path: Path, rank: int, out: Path) -> None:
         RunError: when `out` holds something already or training has not ended.
         ModelError: when the run is none of DyLoRA or has a lower rank.
     """
-    run, _ = _ended(path, out)
-    truncate(run.adapter, rank, out)
+    folder, _ = _ended(path, out)
+    truncate(folder.adapter, rank, out)
     show(f"LoRA of rank {rank} in {out}")
 
 
-def _ended(path: Path, out: Path) -> tuple[RunFolder, Recipe]:
+def _ended(path: Path, out: Path) -> tuple[RunFolder, ResolvedRun]:
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty — name a new folder")
-    run = open_run(path)
-    if not run.training.is_file():
+    folder = open_run(path)
+    if not folder.training.is_file():
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
-    return run, run.recipe()
+    return folder, resolve(folder.recipe())
 
 
-def _of_folder(recipe: Recipe, folder: Path, model: LoadedModel) -> Recipe:
-    """The recipe with the exported folder for its model, in the number format it was saved in."""
-    changes = {"path": str(folder), "revision": None, "dtype": str(model.dtype).removeprefix("torch.")}
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
-
-
-def _rescored(run: RunFolder, job: Job, model: LoadedModel, count: int) -> str:
+def _rescored(folder: RunFolder, run: ResolvedRun, model: LoadedModel, samples: Sequence[Sample]) -> str:
     """Scores of the exported folder beside those the run recorded for the same samples, and how many replies agree."""
-    mode, samples = in_mode(job.task, job.recipe.predict), job.held_out[:count]
-    found = generate(mode, model, job.task, samples, job.recipe.predict)
-    known = {row.id: row for row in read_predictions(run.predictions(f"tuned_{mode}"))}
+    replies = generate(run.mode, model, run, samples)
+    known = {row.id: row for row in read_predictions(folder.predictions(run.system("tuned")))}
     recorded = [known[sample.id] for sample in samples if sample.id in known]
+    again = f"Read {len(samples)} held-out samples again: {_shown(score_replies(run, samples, replies))}."
     if len(recorded) < len(samples):
-        return f"Read {len(samples)} held-out samples again: {_shown(score_part(job, samples, found))}."
-    same = sum(one.text == other.text for one, other in zip(found, recorded, strict=True))
+        return again
+    same = sum(one.text == other.text for one, other in zip(replies, recorded, strict=True))
     return (
-        f"Read {len(samples)} held-out samples again: {_shown(score_part(job, samples, found))}. The run recorded "
-        f"{_shown(score_part(job, samples, recorded))} for them; {same} of {len(samples)} replies are the same."
+        f"{again} The run recorded {_shown(score_replies(run, samples, recorded))} for them; "
+        f"{same} of {len(samples)} replies are the same."
     )
 
 
@@ -135,7 +132,7 @@ def _shown(scores: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f}" for name, value in scores.items())
 
 
-def _rounding(found: Agreement | None, recipe: Recipe, model: LoadedModel) -> str:
+def _rounding(found: Agreement | None, run: ResolvedRun, model: LoadedModel) -> str:
     """What merging and saving changed, with a warning where DoRA was rounded."""
     if found is None:
         return ""
@@ -144,7 +141,7 @@ def _rounding(found: Agreement | None, recipe: Recipe, model: LoadedModel) -> st
         f"Saved as {number}, its logits differ from the unmerged model's by at most {found.largest_difference:.2g} "
         f"({100 * found.relative:.2g} % of the largest)."
     )
-    settings = recipe.model_dump(mode="json")["method"]
+    settings = run.recipe.model_dump(mode="json")["method"]
     if number == "float32" or "dora" not in str(settings).lower().replace("'dora': false", ""):
         return said
     return (

@@ -9,12 +9,10 @@ from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import predict, read_inputs
-from mllm_tailor.recipe import Recipe, read_single
+from mllm_tailor.recipe import DecodingMode, read_single
 from mllm_tailor.run.predict import generate, open_base, open_tuned, write_predictions
-from mllm_tailor.run.resolve import resolve_from_data
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder, open_run
-from mllm_tailor.run.scores import MODES, in_mode
-from mllm_tailor.tasks import Task, make_task
 
 ENGINES = ("builtin", "vllm")
 
@@ -41,11 +39,10 @@ def predict_paths(
     if not paths:
         raise RunError("no files to read — name files, folders or JSONL manifests after the run")
     settings, tuned = _asked_for(run_path, model, recipe, base)
-    task = make_task(settings)
-    mode = MODES[1] if unconstrained else in_mode(task, settings.predict)
+    mode = DecodingMode.UNCONSTRAINED if unconstrained else settings.mode
     samples = read_inputs(paths)
     read = _read_in_vllm if engine == "vllm" else _read_here
-    predictions = read(settings, tuned, task, mode, samples)
+    predictions = read(settings, tuned, mode, samples)
     write_predictions(out, predictions)
     failed = sum(prediction.problem is not None for prediction in predictions)
     note = f", {failed} with a problem (see `problem` in their rows)" if failed else ""
@@ -54,32 +51,34 @@ def predict_paths(
 
 def _asked_for(
     run_path: Path | None, model: str | None, recipe: Path | None, base: bool
-) -> tuple[Recipe, RunFolder | None]:
+) -> tuple[ResolvedRun, RunFolder | None]:
     """The settings, and the run whose tuned model is asked for; None for an untouched one."""
     if run_path is not None:
         run = open_run(run_path)
         if not base and not run.training.is_file():
             raise RunError(f"{run_path}: training has not ended — run `tailor run` again to finish, or pass --base")
-        return run.recipe(), None if base else run
+        return resolve(run.recipe()), None if base else run
     if model and recipe:
-        return resolve_from_data(read_single(recipe, [f"model.path={model}"])), None
+        return resolve(read_single(recipe, [f"model.path={model}"])), None
     raise RunError("name a run folder, or pass both --model and --recipe")
 
 
 def _read_here(
-    recipe: Recipe, tuned: RunFolder | None, task: Task, mode: str, samples: Sequence[Sample]
+    run: ResolvedRun, tuned: RunFolder | None, mode: DecodingMode, samples: Sequence[Sample]
 ) -> list[Prediction]:
-    opened = open_base(recipe) if tuned is None else open_tuned(recipe, tuned.adapter)
-    return generate(mode, opened, task, samples, recipe.predict)
+    opened = open_base(run) if tuned is None else open_tuned(run, tuned.adapter)
+    return generate(mode, opened, run, samples)
 
 
 def _read_in_vllm(
-    recipe: Recipe, tuned: RunFolder | None, task: Task, mode: str, samples: Sequence[Sample]
+    run: ResolvedRun, tuned: RunFolder | None, mode: DecodingMode, samples: Sequence[Sample]
 ) -> list[Prediction]:
     from mllm_tailor.run.vllm_model import open_served  # only when asked for
 
-    opened, writer = open_served(recipe, tuned, task, mode)
+    opened, writer = open_served(run, tuned, mode)
     try:
-        return predict(opened, task, samples, recipe.predict, constrained=mode == MODES[0], writer=writer)
+        return predict(
+            opened, run.task, samples, run.recipe.predict, constrained=mode is DecodingMode.CONSTRAINED, writer=writer
+        )
     finally:
         writer.close()

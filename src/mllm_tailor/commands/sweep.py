@@ -8,7 +8,7 @@ run folder, so an interrupted sweep goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -18,15 +18,12 @@ from mllm_tailor.core.errors import RecipeError, TailorError
 from mllm_tailor.core.io import read_json, write_atomic, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.run.budget import Budget, read_budget
-from mllm_tailor.run.dataset import Job, prepare
-from mllm_tailor.run.pipeline import check_words, tune
-from mllm_tailor.run.resolve import resolve_from_data
+from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.pipeline import check_run, tune
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import start_run
-from mllm_tailor.run.scores import less_is_better
-from mllm_tailor.tasks import make_task
 
 KEEP = 3  # one in so many goes on to the next round
 
@@ -62,21 +59,21 @@ def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Seque
         RecipeError: before anything runs, for settings that cannot be compared.
         TailorError: when every candidate fails.
     """
-    recipe, most = resolve_from_data(read_single(path, overrides)), read_budget(budget)
+    run, most = resolve(read_single(path, overrides)), read_budget(budget)
+    recipe = run.recipe
     folder = Path(recipe.output) / f"{recipe.name}-sweep"
-    left = [Candidate(rate, rank) for rate, rank in product(rates, ranks or [None])]
+    left = [Candidate(rate, rank) for rate, rank in product(rates, ranks or (None,))]
     _check(recipe, most, left, folder)
-    job = prepare(recipe, make_task(recipe), exclude_faulty=recipe.data.faulty == "exclude")
+    splits, _ = prepare(run)
     tried: list[Tried] = []
     rounds = count_rounds(len(left))
-    lower = less_is_better(recipe, job.task)
     for number in range(1, rounds + 1):
         share = most.part(KEEP ** (number - rounds))
         show_heading(f"Round {number} of {rounds}: {len(left)} candidates")
-        found = [_try(number, one, recipe_for(recipe, one, share, folder / f"round-{number}"), job) for one in left]
+        found = [_try(number, one, recipe_for(recipe, one, share, folder / f"round-{number}"), splits) for one in left]
         tried += found
         write_json(folder / "sweep.json", [vars(one) | {"candidate": vars(one.candidate)} for one in tried])
-        left = best_third(found, last=number == rounds, lower=lower)
+        left = best_third(found, last=number == rounds, lower=run.lower_is_better)
         _show(found, left)
     write_atomic(folder / "best.yaml", dump_recipe(recipe_for(recipe, left[0], most, Path(recipe.output), recipe.name)))
     show(f"Best: {left[0].name}. Its recipe, with the whole budget: {folder / 'best.yaml'}")
@@ -123,16 +120,16 @@ def _check(recipe: Recipe, budget: Budget, candidates: Sequence[Candidate], fold
     if len(set(candidates)) < 2:
         raise RecipeError("a sweep needs at least two candidates — name several learning rates or ranks")
     for one in candidates:
-        check_words(recipe_for(recipe, one, budget, folder))
+        check_run(resolve(recipe_for(recipe, one, budget, folder)))
 
 
-def _try(number: int, one: Candidate, recipe: Recipe, job: Job) -> Tried:
+def _try(number: int, one: Candidate, recipe: Recipe, splits: Splits) -> Tried:
     """Train one candidate, or read what an earlier call came to."""
     show((one.name, "bold"))
     try:
         run = start_run(recipe)
         seed_everything(recipe.seed)
-        tune(run, replace(job, recipe=recipe), make_method(recipe), VisionFeatureCache())
+        tune(run, resolve(recipe), splits, VisionFeatureCache())
     except TailorError as error:
         return Tried(number, one, None, problem=str(error))
     training = read_json(run.training)

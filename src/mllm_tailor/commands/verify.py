@@ -17,9 +17,9 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.methods import merge
 from mllm_tailor.models import LoadedModel, collate, encode, generate, save_model
-from mllm_tailor.recipe import Recipe
-from mllm_tailor.run.dataset import prepare_again
-from mllm_tailor.run.predict import moved, open_base, open_for_training, open_tuned
+from mllm_tailor.run.data_record import read_held_out
+from mllm_tailor.run.predict import open_base, open_for_training, open_tuned
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import open_run
 
 REPLY_TOKENS = 128
@@ -45,39 +45,37 @@ class Agreement:
 
 
 def verify_run(path: Path, count: int) -> bool:
-    """Compare adapter, merged and exported forms on `count` held-out samples; False when something is not as it should.
+    """Compare adapter, merged and exported forms on `count` held-out samples; False when something is wrong.
 
     Raises:
         RunError: when the run has not been trained.
     """
-    run = open_run(path)
-    if not run.training.is_file():
+    folder = open_run(path)
+    if not folder.training.is_file():
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
-    recipe = run.recipe()
-    job = prepare_again(run)
-    samples = [job.task.phrase(sample) for sample in job.held_out[:count]]
-    tuned = open_tuned(recipe, run.adapter)
+    run = resolve(folder.recipe())
+    samples = [run.task.phrase(sample) for sample in read_held_out(folder).samples[:count]]
+    tuned = open_tuned(run, folder.adapter)
     reference = observe(tuned, samples)
-    rows = [agreement("adapter, opened again", reference, observe(open_tuned(recipe, run.adapter), samples))]
+    rows = [agreement("adapter, opened again", reference, observe(open_tuned(run, folder.adapter), samples))]
     merge(tuned)
     rows.append(agreement("merged", reference, observe(tuned, samples)))
-    update = _update(tuned, recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(tuned, Path(folder))
-        exported = open_base(moved(recipe, Path(folder)))
+    update = _update(tuned, run)
+    with tempfile.TemporaryDirectory() as out:
+        save_model(tuned, Path(out))
+        exported = open_base(run.with_model_folder(Path(out)))
         rows.append(agreement("exported, opened again", reference, observe(exported, samples)))
-    untouched = agreement("untouched base", reference, observe(open_base(recipe), samples))
+    untouched = agreement("untouched base", reference, observe(open_base(run), samples))
     _show(rows, untouched)
-    show(
-        f"All {_tensors(run.adapter)} tensors of the adapter found their place and change the weights by {update:.3%}."
-    )
+    tensors = _tensors(folder.adapter)
+    show(f"All {tensors} tensors of the adapter found their place and change the weights by {update:.3%}.")
     return all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0 and update > 0
 
 
 @torch.no_grad()
-def _update(merged: LoadedModel, recipe: Recipe) -> float:
+def _update(merged: LoadedModel, run: ResolvedRun) -> float:
     """Length of the merged weights less the base's (unpacked as it was trained), as a share of the base's."""
-    base = open_for_training(recipe)
+    base = open_for_training(run)
     merge(base)
     before = base.model.state_dict()
     pairs = [(before[name].float(), now.float()) for name, now in merged.model.state_dict().items() if name in before]

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from mllm_tailor.core.device import free_memory, pick_device
-from mllm_tailor.methods import MethodSet, make_method
+from mllm_tailor.methods import MethodSet
 from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.run.dataset import Job
+from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.predict import open_for_training
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.training import StepProfile, profile_step
 from mllm_tailor.training.optim.registry import TABLE
 
@@ -82,22 +83,24 @@ class Shape:
         return float(text + patches * (2 * self.vision_weights + attention))
 
 
-def estimate_cost(job: Job, scoring_seconds: float, lengths: Mapping[str, Length] | None = None) -> CostEstimate:
-    """The costs of a job's training on this machine; `lengths` of its samples, where they are known already.
+def estimate_cost(
+    run: ResolvedRun, splits: Splits, scoring_seconds: float, lengths: Mapping[str, Length] | None = None
+) -> CostEstimate:
+    """The costs of a run's training on this machine; `lengths` of its samples, where they are known already.
 
     Raises:
         torch.OutOfMemoryError: when not even one sample fits.
     """
-    model, method = open_for_training(job.recipe), make_method(job.recipe)
+    model, method = open_for_training(run), run.method
     method.apply(model)
-    lengths = measure(model, job) if lengths is None else lengths
-    learned = list(job.learned)
+    lengths = measure(model, run.task, splits) if lengths is None else lengths
+    learned = list(splits.learned)
     sizes = [lengths[sample.id] for sample in learned]
-    found = profile_step(model, method, learned, sizes, job.recipe)
-    made = extrapolate(found, Shape.of(model), sizes, job.recipe, len(job.train))
+    found = profile_step(model, method, learned, sizes, run.recipe)
+    made = extrapolate(found, Shape.of(model), sizes, run.recipe, len(splits.train))
     tiles = {sample.media: size.tiles for sample, size in zip(learned, sizes, strict=True)}  # each picture is seen once
     made = replace(made, seeing_seconds=found.seeing_seconds * sum(tiles.values()), scoring_seconds=scoring_seconds)
-    count = count_processes(job.recipe, method, made)
+    count = count_processes(run.recipe, method, made)
     return replace(made, processes=count, peak_bytes=count * made.peak_bytes)
 
 

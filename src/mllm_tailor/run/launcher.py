@@ -6,6 +6,7 @@ passes; what they compute is summed (`training.processes`), so the training is t
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import socket
@@ -22,46 +23,46 @@ import torch
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import seed_everything, threads
 from mllm_tailor.core.errors import RecipeError, RunError
-from mllm_tailor.core.progress import console
-from mllm_tailor.methods import MethodSet, make_method
-from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, single_process_reason
-from mllm_tailor.run.dataset import Job
+from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.predict import open_for_training
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.training import train
 from mllm_tailor.training.distributed import leave
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WorkerArgs:
     """What another process has to know."""
 
-    recipe: Recipe
+    run: ResolvedRun
     samples: tuple[Conversation, ...]
     scored: bool  # whether there is a dev part: then all wait while the first process scores it
     folder: Path
-    features: Path
+    features: Path | None
     threads: int
 
 
-def choose_process_count(recipe: Recipe, method: MethodSet, forecast: CostEstimate | None) -> int:
+def choose_process_count(run: ResolvedRun, forecast: CostEstimate | None) -> int:
     """How many processes train: what the recipe says, or else what was foreseen.
 
     Raises:
         RecipeError: where the recipe asks for several and its objective or optimizer needs one.
     """
-    wanted = recipe.train.processes
+    wanted = run.recipe.train.processes
     if wanted == "auto":
         return forecast.processes if forecast is not None else 1
-    why = single_process_reason(recipe, method)
+    why = single_process_reason(run.recipe, run.method)
     if why and wanted > 1:
         raise RecipeError(f"train.processes: {wanted}, but {why} — leave it out")
     return wanted
 
 
 @contextmanager
-def launch_workers(count: int, job: Job, run: RunFolder) -> Iterator[None]:
+def launch_workers(count: int, run: ResolvedRun, splits: Splits, folder: RunFolder) -> Iterator[None]:
     """While entered, `train` shares its steps with `count` - 1 other processes, which do the same meanwhile.
 
     Raises:
@@ -71,14 +72,14 @@ def launch_workers(count: int, job: Job, run: RunFolder) -> Iterator[None]:
         yield
         return
     each = max(1, torch.get_num_threads() // count)
-    work = WorkerArgs(job.recipe, tuple(job.learned), bool(job.dev), run.path, run.features, each)
+    work = WorkerArgs(run, splits.learned, bool(splits.dev), folder.path, folder.features, each)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
     address["OMP_NUM_THREADS"] = str(each)  # else accelerate sets its own number, and says so
     others: list[BaseProcess] = []
     before = dict(os.environ)
     leave()
     try:
-        console.print(f"{count} processes train together, {each} thread{'s' if each > 1 else ''} each")
+        logger.info("%d processes train together, threads of each: %d", count, each)
         _gather([_start(_place(rank, address), work, others) for rank in range(1, count)], others)
         os.environ.update(_place(0, address))
         with threads(each):
@@ -87,7 +88,7 @@ def launch_workers(count: int, job: Job, run: RunFolder) -> Iterator[None]:
         if wait([process.sentinel for process in others], timeout=5):  # it breaks our connection before it is gone
             raise RunError(
                 "one of the processes that train together ended (what it said: "
-                f"{run.path}/process_*.log) — run the same command again to go on from the last checkpoint, "
+                f"{folder.path}/process_*.log) — run the same command again to go on from the last checkpoint, "
                 "with train.processes=1 if memory was short"
             ) from error
         raise
@@ -96,7 +97,7 @@ def launch_workers(count: int, job: Job, run: RunFolder) -> Iterator[None]:
         _join_workers(others)
         os.environ.clear()
         os.environ.update(before)
-    for file in run.path.glob("process_*.log"):
+    for file in folder.path.glob("process_*.log"):
         file.unlink()
 
 
@@ -128,13 +129,13 @@ def _worker_main(place: dict[str, str], work: WorkerArgs, ready: Connection) -> 
         for stream in (sys.stdout, sys.stderr):
             os.dup2(words.fileno(), stream.fileno())
         os.environ.update(place)
-        seed_everything(work.recipe.seed)
-        model, method = open_for_training(work.recipe), make_method(work.recipe)
+        seed_everything(work.run.recipe.seed)
+        model, method = open_for_training(work.run), work.run.method
         method.apply(model)
         ready.send(True)
         evaluate = dict if work.scored else None
         with threads(work.threads):
-            train(model, method, work.samples, work.recipe, work.folder, evaluate=evaluate, features=work.features)
+            train(model, method, work.samples, work.run.recipe, work.folder, evaluate=evaluate, features=work.features)
 
 
 def _place(rank: int, address: dict[str, str]) -> dict[str, str]:

@@ -11,8 +11,9 @@ from typing import Any
 from mllm_tailor import __version__
 from mllm_tailor.core.io import read_json, read_jsonl, write_atomic
 from mllm_tailor.models import LoadedModel
-from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
+from mllm_tailor.scoring.systems import CONSTANT, NEAREST, System
 
 SHOWN_METRICS = 4
 FORMS = {"merged": "the whole model, with what was trained folded in", "adapter": "the adapter alone, in PEFT's layout"}
@@ -37,35 +38,35 @@ processor = AutoProcessor.from_pretrained(FOLDER)
 COMPARES = MERGED.replace("AutoModelForMultimodalLM", "AutoModel")
 
 
-def write_card(folder: Path, run: RunFolder, recipe: Recipe, model: LoadedModel, form: str, checked: str) -> None:
+def write_card(out: Path, folder: RunFolder, run: ResolvedRun, model: LoadedModel, form: str, checked: str) -> None:
     """Write README.md. `checked` says in Markdown what was measured on the exported folder itself."""
-    parts = [_head(recipe, model), _about(run, recipe, model, form), _figures(run), checked, _use(model, form)]
-    parts.append(LICENCE)
-    write_atomic(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
+    sections = [_head(run.name, model), _about(folder, run, model, form), _figures(folder), checked, _use(model, form)]
+    sections.append(LICENCE)
+    write_atomic(out / "README.md", "\n\n".join(filter(None, sections)) + "\n")
 
 
-def _head(recipe: Recipe, model: LoadedModel) -> str:
+def _head(name: str, model: LoadedModel) -> str:
     """The lines the hub reads. A base that lies in a folder is named in the text alone."""
     lines = ["---", "library_name: transformers"]
     if not Path(model.path).exists() and model.path.count("/") == 1:
         lines.append(f"base_model: {model.path}")
-    lines += ["tags: [mllm-tailor]", "---", "", f"# {recipe.name}"]
+    lines += ["tags: [mllm-tailor]", "---", "", f"# {name}"]
     return "\n".join(lines)
 
 
-def _about(run: RunFolder, recipe: Recipe, model: LoadedModel, form: str) -> str:
-    identity = read_json(run.environment)["model"] if run.environment.is_file() else {}
+def _about(folder: RunFolder, run: ResolvedRun, model: LoadedModel, form: str) -> str:
+    identity = read_json(folder.environment)["model"] if folder.environment.is_file() else {}
     revision = f" at revision {identity['revision']}" if identity.get("revision") else ""
     weights = f" (weights sha256 {identity['weights_sha256'][:16]}…)" if identity.get("weights_sha256") else ""
-    counts = Counter(row["part"] for _, row in read_jsonl(run.ledger)) if run.ledger.is_file() else Counter()
+    counts = Counter(row["part"] for _, row in read_jsonl(folder.ledger)) if folder.ledger.is_file() else Counter()
     rows = ", ".join(f"{count} {part.replace('_', '-')}" for part, count in counts.items())
-    method = json.dumps(recipe.model_dump(mode="json")["method"], ensure_ascii=False)
-    task = json.dumps(recipe.model_dump(mode="json")["task"], ensure_ascii=False)
+    method = json.dumps(run.recipe.model_dump(mode="json")["method"], ensure_ascii=False)
+    task = json.dumps(run.recipe.model_dump(mode="json")["task"], ensure_ascii=False)
     return "\n".join(
         [
             f"A {model.family.title} model tuned with mllm-tailor {__version__}; {FORMS[form]}.",
             "",
-            f"- Base: `{_name(recipe.model.path)}`{revision}{weights}",
+            f"- Base: `{_name(run.model.path)}`{revision}{weights}",
             f"- Method: `{method}`",
             f"- Task: `{task}`",
             f"- Samples: {rows or 'not recorded'}",
@@ -80,17 +81,17 @@ def _name(path: str) -> str:
     return Path(path).name if Path(path).exists() else path
 
 
-def _figures(run: RunFolder) -> str:
+def _figures(folder: RunFolder) -> str:
     """Base and tuned on the same held-out samples, with baselines; empty where the run was not scored."""
-    if not run.scores.is_file():
+    if not folder.scores.is_file():
         return ""
-    scores = read_json(run.scores)
+    scores = read_json(folder.scores)
     rows = [
         _figure(name, scores["gain"][name], scores["systems"])
         for name in scores["metrics"][:SHOWN_METRICS]
         if name in scores["gain"]
     ]
-    count = len(scores["systems"][f"tuned_{scores['mode']}"]["ids"])
+    count = len(scores["systems"][System("tuned", scores["mode"]).key]["ids"])
     head = f"## Measured\n\nOn {count} held-out samples the training never saw, {scores['mode']} decoding, in brackets"
     head += " 95 % intervals.\n\n| metric | base | tuned | gain | constant answer | nearest neighbour |"
     return "\n".join([head, "|---|---|---|---|---|---|", *rows])
@@ -103,10 +104,8 @@ def _figure(name: str, gain: Mapping[str, Any], systems: Mapping[str, Any]) -> s
     )
     between = f"{gain['difference']['low']:+.1f} to {gain['difference']['high']:+.1f}"
     baselines = [
-        f"{systems[baseline]['metrics'][name]['value']:.1f}"
-        if name in systems.get(baseline, {}).get("metrics", {})
-        else "—"
-        for baseline in ("baseline_constant", "baseline_nearest")
+        f"{systems[key]['metrics'][name]['value']:.1f}" if name in systems.get(key, {}).get("metrics", {}) else "—"
+        for key in (CONSTANT.key, NEAREST.key)
     ]
     return f"| {name} | {base} | {tuned} | {more} ({between}) | {' | '.join(baselines)} |"
 

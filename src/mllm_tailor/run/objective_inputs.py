@@ -2,53 +2,59 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from mllm_tailor.core.conversation import Conversation
-from mllm_tailor.core.progress import console
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.models import LoadedModel
-from mllm_tailor.run.dataset import Job
-from mllm_tailor.run.predict import generate, generate_to_file
+from mllm_tailor.run.dataset import Splits
+from mllm_tailor.run.predict import generate, predict_to_files
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
-from mllm_tailor.run.scores import in_mode, less_is_better, score_part
+from mllm_tailor.run.scores import score_replies
 from mllm_tailor.training import ObjectiveInputs
+
+logger = logging.getLogger(__name__)
+TRAINING_BEFORE = "training_before"  # file of the replies to the training samples before training
 
 
 def gather_objective_inputs(
-    run: RunFolder, job: Job, model: LoadedModel, memory: VisionFeatureCache
+    folder: RunFolder, run: ResolvedRun, splits: Splits, model: LoadedModel, cache: VisionFeatureCache
 ) -> ObjectiveInputs:
     """Whatever the recipe's objective asks for; computed only then."""
-    wanted = job.recipe.train.prefer is not None
+    preferences = run.recipe.train.prefer is not None
+
+    def measure(conversations: Sequence[Conversation]) -> float:
+        """The headline metric of the model's replies, 0 to 1, 1 being best."""
+        asked = [conversation.sample for conversation in conversations]
+        replies = generate(run.mode, model, run, asked)
+        share = next(iter(score_replies(run, asked, replies).values())) / 100
+        return 1 - share if run.lower_is_better else share
+
     return ObjectiveInputs(
-        measure=lambda samples: _measure(job, model, samples),
-        rejected=wrong_readings(run, job, model, memory) if wanted else None,
+        measure=measure,
+        rejected=wrong_readings(folder, run, splits, model, cache) if preferences else None,
     )
 
 
-def _measure(job: Job, model: LoadedModel, conversations: Sequence[Conversation]) -> float:
-    """The first metric on the model's replies, 0 to 1, 1 being best."""
-    asked = [conversation.sample for conversation in conversations]
-    said = generate(in_mode(job.task, job.recipe.predict), model, job.task, asked, job.recipe.predict)
-    share = next(iter(score_part(job, asked, said).values())) / 100
-    return 1 - share if less_is_better(job.recipe, job.task) else share
+def wrong_readings(
+    folder: RunFolder, run: ResolvedRun, splits: Splits, model: LoadedModel, cache: VisionFeatureCache
+) -> dict[str, str]:
+    """Id and reply of every training sample that the model, before training, does not read perfectly.
 
-
-def wrong_readings(run: RunFolder, job: Job, model: LoadedModel, memory: VisionFeatureCache) -> dict[str, str]:
-    """Id and reply of every training sample that the model, as it begins, does not read perfectly.
-
-    The replies are kept in the run folder, so that an interrupted reading goes on.
+    The replies are kept in the run folder, so that an interrupted run continues.
     """
-    samples = job.train
-    path = run.predictions("training_before")
-    console.print(f"Reading {len(samples)} training samples for what the model gets wrong")
-    generate_to_file(path, in_mode(job.task, job.recipe.predict), model, job.task, samples, job.recipe, memory)
-    said = in_order([sample.id for sample in samples], read_predictions(path))
-    best = 0.0 if less_is_better(job.recipe, job.task) else 100.0
-    found = {}
-    for sample, phrased, reply in zip(samples, job.phrased, said, strict=True):
-        value = next(iter(score_part(job, [sample], [reply]).values()))
-        if value != best and reply.text.strip() and reply.text.strip() != (phrased.answer or "").strip():
-            found[sample.id] = reply.text.strip()
-    console.print(f"{len(found)} wrong readings to learn from; {len(samples) - len(found)} samples take no part")
-    return found
+    path = folder.predictions(TRAINING_BEFORE)
+    logger.info("Reading %d training samples for what the model gets wrong", len(splits.train))
+    predict_to_files({run.mode: path}, model, run, splits.train, cache)
+    replies = in_order([sample.id for sample in splits.train], read_predictions(path))
+    best = 0.0 if run.lower_is_better else 100.0
+    wrong = {}
+    for sample, phrased, reply in zip(splits.train, splits.phrased, replies, strict=True):
+        value = next(iter(score_replies(run, [sample], [reply]).values()))
+        text = reply.text.strip()
+        if value != best and text and text != (phrased.answer or "").strip():
+            wrong[sample.id] = text
+    logger.info("%d wrong readings to learn from; %d samples take no part", len(wrong), len(splits.train) - len(wrong))
+    return wrong

@@ -1,108 +1,83 @@
-"""Predictions of a run, kept as they come so that an interrupted job loses nothing."""
+"""Predictions of a run, written as they are made, so that an interrupted run loses at most those in flight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mllm_tailor.core.device import computes_in_bf16, pick_device
 from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import VisionFeatureCache, choose, predict, predict_both
-from mllm_tailor.methods import make_method
 from mllm_tailor.models import LoadedModel, load_model
-from mllm_tailor.recipe import Recipe
-from mllm_tailor.recipe.schema import Predict
+from mllm_tailor.recipe import DecodingMode
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import add_prediction, read_predictions
-from mllm_tailor.run.scores import LIKELIHOOD, MODES
-from mllm_tailor.tasks import ChoiceTask, Task
+from mllm_tailor.tasks import ChoiceTask
+
+Keep = Callable[[Prediction], None]
 
 
-def predict_to_file(
-    paths: Mapping[bool, Path],
+def predict_to_files(
+    paths: Mapping[DecodingMode, Path],
     model: LoadedModel,
-    task: Task,
+    run: ResolvedRun,
     samples: Sequence[Sample],
-    recipe: Recipe,
-    memory: VisionFeatureCache,
+    cache: VisionFeatureCache,
 ) -> None:
-    """Predict what `paths` do not hold yet: a file for replies held to the schema (True), one for free ones (False).
+    """Predict, in each of these modes, what its file does not hold yet.
 
-    Where both are wanted, both follow from one reading of picture and prompt.
+    Constrained and unconstrained replies both follow from one pass over image and prompt.
     """
-    done = {held: {prediction.id for prediction in read_predictions(path)} for held, path in paths.items()}
-    missing = [sample for sample in samples if any(sample.id not in ids for ids in done.values())]
-    if missing and task.name == "match":
-        missing = list(samples)  # each is ranked among all others
+    written = {mode: {prediction.id for prediction in read_predictions(path)} for mode, path in paths.items()}
 
-    def keep(prediction: Prediction, held: bool) -> None:
-        if prediction.id not in done[held]:
-            add_prediction(paths[held], prediction)
+    def keeper(mode: DecodingMode) -> Keep:
+        def keep(prediction: Prediction) -> None:
+            if prediction.id not in written[mode]:
+                add_prediction(paths[mode], prediction)
 
-    if len(paths) == 2:
-        predict_both(model, task, missing, recipe.predict, on_done=keep, memory=memory)
-        return
-    for held in paths:
-        predict(
+        return keep
+
+    def missing(modes: Sequence[DecodingMode]) -> list[Sample]:
+        left = [sample for sample in samples if any(sample.id not in written[mode] for mode in modes)]
+        return list(samples) if left and run.task.name == "match" else left  # each is ranked among all others
+
+    both = (DecodingMode.CONSTRAINED, DecodingMode.UNCONSTRAINED)
+    alone = list(paths)
+    if paths.keys() >= set(both):
+        keep = {mode: keeper(mode) for mode in both}
+        predict_both(
             model,
-            task,
-            missing,
-            recipe.predict,
-            constrained=held,
-            on_done=lambda prediction, held=held: keep(prediction, held),
-            memory=memory,
+            run.task,
+            missing(both),
+            run.recipe.predict,
+            on_done=lambda prediction, constrained: keep[both[not constrained]](prediction),
+            memory=cache,
         )
-
-
-def choose_to_file(
-    path: Path,
-    model: LoadedModel,
-    task: ChoiceTask,
-    samples: Sequence[Sample],
-    recipe: Recipe,
-    memory: VisionFeatureCache,
-) -> None:
-    """The likeliest of all replies to every sample that `path` does not hold yet."""
-    done = {prediction.id for prediction in read_predictions(path)}
-    missing = [sample for sample in samples if sample.id not in done]
-    choose(model, task, missing, recipe.predict, on_done=lambda found: add_prediction(path, found), memory=memory)
+        alone = [mode for mode in paths if mode not in both]
+    for mode in alone:
+        generate(mode, model, run, missing([mode]), on_done=keeper(mode), cache=cache)
 
 
 def generate(
-    mode: str,
+    mode: DecodingMode,
     model: LoadedModel,
-    task: Task,
+    run: ResolvedRun,
     samples: Sequence[Sample],
-    settings: Predict,
     *,
-    on_done: Callable[[Prediction], None] | None = None,
-    memory: VisionFeatureCache | None = None,
+    on_done: Keep | None = None,
+    cache: VisionFeatureCache | None = None,
 ) -> list[Prediction]:
-    """Predictions in one way of decoding: held to the schema, free, or the likeliest of all replies."""
-    if mode == LIKELIHOOD and isinstance(task, ChoiceTask):
-        return choose(model, task, samples, settings, on_done=on_done, memory=memory)
-    return predict(model, task, samples, settings, constrained=mode == MODES[0], on_done=on_done, memory=memory)
+    """Predictions in one decoding mode, in the order of the samples; `on_done` gets each as soon as it is made."""
+    settings = run.recipe.predict
+    if mode is DecodingMode.LIKELIHOOD and isinstance(run.task, ChoiceTask):
+        return choose(model, run.task, samples, settings, on_done=on_done, memory=cache)
+    constrained = mode is DecodingMode.CONSTRAINED
+    return predict(model, run.task, samples, settings, constrained=constrained, on_done=on_done, memory=cache)
 
 
-def generate_to_file(
-    path: Path,
-    mode: str,
-    model: LoadedModel,
-    task: Task,
-    samples: Sequence[Sample],
-    recipe: Recipe,
-    memory: VisionFeatureCache,
-) -> None:
-    """Predict in one way of decoding what `path` does not hold yet."""
-    if mode == LIKELIHOOD and isinstance(task, ChoiceTask):
-        choose_to_file(path, model, task, samples, recipe, memory)
-    else:
-        predict_to_file({mode == MODES[0]: path}, model, task, samples, recipe, memory)
-
-
-def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> LoadedModel:
-    """The recipe's model, untouched; unquantised unless asked for."""
-    spec = recipe.model
+def open_base(run: ResolvedRun, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> LoadedModel:
+    """The run's base model; unquantised unless asked for."""
+    spec = run.model
     return load_model(
         spec.path,
         revision=spec.revision,
@@ -113,34 +88,27 @@ def open_base(recipe: Recipe, *, quantize: str | None = None, quantize_skip: Seq
         tile_size=spec.tile_size,
         units=spec.units,
         trim=spec.trim,
-        mixed=computes_in_bf16(spec.dtype, pick_device(spec.device)),
+        mixed=run.bf16,
         system=spec.system,
         quantize=quantize,
         quantize_skip=quantize_skip,
     )
 
 
-def moved(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with its model at `folder`, where what was learned was folded in; every other setting as it was."""
-    model = recipe.model.model_copy(update={"path": str(folder), "revision": None})
-    return recipe.model_copy(update={"model": model})
-
-
-def open_tuned(recipe: Recipe, adapter: Path) -> LoadedModel:
-    """The recipe's model as it was trained (quantised if it was), with what was trained put back."""
-    unquantised = recipe.predict.weights == "unquantised"
-    model = open_base(recipe) if unquantised else open_for_training(recipe)
+def open_tuned(run: ResolvedRun, adapter: Path) -> LoadedModel:
+    """The base model as it was trained (quantised if it was), with the trained update applied."""
+    unquantised = run.recipe.predict.weights == "unquantised"
+    model = open_base(run) if unquantised else open_for_training(run)
     tiles = model.tiles
-    make_method(recipe).load(model, adapter, unquantised=unquantised)
-    if recipe.train.tiles:  # the recipe asks for other tiles in use than in training
+    run.method.load(model, adapter, unquantised=unquantised)
+    if run.recipe.train.tiles:  # the recipe asks for other tiles in use than in training
         model.tiles = tiles
     return model
 
 
-def open_for_training(recipe: Recipe) -> LoadedModel:
-    """The recipe's model in the number format its method trains on."""
-    method = make_method(recipe)
-    return open_base(recipe, quantize=method.quantize, quantize_skip=method.quantize_skip)
+def open_for_training(run: ResolvedRun) -> LoadedModel:
+    """The base model in the number format that the run's method trains on."""
+    return open_base(run, quantize=run.method.quantize, quantize_skip=run.method.quantize_skip)
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:

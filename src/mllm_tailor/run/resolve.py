@@ -1,34 +1,121 @@
-"""What a recipe leaves to the data, such as the classes to tell apart, is written into it before a run begins.
-
-So the recipe a run keeps says everything: its predictions need no training data.
-"""
+"""A recipe resolved: everything that follows from it, worked out once before a run begins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from mllm_tailor.core.device import computes_in_bf16, pick_device
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples
-from mllm_tailor.recipe import Recipe
-from mllm_tailor.tasks import DataDependentTask, make_task
+from mllm_tailor.methods import MethodSet, make_method
+from mllm_tailor.recipe import DataSpec, DecodingMode, ModelSpec, Predict, Recipe
+from mllm_tailor.scoring import METRICS
+from mllm_tailor.scoring.systems import ModelState, System
+from mllm_tailor.tasks import ChoiceTask, DataDependentTask, Task, make_task
 
 
-def resolve_from_data(recipe: Recipe) -> Recipe:
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A recipe and all that it implies. Made by `resolve`; functions of this package take what they need of it."""
+
+    recipe: Recipe  # with the settings that its task takes from the data filled in
+    task: Task
+    method: MethodSet
+    modes: tuple[DecodingMode, ...]  # every decoding mode the task is scored in
+    mode: DecodingMode  # the one the recipe asks for
+    metrics: tuple[str, ...]  # the first is the headline
+    lower_is_better: bool  # of the headline
+    bf16: bool  # whether products are computed in bf16
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.recipe.name
+
+    @property
+    def model(self) -> ModelSpec:
+        """The checkpoint and how it is opened."""
+        return self.recipe.model
+
+    def system(self, state: ModelState) -> System:
+        """The base or tuned model in the recipe's decoding mode."""
+        return System(state, self.mode)
+
+    def with_model(self, **changes: object) -> ResolvedRun:
+        """The same run with other settings of `model` that change neither task, method nor number format."""
+        model = self.recipe.model.model_copy(update=changes)
+        return replace(self, recipe=self.recipe.model_copy(update={"model": model}))
+
+    def with_model_folder(self, folder: Path) -> ResolvedRun:
+        """The same run on the model in `folder`, into which an update was merged."""
+        return self.with_model(path=str(folder), revision=None)
+
+
+def resolve(recipe: Recipe) -> ResolvedRun:
+    """Resolve a recipe; the data are read only where the task takes settings from them, such as its classes.
+
+    Raises:
+        RecipeError: naming a setting that is unknown or does not go with another.
+        DataError: when the data do not hold what the task needs of them.
+    """
+    recipe, task = _with_settings_from_data(recipe)
+    metrics = metric_names(recipe.score, task)
+    return ResolvedRun(
+        recipe=recipe,
+        task=task,
+        method=make_method(recipe),
+        modes=decoding_modes(task),
+        mode=requested_mode(task, recipe.predict),
+        metrics=metrics,
+        lower_is_better=METRICS.load(metrics[0]).better == "lower",
+        bf16=computes_in_bf16(recipe.model.dtype, pick_device(recipe.model.device)),
+    )
+
+
+def _with_settings_from_data(recipe: Recipe) -> tuple[Recipe, Task]:
     """The recipe with what its task takes from the labelled samples, those held out included.
 
     A class that only held-out samples have is thus a class: they stay in the score, and the ledger names them.
     """
     task = make_task(recipe)
     if not isinstance(task, DataDependentTask):
-        return recipe
-    return recipe.model_copy(update={"task": {recipe.task_name: task.settled(_samples(recipe)).written()}})
+        return recipe, task
+    task = task.settled(_samples(recipe.data))
+    return recipe.model_copy(update={"task": {recipe.task_name: task.written()}}), task
 
 
-def _samples(recipe: Recipe) -> Iterator[Sample]:
-    """Every sample this task is asked about; rows that cannot be read are reported when the data is examined."""
-    data = recipe.data
-    places = [(data.train, data.layout), (data.held_out.folder, None)]
-    places += [(source.train, source.layout) for source in data.sources if source.task is None]
-    for place, layout in places:
-        if place is not None:
-            yield from read_samples(place, layout, on_issue=lambda fault: None).samples
+def _samples(data: DataSpec) -> Iterator[Sample]:
+    """Every sample of the recipe's task; rows that cannot be read are reported when the data are validated."""
+    sources = [(data.train, data.layout), (data.held_out.folder, None)]
+    sources += [(source.train, source.layout) for source in data.sources if source.task is None]
+    for path, layout in sources:
+        if path is not None:
+            yield from read_samples(path, layout, on_issue=lambda issue: None).samples
+
+
+def decoding_modes(task: Task) -> tuple[DecodingMode, ...]:
+    """The decoding modes a task is scored in."""
+    constrained = (DecodingMode.CONSTRAINED,) if task.schema() is not None else ()
+    likelihood = (DecodingMode.LIKELIHOOD,) if isinstance(task, ChoiceTask) else ()
+    return (*constrained, DecodingMode.UNCONSTRAINED, *likelihood)
+
+
+def requested_mode(task: Task, settings: Predict) -> DecodingMode:
+    """The decoding mode that the recipe asks for."""
+    if settings.likelihood and isinstance(task, ChoiceTask):
+        return DecodingMode.LIKELIHOOD
+    return decoding_modes(task)[0] if settings.constrained else DecodingMode.UNCONSTRAINED
+
+
+def metric_names(score: list[str], task: Task) -> tuple[str, ...]:
+    """The recipe's metrics, then the task's own that it does not name.
+
+    Raises:
+        RecipeError: for an unknown metric.
+    """
+    names = tuple(dict.fromkeys((*score, *task.metrics)))
+    for name in names:
+        METRICS.load(name)
+    return names

@@ -10,7 +10,8 @@ from typing import Any
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import append_jsonl, read_json, read_jsonl, write_atomic
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.recipe import Recipe, dump_recipe, read_recipe, stage_recipes
+from mllm_tailor.recipe import ModelSpec, Recipe, dump_recipe, read_recipe, stage_recipes
+from mllm_tailor.scoring.systems import System
 
 FOLDED = "model"
 
@@ -42,6 +43,21 @@ class RunFolder:
         return self.path / "samples.jsonl"
 
     @property
+    def held_out(self) -> Path:
+        """The held-out samples with their labels, as they were when the run began."""
+        return self.path / "held_out.jsonl"
+
+    @property
+    def inline_media(self) -> Path:
+        """Held-out media that came inside a row of the data, each named by its SHA-256."""
+        return self.path / "held_out_media"
+
+    @property
+    def data(self) -> Path:
+        """Layout and counts of the data."""
+        return self.path / "data.json"
+
+    @property
     def scores(self) -> Path:
         """Every score of the run."""
         return self.path / "scores.json"
@@ -62,6 +78,11 @@ class RunFolder:
         return self.path / "forecast.json"
 
     @property
+    def log(self) -> Path:
+        """One row a step and a dev score."""
+        return self.path / "log.jsonl"
+
+    @property
     def training(self) -> Path:
         """What the training cost; its presence says that training ended."""
         return self.path / "training.json"
@@ -77,27 +98,28 @@ class RunFolder:
         """The model with what was trained folded in, from which the next stage starts."""
         return self.path / FOLDED
 
-    def predictions(self, which: str) -> Path:
-        """Replies of one model in one way of decoding, such as `tuned_constrained`."""
-        return self.path / "predictions" / f"{which}.jsonl"
+    def predictions(self, system: System | str) -> Path:
+        """Replies of one system, or of what else the run predicts."""
+        name = system.key if isinstance(system, System) else system
+        return self.path / "predictions" / f"{name}.jsonl"
 
     def recipe(self) -> Recipe:
-        """The recipe this run was made with. A later stage finds the model of the one before, wherever the run lies."""
-        recipe = with_codebook(read_recipe(self.recipe_file), self.codebook)
-        named = Path(recipe.model.path)
+        """The recipe this run was made with. A later stage uses the model of the one before, wherever the run lies."""
+        recipe = read_recipe(self.recipe_file)
+        model = with_codebook(recipe.model, self.codebook)
+        named = Path(model.path)
         moved = self.path.parent / named.parent.name / named.name
-        if named.name != FOLDED or named.exists() or not moved.is_dir():
-            return recipe
-        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": str(moved)})})
+        if named.name == FOLDED and not named.exists() and moved.is_dir():
+            model = model.model_copy(update={"path": str(moved)})
+        return recipe.model_copy(update={"model": model})
 
 
-def with_codebook(recipe: Recipe, file: Path) -> Recipe:
-    """The recipe with audio units read from `file`, where it asks for them and names none and the file exists."""
-    units = recipe.model.units
+def with_codebook(model: ModelSpec, file: Path) -> ModelSpec:
+    """The settings with speech units read from `file`, where they ask for units and name none and the file exists."""
+    units = model.units
     if units is None or units.codebook or not file.is_file():
-        return recipe
-    units = units.model_copy(update={"codebook": str(file)})
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"units": units})})
+        return model
+    return model.model_copy(update={"units": units.model_copy(update={"codebook": str(file)})})
 
 
 def _whoever_trains(recipe: Recipe) -> Recipe:

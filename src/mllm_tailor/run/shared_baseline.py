@@ -1,54 +1,56 @@
-"""What several runs on the same samples have in common, done once: the untouched model's replies, and the features.
+"""What several runs on the same samples have in common, computed once: the base model's replies and the features.
 
-It happens in a process of its own, so that no run's peak memory holds it.
+It happens in a process of its own, so that it counts towards no run's peak memory.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from mllm_tailor.core.device import computes_in_bf16, seed_everything
+from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RunError, TailorError
 from mllm_tailor.core.io import write_atomic
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.recipe import Recipe, make_recipe
+from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import prepare
-from mllm_tailor.run.pipeline import copy_nearest, predict_held_out
+from mllm_tailor.run.pipeline import predict_held_out, write_baselines
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.resolve import resolve_from_data
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import RunFolder, share_predictions, start_run
-from mllm_tailor.run.speech_units import with_units
-from mllm_tailor.tasks import make_task
+from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.training.vision_cache import make_batch_source
 
-DONE = "done"  # a file that says nothing is left to do
+logger = logging.getLogger(__name__)
+DONE = "done"  # a file whose presence means that nothing is left to do
 
 
 def compute_shared_baseline(recipe: Recipe, folder: Path) -> RunFolder:
     """The folder `shared` in `folder`, filled from the recipe's data and model unless it is; its method plays no part.
 
     Raises:
-        RunError: when that fails; the reason was printed.
+        RunError: when that fails; the reason was written to standard error.
     """
     values = recipe.model_dump(mode="json") | {"name": "shared", "output": str(folder)}
-    run = start_run(resolve_from_data(make_recipe(values)))
-    if not (run.path / DONE).exists():
-        process = multiprocessing.get_context("spawn").Process(target=_work, args=(run.path,))
+    shared = start_run(resolve(make_recipe(values)).recipe)
+    if not (shared.path / DONE).exists():
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=(shared.path,))
         process.start()
         process.join()
         if process.exitcode:
-            raise RunError("the untouched model could not read the samples, so there is nothing to compare with")
-    return run
+            raise RunError("the base model could not predict the samples, so there is nothing to compare with")
+    return shared
 
 
-def hand_over(shared: RunFolder, run: RunFolder) -> None:
-    """Give a run that has begun what was read once."""
-    for names in ("base_*", "baseline_nearest"):
-        share_predictions(shared, run, names)
-    link = run.path / "features"
+def hand_over(shared: RunFolder, folder: RunFolder) -> None:
+    """Give a run that has begun what was computed once."""
+    for names in ("base_*", "baseline_*"):
+        share_predictions(shared, folder, names)
+    link = folder.path / "features"
     if shared.features is not None and not link.exists():
         link.unlink(missing_ok=True)  # of a folder that has moved
         link.symlink_to(shared.features.resolve(), target_is_directory=True)
@@ -56,22 +58,24 @@ def hand_over(shared: RunFolder, run: RunFolder) -> None:
 
 def _work(path: Path) -> None:
     try:
-        _read(RunFolder(path))
+        _compute(RunFolder(path))
     except TailorError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)
 
 
-def _read(run: RunFolder) -> None:
-    recipe = run.recipe()
-    job = with_units(prepare(recipe, make_task(recipe), exclude_faulty=False), run.codebook)
-    seed_everything(recipe.seed)
-    features = run.path / "features"
+def _compute(folder: RunFolder) -> None:
+    run = resolve(folder.recipe())
+    splits, _ = prepare(run)
+    run = with_speech_units(run, splits.learned, folder.codebook)
+    seed_everything(run.recipe.seed)
+    features = folder.path / "features"
     features.mkdir(exist_ok=True)
-    model = open_base(job.recipe)
-    predict_held_out(run, job, "base", model, VisionFeatureCache(folder=features))
-    copy_nearest(run, job, model)
+    model = open_base(run)
+    write_held_out(folder, run.task, splits)
+    predict_held_out(folder, run, splits, "base", model, VisionFeatureCache(folder=features))
+    write_baselines(folder, run, splits, model)
     model.model.requires_grad_(False)
-    seeing = replace(model, tiles=recipe.train.tiles or model.tiles)
-    make_batch_source(seeing, job.learned, recipe, features, computes_in_bf16(recipe.model.dtype, model.device))
-    write_atomic(run.path / DONE, "")
+    tiled = replace(model, tiles=run.recipe.train.tiles or model.tiles)
+    make_batch_source(tiled, splits.learned, run.recipe, features, run.bf16)
+    write_atomic(folder.path / DONE, "")

@@ -3,55 +3,55 @@
 from __future__ import annotations
 
 import gc
+import logging
 from pathlib import Path
 
 import torch
 
 from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.io import atomic_folder, fingerprint, sha256
-from mllm_tailor.core.progress import console
 from mllm_tailor.generation.vllm.engine import VllmEngine, import_vllm
 from mllm_tailor.generation.vllm.requests import check_family
-from mllm_tailor.methods import check_mergeable, make_method, merge
+from mllm_tailor.methods import check_mergeable, merge
 from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.models.load import find_family, find_native
-from mllm_tailor.recipe import Recipe
-from mllm_tailor.recipe.schema import Predict
-from mllm_tailor.run.predict import moved, open_base, open_tuned
+from mllm_tailor.recipe import DecodingMode, Predict
+from mllm_tailor.run.predict import open_base, open_tuned
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
-from mllm_tailor.run.scores import LIKELIHOOD, MODES
-from mllm_tailor.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 
-def open_served(recipe: Recipe, run: RunFolder | None, task: Task, mode: str) -> tuple[LoadedModel, VllmEngine]:
-    """The tuned model of `run`, or the recipe's untouched one, in vLLM; what comes beside it holds no weights.
+def open_served(run: ResolvedRun, folder: RunFolder | None, mode: DecodingMode) -> tuple[LoadedModel, VllmEngine]:
+    """The tuned model of `folder`, or the base model without one, in vLLM; the model beside it holds no weights.
 
     Raises:
         RunError: for a way of decoding that is not done in vLLM.
         ModelError: when vLLM is missing or cannot compute this model as it was trained.
     """
-    _check_way(recipe.predict, mode)
+    _check_mode(run.recipe.predict, mode)
     import_vllm()
-    check_family(find_family(find_native(recipe.model.path, recipe.model.revision)))
-    if run is None and recipe.model.units is not None:
+    check_family(find_family(find_native(run.model.path, run.model.revision)))
+    if folder is None and run.model.units is not None:
         raise ModelError(
-            f"{recipe.model.path}: audio units are words this checkpoint does not hold before it is trained — "
+            f"{run.model.path}: audio units are words this checkpoint does not hold before it is trained — "
             "use `--engine builtin`"
         )
-    model = open_base(recipe if run is None else moved(recipe, merged_folder(recipe, run)))
+    model = open_base(run if folder is None else run.with_model_folder(merged_folder(run, folder)))
     drop_weights(model)
-    return model, VllmEngine(model, model.folder, task.schema() if mode == MODES[0] else None)
+    return model, VllmEngine(model, model.folder, run.task.schema() if mode is DecodingMode.CONSTRAINED else None)
 
 
-def _check_way(settings: Predict, mode: str) -> None:
-    if mode == LIKELIHOOD:
+def _check_mode(settings: Predict, mode: DecodingMode) -> None:
+    if mode is DecodingMode.LIKELIHOOD:
         raise RunError(
             "this task takes the likeliest of a closed set of replies, which `--engine vllm` does not compare — "
             "use `--engine builtin`, or `--unconstrained` to have a reply written"
         )
     asked = {
         f"predict.num_beams={settings.num_beams}": settings.num_beams > 1,
-        "predict.fields=side_by_side": settings.fields == "side_by_side" and mode == MODES[0],
+        "predict.fields=side_by_side": settings.fields == "side_by_side" and mode is DecodingMode.CONSTRAINED,
     }
     for words, wanted in asked.items():
         if wanted:
@@ -60,29 +60,29 @@ def _check_way(settings: Predict, mode: str) -> None:
             )
 
 
-def merged_folder(recipe: Recipe, run: RunFolder) -> Path:
+def merged_folder(run: ResolvedRun, folder: RunFolder) -> Path:
     """The run's adapter in its base, in the run's number format: a folder inside the run, written once an adapter.
 
     Raises:
         ModelError: for a method no single weight matrix can express.
     """
-    folder = run.path / f"merged-{_key(recipe, run.adapter)}"
-    if folder.is_dir():
-        return folder
-    check_mergeable(make_method(recipe))
-    console.print(f"Merging the adapter for vLLM, once, into {folder}", highlight=False)
-    model = open_tuned(recipe, run.adapter)
+    target = folder.path / f"merged-{_key(run, folder.adapter)}"
+    if target.is_dir():
+        return target
+    check_mergeable(run.method)
+    logger.info("Merging the adapter for vLLM, once, into %s", target)
+    model = open_tuned(run, folder.adapter)
     merge(model)
-    with atomic_folder(folder, replace=False) as partial:
+    with atomic_folder(target, replace=False) as partial:
         save_model(model, partial)
-    return folder
+    return target
 
 
-def _key(recipe: Recipe, adapter: Path) -> str:
+def _key(run: ResolvedRun, adapter: Path) -> str:
     """Of what the merged weights follow from: the adapter's files, its base, and what it is added to."""
     files = sorted(file for file in adapter.rglob("*") if file.is_file())
     sums = [[str(file.relative_to(adapter)), sha256(file)] for file in files]
-    return fingerprint(recipe.model.model_dump(mode="json"), recipe.predict.weights, sums)[:12]
+    return fingerprint(run.model.model_dump(mode="json"), run.recipe.predict.weights, sums)[:12]
 
 
 def drop_weights(model: LoadedModel) -> None:

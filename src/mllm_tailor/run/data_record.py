@@ -1,0 +1,113 @@
+"""What a run keeps of its data: the held-out samples with their labels, and fingerprints of everything it read.
+
+With these, scores and report follow from the run folder alone: no data set is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.io import dump_json, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.run.dataset import Splits
+from mllm_tailor.run.run_dir import RunFolder
+from mllm_tailor.tasks import Task
+
+SAMPLE = TypeAdapter(Sample)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out samples of a run as they were when it began, in one order throughout."""
+
+    samples: tuple[Sample, ...]
+    labels: tuple[Mapping[str, Any], ...]  # as scores compare them
+    questions: tuple[str, ...]  # what the model is asked of each
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The samples' ids."""
+        return tuple(sample.id for sample in self.samples)
+
+    @property
+    def groups(self) -> tuple[str | None, ...]:
+        """The samples' groups."""
+        return tuple(sample.group for sample in self.samples)
+
+
+def write_held_out(run: RunFolder, task: Task, splits: Splits) -> None:
+    """Write held_out.jsonl and data.json. Media that came inside a row are kept as files of the run folder."""
+    rows = []
+    for sample in splits.held_out:
+        kept = replace(sample, media=tuple(_as_file(media, run.inline_media) for media in sample.media))
+        row = {
+            "id": sample.id,
+            "labels": task.labels(sample),
+            "question": task.phrase(sample).prompt,
+            "sample": plain(kept),
+        }
+        rows.append(row)
+    write_jsonl(run.held_out, rows)
+    mixed = (conversation.sample for conversation in splits.mixed_samples)
+    everyone = (*splits.train, *splits.held_out, *mixed)
+    drawn = sum(bool(sample.extra.get("drawn")) for sample in everyone)
+    write_json(run.data, {"layout": splits.layout, "samples": len(everyone), "drawn": drawn})
+
+
+def read_held_out(run: RunFolder) -> HeldOut:
+    """What `write_held_out` wrote.
+
+    Raises:
+        RunError: when the file is missing or damaged.
+    """
+    if not run.held_out.is_file():
+        raise RunError(f"{run.path}: no {run.held_out.name} — run the same `tailor run` command again to write it")
+    samples, labels, questions = [], [], []
+    for number, row in read_jsonl(run.held_out):
+        try:
+            samples.append(SAMPLE.validate_python(row["sample"]))
+            labels.append(dict(row["labels"]))
+            questions.append(str(row["question"]))
+        except (KeyError, TypeError, ValueError, ValidationError):
+            raise RunError(f"{run.held_out}:{number}: not a held-out sample — the file is damaged") from None
+    return HeldOut(tuple(samples), tuple(labels), tuple(questions))
+
+
+def read_data_facts(run: RunFolder) -> dict[str, Any]:
+    """Layout and counts of the data, from data.json."""
+    facts: dict[str, Any] = read_json(run.data)
+    return facts
+
+
+def plain(sample: Sample) -> dict[str, Any]:
+    """A sample as JSON values; what its layout knows beside is kept where JSON can hold it, and else as text."""
+    values: dict[str, Any] = SAMPLE.dump_python(replace(sample, extra={}, fields={}), mode="json")
+    return values | {"fields": _json_values(sample.fields), "extra": _json_values(sample.extra)}
+
+
+def _json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _json_value(value) for name, value in values.items()}
+
+
+def _json_value(value: Any) -> Any:
+    try:
+        return json.loads(dump_json(value, indent=None))
+    except ValueError:  # a number that JSON does not have
+        return str(value)
+
+
+def _as_file(media: Media, folder: Path) -> Media:
+    if media.data is None:
+        return media
+    path = folder / hashlib.sha256(media.data).hexdigest()
+    if not path.is_file():
+        write_atomic(path, media.data)
+    return replace(media, path=path, data=None)

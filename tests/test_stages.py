@@ -181,7 +181,7 @@ def test_a_file_held_out_in_one_stage_is_not_trained_on_in_another(receipts: Pat
 def test_what_cannot_be_folded_comes_last_or_is_refused(receipts: Path, tmp_path: Path) -> None:
     stages = [{"name": "one", "method": "bottleneck"}, {"name": "two"}]
     recipe = write_yaml(tmp_path, receipts, tmp_path / "no-model", stages=stages)
-    with pytest.raises(RecipeError, match="stage 1-one: bottleneck cannot be folded"):
+    with pytest.raises(RecipeError, match="stage 1-one: bottleneck cannot be merged"):
         run(recipe)
 
 

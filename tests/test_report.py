@@ -5,20 +5,33 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, render, write_report
 from mllm_tailor.reporting.charts import curve, thin
-from mllm_tailor.reporting.sentences import format_or_reading, number, signed
+from mllm_tailor.reporting.sentences import form_or_reading, headline, number, signed, verdict
 from mllm_tailor.reporting.tables import gain_table, score_table
-from mllm_tailor.scoring import compare, constant_baseline, score, seen_groups
+from mllm_tailor.scoring import (
+    MetricScore,
+    Ratios,
+    Scores,
+    compare,
+    constant_baseline,
+    form_and_reading,
+    gain,
+    score,
+    seen_groups,
+)
 
 HOSTILE = '<script>document.title="owned"</script>\x1b[31m\u202e'
 FIELDS = ("company", "total")
@@ -110,7 +123,7 @@ def test_the_real_numbers_are_in_the_report(data: ReportData, page: Page) -> Non
         assert number(found.tuned.value) in page.text
     for shown in ("2.1 GiB", "2.4 GiB", "557", "trained on", "groups never seen in training", "step 3, kept"):
         assert shown in page.text
-    assert "Of 24 values it writes 22 exactly as labelled" in page.text
+    assert "Of 24 values the tuned model writes 22 exactly as labelled" in page.text
 
 
 def test_strings_from_documents_stay_text(page: Page) -> None:
@@ -138,12 +151,12 @@ def test_a_report_without_the_optional_parts_is_whole(data: ReportData) -> None:
 def test_a_loss_is_called_a_loss() -> None:
     text = Page(render(example(base=10, tuned=3))).text
     assert "score fell from" in text
-    assert "The tuned model is worse than the base model" in text
+    assert "the tuned model is worse than the base model" in text
 
 
 def test_no_gain_is_called_no_gain() -> None:
     text = Page(render(example(base=5, tuned=5))).text
-    assert "stayed at" in text and "this run does not show a gain" in text
+    assert "stayed at" in text and "neither a gain nor a loss" in text
 
 
 def test_a_model_below_a_baseline_is_not_shown_to_read() -> None:
@@ -156,11 +169,96 @@ def test_a_model_below_a_baseline_is_not_shown_to_read() -> None:
 
 
 def test_form_is_told_apart_from_reading(data: ReportData) -> None:
-    free = compare(data.systems["base_unconstrained"], data.systems["tuned_unconstrained"])["parse_rate"]
-    held = compare(data.systems["base_constrained"], data.systems["tuned_constrained"])["parse_rate"]
-    assert free.difference.value > 50 and held.difference.value == 0
-    assert "points of the free gain come from learning the form" in format_or_reading(free, held)
-    assert "not one of form" in format_or_reading(held, held)
+    systems = data.systems
+    unconstrained, constrained = (
+        (systems[f"base_{mode}"], systems[f"tuned_{mode}"]) for mode in ("unconstrained", "constrained")
+    )
+    split = form_and_reading(unconstrained, constrained, "parse_rate")
+    assert split.form.value > 50 and split.reading.value == 0
+    assert split.total.value == pytest.approx(split.form.value + split.reading.value)
+    sentence = form_or_reading(split)
+    assert "No change in reading is shown" in sentence and "form of the replies improved" in sentence
+
+
+# --- sentences follow from the figures
+
+SCORE = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0])
+
+
+def scores_of(values: Sequence[float], better: str) -> Scores:
+    ones = (1.0,) * len(values)
+    metric = MetricScore(Ratios(tuple(values), ones), {}, better)  # type: ignore[arg-type]
+    return Scores(tuple(map(str, range(len(values)))), {"m": metric})
+
+
+@given(
+    st.lists(st.tuples(SCORE, SCORE, SCORE, SCORE), min_size=1, max_size=25),
+    st.sampled_from(["higher", "lower"]),
+    st.integers(1, 25),
+    st.sampled_from([-1.0, 0.0, 0.3, 1.0]),
+)
+def test_sentences_follow_from_the_figures(
+    rows: list[tuple[float, ...]], better: str, groups: int, pull: float
+) -> None:
+    """Over random base and tuned scores, some pulled towards a gain (1) or a loss (-1)."""
+    moved = [(b, _pull(t, pull), c, _pull(u, pull)) for b, t, c, u in rows]
+    systems = [scores_of([row[side] for row in moved], better) for side in range(4)]
+    names = [f"g{index % groups}" for index in range(len(rows))]
+    result = gain(systems[0], systems[1], "m", groups=names)
+    sentence = verdict(result, "group")
+    units = min(groups, len(rows))
+    assert ("needs at least 3" in sentence) == (units < 3)
+    assert ("is better" in sentence) == result.improved
+    assert ("is worse" in sentence) == result.worsened
+    assert ("neither a gain nor a loss" in sentence) == (units >= 3 and not result.difference.clear)
+    if "is better" in sentence:
+        assert (result.difference.value > 0) == (better == "higher")
+        assert ("above zero" in sentence) == (better == "higher")
+
+    split = form_and_reading((systems[0], systems[1]), (systems[2], systems[3]), "m", groups=names)
+    sentence = form_or_reading(split)
+    assert split.total.value == pytest.approx(split.reading.value + split.form.value, abs=1e-6)
+    for words, interval in (("reading", split.reading), ("the form of the replies", split.form)):
+        assert (f"{words} improved" in sentence) == (interval.clear and interval.value > 0)
+        assert (f"{words} got worse" in sentence) == (interval.clear and interval.value < 0)
+        assert (f"o change in {words} is shown" in sentence) == (interval.known and not interval.clear)
+
+
+def _pull(value: float, pull: float) -> float:
+    return value + abs(pull) * ((1.0 if pull > 0 else 0.0) - value)
+
+
+@given(st.lists(st.tuples(SCORE, SCORE), min_size=1, max_size=15), st.booleans())
+def test_the_headline_follows_from_the_figures(rows: list[tuple[float, float]], grouped: bool) -> None:
+    base, tuned = (scores_of([row[side] for row in rows], "higher") for side in (0, 1))
+    groups = ["a"] * len(rows) if grouped else []
+    result = gain(base, tuned, "m", groups=groups or None)
+    report = replace(example(), metric="m", gains={"m": result}, sample_groups=groups)
+    sentence = headline(report)
+    change = round(result.difference.value, 1)
+    assert ("rose" in sentence) == (change > 0) and ("fell" in sentence) == (change < 0)
+    assert ("stayed" in sentence) == (change == 0)
+    assert ("too few" in sentence) == (not result.difference.known)
+    few = len(rows) < 10 and all(value in (0, 1) for row in rows for value in row)
+    assert (f" of {len(rows)}" in sentence) == few
+    assert "nan" not in sentence
+
+
+def test_few_samples_are_shown_as_counts() -> None:
+    result = gain(scores_of([0, 0, 1, 0], "higher"), scores_of([1, 1, 1, 0], "higher"), "m")
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(gain_table({"m": result}, "few"))
+    assert "1 of 4" in stream.getvalue() and "3 of 4" in stream.getvalue()
+
+
+def test_tables_fit_eighty_columns(data: ReportData) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=200, force_terminal=False)
+    values = {f"baseline_{name}": data.systems["base_constrained"] for name in ("constant", "nearest", "majority")}
+    console.print(score_table(dict(data.systems) | values, "all systems"))
+    long_names = {"normalised_exact": data.gain, "character_errors": data.gain}
+    console.print(gain_table(dict(data.gains) | long_names, "gains"))
+    assert max(len(line.rstrip()) for line in stream.getvalue().splitlines()) <= 80
 
 
 def test_cases_are_the_worst_and_the_most_improved_and_none_twice(data: ReportData) -> None:

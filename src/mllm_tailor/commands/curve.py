@@ -21,7 +21,7 @@ from mllm_tailor.run.pipeline import check_run, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, share_predictions, start_run
 from mllm_tailor.scoring import LearningCurve, Scores, fit_curve
-from mllm_tailor.scoring.compare import Interval
+from mllm_tailor.scoring.intervals import Interval
 
 
 def read_sizes(text: str) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from mllm_tailor.scoring.compare import Interval
+from mllm_tailor.scoring.intervals import Interval
 
 WIDTH, HEIGHT = 360, 190  # user units of a curve; about the pixels of a phone, so that its text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 12, 26  # margins around the plot

@@ -17,9 +17,10 @@ from mllm_tailor.core.terminal import printable
 from mllm_tailor.reporting import charts, sentences
 from mllm_tailor.reporting.cases import make_cases
 from mllm_tailor.reporting.report_data import ReportData
-from mllm_tailor.scoring.compare import Gain, Interval, gain
+from mllm_tailor.scoring.compare import Gain, form_and_reading, gain
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
 from mllm_tailor.scoring.errors import KINDS, count_errors
+from mllm_tailor.scoring.intervals import Interval
 from mllm_tailor.scoring.metrics import METRICS
 
 GROUP_TITLES = {"seen": "groups also in training", "unseen": "groups never seen in training"}
@@ -135,9 +136,11 @@ def _form(data: ReportData) -> str:
     needed = [f"{who}_{mode}" for who in ("base", "tuned") for mode in ("unconstrained", "constrained")]
     if any(name not in data.systems for name in needed):
         return ""
-    unconstrained = _against(data, "base_unconstrained", "tuned_unconstrained")
-    constrained = _against(data, "base_constrained", "tuned_constrained")
-    return sentences.format_or_reading(unconstrained, constrained)
+    unconstrained, constrained = (
+        (data.systems[f"base_{mode}"], data.systems[f"tuned_{mode}"]) for mode in ("unconstrained", "constrained")
+    )
+    split = form_and_reading(unconstrained, constrained, data.metric, groups=data.sample_groups or None)
+    return sentences.form_or_reading(split)
 
 
 def _groups(data: ReportData, subsets: Mapping[str, Sequence[int]], metric: str) -> Iterator[GroupRow]:

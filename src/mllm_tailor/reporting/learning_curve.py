@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mllm_tailor.core.io import write_atomic
 from mllm_tailor.reporting.html import page
-from mllm_tailor.scoring.compare import Interval
+from mllm_tailor.scoring.intervals import Interval
 from mllm_tailor.scoring.learning import LearningCurve
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 44, 20, 14, 40

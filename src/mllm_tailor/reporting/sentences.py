@@ -1,11 +1,15 @@
-"""The sentences of a report: the gain, its uncertainty, and how it compares with the baselines."""
+"""The sentences of a report: the gain, its uncertainty, and how it compares with the baselines.
+
+Every sentence follows from the figures in every case: a gain, a loss, no change, an open question, too few samples.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from mllm_tailor.reporting.report_data import ReportData
-from mllm_tailor.scoring.compare import RESAMPLES, Gain, Interval
+from mllm_tailor.scoring.compare import FormAndReading, Gain
+from mllm_tailor.scoring.intervals import FEWEST_UNITS, Interval
 
 SYSTEMS = {
     "baseline_constant": ("Constant answer", "the most frequent training values for every sample"),
@@ -19,12 +23,13 @@ SYSTEMS = {
     "tuned_likelihood": ("Tuned, likelihood", "the reply of highest likelihood"),
 }
 BASELINES = ("baseline_constant", "baseline_majority", "baseline_nearest")
+SMALL_COUNT = 10  # below this many samples, percentages of right and wrong are shown as counts
 _BASELINE_SUBJECTS = {
     "baseline_constant": "The constant answer (the most frequent training values)",
     "baseline_majority": "The majority answer (the most frequent training answer to samples of the same kind)",
     "baseline_nearest": "The nearest neighbour (the labels of the most similar training sample)",
 }
-_TITLES = {"f1": "F1", "anls": "ANLS"}
+_TITLES = {"f1": "F1", "anls": "ANLS", "iou": "IoU", "iou_50": "IoU at 0.5", "bleu": "BLEU", "rouge_l": "ROUGE-L"}
 
 
 def title(metric: str) -> str:
@@ -49,54 +54,75 @@ def signed(value: float) -> str:
 
 
 def between(interval: Interval) -> str:
-    """The range in words."""
-    return f"{number(interval.low)} to {number(interval.high)}"
+    """The interval in words, such as `3.1 to 8.4`."""
+    return f"{number(interval.low)} to {number(interval.high)}" if interval.known else "too few to say"
+
+
+def score_pair(gain: Gain) -> tuple[str, str]:
+    """Both scores: in percent, or as counts where fewer than ten samples are each right or wrong."""
+    if gain.right is not None and gain.count < SMALL_COUNT:
+        before, after = gain.right
+        return f"{before} of {gain.count}", f"{after} of {gain.count}"
+    return number(gain.base.value), number(gain.tuned.value)
 
 
 def headline(data: ReportData) -> str:
     """The gain as one sentence."""
-    gain = data.gain
-    change = gain.difference.value
-    start = f"On {gain.count} held-out samples the {title(data.metric)} score"
-    interval = f"95\u00a0% interval of the change {between(gain.difference)}"
-    if not change:
-        return f"{start} stayed at {number(gain.base.value)} ({interval})."
-    moved, word = ("rose", "up") if change > 0 else ("fell", "down")
-    path = f"from {number(gain.base.value)} to {number(gain.tuned.value)}"
-    return f"{start} {moved} {path}: {word} {number(abs(change))} points ({interval})."
+    gain, unit = data.gain, _units(data)
+    subject = f"On {_count(gain.count, 'held-out sample')} the {title(data.metric)} score"
+    before, after = score_pair(gain)
+    if gain.difference.known:
+        of = f" over {_count(gain.difference.units, unit)}" if unit == "group" else ""
+        interval = f"95\u00a0% interval of the change {between(gain.difference)}{of}"
+    else:
+        interval = f"too few {unit}s for an interval"
+    change = number(abs(gain.difference.value))
+    if change == "0.0":
+        return f"{subject} stayed at {after} ({interval})."
+    moved, direction = ("rose", "up") if gain.difference.value > 0 else ("fell", "down")
+    return f"{subject} {moved} from {before} to {after}: {direction} {change} points ({interval})."
 
 
 def meaning(data: ReportData, over_baselines: Mapping[str, Gain]) -> list[str]:
     """What the headline means."""
-    return [sentence for sentence in (_chance(data.gain), _exact(data), _baseline(over_baselines)) if sentence]
+    sentences = (verdict(data.gain, _units(data)), _exact(data), _baseline(over_baselines))
+    return [sentence for sentence in sentences if sentence]
 
 
-def _chance(gain: Gain) -> str:
-    share = f"{100 * gain.share_better:.1f}\u00a0% of {RESAMPLES:,} draws of these samples"
+def verdict(gain: Gain, unit: str = "sample") -> str:
+    """Whether the choice of held-out samples explains the change."""
+    if not gain.difference.known:
+        return (
+            f"The held-out samples come from only {_count(gain.difference.units, f'independent {unit}')}; an interval "
+            f"needs at least {FEWEST_UNITS}. The figures describe these samples and say nothing about others."
+        )
+    side = "above" if gain.difference.value > 0 else "below"
     if gain.improved:
-        return f"The tuned model is the better one in {share}, so the choice of samples does not explain the gain."
-    if gain.difference.clear:
-        return f"The tuned model is worse than the base model in all but {share}. Do not use it."
+        return (
+            f"The whole interval lies {side} zero: the tuned model is better, and the choice of held-out samples does "
+            "not explain the gain."
+        )
+    if gain.worsened:
+        return f"The whole interval lies {side} zero: the tuned model is worse than the base model. Do not use it."
     return (
-        f"The interval holds zero (the tuned model is the better one in {share}): this run does not show a gain. "
-        "More held-out samples would narrow the interval."
+        "The interval contains zero: this run shows neither a gain nor a loss. More held-out samples would narrow the "
+        "interval."
     )
 
 
 def _exact(data: ReportData) -> str:
     if "exact" not in data.systems[data.tuned].metrics:
         return ""
-    counts = {name: _exact_values(data, name) for name in (data.base, data.tuned)}
-    total = counts[data.tuned][1]
+    (tuned, total), (base, _) = (_exact_values(data, name) for name in (data.tuned, data.base))
     return (
-        f"Of {total} values it writes {counts[data.tuned][0]} exactly as labelled, "
-        f"to the last character; the base model {counts[data.base][0]}."
+        f"Of {_count(total, 'value')} the tuned model writes {tuned} exactly as labelled, to the last character; "
+        f"the base model {base}."
     )
 
 
 def _exact_values(data: ReportData, system: str) -> tuple[int, int]:
     fields = data.systems[system]["exact"].fields.values()
-    return round(sum(sum(one.numerator) for one in fields)), round(sum(sum(one.denominator) for one in fields))
+    return round(sum(sum(field.numerator) for field in fields)), round(sum(sum(f.denominator) for f in fields))
 
 
 def _baseline(over_baselines: Mapping[str, Gain]) -> str:
@@ -105,20 +131,48 @@ def _baseline(over_baselines: Mapping[str, Gain]) -> str:
         return ""
     higher = next(iter(over_baselines.values())).better == "higher"
     name, best = (max if higher else min)(over_baselines.items(), key=lambda row: row[1].base.value)
-    reached = f"{_BASELINE_SUBJECTS[name]} reaches {number(best.base.value)}"
+    subject = f"{_BASELINE_SUBJECTS[name]} scores {number(best.base.value)}"
     difference = f"{signed(best.difference.value)} points, interval {between(best.difference)}"
     if best.improved:
-        return f"{reached}; the tuned model is clearly better ({difference})."
-    return f"{reached}, and the tuned model is not clearly better ({difference}): it is not shown that the model reads."
+        return f"{subject}; the tuned model is clearly better ({difference})."
+    if best.worsened:
+        return f"{subject}; the tuned model is clearly worse ({difference}): it is not shown that the model reads."
+    return f"{subject}; the tuned model is not clearly better ({difference}): it is not shown that the model reads."
 
 
-def format_or_reading(free: Gain, held: Gain) -> str:
-    """How much of the gain is only the form of the reply. `held` is constrained to the schema."""
-    form = free.difference.value - held.difference.value
-    sentence = (
-        f"Replying freely, the gain is {signed(free.difference.value)} points. With both models held to the schema, "
-        f"where neither can fail on form, it is {signed(held.difference.value)}"
-    )
-    if form > 0.05:
-        return f"{sentence}: {number(form)} points of the free gain come from learning the form of the reply."
-    return f"{sentence}: the gain is not one of form."
+def form_or_reading(split: FormAndReading) -> str:
+    """How much of the gain with unconstrained decoding is reading, and how much only the form of the reply."""
+    start = f"With unconstrained decoding the change is {_points(split.total)}. "
+    if not split.total.known:
+        return f"{start}With constrained decoding, where no reply can fail on form, it is {_points(split.reading)}."
+    reading = {
+        "gain": f"The reading improved: with constrained decoding, where no reply can fail on form, the gain is "
+        f"{_points(split.reading)}",
+        "loss": f"The reading got worse: with constrained decoding, where no reply can fail on form, the loss is "
+        f"{_points(split.reading)}",
+        "open": f"No change in reading is shown: with constrained decoding, where no reply can fail on form, the "
+        f"change is {_points(split.reading)}",
+    }[_direction(split.reading)]
+    form = {
+        "gain": f"the form of the replies improved and accounts for {_points(split.form)}",
+        "loss": f"the form of the replies got worse and accounts for {_points(split.form)}",
+        "open": f"no change in the form of the replies is shown ({_points(split.form)})",
+    }[_direction(split.form)]
+    return f"{start}{reading}; {form}."
+
+
+def _direction(interval: Interval) -> str:
+    """`gain`, `loss` or `open`; positive is better."""
+    return "open" if not interval.clear else "gain" if interval.low > 0 else "loss"
+
+
+def _points(interval: Interval) -> str:
+    return f"{signed(interval.value)} points (interval {between(interval)})"
+
+
+def _units(data: ReportData) -> str:
+    return "group" if any(data.sample_groups) else "sample"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

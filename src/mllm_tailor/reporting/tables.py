@@ -9,29 +9,29 @@ from rich.console import Group
 from rich.text import Text
 
 from mllm_tailor.core.terminal import Table
-from mllm_tailor.scoring.compare import Gain, Interval
+from mllm_tailor.reporting.sentences import score_pair
+from mllm_tailor.scoring.compare import Gain
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion
 from mllm_tailor.scoring.forgetting import Forgetting
+from mllm_tailor.scoring.intervals import Interval
 from mllm_tailor.scoring.scores import MetricScore, Scores
 
 WIDTH = 80  # columns of a terminal
-NAME_WIDTH = 20  # columns kept for the first column of a wide table
 GAP = 2  # columns between two columns
 MOST_CONFUSED = 15  # pairs listed where the matrix would be too wide
 
 
 def gain_table(gains: Mapping[str, Gain], title: str, first: str = "base", second: str = "tuned") -> Table:
     """One row for each metric (or field: pass `gain.by_field`): both values, the difference and its interval."""
-    table = Table(title, "", "n", first, second, "change", "95 % interval", "fixed", "new errors")
+    table = Table(title, "", "n", first, second, "change", "95 % interval", "fixed", "new errors", whole=(0, 5))
     for name, gain in gains.items():
         if not gain.count:
             continue
-        style = "green" if gain.improved else "red" if gain.difference.clear else ""
+        style = "green" if gain.improved else "red" if gain.worsened else ""
         table.add_row(
             name.replace("_", " "),
             str(gain.count),
-            f"{gain.base.value:.1f}",
-            f"{gain.tuned.value:.1f}",
+            *score_pair(gain),
             Text(f"{gain.difference.value:+.1f}", style),
             _signed_range(gain.difference),
             str(gain.fixed),
@@ -46,7 +46,9 @@ def score_table(systems: Mapping[str, Scores], title: str) -> Group:
     Metrics that do not fit the width continue in a second table below.
     """
     metrics = list(dict.fromkeys(metric for scores in systems.values() for metric in scores.metrics))
-    return Group(*(_score_block(systems, block, title) for block in _blocks(metrics)))
+    return Group(
+        *(_score_block(systems, block, title) for block in _blocks(metrics, max(map(len, systems), default=0)))
+    )
 
 
 def _score_block(systems: Mapping[str, Scores], metrics: list[str], title: str) -> Table:
@@ -56,15 +58,15 @@ def _score_block(systems: Mapping[str, Scores], metrics: list[str], title: str) 
     return table
 
 
-def _blocks(metrics: list[str]) -> Iterator[list[str]]:
-    """Consecutive metrics whose columns fit beside the first one; a header wraps at its spaces."""
+def _blocks(metrics: list[str], first: int) -> Iterator[list[str]]:
+    """Consecutive metrics whose columns fit beside a first one of `first` characters; a header wraps at its spaces."""
     block: list[str] = []
-    used = NAME_WIDTH
+    used = first
     for metric in metrics:
         width = max(5, *map(len, metric.split("_"))) + GAP
         if block and used + width > WIDTH:
             yield block
-            block, used = [], NAME_WIDTH
+            block, used = [], first
         block.append(metric)
         used += width
     if block:
@@ -127,15 +129,19 @@ def forgetting_tables(forgetting: Forgetting) -> list[Table]:
 
 
 def _range(interval: Interval) -> str:
+    if not interval.known:
+        return "too few to say"
     return f"{interval.low:.1f} to {interval.high:.1f}"
 
 
 def _signed_range(interval: Interval) -> str:
+    if not interval.known:
+        return "too few to say"
     return f"{interval.low:+.1f} to {interval.high:+.1f}"
 
 
 def _change(gain: Gain | None) -> Text:
     if gain is None:
         return Text("–")
-    style = "green" if gain.improved else "red" if gain.difference.clear else ""
+    style = "green" if gain.improved else "red" if gain.worsened else ""
     return Text(f"{gain.difference.value:+.1f} ({_signed_range(gain.difference)})", style)

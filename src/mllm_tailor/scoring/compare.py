@@ -1,8 +1,8 @@
-"""Is the tuned model better, or were these held-out samples kind to it? Paired comparison with bootstrap intervals.
+"""Paired comparison of two models on the same held-out samples.
 
-Paired bootstrap (Efron and Tibshirani 1993, chapter 13; Koehn 2004 for its use on test sets): held-out samples are
-drawn with replacement 10,000 times; both models are scored on each draw. The middle 95 % of the differences is the
-interval. Samples of one group (a company, a speaker) are drawn together, since they are not independent.
+Both models are scored on each sample and the difference gets one interval, in which what is common to both (an easy or
+a hard sample) cancels. Samples of one group (a company, a speaker) are not independent and count as one unit; see
+`intervals` for the method.
 """
 
 from __future__ import annotations
@@ -15,25 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.scoring.intervals import Interval, confidence_interval, linearise, unit_indices
 from mllm_tailor.scoring.scores import MetricScore, Ratios, Scores
-
-RESAMPLES = 10_000
-INTERVAL = (2.5, 97.5)  # percentiles
-CHUNK_NUMBERS = 2_000_000  # random numbers held at a time, to bound memory
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value in percent (or percentage points) and the range that 95 % of the resamples fall into."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether zero lies outside."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -43,17 +26,23 @@ class Gain:
     base: Interval
     tuned: Interval
     difference: Interval
-    share_better: float  # of the resamples: those in which the tuned model is the better one
-    fixed: int  # samples that were not perfect and are now
-    new_errors: int  # samples that were perfect and are not now
+    fixed: int  # samples that are perfect only with the tuned model
+    new_errors: int  # samples that are perfect only with the base model
     count: int  # samples compared
     better: str = "higher"  # the direction of improvement
     by_field: Mapping[str, Gain] = field(default_factory=dict)
+    right: tuple[int, int] | None = None  # samples right with base and tuned, where each is right or wrong
 
     @property
     def improved(self) -> bool:
         """Whether the interval lies wholly on the better side."""
-        return self.difference.low > 0 if self.better == "higher" else self.difference.high < 0
+        difference = self.difference
+        return difference.clear and (difference.low > 0 if self.better == "higher" else difference.high < 0)
+
+    @property
+    def worsened(self) -> bool:
+        """Whether the interval lies wholly on the worse side."""
+        return self.difference.clear and not self.improved
 
     def row(self) -> dict[str, Any]:
         """Plain values for scores.json."""
@@ -64,154 +53,99 @@ class Gain:
         """The inverse of `row`."""
         intervals = {name: Interval(**row[name]) for name in ("base", "tuned", "difference")}
         fields = {name: cls.from_row(inner) for name, inner in row["by_field"].items()}
-        return cls(**{**row, **intervals, "by_field": fields})
+        right = tuple(row["right"]) if row.get("right") else None
+        return cls(**{**row, **intervals, "by_field": fields, "right": right})
 
 
 def compare(
-    base: Scores,
-    tuned: Scores,
-    *,
-    groups: Sequence[str | None] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    base: Scores, tuned: Scores, *, groups: Sequence[str | None] | None = None, folds: int = 1
 ) -> dict[str, Gain]:
-    """The gain in every metric both hold, over all fields and for each; the same draws serve all of them.
+    """The gain in every metric that both have, over all fields and for each field.
 
-    `groups` names the group of each sample; a sample without one is a group of its own.
+    `groups` names the group of each sample; a sample without one is a unit by itself. `folds` is the number of models
+    that scored the samples in cross-validation (see `pool`).
 
     Raises:
         RunError: when the scores are not of the same samples in the same order.
     """
     if base.ids != tuned.ids or not base.ids:
-        raise RunError("the two scores are not of the same samples — compare models on the same held-out part")
-    pairs = _pairs(base, tuned)
-    columns = np.array(
-        [
-            side
-            for *_, one, other in pairs
-            for side in (one.numerator, one.denominator, other.numerator, other.denominator)
-        ]
-    ).T
-    sums = resampled_sums(columns, groups, resamples, seed)
-    gains = [
-        _gain(one, other, base[metric].better, sums[:, 4 * place : 4 * place + 4])
-        for place, (metric, _, one, other) in enumerate(pairs)
-    ]
-    return _nest(pairs, gains)
+        raise RunError("the two scores are not of the same samples — compare models on the same held-out samples")
+    units = unit_indices(len(base.ids), groups)
+    return {name: _compare(base[name], tuned[name], units, folds) for name in base.metrics if name in tuned.metrics}
 
 
 def gain(
-    base: Scores,
-    tuned: Scores,
-    metric: str,
-    *,
-    groups: Sequence[str | None] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    base: Scores, tuned: Scores, metric: str, *, groups: Sequence[str | None] | None = None, folds: int = 1
 ) -> Gain:
     """`compare` for one metric."""
-    one, other = (Scores(scores.ids, {metric: scores[metric]}) for scores in (base, tuned))
-    return compare(one, other, groups=groups, resamples=resamples, seed=seed)[metric]
+    first, second = (Scores(scores.ids, {metric: scores[metric]}) for scores in (base, tuned))
+    return compare(first, second, groups=groups, folds=folds)[metric]
 
 
-Pair = tuple[str, str | None, Ratios, Ratios]  # metric, field (None: all), base, tuned
+def _compare(base: MetricScore, tuned: MetricScore, units: NDArray[np.int64], folds: int) -> Gain:
+    fields = {
+        name: _gain(base.fields[name], tuned.fields[name], base.better, units, folds)
+        for name in base.fields
+        if name in tuned.fields
+    }
+    return replace(_gain(base.samples, tuned.samples, base.better, units, folds), by_field=fields)
 
 
-def _pairs(base: Scores, tuned: Scores) -> list[Pair]:
-    """Every comparison to be made."""
-    pairs: list[Pair] = []
-    for metric in (name for name in base.metrics if name in tuned.metrics):
-        one, other = base[metric], tuned[metric]
-        pairs.append((metric, None, one.samples, other.samples))
-        pairs += [(metric, name, one.fields[name], other.fields[name]) for name in _shared(one, other)]
-    return pairs
-
-
-def _shared(one: MetricScore, other: MetricScore) -> list[str]:
-    return [name for name in one.fields if name in other.fields]
-
-
-def _nest(pairs: Sequence[Pair], gains: Sequence[Gain]) -> dict[str, Gain]:
-    """Put the gains of fields under those of their metrics."""
-    nested: dict[str, Gain] = {}
-    fields: dict[str, dict[str, Gain]] = {}
-    for (metric, name, *_), gain in zip(pairs, gains, strict=True):
-        if name is None:
-            nested[metric] = replace(gain, by_field=fields.setdefault(metric, {}))
-        else:
-            fields[metric][name] = gain
-    return nested
-
-
-def resampled_sums(
-    columns: NDArray[np.float64], groups: Sequence[str | None] | None, resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """Sums of the columns (samples, k) over `resamples` draws of whole groups with replacement: (resamples, k)."""
-    units = columns if groups is None else _by_group(columns, groups)
-    random, count = np.random.default_rng(seed), len(units)
-    chunk = max(1, min(resamples, CHUNK_NUMBERS // count))
-    sums = np.empty((resamples, columns.shape[1]))
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        drawn = random.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-        times_drawn = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        sums[start : start + size] = times_drawn.astype(np.float64) @ units
-    return sums
-
-
-def _by_group(columns: NDArray[np.float64], groups: Sequence[str | None]) -> NDArray[np.float64]:
-    """Rows of one group added up; None is a group of its own."""
-    places: dict[object, int] = {}
-    owner = [places.setdefault(group if group else (row,), len(places)) for row, group in enumerate(groups)]
-    units = np.zeros((len(places), columns.shape[1]))
-    np.add.at(units, owner, columns)
-    return units
-
-
-def _gain(base: Ratios, tuned: Ratios, better: str, sums: NDArray[np.float64]) -> Gain:
-    """`sums` is (resamples, 4): base above and below, tuned above and below."""
-    before, after = (percent(sums[:, side], sums[:, side + 1]) for side in (0, 2))
-    difference = after - before
-    wins = difference > 0 if better == "higher" else difference < 0
+def _gain(base: Ratios, tuned: Ratios, better: str, units: NDArray[np.int64], folds: int) -> Gain:
+    before, after = linearise(base), linearise(tuned)
     fixed, new_errors = _changes(base, tuned, better)
-    known = ~np.isnan(difference)
     return Gain(
-        base=interval_of(base.value, before),
-        tuned=interval_of(tuned.value, after),
-        difference=interval_of(tuned.value - base.value, difference),
-        share_better=float(wins[known].mean()) if known.any() else 0.0,
+        base=confidence_interval(before, units, folds),
+        tuned=confidence_interval(after, units, folds),
+        difference=confidence_interval(after.minus(before), units, folds),
         fixed=fixed,
         new_errors=new_errors,
         count=base.count,
         better=better,
+        right=None if base.right is None or tuned.right is None else (base.right, tuned.right),
     )
 
 
-def percent(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
-    """NaN for draws that hold nothing to compare."""
-    found = np.full(len(numerator), np.nan)
-    np.divide(100.0 * numerator, denominator, out=found, where=denominator > 0)
-    return found
-
-
-def interval_of(value: float, draws: NDArray[np.float64]) -> Interval:
-    """A value with the middle 95 % of its draws; NaN draws, which held nothing to compare, are left out."""
-    known = draws[~np.isnan(draws)]
-    if not len(known):
-        return Interval(value, value, value)
-    low, high = np.percentile(known, INTERVAL)
-    return Interval(value, float(low), float(high))
-
-
 def _changes(base: Ratios, tuned: Ratios, better: str) -> tuple[int, int]:
-    """Samples perfect only now, and samples perfect only before (the two counts of McNemar's test)."""
+    """Samples perfect only with the tuned model, and only with the base model (the counts of McNemar's test)."""
     pairs = [
-        (_perfect(one, better), _perfect(other, better))
-        for one, other in zip(base.per_sample, tuned.per_sample, strict=True)
-        if one is not None and other is not None
+        (_perfect(before, better), _perfect(after, better))
+        for before, after in zip(base.per_sample, tuned.per_sample, strict=True)
+        if before is not None and after is not None
     ]
-    return sum(not before and now for before, now in pairs), sum(before and not now for before, now in pairs)
+    fixed = sum(not before and after for before, after in pairs)
+    return fixed, sum(before and not after for before, after in pairs)
 
 
 def _perfect(percent: float, better: str) -> bool:
     return percent > 100.0 - 1e-9 if better == "higher" else percent < 1e-9
+
+
+@dataclass(frozen=True)
+class FormAndReading:
+    """The gain with unconstrained decoding split in two: `reading` is the gain with constrained decoding, where no
+    reply can fail on form; `form` is the rest. In percentage points, positive is better.
+    """
+
+    total: Interval
+    reading: Interval
+    form: Interval
+
+
+def form_and_reading(
+    unconstrained: tuple[Scores, Scores],
+    constrained: tuple[Scores, Scores],
+    metric: str,
+    *,
+    groups: Sequence[str | None] | None = None,
+) -> FormAndReading:
+    """Split a gain into form and reading; each pair is the base and the tuned model's scores of the same samples."""
+    free, limited = (
+        linearise(tuned[metric].samples).minus(linearise(base[metric].samples))
+        for base, tuned in (unconstrained, constrained)
+    )
+    if unconstrained[0][metric].better == "lower":
+        free, limited = free.negative(), limited.negative()
+    units = unit_indices(len(unconstrained[0].ids), groups)
+    total, reading, form = (confidence_interval(each, units) for each in (free, limited, free.minus(limited)))
+    return FormAndReading(total, reading, form)

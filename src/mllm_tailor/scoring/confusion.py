@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.scoring.compare import RESAMPLES, Interval, interval_of, resampled_sums
+from mllm_tailor.scoring.intervals import Interval, Linearised, confidence_interval, unit_indices
 
 NO_CLASS = "no class"  # the column of replies that name no class
 
@@ -52,32 +52,29 @@ class Confusion:
     @property
     def by_class(self) -> list[float]:
         """F1 of each class in percent: 2·hits / (true + predicted); 0 where it neither occurs nor is predicted."""
-        return [float(value) for value in 100 * _f1(self.columns.sum(axis=0)[None])[0]]
+        hits, both = np.split(self.columns.sum(axis=0), 2)
+        return [float(value) for value in 200 * np.divide(hits, both, out=np.zeros_like(hits), where=both > 0)]
 
 
 def macro_f1(
-    base: Confusion, tuned: Confusion, groups: Sequence[str | None] | None = None, resamples: int = RESAMPLES
+    base: Confusion, tuned: Confusion, groups: Sequence[str | None] | None = None
 ) -> tuple[Interval, Interval, Interval]:
     """Macro F1 of both systems and their difference in percent: the mean of F1 over the classes that occur.
 
-    Rare classes weigh as much as frequent ones. Classes that no label names are left out of the
-    mean. Intervals are those of `compare`.
+    Rare classes weigh as much as frequent ones. Classes that no label names are left out of the mean. Intervals are
+    those of `intervals`, with F1 linearised about its value.
     """
-    there = np.unique(base.true)
-    both = np.concatenate([base.columns, tuned.columns], axis=1)
-    draws = [100 * _f1(half)[:, there].mean(axis=1) for half in np.split(_with_whole(both, groups, resamples), 2, 1)]
-    intervals = [interval_of(float(values[0]), values[1:]) for values in (*draws, draws[1] - draws[0])]
-    return intervals[0], intervals[1], intervals[2]
+    classes = np.unique(base.true)
+    units = unit_indices(len(base.true), groups)
+    before, after = (_linearise(confusion, classes) for confusion in (base, tuned))
+    first, second, difference = (confidence_interval(each, units) for each in (before, after, after.minus(before)))
+    return first, second, difference
 
 
-def _with_whole(
-    columns: NDArray[np.float64], groups: Sequence[str | None] | None, resamples: int
-) -> NDArray[np.float64]:
-    """(1 + resamples, k): sums over all samples, then over each draw."""
-    return np.concatenate([columns.sum(axis=0)[None], resampled_sums(columns, groups, resamples, seed=0)])
-
-
-def _f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(draws, 2 classes) to (draws, classes)."""
-    hits, both = np.split(sums, 2, axis=1)
-    return np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
+def _linearise(confusion: Confusion, classes: NDArray[np.int64]) -> Linearised:
+    """F1 = 2 h / b of each class; a sample changes h and b, so its influence is (2 dh - F1 db) / b."""
+    hits, both = np.split(confusion.columns, 2, axis=1)
+    hits, both, total = hits[:, classes], both[:, classes], both.sum(axis=0)[classes]
+    f1 = 2 * hits.sum(axis=0) / total
+    influence = 100 * ((2 * hits - f1 * both) / total).mean(axis=1)
+    return Linearised(float(100 * f1.mean()), influence, (both / total).mean(axis=1))

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from mllm_tailor.scoring.compare import Gain, Interval, gain
+from mllm_tailor.scoring.compare import Gain, gain
+from mllm_tailor.scoring.intervals import Interval
 from mllm_tailor.scoring.scores import Scores
 
 
@@ -70,11 +71,7 @@ class Forgetting:
 
     def forgotten(self) -> Sequence[str]:
         """Names of the sets whose score later stages lowered, with an interval that excludes zero."""
-        return [
-            change.set_scores.name
-            for change in self.changes()
-            if change.since and change.since.difference.clear and not change.since.improved
-        ]
+        return [change.set_scores.name for change in self.changes() if change.since and change.since.worsened]
 
     def row(self) -> dict[str, Any]:
         """Plain values for scores.json."""

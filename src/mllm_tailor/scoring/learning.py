@@ -1,8 +1,8 @@
-"""How a score grows with the number of labelled samples, and what labelling as many again would bring.
+"""Learning curve: the score as a power law of the number of labelled samples, extrapolated to twice as many.
 
-error(n) = a n^-b, the power law that learning curves follow over a wide range (Hestness et al. 2017, 1712.00409;
-Mahmood et al. 2022, 2207.01725, fit it to say how much data a task needs). The error is what is left to a perfect
-score. The law is a straight line through log n and log error, found by least squares.
+error(n) = a n^-b, which learning curves follow over a wide range (Hestness et al. 2017, 1712.00409; Mahmood et al.
+2022, 2207.01725, estimate data requirements with it). The error is the distance to a perfect score. The law is a
+straight line through log n and log error, fitted by least squares.
 """
 
 from __future__ import annotations
@@ -15,29 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.scoring.compare import RESAMPLES, Interval, interval_of, percent, resampled_sums
+from mllm_tailor.scoring.intervals import (
+    FEWEST_UNITS,
+    Interval,
+    confidence_interval,
+    interval_of,
+    linearise,
+    sampling_draws,
+    unit_indices,
+)
 from mllm_tailor.scoring.scores import Ratios, Scores
 
-FEWEST = 3  # sizes; through two any line fits, and nothing tells how well
-GRID = 48  # places at which the picture shows the law
+FEWEST_SIZES = 3  # through two points any line fits
+GRID = 48  # points at which the chart shows the law
 
 Draws = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Scores at several numbers of labelled samples, the law through them, and what it foresees for twice the most."""
+    """Scores at several numbers of labelled samples, the fitted law, and its extrapolation to twice the largest."""
 
     metric: str
     better: str  # direction of improvement
     sizes: tuple[int, ...]  # labelled samples, ascending
-    values: tuple[Interval, ...]  # scores in percent; the interval is that of the held-out samples drawn
+    values: tuple[Interval, ...]  # scores in percent
     scale: float  # a
     exponent: float  # b
     scatter: float  # largest distance of a score from the law, in percentage points
-    doubled: Interval  # foreseen at twice the largest size
+    doubled: Interval  # extrapolated to twice the largest size
     gain: Interval  # from the law at the largest size to the law at twice that; positive is better
-    band: tuple[tuple[float, Interval], ...]  # the law over the picture's range
+    band: tuple[tuple[float, Interval], ...]  # the law over the range of the chart
 
     def row(self) -> dict[str, Any]:
         """Plain values for curve.json."""
@@ -50,30 +58,31 @@ def fit_curve(
     metric: str,
     groups: Sequence[str | None] | None = None,
     *,
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> LearningCurve:
-    """The law through scores of the same held-out samples, one for each size.
+    """Fit the law to scores of the same held-out samples, one for each size.
 
-    Two things make the projection uncertain, and both are in its interval: which held-out samples were drawn
-    (bootstrap, the same draws at every size), and how the points scatter about the line, as training with another seed
-    would move them (standard errors of the line; Student's t, with as many degrees of freedom as sizes less two).
+    The interval of the extrapolation covers the choice of held-out samples (the same draws at every size) and the
+    scatter of the points about the line, which stands for training with another seed (standard errors of the line;
+    Student's t with `len(sizes) - 2` degrees of freedom).
 
     Raises:
-        RunError: with fewer than three sizes, or scores of different samples.
+        RunError: with fewer than three sizes or units, or scores of different samples.
     """
-    if len(set(sizes)) < FEWEST:
-        raise RunError(f"{len(set(sizes))} different numbers of samples — a curve needs at least {FEWEST} (--at)")
-    if any(one.ids != scores[0].ids for one in scores):
-        raise RunError("the points were scored on different held-out samples — run the curve anew")
+    if len(set(sizes)) < FEWEST_SIZES:
+        raise RunError(f"{len(set(sizes))} different numbers of samples — a curve needs at least {FEWEST_SIZES} (--at)")
+    if any(point.ids != scores[0].ids for point in scores):
+        raise RunError("the points were scored on different held-out samples — run the curve again")
     better = scores[0][metric].better
-    ratios = [one[metric].samples for one in scores]
-    columns = np.array([side for one in ratios for side in (one.numerator, one.denominator)]).T
-    sums = resampled_sums(columns, groups, resamples, seed)
-    drawn = np.stack([percent(sums[:, 2 * place], sums[:, 2 * place + 1]) for place in range(len(sizes))], axis=1)
+    ratios = [point[metric].samples for point in scores]
+    statistics = [linearise(point) for point in ratios]
+    units = unit_indices(len(scores[0].ids), groups)
+    values = tuple(confidence_interval(statistic, units) for statistic in statistics)
+    if not values[0].known:
+        raise RunError(f"{values[0].units} independent held-out units — a curve needs at least {FEWEST_UNITS}")
     line = _Line(sizes, ratios, better)
-    generator = np.random.default_rng(seed + 1)
-    law = line.draws(drawn[~np.isnan(drawn).any(axis=1)], generator)
+    generator = np.random.default_rng(seed)
+    law = line.draws(sampling_draws(statistics, units, generator), generator)
     last = max(sizes)
     end, doubled = line.at(law, last), line.at(law, 2 * last)
     sign = 1.0 if better == "higher" else -1.0
@@ -82,14 +91,14 @@ def fit_curve(
         metric,
         better,
         tuple(sizes),
-        tuple(interval_of(one.value, drawn[:, place]) for place, one in enumerate(ratios)),
+        values,
         scale=float(np.exp(line.middle - line.slope * line.centre)),
         exponent=-line.slope,
-        scatter=max(abs(line.value(size) - one.value) for size, one in zip(sizes, ratios, strict=True)),
-        doubled=interval_of(known, doubled),
-        gain=interval_of(sign * (known - line.value(last)), sign * (doubled - end)),
+        scatter=max(abs(line.value(size) - point.value) for size, point in zip(sizes, ratios, strict=True)),
+        doubled=interval_of(known, doubled, values[0].units),
+        gain=interval_of(sign * (known - line.value(last)), sign * (doubled - end), values[0].units),
         band=tuple(
-            (size, interval_of(line.value(size), line.at(law, size)))
+            (size, interval_of(line.value(size), line.at(law, size), values[0].units))
             for size in np.geomspace(min(sizes), 2 * last, GRID).tolist()
         ),
     )
@@ -100,14 +109,13 @@ class _Line:
 
     def __init__(self, sizes: Sequence[int], ratios: Sequence[Ratios], better: str) -> None:
         self.better = better
-        self.all_reduce_min = min(
-            50.0 / max(sum(one.denominator), 1.0) for one in ratios
-        )  # half a point missed: none is perfect
+        # Half a sample wrong is the smallest error: its logarithm must exist.
+        self.smallest = min(50.0 / max(sum(point.denominator), 1.0) for point in ratios)
         self.logs = np.log(np.asarray(sizes, dtype=np.float64))
         self.centre = float(self.logs.mean())
         self.spread = float(((self.logs - self.centre) ** 2).sum())
-        found = self.fit(np.array([[one.value for one in ratios]]))
-        self.middle, self.slope = float(found[0][0]), float(found[1][0])
+        middle, slope = self.fit(np.array([[point.value for point in ratios]]))
+        self.middle, self.slope = float(middle[0]), float(slope[0])
 
     def fit(self, percents: Draws) -> tuple[Draws, Draws]:
         """Middle and slope of the line through each row of scores (draws, sizes)."""
@@ -115,7 +123,7 @@ class _Line:
         return logs.mean(axis=1), (logs * (self.logs - self.centre)).sum(axis=1) / self.spread
 
     def draws(self, percents: Draws, generator: np.random.Generator) -> tuple[Draws, Draws]:
-        """The same, with each draw's own scatter about its line added."""
+        """`fit`, with the standard errors of each draw's line added."""
         middle, slope = self.fit(percents)
         expected = middle[:, None] + slope[:, None] * (self.logs - self.centre)
         freedom = len(self.logs) - 2
@@ -125,11 +133,11 @@ class _Line:
         return middle + deviation * shift, slope + deviation * tilt
 
     def value(self, size: float) -> float:
-        """The law's score at a size, in percent."""
+        """The score of the law at a size, in percent."""
         return float(self.at((np.array([self.middle]), np.array([self.slope])), size)[0])
 
     def at(self, law: tuple[Draws, Draws], size: float) -> Draws:
-        """Scores of several laws at a size; never outside 0 to 100 where higher is better."""
+        """Scores of several laws at a size; within 0 to 100 where higher is better."""
         logs = law[0] + law[1] * (np.log(size) - self.centre)
         if self.better == "lower":
             return np.asarray(np.exp(np.minimum(logs, 50.0)))
@@ -137,4 +145,4 @@ class _Line:
 
     def _error(self, percents: Draws) -> Draws:
         error = 100.0 - percents if self.better == "higher" else percents
-        return np.maximum(error, self.all_reduce_min)
+        return np.maximum(error, self.smallest)

@@ -37,6 +37,14 @@ class Ratios:
         return sum(denominator > 0 for denominator in self.denominator)
 
     @property
+    def right(self) -> int | None:
+        """Number of samples that are right, where each sample scored is wholly right or wholly wrong; else None."""
+        pairs = list(zip(self.numerator, self.denominator, strict=True))
+        if all(denominator == 0 or (denominator == 1 and numerator in (0, 1)) for numerator, denominator in pairs):
+            return int(sum(self.numerator))
+        return None
+
+    @property
     def per_sample(self) -> list[float | None]:
         """Percent of each sample; None where it is not scored."""
         return [
@@ -111,6 +119,45 @@ class Scores:
     def from_row(cls, row: Mapping[str, Any]) -> Scores:
         """The inverse of `row`."""
         return cls(tuple(row["ids"]), {name: _read_metric(score) for name, score in row["metrics"].items()})
+
+
+def pool(folds: Sequence[Scores], ids: Sequence[str]) -> Scores:
+    """The scores of cross-validation as one: every sample scored once, in the order of `ids`.
+
+    Metrics that weigh words by rarity over all labels must have been scored over the pooled predictions instead.
+
+    Raises:
+        RunError: when a sample is missing or scored twice.
+    """
+    order = [identifier for scores in folds for identifier in scores.ids]
+    position = {identifier: index for index, identifier in enumerate(order)}
+    repeated = len(order) - len(position)
+    missing = [identifier for identifier in ids if identifier not in position]
+    if repeated or missing:
+        problem = f"{repeated} samples are in several folds" if repeated else f"no fold scored `{missing[0]}`"
+        raise RunError(f"{problem} — every sample is held out exactly once")
+    joined = {name: _join([scores[name] for scores in folds]) for name in folds[0].metrics}
+    return Scores(tuple(order), joined).subset([position[identifier] for identifier in ids])
+
+
+def _join(folds: Sequence[MetricScore]) -> MetricScore:
+    names = dict.fromkeys(name for score in folds for name in score.fields)
+    fields = {
+        name: _concatenate([score.fields.get(name) or _unscored(score.samples) for score in folds]) for name in names
+    }
+    return MetricScore(_concatenate([score.samples for score in folds]), fields, folds[0].better)
+
+
+def _concatenate(parts: Sequence[Ratios]) -> Ratios:
+    return Ratios(
+        tuple(value for part in parts for value in part.numerator),
+        tuple(value for part in parts for value in part.denominator),
+    )
+
+
+def _unscored(samples: Ratios) -> Ratios:
+    zeros = (0.0,) * len(samples.numerator)
+    return Ratios(zeros, zeros)
 
 
 def _metric_row(score: MetricScore) -> dict[str, Any]:

@@ -17,8 +17,7 @@ import numpy as np
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.container import clock, first_stream, open_container
-from mllm_tailor.media.source import open_bytes
+from mllm_tailor.media.container import clock, first_stream, open_container, open_whole
 
 SPEECH_RATE = 16_000  # samples a second of HuBERT, wav2vec 2.0, Whisper and their kin
 PLAIN = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"})  # libsndfile's names
@@ -108,11 +107,17 @@ def _read_plain(
         try:
             file.seek(round(begin * file.samplerate))
             wanted = max(0, min(round(end * file.samplerate), file.frames) - file.tell())
-            blocks = file.blocks(BLOCK, frames=wanted, dtype="float32", always_2d=True)
-            mixed = [block.mean(axis=1, dtype=np.float32) for block in blocks]
+            mixed = list(_blocks(file, wanted))
         except SoundFileError:
             raise DataError(f"{name}: damaged or cut off — copy it again from its source") from None
         return file.samplerate, np.concatenate(mixed) if mixed else np.zeros(0, np.float32)
+
+
+def _blocks(file: Any, wanted: int) -> Iterator[np.ndarray]:
+    """Float32 blocks (samples,) of the averaged channels: what was decoded, never the rest of a buffer."""
+    while wanted > 0 and len(block := file.read(min(BLOCK, wanted), dtype="float32", always_2d=True)):
+        yield block.mean(axis=1, dtype=np.float32)
+        wanted -= len(block)
 
 
 @contextmanager
@@ -123,7 +128,7 @@ def _plain_file(media: Media, limits: AudioLimits) -> Iterator[Any]:
     except ImportError:
         yield None  # FFmpeg reads all of these too
         return
-    with open_bytes(media, limits.bytes, "cut it into pieces") as stream:
+    with open_whole(media, limits.bytes) as stream:
         try:
             file = soundfile.SoundFile(stream)
         except (soundfile.SoundFileError, TypeError, ValueError):

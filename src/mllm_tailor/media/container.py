@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
+from mllm_tailor.media.complete import check_complete
 from mllm_tailor.media.source import open_bytes
 
 CONTAINERS = "mov,mp4,m4a,3gp,matroska,webm,avi,mpeg,mpegts,flv,asf,gif,wav,w64,aiff,au,flac,mp3,ogg,aac,amr,caf"
@@ -37,11 +38,26 @@ def open_container(media: Media, most_bytes: int) -> Iterator[Any]:
     av = need("av", "media", name)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     with (
-        open_bytes(media, most_bytes, "cut it into pieces") as stream,
+        open_whole(media, most_bytes) as stream,
         _naming_faults(name, media.kind, av),
         av.open(stream, options=options, metadata_errors="ignore") as container,
     ):
         yield container
+
+
+def open_whole(media: Media, limit: int) -> IO[bytes]:
+    """The bytes of a recording or video, which hold all that their container states.
+
+    Raises:
+        DataError: naming the file, also when it is cut off.
+    """
+    stream = open_bytes(media, limit, "cut it into pieces")
+    try:
+        check_complete(stream, media.describe())
+    except BaseException:
+        stream.close()
+        raise
+    return stream
 
 
 def first_stream(container: Any, kind: str, name: str) -> Any:

@@ -261,7 +261,9 @@ class _Reader:
 
     def _rewind(self, time: float) -> None:
         """Go on decoding from the key frame at `time`."""
-        self.container.seek(round((time + self.line.start) / self.stream.time_base), stream=self.stream)
+        tick = round((time + self.line.start) / self.stream.time_base)
+        # Transport streams have no index: asked for the very first timestamp they land behind it.
+        self.container.seek(tick if time else min(0, tick), stream=self.stream)
         self.frames = enumerate(self.container.decode(self.stream))
         first = self._next()
         if first is None:

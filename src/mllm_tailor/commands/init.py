@@ -10,6 +10,7 @@ from mllm_tailor.core.io import write_atomic
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.data import DataIssue, Dataset, list_issues, propose_recipe, read_samples, summarise
 
+NOTES_SHOWN = 10
 FILES_LOOKED_FOR = 200  # the first files of the data set; `tailor check` looks for all
 
 
@@ -40,8 +41,10 @@ def _show(dataset: Dataset, issues: list[DataIssue]) -> None:
     errors = [issue for issue in issues if issue.severity == "error"]
     if errors:
         show(f"Rows that cannot be read: {len(errors)}\n{list_issues(errors)}")
-    for note in dataset.notes:
+    for note in dataset.notes[:NOTES_SHOWN]:
         show(f"Note: {note}")
+    if len(dataset.notes) > NOTES_SHOWN:
+        show(f"… and {len(dataset.notes) - NOTES_SHOWN} more notes; `tailor check` lists all")
     missing = _missing_files(dataset)
     if missing:
         show(

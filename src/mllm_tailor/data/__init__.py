@@ -1,12 +1,13 @@
 """Labelled folders into samples: layouts, splits, and the checks before any training."""
 
 from mllm_tailor.data.columns import group_key
+from mllm_tailor.data.detect import detect
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.leaks import find_shared
 from mllm_tailor.data.mixture import mix, ranked, read_source, source_names
 from mllm_tailor.data.propose_recipe import propose_recipe, summarise
-from mllm_tailor.data.read import Dataset, detect, list_issues, read_samples
+from mllm_tailor.data.read import Dataset, list_issues, read_samples
 from mllm_tailor.data.split import split, split_dev
 from mllm_tailor.data.validate import FieldFacts, ValidationResult, exclusions, validate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,19 @@ SPLIT_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "held_out", "heldout"}
 )
 # Keys under which an object holds its rows, and keys beside them that state nothing about a row.
-ROW_KEYS = ("data", "rows", "samples", "examples", "items", "records", "annotations")
+ROW_KEYS = ("data", "rows", "samples", "examples", "items", "records", "annotations", "images")
 HEADER_KEYS = frozenset(
     {"info", "version", "dataset_name", "dataset_version", "dataset_split", "data_type", "data_subtype", "license"}
-    | {"licenses", "name", "description", "date_created", "split", "task_type"}
+    | {"licenses", "dataset", "name", "description", "date_created", "split", "task_type"}
 )
 
 _decoder = json.JSONDecoder()
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file or folder is named after: `train-00000-of-00002` -> `train`."""
+    word = re.match(r"(?:held_out|[a-z]+)(?![a-z])", name.lower())
+    return word[0] if word and word[0] in SPLIT_NAMES else None
 
 
 def top_level(text: str) -> dict[str, Any]:
@@ -64,17 +71,27 @@ def _first_items(text: str, position: int) -> list[Any]:
 
 def first_json_row(path: Path) -> dict[str, Any]:
     """The first row of a JSON file; of an object that wraps no rows the object itself; empty when unreadable."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(HEAD_BYTES).decode("utf-8-sig", errors="ignore")
-    except OSError:
-        return {}
-    if text.lstrip()[:1] == "[":
-        first = _first_items(text, text.index("["))
+    text = _head_text(path)
+    if text.startswith("["):
+        first = _first_items(text, 0)
         return first[0] if first and isinstance(first[0], dict) else {}
-    values = top_level(text) if text.lstrip()[:1] == "{" else {}
+    values = json_head(path)
     lists = row_keys(values)
     return values[next(iter(lists))][0] if lists else values
+
+
+def json_head(path: Path) -> dict[str, Any]:
+    """The keys and values of the object in a JSON file, as far as its head goes; empty when it holds none."""
+    text = _head_text(path)
+    return top_level(text) if text.startswith("{") else {}
+
+
+def _head_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES).decode("utf-8-sig", errors="ignore").lstrip()
+    except OSError:
+        return ""
 
 
 def row_keys(values: Mapping[str, Any]) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import open_lines, parse_line, read_json, read_lines
+from mllm_tailor.core.io import open_lines, parse_line, read_lines
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 
@@ -45,20 +45,6 @@ def _jsonl_row(line: bytes, number: int, path: Path, split: str | None) -> Row |
         return DataIssue(source, "not UTF-8 text", "save the file as UTF-8")
     except ValueError as error:
         return DataIssue(source, f"not valid JSON ({error})", "correct or remove this row")
-
-
-def json_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue]:
-    """Every entry of a JSON file that holds a list."""
-    try:
-        entries = read_json(path)
-    except DataError as error:
-        yield DataIssue.of(error, str(path))
-        return
-    if not isinstance(entries, list):
-        yield DataIssue(str(path), f"a list of rows is expected, found {kind_of(entries)}", "wrap the rows in [ ]")
-        return
-    for number, value in enumerate(entries, 1):
-        yield as_row(value, f"{path}:{number}", split)
 
 
 def as_row(value: Any, source: str, split: str | None = None) -> Row | DataIssue:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.field_types import COMMON, MOSTLY, FieldGuess
+from mllm_tailor.data.field_types import COMMON, EMPTY, MOSTLY, FieldGuess
+from mllm_tailor.tasks.classify import fold
 
 CLASS_NAMES = ("label", "class", "class_name", "label_name", "target", "classification")
 # Names of a class that are also names of a field among others.
@@ -17,6 +18,7 @@ CAPTION_NAMES = ("caption", "text", "description", "sentence", "title", "summary
 TRANSCRIPT_NAMES = ("text", "transcript", "transcription", "sentence", "normalized_text", "words")
 CLASS_TYPES = ("choice", "string", "integer", "boolean")
 MAX_CLASSES = 1000
+SHOWN_CLASSES = 60
 LONGEST_CLASS = 60  # characters
 WORDS_OF_A_CAPTION = 3  # on average, at least
 POLYGON_FIELD, BOX_FIELD = "polygon", "box"
@@ -63,7 +65,8 @@ def _from_fields(samples: Sequence[Sample], fields: dict[str, FieldGuess]) -> Pr
             return Proposal("transcribe", _label(name, "text"), "recordings and what is said in them", (name,))
     class_name = next(_classes(fields, named, len(samples)), None)
     if class_name:
-        return Proposal("classify", _label(class_name, "label"), "a class for each sample", (class_name,))
+        settings = _classes_of(samples, class_name) | _label(class_name, "label")
+        return Proposal("classify", settings, "a class for each sample", (class_name,))
     texts = [named[name] for name in CAPTION_NAMES if name in named and _is_text(fields[named[name]])]
     others = [guess for name, guess in fields.items() if name not in texts[:1] and guess.type != "unknown"]
     if texts and not others and _words(samples, texts[0]) >= WORDS_OF_A_CAPTION:
@@ -82,6 +85,13 @@ def _classes(fields: dict[str, FieldGuess], named: dict[str, str], total: int) -
         few = name.lower() in names or guess.distinct <= max(2, total / 10)
         if recurring and few and guess.type in CLASS_TYPES and guess.longest <= LONGEST_CLASS:
             yield name
+
+
+def _classes_of(samples: Sequence[Sample], name: str) -> dict[str, Any]:
+    """The classes, where they are few enough to be read in a recipe; without them the data state them at each run."""
+    found = {" ".join(str(value).split()) for sample in samples if (value := sample.fields.get(name)) not in EMPTY}
+    distinct = {fold(text) for text in found}
+    return {"classes": sorted(found)} if len(distinct) == len(found) <= SHOWN_CLASSES else {}
 
 
 def _is_text(guess: FieldGuess) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.detect import detect, unread_files
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import first_object
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Folder, Layout
 
@@ -29,9 +28,12 @@ class Dataset:
 
 
 def read_samples(
-    path: str | Path, layout: str | None = None, on_issue: Callable[[DataIssue], object] | None = None
+    path: str | Path,
+    layout: str | None = None,
+    on_issue: Callable[[DataIssue], object] | None = None,
+    media_root: str | Path | None = None,
 ) -> Dataset:
-    """Read labelled samples from a folder or file.
+    """Read labelled samples from a folder or file. Rows may also name media in `media_root`.
 
     Rows that cannot be used are given to `on_issue`; without it, any error among them refuses the whole.
 
@@ -41,7 +43,9 @@ def read_samples(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or file — check `data.train`")
-    folder = Folder(path)
+    if media_root is not None and not Path(media_root).is_dir():
+        raise DataError(f"{media_root}: no such folder — check `data.media_root`")
+    folder = Folder(path, media_root)
     name, notes = (layout, []) if layout else detect(folder)
     reader: Layout = LAYOUTS.load(name)
     if layout and not reader.detect(folder):
@@ -50,6 +54,13 @@ def read_samples(
     faults: list[DataIssue] = []
     for item in reader.read(folder):
         (faults if isinstance(item, DataIssue) else samples).append(item)  # type: ignore[arg-type]
+    for file in unread_files(folder, reader):
+        problem = (
+            f"is not read: its rows ({', '.join(map(str, list(file.first)[:5]))}) are no rows of the layout `{name}`"
+        )
+        faults.append(
+            DataIssue(str(file.path), problem, "move it away, or bring it into the same shape", None, "warning")
+        )
     errors = [fault for fault in faults if fault.severity == "error"]
     if on_issue is not None:
         for fault in faults:
@@ -61,42 +72,6 @@ def read_samples(
         raise DataError(f"{path}: no readable sample{reason} — check the files")
     notes += [str(fault) for fault in faults if fault.severity == "warning"]
     return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes))
-
-
-def detect(folder: Folder) -> tuple[str, list[str]]:
-    """The layout of `path`, and a note when it could be read in other ways too.
-
-    Raises:
-        DataError: saying what was looked for and what is there instead.
-    """
-    found = [name for name in LAYOUTS if LAYOUTS.load(name).detect(folder)]
-    path = folder.path
-    if not found:
-        looked = "\n".join(f"  {name}: {LAYOUTS.summary(name)}" for name in LAYOUTS)
-        raise DataError(f"{path}: no known layout — found {_seen(path)}. Looked for:\n{looked}")
-    others = ", ".join(found[1:])
-    return found[0], [f"read as `{found[0]}`; could also be read as {others} (`data.layout`)"] if others else []
-
-
-def _seen(path: Path) -> str:
-    """What lies at a path no layout recognises: kinds of files, folders, and what the first label file names."""
-    if path.is_file():
-        return f"one {path.suffix or 'nameless'} file{_columns(path)}"
-    entries = sorted(path.iterdir())
-    kinds = Counter(entry.suffix.lower() or "files without suffix" for entry in entries if entry.is_file())
-    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
-    parts = [f"{count} {kind}" for kind, count in kinds.most_common(5)] + folders[:5]
-    label = next((columns for entry in entries if entry.is_file() and (columns := _columns(entry))), "")
-    return (", ".join(parts) or "an empty folder") + label
-
-
-def _columns(file: Path) -> str:
-    """The names in the first row of a label file, none of which names a file or a conversation."""
-    names = list(first_object(file)) if file.suffix.lower() in (".json", ".jsonl", ".ndjson") else []
-    if file.suffix.lower() in (".csv", ".tsv"):
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            names = re.split("[,;\t]", stream.readline(1000).strip())
-    return f" ({file.name} has {', '.join(names[:10])}, none of which names a file)" if names else ""
 
 
 def list_issues(faults: Sequence[DataIssue]) -> str:

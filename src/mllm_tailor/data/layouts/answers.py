@@ -14,7 +14,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
-from mllm_tailor.data.layouts.base import Folder, Roots, folder_layout, recognised
+from mllm_tailor.data.layouts.base import Folder, Roots, adjusted, folder_layout, recognised
 from mllm_tailor.data.layouts.columns import file_columns, read_columns
 
 ANSWERS, CAPTIONS = ("answers",), ("captions", "sentences", "caption", "raw", "references")
@@ -30,7 +30,7 @@ BESIDE = frozenset(
 def recognises(first: Mapping[str, Any]) -> bool:
     """Whether a row has a question with a list of answers, or a list of captions."""
     asks = "question" in first and any(isinstance(first.get(name), list) for name in ANSWERS)
-    return asks or any(_texts(first.get(name)) for name in CAPTIONS)
+    return asks or any(texts_of(first.get(name)) for name in CAPTIONS)
 
 
 def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | DataIssue]:
@@ -41,19 +41,19 @@ def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | Data
     """
     question = "question" in row.values
     name = next((name for name in (ANSWERS if question else CAPTIONS) if name in row.values), "")
-    answers = _texts(row.values.get(name)) if name else []
+    answers = texts_of(row.values.get(name)) if name else []
     if answers is None:
         found = kind_of(row.values[name])
         raise DataError(f"{row.source}: `{name}` should be a list of texts, found {found} — correct this row")
     values = {key: value for key, value in row.values.items() if key not in (name, CHOSEN, "question")}
     beside = {key: values.pop(key) for key in BESIDE & set(values) - set(file_columns(values))}
     learned = row.values.get(CHOSEN) or most_frequent(answers)
-    for sample in read_columns(Row(row.source, values, row.split), folder, roots):
-        if isinstance(sample, DataIssue):
-            yield sample
-            continue
+
+    def answered(sample: Sample) -> Sample:
         sample = replace(sample, extra={**sample.extra, **beside})
-        yield asked(sample, str(row.values["question"]), learned, answers) if question else captioned(sample, answers)
+        return asked(sample, str(row.values["question"]), learned, answers) if question else captioned(sample, answers)
+
+    return adjusted(read_columns(Row(row.source, values, row.split), folder, roots), answered)
 
 
 def asked(sample: Sample, question: str, learned: Any, answers: Sequence[str]) -> Sample:
@@ -74,7 +74,7 @@ def most_frequent(answers: Sequence[str]) -> str | None:
     return Counter(answers).most_common(1)[0][0] if answers else None
 
 
-def _texts(value: Any) -> list[str] | None:
+def texts_of(value: Any) -> list[str] | None:
     """Answers or captions as texts, from a list of texts or of objects that hold one; None for anything else."""
     if isinstance(value, Mapping):  # how Hugging Face stores a list of objects: an object of lists
         value = next((value[key] for key in ("answer", "raw", "caption", "text") if key in value), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.arrow_rows import arrow_rows, first_arrow_row
 from mllm_tailor.data.csv_rows import csv_rows, first_csv_row
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.json_rows import SPLIT_NAMES, first_json_row, json_file_rows
+from mllm_tailor.data.json_rows import first_json_row, json_file_rows, json_head, split_of
 from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows
 from mllm_tailor.media.source import media_kind
 
@@ -54,6 +53,11 @@ class LabelFile:
     def first(self) -> dict[str, Any]:
         """Its first readable row; empty where there is none."""
         return ROW_FILES[self.suffix][0](self.path)
+
+    @cached_property
+    def head(self) -> dict[str, Any]:
+        """Of a .json file that holds an object: its keys, and their values as far as the first megabytes go."""
+        return json_head(self.path) if self.suffix == ".json" else {}
 
     def rows(self) -> Iterator[Row | DataIssue]:
         """All its rows."""
@@ -97,6 +101,15 @@ class Folder:
             (file for group in files.values() for file in group),
             key=lambda file: (order.get(file.path.parent, 0), file.path.name),
         )
+
+    def files_in(self, name: str, suffix: str) -> list[LabelFile]:
+        """The files with this suffix in a folder inside the data set's."""
+        inner = self.path / name
+        return [
+            LabelFile(inner / entry.name, split_of(entry.name))
+            for entry in self.listing(inner)
+            if entry.name.lower().endswith(suffix)
+        ]
 
     def _files(self, suffix: str) -> list[LabelFile]:
         if suffix not in self._label_files:
@@ -173,6 +186,12 @@ Recognises = Callable[[Mapping[str, Any]], bool]  # of the first row of a file
 Roots = tuple[Path, ...]  # the folders that a row may name media in
 
 
+def adjusted(items: Iterable[Sample | DataIssue], adjust: Callable[[Sample], Sample]) -> Iterator[Sample | DataIssue]:
+    """Items with every sample adjusted and issues as they are."""
+    for item in items:
+        yield item if isinstance(item, DataIssue) else adjust(item)
+
+
 def row_layout(
     recognises: Recognises,
     samples: Callable[[Row, Roots], Iterable[Sample | DataIssue]],
@@ -202,9 +221,3 @@ def folder_layout(
             yield from build(file.rows(), lambda row, roots=roots: samples(row, folder, roots))  # type: ignore[misc]
 
     return Layout(lambda folder: bool(files(folder)), read, files)
-
-
-def split_of(name: str) -> str | None:
-    """The split that a file or folder is named after: `train-00000-of-00002` -> `train`."""
-    word = re.match(r"(?:held_out|[a-z]+)(?![a-z])", name.lower())
-    return word[0] if word and word[0] in SPLIT_NAMES else None

@@ -13,7 +13,8 @@ from pathlib import Path
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.layouts.base import MEDIA_FOLDERS, ROW_SUFFIXES, Folder, Layout, split_of
+from mllm_tailor.data.json_rows import split_of
+from mllm_tailor.data.layouts.base import MEDIA_FOLDERS, ROW_SUFFIXES, Folder, Layout
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import inside, media_kind
 

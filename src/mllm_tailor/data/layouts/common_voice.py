@@ -13,7 +13,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import samples_of
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build
-from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots, recognised
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots, adjusted, recognised
 
 LEARNED = ("train", "dev", "test")
 _tables = recognised(lambda first: {"client_id", "path", "sentence"} <= set(first), (".tsv", ".csv"))
@@ -41,9 +41,9 @@ def _samples(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     values = dict(row.values)
     path, sentence, speaker = values.pop("path", ""), values.pop("sentence", None), values.pop("client_id", None)
     labels = {"audio": path, "text": sentence, "group": speaker}
-    for sample in samples_of(Row(row.source, labels, row.split), roots):
-        known = {**values, "client_id": speaker}
-        yield sample if isinstance(sample, DataIssue) else replace(sample, extra={**sample.extra, **known})
+    known = {**values, "client_id": speaker}
+    samples = samples_of(Row(row.source, labels, row.split), roots)
+    return adjusted(samples, lambda sample: replace(sample, extra={**sample.extra, **known}))
 
 
 LAYOUT = Layout(lambda folder: bool(_files(folder)), read, _tables)

@@ -38,7 +38,10 @@ def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     messages = [*_messages(row, "prompt", "user"), *_messages(row, reply, "assistant")]
     items = list(chat.samples_of(Row(row.source, values | {"messages": messages}, row.split), roots))
     yield from (item for item in items if isinstance(item, DataIssue))
-    *_, sample = (item for item in items if isinstance(item, Sample))
+    samples = [item for item in items if isinstance(item, Sample)]
+    if not samples:
+        return
+    sample = samples[-1]
     rejected = _messages(row, "rejected", "assistant")
     if rejected:
         sample = replace(sample, extra={**sample.extra, "rejected": _text(rejected[-1], row.source)})

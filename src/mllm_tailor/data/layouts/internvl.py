@@ -78,4 +78,4 @@ def _text(entry: dict[str, Any], key: str, source: str) -> str:
     return value or "."
 
 
-LAYOUT = Layout(detect, read, _files)
+LAYOUT = Layout(detect, read)

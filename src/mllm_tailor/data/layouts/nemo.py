@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import Row, kind_of
-from mllm_tailor.data.layouts.base import Folder, Roots, folder_layout, recognised
+from mllm_tailor.data.jsonl import Row
+from mllm_tailor.data.layouts.base import Folder, Roots, adjusted, folder_layout, recognised
 from mllm_tailor.data.layouts.columns import read_columns
 
 
@@ -25,23 +24,9 @@ def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | Data
     labels |= {name: values.pop(name) for name in ("text", "question", "answer", "id", "group") if name in values}
     if "speaker" in values and "group" not in labels:
         labels["group"] = values["speaker"]
-    span = _span(values.pop("offset", None), values.get("duration"), row.source)
-    for sample in read_columns(Row(row.source, labels, row.split), folder, roots):
-        if isinstance(sample, DataIssue):
-            yield sample
-            continue
-        media = tuple(replace(item, span=span) if isinstance(item, Media) and span else item for item in sample.media)
-        yield replace(sample, media=media, extra={**sample.extra, **values})
-
-
-def _span(offset: Any, duration: Any, source: str) -> tuple[float, float] | None:
-    """From where to where in seconds; None for the whole file."""
-    if offset in (None, 0, 0.0):
-        return None
-    for name, value in (("offset", offset), ("duration", duration)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise DataError(f"{source}: `{name}` should be seconds, found {kind_of(value)} — correct this row")
-    return float(offset), float(offset) + float(duration)
+    labels |= {name: values.pop(name) for name in ("offset", "duration") if values.get("offset")}
+    samples = read_columns(Row(row.source, labels, row.split), folder, roots)
+    return adjusted(samples, lambda sample: replace(sample, extra={**sample.extra, **values}))
 
 
 LAYOUT = folder_layout(recognised(lambda first: "audio_filepath" in first), samples_of)

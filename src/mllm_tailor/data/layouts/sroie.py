@@ -11,8 +11,9 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.strict_json import is_text, parse_json
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
 from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.json_rows import split_of
 from mllm_tailor.data.jsonl import Row, jsonl_rows, kind_of
-from mllm_tailor.data.layouts.base import Folder, Layout, split_of
+from mllm_tailor.data.layouts.base import Folder, Layout
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import inside, media_kind
 

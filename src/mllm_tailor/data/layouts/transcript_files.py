@@ -10,7 +10,8 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.layouts.base import Folder, Layout, Roots, split_of
+from mllm_tailor.data.json_rows import split_of
+from mllm_tailor.data.layouts.base import Folder, Layout, Roots
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import AUDIO_SUFFIXES
 

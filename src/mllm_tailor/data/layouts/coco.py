@@ -1,0 +1,148 @@
+"""COCO: one JSON file with `images`, `annotations` and `categories`; captions, boxes or outlines.
+
+Annotations with a caption give one sample an image with all its captions; those with a segmentation (as polygons) or a
+`bbox` give one sample for each category of an image. Crowds and run-length masks are named and left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import read_json
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.columns import group_key, locate
+from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.json_rows import split_of
+from mllm_tailor.data.jsonl import kind_of
+from mllm_tailor.data.layouts.answers import captioned
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots
+from mllm_tailor.data.layouts.regions import Region, region_samples, scaled, size_of
+from mllm_tailor.media.open import pages_of
+from mllm_tailor.media.source import media_kind
+
+FEWEST_NUMBERS = 6  # three corners of an outline
+
+
+def _files(folder: Folder) -> list[LabelFile]:
+    files = [*folder.label_files(".json"), *folder.files_in("annotations", ".json")]
+    return [file for file in files if _is_coco(file.head)]
+
+
+def _is_coco(head: Mapping[str, Any]) -> bool:
+    images = head.get("images")
+    first = images[0] if isinstance(images, list) and images else None
+    if not isinstance(first, dict) or not {"id", "file_name"} <= set(first):
+        return False
+    return "annotations" in head or "categories" in head or list(head)[-1] == "images"  # the rest may be cut off
+
+
+def read(folder: Folder) -> Iterator[Sample | DataIssue]:
+    """The samples of every image that has annotations; an image without any is named."""
+    for file in _files(folder):
+        try:
+            content = read_json(file.path)
+            yield from _read(content, file, folder)
+        except DataError as error:
+            yield DataIssue.of(error, str(file.path))
+
+
+def _read(content: Mapping[str, Any], file: LabelFile, folder: Folder) -> Iterator[Sample | DataIssue]:
+    split = file.split or _split_in(file.path.stem)
+    roots = _roots(folder, file.path, split)
+    names = {entry.get("id"): str(entry.get("name")) for entry in _objects(content, "categories", file.path)}
+    annotations: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for annotation in _objects(content, "annotations", file.path):
+        annotations[annotation.get("image_id")].append(annotation)
+    for number, image in enumerate(_objects(content, "images", file.path), 1):
+        source = f"{file.path}:images:{number}"
+        marks = annotations.pop(image.get("id"), [])
+        if not marks:
+            yield DataIssue(
+                source, f"{image.get('file_name')} has no annotation", "annotate it or remove it", None, "warning"
+            )
+            continue
+        try:
+            base = _base(image, roots, split, source)
+            yield from _samples(base, image, marks, names)
+        except DataError as error:
+            yield DataIssue.of(error, source)
+    for identifier in annotations:
+        problem = f"annotations of an image with the id {identifier}, which is not in `images`"
+        yield DataIssue(f"{file.path}:annotations", problem, "add the image, or remove them")
+
+
+def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[Mapping[str, Any]]:
+    value = content.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise DataError(f"{path}: `{name}` should be a list of objects, found {kind_of(value)} — correct the file")
+    return value
+
+
+def _split_in(stem: str) -> str | None:
+    """`instances_train2017` -> `train`."""
+    return next((split for word in stem.split("_")[::-1] if (split := split_of(word))), None)
+
+
+def _roots(folder: Folder, file: Path, split: str | None) -> Roots:
+    """The usual media folders, and the folders named after the split (`train2017`)."""
+    named = [
+        folder.path / entry.name
+        for entry in folder.listing()
+        if split is not None and split_of(entry.name) == split and entry.is_dir()
+    ]
+    return (*folder.roots(file), *(root for base in named for root in (base, base / "images") if root.is_dir()))
+
+
+def _base(image: Mapping[str, Any], roots: Roots, split: str | None, source: str) -> Sample:
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{source}: `file_name` should be text, found {kind_of(name)} — correct this image")
+    media = pages_of(locate(name, roots, source), media_kind(name) or "image")
+    known = ("id", "file_name", "width", "height")
+    extra = {key: value for key, value in image.items() if key not in known}
+    return Sample(Path(name).stem, media, group=group_key(image.get("group")), split=split, source=source, extra=extra)
+
+
+def _samples(
+    base: Sample, image: Mapping[str, Any], marks: Sequence[Mapping[str, Any]], names: Mapping[Any, str]
+) -> Iterator[Sample | DataIssue]:
+    captions = [str(mark["caption"]) for mark in marks if mark.get("caption")]
+    if captions:
+        yield captioned(base, captions)
+        return
+    regions: list[Region] = []
+    size = size_of(base.media, (image.get("width"), image.get("height")))
+    for mark in marks:
+        label = names.get(mark.get("category_id"))
+        if label is None:
+            problem = f"an annotation has the category {mark.get('category_id')}, which is not in `categories`"
+            yield DataIssue(base.source, problem, "add the category, or correct the annotation")
+        elif mark.get("iscrowd"):
+            problem = f"a crowd of `{label}` is left out"
+            yield DataIssue(base.source, problem, "outline its members to use them", None, "warning")
+        else:
+            regions += _regions(mark, label, size, base.source)
+    yield from region_samples(base, regions)
+
+
+def _regions(mark: Mapping[str, Any], label: str, size: tuple[float, float], source: str) -> Iterator[Region]:
+    """The outlines of an annotation, else its box."""
+    outlines = mark.get("segmentation")
+    if isinstance(outlines, list) and outlines:
+        for outline in outlines:
+            if not isinstance(outline, list) or len(outline) < FEWEST_NUMBERS or len(outline) % 2:
+                raise DataError(f"{source}: an outline of `{label}` is not three points or more — correct it")
+            yield Region(label, scaled(zip(outline[::2], outline[1::2], strict=True), size, source))
+        return
+    box = mark.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        raise DataError(f"{source}: `{label}` has neither polygons nor a box [x, y, width, height] — annotate it")
+    (left, top), (width, height) = scaled([box[:2], box[2:]], size, source)
+    yield Region(label, ((left, top), (left + width, top + height)))
+
+
+LAYOUT = Layout(lambda folder: bool(_files(folder)), read, _files)

@@ -1,0 +1,148 @@
+"""Documents whose words are labelled: FUNSD (a JSON file a page) and WildReceipt (a list with classes by number).
+
+The words with their places become `ocr`, as far as transcription needs them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import read_json
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.strict_json import parse_json
+from mllm_tailor.data.columns import locate
+from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.json_rows import json_head, split_of
+from mllm_tailor.data.layouts.base import Folder, Layout, Roots
+from mllm_tailor.media.open import pages_of
+
+ANNOTATIONS, IMAGES = "annotations", "images"
+CLASS_LIST = "class_list.txt"
+VALUE_ENDING, UNNAMED = "_value", ("Ignore", "Others")
+
+
+# --- FUNSD ------------------------------------------------------------------------------------------------------------
+
+
+def _funsd_folders(folder: Folder) -> list[tuple[Path, str | None]]:
+    """Folders with `annotations` and `images`: the data set's own, or those inside it (`training_data`)."""
+    inner = [folder.path / entry.name for entry in folder.listing() if split_of(entry.name) and entry.is_dir()]
+    pairs = [(folder.path, None), *((path, split_of(path.name)) for path in inner)]
+    return [(path, split) for path, split in pairs if _is_funsd(path, folder)]
+
+
+def _is_funsd(path: Path, folder: Folder) -> bool:
+    first = next((entry for entry in folder.listing(path / ANNOTATIONS) if entry.name.endswith(".json")), None)
+    form = json_head(Path(first.path)).get("form") if first else None
+    return isinstance(form, list) and bool(form) and isinstance(form[0], dict) and "linking" in form[0]
+
+
+def read_funsd(folder: Folder) -> Iterator[Sample | DataIssue]:
+    """One sample a page: the pairs of question and answer that are linked."""
+    for path, split in _funsd_folders(folder):
+        for entry in folder.listing(path / ANNOTATIONS):
+            if not entry.name.endswith(".json"):
+                continue
+            file = Path(entry.path)
+            source = f"{file}:1"
+            try:
+                name = folder.with_suffix(file.stem, (path / IMAGES,)) or f"{file.stem}.png"
+                media = pages_of(locate(name, (path / IMAGES,), source), "image")
+                entries, words = _funsd_form(read_json(file), source)
+                yield Sample(
+                    file.stem, media, fields={"entries": entries}, split=split, source=source, extra={"ocr": words}
+                )
+            except DataError as error:
+                yield DataIssue.of(error, source)
+
+
+def _funsd_form(content: Any, source: str) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """The linked pairs, and the words with their corners."""
+    form = content.get("form") if isinstance(content, Mapping) else None
+    if not isinstance(form, list) or not all(isinstance(item, Mapping) and "id" in item for item in form):
+        raise DataError(f"{source}: `form` should be a list of objects with an id — correct the file")
+    by_id = {item["id"]: item for item in form}
+    answers: dict[Any, list[Any]] = defaultdict(list)
+    for item in form:
+        for link in item.get("linking") or ():
+            if isinstance(link, list) and len(link) == 2 and item["id"] == link[0] and link[1] in by_id:
+                answers[link[0]].append(link[1])
+    entries = [
+        {"question": str(item.get("text") or ""), "answer": " ".join(str(by_id[other].get("text")) for other in others)}
+        for item in form
+        if item.get("label") == "question" and ((others := answers[item["id"]]) or True)
+    ]
+    words = [word for item in form for word in item.get("words") or ()]
+    return entries, [{"quad": _corners(word.get("box"), source), "text": str(word.get("text"))} for word in words]
+
+
+def _corners(box: Any, source: str) -> list[float]:
+    """The four corners of a box, or the corners themselves, clockwise from the top left."""
+    if not isinstance(box, list) or len(box) not in (4, 8) or not all(isinstance(value, (int, float)) for value in box):
+        raise DataError(f"{source}: a box is four numbers or four corners, found {str(box)[:80]} — correct the label")
+    if len(box) == 8:
+        return [float(value) for value in box]
+    left, top, right, bottom = (float(value) for value in box)
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+# --- WildReceipt ------------------------------------------------------------------------------------------------------
+
+
+def _wildreceipt_lists(folder: Folder) -> list[Path]:
+    if not (folder.path / CLASS_LIST).is_file():
+        return []
+    names = [entry.name for entry in folder.listing() if entry.name.endswith(".txt") and entry.name != CLASS_LIST]
+    return [folder.path / name for name in names]
+
+
+def read_wildreceipt(folder: Folder) -> Iterator[Sample | DataIssue]:
+    """One sample a receipt: the texts of each class, joined in the order of the file."""
+    lines = (folder.path / CLASS_LIST).read_text("utf-8", errors="replace").splitlines()
+    names = {number: name for number, _, name in (line.strip().partition(" ") for line in lines if line.strip())}
+    for file in _wildreceipt_lists(folder):
+        roots = folder.roots(file)
+        with file.open(encoding="utf-8", errors="replace") as rows:
+            for number, row in enumerate(rows, 1):
+                source = f"{file}:{number}"
+                try:
+                    if row.strip():
+                        yield _receipt(_parse(row, source), names, roots, (source, split_of(file.stem)))
+                except DataError as error:
+                    yield DataIssue.of(error, source)
+
+
+def _parse(text: str, source: str) -> Mapping[str, Any]:
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{source}: not valid JSON ({error}) — correct or remove this row") from None
+    if not isinstance(value, Mapping) or not isinstance(value.get("annotations"), list):
+        raise DataError(f"{source}: a row is an object with `file_name` and `annotations` — correct or remove it")
+    return value
+
+
+def _receipt(row: Mapping[str, Any], names: Mapping[str, str], roots: Roots, where: tuple[str, str | None]) -> Sample:
+    source, split = where
+    media = pages_of(locate(str(row.get("file_name")), roots, source), "image")
+    fields: dict[str, str] = {}
+    marks: Sequence[Any] = row["annotations"]
+    for mark in marks:
+        name = names.get(str(mark.get("label")))
+        if name is None:
+            raise DataError(f"{source}: the class {mark.get('label')} is not in {CLASS_LIST} — add it there")
+        if name.endswith(VALUE_ENDING) and name not in UNNAMED:
+            field = name.removesuffix(VALUE_ENDING)
+            fields[field] = f"{fields[field]} {mark.get('text')}" if field in fields else str(mark.get("text"))
+    words = [{"quad": _corners(mark.get("box"), source), "text": str(mark.get("text"))} for mark in marks]
+    return Sample(
+        Path(str(row["file_name"])).stem, media, fields=fields, split=split, source=source, extra={"ocr": words}
+    )
+
+
+FUNSD = Layout(lambda folder: bool(_funsd_folders(folder)), read_funsd)
+WILDRECEIPT = Layout(lambda folder: bool(_wildreceipt_lists(folder)), read_wildreceipt)

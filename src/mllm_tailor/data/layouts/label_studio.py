@@ -1,0 +1,159 @@
+"""Label Studio's exports: JSON (tasks with `data` and `annotations`) and JSON_MIN (one flat row a task).
+
+Choices, texts, numbers and ratings become fields named after their control; boxes and outlines become one sample for
+each label of an image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots, recognised
+from mllm_tailor.data.layouts.columns import read_columns
+from mllm_tailor.data.layouts.regions import Region, region_samples, scaled
+
+PERCENT = (100.0, 100.0)  # the width and height of every image in Label Studio's coordinates
+MIN_KEYS = frozenset({"annotator", "annotation_id", "created_at", "updated_at", "lead_time"})
+TASK_KEYS = frozenset(
+    {"id", "data", "annotations", "predictions", "drafts", "file_upload", "meta", "inner_id", "project", "updated_by"}
+    | {"total_annotations", "cancelled_annotations", "total_predictions", "comment_count", "unresolved_comment_count"}
+    | {"last_comment_updated_at", "comment_authors", "created_at", "updated_at", "completed_at"}
+)
+_UPLOAD = re.compile(r"^/?(?:data/)?(?:upload/(?:\d+/)?(?:[0-9a-f]{6,}-)?|local-files/\?d=)")
+_REGIONS = ("rectanglelabels", "polygonlabels", "labels")
+
+
+def _is_task(first: Mapping[str, Any]) -> bool:
+    annotations = first.get("annotations", first.get("completions"))
+    return isinstance(first.get("data"), dict) and isinstance(annotations, list)
+
+
+def _is_flat(first: Mapping[str, Any]) -> bool:
+    return {"annotation_id", "lead_time"} <= set(first)
+
+
+_files = recognised(lambda first: _is_task(first) or _is_flat(first))
+
+
+def read(folder: Folder) -> Iterator[Sample | DataIssue]:
+    """The samples of every task that has an annotation; a task without any is named."""
+    for file in _files(folder):
+        yield from _read_file(file, folder)
+
+
+def _read_file(file: LabelFile, folder: Folder) -> Iterator[Sample | DataIssue]:
+    roots = folder.roots(file.path)
+    for row in file.rows():
+        if isinstance(row, DataIssue):
+            yield row
+            continue
+        try:
+            task = _task(row.values, row.source) if "data" in row.values else _flat(row.values)
+            if task is None:
+                yield DataIssue(row.source, "not annotated", "annotate the task, or leave it out", None, "warning")
+                continue
+            yield from _samples(row, *task, folder, roots)
+        except DataError as error:
+            yield DataIssue.of(error, row.source)
+
+
+def _samples(
+    row: Row, values: dict[str, Any], regions: list[Region], folder: Folder, roots: Roots
+) -> Iterator[Sample | DataIssue]:
+    values = {name: _file_name(value, folder, roots) for name, value in values.items()}
+    for sample in read_columns(Row(row.source, values, row.split), folder, roots):
+        if isinstance(sample, DataIssue):
+            yield sample
+            continue
+        if sample.answer is not None or sample.fields or not regions:
+            yield sample
+        yield from region_samples(sample, regions)
+
+
+def _file_name(value: Any, folder: Folder, roots: Roots) -> Any:
+    """The name of an uploaded file as it was before the upload, where no file has the name it was given then."""
+    if not isinstance(value, str) or not _UPLOAD.match(value):
+        return value
+    stored = unquote(value.rpartition("/")[2].removeprefix("?d="))
+    original = unquote(_UPLOAD.sub("", value))
+    return next((name for name in (stored, original) if any((root / name).is_file() for root in roots)), original)
+
+
+def _task(task: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[Region]] | None:
+    """The columns and regions of a task of the JSON export; None where it was not annotated."""
+    annotations = task.get("annotations", task.get("completions"))
+    if not isinstance(annotations, list) or not isinstance(task.get("data"), Mapping):
+        raise DataError(f"{source}: `annotations` should be a list, found {kind_of(annotations)} — export it again")
+    done = [entry for entry in annotations if isinstance(entry, Mapping) and not entry.get("was_cancelled")]
+    done.sort(key=lambda entry: not entry.get("ground_truth"))
+    if not done or not done[0].get("result"):
+        return None
+    values = {"id": task.get("id"), **task["data"]}
+    regions: list[Region] = []
+    for result in done[0]["result"]:
+        _add(result, values, regions, source)
+    return values, regions
+
+
+def _add(result: Mapping[str, Any], values: dict[str, Any], regions: list[Region], source: str) -> None:
+    """Adds what one control says to the columns or the regions."""
+    kind, value = result.get("type"), result.get("value")
+    name = str(result.get("from_name"))
+    if not isinstance(value, Mapping) or not isinstance(kind, str):
+        if kind != "relation":
+            raise DataError(f"{source}: a result of `{name}` has no value — export it again")
+        return
+    if kind in _REGIONS and ({"x", "y", "width", "height"} <= set(value) or "points" in value):
+        regions += _regions(value, source)
+        return
+    if kind == "brushlabels":
+        raise DataError(f"{source}: `{name}` is painted with a brush, which is not read — outline it with polygons")
+    stated = value.get(kind, value.get("text"))
+    if stated is None:
+        raise DataError(f"{source}: `{name}` is a {kind}, which is not read — leave it out of the export")
+    if isinstance(stated, list):
+        flat = [" > ".join(map(str, item)) if isinstance(item, list) else str(item) for item in stated]
+        stated = "\n".join(flat) if kind == "textarea" else ", ".join(flat)
+    values[name] = f"{values[name]}\n{stated}" if name in values and kind == "textarea" else stated
+
+
+def _regions(value: Mapping[str, Any], source: str) -> Iterator[Region]:
+    labels = next((value[name] for name in _REGIONS if isinstance(value.get(name), list)), ["region"])
+    for label in labels:
+        if "points" in value:
+            yield Region(str(label), scaled(value["points"], PERCENT, source))
+            continue
+        if value.get("rotation"):
+            raise DataError(f"{source}: a box of `{label}` is turned — outline it with a polygon")
+        corner = (value["x"], value["y"])
+        ((left, top), (width, height)) = scaled([corner, (value["width"], value["height"])], PERCENT, source)
+        yield Region(str(label), ((left, top), (left + width, top + height)))
+
+
+def _flat(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Region]] | None:
+    """The columns and regions of a row of JSON_MIN."""
+    values: dict[str, Any] = {}
+    regions: list[Region] = []
+    for name, value in row.items():
+        if name in MIN_KEYS:
+            continue
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for item in value:
+                regions += _regions(item, name)
+        elif isinstance(value, Mapping) and isinstance(value.get("choices"), list):
+            values[name] = ", ".join(map(str, value["choices"]))
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            values[name] = "\n".join(value)
+        else:
+            values[name] = value
+    return values, regions
+
+
+LAYOUT = Layout(lambda folder: bool(_files(folder)), read, _files)

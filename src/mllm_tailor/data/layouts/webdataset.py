@@ -1,0 +1,108 @@
+"""WebDataset: .tar files whose members of one name are a sample: `0001.jpg`, `0001.txt`, `0001.cls`, `0001.json`."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.strict_json import parse_json
+from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.json_rows import split_of
+from mllm_tailor.data.jsonl import Row, build
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
+from mllm_tailor.data.layouts.columns import read_columns
+from mllm_tailor.media.source import media_kind
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+TEXT_SUFFIXES = {"txt": "text", "text": "text", "caption": "caption", "transcript": "text", "cls": "label"}
+LOOKED_AT = 20  # members, to recognise a file
+LARGEST_MEMBER = 256 * 2**20  # bytes
+
+
+def _files(folder: Folder) -> list[LabelFile]:
+    if folder.path.is_file():
+        paths = [folder.path]
+    else:
+        inner = [folder.path / entry.name for entry in folder.listing() if split_of(entry.name) and entry.is_dir()]
+        paths = [path / entry.name for path in (folder.path, *inner) for entry in folder.listing(path)]
+    named = [path for path in paths if path.name.lower().endswith(SUFFIXES) and path.is_file()]
+    return [LabelFile(path, split_of(path.name) or split_of(path.parent.name)) for path in named if _holds_media(path)]
+
+
+def _holds_media(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            return any(media_kind(member.name) for member in islice(archive, LOOKED_AT))
+    except (tarfile.TarError, OSError, EOFError):
+        return False
+
+
+def read(folder: Folder) -> Iterator[Sample | DataIssue]:
+    """One sample for each name, its files read from the archive."""
+    for file in _files(folder):
+        rows = _rows(file.path, file.split)
+        yield from build(rows, lambda row: read_columns(row, folder, (folder.outer,)))
+
+
+def _rows(path: Path, split: str | None) -> Iterator[Row | DataIssue]:
+    values: dict[str, Any] = {}
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                if not member.isreg() or Path(member.name).name.startswith("."):
+                    continue
+                key, suffix = _parts(member.name)
+                if values and values["id"] != key:
+                    yield Row(f"{path}:{values['id']}", values, split)
+                    values = {}
+                values.setdefault("id", key)
+                source = f"{path}:{member.name}"
+                stream = archive.extractfile(member) if member.size <= LARGEST_MEMBER else None
+                if stream is None:
+                    yield DataIssue(
+                        source, f"{member.size:,} bytes, over the limit of {LARGEST_MEMBER:,}", "save it smaller"
+                    )
+                    continue
+                issue = _add(stream.read(), member.name, suffix, values)
+                if issue:
+                    yield DataIssue(source, issue, "correct or remove this file")
+    except (tarfile.TarError, OSError, EOFError):
+        yield DataIssue(str(path), "damaged or cut off", "copy it again from its source")
+    if values:
+        yield Row(f"{path}:{values['id']}", values, split)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The sample's name and what follows the first point of the file's name."""
+    folder, _, file = name.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return f"{folder}/{stem}".lstrip("/"), suffix.lower()
+
+
+def _add(data: bytes, name: str, suffix: str, values: dict[str, Any]) -> str | None:
+    """Adds a member to the row; says what is wrong with it, if anything is."""
+    kind = media_kind(name)
+    if kind:
+        values.setdefault(f"{kind}s", []).append({"bytes": data, "path": Path(name).name})
+        return None
+    last = suffix.rpartition(".")[2]
+    try:
+        text = data.decode("utf-8")
+        if last == "json":
+            stated = parse_json(text)
+            values |= stated if isinstance(stated, dict) else {"label": stated}
+        else:
+            values[TEXT_SUFFIXES.get(last, last or "text")] = text.strip()
+    except UnicodeDecodeError:
+        return f"neither media nor UTF-8 text ({len(data)} bytes)"
+    except (ValueError, json.JSONDecodeError) as error:
+        return f"not valid JSON ({error})"
+    return None
+
+
+LAYOUT = Layout(lambda folder: bool(_files(folder)), read, _files)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.io import human_bytes
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models import collate, encode
+from mllm_tailor.models import InputSettings, collate, encode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -131,7 +131,7 @@ def qlora_step(folder: Path) -> None:
     model = load_model(
         folder / "native",
         dtype="auto",  # bf16 where the processor computes in it
-        tiles=Tiles(min=1, max=1),
+        inputs=InputSettings(tiles=Tiles(min=1, max=1)),
         quantize=method.quantize,
         quantize_skip=method.quantize_skip,
     )

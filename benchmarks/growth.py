@@ -34,7 +34,7 @@ from mllm_tailor.core.io import human_bytes, write_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples, split, split_dev, validate
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import LoadedModel, encode, load_model
+from mllm_tailor.models import InputSettings, LoadedModel, encode, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.recipe.schema import HeldOut, Tiles
@@ -133,7 +133,7 @@ def rows(most: int) -> Iterator[Curve]:
 
 def sizes(_: int) -> Iterator[Curve]:
     """Decoding and cutting pictures of more and more pixels, always into two tiles and the whole."""
-    model = load_model("embedded", dtype="float32", tiles=Tiles(min=2, max=2))
+    model = load_model("embedded", dtype="float32", inputs=InputSettings(tiles=Tiles(min=2, max=2)))
     rng = np.random.default_rng(0)
     sides, costs, rises = [512, 1024, 2048, 4096], [], []
     with tempfile.TemporaryDirectory() as place:

@@ -34,7 +34,7 @@ from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import VisionFeatureCache, predict, predict_both
 from mllm_tailor.generation.constrain import Grammar, Guide, Vocabulary, allowed_tokens
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.recipe.schema import Predict, Tiles
@@ -188,7 +188,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = (
-            load_model(arguments.model, dtype="float32", tiles=Tiles(min=1, max=2))
+            load_model(arguments.model, dtype="float32", inputs=InputSettings(tiles=Tiles(min=1, max=2)))
             if arguments.model
             else random_model(folder / "model")
         )

@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 from mllm_tailor.core.device import describe_machine, fast_bf16
 from mllm_tailor.core.io import human_bytes, write_json, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.models import LoadedModel, collate, encode, load_model, save_model
+from mllm_tailor.models import InputSettings, LoadedModel, collate, encode, load_model, save_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe.schema import Tiles
 from mllm_tailor.synthetic import draw_folder
@@ -123,7 +123,7 @@ class Rounds:
 def write_model(work: WorkerArgs, folder: Path) -> None:
     """The embedded model with the published tiles, or 155 million random weights with a vocabulary of 32,768."""
     if work.name == "embedded":
-        save_model(load_model("embedded", tiles=TILES), folder)
+        save_model(load_model("embedded", inputs=InputSettings(tiles=TILES)), folder)
         return
     tokenizer = build_tokenizer()
     torch.manual_seed(SEED)

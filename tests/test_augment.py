@@ -15,7 +15,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.media.crop import clip_box
 from mllm_tailor.media.video import read_clip, store_frames
-from mllm_tailor.models import encode, load_model
+from mllm_tailor.models import InputSettings, encode, load_model
 from mllm_tailor.models.inputs.speech_units import Codebook
 from mllm_tailor.recipe.schema import Units
 from mllm_tailor.training.augment import ENDS, SPEED, augment_sample
@@ -106,7 +106,9 @@ def test_the_box_round_a_clip_is_square_and_holds_every_place_of_what_moves() ->
 
 
 def test_trimmed_clips_fill_their_tiles(tiny_model_folder: Path, clip: Media) -> None:
-    plain, trimmed = (load_model(tiny_model_folder, device="cpu", frames=4, trim=trim) for trim in (False, True))
+    plain, trimmed = (
+        load_model(tiny_model_folder, device="cpu", inputs=InputSettings(frames=4, trim=trim)) for trim in (False, True)
+    )
     inked = [
         float((encode(Sample("a", (clip,)), model).media["pixel_values"] > 1).float().mean())
         for model in (plain, trimmed)
@@ -118,7 +120,7 @@ def test_what_is_shown_of_a_trimmed_clip_moves_from_epoch_to_epoch(tiny_model_fo
     """Trimmed after it was changed, what moves would always touch the same edges."""
     path = tmp_path / "clip.mkv"
     path.write_bytes(store_frames(drawn(), 2.0))
-    model = load_model(tiny_model_folder, device="cpu", frames=4, trim=True)
+    model = load_model(tiny_model_folder, device="cpu", inputs=InputSettings(frames=4, trim=True))
     feed = LiveBatches(model, [as_conversation(Sample("a", (Media("video", path),), answer="x"))], "answer", 0)
     middles = []
     for epoch in range(6):

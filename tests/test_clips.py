@@ -20,7 +20,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.media.video import ClipLimits, film_strip, frame_size, read_frames
-from mllm_tailor.models import count_tokens, encode, load_model
+from mllm_tailor.models import InputSettings, count_tokens, encode, load_model
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 from mllm_tailor.training.vision_cache import CachedBatches, can_cache, see
@@ -208,7 +208,10 @@ def test_real_clips_in_several_containers() -> None:
 
 def test_a_gesture_is_seen_classified_and_counted(tiny_model_folder: Path) -> None:
     folder = real_data("gesture17")
-    model, task = load_model(tiny_model_folder, frames=4), open_task("classify", ["wave", "tap", "swipe up"])
+    model, task = (
+        load_model(tiny_model_folder, inputs=InputSettings(frames=4)),
+        open_task("classify", ["wave", "tap", "swipe up"]),
+    )
     clips = [Media("video", path) for path in sorted((folder / "videos").glob("*/*.mp4"))[:200:199]]
     samples = [task.phrase(Sample(str(place), (clip,), answer="wave")) for place, clip in enumerate(clips)]
     for sample in samples:
@@ -223,7 +226,7 @@ def test_a_gesture_is_seen_classified_and_counted(tiny_model_folder: Path) -> No
 
 
 def test_cached_features_of_clips_equal_live_ones(tiny_model_folder: Path, tmp_path: Path) -> None:
-    model = load_model(tiny_model_folder, frames=3)
+    model = load_model(tiny_model_folder, inputs=InputSettings(frames=3))
     samples = [Sample(str(keys), (media(clip(STEADY, keys_every=keys)),), "?", "wave") for keys in (5, 9)]
     model.model.requires_grad_(False)
     assert can_cache(model, samples, augmented=False)
@@ -239,7 +242,7 @@ def test_a_film_strip_shows_frames_side_by_side() -> None:
 
 
 def test_a_damaged_clip_is_an_error_row_and_stops_no_other(tiny_model_folder: Path) -> None:
-    model, task = load_model(tiny_model_folder, frames=2), open_task("classify", ["wave", "tap"])
+    model, task = load_model(tiny_model_folder, inputs=InputSettings(frames=2)), open_task("classify", ["wave", "tap"])
     whole, broken = media(clip(STEADY)), media(b"no clip")
     samples = [Sample("good", (whole,)), Sample("bad", (broken,))]
     good, bad = predict(model, task, samples, Predict(max_new_tokens=40))

@@ -16,7 +16,7 @@ from test_models_families import clip
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.sample import Media, Sample, Turn
-from mllm_tailor.models import NO_LOSS, LoadedModel, encode, load_model, save_model
+from mllm_tailor.models import NO_LOSS, InputSettings, LoadedModel, encode, load_model, save_model
 from mllm_tailor.models.convert import convert
 from mllm_tailor.models.convert.config import language_class
 from mllm_tailor.recipe.schema import Tiles
@@ -256,7 +256,7 @@ def test_folders_say_what_other_programs_look_for(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "two", max_dynamic_patch=4)
     write_checkpoint(tmp_path / "one", ps_version="v1")
     convert(tmp_path / "two", tmp_path / "native")
-    model = load_model(tmp_path / "native", tiles=Tiles(min=2, max=3))
+    model = load_model(tmp_path / "native", inputs=InputSettings(tiles=Tiles(min=2, max=3)))
     save_model(model, tmp_path / "saved")
     for folder, tiles in (("native", (1, 4)), ("saved", (2, 3))):
         config = json.loads((tmp_path / folder / "config.json").read_text())
@@ -312,7 +312,7 @@ def test_conversations_are_written_as_the_original_writes_them(style: str, tmp_p
     write_checkpoint(
         tmp_path / "original", languages.get(style, "Qwen2ForCausalLM"), template=style, system_message="S"
     )
-    model = load_model(tmp_path / "original", tiles=Tiles(min=1, max=1))
+    model = load_model(tmp_path / "original", inputs=InputSettings(tiles=Tiles(min=1, max=1)))
     history = (Turn("user", "Q"), Turn("assistant", "A"))
     encoded = encode(Sample("a", media=SAMPLE.media, history=history, prompt="R", answer="B"), model)
     picture_text = "<img>" + "<IMG_CONTEXT>" * 4 + "</img>\n"
@@ -324,7 +324,7 @@ def test_conversations_are_written_as_the_original_writes_them(style: str, tmp_p
 def test_several_pictures_no_picture_and_a_clip(tmp_path: Path) -> None:
     """Pictures stand in order before the question and share the tiles; every frame of a clip is one tile."""
     write_checkpoint(tmp_path / "original", "Qwen2ForCausalLM", system_message="S", max_dynamic_patch=6)
-    model = load_model(tmp_path / "original", frames=2)
+    model = load_model(tmp_path / "original", inputs=InputSettings(frames=2))
 
     def read(*media: Media) -> tuple[str, int]:
         encoded = encode(Sample("a", media, "Q", "A"), model)
@@ -376,7 +376,7 @@ def test_system_text_of_the_checkpoint(tmp_path: Path) -> None:
     ):
         if folder != "a":
             write_checkpoint(tmp_path / folder, **options)
-        model = load_model(tmp_path / folder, **(options if folder == "a" else {}))
+        model = load_model(tmp_path / folder, inputs=InputSettings(**options) if folder == "a" else None)
         assert expected in model.tokenizer.decode(encode(Sample("x", prompt="?"), model).ids)
     assert not sign.exists()
 

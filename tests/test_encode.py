@@ -19,6 +19,7 @@ from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.models import (
     NO_LOSS,
+    InputSettings,
     LoadedModel,
     collate,
     count_tokens,
@@ -171,7 +172,7 @@ def test_loss_on_all_tokens_only_when_asked(model: LoadedModel) -> None:
 
 
 def test_system_text_of_the_model_and_of_the_sample(tiny_model_folder: Path) -> None:
-    model = load_model(tiny_model_folder, system="House rule.")
+    model = load_model(tiny_model_folder, inputs=InputSettings(system="House rule."))
     plain = Sample("a", prompt="?")
     assert "system\nHouse rule." in model.tokenizer.decode(encode(plain, model).ids)
     assert "system\nMine." in model.tokenizer.decode(encode(replace(plain, system="Mine."), model).ids)
@@ -307,7 +308,7 @@ def test_pictures_of_a_sample_share_its_tiles() -> None:
 def test_tiles_can_be_chosen(tiny_model_folder: Path) -> None:
     sample = SHAPES["one picture"]
     assert len(encode(sample, load_model(tiny_model_folder)).media["pixel_values"]) == 3
-    model = load_model(tiny_model_folder, tiles=Tiles(min=1, max=1))
+    model = load_model(tiny_model_folder, inputs=InputSettings(tiles=Tiles(min=1, max=1)))
     assert len(encode(sample, model).media["pixel_values"]) == 1
 
 

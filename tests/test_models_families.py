@@ -24,6 +24,7 @@ from mllm_tailor.methods import make_method, merge
 from mllm_tailor.models import (
     FAMILIES,
     NO_LOSS,
+    InputSettings,
     LoadedModel,
     collate,
     count_tokens,
@@ -200,14 +201,14 @@ def test_a_whole_omni_checkpoint_opens_its_thinker(families: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llava", "idefics3", "qwen2_audio"])
 def test_an_unknown_family_is_guessed_and_says_so(
-    kind: str, families: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str, families: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = family_folder(families, kind)
     known = load_model(folder)
     without = {name: family for name, family in FAMILIES.items() if name != kind}
     monkeypatch.setattr("mllm_tailor.models.load.FAMILIES", without)
     model = load_model(folder)
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(caplog.text.split())
     assert f"{kind} is not a family described here. Guessed from its modules" in said
     assert model.family.parts == known.family.parts
     sample = Sample("a", (sound(),) if kind == "qwen2_audio" else (picture(60, 40),), "Hi?")
@@ -275,7 +276,7 @@ def clip(path: Path, frames: int = 24) -> Media:
 
 
 def test_clips_are_read_frame_by_frame(tiny_model_folder: Path, tmp_path: Path) -> None:
-    model = load_model(tiny_model_folder, frames=5)
+    model = load_model(tiny_model_folder, inputs=InputSettings(frames=5))
     sample = Sample("a", (clip(tmp_path / "a.mp4"), picture(60, 120)), "What happens?", "It brightens.")
     encoded = encode(sample, model)
     assert len(encoded.media["pixel_values"]) == model.frames + 3
@@ -292,7 +293,7 @@ SEEING_CLIPS = [name for name in RECIPES if FAMILIES[name].clips]
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SEEING_CLIPS)
 def test_clips_of_every_family_that_sees_them(kind: str, families: Path, tmp_path: Path) -> None:
-    model = load_model(family_folder(families, kind), dtype="float32", frames=6)
+    model = load_model(family_folder(families, kind), dtype="float32", inputs=InputSettings(frames=6))
     clips = [Sample("a", (clip(tmp_path / "a.mp4"),), "What happens?", "It brightens.")]
     clips.append(Sample("b", (clip(tmp_path / "b.mp4", 12),), "And here?", "Less."))
     other = () if kind == "glm4v" else (picture(60, 40),)  # GLM cannot tell pictures from clips within a batch
@@ -308,14 +309,14 @@ def test_clips_of_every_family_that_sees_them(kind: str, families: Path, tmp_pat
     ]
     assert seen[0].numel() == seen[1].numel() and seen[1].mean() < seen[0].mean()  # the shorter clip stays darker
     save_model(model, tmp_path / "saved")
-    again = load_model(tmp_path / "saved", dtype="float32", frames=6)
+    again = load_model(tmp_path / "saved", dtype="float32", inputs=InputSettings(frames=6))
     assert torch.equal(logits(again, clips[:1]), logits(model, clips[:1]))
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "llava_next_video"])
 def test_frames_come_in_order_and_whole(kind: str, families: Path, tmp_path: Path) -> None:
     """Every frame is of one grey; where each of them ended up is read off the pixel values."""
-    model = load_model(family_folder(families, kind), frames=5)
+    model = load_model(family_folder(families, kind), inputs=InputSettings(frames=5))
     media = clip(tmp_path / "a.mp4")
     found = encode(Sample("a", (media,), "What?"), model).media
     pictures = model.processor.image_processor
@@ -335,7 +336,7 @@ def test_frames_come_in_order_and_whole(kind: str, families: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["qwen2_vl"])
 def test_real_clips(kind: str, families: Path) -> None:
-    model = load_model(family_folder(families, kind), frames=4)
+    model = load_model(family_folder(families, kind), inputs=InputSettings(frames=4))
     files = sorted(file for file in real_data("video_samples").iterdir() if file.suffix in (".mp4", ".mkv", ".avi"))
     for file in files:
         sample = Sample(file.name, (Media("video", file),), "What happens?")

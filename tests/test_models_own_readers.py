@@ -119,12 +119,12 @@ def test_samples_of_every_kind_in_one_batch_read_as_alone(phi: LoadedModel) -> N
 
 
 def test_adapters_of_the_checkpoint_that_are_not_applied_are_named(
-    phi: LoadedModel, capsys: pytest.CaptureFixture[str]
+    phi: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     (phi.folder / "vision-lora").mkdir()
     load_model(phi.folder)
     (phi.folder / "vision-lora").rmdir()
-    assert "vision-lora are not applied" in " ".join(capsys.readouterr().err.split())
+    assert "not applied: vision-lora" in " ".join(caplog.text.split())
 
 
 def test_a_prompt_is_the_published_one(phi: LoadedModel) -> None:

@@ -268,7 +268,7 @@ def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
     weight.data += 1e-3
     assert weights_key(model) != before  # trained vision weights never meet old features
     weight.data -= 1e-3
-    assert weights_key(replace(model, mixed=True)) != before
+    assert weights_key(replace(model, mixed_precision=True)) != before
     small = VisionFeatureCache(limit=memory.bytes // 2)
     predict(model, TASK, samples, settings(max_new_tokens=2), memory=small)
     assert 0 < small.bytes <= small.limit
@@ -276,7 +276,7 @@ def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
 
 def test_the_vision_side_in_bf16_is_near_and_in_the_models_own_format(model, samples):
     pixels = prompt_inputs([TASK.phrase(samples[4].unlabelled())], model)["pixel_values"]
-    exact, mixed = (Vision(opened, None)._look(pixels) for opened in (model, replace(model, mixed=True)))
+    exact, mixed = (Vision(opened, None)._look(pixels) for opened in (model, replace(model, mixed_precision=True)))
     assert exact.dtype == mixed.dtype == model.dtype
     difference = (exact - mixed).norm() / exact.norm()
     assert 1e-5 < difference < 3e-2  # bf16 keeps eight bits

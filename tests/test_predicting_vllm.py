@@ -32,7 +32,7 @@ from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.vllm import engine as vllm_writer
 from mllm_tailor.generation.vllm.engine import VllmEngine
 from mllm_tailor.generation.vllm.requests import as_ours, check_family, check_served, pictures_of, to_sequence
-from mllm_tailor.models import FAMILIES, LoadedModel, collate, encode, load_model
+from mllm_tailor.models import FAMILIES, InputSettings, LoadedModel, collate, encode, load_model
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.run import vllm_model as served
 from mllm_tailor.run.predict import open_base, open_tuned
@@ -48,7 +48,12 @@ TASK = open_task("extract", FIELDS)
 
 @pytest.fixture(scope="module")
 def model(tiny_model_folder: Path) -> LoadedModel:
-    return load_model(tiny_model_folder, dtype="float32", device="cpu", tiles=Tiles(min=1, max=4, thumbnail=True))
+    return load_model(
+        tiny_model_folder,
+        dtype="float32",
+        device="cpu",
+        inputs=InputSettings(tiles=Tiles(min=1, max=4, thumbnail=True)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +220,7 @@ def test_what_vllm_would_compute_differently_is_refused(model: LoadedModel) -> N
     with pytest.raises(ModelError, match="not with Qwen2-VL"):
         check_family(FAMILIES["qwen2_vl"])
     check_served(model)
-    other_tile = load_model(model.folder, dtype="float32", device="cpu", tile_size=84)
+    other_tile = load_model(model.folder, dtype="float32", device="cpu", inputs=InputSettings(tile_size=84))
     with pytest.raises(ModelError, match="tiles of 84 pixels"):
         check_served(other_tile)
     other_tile.processor.image_processor.size = {"height": 56, "width": 56}

@@ -20,7 +20,7 @@ from mllm_tailor.data import DataIssue, detect, read_samples
 from mllm_tailor.data.layouts.base import Folder
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.media.open import image_size, open_image
-from mllm_tailor.models import encode, generate, load_model, save_model
+from mllm_tailor.models import InputSettings, encode, generate, load_model, save_model
 from mllm_tailor.run.report import LABEL_COLOR
 from mllm_tailor.scoring.metrics import METRICS
 from mllm_tailor.scoring.metrics.iou import overlap
@@ -124,14 +124,16 @@ def test_documents_beside_their_labels_are_read_page_by_page() -> None:
 
 def test_tiles_of_another_size(tiny_model_folder: Path, tmp_path: Path) -> None:
     sample = Sample("a", (draw(tmp_path / "a.png", (28, 28), (5, 5, 20, 20)),), "What?")
-    usual, small = (load_model(tiny_model_folder, tile_size=tile, device="cpu") for tile in (None, 28))
+    usual, small = (
+        load_model(tiny_model_folder, device="cpu", inputs=InputSettings(tile_size=tile)) for tile in (None, 28)
+    )
     assert encode(sample, usual).length - encode(sample, small).length == 3  # 1 token in place of 4
     assert encode(sample, small).media["pixel_values"].shape[-2:] == (28, 28)
     assert len(generate([sample], small, max_new_tokens=2)) == 1
     save_model(small, tmp_path / "saved")
     assert encode(sample, load_model(tmp_path / "saved", device="cpu")).length == encode(sample, small).length
     with pytest.raises(ModelError, match="take 28"):
-        load_model(tiny_model_folder, tile_size=42, device="cpu")
+        load_model(tiny_model_folder, device="cpu", inputs=InputSettings(tile_size=42))
 
 
 def test_a_run_scores_boxes_and_draws_them(tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -22,7 +22,7 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples
 from mllm_tailor.media.audio import audio_rate
-from mllm_tailor.models import encode, load_model, save_model
+from mllm_tailor.models import InputSettings, encode, load_model, save_model
 from mllm_tailor.models.inputs.speech_units import (
     FILE,
     Codebook,
@@ -149,7 +149,7 @@ def test_units_are_tokens_of_the_model_the_same_at_every_opening(
 ) -> None:
     fit_codebook(tones, Units(count=6), seed=0).save(tmp_path / FILE)
     units = Units(count=6, codebook=str(tmp_path / FILE))
-    first, second = (load_model(tiny_model_folder, units=units, device="cpu") for _ in range(2))
+    first, second = (load_model(tiny_model_folder, device="cpu", inputs=InputSettings(units=units)) for _ in range(2))
     for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert first.codebook is not None
@@ -158,11 +158,11 @@ def test_units_are_tokens_of_the_model_the_same_at_every_opening(
     start = ids.index(wanted[0])
     assert ids[start : start + len(wanted)] == wanted
     save_model(first, tmp_path / "saved")  # with its codebook beside the weights
-    saved = load_model(tmp_path / "saved", units=Units(count=6), device="cpu")
+    saved = load_model(tmp_path / "saved", device="cpu", inputs=InputSettings(units=Units(count=6)))
     assert encode(Sample("a", (tones[0],), "Which?"), saved).ids.tolist() == ids
     assert torch.equal(saved.model.get_input_embeddings().weight, first.model.get_input_embeddings().weight)
     with pytest.raises(ModelError, match="no codebook"):
-        load_model(tiny_model_folder, units=Units(), device="cpu")
+        load_model(tiny_model_folder, device="cpu", inputs=InputSettings(units=Units()))
 
 
 def test_a_run_learns_from_units_and_its_folder_predicts_wherever_it_lies(

@@ -22,10 +22,10 @@ encoded = encode(sample, model)  # .ids, .labels (-100: no loss), .media["pixel_
 replies = generate([sample], model, max_new_tokens=64)
 ```
 
-- `load_model(path, revision=, dtype=, device=, tiles=, system=, quantize=)` returns an object with `.model`,
-  `.processor`, `.tokenizer`, `.identity` and the settings in use. A path is a string or a `Path`; `dtype` is `auto`,
-  `float32`, `bfloat16` or `float16`, as a string or torch's own; `device` likewise. `save_model(model, folder)` writes
-  it as an ordinary checkpoint.
+- `load_model(path, revision=, dtype=, device=, quantize=, inputs=InputSettings(tiles=, system=))` returns an object
+  with `.model`, `.processor`, `.tokenizer`, `.identity` and the settings in use. A path is a string or a `Path`;
+  `dtype` is `auto`, `float32`, `bfloat16` or `float16`, as a string or torch's own; `device` likewise.
+  `save_model(model, folder)` writes it as an ordinary checkpoint.
 - `.model` is the class of transformers: `.model(input_ids=, pixel_values=, labels=)`, and for the features of pictures
   `.model.get_image_features(pixel_values=).pooler_output` (tiles, tokens, width).
 - `encode(sample, model)` gives `.ids` and `.labels` (tokens,), `.pixel_values` (tiles, 3, side, side; None without

@@ -89,7 +89,7 @@ class Vision:
 
     def _look(self, pixels: Tensor) -> Tensor:
         device = self.model.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.model.mixed):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.model.mixed_precision):
             features: Tensor = self.model.model.get_image_features(pixel_values=pixels.to(device)).pooler_output
         return features.to(self.model.dtype)
 
@@ -98,7 +98,7 @@ def weights_key(model: LoadedModel) -> str:
     """A hash of every weight on the vision side, an adapter's included, and of the number format."""
     prefixes = tuple(f"{name}." for part in ("vision", "projector") for name in model.family.parts.get(part, ()))
     # A PEFT wrapper puts words of its own before and between; the weights under a part still follow its name.
-    told = hashlib.sha256(f"{model.dtype} {model.mixed}".encode())
+    told = hashlib.sha256(f"{model.dtype} {model.mixed_precision}".encode())
     for name, weight in model.model.named_parameters():
         if any(prefix in name for prefix in prefixes):
             told.update(_bytes(weight))

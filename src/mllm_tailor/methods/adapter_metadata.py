@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json, write_json
-from mllm_tailor.core.progress import console
+
+logger = logging.getLogger(__name__)
 
 FILE = "tailor.json"
 
@@ -64,5 +66,5 @@ def read_fit(folder: Path, model: Any, *, unquantised: bool = False) -> dict[str
         )
     for key in ("tiles", "frames", "trim", "system", "template_sha256"):
         if made_on.get(key, here[key]) != here[key]:
-            console.print(f"[yellow]{folder}: trained with another `{key.removesuffix('_sha256')}` than in use here")
+            logger.warning("%s: trained with another `%s` than in use here", folder, key.removesuffix("_sha256"))
     return dict(noted)

@@ -9,6 +9,7 @@ from mllm_tailor.models.encode import Length, collate, count_tokens, encode, mea
 from mllm_tailor.models.encoded import NO_LOSS, Encoded
 from mllm_tailor.models.families import FAMILIES, Family
 from mllm_tailor.models.generate import generate, image_features
+from mllm_tailor.models.input_settings import InputSettings
 from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
 from mllm_tailor.models.inputs.tiling import tile_grid, tile_image
 from mllm_tailor.models.load import load_model
@@ -21,6 +22,7 @@ __all__ = [
     "NO_LOSS",
     "Encoded",
     "Family",
+    "InputSettings",
     "Length",
     "LoadedModel",
     "MetaModel",

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
-from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.errors import DataError, ModelError, TailorError
 from mllm_tailor.core.io import read_json
-from mllm_tailor.core.progress import console
+
+logger = logging.getLogger(__name__)
 
 DUPLICATES = "consolidated*.safetensors"  # the same weights once more, under Mistral's own names
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's, never the model's own
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ORIGINAL = "internvl_chat"  # model type of InternVL in its first layout, whose code is replaced by a conversion
 INDEX = "model.safetensors.index.json"
 HEADER_LIMIT = 100 * 2**20  # the format's own limit for the header, in bytes
+BITS = {  # of an element, by safetensors' names
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
+}
+DEPTHS = ("layers", "depth", "blocks")  # ends of settings that count layers
+MAX_DEPTH = 10_000  # of a plausible model; each layer costs time and memory even without weights
 
 
 @dataclass(frozen=True)
@@ -29,13 +42,34 @@ class Checkpoint:
     folder: Path
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
-    path: str
+    path: str  # the name it was asked for by
     revision: str | None
 
     @property
     def parameters(self) -> int:
         """How many weights there are."""
         return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def model_type(self) -> str:
+        """The kind of model that config.json names."""
+        return str(self.config.get("model_type"))
+
+
+@contextmanager
+def reading(path: Path, problem: str, fix: str) -> Iterator[None]:
+    """Name the file when a reader fails on it. Third-party readers raise anything, down to bare `Exception`.
+
+    Raises:
+        ModelError: `path`, the problem, the reader's reason and the fix.
+    """
+    try:
+        yield
+    except TailorError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise ModelError(f"{path}: {problem} ({lines[0] if lines else type(error).__name__}) — {fix}") from error
 
 
 def read_checkpoint(folder: Path, path: str, revision: str | None = None) -> Checkpoint:
@@ -44,22 +78,42 @@ def read_checkpoint(folder: Path, path: str, revision: str | None = None) -> Che
     Raises:
         ModelError: naming the file and what to do, for anything missing, damaged or unsafe.
     """
+    file = folder / "config.json"
     try:
-        config = read_json(folder / "config.json")
+        config = read_json(file)
     except FileNotFoundError:
-        raise ModelError(f"{folder}: no config.json — name a folder that holds a checkpoint") from None
+        raise ModelError(_no_config(folder)) from None
     except DataError as error:
         raise ModelError(str(error)) from None
-    if "auto_map" in config and config.get("model_type") != ORIGINAL:
-        console.print(f"[yellow]{escape(path)}: its own Python code (auto_map) is not run; native classes are used")
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{file}: names no model_type — copy or download it again")
+    _check_depths(config, file)
+    if "auto_map" in config and config["model_type"] != ORIGINAL:
+        logger.warning("%s: its own Python code (auto_map) is not run; native classes are used", path)
     return Checkpoint(folder, config, read_shapes(folder), path, revision)
+
+
+def _no_config(folder: Path) -> str:
+    if (folder / ADAPTER_CONFIG).is_file():
+        return (
+            f"{folder}: an adapter, not a model — name the model it was trained on, or merge it first (`tailor merge`)"
+        )
+    return f"{folder}: no config.json — name a folder that holds a checkpoint"
+
+
+def _check_depths(config: Mapping[str, Any], file: Path) -> None:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            _check_depths(value, file)
+        elif name.endswith(DEPTHS) and isinstance(value, int) and not 0 <= value <= MAX_DEPTH:
+            raise ModelError(f"{file}: `{name}` is {value:,} — copy or download it again")
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight, from the headers of the safetensors files.
 
     Raises:
-        ModelError: for a shard that is missing, cut off or damaged, and for weights stored as pickle.
+        ModelError: for a shard that is missing, truncated or damaged, and for weights stored as pickle.
     """
     files = sorted(weight_files(folder))
     if not files:
@@ -76,24 +130,26 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def weight_files(folder: Path) -> set[Path]:
-    """The safetensors files that make up a checkpoint; a shard that is missing is an error naming it."""
+    """The safetensors files that make up a checkpoint; a missing shard is an error naming it."""
     if not (folder / INDEX).exists():
-        return {file for file in folder.glob("*.safetensors") if not file.match(DUPLICATES)}
+        files = (file for file in folder.glob("*.safetensors") if not file.match(DUPLICATES))
+        return {file for file in files if file.name != ADAPTER_WEIGHTS}
     try:
-        names = set(read_json(folder / INDEX)["weight_map"].values())
+        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        files = [folder / name for name in names]
     except (DataError, KeyError, AttributeError, TypeError):
         raise ModelError(f"{folder / INDEX}: damaged — copy or download it again") from None
-    for name in sorted(names):
-        if "/" in name or not name.endswith(".safetensors") or not (folder / name).is_file():
-            raise ModelError(f"{folder / name}: this shard is missing — copy it there or download again")
-    return {folder / name for name in names}
+    for name, file in zip(names, files, strict=True):
+        if "/" in name or not name.endswith(".safetensors") or not file.is_file():
+            raise ModelError(f"{file}: this shard is missing — copy it there or download again")
+    return set(files)
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:
     """The header of one safetensors file, checked against the file's length. Metadata is left out.
 
     Raises:
-        ModelError: when the file is cut off or not safetensors at all.
+        ModelError: when the file is truncated or not safetensors at all.
     """
     size = file.stat().st_size
     try:
@@ -101,16 +157,27 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(HEADER_LIMIT, size):
                 raise ValueError("header longer than the file")
-            header = json.loads(stream.read(length))
+            header: dict[str, dict[str, Any]] = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        needed = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        end = max((_check_entry(entry) for entry in header.values()), default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise ModelError(
             f"{file}: not a safetensors file, or its head is damaged — copy or download it again"
         ) from None
+    needed = 8 + length + end
     if size != needed:
         raise ModelError(
             f"{file}: {size:,} bytes where its header announces {needed:,}; it is cut off or damaged — "
             "copy or download it again"
         )
     return header
+
+
+def _check_entry(entry: Mapping[str, Any]) -> int:
+    """The end of a tensor's bytes, once its dtype and shape are known to fill them."""
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    if any(not isinstance(side, int) or side < 0 for side in (*shape, start, end)):
+        raise ValueError("a size below zero")
+    if math.prod(shape) * BITS[entry["dtype"]] != 8 * (end - start):
+        raise ValueError("a shape that does not fill its bytes")
+    return int(end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,8 +10,9 @@ from typing import Literal
 from torch import nn
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.core.progress import console
 from mllm_tailor.models.family_templates import PALIGEMMA, PHI4, VOXTRAL
+
+logger = logging.getLogger(__name__)
 
 Parts = Mapping[str, tuple[str, ...]]
 
@@ -300,7 +302,7 @@ def guess_family(kind: str, model: nn.Module) -> Family:
     if "language" not in parts:
         raise ModelError(f"{kind}: no language model found among its modules — this kind of model is not supported")
     shown = "; ".join(f"{part}: {', '.join(names)}" for part, names in parts.items())
-    console.print(f"[yellow]{kind} is not a family described here. Guessed from its modules: {shown}", highlight=False)
+    logger.warning("%s is not a family described here. Guessed from its modules: %s", kind, shown)
     media = tuple(media for media, part in (("image", "vision"), ("audio", "audio")) if part in parts)
     return Family(kind, kind, parts, media)
 

@@ -48,7 +48,7 @@ def image_features(samples: Sequence[Conversation | Sample], model: LoadedModel)
     for sample in samples:
         media = encode(sample.unlabelled(), model).media
         names = {name: name if name in accepted else name.removesuffix("_images") for name in media}
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.mixed):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.mixed_precision):
             output = reader(**{key: media[name].to(model.device) for name, key in names.items() if key in accepted})
         features = output["pooler_output" if "pooler_output" in output else "last_hidden_state"]
         # (tiles, tokens, width), or a list with an entry per image

@@ -1,35 +1,32 @@
-"""The modules and shapes of a checkpoint without its weights: enough to say what a method would train, in a second."""
+"""The modules and shapes of a checkpoint without its weights: what a method would train, counted in a second."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from transformers import AutoModel, AutoModelForMultimodalLM
+from transformers import PreTrainedModel
 
 from mllm_tailor.models.families import Family
-from mllm_tailor.models.load import find_family, find_native, native_config
+from mllm_tailor.models.load import find_family, find_native
+from mllm_tailor.models.native import build_empty, own_config
 
 
 @dataclass(frozen=True)
 class MetaModel:
-    """What a method looks at to count what it will train."""
+    """A model on the meta device, with its family."""
 
-    model: Any  # transformers.PreTrainedModel on the meta device
+    model: PreTrainedModel
     family: Family
 
 
 def load_meta_model(path: str | Path, revision: str | None = None) -> MetaModel:
-    """Of `embedded`, a folder or a hub id.
+    """The model of `embedded`, `tiny`, a folder or a hub id, without weights.
 
     Raises:
-        ModelError: as opening it would.
+        ModelError: as loading it would.
     """
     checkpoint = find_native(path, revision)
     family = find_family(checkpoint)
-    stated = checkpoint.config[f"{family.inner}_config"] if family.inner else checkpoint.config
-    with torch.device("meta"):
-        model = (AutoModel if family.compares else AutoModelForMultimodalLM).from_config(native_config(stated))
-    return MetaModel(model, family)
+    config = own_config(checkpoint, family)
+    return MetaModel(build_empty(config, checkpoint.folder, dual_encoder=family.compares), family)

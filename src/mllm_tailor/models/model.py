@@ -20,6 +20,7 @@ from mllm_tailor.core.sample import Media
 from mllm_tailor.media.crop import box_of, clip_box, print_box
 from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.media.video import Clip, read_clip
+from mllm_tailor.models.checkpoint import weight_files
 from mllm_tailor.models.families import Family
 from mllm_tailor.recipe.schema import Tiles
 
@@ -54,7 +55,7 @@ class LoadedModel:
     frames: int = 8  # per video
     codebook: Codebook | None = None  # of models that read recordings as tokens
     trim: bool = False  # crop blank margins of images and videos before tiling
-    mixed: bool = False  # the vision tower computes in bf16, as it does in training
+    mixed_precision: bool = False  # the vision tower runs under bf16 autocast, as it does in training
 
     @property
     def tokenizer(self) -> Any:
@@ -126,7 +127,7 @@ class LoadedModel:
     def identity(self) -> dict[str, Any]:
         """Fingerprint of the checkpoint (hashes of its files), so that an adapter is never used on another one."""
         weights = hashlib.sha256()
-        for file in sorted(self.folder.glob("*.safetensors")):
+        for file in sorted(weight_files(self.folder)):
             weights.update(sha256(file).encode())
         return {
             "path": self.path,

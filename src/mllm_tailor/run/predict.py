@@ -8,7 +8,7 @@ from pathlib import Path
 from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import VisionFeatureCache, choose, predict, predict_both
-from mllm_tailor.models import LoadedModel, load_model
+from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import add_prediction, read_predictions
@@ -83,15 +83,10 @@ def open_base(run: ResolvedRun, *, quantize: str | None = None, quantize_skip: S
         revision=spec.revision,
         dtype=spec.dtype,
         device=spec.device,
-        tiles=spec.tiles,
-        frames=spec.frames,
-        tile_size=spec.tile_size,
-        units=spec.units,
-        trim=spec.trim,
-        mixed=run.bf16,
-        system=spec.system,
         quantize=quantize,
         quantize_skip=quantize_skip,
+        inputs=InputSettings.of(spec),
+        mixed_precision=run.bf16,
     )
 
 

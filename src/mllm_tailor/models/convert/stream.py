@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.markup import escape
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration
+from transformers import GenerationConfig, InternVLConfig
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import atomic_folder, cache_folder, fingerprint, human_bytes, write_json
-from mllm_tailor.core.progress import console, track
+from mllm_tailor.core.progress import track
 from mllm_tailor.models.bundled.build import build_processor
 from mllm_tailor.models.checkpoint import INDEX, ORIGINAL, Checkpoint, weight_files
 from mllm_tailor.models.convert.config import language_class, native_config_of
 from mllm_tailor.models.convert.tokenizer import native_tokenizer, style_of, system_text, template_of
 from mllm_tailor.models.convert.weights import Source, Split, destinations
 from mllm_tailor.models.inputs.internvl_processor import InternVLProcessor, state_tiles
+from mllm_tailor.models.native import build_empty
 from mllm_tailor.models.resolve import find_checkpoint
 from mllm_tailor.recipe.schema import Tiles
+
+logger = logging.getLogger(__name__)
 
 CONVERSION = 2  # counts what conversions write otherwise than before, so that older copies are not taken for new ones
 SHARD = 2**30  # bytes held before a file is written
@@ -51,13 +53,13 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
     if target.exists() and any(target.iterdir()):
         raise ModelError(f"{target}: is not empty — name a new folder")
     checkpoint = find_checkpoint(source, revision)
-    if checkpoint.config.get("model_type") != ORIGINAL:
+    if checkpoint.model_type != ORIGINAL:
         raise ModelError(f"{source}: is not in the original InternVL layout — it can be opened as it is")
     config, processor = _translate(checkpoint)
     weights = Source(checkpoint.folder)
     steps = _plan(checkpoint, weights, config)
     with atomic_folder(target) as beside:
-        _write_weights(beside, _converted(weights, steps, checkpoint.folder, _shapes(config)))
+        _write_weights(beside, _converted(weights, steps, checkpoint.folder, _shapes(config, checkpoint.folder)))
         config.save_pretrained(beside)
         processor.save_pretrained(beside)
         tokenizer = processor.tokenizer
@@ -65,9 +67,7 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
         ).save_pretrained(beside)
     if config.ps_version == "v1":
-        console.print(
-            f"[yellow]{escape(str(target))}: its pixel shuffle is version 1, which only mllm-tailor computes natively"
-        )
+        logger.warning("%s: its pixel shuffle is version 1, which only mllm-tailor computes natively", target)
     return target
 
 
@@ -80,8 +80,7 @@ def native_folder(checkpoint: Checkpoint) -> Path:
     folder = cache_folder() / "native" / f"{name}-{key[:16]}"
     if not (folder / "config.json").exists():
         size = sum(file.stat().st_size for file in weight_files(checkpoint.folder))
-        said = f"{name}: converted once to the native layout ({human_bytes(size)} in {folder})"
-        console.print(escape(said), highlight=False)
+        logger.info("%s: converted once to the native layout (%s in %s)", name, human_bytes(size), folder)
         try:
             convert(checkpoint.folder, folder)
         except OSError as error:
@@ -123,17 +122,16 @@ def _tiles(stated: Mapping[str, Any]) -> Tiles:
     return Tiles(min=fewest, max=most, thumbnail=bool(stated.get("use_thumbnail", False)))
 
 
-def _shapes(config: InternVLConfig) -> dict[str, tuple[int, ...]]:
+def _shapes(config: InternVLConfig, folder: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every native weight."""
-    with torch.device("meta"):
-        model = InternVLForConditionalGeneration(config)
+    model = build_empty(config, folder)
     return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
 
 
 def _plan(checkpoint: Checkpoint, weights: Source, config: InternVLConfig) -> list[Step]:
     """What becomes of every weight, once names and shapes are known to fit."""
     folder, stated = checkpoint.folder, checkpoint.config
-    shapes = _shapes(config)
+    shapes = _shapes(config, folder)
     steps, reached = [], set()
     for name, stored in weights.weights.items():
         try:

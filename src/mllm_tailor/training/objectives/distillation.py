@@ -25,7 +25,7 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import atomic_file, fingerprint
 from mllm_tailor.core.progress import track
-from mllm_tailor.models import Length, LoadedModel, collate, encode, load_model
+from mllm_tailor.models import InputSettings, Length, LoadedModel, collate, encode, load_model
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.training.batches import Batch, BatchSource, to_device
 from mllm_tailor.training.objectives.base import Objective
@@ -152,9 +152,7 @@ def open_teacher(student: LoadedModel, recipe: Recipe) -> LoadedModel:
         revision=settings.revision,
         dtype=recipe.model.dtype,
         device=recipe.model.device,
-        tiles=student.tiles,
-        system=student.system,
-        frames=student.frames,
+        inputs=InputSettings(tiles=student.tiles, system=student.system, frames=student.frames),
     )
     if settings.of == "logits" and teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise ModelError(

@@ -1,0 +1,52 @@
+"""transformers' native classes for a checkpoint: configuration, model class, and the model without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForMultimodalLM, PreTrainedConfig, PreTrainedModel
+
+from mllm_tailor.models.checkpoint import Checkpoint, reading
+from mllm_tailor.models.families import Family
+
+
+def native_config(stated: Mapping[str, Any], folder: Path) -> PreTrainedConfig:
+    """The configuration object, without what may name code to be fetched and run (auto_map, attention kernels).
+
+    Raises:
+        ModelError: naming config.json, for values that the native class cannot use.
+    """
+
+    def clean(values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in values.items() if key != "auto_map" and "_implementation" not in key}
+        return {key: clean(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+    with reading(folder / "config.json", "cannot be used", "copy or download it again"):
+        return CONFIG_MAPPING[stated["model_type"]].from_dict(clean(stated))
+
+
+def own_config(checkpoint: Checkpoint, family: Family) -> PreTrainedConfig:
+    """The configuration of the model that is loaded: the checkpoint's, or that of the inner model it is a part of."""
+    stated = checkpoint.config
+    with reading(checkpoint.folder / "config.json", "cannot be used", "copy or download it again"):
+        stated = stated[f"{family.inner}_config"] if family.inner else stated
+    return native_config(stated, checkpoint.folder)
+
+
+def auto_class(*, dual_encoder: bool = False) -> Any:
+    """transformers' class that opens models which generate text or, for dual encoders, any model."""
+    return AutoModel if dual_encoder else AutoModelForMultimodalLM
+
+
+def build_empty(config: PreTrainedConfig, folder: Path, *, dual_encoder: bool = False) -> PreTrainedModel:
+    """The model on the meta device: modules and shapes, no weights, no memory.
+
+    Raises:
+        ModelError: naming config.json, for sizes that make no model.
+    """
+    with reading(folder / "config.json", "describes no model", "copy or download it again"), torch.device("meta"):
+        model: PreTrainedModel = auto_class(dual_encoder=dual_encoder).from_config(config)
+    return model

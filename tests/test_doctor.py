@@ -297,7 +297,7 @@ def test_whatever_the_labels_the_proposed_recipe_is_valid(
     | st.sampled_from(["1e5", "yes", "NULL", "~", "a: b", "- x", "# c"])
 )
 def test_quoted_texts_read_back_the_same(text: str) -> None:
-    from mllm_tailor.recipe.read import load_yaml
+    from mllm_tailor.recipe.yaml_loader import load_yaml
 
     assert load_yaml(f"{{{quoted(text)}: {quoted(text)}}}  # comment", "test") == {text: text}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_recipe, stage_recipes
 from mllm_tailor.recipe.read import apply_overrides
+from mllm_tailor.recipe.yaml_loader import load_yaml
 
 MINIMAL: dict[str, Any] = {"data": "folder", "task": {"extract": {"total": "string"}}}
 
@@ -94,7 +96,7 @@ def test_exponents_without_a_dot_are_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("data: x\ndata: y\ntask: answer\n", "said twice"),
+        ("data: x\ndata: y\ntask: answer\n", "stated twice"),
         ("data: [x\n", "not valid YAML"),
         ("- a\n- b\n", "a recipe is a mapping"),
         ("data: !!python/object/apply:os.system ['true']\ntask: answer\n", "not valid YAML"),
@@ -192,3 +194,32 @@ def test_data_that_every_stage_names_need_not_be_said_in_common() -> None:
     assert [one.data.train for one in stage_recipes(make_recipe({"stages": stages}))] == ["a", "b"]
     with pytest.raises(RecipeError, match="`data` is missing"):
         make_recipe({"task": "answer", "stages": [{"name": "a", "data": "a"}, {"name": "b"}]})
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("seed: {[a]: b}", "line 3: a list or mapping is no name of a setting"),
+        ("? {a: b}\n: c", "line 3: a list or mapping is no name of a setting"),
+        ("seed: 2024-02-31", "line 3: the value '2024-02-31' of `seed` is no valid timestamp"),
+        ("train: {epochs: !!int abc}", "the value 'abc' of `epochs` is no valid int"),
+        ("seed: !!bool abc", "of `seed` is no valid bool"),
+        ("seed: !!float abc", "of `seed` is no valid float"),
+        (f"score: {'[' * 3000}{']' * 3000}", "line 3: nested more than 40 deep"),
+        (f"seed: {'9' * 5000}", "of `seed` is no valid int"),
+        ("model: &a {path: *a}", "not valid YAML|no valid|refers to itself"),
+        ("seed: !!python/object:os.system x", "not valid YAML"),
+    ],
+)
+def test_odd_yaml_is_refused_with_its_line(line: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"data: x\ntask: answer\n{line}\n")
+    with pytest.raises(RecipeError, match=words) as caught:
+        read_recipe(path)
+    assert str(path) in str(caught.value) and len(str(caught.value)) < 400
+
+
+@given(st.text(alphabet=":-[]{}&*!?|>'\"#, \nab1.~<", max_size=60))
+def test_any_text_is_a_recipe_or_a_recipe_error(text: str) -> None:
+    with contextlib.suppress(RecipeError):
+        make_recipe({"data": "x", "task": "answer", "score_by": [load_yaml(text, "text")]})

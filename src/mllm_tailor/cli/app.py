@@ -417,20 +417,15 @@ def methods() -> None:
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name; every failure that is not ours is one message. Returns the exit status."""
     from mllm_tailor.core.errors import TailorError
+    from mllm_tailor.core.failures import as_messages
 
     try:
-        return int(app(list(arguments), prog_name="tailor", standalone_mode=False) or 0)
+        with as_messages():
+            return int(app(list(arguments), prog_name="tailor", standalone_mode=False) or 0)
     except TyperException as error:
         return _show_usage_error(error)
     except TailorError as error:
         show_error(str(error))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        if error.strerror is None:
-            raise
-        where = f"{error.filename}: " if error.filename is not None else ""
-        show_error(f"{where}{error.strerror} — when that is put right, the same command continues where it stopped")
     return FAILED
 
 

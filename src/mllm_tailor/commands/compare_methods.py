@@ -21,7 +21,7 @@ from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.methods import METHODS
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
-from mllm_tailor.recipe.read import load_yaml
+from mllm_tailor.recipe.yaml_loader import load_yaml
 from mllm_tailor.reporting.pareto import Point, front, scatter
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.resolve import resolve

@@ -38,6 +38,10 @@ class RunError(TailorError):
     """A run folder that is missing, incomplete or belongs to another recipe."""
 
 
+class StorageError(TailorError):
+    """A failure of the machine: a full disk, a folder that cannot be written, a file that cannot be read."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the most similar known words, or all of them when none is similar.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,61 +13,34 @@ from pydantic import BaseModel, ValidationError
 
 from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.recipe.schema import Recipe, Stage
+from mllm_tailor.recipe.yaml_loader import MAX_CHARACTERS, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads `5e-4` as a number (YAML 1.1 wants a dot) and refuses repeated keys."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = True) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise RecipeError(f"line {key_node.start_mark.line + 1}: `{key}` is said twice — keep one")
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def load_yaml(text: str, where: str) -> Any:
-    """Parse YAML safely (no tags, no duplicate keys)."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{where}:{line} not valid YAML ({getattr(error, 'problem', error)}) — mend it") from None
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file; `overrides` are `key=value` words such as `train.epochs=5`.
 
     Raises:
-        RecipeError: naming the file, the setting and the mend.
+        RecipeError: naming the file, the setting and the fix.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe — `tailor init FOLDER` writes one from your data") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"{path}: cannot be read ({error.__class__.__name__}) — a recipe is a UTF-8 YAML file"
-        ) from None
-    values = load_yaml(text, str(path))
+    values = load_yaml(_read_text(path), str(path))
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping such as `model: embedded` — see docs/recipe.md")
     values.setdefault("name", path.stem)
     return make_recipe(apply_overrides(values, overrides), str(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(MAX_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe — `tailor init FOLDER` writes one from your data") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}) — a recipe is a UTF-8 YAML file") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}) — a recipe is a UTF-8 YAML file") from None
 
 
 def read_single(path: Path, overrides: Iterable[str] = ()) -> Recipe:

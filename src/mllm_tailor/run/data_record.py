@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.io import dump_json, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from mllm_tailor.core.io import read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.strict_json import dump_json
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.tasks import Task

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from mllm_tailor.core.device import computes_in_bf16, pick_device
+from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples
 from mllm_tailor.methods import MethodSet, make_method
@@ -60,6 +63,7 @@ def resolve(recipe: Recipe) -> ResolvedRun:
         RecipeError: naming a setting that is unknown or does not go with another.
         DataError: when the data do not hold what the task needs of them.
     """
+    device = check_device(recipe.model.device)
     recipe, task = _with_settings_from_data(recipe)
     metrics = metric_names(recipe.score, task)
     return ResolvedRun(
@@ -70,8 +74,25 @@ def resolve(recipe: Recipe) -> ResolvedRun:
         mode=requested_mode(task, recipe.predict),
         metrics=metrics,
         lower_is_better=METRICS.load(metrics[0]).better == "lower",
-        bf16=computes_in_bf16(recipe.model.dtype, pick_device(recipe.model.device)),
+        bf16=computes_in_bf16(recipe.model.dtype, device),
     )
+
+
+def check_device(wanted: str | None) -> torch.device:
+    """The device that the recipe asks for, or the best there is.
+
+    Raises:
+        RecipeError: when this machine has no such device.
+    """
+    try:
+        device = pick_device(wanted)
+    except RuntimeError:
+        raise RecipeError(f"`model.device`: no device is called `{wanted}` — write cpu, cuda or cuda:1") from None
+    present = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= present:
+        count = f"GPUs here: {present}, the first is cuda:0" if present else "this machine has no GPU"
+        raise RecipeError(f"`model.device`: {wanted} is absent ({count}) — leave it out to use the best device")
+    return device
 
 
 def _with_settings_from_data(recipe: Recipe) -> tuple[Recipe, Task]:

@@ -20,6 +20,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import (
     DataIssue,
     ValidationResult,
+    decode_check,
     exclusions,
     propose_recipe,
     read_samples,
@@ -168,6 +169,26 @@ def test_workers_agree_with_this_process_on_every_kind(tmp_path: Path) -> None:
     decoded = decode_all(media, workers=2)
     assert decoded == [decode_one(item) for item in media]
     assert [bool(one.problem) for one in decoded] == [False, True, True, False]
+
+
+def test_a_file_over_the_limit_is_named_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(path: Path) -> str:
+        raise AssertionError(f"{path} was read for its checksum")
+
+    monkeypatch.setattr(decode_check, "sha256", never)
+    for kind, name in (("image", "a.png"), ("video", "a.mp4"), ("audio", "a.wav")):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(12 * 2**30)
+        assert "over the limit of" in (decode_one(Media(kind, path=tmp_path / name)).problem or "")
+
+
+def test_every_view_of_a_scene_is_decoded(tmp_path: Path) -> None:
+    paths = [sample(tmp_path, number).media[0].path for number in range(3)]
+    whole = Media("image", paths[0], views=tuple(paths))
+    assert decode_all([whole], workers=1) == [decode_one(whole)] and not decode_one(whole).problem
+    paths[2].write_bytes(b"no image")
+    broken = Media("image", paths[0], views=tuple(paths))
+    assert paths[2].name in (decode_all([broken], workers=1)[0].problem or "")
 
 
 def test_near_pairs_are_those_of_the_plain_definition() -> None:

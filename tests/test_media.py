@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -210,6 +210,28 @@ def test_a_turned_heic_lies_upright(tmp_path: Path) -> None:
     opened = open_image(media)
     assert opened.size == scene().size == image_size(media)
     assert np.abs(np.asarray(opened, dtype=int) - np.asarray(scene(), dtype=int)).max() <= 12
+
+
+CUT = {
+    "JPEG": {}, "PNG": {}, "WEBP": {}, "GIF": {}, "TIFF": {"compression": "tiff_lzw"}, "BMP": {}, "AVIF": {},
+    "progressive JPEG": {"progressive": True}, "lossless WEBP": {"lossless": True}, "plain TIFF": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*CUT, "HEIF"])
+@settings(max_examples=25, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True))
+@example(share=0.5)
+@example(share=0.99999)
+def test_an_image_that_is_cut_off_is_refused_or_equal(name: str, share: float) -> None:
+    content = heif(scene(80, 60)) if name == "HEIF" else saved(scene(80, 60), name.rpartition(" ")[2], **CUT[name])
+    whole = open_image(Media("image", data=content))
+    try:
+        result = open_image(Media("image", data=content[: max(1, int(share * len(content)))]))
+    except DataError as error:
+        assert " — " in str(error)
+    else:
+        assert result.tobytes() == whole.tobytes()
 
 
 def test_a_heic_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

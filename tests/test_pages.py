@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import real_data
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -99,7 +99,7 @@ def test_several_pages_are_never_read_as_their_first(make: object, tmp_path: Pat
 
 REFUSED = {
     "password": (lambda: drawn(encrypted=True), "locked with a password — save a copy without it"),
-    "cut off": (lambda: pdf()[:100], "damaged, cut off or no PDF"),
+    "cut off": (lambda: pdf()[:100], "cut off"),
     "text": (lambda: b"hello", "damaged, cut off or no PDF"),
     "empty": (lambda: b"", "the file is empty"),
     "2,000 pages": (lambda: pdf(2000), "2,000 pages, over the limit of 100 — keep the pages that matter"),
@@ -129,6 +129,25 @@ def test_a_missing_library_names_itself(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(optional.importlib, "import_module", missing)
     with pytest.raises(DataError, match=r"cannot be opened without pypdfium2 — pip install 'mllm-tailor\[pdf\]'"):
         open_image(Media("image", data=pdf(1)))
+
+
+@given(share=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=40, deadline=None)
+@example(share=0.5)
+@example(share=0.99)
+def test_a_document_that_is_cut_off_is_refused(share: float) -> None:
+    content = pdf(3)
+    cut = content.rindex(b"%%EOF") + len(b"%%EOF")
+    assert page_count(Media("image", data=content[:cut] + b"\r\n\0")) == 3
+    with pytest.raises(DataError, match=r" — "):
+        page_count(Media("image", data=content[: max(1, int(share * cut))]))
+
+
+def test_an_update_that_is_cut_off_is_refused() -> None:
+    """Changed objects lie behind the first end mark; without theirs, pdfium would show the document as it was."""
+    content = pdf(3)
+    with pytest.raises(DataError, match="cut off"):
+        page_count(Media("image", data=content + b"\n7 0 obj\n<</Type/Page"))
 
 
 @given(st.data())

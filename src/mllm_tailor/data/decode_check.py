@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import fingerprint, sha256
 from mllm_tailor.core.machine import cpu_count, limit_address_space
 from mllm_tailor.core.sample import Media
 from mllm_tailor.data.perceptual_hash import picture_hash
@@ -76,7 +77,8 @@ class _Worker:
 
     def decode(self, media: Media) -> Decoded:
         path = str(media.path) if media.path else None
-        request = {"kind": media.kind, "path": path, "page": media.page, "span": media.span}
+        request: dict[str, Any] = {"kind": media.kind, "path": path, "page": media.page, "span": media.span}
+        request["views"] = [str(view) for view in media.views]
         if media.data is not None:
             request["data"] = base64.b64encode(media.data).decode()
         process = self._running()
@@ -120,17 +122,20 @@ def _from_json(values: dict[str, Any]) -> Decoded:
 
 
 def decode_one(media: Media) -> Decoded:
-    """Decode a picture or recording wholly, of a clip one frame, in this process."""
+    """Decode an image or recording wholly, of a video one frame, in this process.
+
+    The checksum comes last: only the decoders know the limits of size, and a file beyond them is not read.
+    """
     try:
-        checksum = _checksum(media)
+        size, looks = None, ""
         if media.kind == "image":
             image = open_image(media)
-            return Decoded(checksum, image.size, picture_hash(image))
-        if media.kind == "video":
-            read_frames(media, 1)  # the middle one; decoding whole clips would take longer than training on them
+            size, looks = image.size, picture_hash(image)
+        elif media.kind == "video":
+            read_frames(media, 1)  # the middle one; decoding whole videos would take longer than training on them
         else:
             read_audio(media)
-        return Decoded(checksum)
+        return Decoded(_checksum(media), size, looks)
     except DataError as error:
         return Decoded(problem=str(error))
 
@@ -146,19 +151,15 @@ def look(media: Media) -> Decoded:
 
 
 def _checksum(media: Media) -> str:
+    """SHA-256 of the file, or of all its views."""
     if media.data is not None:
         return hashlib.sha256(media.data).hexdigest()
-    assert media.path is not None, "a Media has a path or data"
+    paths = media.views or ((media.path,) if media.path is not None else ())
     try:
-        with media.path.open("rb") as file:
-            if not file.read(1):
-                raise DataError(f"{media.path}: the file is empty — replace it or leave the row out")
-            file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise DataError(f"{media.path}: no such file — check the path in this row, or restore the file") from None
+        sums = [sha256(path) for path in paths]
     except OSError as error:
-        raise DataError(f"{media.path}: cannot be read ({error.strerror}) — check its permissions") from None
+        raise DataError(f"{media.describe()}: cannot be read ({error.strerror}) — check its permissions") from None
+    return sums[0] if len(sums) == 1 else fingerprint(sums)
 
 
 def serve() -> None:
@@ -171,7 +172,8 @@ def serve() -> None:
         data = base64.b64decode(request["data"]) if "data" in request else None
         path = Path(request["path"]) if request["path"] else None
         span = tuple(request["span"]) if request["span"] else None
-        decoded = decode_one(Media(request["kind"], path, data, span, request["page"]))
+        views = tuple(Path(view) for view in request["views"])
+        decoded = decode_one(Media(request["kind"], path, data, span, request["page"], views))
         answers.write(json.dumps(decoded.__dict__) + "\n")
         answers.flush()
 

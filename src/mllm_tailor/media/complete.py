@@ -242,6 +242,8 @@ def _end_of_mp3(stream: IO[bytes], size: int) -> int | None:
     mono, version_1 = first[3] >> 6 == 3, first[1] >> 3 & 3 == 3
     stated = 0  # frames
     place = 4 + ((17 if mono else 32) if version_1 else (9 if mono else 17))
+    if len(first) < place + 16:
+        return BEYOND
     if first[place : place + 4] in (b"Xing", b"Info"):
         flags = first[place + 7]
         if flags & 2:

@@ -7,6 +7,7 @@ forms included. pdfium must not be called from two threads at once, hence the lo
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,8 @@ def _document(media: Media, limits: ImageLimits) -> Iterator[Any]:
     with _pdfium_lock:
         with open_bytes(media, limits.bytes, SMALLER_IMAGE) as stream:
             data = stream.read()
+        if b"%PDF-" in data[:1024] and _is_cut_off(data):
+            raise DataError(f"{name}: cut off (its end is missing) — copy it again from its source, or save it anew")
         try:
             document = pdfium.PdfDocument(data)
             try:
@@ -92,3 +95,15 @@ def _document(media: Media, limits: ImageLimits) -> Iterator[Any]:
             if error.err_code == pdfium.raw.FPDF_ERR_PASSWORD:
                 raise DataError(f"{name}: locked with a password — save a copy without it") from None
             raise DataError(f"{name}: damaged, cut off or no PDF — save it again from its source") from None
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether objects are left that no end mark follows, or the length stated for the web is not reached.
+
+    pdfium would find what pages it can in the rest (ISO 32000-1, 7.5.5 and annex F).
+    """
+    end = data.rfind(b"%%EOF")
+    stated = re.search(rb"/Linearized\b[^>]*?/L\s+(\d+)", data[:1024])
+    if stated is not None and int(stated[1]) > len(data):
+        return True
+    return end < 0 or re.search(rb"\d\s+\d+\s+obj\b", data[end:]) is not None

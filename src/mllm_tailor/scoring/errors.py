@@ -10,7 +10,8 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.scoring.text import as_text, is_empty, read_amount, squeeze
+from mllm_tailor.scoring.text import as_text, is_empty, squeeze
+from mllm_tailor.tasks.values import read_amount
 
 # In the order in which they are tested; the first that applies is taken.
 KINDS: dict[str, str] = {

@@ -69,6 +69,11 @@ class Linearised:
     low: float = 0.0  # bounds of what is possible
     high: float = 100.0
 
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """The samples that take part, (samples,)."""
+        return np.asarray((self.weight > 0) | (self.influence != 0))
+
     def negative(self) -> Linearised:
         """The statistic with its sign changed."""
         return Linearised(-self.value, -self.influence, self.weight, -self.high, -self.low)
@@ -110,8 +115,7 @@ def confidence_interval(statistic: Linearised, units: NDArray[np.int64], folds: 
     share training data, so the variance grows by the ratio of held-out to training samples, 1 / (folds - 1), as in the
     corrected test of Nadeau and Bengio 2003 ("Inference for the generalization error", Machine Learning 52).
     """
-    scored = statistic.weight > 0
-    numbers = np.unique(units[scored])
+    numbers = np.unique(units[statistic.scored])
     count = len(numbers)
     if count < FEWEST_UNITS:
         return Interval(statistic.value, statistic.low, statistic.high, count)
@@ -144,8 +148,9 @@ class Spread:
 
 def spread_of(statistic: Linearised, units: NDArray[np.int64]) -> Spread:
     """Estimate it from at least two units."""
-    scored = statistic.weight > 0
+    scored = statistic.scored
     influence, weight = statistic.influence[scored], statistic.weight[scored]
+    weight = np.where(weight > 0, weight, 1 / len(weight))  # an insertion where the label is empty
     _, units = np.unique(units[scored], return_inverse=True)
     deviations = influence / weight  # of each sample from the value, in points
     shares = np.bincount(units, weight).astype(np.float64)

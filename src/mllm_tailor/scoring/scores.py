@@ -10,6 +10,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring.metrics import METRICS, Corpus, Metric
 from mllm_tailor.scoring.metrics.base import Better, Ratio
+from mllm_tailor.scoring.metrics.line_items import columns_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Ratios:
     @property
     def count(self) -> int:
         """Number of samples scored."""
-        return sum(denominator > 0 for denominator in self.denominator)
+        return sum(above > 0 or below > 0 for above, below in zip(self.numerator, self.denominator, strict=True))
 
     @property
     def right(self) -> int | None:
@@ -206,9 +207,10 @@ def score(
         raise RunError(f"{len(labels)} labels but {len(predictions)} predictions — predict every sample once, in order")
     types = dict(kinds or {})
     pairs = list(zip(labels, predictions, strict=True))
+    names = (*field_names, *columns_of(labels, field_names))
     return Scores(
         tuple(prediction.id for prediction in predictions),
-        {name: _score_metric(_metric(name, labels), pairs, field_names, types) for name in metrics},
+        {name: _score_metric(_metric(name, labels), pairs, names, types) for name in metrics},
     )
 
 
@@ -225,7 +227,7 @@ def _score_metric(
 ) -> MetricScore:
     samples = Ratios.of(metric.sample(label, prediction, kinds) for label, prediction in pairs)
     fields = {
-        name: Ratios.of(metric.field(label, prediction, name, kinds.get(name, "string")) for label, prediction in pairs)
+        name: Ratios.of(metric.field(label, prediction, name, kinds) for label, prediction in pairs)
         for name in field_names
     }
     return MetricScore(samples, {name: ratios for name, ratios in fields.items() if ratios.count}, metric.better)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 import unicodedata
-from decimal import Decimal
 from typing import Any
 
-# At most one currency sign or code before and after the digits; what else surrounds a number makes it no amount.
-_CURRENCY = r"(?:[a-z]{1,3}|[^\w\s.,()+-])?"
-_AMOUNT = re.compile(rf"{_CURRENCY} ?(?P<sign>[-+]?) ?(?P<number>\d[\d.,' ]*){_CURRENCY}")
+from mllm_tailor.tasks.values import read_amount
 
 
 def as_text(value: Any) -> str:
@@ -29,6 +26,21 @@ def as_text(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
     except RecursionError:
         return "(nested too deeply to compare)"
+
+
+def typed_text(value: Any, kind: str = "string") -> str:
+    """`as_text`, with text in a `number` or `integer` field read as the number it writes: 12, 12.0 and "12.0" agree.
+
+    >>> typed_text("12.0", "number"), typed_text(12.5, "number"), typed_text("12.0", "string")
+    ('12', '12.5', '12.0')
+    """
+    if kind in ("number", "integer") and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return as_text(number) if math.isfinite(number) else value
+    return as_text(value)
 
 
 def is_empty(value: Any) -> bool:
@@ -58,23 +70,3 @@ def normalise(text: str, kind: str = "string") -> str:
         return squeeze(text)
     digits = f"{number:f}"
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
-
-
-def read_amount(text: str) -> Decimal | None:
-    """The number of a written amount, or None when it is not one.
-
-    The last mark is the decimal mark unless exactly three digits follow it and no other mark differs from it.
-
-    >>> read_amount("$1.234,50"), read_amount("9"), read_amount("1,234"), read_amount("12/01/2018")
-    (Decimal('1234.50'), Decimal('9'), Decimal('1234'), None)
-    """
-    match = _AMOUNT.fullmatch(squeeze(text))
-    if match is None:
-        return None
-    digits = re.sub(r"[ ']", "", match["number"]).rstrip(".,")
-    marks = re.findall(r"[.,]", digits)
-    whole, _, fraction = digits.rpartition(marks[-1]) if marks else (digits, "", "")
-    grouped = bool(marks) and len(set(marks)) == 1 and (len(fraction) == 3 or len(marks) > 1)
-    if not marks or grouped:
-        whole, fraction = digits, ""
-    return Decimal(match["sign"] + re.sub(r"[.,]", "", whole) + (f".{fraction}" if fraction else ""))

@@ -17,6 +17,18 @@ METRICS = Registry(
         ),
         "f1": Entry(f"{_HERE}.f1:F1", "SROIE task 3: micro F1 of exact values"),
         "anls": Entry(f"{_HERE}.anls:ANLS", "average normalised Levenshtein similarity; below 0.5 counts as 0"),
+        "row_f1": Entry(f"{_HERE}.line_items:ROW_F1", "line items: F1 of rows with every cell right, in any order"),
+        "row_precision": Entry(
+            f"{_HERE}.line_items:ROW_PRECISION", "line items: share of the reply's rows that are right"
+        ),
+        "row_recall": Entry(f"{_HERE}.line_items:ROW_RECALL", "line items: share of the label's rows that are found"),
+        "cell_f1": Entry(f"{_HERE}.line_items:CELL_F1", "line items: F1 of cells, rows aligned"),
+        "cell_precision": Entry(
+            f"{_HERE}.line_items:CELL_PRECISION", "line items: share of the reply's cells that are right"
+        ),
+        "cell_recall": Entry(
+            f"{_HERE}.line_items:CELL_RECALL", "line items: share of the label's cells that are found"
+        ),
         "tree_edit": Entry(f"{_HERE}.tree_edit:TREE_EDIT", "tree-edit accuracy of the whole answer (donut, CORD)"),
         "parse_rate": Entry(f"{_HERE}.rates:PARSE_RATE", "share of replies that could be parsed"),
         "absent_rate": Entry(f"{_HERE}.rates:ABSENT_RATE", "share of labelled values left empty (lower is better)"),

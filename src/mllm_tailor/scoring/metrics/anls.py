@@ -7,7 +7,7 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from mllm_tailor.scoring.metrics.base import ByField, Ratio
-from mllm_tailor.scoring.text import as_text
+from mllm_tailor.scoring.text import typed_text
 
 THRESHOLD = 0.5  # a similarity below it counts as 0
 
@@ -26,7 +26,7 @@ def similarity(answer: str, predicted: str) -> float:
 
 def _anls(label: Any, predicted: Any, kind: str) -> Ratio:
     accepted = label if _is_reference_list(label) else [label]
-    return Ratio(max(similarity(as_text(answer), as_text(predicted)) for answer in accepted), 1.0)
+    return Ratio(max(similarity(typed_text(answer, kind), typed_text(predicted, kind)) for answer in accepted), 1.0)
 
 
 def _is_reference_list(label: Any) -> bool:

@@ -42,8 +42,8 @@ class Metric(Protocol):
         """One sample; `kinds` holds the type of each field where it is known."""
         ...
 
-    def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kind: str) -> Ratio:
-        """One field of one sample."""
+    def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kinds: Mapping[str, str]) -> Ratio:
+        """One field of one sample, or one column of a list field (`items.price`)."""
         ...
 
 
@@ -64,19 +64,21 @@ class ByField:
 
     def sample(self, labels: Mapping[str, Any], prediction: Prediction, kinds: Mapping[str, str]) -> Ratio:
         """Pool the fields of one sample."""
-        ratios = [self.field(labels, prediction, name, kinds.get(name, "string")) for name in labels]
-        counted = [ratio for ratio in ratios if ratio.denominator]
+        ratios = [self.field(labels, prediction, name, kinds) for name in labels]
         if self.pool == "sum":
-            return add(counted)
+            return add(ratios)
+        counted = [ratio for ratio in ratios if ratio.denominator]
         return (
             Ratio(sum(ratio.numerator / ratio.denominator for ratio in counted) / len(counted), 1.0)
             if counted
             else NOTHING
         )
 
-    def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kind: str) -> Ratio:
+    def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kinds: Mapping[str, str]) -> Ratio:
         """Compare one field; a label without this key is not scored."""
-        return self.compare(labels[name], prediction.fields.get(name, ""), kind) if name in labels else NOTHING
+        if name not in labels:
+            return NOTHING
+        return self.compare(labels[name], prediction.fields.get(name, ""), kinds.get(name, "string"))
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Whole:
         """Compare the whole answer."""
         return self.compare(labels, prediction)
 
-    def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kind: str) -> Ratio:
+    def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kinds: Mapping[str, str]) -> Ratio:
         """Compare one field, where the metric is defined for one."""
         if self.compare_field is None or name not in labels:
             return NOTHING

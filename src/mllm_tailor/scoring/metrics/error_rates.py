@@ -1,6 +1,7 @@
 """Error rates of transcription: edits needed over the length of the label, summed over all samples.
 
-More edits than the label is long make a rate over 100 %, as everywhere in speech recognition; it is not cut.
+An insertion counts also where the label is empty, as in the corpus rate of jiwer and NIST sclite; a rate over 100 % is
+not clipped.
 """
 
 from __future__ import annotations

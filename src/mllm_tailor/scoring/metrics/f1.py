@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mllm_tailor.scoring.metrics.base import ByField, Ratio
-from mllm_tailor.scoring.text import as_text, is_empty
+from mllm_tailor.scoring.text import is_empty, typed_text
 
 
 def _counts(label: Any, predicted: Any, kind: str) -> Ratio:
@@ -15,7 +15,7 @@ def _counts(label: Any, predicted: Any, kind: str) -> Ratio:
     (ICDAR 2019 SROIE, task 3 evaluation protocol).
     """
     submitted, true = not is_empty(predicted), not is_empty(label)
-    hit = submitted and true and as_text(label) == as_text(predicted)
+    hit = submitted and true and typed_text(label, kind) == typed_text(predicted, kind)
     return Ratio(2.0 * hit, float(submitted) + float(true))
 
 

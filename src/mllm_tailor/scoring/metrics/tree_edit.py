@@ -29,18 +29,30 @@ class Node:
     children: tuple[Node, ...] = ()
 
 
-def tree(value: Any, name: str = "<root>", depth: int = 0) -> Node:
-    """The answer as a tree: keys sorted by length and name, values as stripped strings, empty ones left out."""
-    if isinstance(value, Mapping):
-        keys = sorted((key for key in value if not _is_hollow(value[key])), key=lambda key: (len(str(key)), str(key)))
-        return Node(name, children=tuple(tree(value[key], str(key), depth + 1) for key in keys))
-    entries = [entry for entry in (value if isinstance(value, list) else [value]) if not _is_hollow(entry)]
-    return Node(name, children=tuple(_entry(entry, depth + 1) for entry in entries))
+def tree(value: Mapping[str, Any]) -> Node:
+    """The answer as donut's tree: keys sorted by length and name, values as stripped strings, empty ones left out.
+
+    A value is a list of values and an object a list of one object, so that a lone object and a list of it are equal.
+    Unlike donut's code, which drops them, a number 0, `false`, and an object or list among plain values are kept.
+    """
+    return _node("<root>", value, 0)
+
+
+def _node(name: str, value: Mapping[str, Any], depth: int) -> Node:
+    keys = sorted((key for key in value if not _is_hollow(value[key])), key=lambda key: (len(str(key)), str(key)))
+    return Node(name, children=tuple(_key(str(key), value[key], depth + 1) for key in keys))
+
+
+def _key(name: str, value: Any, depth: int) -> Node:
+    entries = value if isinstance(value, list) else [value]
+    return Node(name, children=tuple(_entry(entry, depth + 1) for entry in entries if not _is_hollow(entry)))
 
 
 def _entry(entry: Any, depth: int) -> Node:
-    if isinstance(entry, (Mapping, list)) and depth < DEEPEST:
-        return tree(entry, "<entry>", depth)
+    if isinstance(entry, Mapping) and depth < DEEPEST:
+        return _node("<entry>", entry, depth)
+    if isinstance(entry, list) and depth < DEEPEST:
+        return _key("<entry>", entry, depth)
     return Node(as_text(entry).strip(), leaf=True)
 
 
@@ -116,7 +128,7 @@ def _forest_distances(left: _Ordered, right: _Ordered, i: int, j: int, distances
                 forest[row][column] = min(edit, before + distances[x][y])
 
 
-def accuracy(label: Any, predicted: Any) -> float:
+def accuracy(label: Mapping[str, Any], predicted: Mapping[str, Any]) -> float:
     """max(0, 1 - distance(predicted, label) / distance({}, label)): 1 equal, 0 no better than no answer."""
     truth, answer = tree(label), tree(predicted)
     whole = weight(truth)

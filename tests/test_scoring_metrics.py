@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
+from rapidfuzz.distance import Levenshtein
 
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.scoring import METRICS, Scores, score
+from mllm_tailor.scoring import METRICS, Scores, compare, score
 from mllm_tailor.scoring.metrics.anls import similarity
 from mllm_tailor.scoring.metrics.answers import words
 from mllm_tailor.scoring.metrics.strings import published_similarity
 from mllm_tailor.scoring.metrics.tree_edit import accuracy, tree, tree_distance, weight
-from mllm_tailor.scoring.text import as_text, normalise, read_amount
+from mllm_tailor.scoring.text import as_text, normalise
+from mllm_tailor.tasks.values import read_amount
 
 FIELDS = ("company", "date", "address", "total")
 RECEIPT = {"company": "ABC SDN BHD", "date": "13/03/2018", "address": "12, JALAN TAMPOI", "total": "72.00"}
 
 values = st.one_of(st.text(max_size=12), st.none(), st.integers(-999, 999), st.booleans())
 answers = st.dictionaries(st.sampled_from(FIELDS), values, max_size=4)
+text_answers = st.dictionaries(st.sampled_from(FIELDS), st.text(max_size=12), max_size=4)
+text_labels = st.fixed_dictionaries(dict.fromkeys(FIELDS, st.text(max_size=12)))
 labels_of = st.fixed_dictionaries(dict.fromkeys(FIELDS, values))
 
 
@@ -41,14 +46,26 @@ def test_published_similarity_equals_the_measured_values(label: str, predicted: 
     assert published_similarity(label, predicted) == value
 
 
-@given(st.lists(st.tuples(labels_of, answers), min_size=1, max_size=6))
+@given(st.lists(st.tuples(text_labels, text_answers), min_size=1, max_size=6))
 def test_fuzzy_is_the_published_formula(pairs: list[tuple[dict, dict]]) -> None:
     def published(label: dict, fields: dict) -> float:
-        return sum(round(fuzz.ratio(str(label[key]), str(fields.get(key, "")))) for key in label) / len(label)
+        return sum(round(fuzz.ratio(label[key], fields.get(key, ""))) for key in label) / len(label)
 
     predictions = [Prediction(str(place), "", fields) for place, (_, fields) in enumerate(pairs)]
     measured = score([label for label, _ in pairs], predictions, ["fuzzy"], FIELDS)["fuzzy"].value
     assert measured == pytest.approx(sum(published(*pair) for pair in pairs) / len(pairs), abs=1e-9)
+
+
+def test_numbers_are_compared_by_value() -> None:
+    for metric in ("fuzzy", "exact", "normalised_exact", "f1", "anls"):
+        for kind in ("number", "integer"):
+            for predicted in (12, 12.0, "12", "12.0", " 12.00"):
+                assert one(metric, {"total": 12.0}, {"total": predicted}, kinds={"total": kind}) == 100, (
+                    metric,
+                    predicted,
+                )
+            assert one(metric, {"total": 12.0}, {"total": 12.5}, kinds={"total": kind}) < 100
+        assert one(metric, {"total": "12"}, {"total": "12.0"}) < 100  # text is compared as written
 
 
 def test_fuzzy_counts_only_labelled_keys() -> None:
@@ -107,8 +124,83 @@ def test_tree_edit_by_hand(label: dict, predicted: dict, value: float) -> None:
     assert accuracy(label, predicted) == pytest.approx(value)
 
 
+# Donut's definition, written anew from Kim et al. 2022, section 3.2.2, and its evaluation of CORD: values are
+# lists of strings, objects lists of objects, empty ones vanish; the plain recursion over forests gives the distance.
+
+Forest = tuple[tuple[str, tuple], ...]
+scalars = st.one_of(st.text("ab1", max_size=2), st.integers(1, 30), st.none())
+objects = st.recursive(
+    st.dictionaries(st.sampled_from(["a", "b", "cc"]), scalars, max_size=2),
+    lambda inner: st.dictionaries(
+        st.sampled_from(["a", "b", "cc"]), st.one_of(inner, st.lists(inner, max_size=2), st.lists(scalars, max_size=2)),
+        max_size=2,
+    ),
+    max_leaves=4,
+)  # fmt: skip
+
+
+def donut_forest(value: object) -> Forest:
+    """The children of a node: subtrees for objects, leaves for values."""
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (len(key), key))
+        nodes = ((key, donut_forest(value[key] if isinstance(value[key], list) else [value[key]])) for key in keys)
+        return tuple(node for node in nodes if node[1])
+    entries = []
+    for item in value:  # type: ignore[attr-defined]
+        if isinstance(item, dict):
+            inner = donut_forest(item)
+            entries += [("<subtree>", inner)] if inner else []
+        elif item is not None and str(item).strip():
+            entries.append(("<leaf>" + str(item).strip(), ()))
+    return tuple(entries)
+
+
+@cache
+def forest_distance(first: Forest, second: Forest) -> int:
+    def cost(label: str) -> int:
+        return len(label) - 6 if label.startswith("<leaf>") else 1
+
+    def change(left: str, right: str) -> int:
+        leaves = [label.startswith("<leaf>") for label in (left, right)]
+        if all(leaves):
+            return Levenshtein.distance(left[6:], right[6:])
+        return 1 + cost(left if leaves[0] else right) if any(leaves) else int(left != right)
+
+    if not first and not second:
+        return 0
+    options = []
+    if first:
+        *rest, (label, children) = first
+        options.append(forest_distance((*rest, *children), second) + cost(label))
+    if second:
+        *others, (other, grandchildren) = second
+        options.append(forest_distance(first, (*others, *grandchildren)) + cost(other))
+    if first and second:
+        pair = forest_distance(children, grandchildren) + change(label, other)
+        options.append(forest_distance(tuple(rest), tuple(others)) + pair)
+    return min(options)
+
+
+@given(objects, objects)
+@settings(max_examples=150, deadline=None)
+def test_tree_edit_equals_donuts_definition(label: dict, predicted: dict) -> None:
+    truth, answer = donut_forest(label), donut_forest(predicted)
+    if truth:
+        published = max(0.0, 1 - forest_distance(answer, truth) / forest_distance((), truth))
+        assert accuracy(label, predicted) == pytest.approx(published)
+    else:
+        assert accuracy(label, predicted) == float(not answer)
+
+
+def test_a_lone_object_is_a_list_of_one() -> None:
+    label = {"menu": {"nm": "TEA", "price": "2.00"}, "total": {"price": "2.00"}}
+    wrapped = {"menu": [label["menu"]], "total": [label["total"]]}
+    assert accuracy(label, wrapped) == accuracy(wrapped, label) == 1.0
+    assert weight(tree(label)) == weight(tree(wrapped)) == 2 + 2 + 3 + 3 + 4 + 4  # keys, objects, inner keys, values
+
+
 def test_tree_distance_moves_children_up_when_a_key_goes() -> None:
-    assert tree_distance(tree({"a": {"b": "xy"}}), tree({"b": "xy"})) == 1
+    assert tree_distance(tree({"a": {"b": "xy"}}), tree({"b": "xy"})) == 2  # the key and its object
 
 
 def test_a_reply_nested_without_end_is_scored_and_does_not_crash() -> None:
@@ -148,18 +240,55 @@ def test_accuracy_and_token_recall_by_hand() -> None:
     assert words("don't, 1,000 X-rays") == ["dont", "1,000", "xrays"]
 
 
+def test_insertions_count_where_the_label_is_empty() -> None:
+    """As in the corpus rate of jiwer 3: all edits over all reference words, an empty reference included."""
+    labels = [{"answer": ""}, {"answer": "a b c"}]
+    predictions = [Prediction("0", "", {"answer": "two words"}), Prediction("1", "", {"answer": "a b"})]
+    result = score(labels, predictions, ["word_errors"], ["answer"])["word_errors"]
+    assert result.value == pytest.approx(100 * (2 + 1) / 3)
+    assert result.by_field == {"answer": pytest.approx(result.value)}
+    assert compare(*[Scores(("0", "1"), {"word_errors": result})] * 2)["word_errors"].difference.value == 0
+
+
 # --- normalisation
 
 
 @pytest.mark.parametrize(
     ("text", "amount"),
-    [("RM 9.00", "9.00"), ("$9", "9"), ("1.234,50 €", "1234.50"), ("1,234", "1234"), ("-5.00", "-5.00")],
-)
+    [
+        ("RM 9.00", "9.00"), ("$9", "9"), ("1.234,50 €", "1234.50"), ("1,234", "1234"), ("-5.00", "-5.00"),
+        ("0.500", "0.500"), ("S$9.00", "9.00"), ("-$5.00", "-5.00"), ("$-5.00", "-5.00"), ("(9.00)", "-9.00"),
+        (".50", "0.50"), ("R$ 9,00", "9.00"), ("US$1,000.00", "1000.00"), ("12 000,50 kr", "12000.50"),
+        ("9.00 USD", "9.00"),
+        ("Rs. 500", "500"), ("1'234.50 CHF", "1234.50"), ("9.00-", "-9.00"), ("\u22123.20", "-3.20"),
+        ("1,234,567", "1234567"),
+        ("¥1,200", "1200"), ("($1,234.50)", "-1234.50"), ("+4.00", "4.00"), ("EUR 12", "12"),
+    ],
+)  # fmt: skip
 def test_amounts(text: str, amount: str) -> None:
     assert str(read_amount(text)) == amount
 
 
-@pytest.mark.parametrize("text", ["12/01/2018", "", "nine", "1 of 2", "12 JAN 2018", "9.00 (incl. GST)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12/01/2018",
+        "",
+        "nine",
+        "1 of 2",
+        "12 JAN 2018",
+        "9.00 (incl. GST)",
+        "5%",
+        "INV1000",
+        "ABC1000",
+        "A 9",
+        "-(9)",
+        "--9",
+        ".",
+        "9 kg",
+        "#12",
+    ],
+)
 def test_what_is_no_amount(text: str) -> None:
     assert read_amount(text) is None
 

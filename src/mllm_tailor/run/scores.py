@@ -59,9 +59,9 @@ class RunScores:
 
 
 def field_kinds(task: Task) -> dict[str, str]:
-    """The declared type of each field, where the task has types."""
-    fields = getattr(getattr(task, "settings", None), "fields", {})
-    return {name: spec.type for name, spec in fields.items()}
+    """The declared type of each field and column, where the task has types."""
+    kinds: dict[str, str] = getattr(task, "kinds", {})
+    return kinds
 
 
 def score_replies(run: ResolvedRun, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
 from mllm_tailor.tasks.reply import read_object
+from mllm_tailor.tasks.values import DateOrder, format_amount, read_amount, read_date
 
 FieldType = Literal["string", "date", "amount", "number", "integer", "boolean", "choice", "object", "list"]
 
@@ -23,8 +25,22 @@ class FieldSpec(Settings):
     """One field. `total: amount` is short for `total: {type: amount}`."""
 
     type: FieldType = Field(
-        "string", description="string, date and amount are copied as printed; number is a JSON number"
+        "string",
+        description="string, date and amount are copied as printed unless a form is given; number is a JSON number",
     )
+    format: Literal["iso"] | None = Field(
+        None, description="iso: a `date` is written 2018-03-13, in labels and replies"
+    )
+    order: DateOrder | None = Field(
+        None, description="dmy, mdy or ymd: how dates are printed where digits alone do not tell; needs `format: iso`"
+    )
+    decimals: int | None = Field(
+        None, ge=0, le=6, description="an `amount` is a plain number with so many decimals, in labels and replies"
+    )
+    pattern: str | None = Field(
+        None, description="a regular expression that the whole of a string, date or amount matches"
+    )
+    ordered: bool = Field(False, description="whether the order of a `list` counts when its rows are scored")
     choices: list[str] = Field([], description="the allowed values of a `choice`")
     fields: dict[str, FieldSpec] | None = Field(None, description="the fields of an `object`")
     items: dict[str, FieldSpec] | None = Field(None, description="the fields of each entry of a `list`")
@@ -34,7 +50,12 @@ class FieldSpec(Settings):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        return {"type": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"type": value}
+        if isinstance(value, dict) and "type" not in value:
+            kinds = {"format": "date", "order": "date", "decimals": "amount", "choices": "choice", "items": "list"}
+            return {"type": next((kind for key, kind in kinds.items() if key in value), "string"), **value}
+        return value
 
     @model_validator(mode="after")
     def _complete(self) -> FieldSpec:
@@ -44,7 +65,46 @@ class FieldSpec(Settings):
             raise ValueError("an `object` names its `fields`, and nothing else does")
         if (self.type == "list") != bool(self.items):
             raise ValueError("a `list` names the `items` of its entries, and nothing else does")
+        if (self.format or self.order) and self.type != "date":
+            raise ValueError("`format` and `order` are for a `date`")
+        if self.order and not self.format:
+            raise ValueError("`order` needs `format: iso`")
+        if self.decimals is not None and self.type != "amount":
+            raise ValueError("`decimals` is for an `amount`")
+        if self.ordered and self.type != "list":
+            raise ValueError("`ordered` is for a `list`")
+        if self.pattern is not None:
+            self._check_pattern()
         return self
+
+    def _check_pattern(self) -> None:
+        if self.type not in ("string", "date", "amount") or self.format or self.decimals is not None:
+            raise ValueError("`pattern` is for a string, date or amount without `format` or `decimals`")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"`pattern` is no regular expression: {error}") from None
+        if re.search(r"\(\?[=!<P]|\\[1-9]", self.pattern or ""):
+            raise ValueError("`pattern` may not look ahead or back, name groups or repeat them: decoding cannot")
+
+    @property
+    def form(self) -> str | None:
+        """The regular expression of a value that is not empty, or None for any text."""
+        if self.format == "iso":
+            return r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+        if self.decimals is not None:
+            fraction = rf"\.[0-9]{{{self.decimals}}}" if self.decimals else ""
+            return rf"-?(0|[1-9][0-9]{{0,14}}){fraction}"
+        return self.pattern
+
+    def written(self, text: str) -> str | None:
+        """A printed value in the form of this field; None where it cannot be."""
+        if self.format == "iso":
+            date = read_date(text, self.order)
+            return date.isoformat() if date else None
+        if self.decimals is not None:
+            return format_amount(text, self.decimals)
+        return text if self.pattern is None or re.fullmatch(self.pattern, text) else None
 
 
 class ExtractSettings(Settings):
@@ -69,11 +129,28 @@ class Extract:
 
     name = "extract"
     metrics: tuple[str, ...] = ("fuzzy", "exact", "normalised_exact", "f1", "anls", "tree_edit", "parse_rate")
+    list_metrics: tuple[str, ...] = (
+        "cell_f1",
+        "row_f1",
+        "row_precision",
+        "row_recall",
+    )  # besides, where a field is a list
 
     def __init__(self, settings: Any) -> None:
         self.settings = validate(ExtractSettings, settings, "task.extract")
         self.field_names = tuple(self.settings.fields)
+        if any(spec.type == "list" for spec in self.settings.fields.values()):
+            self.metrics = (*self.metrics, *self.list_metrics)
         self.prompt = self.settings.prompt.replace("{fields}", ", ".join(self.field_names))
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The type of each field and of each column of a list (`items.price`), by which scores normalise values."""
+        kinds: dict[str, str] = {}
+        for name, spec in self.settings.fields.items():
+            kinds[name] = "ordered_list" if spec.ordered else spec.type
+            kinds |= {f"{name}.{column}": inner.type for column, inner in (spec.items or {}).items()}
+        return kinds
 
     def phrase(self, sample: Sample) -> Conversation:
         """Set the question and, for a labelled sample, the JSON answer."""
@@ -107,7 +184,23 @@ class Extract:
         reply = read_object(text)
         if reply.problem:
             return reply
-        return Reply(fields={name: reply.fields[name] for name in self.field_names if name in reply.fields})
+        specs = self.settings.fields
+        return Reply(fields={name: _in_form(reply.fields[name], specs[name]) for name in specs if name in reply.fields})
+
+
+def _in_form(value: Any, spec: FieldSpec) -> Any:
+    """A value of a reply in the form that labels have; what cannot be brought into it stays as it is."""
+    if spec.items and isinstance(value, list):
+        return [
+            {key: _in_form(cell, spec.items[key]) if key in spec.items else cell for key, cell in entry.items()}
+            if isinstance(entry, Mapping)
+            else entry
+            for entry in value
+        ]
+    if spec.form is None or isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
+        return value
+    written = spec.written(str(value).strip())
+    return value if written is None else written
 
 
 def _object_schema(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
@@ -130,6 +223,8 @@ def _value_schema(spec: FieldSpec) -> dict[str, Any]:
         return {"enum": ["", *spec.choices]}
     if spec.type in ("number", "integer", "boolean"):
         return {"type": [spec.type, "null"]}
+    if spec.form is not None:
+        return {"type": "string", "pattern": f"^(?:|{spec.form})$"}
     return {"type": "string", "maxLength": spec.max_length}
 
 
@@ -153,7 +248,25 @@ def _typed(value: Any, spec: FieldSpec, where: str) -> Any:
     text = str(value).strip()
     if spec.type == "choice" and text and text not in spec.choices:
         raise DataError(f"{where}: {text!r} is none of its choices — {nearest(text, spec.choices)}")
-    return text
+    return _written(text, spec, where) if text and spec.form is not None else text
+
+
+def _written(text: str, spec: FieldSpec, where: str) -> str:
+    """A label in the form of its field; what cannot be brought into it is an error naming the row."""
+    written = spec.written(text)
+    if written is not None:
+        return written
+    if spec.format == "iso":
+        ambiguous = spec.order is None and any(read_date(text, order) for order in ("dmy", "mdy", "ymd"))
+        problem, fix = "is an ambiguous date", "set `order` to dmy, mdy or ymd"
+        if not ambiguous:
+            problem, fix = "cannot be read as a date", "fix the label, or declare the field without `format`"
+    elif spec.decimals is not None:
+        problem = "is no amount" if read_amount(text) is None else f"has more than {spec.decimals} decimals"
+        fix = "fix the label or `decimals`"
+    else:
+        problem, fix = f"does not match `{spec.pattern}`", "fix the label or `pattern`"
+    raise DataError(f"{where}: {text!r} {problem} — {fix}")
 
 
 def _typed_object(value: Any, fields: Mapping[str, FieldSpec], where: str) -> dict[str, Any]:
@@ -172,5 +285,5 @@ def _number(value: Any, kind: str, where: str) -> Any:
         return int(number) if kind == "integer" else number
     except (KeyError, ValueError):
         raise DataError(
-            f"{where}: {value!r} cannot be read as {kind} — mend the label, or declare the field a string"
+            f"{where}: {value!r} cannot be read as {kind} — fix the label, or declare the field a string"
         ) from None

@@ -1,6 +1,6 @@
 """How often do the intervals of `mllm_tailor.scoring` err? A simulation of base and tuned scores with known truth.
 
-    python benchmarks/intervals.py                 # 2,000 trials a cell, five minutes, writes results/intervals.json
+    python benchmarks/intervals.py                 # 2,000 trials a cell, eight minutes, writes results/intervals.json
     python benchmarks/intervals.py --trials 200
 
 Without a true gain at most 7 % of the trials should claim a change; with one the interval should hold it in 93 to 97 %.

@@ -7,7 +7,7 @@ from html import unescape
 
 import numpy as np
 import pytest
-from benchmarks.intervals import cell
+from benchmarks.intervals import GROUPS, RESULT, cell
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -143,6 +143,14 @@ def test_the_simulation_finds_no_false_claims_beyond_the_promise() -> None:
     for size, count in (("unequal", 3), ("equal", 8), ("single", 12)):
         figures = cell("fuzzy", size, count, trials=300, seed=0)
         assert figures["false_claims"] <= 7 and figures["coverage"] >= 93, figures
+
+
+def test_the_stored_simulation_keeps_the_promise() -> None:
+    result = json.loads(RESULT.read_text())
+    assert {each["units"] for each in result["cells"]} == set(GROUPS)
+    for each in result["cells"]:
+        assert each["false_claims"] <= 7 and each["coverage"] >= 93, each
+    assert all(93 <= each["coverage"] <= 97 for each in result["cross_validation"])
 
 
 # --- cross-validation and the size of a held-out split

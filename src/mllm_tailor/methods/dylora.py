@@ -31,7 +31,11 @@ class DyloraSettings(LoraSettings):
     rslora: Literal[False] = Field(False, description="does not go with this method")
     dora: Literal[False] = Field(False, description="does not go with this method")
     lowest: int = Field(1, ge=1, description="smallest rank drawn")
-    frozen: bool = Field(True, description="a step moves only row b of A and column b of B, as the authors train")
+    frozen: bool = Field(
+        True,
+        description="gradients reach only row b of A and column b of B, as the authors train; the momenta of AdamW still "
+        "move the rows of earlier steps",
+    )
 
 
 class Dylora(Lora):

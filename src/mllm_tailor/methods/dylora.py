@@ -33,8 +33,8 @@ class DyloraSettings(LoraSettings):
     lowest: int = Field(1, ge=1, description="smallest rank drawn")
     frozen: bool = Field(
         True,
-        description="gradients reach only row b of A and column b of B, as the authors train; the momenta of AdamW still "
-        "move the rows of earlier steps",
+        description="gradients reach only row b of A and column b of B, as the authors train; the momenta of AdamW "
+        "still move the rows of earlier steps",
     )
 
 

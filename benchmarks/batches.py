@@ -23,6 +23,7 @@ from mllm_tailor.core.device import Stopwatch, computes_in_bf16, describe_machin
 from mllm_tailor.core.io import write_json
 from mllm_tailor.data import read_samples
 from mllm_tailor.models import load_model
+from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.tasks import make_task
@@ -46,7 +47,7 @@ def rate(feed: BatchSource, count: int) -> float:
 
 def from_disk(feed: CachedBatches) -> CachedBatches:
     """The same without what it holds in memory."""
-    feed.memory = {}
+    feed.cache = feed.vision.cache = VisionFeatureCache(0, feed.cache.folder)
     return feed
 
 
@@ -62,7 +63,7 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     for weight in model.model.parameters():
         weight.requires_grad_(False)
     bf16 = computes_in_bf16("auto", model.device)
-    kept = CachedBatches(model, samples, "answer", folder / "cache", bf16)
+    kept = CachedBatches(model, samples, "answer", folder / "cache", bf16=bf16)
     ways: dict[str, Callable[[], BatchSource]] = {
         "features in memory": lambda: kept,
         "features on disk": lambda: from_disk(kept),

@@ -37,8 +37,8 @@ from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.resolve import resolve
 from mllm_tailor.synthetic import draw_folder
+from mllm_tailor.training import TrainingConfig, TrainingEvent, TrainingHooks, profile_step, train
 from mllm_tailor.training import profile as rehearsal
-from mllm_tailor.training import profile_step, train
 
 RESULTS = Path(__file__).parent / "results" / "cost_estimate.json"
 SAMPLES, BATCH, STEPS = 8, 4, 4  # two epochs, the second of which is timed
@@ -101,18 +101,19 @@ def child(name: str, folder: Path, what: str) -> None:
     method.apply(model)
     if what == "foresee":
         lengths = [measure_length(sample, model) for sample in splits.learned]
-        found = profile_step(model, method, splits.learned, lengths, recipe)
-        said = extrapolate(found, Shape.of(model), lengths, recipe, len(splits.train))
+        found = profile_step(model, splits.learned, lengths, TrainingConfig.from_recipe(recipe))
+        said = extrapolate(found, Shape.of(model), lengths, recipe.train, len(splits.train))
         answer = {"bytes": said.peak_bytes, "seconds": said.training_seconds}
     else:
         ends: list[float] = []
 
-        def tell(event: str, _: int) -> None:
-            if event == "step":
+        def tell(event: TrainingEvent) -> None:
+            if event.kind == "step":
                 ends.append(time.process_time())
 
         with tempfile.TemporaryDirectory() as place:
-            train(model, method, splits.learned, recipe, Path(place), on_event=tell)
+            hooks = TrainingHooks(on_event=tell)
+            train(model, splits.learned, TrainingConfig.from_recipe(recipe), Path(place), hooks)
         seconds = 2 * (ends[STEPS - 1] - ends[STEPS // 2 - 1])
         answer = {"bytes": peak_memory(pick_device()), "seconds": seconds}
     print(json.dumps(answer))

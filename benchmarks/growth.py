@@ -36,12 +36,12 @@ from mllm_tailor.data import read_samples, split, split_dev, validate
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import InputSettings, LoadedModel, encode, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
+from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.recipe.schema import HeldOut, Tiles
 from mllm_tailor.tasks import open_task
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.sampler import epoch_order
-from mllm_tailor.training.vision_cache import see
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
 LINEAR = 1.15  # an exponent up to here counts as linear
@@ -159,9 +159,9 @@ def tiles(_: int) -> Iterator[Curve]:
     for count in counts:
         pixels = torch.rand(count, 3, model.tile_size, model.tile_size)
         with watch_memory(model.device) as memory:
-            see(model, pixels, False)
+            image_features(model, pixels, bf16=False)
         rises.append(float(memory.rise))
-        costs.append(best(lambda pixels=pixels: see(model, pixels, False), 2))  # type: ignore[misc]
+        costs.append(best(lambda pixels=pixels: image_features(model, pixels, bf16=False), 2))  # type: ignore[misc]
     yield Curve("vision pass, seconds", "tiles", [float(count) for count in counts], costs, "s")
     yield Curve("vision pass, memory", "tiles", [float(count) for count in counts], rises, "B")
 

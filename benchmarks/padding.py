@@ -22,12 +22,12 @@ from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.resolve import resolve
-from mllm_tailor.training.batches import WHOLE
-from mllm_tailor.training.memory import most_padding, token_budget
-from mllm_tailor.training.sampler import epoch_passes, make_batch_schedule
+from mllm_tailor.training.batches import LENGTH_MULTIPLE
+from mllm_tailor.training.memory import max_padding, token_budget
+from mllm_tailor.training.sampler import epoch_micro_batches, make_batch_schedule
 
 
-def computed(passes: Sequence[Sequence[int]], tokens: Sequence[int], whole: int = WHOLE) -> int:
+def computed(passes: Sequence[Sequence[int]], tokens: Sequence[int], whole: int = LENGTH_MULTIPLE) -> int:
     """Tokens that go through the layers, padding included."""
     return sum(len(one) * -(-max(tokens[number] for number in one) // whole) * whole for one in passes)
 
@@ -41,8 +41,10 @@ def count(folder: str, path: str) -> tuple[int, int, dict[str, int]]:
     tokens = [measure_length(sample, model).tokens for sample in splits.learned]
     course = make_batch_schedule([sample.modality for sample in splits.learned], recipe.train, recipe.seed)
     steps = [course.samples(step) for step in range(course.steps_per_epoch)]
-    budget, padding = token_budget(model, False), most_padding(torch.device("cpu"))
-    planned = epoch_passes(course, tokens, most=recipe.train.micro_batch_size, budget=budget, padding=padding)
+    budget, padding = token_budget(model, gradient_checkpointing=False), max_padding(torch.device("cpu"))
+    planned = epoch_micro_batches(
+        course, tokens, max_samples=recipe.train.micro_batch_size, token_budget=budget, max_padding=padding
+    )
     ways = {
         "ours": computed(planned, tokens),
         "a step padded to its longest": computed(steps, tokens, 1),

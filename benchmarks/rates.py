@@ -16,12 +16,13 @@ from mllm_tailor.methods import make_method
 from mllm_tailor.models import LoadedModel, encode, load_model
 from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.models.patches.fused_lora import fused_lora
+from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training.batches import collate_right
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
-from mllm_tailor.training.precision import computing, frozen_in_bf16
+from mllm_tailor.training.precision import autocast, frozen_in_bf16
 from mllm_tailor.training.trainable import set_train_mode
-from mllm_tailor.training.vision_cache import CachedBatches, as_inputs, see
+from mllm_tailor.training.vision_cache import CachedBatches, as_inputs
 
 EPOCHS = 3  # of the second run over the same pictures
 SIDE = 1024  # of the square matrices whose product is the 100 %
@@ -70,9 +71,9 @@ def measure(work: Callable[[], Any], times: int) -> dict[str, float]:
 
 def seen_again(model: LoadedModel, samples: Sequence[Sample], folder: Path, bf16: bool) -> float:
     """Processor seconds a training spends on pictures an earlier one has seen: checking files, reading features."""
-    CachedBatches(model, samples, "answer", folder, bf16)
+    CachedBatches(model, samples, "answer", folder, bf16=bf16)
     watch = Stopwatch()
-    feed = CachedBatches(model, samples, "answer", folder, bf16)
+    feed = CachedBatches(model, samples, "answer", folder, bf16=bf16)
     for epoch in range(EPOCHS):
         for number in range(len(samples)):
             feed.batch([number], epoch)
@@ -97,12 +98,12 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
     ]
     batch = collate_right([encode(samples[0], model)], model)
     pixels = batch.pop("pixel_values")
-    features = see(model, pixels, bf16).flatten(0, 1)[None]
+    features = image_features(model, pixels, bf16=bf16).flatten(0, 1)[None]
     weights = [weight for weight in model.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights)
 
     def loss() -> torch.Tensor:
-        with computing(model.device, bf16), fused_lora(model.model):
+        with autocast(model.device, bf16=bf16), fused_lora(model.model):
             return answer_loss(model.model, as_inputs(batch | {"image_features": features}))[0]
 
     def both() -> None:
@@ -110,7 +111,7 @@ def describe_rates(folder: Path, rank: int, times: int = 3) -> dict[str, Any]:
 
     with frozen_in_bf16(model, bf16):
         parts = {
-            "vision pass": measure(lambda: see(model, pixels, bf16), times),
+            "vision pass": measure(lambda: image_features(model, pixels, bf16=bf16), times),
             "forward": measure(loss, times),
             "forward and backward": measure(both, times),
             "optimizer": measure(optimizer.step, times),

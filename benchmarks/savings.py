@@ -34,15 +34,16 @@ from mllm_tailor.methods import make_method
 from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.models.patches import cpu_attention, last_layer
 from mllm_tailor.models.patches.fused_lora import fused_lora
+from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.training import batches as feed
 from mllm_tailor.training.batches import collate_right
 from mllm_tailor.training.memory import CPU_PADDING, CPU_TOKENS
 from mllm_tailor.training.objectives import cross_entropy as losses
-from mllm_tailor.training.precision import computing
+from mllm_tailor.training.precision import autocast
 from mllm_tailor.training.sampler import micro_batches
 from mllm_tailor.training.trainable import set_train_mode
-from mllm_tailor.training.vision_cache import as_inputs, see
+from mllm_tailor.training.vision_cache import as_inputs
 
 sys.path.insert(0, str(Path(__file__).parent / "trainers"))
 from ours import samples_of
@@ -84,14 +85,18 @@ class MicroBatches:
         set_train_mode(self.model)
         rows = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()]
         self.items = [encode(sample, self.model) for sample in samples_of(rows[:SAMPLES])]
-        self.features = [see(self.model, item.media["pixel_values"], self.bf16).flatten(0, 1) for item in self.items]
+        self.features = [
+            image_features(self.model, item.media["pixel_values"], bf16=self.bf16).flatten(0, 1) for item in self.items
+        ]
 
     def batches(self, without: str) -> Iterator[dict[str, Any]]:
         """Each pass's inputs, pictures as features or as pixels."""
         lengths = [item.length for item in self.items]
         usual = without == "padding"
         budget, padding = (4096, None) if usual else (CPU_TOKENS, CPU_PADDING)
-        for places in micro_batches(range(SAMPLES), lengths, most=None, budget=budget, padding=padding):
+        for places in micro_batches(
+            range(SAMPLES), lengths, max_samples=None, token_budget=budget, max_padding=padding
+        ):
             items = [self.items[place] for place in places]
             batch = collate(items, self.model) if usual else collate_right(items, self.model)
             if without == "frozen":
@@ -123,7 +128,7 @@ class MicroBatches:
         with self.way(without):
             watch = Stopwatch()
             for batch in self.batches(without):
-                with computing(self.model.device, self.bf16):
+                with autocast(self.model.device, bf16=self.bf16):
                     found = loss(self.model.model, batch)[0]
                 found.backward()
                 summed += float(found.detach())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from small_job import make_conversations, prepare
+from small_job import make_conversations, prepare, train
 
-from mllm_tailor.training import train
 from mllm_tailor.training.distributed import world_size
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from small_job import make_conversations, prepare
+from small_job import make_conversations, prepare, train
 
 from mllm_tailor.core.errors import TailorError
-from mllm_tailor.training import ObjectiveInputs, train
-from mllm_tailor.training.objectives import base as objectives
+from mllm_tailor.training import ObjectiveInputs, TrainingEvent
+from mllm_tailor.training.objectives import cross_entropy
 
 
 def kill_at(moment: int) -> Callable[..., Any]:
@@ -67,13 +67,13 @@ def job(
     passing = kill_at(-1 if moment is None else moment)
     before(os, "fsync", passing)
     before(Path, "rename", passing)
-    before(objectives, "answer_loss", passing)
+    before(cross_entropy, "answer_loss", passing)
     model, method, recipe = prepared
 
-    def on_event(event: str, step: int) -> None:
-        if event == "step":
+    def on_event(event: TrainingEvent) -> None:
+        if event.kind == "step":
             with (folder.parent / f"{folder.name}.chance").open("a") as file:
-                file.write(f"{step} {chance_state()}\n")
+                file.write(f"{event.step} {chance_state()}\n")
         passing()
 
     def evaluate() -> dict[str, float]:

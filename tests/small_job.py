@@ -22,6 +22,9 @@ from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, save
 from mllm_tailor.recipe import Recipe, make_recipe
+from mllm_tailor.training import TrainingConfig, TrainingHooks, TrainResult
+from mllm_tailor.training import train as train_model
+from mllm_tailor.training.trainable import tuning_method_of
 
 
 def make_samples(folder: Path, count: int = 12) -> list[Sample]:
@@ -98,6 +101,14 @@ def prepare(folder: Path, method: dict[str, Any] | str, **train: Any) -> tuple[L
     seed_everything(recipe.seed)
     chosen.apply(model)
     return model, chosen, recipe
+
+
+def train(
+    model: LoadedModel, method: MethodSet, samples: Sequence[Conversation], recipe: Recipe, folder: Path, **hooks: Any
+) -> TrainResult:
+    """Train as `recipe` says; `hooks` are fields of TrainingHooks."""
+    assert tuning_method_of(model) is method
+    return train_model(model, samples, TrainingConfig.from_recipe(recipe), folder, TrainingHooks(**hooks))
 
 
 def batch_of(model: LoadedModel, samples: Sequence[Conversation | Sample]) -> dict[str, Tensor]:

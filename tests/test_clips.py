@@ -16,14 +16,16 @@ from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mllm_tailor.core.conversation import as_conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.media.video import ClipLimits, film_strip, frame_size, read_frames
 from mllm_tailor.models import InputSettings, count_tokens, encode, load_model
+from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
-from mllm_tailor.training.vision_cache import CachedBatches, can_cache, see
+from mllm_tailor.training.vision_cache import CachedBatches, can_cache
 
 av = pytest.importorskip("av")
 WIDTH, HEIGHT = 48, 32
@@ -229,10 +231,11 @@ def test_cached_features_of_clips_equal_live_ones(tiny_model_folder: Path, tmp_p
     model = load_model(tiny_model_folder, inputs=InputSettings(frames=3))
     samples = [Sample(str(keys), (media(clip(STEADY, keys_every=keys)),), "?", "wave") for keys in (5, 9)]
     model.model.requires_grad_(False)
-    assert can_cache(model, samples, augmented=False)
-    cached = CachedBatches(model, samples, "answer", tmp_path, bf16=False).batch([0, 1], 0)
+    assert can_cache(model, samples, augment=False)
+    conversations = [as_conversation(sample) for sample in samples]
+    cached = CachedBatches(model, conversations, "answer", tmp_path, bf16=False).batch([0, 1], 0)
     pixels = torch.cat([encode(sample, model).media["pixel_values"] for sample in samples])
-    assert torch.equal(cached["image_features"][0], see(model, pixels, bf16=False).flatten(0, 1))
+    assert torch.equal(cached["image_features"][0], image_features(model, pixels, bf16=False).flatten(0, 1))
 
 
 def test_a_film_strip_shows_frames_side_by_side() -> None:

@@ -26,7 +26,9 @@ from mllm_tailor.run.launcher import choose_process_count
 from mllm_tailor.run.resolve import resolve
 from mllm_tailor.synthetic import draw_folder
 
-LONG = CostEstimate(peak_bytes=1 << 28, training_seconds=3_600, seeing_seconds=0, scoring_seconds=0, together=1)
+LONG = CostEstimate(
+    peak_bytes=1 << 28, training_seconds=3_600, vision_seconds=0, scoring_seconds=0, micro_batch_samples=1
+)
 
 
 def values(**changes: object) -> dict[str, object]:
@@ -103,7 +105,9 @@ def test_when_one_of_them_is_killed_the_run_says_so_and_goes_on_from_its_checkpo
     command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(recipe)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "runs" / "struck"
-    while not list(folder.glob("checkpoints/step-*")) and process.poll() is None:
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("checkpoints/step-*[1-9]*")) and process.poll() is None:
+        assert time.monotonic() < deadline, "no checkpoint after five minutes"
         time.sleep(0.05)
     others = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
     assert len(others) == 1
@@ -115,7 +119,7 @@ def test_when_one_of_them_is_killed_the_run_says_so_and_goes_on_from_its_checkpo
     again = subprocess.Popen([*command, "train.processes=1"], stderr=subprocess.PIPE, text=True)
     said = again.communicate(timeout=300)[1]
     assert again.returncode == 0, said
-    assert f"Going on after step {kept} of {len(losses(folder))}" in re.sub(r"\s+", " ", said)
+    assert f"Resuming after step {kept} of {len(losses(folder))}" in re.sub(r"\s+", " ", said)
 
 
 def recipe_with(**changes: object) -> Recipe:
@@ -131,7 +135,7 @@ def test_processes_follow_passes_memory_and_time(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("mllm_tailor.run.cost_estimate.free_memory", lambda device: 1 << 32)
     recipe = recipe_with()
     assert count(recipe) == 4  # passes of a step
-    assert count(recipe, replace(LONG, together=2)) == 2
+    assert count(recipe, replace(LONG, micro_batch_samples=2)) == 2
     assert count(recipe, replace(LONG, peak_bytes=1 << 30)) == 3  # in 0.8 of the free memory
     assert count(recipe, replace(LONG, training_seconds=20)) == 1
     assert count(recipe_with(train={"processes": 3})) == 3
@@ -149,7 +153,7 @@ def test_a_run_that_goes_on_may_have_other_processes_than_were_foreseen() -> Non
     [
         ({"train": {"processes": 2, "optimizer": "lomo"}}, "lomo keeps no gradients"),
         ({"train": {"processes": 2, "optimizer": "mezo"}}, "mezo keeps no gradients"),
-        ({"train": {"processes": 2, "distill": "teacher"}}, "its objective is made for one process"),
+        ({"train": {"processes": 2, "distill": "teacher"}}, "its objective needs a single process"),
         ({"train": {"processes": 2}, "model": {"path": "embedded", "device": "cuda"}}, "torchrun"),
     ],
 )

@@ -19,7 +19,7 @@ from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.cost_estimate import Shape, extrapolate
 from mllm_tailor.run.resolve import resolve
 from mllm_tailor.synthetic import draw_folder
-from mllm_tailor.training import StepProfile, profile_step
+from mllm_tailor.training import StepProfile, TrainingConfig, profile_step
 
 FULL = {"name": "full", "parts": ["vision", "projector", "language", "head"]}
 MIB = 2**20
@@ -43,17 +43,17 @@ def test_watched_memory_rises_by_what_is_held(freed: int) -> None:
 
 
 def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Conversation]) -> None:
-    model, method, recipe = prepare(tiny_model_folder, FULL)
+    model, _, recipe = prepare(tiny_model_folder, FULL)
     before = snapshot(model)
     lengths = [measure_length(sample, model) for sample in samples]
-    found = profile_step(model, method, samples, lengths, recipe)
+    found = profile_step(model, samples, lengths, TrainingConfig.from_recipe(recipe))
     after = snapshot(model)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(weight.grad is None for weight in model.model.parameters())
     assert not found.cached and found.pass_seconds > 0
     trained = sum(weight.numel() for weight in model.model.parameters())
-    assert found.standing == trained * (4 + 8)  # gradients and AdamW's two moments, in float32
-    assert sorted(number for one in found.passes for number in one) == list(range(len(samples)))
+    assert found.standing_bytes == trained * (4 + 8)  # gradients and AdamW's two moments, in float32
+    assert sorted(number for one in found.micro_batches for number in one) == list(range(len(samples)))
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,22 @@ def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Conv
 def test_optimizers_stand_for_what_they_keep(
     tiny_model_folder: Path, samples: list[Conversation], method: dict, train: dict, weight_bytes: int
 ) -> None:
-    model, chosen, recipe = prepare(tiny_model_folder, method, **train)
-    found = profile_step(model, chosen, samples, [measure_length(one, model) for one in samples], recipe)
-    assert found.standing == weight_bytes * sum(weight.numel() for weight in model.model.parameters())
+    model, _, recipe = prepare(tiny_model_folder, method, **train)
+    found = profile_step(
+        model, samples, [measure_length(sample, model) for sample in samples], TrainingConfig.from_recipe(recipe)
+    )
+    assert found.standing_bytes == weight_bytes * sum(weight.numel() for weight in model.model.parameters())
 
 
 def test_the_vision_side_is_timed_apart_where_it_runs_once(
     tiny_model_folder: Path, samples: list[Conversation]
 ) -> None:
-    model, method, recipe = prepare(tiny_model_folder, {"name": "lora", "rank": 2, "parts": ["language"]})
+    model, _, recipe = prepare(tiny_model_folder, {"name": "lora", "rank": 2, "parts": ["language"]})
     lengths = [measure_length(sample, model) for sample in samples]
-    found = profile_step(model, method, samples, lengths, recipe)
-    assert found.cached and found.seeing_seconds > 0
+    found = profile_step(model, samples, lengths, TrainingConfig.from_recipe(recipe))
+    assert found.cached and found.vision_seconds > 0
     shape = Shape.of(model)
-    assert shape.operations(lengths[0], pictures=True) > shape.operations(lengths[0], pictures=False)
+    assert shape.operations(lengths[0], vision=True) > shape.operations(lengths[0], vision=False)
 
 
 def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, samples: list[Conversation]) -> None:
@@ -84,14 +86,18 @@ def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, s
     model, _, recipe = prepare(tiny_model_folder, FULL, epochs=3)
     group_by_length = [measure_length(samples[0], model)] * 12
     passes = tuple((number, number + 1, number + 2, number + 3) for number in (0, 4, 8))
-    found = StepProfile(100, 20, 5, ((0,),), longest=0, passes=passes, pass_seconds=1.0, timed=(0,), cached=False)
-    said = extrapolate(found, Shape.of(model), group_by_length, recipe, 12)
+    found = StepProfile(
+        100, 20, 5, ((0,),), longest=0, micro_batches=passes, pass_seconds=1.0, timed=(0,), cached=False
+    )
+    said = extrapolate(found, Shape.of(model), group_by_length, recipe.train, 12)
     assert said.training_seconds == pytest.approx(36.0)
     assert said.peak_bytes == 100 + 20 + 4 * 5
     longer = [replace(group_by_length[0], tokens=2 * group_by_length[0].tokens), *group_by_length[1:]]
-    assert extrapolate(found, Shape.of(model), longer, recipe, 12).training_seconds < said.training_seconds
+    assert extrapolate(found, Shape.of(model), longer, recipe.train, 12).training_seconds < said.training_seconds
     bounded = recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_minutes": 0.1})})
-    assert extrapolate(found, Shape.of(model), group_by_length, bounded, 12).training_seconds == pytest.approx(6.0)
+    assert extrapolate(found, Shape.of(model), group_by_length, bounded.train, 12).training_seconds == pytest.approx(
+        6.0
+    )
 
 
 def write_recipe(folder: Path, opened: Path, receipts: Path, **changes: object) -> Path:

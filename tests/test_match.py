@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from small_job import difference, small_recipe, snapshot
+from small_job import difference, small_recipe, snapshot, train
 from test_models_pairs import write_pair_family
 from torch.nn.functional import normalize
 
@@ -24,7 +24,6 @@ from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.recipe import Predict, Recipe
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.tasks import open_task
-from mllm_tailor.training import train
 from mllm_tailor.training.objectives.contrastive import clip_loss, siglip_loss
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "grey", "brown"]

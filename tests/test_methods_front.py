@@ -19,23 +19,23 @@ from small_job import (
     prepare,
     shake,
     small_recipe,
+    train,
 )
 from torch import nn
 from transformers import AutoModelForMultimodalLM
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import ModelError, RecipeError
-from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.methods.adalora import Adalora
 from mllm_tailor.methods.adapters import ADAPTER, tuner_layers
 from mllm_tailor.methods.method import injected_adapters
 from mllm_tailor.models import prompt_inputs
-from mllm_tailor.training import train
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
     return make_conversations(tmp_path_factory.mktemp("pictures"), 4)
 
 
@@ -43,7 +43,7 @@ class TestAdalora:
     SPEC: ClassVar[dict[str, Any]] = {"name": "adalora", "rank": 6, "target": 2, "start": 0.1, "end": 0.3}
 
     def test_the_budget_falls_and_ranks_differ(
-        self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
         model, method, recipe = prepare(tiny_model_folder, self.SPEC, epochs=5, batch_size=1, learning_rate=0.02)
         train(model, method, samples, recipe, tmp_path)
@@ -60,7 +60,7 @@ class TestAdalora:
         assert budgets[40] == pytest.approx(2 + 4 * 0.5**3)
         assert budgets[70:] == [2] * 30
 
-    def test_the_penalty_is_added_once_a_step(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+    def test_the_penalty_is_added_once_a_step(self, tiny_model_folder: Path, samples: list[Conversation]) -> None:
         """Two passes: the gradient of E's neighbours is that of the penalty alone while E is zero."""
         model, method, _ = prepare(tiny_model_folder, {**self.SPEC, "orthogonal": 0.5})
         method.begin_step(model, 0, 0)
@@ -73,7 +73,9 @@ class TestAdalora:
         (0.5 / count * (rows @ rows.T - torch.eye(6)).norm()).backward()
         assert difference(layer.lora_A[ADAPTER].grad, rows.grad) < 1e-5
 
-    def test_written_as_a_plain_lora(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+    def test_written_as_a_plain_lora(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+    ) -> None:
         model, method, recipe = prepare(tiny_model_folder, self.SPEC, epochs=5, batch_size=1, learning_rate=0.02)
         train(model, method, samples, recipe, tmp_path)
         wanted = exact_logits(model, samples)
@@ -102,7 +104,7 @@ FRONT: dict[str, dict[str, Any]] = {
 class TestInFront:
     @torch.no_grad()
     def test_a_prompt_equals_embeddings_put_before_the_text(
-        self, tiny_model_folder: Path, samples: list[Sample]
+        self, tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         model, _, _ = prepare(tiny_model_folder, FRONT["prompt"])
         sample = samples[:1]
@@ -123,7 +125,7 @@ class TestInFront:
         assert difference(ours, wanted) < 1e-5
 
     @torch.no_grad()
-    def test_one_softmax_equals_the_formula(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
+    def test_one_softmax_equals_the_formula(self, tiny_model_folder: Path, samples: list[Conversation]) -> None:
         """Of one attention, by hand: softmax over [prefix, own keys up to one's own place]."""
         torch.manual_seed(0)
         model, _, _ = prepare(tiny_model_folder, FRONT["one softmax"])
@@ -143,7 +145,7 @@ class TestInFront:
 
     @pytest.mark.parametrize("case", FRONT)
     def test_cached_decoding_says_what_whole_passes_say(
-        self, case: str, tiny_model_folder: Path, samples: list[Sample]
+        self, case: str, tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         model, _, _ = prepare(tiny_model_folder, FRONT[case])
         shake(model, 0.5)
@@ -157,7 +159,7 @@ class TestInFront:
 
     @pytest.mark.parametrize("case", FRONT)
     def test_recomputed_activations_give_the_same_gradients(
-        self, case: str, tiny_model_folder: Path, samples: list[Sample]
+        self, case: str, tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         found = []
         for recompute in (False, True):

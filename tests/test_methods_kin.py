@@ -21,6 +21,7 @@ from small_job import (
     shake,
     small_recipe,
     snapshot,
+    train,
 )
 from torch import Tensor
 from transformers import AutoModelForMultimodalLM
@@ -33,7 +34,6 @@ from mllm_tailor.methods import bottleneck_layers, make_method, truncate
 from mllm_tailor.methods.adapters import tuner_layers
 from mllm_tailor.methods.method import injected_adapters
 from mllm_tailor.recipe import dump_recipe
-from mllm_tailor.training import train
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.trainable import learning_rates
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_job import make_samples, small_recipe, snapshot
 from small_job import prepare as prepare_small
+from small_job import train as train_small
 
 from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError, RecipeError
@@ -28,7 +29,6 @@ from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.ledger import write_ledger
 from mllm_tailor.run.resolve import resolve
 from mllm_tailor.synthetic import draw_folder
-from mllm_tailor.training import train as train_small
 from mllm_tailor.training.sampler import BatchSchedule, epoch_order
 
 SAMPLES = [Sample(f"s{number}") for number in range(10)]

@@ -24,9 +24,9 @@ from mllm_tailor.generation import VisionFeatureCache, predict, predict_both
 from mllm_tailor.generation import engine as decode
 from mllm_tailor.generation.constrain import Grammar, Vocabulary, allowed_tokens
 from mllm_tailor.generation.sequence import ReplySequence
-from mllm_tailor.generation.vision_cache import Vision, weights_key
 from mllm_tailor.models import LoadedModel, encode, prompt_inputs
 from mllm_tailor.models.bundled.build import build_tokenizer
+from mllm_tailor.models.vision_cache import VisionEncoder, weights_key
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
@@ -261,22 +261,25 @@ def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
         read = predict(model, TASK, samples, settings(max_new_tokens=40), memory=memory)
     with tiles_seen(model) as second:
         again = predict(model, TASK, samples, settings(max_new_tokens=40, batch_size=2), memory=memory)
-    assert first and not second and memory.found == len(samples)
+    assert first and not second and memory.hits == len(samples)
     assert texts(again) == texts(read) == texts(predict(model, TASK, samples, settings(max_new_tokens=40)))
-    before = weights_key(model)
+    before = weights_key(model, bf16=False)
     weight = next(model.model.model.vision_tower.parameters())
     weight.data += 1e-3
-    assert weights_key(model) != before  # trained vision weights never meet old features
+    assert weights_key(model, bf16=False) != before  # trained vision weights never meet old features
     weight.data -= 1e-3
-    assert weights_key(replace(model, mixed_precision=True)) != before
+    assert weights_key(model, bf16=True) != before
     small = VisionFeatureCache(limit=memory.bytes // 2)
     predict(model, TASK, samples, settings(max_new_tokens=2), memory=small)
     assert 0 < small.bytes <= small.limit
 
 
 def test_the_vision_side_in_bf16_is_near_and_in_the_models_own_format(model, samples):
-    pixels = prompt_inputs([TASK.phrase(samples[4].unlabelled())], model)["pixel_values"]
-    exact, mixed = (Vision(opened, None)._look(pixels) for opened in (model, replace(model, mixed_precision=True)))
+    question = encode(TASK.phrase(samples[4].unlabelled()), model)
+    exact, mixed = (
+        VisionEncoder(opened).outputs([question])["image"].pooler_output
+        for opened in (model, replace(model, mixed_precision=True))
+    )
     assert exact.dtype == mixed.dtype == model.dtype
     difference = (exact - mixed).norm() / exact.norm()
     assert 1e-5 < difference < 3e-2  # bf16 keeps eight bits

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import make_conversations, prepare
+from small_job import make_conversations, prepare, train
 from test_models_pairs import write_pair_family
 
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import sha256
 from mllm_tailor.methods import METHODS
-from mllm_tailor.training import OPTIMIZERS, train
+from mllm_tailor.training import OPTIMIZERS
 from mllm_tailor.training import checkpoint as checkpoints
 from mllm_tailor.training.checkpoint import Checkpoint, list_checkpoints, load_verified, read_newest, write_checkpoint
 

@@ -15,13 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
-from small_job import batch_of, make_conversations, prepare, shake, snapshot
+from small_job import batch_of, make_conversations, prepare, shake, snapshot, train
 
 from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.models import encode
-from mllm_tailor.training import Interrupted, TrainResult, loop, train
+from mllm_tailor.models.vision_cache import VisionFeatureCache
+from mllm_tailor.training import Interrupted, TrainingEvent, TrainResult, loop
 from mllm_tailor.training.augment import augment_sample
 from mllm_tailor.training.batches import LiveBatches
 from mllm_tailor.training.log import keep_rows
@@ -75,17 +75,18 @@ class TestOrder:
         self, tokens: list[int], most: int | None, budget: int
     ) -> None:
         numbers = list(range(100, 100 + len(tokens)))
-        passes = micro_batches(numbers, tokens, most=most, budget=budget)
+        passes = micro_batches(numbers, tokens, max_samples=most, token_budget=budget)
         assert sorted(number for one in passes for number in one) == numbers
         for one in passes:
             padded = len(one) * max(tokens[number - 100] for number in one)
             assert len(one) <= most if most is not None else (padded <= budget or len(one) == 1)
 
     def test_a_pass_holds_samples_of_like_length_where_padding_costs(self) -> None:
-        assert micro_batches(range(4), [1072, 546, 1057, 525], most=None, budget=4096) == [(0, 2, 1), (3,)]
-        passes = micro_batches(range(4), [1072, 546, 1057, 525], most=None, budget=4096, padding=32)
+        assert micro_batches(range(4), [1072, 546, 1057, 525], max_samples=None, token_budget=4096) == [(0, 2, 1), (3,)]
+        passes = micro_batches(range(4), [1072, 546, 1057, 525], max_samples=None, token_budget=4096, max_padding=32)
         assert passes == [(0, 2), (1, 3)]
-        assert micro_batches(range(3), [90, 10, 50], most=3, budget=0, padding=0) == [(0, 2, 1)]  # as was asked for
+        asked = micro_batches(range(3), [90, 10, 50], max_samples=3, token_budget=0, max_padding=0)
+        assert asked == [(0, 2, 1)]
 
     def test_marks_of_evaluation(self) -> None:
         assert BatchSchedule(10, 4, 2.5, 0).ends(1.0) == {3, 6, 8}
@@ -173,7 +174,7 @@ class TestAccumulation:
     def test_out_of_memory_is_answered_with_smaller_passes(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import mllm_tailor.training.objectives.base as objectives
+        from mllm_tailor.training.objectives import cross_entropy
 
         def stingy(network: Any, batch: Any) -> Any:
             if len(batch["input_ids"]) > 1:
@@ -181,19 +182,19 @@ class TestAccumulation:
             return answer_loss(network, batch)
 
         wanted, _ = run(tmp_path / "plenty", tiny_model_folder, samples, optimizer="sgd")
-        monkeypatch.setattr(objectives, "answer_loss", stingy)
+        monkeypatch.setattr(cross_entropy, "answer_loss", stingy)
         found, _ = run(tmp_path / "little", tiny_model_folder, samples, optimizer="sgd")
         assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
 
     def test_when_not_even_one_sample_fits(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import mllm_tailor.training.objectives.base as objectives
+        from mllm_tailor.training.objectives import cross_entropy
 
         def full(*_: Any) -> Any:
             raise torch.OutOfMemoryError("pretended")
 
-        monkeypatch.setattr(objectives, "answer_loss", full)
+        monkeypatch.setattr(cross_entropy, "answer_loss", full)
         with pytest.raises(RunError, match="fewer tiles"):
             run(tmp_path, tiny_model_folder, samples)
 
@@ -205,7 +206,7 @@ class TestCachedFeatures:
         """The same group of pictures in one pass, live and cached: inputs, loss and gradient are the same bits."""
         model, _, _ = prepare(tiny_model_folder, LORA)
         shake(model)
-        assert can_cache(model, samples, augmented=False)
+        assert can_cache(model, samples, augment=False)
         live = LiveBatches(model, samples, "answer", None).batch(range(8), 0)
         cached = CachedBatches(model, samples, "answer", tmp_path, bf16=False).batch(range(8), 0)
         assert torch.equal(live["input_ids"], cached["input_ids"])
@@ -224,7 +225,7 @@ class TestCachedFeatures:
         cache = tmp_path / "cache"
         first = CachedBatches(model, own, "answer", cache, bf16=False).batch([0, 9], 0)
         files = sorted(cache.rglob("*.safetensors"))
-        assert len(files) == 2
+        assert len(files) == 2 * len(own)  # ids and labels, and features
         raw = bytearray(files[0].read_bytes())
         raw[-1] ^= 1
         files[0].write_bytes(raw)
@@ -244,36 +245,34 @@ class TestCachedFeatures:
         raw = [sample.sample for sample in samples]
         asked = [replace(raw[n % 10], id=f"{n}", prompt=f"Question {n}?", answer=f"{n}") for n in range(20)]
         asked += [replace(raw[0], id=f"text {n}", media=()) for n in range(2)]
+        conversations = [as_conversation(sample) for sample in asked]
         tiles: list[int] = []
         tower = model.model.get_submodule("model.vision_tower")
         tower.register_forward_pre_hook(
             lambda _, args, kwargs: tiles.append(len(kwargs.get("pixel_values", *args[:1]))), with_kwargs=True
         )
-        feed = CachedBatches(model, [as_conversation(sample) for sample in asked], "answer", tmp_path, bf16=False)
+        feed = CachedBatches(model, conversations, "answer", tmp_path, bf16=False)
         once = sum(len(encode(sample, model).media["pixel_values"]) for sample in samples[:10])
         assert sum(tiles) == once and len(tiles) == 10  # a processor looks at one after another
-        stored = [name for file in sorted(tmp_path.rglob("*.safetensors")) for name in load_file(file)]
-        assert sum(name.endswith("features") for name in stored) == 10
+        assert len(list(tmp_path.glob("features-*.safetensors"))) == 10
         numbers = [3, 13, 20, 0, 19]
         live = LiveBatches(model, asked, "answer", None).batch(numbers, 0)
-        for read in (
-            feed,
-            CachedBatches(model, [as_conversation(sample) for sample in asked], "answer", tmp_path, bf16=False),
-        ):
-            read.memory = {} if read is not feed else read.memory  # the second reads from disk
-            cached = as_inputs(read.batch(numbers, 0))
+        from_disk = CachedBatches(model, conversations, "answer", tmp_path, bf16=False)
+        assert len(tiles) == 10
+        from_disk.cache = VisionFeatureCache(0, tmp_path)
+        for source in (feed, from_disk):
+            cached = as_inputs(source.batch(numbers, 0))
             assert torch.equal(live["input_ids"], cached["input_ids"])
             assert torch.equal(live["labels"], cached["labels"])
             losses = [answer_loss(model.model, batch)[0].item() for batch in (live, cached)]
             assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-        assert feed.memory[3].features is feed.memory[13].features
 
     @pytest.mark.parametrize("parts", [["vision", "language"], ["projector"]])
     def test_not_where_the_vision_side_is_trained(
         self, parts: list[str], tiny_model_folder: Path, samples: list[Conversation]
     ) -> None:
         model, _, _ = prepare(tiny_model_folder, {**LORA, "parts": parts})
-        assert not can_cache(model, samples, augmented=False)
+        assert not can_cache(model, samples, augment=False)
 
     def test_training_uses_them_and_clears_them(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -332,12 +331,12 @@ class TestLoop:
             if slow[name] > 1e-6:
                 assert fast[name] / slow[name] == pytest.approx(expected, rel=0.02), name
 
-    @pytest.mark.parametrize("less_is_better", [False, True])
+    @pytest.mark.parametrize("lower_is_better", [False, True])
     def test_the_best_weights_are_kept(
-        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, less_is_better: bool
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, lower_is_better: bool
     ) -> None:
         model, method, recipe = prepare(tiny_model_folder, LORA, epochs=3)
-        sign = -1 if less_is_better else 1
+        sign = -1 if lower_is_better else 1
         scores = iter([sign * 3.0, sign * 7.0, sign * 5.0])
         seen: list[dict[str, torch.Tensor]] = []
 
@@ -346,7 +345,7 @@ class TestLoop:
             seen.append(snapshot(model))
             return {"fuzzy": next(scores), "exact": 0.0}
 
-        result = train(model, method, samples, recipe, tmp_path, evaluate=evaluate, less_is_better=less_is_better)
+        result = train(model, method, samples, recipe, tmp_path, evaluate=evaluate, lower_is_better=lower_is_better)
         assert (result.best_step, result.best_score) == (6, sign * 7.0)
         after = snapshot(model)
         assert all(torch.equal(after[name], seen[1][name]) for name in after)
@@ -430,8 +429,8 @@ class TestInterruption:
     ) -> None:
         wanted, weights = run(tmp_path / "whole", tiny_model_folder, samples)
 
-        def stop_in_third(event: str, step: int) -> None:
-            if (event, step) == ("step", 3):
+        def stop_in_third(event: TrainingEvent) -> None:
+            if (event.kind, event.step) == ("step", 3):
                 os.kill(os.getpid(), signal.SIGINT)
 
         model, method, recipe = prepare(tiny_model_folder, LORA)
@@ -471,5 +470,5 @@ class TestInterruption:
     def test_rows_after_the_checkpoint_are_dropped(self, tmp_path: Path) -> None:
         log = tmp_path / "log.jsonl"
         log.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "dev": {}}\n{"step": 3}\n{"step": 4, "lo')
-        keep_rows(log, 2, evaluated=0)
+        keep_rows(log, 2, evaluated_step=0)
         assert log.read_text() == '{"step": 1}\n{"step": 2}\n'

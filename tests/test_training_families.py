@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_job import batch_of, open_small, small_recipe
+from small_job import batch_of, open_small, small_recipe, train
 from test_models_families import families, family_folder, samples_of  # noqa: F401  (the fixture)
 from tiny_families import RECIPES
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.methods import make_method
-from mllm_tailor.training import train
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 

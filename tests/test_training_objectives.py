@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import batch_of, difference, make_conversations, open_small, prepare, small_recipe, snapshot
+from small_job import batch_of, difference, make_conversations, open_small, prepare, small_recipe, snapshot, train
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +17,14 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError, RecipeError, RunError
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import load_model
-from mllm_tailor.training import Interrupted, ObjectiveInputs, check_objective, train
+from mllm_tailor.training import (
+    Interrupted,
+    ObjectiveInputs,
+    TrainingConfig,
+    TrainingEvent,
+    TrainingHooks,
+    check_objective,
+)
 from mllm_tailor.training.objectives.cross_entropy import answer_log_probabilities, answer_logits, answer_loss
 from mllm_tailor.training.objectives.distillation import kept_divergence, top_log_probabilities
 from mllm_tailor.training.objectives.dpo import preference_loss
@@ -39,8 +46,8 @@ def resumes_exactly(
 ) -> Any:
     """Broken off inside the third step and taken up by a fresh model: the same bits as undisturbed."""
 
-    def stop(event: str, step: int) -> None:
-        if (event, step) == ("step", 3):
+    def stop(event: TrainingEvent) -> None:
+        if (event.kind, event.step) == ("step", 3):
             raise KeyboardInterrupt
 
     model, method, recipe = begin()
@@ -148,20 +155,21 @@ class TestDistillation:
     def test_kept_logits_are_the_teachers(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
-        model, method, recipe = prepare(
+        model, _, recipe = prepare(
             tiny_model_folder, LORA, distill={"teacher": str(tiny_model_folder), "top_k": 4}, epochs=1
         )
         caught: dict[int, tuple[Tensor, Tensor]] = {}
 
-        def note(event: str, _: int) -> None:
-            if event == "step":
-                caught.update(training.objective.kept)
+        def note(event: TrainingEvent) -> None:
+            if event.kind == "step":
+                caught.update(training.steps.objective.teacher_logits)
 
         from mllm_tailor.training.loop import Training
 
-        training = Training(model, method, samples, recipe, tmp_path, None, False, note, ObjectiveInputs())
+        config = TrainingConfig.from_recipe(recipe)
+        training = Training(model, samples, config, tmp_path, TrainingHooks(on_event=note))
         training.run()
-        training.feed.close()
+        training.batches.close()
         teacher = load_model(tiny_model_folder, dtype="float32", device="cpu")
         with torch.no_grad():
             logits, _, _ = answer_logits(teacher.model, batch_of(teacher, [samples[2]]))
@@ -235,7 +243,7 @@ class TestPreference:
 
     def test_nothing_read_wrong(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         model, method, recipe = prepare(tiny_model_folder, LORA, prefer={})
-        with pytest.raises(RunError, match="no training sample wrong"):
+        with pytest.raises(RunError, match="answers every training sample correctly"):
             train(model, method, samples, recipe, tmp_path, objective_inputs=ObjectiveInputs(rejected={}))
 
 
@@ -251,7 +259,7 @@ class TestPreference:
 def test_refused_before_a_model_is_opened(method: dict[str, Any], settings: dict[str, Any], words: str) -> None:
     recipe = small_recipe(method, **settings)
     with pytest.raises(RecipeError, match=words):
-        check_objective(make_method(recipe), recipe)
+        check_objective(make_method(recipe), recipe.train, recipe.task_name)
 
 
 def test_a_teacher_with_other_words(tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:

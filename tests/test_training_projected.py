@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import make_conversations, prepare
+from small_job import make_conversations, prepare, train
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.training import train
 from mllm_tailor.training.optim.registry import OptimizerConfig, ParamGroup, make_optimizer_step
 
 

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from small_job import make_conversations, prepare
-
-from mllm_tailor.training import train
+from small_job import make_conversations, prepare, train
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from small_job import batch_of, make_conversations, prepare, small_recipe, snapshot
+from small_job import batch_of, make_conversations, prepare, small_recipe, snapshot, train
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +20,7 @@ from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods import make_method
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.recipe import Train
-from mllm_tailor.training import check_settings, train
+from mllm_tailor.training import check_settings
 from mllm_tailor.training.objectives.cross_entropy import answer_loss
 from mllm_tailor.training.optim.mezo import MezoStep, direction, replay
 from mllm_tailor.training.optim.registry import OptimizerConfig, ParamGroup, make_optimizer_step
@@ -331,12 +331,12 @@ class TestLisa:
 @pytest.mark.parametrize(
     ("settings", "method", "words"),
     [
-        ({"micro_batch_size": 2, "batch_size": 8}, {"name": "lomo"}, "nothing can add up"),
-        ({"optimizer": "adalomo", "micro_batch_size": 1}, FULL, "nothing can add up"),
+        ({"micro_batch_size": 2, "batch_size": 8}, {"name": "lomo"}, "cannot be accumulated"),
+        ({"optimizer": "adalomo", "micro_batch_size": 1}, FULL, "cannot be accumulated"),
         ({"optimizer": "mezo", "max_grad_norm": 0.5}, FULL, "no gradient norm"),
         ({"max_grad_norm": 0.5}, {"name": "adalomo"}, "no gradient norm"),
-        ({"micro_batch_size": 1}, {"name": "adalomo"}, "nothing can add up"),
-        ({"optimizer": "sgd"}, {"name": "mezo"}, "an optimizer itself"),
+        ({"micro_batch_size": 1}, {"name": "adalomo"}, "cannot be accumulated"),
+        ({"optimizer": "sgd"}, {"name": "mezo"}, "brings its own optimizer"),
         ({"optimizer": "adamm"}, FULL, "did you mean `adamw`"),
     ],
 )

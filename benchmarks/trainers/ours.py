@@ -7,12 +7,12 @@ from pathlib import Path
 
 from meter import open_job
 
-from mllm_tailor.core.device import computes_in_bf16, seed_everything
+from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import load_model
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.training import loop
+from mllm_tailor.training import TrainingConfig, TrainingEvent, TrainingHooks, loop
 from mllm_tailor.training import vision_cache as features
 from mllm_tailor.training.trainable import set_train_mode
 
@@ -52,16 +52,16 @@ def main() -> None:
     folder = Path(job.scratch)
     meter.watch(model.model)
 
-    def tell(event: str, step: int) -> None:
-        if event == "step":
-            meter.step(model.model, step)
+    def tell(event: TrainingEvent) -> None:
+        if event.kind == "step":
+            meter.step(model.model, event.step)
 
     kept = Path(job.features) if job.seen else None
     if kept is not None:  # an earlier run over the same pictures
         set_train_mode(model)
-        features.make_batch_source(model, samples, recipe, kept, computes_in_bf16(recipe.model.dtype, model.device))
+        features.make_batch_source(model, samples, TrainingConfig.from_recipe(recipe), kept)
     meter.start()  # pictures are read, and their features computed, on the clock
-    loop.train(model, method, samples, recipe, folder, on_event=tell, features=kept)
+    loop.train(model, samples, TrainingConfig.from_recipe(recipe, kept), folder, TrainingHooks(on_event=tell))
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     meter.finish(model.model, [row["loss"] for row in rows if "loss" in row])
 

@@ -65,8 +65,8 @@ def main() -> None:
 
     from pretraining import join, language, vision
 
-    processes.join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if processes.ranks() > 1 and arguments.stage != "join":
+    processes.init_process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if processes.world_size() > 1 and arguments.stage != "join":
         parser.error(f"{arguments.stage} draws the same in every process: torchrun is for join")
     stage = {"vision": vision, "language": language, "join": join}[arguments.stage]
     stage.train(

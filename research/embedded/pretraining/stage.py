@@ -55,11 +55,11 @@ class Stage:
     def _clock(self) -> float:
         """Seconds since the stage began, the same in all processes."""
         device = optim.trained(self.optimizers)[0].device
-        return processes.total(time.time() - self._started, device) / processes.ranks()
+        return processes.all_reduce_sum(time.time() - self._started, device) / processes.world_size()
 
     def learn(self, loss: torch.Tensor, figures: dict[str, float | torch.Tensor], notes: str = "") -> None:
         """One update; every so many steps the means of `figures` since the last time are printed, and `notes`."""
-        (loss / processes.ranks()).backward()
+        (loss / processes.world_size()).backward()
         processes.sum_gradients(optim.trained(self.optimizers))
         optim.step(self.optimizers, self.rate * optim.rate_at(self.done, flat=self.flat))
         self.facts["step"] += 1

@@ -180,11 +180,11 @@ def train(
     if resumed:
         stage.resume()
     stage.facts.setdefault("pictures", stage.facts["step"] * batch)
-    drawn = Pictures(seed, int(stage.facts["pictures"]) + processes.rank(), processes.ranks())
+    drawn = Pictures(seed, int(stage.facts["pictures"]) + processes.rank(), processes.world_size())
     loader = iter(DataLoader(drawn, batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list))
     for done in stage.steps():
         found, right = losses(parts, next(loader), device)
-        stage.facts["pictures"] += batch * processes.ranks()
+        stage.facts["pictures"] += batch * processes.world_size()
         pull = max(0.05, 1 - done / oracle_until)
         objective_inputs = pull * found["oracle"] + 0.7 * found["glyph"] + guided * (found["look"] + found["slot"])
         stage.learn(found["answer"] + objective_inputs, {"right": right, **found})

@@ -130,7 +130,7 @@ def _print_spans(model: LoadedModel, samples: tuple[Conversation, ...]) -> None:
 
 def print_forecast(forecast: CostEstimate) -> None:
     """Memory and minutes on this machine."""
-    seeing = f", reading the training pictures {human_time(forecast.seeing_seconds)}" if forecast.seeing_seconds else ""
+    seeing = f", reading the training pictures {human_time(forecast.vision_seconds)}" if forecast.vision_seconds else ""
     processes = f" in {forecast.processes} processes" if forecast.processes > 1 else ""
     show(
         ("Cost estimate", "bold"),

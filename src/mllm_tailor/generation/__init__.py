@@ -3,6 +3,6 @@
 from mllm_tailor.generation.inputs import read_inputs
 from mllm_tailor.generation.loglikelihood import choose
 from mllm_tailor.generation.predict import predict, predict_both
-from mllm_tailor.generation.vision_cache import VisionFeatureCache
+from mllm_tailor.models.vision_cache import VisionFeatureCache
 
 __all__ = ["VisionFeatureCache", "choose", "predict", "predict_both", "read_inputs"]

@@ -21,9 +21,9 @@ from mllm_tailor.generation.kv_cache import KVCache, append_columns, compact, em
 from mllm_tailor.generation.prefix_sharing import share_prefixes, shortened
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.shared_prefix_attention import Prefix, attend_to_prefixes, keeps_prefixes
-from mllm_tailor.generation.vision_cache import Vision, VisionFeatureCache
 from mllm_tailor.models import Encoded, LoadedModel, collate
 from mllm_tailor.models.patches.last_layer import cache_name, last_layer_from
+from mllm_tailor.models.vision_cache import VisionEncoder, VisionFeatureCache
 
 LEAVE_BELOW = 0.75  # share of rows still living at which the finished ones are dropped from the cache
 # A block is as wide as the longest span with at least this share of real tokens in it. A CPU pays for padding, so there
@@ -46,7 +46,7 @@ class GenerationEngine:
     ) -> None:
         self.model = model
         self.cache_name = cache_name(model.model.forward)
-        self.vision = Vision(model, memory)
+        self.vision = VisionEncoder(model, memory)
         self.vocabulary = vocabulary
         self.slots = slots
         self.forward = forward  # feed forced tokens together

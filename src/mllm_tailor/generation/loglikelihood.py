@@ -22,9 +22,9 @@ from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.kv_cache import append_columns, compact
-from mllm_tailor.generation.vision_cache import VisionFeatureCache
 from mllm_tailor.models import Encoded, LoadedModel, encode
 from mllm_tailor.models.encoded import NO_LOSS
+from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import ChoiceTask
 

@@ -22,9 +22,9 @@ from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.per_field import FieldAssembler, grammars_of
 from mllm_tailor.generation.retrieval import match
 from mllm_tailor.generation.sequence import ReplySequence
-from mllm_tailor.generation.vision_cache import VisionFeatureCache
 from mllm_tailor.models import LoadedModel, count_tokens, encode
 from mllm_tailor.models.encoded import Encoded
+from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 

@@ -1,7 +1,7 @@
-"""What a run will cost, before it costs it: one pass is rehearsed on the real model, and scaled to all of them.
+"""Estimate the cost of a run beforehand: a few micro-batches of the real model are profiled and extrapolated.
 
-Passes are scaled by their arithmetic: a transformer does about 2 operations per weight and token forward and 4 backward
-where gradients flow (Kaplan et al. 2020, section 2.1), plus attention.
+Micro-batches are scaled by their arithmetic: a transformer does about 2 operations per weight and token in the forward
+pass and 4 in the backward pass where gradients flow (Kaplan et al. 2020, section 2.1), plus attention.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ import torch
 from mllm_tailor.core.device import free_memory, pick_device
 from mllm_tailor.methods import MethodSet
 from mllm_tailor.models import Length, LoadedModel
-from mllm_tailor.recipe import Recipe
+from mllm_tailor.recipe import Recipe, Train
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.resolve import ResolvedRun
-from mllm_tailor.training import StepProfile, profile_step
+from mllm_tailor.training import StepProfile, TrainingConfig, is_data_parallel, profile_step
 from mllm_tailor.training.optim.registry import TABLE
 
-WORTH = 120.0  # seconds of training from which on starting others pays: each imports and opens a model for itself
-SHARE = 0.8  # of the free memory, for all of them
-FAR = 1.3  # times the operations of the usual sample, from which on the longest tells more than noise
+MIN_SHARED_SECONDS = 120.0  # of training, from which further processes pay: each imports and loads a model
+MEMORY_SHARE = 0.8  # of the free memory, for all processes
+MIN_LENGTH_RATIO = 1.3  # in operations, from which the longest sample says more about slope than about noise
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Bytes and seconds foreseen."""
+    """Estimated bytes and seconds."""
 
     peak_bytes: int
-    training_seconds: float  # of all steps; what a budget of minutes cuts off is not in it
-    seeing_seconds: float  # of the vision side over the training pictures, where it runs once
-    scoring_seconds: float  # of base and tuned, each held to the schema and free
-    together: int  # samples in one pass, at most
-    processes: int = 1  # that train, each with a model of its own; `peak_bytes` is of all
+    training_seconds: float  # of all steps, or `train.max_minutes` where that is less
+    vision_seconds: float  # of the vision side over the training images, where it runs once
+    scoring_seconds: float  # of base and tuned model, in every decoding mode
+    micro_batch_samples: int  # samples in the largest micro-batch
+    processes: int = 1  # worker processes that train, each with its own model; `peak_bytes` is of all
 
     def row(self) -> dict[str, Any]:
-        """Plain values for forecast.json."""
+        """Plain values for cost_estimate.json."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the arithmetic of a pass depends on."""
+    """What the arithmetic of a micro-batch depends on."""
 
     weights: int  # without the vision tower
     vision_weights: int
@@ -75,10 +75,10 @@ class Shape:
             layers=text.num_hidden_layers,
         )
 
-    def operations(self, length: Length, *, pictures: bool) -> float:
-        """Forward operations of one sample; `pictures`: with the vision side."""
+    def operations(self, length: Length, *, vision: bool) -> float:
+        """Forward operations of a sample; `vision`: the vision side included."""
         text = length.tokens * (2 * self.weights + 2 * length.tokens * self.width * self.layers)
-        patches = length.tiles * self.patches_per_tile if pictures else 0
+        patches = length.tiles * self.patches_per_tile if vision else 0
         attention = 4 * self.patches_per_tile * self.vision_width * self.vision_layers
         return float(text + patches * (2 * self.vision_weights + attention))
 
@@ -86,84 +86,85 @@ class Shape:
 def estimate_cost(
     run: ResolvedRun, splits: Splits, scoring_seconds: float, lengths: Mapping[str, Length] | None = None
 ) -> CostEstimate:
-    """The costs of a run's training on this machine; `lengths` of its samples, where they are known already.
+    """The costs of a run on this machine; `lengths` of its samples by id, where they are known already.
 
     Raises:
         torch.OutOfMemoryError: when not even one sample fits.
     """
-    model, method = open_for_training(run), run.method
+    model, method, recipe = open_for_training(run), run.method, run.recipe
     method.apply(model)
     lengths = measure(model, run.task, splits) if lengths is None else lengths
-    learned = list(splits.learned)
-    sizes = [lengths[sample.id] for sample in learned]
-    found = profile_step(model, method, learned, sizes, run.recipe)
-    made = extrapolate(found, Shape.of(model), sizes, run.recipe, len(splits.train))
-    tiles = {sample.media: size.tiles for sample, size in zip(learned, sizes, strict=True)}  # each picture is seen once
-    made = replace(made, seeing_seconds=found.seeing_seconds * sum(tiles.values()), scoring_seconds=scoring_seconds)
-    count = count_processes(run.recipe, method, made)
-    return replace(made, processes=count, peak_bytes=count * made.peak_bytes)
+    samples = list(splits.learned)
+    sizes = [lengths[sample.id] for sample in samples]
+    profile = profile_step(model, samples, sizes, TrainingConfig.from_recipe(recipe))
+    estimate = extrapolate(profile, Shape.of(model), sizes, recipe.train, len(splits.train))
+    tiles = {sample.media: size.tiles for sample, size in zip(samples, sizes, strict=True)}  # each image counts once
+    estimate = replace(
+        estimate, vision_seconds=profile.vision_seconds * sum(tiles.values()), scoring_seconds=scoring_seconds
+    )
+    processes = count_processes(recipe, method, estimate)
+    return replace(estimate, processes=processes, peak_bytes=processes * estimate.peak_bytes)
 
 
-def count_processes(recipe: Recipe, method: MethodSet, made: CostEstimate) -> int:
-    """How many processes train on a processor: what the recipe says, or what cores, passes and memory allow.
+def count_processes(recipe: Recipe, method: MethodSet, estimate: CostEstimate) -> int:
+    """How many processes train on a CPU: as the recipe says, or as cores, micro-batches and memory allow.
 
-    `made` is of one process. Seconds are foreseen for its threads; several processes are a little quicker.
+    `estimate` is of a single process; several are a little faster than its threads.
     """
     wanted = recipe.train.processes
     if wanted != "auto":
         return wanted
-    if single_process_reason(recipe, method) or made.training_seconds < WORTH:
+    if single_process_reason(recipe, method) or estimate.training_seconds < MIN_SHARED_SECONDS:
         return 1
-    passes = recipe.train.batch_size // max(1, made.together)
-    fitting = int(SHARE * free_memory(torch.device("cpu"))) // max(1, made.peak_bytes)
-    return max(1, min(torch.get_num_threads(), passes, fitting))
+    micro_batches = recipe.train.batch_size // max(1, estimate.micro_batch_samples)
+    fitting = int(MEMORY_SHARE * free_memory(torch.device("cpu"))) // max(1, estimate.peak_bytes)
+    return max(1, min(torch.get_num_threads(), micro_batches, fitting))
 
 
 def single_process_reason(recipe: Recipe, method: MethodSet) -> str:
-    """Why this training has to be one process here; empty: it has not."""
+    """Why this training needs a single process here; empty where it does not."""
     optimizer = method.optimizer or recipe.train.optimizer
     if pick_device(recipe.model.device).type != "cpu":
-        return "a GPU's processes are started by torchrun"
+        return "processes on GPUs are started by torchrun"
     if TABLE[optimizer].gradients != "all":
         return f"{optimizer} keeps no gradients that could be summed"
-    special = recipe.train.prefer is not None or recipe.train.distill is not None or recipe.task_name == "match"
-    if special or method.optimizer_options.get("objective") == "metric":
-        return "its objective is made for one process"
+    if not is_data_parallel(method, recipe.train, recipe.task_name):
+        return "its objective needs a single process"
     return ""
 
 
 def extrapolate(
-    found: StepProfile, shape: Shape, sizes: Sequence[Length], recipe: Recipe, counted: int
+    profile: StepProfile, shape: Shape, sizes: Sequence[Length], train: Train, num_samples: int
 ) -> CostEstimate:
-    """From two passes to all: seconds by operations. `counted` samples make up an epoch's count of steps."""
-    costs = [shape.operations(size, pictures=not found.cached) for size in sizes]
-    passes = recipe.train.passes(counted) * sum(_seconds(cost, costs, found) for cost in costs)
-    training = passes + found.steps * found.update_seconds
-    if recipe.train.max_minutes is not None:
-        training = min(training, 60 * recipe.train.max_minutes)
-    largest = max(_padded(one, sizes, shape, found) for one in found.passes)
-    tried = max(_padded(one, sizes, shape, found) for one in found.profiled)
-    added = found.standing + found.pass_bytes * max(1.0, largest / tried)
-    peak = found.held + round(found.slack * added)
-    return CostEstimate(peak, training, 0.0, 0.0, max(map(len, found.passes)))
+    """From the profiled micro-batches to all; `num_samples` make up an epoch's number of steps."""
+    costs = [shape.operations(size, vision=not profile.cached) for size in sizes]
+    passes = train.passes(num_samples) * sum(_sample_seconds(cost, costs, profile) for cost in costs)
+    training = passes + profile.steps * profile.update_seconds
+    if train.max_minutes is not None:
+        training = min(training, 60 * train.max_minutes)
+    largest = max(_padded_operations(indices, sizes, shape, profile) for indices in profile.micro_batches)
+    profiled = max(_padded_operations(indices, sizes, shape, profile) for indices in profile.profiled)
+    added = profile.standing_bytes + profile.pass_bytes * max(1.0, largest / profiled)
+    peak = profile.held_bytes + round(profile.slack * added)
+    return CostEstimate(peak, training, 0.0, 0.0, max(map(len, profile.micro_batches)))
 
 
-def _seconds(cost: float, costs: Sequence[float], found: StepProfile) -> float:
-    """Of one sample in a pass: on the line through the usual sample and the longest, which differ in attention."""
-    usual = sum(costs[number] for number in found.timed) / len(found.timed)
-    seconds = found.pass_seconds / len(found.timed)
-    longest = costs[found.longest]
-    if not found.longest_seconds or longest < FAR * usual:
-        return seconds * cost / usual
-    slope = max(0.0, found.longest_seconds - seconds) / (longest - usual)
-    return max(seconds + slope * (cost - usual), 0.0)
+def _sample_seconds(cost: float, costs: Sequence[float], profile: StepProfile) -> float:
+    """On the line through the median and the longest sample, whose shares of attention differ."""
+    median_cost = sum(costs[index] for index in profile.timed) / len(profile.timed)
+    seconds = profile.pass_seconds / len(profile.timed)
+    longest_cost = costs[profile.longest]
+    if not profile.longest_seconds or longest_cost < MIN_LENGTH_RATIO * median_cost:
+        return seconds * cost / median_cost
+    slope = max(0.0, profile.longest_seconds - seconds) / (longest_cost - median_cost)
+    return max(seconds + slope * (cost - median_cost), 0.0)
 
 
-def _padded(one: Sequence[int], sizes: Sequence[Length], shape: Shape, found: StepProfile) -> float:
-    """Operations of a pass whose samples are padded to the longest of them."""
-    longest = max(sizes[number].tokens for number in one)
-    padded = (replace(sizes[number], tokens=longest) for number in one)
-    return sum(shape.operations(size, pictures=not found.cached) for size in padded)
+def _padded_operations(indices: Sequence[int], sizes: Sequence[Length], shape: Shape, profile: StepProfile) -> float:
+    """Operations of a micro-batch whose samples are padded to the longest of them."""
+    longest = max(sizes[index].tokens for index in indices)
+    padded = (replace(sizes[index], tokens=longest) for index in indices)
+    return sum(shape.operations(size, vision=not profile.cached) for size in padded)
 
 
 def _side(value: object) -> int:

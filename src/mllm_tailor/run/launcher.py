@@ -1,7 +1,7 @@
-"""Several processes for one training on a processor: small products use cores better so than by threads.
+"""Data-parallel training on a CPU: for small matrix products, one process per core is faster than threads.
 
-The others are started with the recipe and the samples, open the model themselves, and take their share of each step's
-passes; what they compute is summed (`training.processes`), so the training is the same as alone, to the rounding.
+Worker processes get the recipe and the samples, load the model themselves and compute their share of each step's
+micro-batches. Gradients are summed (`training.distributed`), so the result equals that of one process up to rounding.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import socket
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, spawn
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import seed_everything, threads
@@ -28,131 +30,130 @@ from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
-from mllm_tailor.training import train
-from mllm_tailor.training.distributed import leave
+from mllm_tailor.training import TrainingConfig, TrainingHooks, train
+from mllm_tailor.training.distributed import destroy_process_group, join_process_group
 
 logger = logging.getLogger(__name__)
+
+EXIT_SECONDS = 10  # that workers get to end by themselves before they are killed
+FAIL_SECONDS = 5  # after a broken connection, in which a failed worker is gone
 
 
 @dataclass(frozen=True)
 class WorkerArgs:
-    """What another process has to know."""
+    """What a worker process needs."""
 
     run: ResolvedRun
     samples: tuple[Conversation, ...]
-    scored: bool  # whether there is a dev part: then all wait while the first process scores it
+    evaluates: bool  # whether rank 0 scores a dev split, for which all others wait
     folder: Path
     features: Path | None
+    rendezvous: str  # where the processes meet, as torch.distributed takes it
+    world_size: int
     threads: int
 
 
-def choose_process_count(run: ResolvedRun, forecast: CostEstimate | None) -> int:
-    """How many processes train: what the recipe says, or else what was foreseen.
+def choose_process_count(run: ResolvedRun, estimate: CostEstimate | None) -> int:
+    """How many processes train: as the recipe says, or as the cost estimate advises.
 
     Raises:
         RecipeError: where the recipe asks for several and its objective or optimizer needs one.
     """
     wanted = run.recipe.train.processes
     if wanted == "auto":
-        return forecast.processes if forecast is not None else 1
-    why = single_process_reason(run.recipe, run.method)
-    if why and wanted > 1:
-        raise RecipeError(f"train.processes: {wanted}, but {why} — leave it out")
+        return estimate.processes if estimate is not None else 1
+    reason = single_process_reason(run.recipe, run.method)
+    if reason and wanted > 1:
+        raise RecipeError(f"train.processes: {wanted}, but {reason} — leave it out")
     return wanted
 
 
 @contextmanager
-def launch_workers(count: int, run: ResolvedRun, splits: Splits, folder: RunFolder) -> Iterator[None]:
-    """While entered, `train` shares its steps with `count` - 1 other processes, which do the same meanwhile.
+def launch_workers(world_size: int, run: ResolvedRun, splits: Splits, folder: RunFolder) -> Iterator[None]:
+    """Within, `train` shares its steps with `world_size` - 1 worker processes that run the same training.
 
     Raises:
-        RunError: when another process ends too soon; what it said is in the run's folder.
+        RunError: when a worker ends too soon; its output is in the run folder.
     """
-    if count == 1:
+    if world_size == 1:
         yield
         return
-    each = max(1, torch.get_num_threads() // count)
-    work = WorkerArgs(run, splits.learned, bool(splits.dev), folder.path, folder.features, each)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
-    address["OMP_NUM_THREADS"] = str(each)  # else accelerate sets its own number, and says so
-    others: list[BaseProcess] = []
-    before = dict(os.environ)
-    leave()
-    try:
-        logger.info("%d processes train together, threads of each: %d", count, each)
-        _gather([_start(_place(rank, address), work, others) for rank in range(1, count)], others)
-        os.environ.update(_place(0, address))
-        with threads(each):
-            yield
-    except RuntimeError as error:
-        if wait([process.sentinel for process in others], timeout=5):  # it breaks our connection before it is gone
-            raise RunError(
-                "one of the processes that train together ended (what it said: "
-                f"{folder.path}/process_*.log) — run the same command again to go on from the last checkpoint, "
-                "with train.processes=1 if memory was short"
-            ) from error
-        raise
-    finally:
-        leave()
-        _join_workers(others)
-        os.environ.clear()
-        os.environ.update(before)
+    per_process = max(1, torch.get_num_threads() // world_size)
+    logger.info("%d processes train together, %d threads each", world_size, per_process)
+    with tempfile.TemporaryDirectory(prefix="tailor-") as place:
+        rendezvous = (Path(place) / "rendezvous").as_uri()
+        args = WorkerArgs(
+            run, splits.learned, bool(splits.dev), folder.path, folder.features, rendezvous, world_size, per_process
+        )
+        ready = multiprocessing.get_context("spawn").SimpleQueue()
+        workers = spawn(_worker_main, (args, ready), nprocs=world_size - 1, join=False, daemon=True)
+        try:
+            _wait_until_ready(workers, ready)
+            join_process_group(rendezvous, 0, world_size)
+            with threads(per_process):
+                yield
+        except (RuntimeError, ProcessExitedException, ProcessRaisedException) as error:
+            if _has_failed(workers):
+                raise RunError(
+                    "one of the processes that train together ended (its output: "
+                    f"{folder.path}/process_*.log) — run the same command again to resume from the last checkpoint, "
+                    "with train.processes=1 if memory was short"
+                ) from error
+            raise
+        finally:
+            destroy_process_group()
+            _join_workers(workers)
     for file in folder.path.glob("process_*.log"):
         file.unlink()
 
 
-def _start(place: dict[str, str], work: WorkerArgs, others: list[BaseProcess]) -> Connection:
-    """Start one other process; what comes back speaks when it is ready."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_worker_main, args=(place, work, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    others.append(process)
-    return ours
-
-
-def _gather(ready: Sequence[Connection], others: Sequence[BaseProcess]) -> None:
-    """Wait until all have opened their models."""
-    for process, line in zip(others, ready, strict=True):
-        wait([process.sentinel, line])
-        try:
-            line.recv()
-        except EOFError:
-            process.join()
-            raise RuntimeError("a process ended before it was ready") from None
-
-
-def _worker_main(place: dict[str, str], work: WorkerArgs, ready: Connection) -> None:
-    """One of the other processes: the same training, its words kept in a file."""
-    with (work.folder / f"process_{place['RANK']}.log").open("w") as words:
+def _worker_main(index: int, args: WorkerArgs, ready: SimpleQueue[int]) -> None:
+    """A worker process: the same training, its output in a file."""
+    rank = index + 1
+    with (args.folder / f"process_{rank}.log").open("w", encoding="utf-8") as output:
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(words.fileno(), stream.fileno())
-        os.environ.update(place)
-        seed_everything(work.run.recipe.seed)
-        model, method = open_for_training(work.run), work.run.method
-        method.apply(model)
-        ready.send(True)
-        evaluate = dict if work.scored else None
-        with threads(work.threads):
-            train(model, method, work.samples, work.run.recipe, work.folder, evaluate=evaluate, features=work.features)
+            os.dup2(output.fileno(), stream.fileno())
+        try:
+            _train_along(rank, args, ready)
+        except BaseException:
+            traceback.print_exc()  # into the file; spawn reports it to rank 0 only when that joins
+            raise
 
 
-def _place(rank: int, address: dict[str, str]) -> dict[str, str]:
-    """What torch reads of its place among the processes."""
-    return address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": address["WORLD_SIZE"]}
+def _train_along(rank: int, args: WorkerArgs, ready: SimpleQueue[int]) -> None:
+    recipe = args.run.recipe
+    seed_everything(recipe.seed)
+    model = open_for_training(args.run)
+    args.run.method.apply(model)
+    ready.put(rank)
+    join_process_group(args.rendezvous, rank, args.world_size)
+    hooks = TrainingHooks(evaluate=dict if args.evaluates else None)
+    with threads(args.threads):
+        train(model, args.samples, TrainingConfig.from_recipe(recipe, args.features), args.folder, hooks)
 
 
-def _free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])
+def _wait_until_ready(workers: ProcessContext, ready: SimpleQueue[int]) -> None:
+    """Wait until all workers have loaded their models; raises what `join` raises when one has failed."""
+    for _ in workers.processes:
+        while ready.empty():
+            workers.join(timeout=0.1)
+        ready.get()
 
 
-def _join_workers(others: Sequence[BaseProcess]) -> None:
-    """They end by themselves when the training has, or when they notice that nobody answers any more."""
-    for process in others:
-        process.join(timeout=10)
+def _has_failed(workers: ProcessContext) -> bool:
+    """Whether a worker has failed; its connection breaks a little before it is gone."""
+    deadline = time.monotonic() + FAIL_SECONDS
+    while time.monotonic() < deadline:
+        if any(process.exitcode not in (None, 0) for process in workers.processes):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _join_workers(workers: ProcessContext) -> None:
+    """Workers end when the training has, or when they notice that their peers are gone; others are killed."""
+    for process in workers.processes:
+        process.join(timeout=EXIT_SECONDS)
         if process.is_alive():
             process.kill()
             process.join()

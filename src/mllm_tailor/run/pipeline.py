@@ -41,7 +41,7 @@ from mllm_tailor.run.slices import majority_answers
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.scoring import constant_baseline, nearest_neighbour_baseline
 from mllm_tailor.scoring.systems import CONSTANT, MAJORITY, NEAREST, ModelState, System
-from mllm_tailor.training import check_objective, check_settings, train
+from mllm_tailor.training import TrainingConfig, TrainingHooks, check_objective, check_settings, train
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def check_run(run: ResolvedRun) -> None:
         RecipeError: naming the setting.
     """
     check_settings(run.recipe.train, run.method.optimizer)
-    check_objective(run.method, run.recipe)
+    check_objective(run.method, run.recipe.train, run.recipe.task_name)
     choose_process_count(run, None)
 
 
@@ -101,12 +101,12 @@ def baseline(
 
 def estimate(folder: RunFolder, run: ResolvedRun, splits: Splits) -> None:
     """What the training will cost; how long prediction takes is known from the base model."""
-    if folder.forecast.exists() or folder.training.exists():
+    if folder.cost_estimate.exists() or folder.training.exists():
         return
     base = [row for mode in run.modes for row in read_predictions(folder.predictions(System("base", mode)))]
     cost = estimate_cost(run, splits, 2 * sum(row.seconds for row in base))
     peak = max(cost.peak_bytes, peak_memory(pick_device(run.model.device)))  # prediction may have taken more
-    write_json(folder.forecast, replace(cost, peak_bytes=peak).row())
+    write_json(folder.cost_estimate, replace(cost, peak_bytes=peak).row())
 
 
 def _complete(folder: RunFolder, run: ResolvedRun, splits: Splits, state: ModelState) -> bool:
@@ -170,19 +170,15 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
         return score_replies(run, splits.dev, replies)
 
     objective_inputs = gather_objective_inputs(folder, run, splits, model, cache)
-    cost = CostEstimate(**read_json(folder.forecast)) if folder.forecast.exists() else None
+    cost = CostEstimate(**read_json(folder.cost_estimate)) if folder.cost_estimate.exists() else None
     with launch_workers(choose_process_count(run, cost), run, splits, folder):
-        result = train(
-            model,
-            run.method,
-            splits.learned,
-            run.recipe,
-            folder.path,
+        hooks = TrainingHooks(
             evaluate=evaluate_dev if splits.dev else None,
-            less_is_better=run.lower_is_better,
+            lower_is_better=run.lower_is_better,
             objective_inputs=objective_inputs,
-            features=folder.features,
         )
+        config = TrainingConfig.from_recipe(run.recipe, folder.features)
+        result = train(model, splits.learned, config, folder.path, hooks)
     write_json(folder.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
 
 

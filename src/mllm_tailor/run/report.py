@@ -115,7 +115,7 @@ def _ledger(rows: Sequence[Mapping[str, Any]]) -> list[LedgerLine]:
 
 
 def _costs(folder: RunFolder, scores: RunScores, training: Mapping[str, Any]) -> list[Cost]:
-    estimate = read_json(folder.forecast)
+    estimate = read_json(folder.cost_estimate)
     reading = sum(prediction.seconds for prediction in scores.tuned_predictions)
     return [
         Cost("training", human_time(training["seconds"]), human_time(estimate["training_seconds"])),

@@ -73,9 +73,9 @@ class RunFolder:
         return self.path / "environment.json"
 
     @property
-    def forecast(self) -> Path:
+    def cost_estimate(self) -> Path:
         """What memory and time the check foresaw."""
-        return self.path / "forecast.json"
+        return self.path / "cost_estimate.json"
 
     @property
     def log(self) -> Path:

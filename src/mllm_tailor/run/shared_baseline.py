@@ -23,6 +23,7 @@ from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import RunFolder, share_predictions, start_run
 from mllm_tailor.run.speech_units import with_speech_units
+from mllm_tailor.training import TrainingConfig
 from mllm_tailor.training.vision_cache import make_batch_source
 
 logger = logging.getLogger(__name__)
@@ -77,5 +78,5 @@ def _compute(folder: RunFolder) -> None:
     write_baselines(folder, run, splits, model)
     model.model.requires_grad_(False)
     tiled = replace(model, tiles=run.recipe.train.tiles or model.tiles)
-    make_batch_source(tiled, splits.learned, run.recipe, features, run.bf16)
+    make_batch_source(tiled, splits.learned, TrainingConfig.from_recipe(run.recipe), features)
     write_atomic(folder.path / DONE, "")

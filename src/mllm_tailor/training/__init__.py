@@ -1,23 +1,32 @@
-"""Training: the loop, its batches, losses, optimizers and checkpoints.
+"""Training: the loop, its batches, objectives, optimizers and checkpoints.
 
->>> result = train(model, method, samples, recipe, Path("runs/receipts"), evaluate=score_on_dev)
+>>> config = TrainingConfig.from_recipe(recipe)
+>>> result = train(model, samples, config, Path("runs/receipts"), TrainingHooks(evaluate=score_on_dev))
 """
 
+from mllm_tailor.training.config import TrainingConfig, TrainingEvent, TrainingHooks
 from mllm_tailor.training.interrupt import Interrupted
-from mllm_tailor.training.loop import TrainResult, train
-from mllm_tailor.training.objectives.base import ObjectiveInputs, check_objective
+from mllm_tailor.training.loop import train
+from mllm_tailor.training.objectives.base import ObjectiveInputs
+from mllm_tailor.training.objectives.factory import OBJECTIVES, check_objective, is_data_parallel
 from mllm_tailor.training.optim.registry import ONE_PASS, OPTIMIZERS, check_settings
 from mllm_tailor.training.profile import StepProfile, profile_step
+from mllm_tailor.training.state import TrainResult
 
 __all__ = [
+    "OBJECTIVES",
     "ONE_PASS",
     "OPTIMIZERS",
     "Interrupted",
     "ObjectiveInputs",
     "StepProfile",
     "TrainResult",
+    "TrainingConfig",
+    "TrainingEvent",
+    "TrainingHooks",
     "check_objective",
     "check_settings",
+    "is_data_parallel",
     "profile_step",
     "train",
 ]

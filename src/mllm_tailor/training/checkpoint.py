@@ -1,12 +1,13 @@
-"""Checkpoints that are whole or not there: tensors in safetensors, the rest in JSON, both under a checksum.
+"""Atomic, verified checkpoints: tensors in safetensors, plain values in JSON, and a manifest of SHA-256 sums.
 
-A checkpoint is written into a folder of another name, flushed to disk, sealed with a manifest of SHA-256 sums, and only
-then renamed. Whoever finds a folder with the right name therefore finds all of it; damage done later is noticed.
+A checkpoint is written into a folder of another name, flushed to disk and then renamed: a folder with the right name is
+complete. Damage done later is noticed by its manifest.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,14 +28,15 @@ from mllm_tailor.core.io import (
     sha256,
     write_json,
 )
-from mllm_tailor.core.progress import console
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a training needs to go on: named groups of tensors, and plain values."""
+    """Everything a training needs to resume: named groups of tensors, and plain values."""
 
     step: int  # optimizer steps done
     tensors: Mapping[str, Mapping[str, Tensor]]  # group -> name -> tensor
@@ -42,30 +44,30 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `folder/step-000120` and remove all but the newest `keep`.
+    """Write `folder/step-00000120` and remove all but the newest `keep`.
 
     Raises:
-        RunError: when the disk is full; what was there before is whole.
+        RunError: when the disk is full; earlier checkpoints are untouched.
     """
-    place = folder / f"step-{checkpoint.step:08d}"
+    path = folder / f"step-{checkpoint.step:08d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_verified(place, checkpoint)
+        save_verified(path, checkpoint)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         raise RunError(
-            f"{place}: cannot be written ({error.strerror}; {human_bytes(_free(folder))} free) — make room and run the "
-            "same command again; it goes on from the checkpoint before this one, which is whole"
+            f"{path}: cannot be written ({error.strerror}; {human_bytes(_free(folder))} free) — make room and run the "
+            "same command again; it resumes from the checkpoint before this one"
         ) from error
     for old in list_checkpoints(folder)[:-keep]:
         remove_folder(old)
-    return place
+    return path
 
 
-def save_verified(place: Path, checkpoint: Checkpoint) -> None:
-    """Write one checkpoint folder atomically, in place of what may be there."""
-    with atomic_folder(place) as partial:
+def save_verified(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint folder atomically, replacing an earlier one of the same name."""
+    with atomic_folder(path) as partial:
         for group, tensors in checkpoint.tensors.items():
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, partial / f"{group}.safetensors")
@@ -74,31 +76,31 @@ def save_verified(place: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_newest(folder: Path, device: torch.device | str = "cpu") -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None; damaged ones are named and passed over."""
-    for place in reversed(list_checkpoints(folder)):
+    """The newest intact checkpoint, or None; damaged ones are logged and skipped."""
+    for path in reversed(list_checkpoints(folder)):
         try:
-            return load_verified(place, device)
+            return load_verified(path, device)
         except DataError as error:
-            console.print(f"[yellow]{error}; going back to the one before")
+            logger.warning("%s; using the checkpoint before it", error)
     return None
 
 
-def load_verified(place: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read one checkpoint folder, its checksums verified.
+def load_verified(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint folder and verify its checksums.
 
     Raises:
         DataError: when anything in it is missing or altered.
     """
     try:
-        manifest = read_json(place / MANIFEST)
+        manifest = read_json(path / MANIFEST)
         for name, expected in manifest.items():
-            if sha256(place / name) != expected:
-                raise DataError(f"{place / name}: damaged (checksum differs)")
-        values = read_json(place / "state.json")
+            if sha256(path / name) != expected:
+                raise DataError(f"{path / name}: damaged (checksum differs)")
+        values = read_json(path / "state.json")
     except FileNotFoundError as error:
-        raise DataError(f"{place}: incomplete ({error.filename} is missing)") from None
+        raise DataError(f"{path}: incomplete ({error.filename} is missing)") from None
     tensors = {
-        Path(name).stem: load_file(place / name, device=str(device))
+        Path(name).stem: load_file(path / name, device=str(device))
         for name in manifest
         if name.endswith(".safetensors")
     }
@@ -111,7 +113,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Clear what a killed writer or remover left behind."""
+    """Remove what a killed process left half-written or half-removed."""
     if folder.is_dir():
         restore_partials(folder)
 

@@ -1,67 +1,92 @@
-"""Several processes (torchrun): who am I, and sums over all of us. With one process everything here is free."""
+"""Data-parallel training: the process group, and reductions over it. In a single process every function is free."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, distributed, nn
 
-WAITING = timedelta(days=1)  # at most, for the process that scores the dev part alone
+TIMEOUT = timedelta(days=1)  # the other ranks wait in a collective while rank 0 scores the dev split
 
 
-def join(device: torch.device) -> PartialState:
-    """Join the group of processes we were started in, if we were.
+def init_process_group(device: torch.device) -> None:
+    """Join the process group that torchrun describes in the environment, unless there is none or it is joined."""
+    if is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
 
-    `cpu=True` matters: without it accelerate leaves CPU processes strangers to each other, each training alone.
-    """
-    return PartialState(cpu=device.type == "cpu", timeout=WAITING)
+
+def join_process_group(init_method: str, rank: int, world_size: int) -> None:
+    """Join a group of CPU processes that meet at `init_method`, such as `file:///tmp/x/rendezvous`."""
+    distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world_size, timeout=TIMEOUT)
 
 
-def leave() -> None:
-    """Be alone again, whatever became of the others."""
-    if distributed.is_available() and distributed.is_initialized():
+def destroy_process_group() -> None:
+    """Leave the process group, whatever became of the other processes."""
+    if is_initialized():
         distributed.destroy_process_group()
-    PartialState._reset_state()
 
 
-def broadcast_parameters(weights: Iterable[nn.Parameter]) -> None:
-    """Give every process the weights of the first."""
-    if world_size() > 1:
-        for weight in weights:
-            distributed.broadcast(weight.data, 0)
+def is_initialized() -> bool:
+    """Whether this process belongs to a group."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def world_size() -> int:
-    """How many processes train together."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    """The number of processes that train together."""
+    return distributed.get_world_size() if is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
-    return distributed.get_rank() if world_size() > 1 else 0
+    """The index of this process among them, from 0."""
+    return distributed.get_rank() if is_initialized() else 0
+
+
+def barrier() -> None:
+    """Wait until every process has come this far."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
+def broadcast_parameters(weights: Iterable[nn.Parameter]) -> None:
+    """Give every process the weights of rank 0."""
+    if world_size() > 1:
+        for weight in weights:
+            distributed.broadcast(weight.data, 0)
 
 
 def all_reduce_sum(value: float, device: torch.device) -> float:
     """The sum of a number over all processes."""
     if world_size() == 1:
         return value
-    summed = torch.tensor(value, dtype=torch.float64, device=device)
-    distributed.all_reduce(summed)
-    return float(summed)
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    return float(total)
 
 
-def any_rank(wish: bool, device: torch.device) -> bool:
-    """Whether any process wishes it: all must save, score and stop after the same step."""
-    return all_reduce_sum(float(wish), device) > 0
+def all_reduce_min(value: int, device: torch.device) -> int:
+    """The smallest of a number over all processes."""
+    if world_size() == 1:
+        return value
+    smallest = torch.tensor(value, device=device)
+    distributed.all_reduce(smallest, op=distributed.ReduceOp.MIN)
+    return int(smallest)
+
+
+def any_rank(condition: bool, device: torch.device) -> bool:
+    """Whether the condition holds on any process: all must save, score and stop after the same step."""
+    return all_reduce_sum(float(condition), device) > 0
 
 
 def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
-    """Add the gradients of all processes, in one message a device and number format.
+    """Add up the gradients of all processes, in one message per device and number format.
 
-    Each process may have run another number of passes, which DistributedDataParallel would not survive.
+    Ranks may have run different numbers of micro-batches, which DistributedDataParallel does not support.
     """
     if world_size() == 1:
         return
@@ -76,12 +101,3 @@ def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
     for gradient in gradients:
         gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
         offset += gradient.numel()
-
-
-def all_reduce_min(value: int, device: torch.device) -> int:
-    """The smallest of a number over all processes."""
-    if world_size() == 1:
-        return value
-    found = torch.tensor(value, device=device)
-    distributed.all_reduce(found, op=distributed.ReduceOp.MIN)
-    return int(found)

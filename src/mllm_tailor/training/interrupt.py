@@ -1,14 +1,16 @@
-"""Stop between two steps, never inside one: Ctrl-C, and the budget of minutes."""
+"""Ctrl-C stops a training between two steps, never inside one."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.progress import console
+
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(RunError):
@@ -16,29 +18,29 @@ class Interrupted(RunError):
 
 
 class StopOnSignal:
-    """While it is entered, Ctrl-C asks to stop after the current step; a second one stops at once.
+    """Within, Ctrl-C during a step asks to stop after it; a second Ctrl-C stops at once.
 
-    Outside a step (`busy` is False), Ctrl-C raises KeyboardInterrupt as always: an evaluation need not end first.
+    Outside a step (`busy` is False), Ctrl-C raises KeyboardInterrupt as usual, so an evaluation is not waited for.
     """
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.requested = False
         self.busy = False
-        self._before: Any = None
+        self._previous: Any = None
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
+            self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted or not self.busy:
+        if self.requested or not self.busy:
             raise KeyboardInterrupt
-        self.wanted = True
-        console.print("Stopping after this step (Ctrl-C again: at once) …")
+        self.requested = True
+        logger.warning("Stopping after this step (Ctrl-C again: at once) …")

@@ -1,81 +1,98 @@
-"""What a training says: a progress bar, `log.jsonl`, TensorBoard."""
+"""The log of a training: `log.jsonl`, TensorBoard, and a progress display."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from accelerate.tracking import TensorBoardTracker
-
 from mllm_tailor.core.io import append_jsonl, human_bytes, write_atomic
 from mllm_tailor.core.progress import make_progress
 from mllm_tailor.training.state import Progress
 
+logger = logging.getLogger(__name__)
+
 
 class TrainingLog:
-    """Rows of one training; those a resumed training will write again are removed first."""
+    """Rows of a training; those that a resumed training will write again are removed first."""
 
-    def __init__(self, folder: Path, name: str, steps: int, progress: Progress) -> None:
+    def __init__(self, folder: Path, steps: int, progress: Progress) -> None:
         self.file = folder / "log.jsonl"
-        done = progress.step
-        keep_rows(self.file, done, progress.evaluated_step or 0)
-        self.board = TensorBoardTracker(name, logging_dir=str(folder / "tensorboard"), purge_step=done + 1)
-        self.bar = make_progress("Training", steps, done)
+        keep_rows(self.file, progress.step, progress.evaluated_step or 0)
+        self.board = _open_tensorboard(folder / "tensorboard", progress.step + 1)
+        self.display = make_progress("Training", steps, progress.step)
 
     def __enter__(self) -> TrainingLog:
-        self.board.start()
-        self.bar.start()
+        self.display.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
-        self.board.finish()
+        self.display.stop()
+        if self.board is not None:
+            self.board.close()
 
     def step(self, row: Mapping[str, Any]) -> None:
         """One optimizer step."""
         append_jsonl(self.file, row)
-        numbers = {f"train/{key}": value for key, value in row.items() if isinstance(value, (int, float))}
-        self.board.log(numbers, step=row["step"])
+        self._scalars(
+            "train", {key: value for key, value in row.items() if isinstance(value, (int, float))}, row["step"]
+        )
         note = f"loss {row['loss']:.3f}  {row['samples_per_second']:.2f} samples/s  {human_bytes(row['memory'])}"
-        self.bar.update(row["step"], note)
+        self.display.update(row["step"], note)
 
     def dev(self, step: int, scores: Mapping[str, float]) -> None:
-        """Scores on the dev part."""
+        """Scores on the dev split."""
         append_jsonl(self.file, {"step": step, "dev": dict(scores)})
-        self.board.log({f"dev/{name}": value for name, value in scores.items()}, step=step)
+        self._scalars("dev", scores, step)
+
+    def _scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{group}/{name}", value, step)
+            self.board.flush()  # a killed process loses nothing that its checkpoint has
 
 
 class SilentLog:
-    """What the other processes of a training write: nothing."""
+    """The log of every process but the first: nothing."""
 
     def __enter__(self) -> SilentLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        """Nothing to close."""
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Write nothing."""
 
     def dev(self, step: int, scores: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Write nothing."""
 
 
-def keep_rows(file: Path, done: int, evaluated: int) -> None:
-    """Drop the rows after step `done`, scores after step `evaluated`, and a last line cut off by a crash."""
+def _open_tensorboard(folder: Path, first_step: int) -> Any | None:
+    """A writer that hides earlier events from `first_step` on; None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.info("TensorBoard is not installed; `pip install 'mllm-tailor[tensorboard]'` adds its event files")
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step)
+
+
+def keep_rows(file: Path, step: int, evaluated_step: int) -> None:
+    """Drop the rows after `step`, scores after `evaluated_step`, and a last line cut off by a crash."""
     if not file.exists():
         return
     kept = []
     for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             row = json.loads(line)
-            if line.endswith("\n") and row["step"] <= (evaluated if "dev" in row else done):
-                kept.append(line)
         except ValueError:
             continue
+        if line.endswith("\n") and row["step"] <= (evaluated_step if "dev" in row else step):
+            kept.append(line)
     write_atomic(file, "".join(kept))

@@ -1,7 +1,7 @@
-"""Which parts a kind of samples moves: pictures may teach the eyes and texts the language, in one training.
+"""Freeze model components per modality: images may update the vision tower, text only the language model.
 
-Steps hold samples of one kind (`train.one_modality`), so the weights that hold still in a step get no gradient at all:
-optimizers pass them over, moments, decay and all.
+Steps hold samples of one modality (`train.one_modality`), so weights that are frozen in a step get no gradient, and
+optimizers skip them entirely, moments and weight decay included.
 """
 
 from __future__ import annotations
@@ -16,44 +16,47 @@ from mllm_tailor.methods.target_modules import under
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.training.trainable import trained_weights
 
-Still = Mapping[str, Sequence[nn.Parameter]]  # kind of samples -> weights that hold still
+FrozenByModality = Mapping[str, Sequence[nn.Parameter]]
 
 
-def frozen_by_modality(model: LoadedModel, wanted: Mapping[str, Sequence[str]], kinds: Sequence[str]) -> Still:
-    """For every kind of samples named in `train.modality_parts` the trained weights outside its parts.
+def frozen_by_modality(
+    model: LoadedModel, modality_parts: Mapping[str, Sequence[str]], modalities: Sequence[str]
+) -> FrozenByModality:
+    """For every modality named in `train.modality_parts`, the trained weights outside its parts.
 
     Raises:
-        RecipeError: for a kind no sample is of, a part that is not trained, or a kind that would move nothing.
+        RecipeError: for a modality no sample has, a part that is not trained, or a modality that would train nothing.
     """
     weights = trained_weights(model)
-    found: dict[str, list[nn.Parameter]] = {}
-    for kind, parts in wanted.items():
-        if kind not in kinds:
-            raise RecipeError(f"train.modality_parts: no sample is of the kind `{kind}` — {nearest(kind, set(kinds))}")
+    frozen_weights: dict[str, list[nn.Parameter]] = {}
+    for modality, parts in modality_parts.items():
+        if modality not in modalities:
+            hint = nearest(modality, set(modalities))
+            raise RecipeError(f"train.modality_parts: no sample has the modality `{modality}` — {hint}")
         prefixes = [prefix for part in parts for prefix in model.family.parts.get(part, ())]
-        moving = {name for name in weights if under(_own_name(name), prefixes)}
-        if not moving:
+        trained = {name for name in weights if under(_base_name(name), prefixes)}
+        if not trained:
             raise RecipeError(
-                f"train.modality_parts.{kind}: none of {', '.join(parts) or 'no parts'} is trained — name parts that "
-                "`method` trains"
+                f"train.modality_parts.{modality}: none of {', '.join(parts) or 'no parts'} is trained — name parts "
+                "that `method` trains"
             )
-        found[kind] = [weight for name, weight in weights.items() if name not in moving]
-    return found
+        frozen_weights[modality] = [weight for name, weight in weights.items() if name not in trained]
+    return frozen_weights
 
 
-def _own_name(name: str) -> str:
-    """A weight's name as the model has it, whatever PEFT put in front."""
+def _base_name(name: str) -> str:
+    """A weight's name in the base model, without PEFT's prefix."""
     return name.removeprefix("base_model.model.")
 
 
 @contextmanager
 def frozen(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within, these weights take part and get no gradient."""
-    moved = [weight for weight in weights if weight.requires_grad]
-    for weight in moved:
+    """Within, these weights get no gradient."""
+    changed = [weight for weight in weights if weight.requires_grad]
+    for weight in changed:
         weight.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in moved:
+        for weight in changed:
             weight.requires_grad_(True)

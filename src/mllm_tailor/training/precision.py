@@ -1,4 +1,4 @@
-"""The number format of the arithmetic: bf16 by autocast where the hardware has it, unless float32 was asked for."""
+"""Mixed precision: bf16 by autocast where the hardware supports it, unless the recipe asks for float32."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from mllm_tailor.models import LoadedModel
 from mllm_tailor.training.trainable import trained_weights
 
 
-def computing(device: torch.device, bf16: bool) -> torch.autocast:
-    """Context in which the model computes; weights keep their own format."""
+def autocast(device: torch.device, *, bf16: bool) -> torch.autocast:
+    """Context in which products are computed in bf16, if wanted; weights keep their format."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
 @contextmanager
-def frozen_in_bf16(model: LoadedModel, bf16: bool) -> Iterator[None]:
-    """Within, linear layers of the language model that never move are held in bf16, which saves casting them each time.
+def frozen_in_bf16(model: LoadedModel, *, bf16: bool) -> Iterator[None]:
+    """Within, frozen linear layers of the language model are stored in bf16, which saves casting them in every pass.
 
-    Autocast makes the same of them in every pass. Weights that bf16 cannot hold exactly (a merged adapter's, say) stay
-    as they are, so nothing is lost, and all is given back at the end. Towers are left alone: some families ask a linear
-    layer there which format pictures come in, and the memory of features knows a tower by its bytes.
+    Autocast would cast them to the same values. Weights that bf16 cannot represent exactly (a merged adapter's, say)
+    stay as they are, so nothing is lost; all are restored at the end. Vision and audio towers are left alone: some
+    families read the input format off a linear layer there, and cached features are keyed by a tower's bytes.
     """
-    held = [weight for weight in _linear_weights(model) if _exact(weight)] if bf16 else []
-    for weight in held:
+    converted = [weight for weight in _linear_weights(model) if _is_exact_in_bf16(weight)] if bf16 else []
+    for weight in converted:
         weight.data = weight.data.bfloat16()
     try:
         yield
     finally:
-        for weight in held:
+        for weight in converted:
             weight.data = weight.data.float()
 
 
 def _linear_weights(model: LoadedModel) -> list[nn.Parameter]:
-    """Weights and biases of plain linear layers, but for those that move at some time or are an embedding's too."""
-    prefixes = tuple(f"{one}." for part in ("language", "head") for one in model.family.parts.get(part, ()))
+    """Weights and biases of plain linear layers that are neither trained nor shared with an embedding."""
+    prefixes = tuple(f"{name}." for part in ("language", "head") for name in model.family.parts.get(part, ()))
     modules = dict(model.model.named_modules())
-    left = {id(one.weight) for one in modules.values() if isinstance(one, nn.Embedding)}
-    left |= set(map(id, trained_weights(model).values()))
-    found = {
+    excluded = {id(module.weight) for module in modules.values() if isinstance(module, nn.Embedding)}
+    excluded |= set(map(id, trained_weights(model).values()))
+    weights = {
         id(weight): weight
         for name, module in modules.items()
         if type(module) is nn.Linear and f"{name}.".startswith(prefixes)
         for weight in module.parameters(recurse=False)
     }
-    return [weight for own, weight in found.items() if own not in left and not weight.requires_grad]
+    return [weight for key, weight in weights.items() if key not in excluded and not weight.requires_grad]
 
 
-def _exact(weight: Tensor) -> bool:
+def _is_exact_in_bf16(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and torch.equal(weight.bfloat16().float(), weight)

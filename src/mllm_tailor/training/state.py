@@ -1,4 +1,4 @@
-"""How far a training is, and what it came to in the end."""
+"""The progress of a training, as its checkpoints record it, and its result."""
 
 from __future__ import annotations
 
@@ -12,67 +12,94 @@ from mllm_tailor.training.sampler import BatchSchedule
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint notes beside tensors."""
+    """What a checkpoint records beside tensors."""
 
     step: int = 0  # optimizer steps done
     samples: int = 0
     tokens: int = 0
-    seconds: float = 0.0  # spent in steps, evaluations left out
-    processor_seconds: float = 0.0  # of them, of all threads; what a busy machine leaves comparable
-    evaluated_step: int | None = None  # the last step after which the dev part was scored
+    seconds: float = 0.0  # wall time of the steps, without evaluations
+    cpu_seconds: float = 0.0  # CPU time of the steps, of all threads and processes: comparable on a busy machine
+    evaluated_step: int | None = None  # the last step after which the dev split was scored
     best_step: int | None = None
     best_score: float | None = None
-    budget: int = 0  # tokens of one forward pass
-    most: int | None = None  # samples of one forward pass, after memory ran out
+    token_budget: int = 0  # tokens of a micro-batch, padding included
+    max_samples: int | None = None  # samples of a micro-batch, set after the GPU ran out of memory
 
-    def after_step(self, samples: int, tokens: int, seconds: float, processor_seconds: float) -> Progress:
-        """One step further."""
+    def after_step(self, *, samples: int, tokens: int, seconds: float, cpu_seconds: float) -> Progress:
+        """The progress one step later."""
         return replace(
             self,
             step=self.step + 1,
             samples=self.samples + samples,
             tokens=self.tokens + tokens,
             seconds=self.seconds + seconds,
-            processor_seconds=self.processor_seconds + processor_seconds,
+            cpu_seconds=self.cpu_seconds + cpu_seconds,
         )
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training cost and came to."""
+    """Costs and outcome of a training."""
 
     steps: int
     epochs: float
     samples: int
     seconds: float
-    processor_seconds: float
+    cpu_seconds: float
     samples_per_second: float
     tokens_per_second: float
     peak_bytes: int
-    best_step: int | None  # None: the last step's weights were kept
+    best_step: int | None  # None: the weights of the last step were kept
     best_score: float | None
-    complete: bool  # False: the budget of minutes ended it
-    losses: list[float] = field(default_factory=list)  # one a step
+    complete: bool  # False: `train.max_minutes` ended it
+    losses: list[float] = field(default_factory=list)  # one per step
 
     @classmethod
-    def of(cls, progress: Progress, course: BatchSchedule, peak_bytes: int, folder: Path) -> TrainResult:
+    def of(cls, progress: Progress, schedule: BatchSchedule, peak_bytes: int, folder: Path) -> TrainResult:
         """From the last progress and the log."""
         seconds = max(progress.seconds, 1e-9)
         return cls(
             steps=progress.step,
-            epochs=progress.step / course.steps_per_epoch,
+            epochs=progress.step / schedule.steps_per_epoch,
             samples=progress.samples,
             seconds=progress.seconds,
-            processor_seconds=progress.processor_seconds,
+            cpu_seconds=progress.cpu_seconds,
             samples_per_second=progress.samples / seconds,
             tokens_per_second=progress.tokens / seconds,
             peak_bytes=peak_bytes,
             best_step=progress.best_step,
             best_score=progress.best_score,
-            complete=progress.step >= course.steps,
+            complete=progress.step >= schedule.steps,
             losses=[row["loss"] for _, row in read_jsonl(folder / "log.jsonl") if "loss" in row],
         )
 
     def row(self) -> dict[str, Any]:
         """Plain values for training.json; the losses are in log.jsonl."""
         return {key: value for key, value in asdict(self).items() if key != "losses"}
+
+
+@dataclass(frozen=True)
+class TimeBudget:
+    """Where a training stands on its schedule of `steps`, which `max_minutes` may shorten."""
+
+    steps: int
+    max_minutes: float | None
+
+    def spent(self, progress: Progress) -> bool:
+        """Whether the minutes are used up."""
+        return self.max_minutes is not None and progress.seconds >= 60 * self.max_minutes
+
+    def schedule_step(self, step: int, seconds: float) -> float:
+        """The position on the learning-rate schedule, in steps, after `seconds` of training.
+
+        Where the minutes do not suffice for all steps, the schedule shortens with them; otherwise training would end
+        at a high learning rate.
+        """
+        if self.max_minutes is None:
+            return step
+        return max(step, min(1.0, seconds / (60 * self.max_minutes)) * self.steps)
+
+    def seconds_left(self, progress: Progress) -> float:
+        """Estimated from the mean step so far; the minutes cap it."""
+        left = progress.seconds / progress.step * (self.steps - progress.step)
+        return left if self.max_minutes is None else min(left, max(0.0, 60 * self.max_minutes - progress.seconds))

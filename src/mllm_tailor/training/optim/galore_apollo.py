@@ -1,14 +1,14 @@
-"""GaLore and APOLLO: Adam whose moments live in a few directions of each weight's gradient.
+"""GaLore and APOLLO: Adam with its moments in a low-rank projection of each weight's gradient.
 
 For a gradient G (m, n) with m <= n (transposed otherwise) and a projection P (rank, m), Adam runs on R = P G and keeps
-2 * rank * n numbers in place of 2 * m * n. From Adam's answer N = M / (sqrt(V) + e):
+2 * rank * n numbers instead of 2 * m * n. From Adam's direction N = M / (sqrt(V) + e):
 
-- GaLore (Zhao et al. 2024, 2403.03507, algorithm 2) takes the largest left singular vectors as P, found anew every so
-  many steps, and steps along `scale * P^T N`.
-- APOLLO (Zhu et al. 2024, 2412.05270, algorithm 1) draws P ~ N(0, 1/rank), never stored but drawn again from its seed,
+- GaLore (Zhao et al. 2024, 2403.03507, algorithm 2) takes the largest left singular vectors as P, recomputed every
+  `interval` steps, and steps along `scale * P^T N`.
+- APOLLO (Zhu et al. 2024, 2412.05270, algorithm 1) draws P ~ N(0, 1/rank) again from its seed instead of storing it,
   and steps along G itself, each column scaled by |N_j| / |R_j|; a step grows by at most 1 % over the one before.
 
-What is narrower than the rank, or one-dimensional, is trained by plain Adam.
+Weights narrower than the rank, or one-dimensional, are trained by plain Adam.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from mllm_tailor.training.optim.torch_bnb import GradientStep
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 GROWTH = 1.01  # of the norm of APOLLO's step, from one to the next
 
-Step = Callable[["Projected", dict[str, Any], Tensor, int], Tensor]  # state, G (m, n), place -> direction (m, n)
+Step = Callable[
+    ["Projected", dict[str, Any], Tensor, int], Tensor
+]  # state, G (m, n), index of the weight -> direction (m, n)
 
 
 class Projected(Optimizer):
@@ -39,9 +41,7 @@ class Projected(Optimizer):
         super().__init__(groups, {})
         self.rule, self.rank, self.scale, self.interval, self.by_row = rule, rank, scale, interval, by_row
         weights = [weight for group in self.param_groups for weight in group["params"]]
-        self.places = {
-            weight: place for place, weight in enumerate(weights)
-        }  # the same in every process and resumption
+        self.indices = {weight: index for index, weight in enumerate(weights)}  # seeds APOLLO's projections
         if not any(self._wide(weight) for weight in weights):
             raise RecipeError(f"`method.rank` {rank}: no trained weight is wider — choose a lower rank, or adamw")
 
@@ -61,32 +61,31 @@ class Projected(Optimizer):
         state["step"] = state.get("step", 0) + 1
         if self._wide(weight):
             flat = gradient.flatten(1)
-            turned = flat.shape[0] > flat.shape[1]
-            found = self.rule(self, state, flat.T if turned else flat, self.places[weight])
-            direction = self.scale * (found.T if turned else found).reshape(weight.shape)
+            transposed = flat.shape[0] > flat.shape[1]
+            step = self.rule(self, state, flat.T if transposed else flat, self.indices[weight])
+            direction = self.scale * (step.T if transposed else step).reshape(weight.shape)
         else:
             direction = adam(state, gradient)
-        whole = weight.float() * (1 - rate * decay)
-        weight.copy_(whole - rate * direction)
+        decayed = weight.float() * (1 - rate * decay)
+        weight.copy_(decayed - rate * direction)
 
     def due(self, state: dict[str, Any]) -> bool:
         """Whether this step changes the projection."""
-        return (state["step"] - 1) % self.interval == 0
+        return bool((state["step"] - 1) % self.interval == 0)
 
 
 def adam(state: dict[str, Any], gradient: Tensor) -> Tensor:
     """M / (sqrt(V) + e), both moments corrected for their start at zero (1412.6980)."""
     for key, power, beta in (("mean", 1, BETAS[0]), ("square", 2, BETAS[1])):
-        before = state.get(key)
-        state[key] = (torch.zeros_like(gradient) if before is None else before).lerp(gradient**power, 1 - beta)
-    mean, square = (
-        state[key] / (1 - beta ** state["step"]) for key, beta in zip(("mean", "square"), BETAS, strict=True)
-    )
+        moment = state.get(key)
+        state[key] = (torch.zeros_like(gradient) if moment is None else moment).lerp(gradient**power, 1 - beta)
+    mean: Tensor = state["mean"] / (1 - BETAS[0] ** state["step"])
+    square: Tensor = state["square"] / (1 - BETAS[1] ** state["step"])
     return mean / (square.sqrt() + EPSILON)
 
 
-def galore_step(optimizer: Projected, state: dict[str, Any], gradient: Tensor, place: int) -> Tensor:
-    """Back from the largest singular vectors."""
+def galore_step(optimizer: Projected, state: dict[str, Any], gradient: Tensor, index: int) -> Tensor:
+    """Adam in the largest singular directions."""
     if optimizer.due(state):
         left = torch.linalg.svd(gradient, full_matrices=False).U
         state["basis"] = left[:, : optimizer.rank].contiguous()  # (m, rank)
@@ -94,15 +93,15 @@ def galore_step(optimizer: Projected, state: dict[str, Any], gradient: Tensor, p
     return basis @ adam(state, basis.T @ gradient)
 
 
-def apollo_step(optimizer: Projected, state: dict[str, Any], gradient: Tensor, place: int) -> Tensor:
-    """The gradient itself, its columns scaled as Adam would scale them."""
+def apollo_step(optimizer: Projected, state: dict[str, Any], gradient: Tensor, index: int) -> Tensor:
+    """The gradient, its columns scaled as Adam would scale them."""
     span = (state["step"] - 1) // optimizer.interval
-    generator = torch.Generator(gradient.device).manual_seed((span << 32) + place)
+    generator = torch.Generator(gradient.device).manual_seed((span << 32) + index)
     projection = torch.randn(optimizer.rank, gradient.shape[0], generator=generator, device=gradient.device)
     reduced = projection / optimizer.rank**0.5 @ gradient  # (rank, n)
-    answer = adam(state, reduced)
+    direction = adam(state, reduced)
     axis = 0 if optimizer.by_row else None
-    step = gradient * (_norm(answer, axis) / (_norm(reduced, axis) + EPSILON))
+    step = gradient * (_norm(direction, axis) / (_norm(reduced, axis) + EPSILON))
     size, before = float(_norm(step)), state.get("size")
     if before is not None and size > GROWTH * before > 0:
         step = step * (GROWTH * before / size)
@@ -111,16 +110,17 @@ def apollo_step(optimizer: Projected, state: dict[str, Any], gradient: Tensor, p
 
 
 def _norm(tensor: Tensor, axis: int | None = None) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dim=axis, keepdim=axis is not None)
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=axis, keepdim=axis is not None)
+    return norm
 
 
-def galore(setup: OptimizerConfig) -> GradientStep:
+def galore(config: OptimizerConfig) -> GradientStep:
     """Settings: rank, interval (steps between decompositions), scale."""
-    said = {"rank": 128, "interval": 200, "scale": 0.25} | dict(setup.options)
-    return GradientStep(setup, lambda groups: Projected(groups, galore_step, **said))
+    options = {"rank": 128, "interval": 200, "scale": 0.25} | dict(config.options)
+    return GradientStep(config, lambda groups: Projected(groups, galore_step, **options))
 
 
-def apollo(setup: OptimizerConfig) -> GradientStep:
+def apollo(config: OptimizerConfig) -> GradientStep:
     """Settings: rank, interval (steps between draws), scale. Rank 1 scales the whole tensor at once (APOLLO-Mini)."""
-    said = {"rank": 128, "interval": 200, "scale": 1.0} | dict(setup.options)
-    return GradientStep(setup, lambda groups: Projected(groups, apollo_step, by_row=said["rank"] > 1, **said))
+    options = {"rank": 128, "interval": 200, "scale": 1.0} | dict(config.options)
+    return GradientStep(config, lambda groups: Projected(groups, apollo_step, by_row=options["rank"] > 1, **options))

@@ -1,8 +1,8 @@
-"""Muon: momentum whose every direction counts alike, for models that learn from nothing.
+"""Muon: orthogonalised momentum, for training from scratch.
 
-A small untrained model first learns what replies look like and not what is shown: the gradients by way of the pictures
-lie in a few weak directions. Adam scales each weight for itself and leaves them weak; Muon gives an update's singular
-values one size (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+A small untrained model first learns the form of replies and not what the image shows: gradients through the images lie
+in a few weak directions. Adam scales each weight separately and leaves them weak; Muon gives all singular values of an
+update one size (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from mllm_tailor.training.optim.registry import OptimizerConfig
 from mllm_tailor.training.optim.torch_bnb import GradientStep
 
 MOMENTUM = 0.95
-SIZE = 0.2  # of an update's root mean square, about what Adam's have, so that its rates and decay fit
-OUTER = ("embed", "lm_head")  # matrices of one row a token or place, which see few gradients: Adam's
+SIZE = 0.2  # root mean square of an update, about that of Adam, so that learning rates and decay carry over
+OUTER = ("embed", "lm_head")  # a row per token or position, most of which get no gradient: trained by Adam
 
 
 class Muon(Optimizer):
     """Muon on the matrices in `hidden`, Adam on everything else; decay is decoupled.
 
     `torch.optim.Muon` multiplies one matrix at a time in bf16, which took five times as long as forward and backward
-    pass on a processor that emulates bf16. Here matrices of one shape go together, in float32 where bf16 is slow. An
+    pass together on a CPU that emulates bf16. Here matrices of one shape are batched, in float32 where bf16 is slow. An
     update is scaled by SIZE sqrt(longer side) (Liu et al. 2025, 2502.16982, equation 4).
     """
 
@@ -66,9 +66,9 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Matrices (count, rows, columns) with the singular vectors kept and all singular values brought near one.
+    """Matrices (count, rows, columns) with the same singular vectors and all singular values near one.
 
-    Newton-Schulz iterations; their coefficients trade exactness (values end within 0.7 to 1.2) for speed.
+    Newton-Schulz iterations; their coefficients trade exactness (singular values end within 0.7 to 1.2) for speed.
     """
     x = matrices.bfloat16() if fast_bf16(matrices.device) else matrices
     tall = x.shape[1] > x.shape[2]
@@ -80,10 +80,10 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def muon(setup: OptimizerConfig) -> GradientStep:
-    """Hidden matrices by Muon; embeddings, the output head, kernels, scales and shifts by Adam."""
-    hidden = [weight for name, weight in setup.weights.items() if weight.ndim == 2 and not _outer(name)]
-    return GradientStep(setup, lambda groups: Muon(groups, hidden))
+def muon(config: OptimizerConfig) -> GradientStep:
+    """Hidden matrices by Muon; embeddings, the output head, kernels, scales and biases by Adam."""
+    hidden = [weight for name, weight in config.weights.items() if weight.ndim == 2 and not _outer(name)]
+    return GradientStep(config, lambda groups: Muon(groups, hidden))
 
 
 def _outer(name: str) -> bool:

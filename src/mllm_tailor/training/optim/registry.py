@@ -1,4 +1,4 @@
-"""Optimizers by name. Each entry builds a `OptimizerStep`: whatever turns one step's losses into new weights."""
+"""Optimizers by name. Each entry builds an `OptimizerStep`, which turns the losses of a step into new weights."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from mllm_tailor.recipe import Train
 
 @dataclass(frozen=True)
 class OptimizerEntry(Entry):
-    """A registered optimizer, and what a step by it takes."""
+    """A registered optimizer and its costs."""
 
-    state_bytes: int = 0  # for each trained weight
-    gradients: Literal["all", "one", "none"] = "all"  # kept at a time; `one`: used and dropped before the next is whole
-    norm_first: bool = False  # where it clips, a first look at the passes only asks for the gradients' norm
+    state_bytes: int = 0  # per trained weight
+    gradients: Literal["all", "one", "none"] = (
+        "all"  # in memory at a time; `one`: applied and freed before the next is complete
+    )
+    norm_first: bool = False  # clipping needs an extra backward pass for the gradient norm
 
-    def looks(self, clip: float | None) -> int:
-        """How often a step computes its passes; without gradients they are looked at from both sides."""
-        return 2 if self.gradients == "none" or (self.norm_first and clip is not None) else 1
+    def evaluations(self, max_grad_norm: float | None) -> int:
+        """How often a step computes its micro-batches; without gradients, once in either direction."""
+        return 2 if self.gradients == "none" or (self.norm_first and max_grad_norm is not None) else 1
 
 
 HERE = "mllm_tailor.training.optim"
 TABLE = {
-    "adamw": OptimizerEntry(f"{HERE}.torch_bnb:adamw", "Adam with decoupled decay; 8 bytes of state a weight", 8),
+    "adamw": OptimizerEntry(f"{HERE}.torch_bnb:adamw", "Adam with decoupled decay; 8 bytes of state per weight", 8),
     "adamw_8bit": OptimizerEntry(f"{HERE}.torch_bnb:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)", 2),
     "paged_adamw_32bit": OptimizerEntry(
         f"{HERE}.torch_bnb:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure", 8
     ),
-    "paged_adamw_8bit": OptimizerEntry(f"{HERE}.torch_bnb:paged_adamw_8bit", "both of these", 2),
+    "paged_adamw_8bit": OptimizerEntry(
+        f"{HERE}.torch_bnb:paged_adamw_8bit", "AdamW with 8-bit state in pageable memory", 2
+    ),
     "lomo": OptimizerEntry(
         f"{HERE}.lomo:lomo",
         "gradient descent inside the backward pass; no state",
@@ -41,18 +45,19 @@ TABLE = {
         norm_first=True,
     ),
     "adalomo": OptimizerEntry(
-        f"{HERE}.lomo:adalomo", "the same with factored second moments, as in Adafactor", gradients="one"
+        f"{HERE}.lomo:adalomo", "LOMO with factored second moments, as in Adafactor", gradients="one"
     ),
     "galore": OptimizerEntry(f"{HERE}.galore_apollo:galore", "Adam in the largest singular directions; less state", 2),
     "apollo": OptimizerEntry(f"{HERE}.galore_apollo:apollo", "rates of Adam from random projections; least state", 1),
-    "muon": OptimizerEntry(f"{HERE}.muon:muon", "orthogonal momentum, for models that learn from nothing", 5),
+    "muon": OptimizerEntry(f"{HERE}.muon:muon", "orthogonalised momentum, for training from scratch", 5),
     "mezo": OptimizerEntry(
         f"{HERE}.mezo:mezo", "two forward passes, no backward: the memory of inference", gradients="none"
     ),
     "sgd": OptimizerEntry(f"{HERE}.torch_bnb:sgd", "plain gradient descent; no state"),
 }
 OPTIMIZERS = Registry("optimizer", TABLE)
-ONE_PASS = tuple(name for name, entry in TABLE.items() if entry.gradients == "one")  # a step
+# Optimizers whose step is a single micro-batch, since no gradient is kept that another could be added to.
+ONE_PASS = tuple(name for name, entry in TABLE.items() if entry.gradients == "one")
 
 
 @dataclass(frozen=True)
@@ -66,28 +71,28 @@ class ParamGroup:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did."""
+    """The outcome of a step."""
 
-    loss: float  # mean over the step's supervised tokens, of all processes
+    loss: float  # mean over the step's labelled tokens, of all processes
     gradient_norm: float | None  # before clipping
 
 
-# Runs the forward passes of a step; hands each pass's share of the mean loss to the argument and returns their sum.
-# It can be run several times in a step and then gives the same numbers for the same weights, dropout included.
-MicroBatches = Callable[[Callable[[Tensor], None]], float]
+# Runs the micro-batches of a step, calls the argument with each one's share of the mean loss, and returns their sum.
+# It can be called several times in a step and gives the same numbers for the same weights, dropout included.
+RunMicroBatches = Callable[[Callable[[Tensor], None]], float]
 
 
 class OptimizerStep(Protocol):
-    """Turns the passes of one step into an update."""
+    """Turns the micro-batches of a step into an update."""
 
-    accumulates: bool  # whether a step may have several passes
+    accumulates: bool  # whether a step may have several micro-batches
 
-    def step(self, passes: MicroBatches, factor: float, seed: int) -> StepResult:
-        """One update; `factor` is the share of each group's peak rate, `seed` the step's own."""
+    def step(self, micro_batches: RunMicroBatches, factor: float, seed: int) -> StepResult:
+        """One update; `factor` is the share of each group's peak learning rate, `seed` belongs to the step."""
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything needed to go on: tensors by name, and plain values."""
+        """Everything needed to resume: tensors by name, and plain values."""
         ...
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -97,12 +102,12 @@ class OptimizerStep(Protocol):
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """What an optimizer is made from."""
+    """Weights and settings of an optimizer."""
 
     groups: Sequence[ParamGroup]
     max_grad_norm: float | None
     network: nn.Module
-    options: Mapping[str, Any] = field(default_factory=dict)  # settings of a method that is an optimizer
+    options: Mapping[str, Any] = field(default_factory=dict)  # settings of a method that brings its optimizer
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -110,26 +115,26 @@ class OptimizerConfig:
         return {name: weight for group in self.groups for name, weight in group.weights.items()}
 
 
-def make_optimizer_step(name: str, setup: OptimizerConfig) -> OptimizerStep:
+def make_optimizer_step(name: str, config: OptimizerConfig) -> OptimizerStep:
     """The optimizer called `name`."""
-    optimizer: OptimizerStep = OPTIMIZERS.load(name)(setup)
+    optimizer: OptimizerStep = OPTIMIZERS.load(name)(config)
     return optimizer
 
 
 def check_settings(train: Train, method_optimizer: str | None) -> None:
-    """Refuse what an optimizer cannot do, before any model is opened.
+    """Refuse settings an optimizer cannot follow, before any model is loaded.
 
     Raises:
-        RecipeError: with the reason and the mend.
+        RecipeError: with the reason and the fix.
     """
     name = method_optimizer or train.optimizer
     OPTIMIZERS.load(name)
     if method_optimizer and train.optimizer not in (method_optimizer, "adamw"):
-        raise RecipeError(f"`train.optimizer` {train.optimizer}: the method is an optimizer itself — leave it out")
+        raise RecipeError(f"`train.optimizer` {train.optimizer}: the method brings its own optimizer — leave it out")
     if name in ONE_PASS and train.micro_batch_size is not None and train.micro_batch_size < train.batch_size:
         raise RecipeError(
-            f"`train.micro_batch_size` {train.micro_batch_size}: {name} throws each gradient away at once, so "
-            "nothing can add up over passes — leave it out, or lower train.batch_size"
+            f"`train.micro_batch_size` {train.micro_batch_size}: {name} frees each gradient at once, so "
+            "micro-batches cannot be accumulated — leave it out, or lower train.batch_size"
         )
     if name in ("adalomo", "mezo") and train.max_grad_norm not in (None, 1.0):
         raise RecipeError(
@@ -140,9 +145,9 @@ def check_settings(train: Train, method_optimizer: str | None) -> None:
 def make_param_groups(
     weights: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float
 ) -> list[ParamGroup]:
-    """Weights grouped by peak rate and decay; scales and shifts (one-dimensional) never decay."""
+    """Weights grouped by peak learning rate and decay; one-dimensional weights (scales, biases) never decay."""
     grouped: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
     for name, weight in weights.items():
         decay = weight_decay if weight.ndim > 1 else 0.0
         grouped.setdefault((rates[name], decay), {})[name] = weight
-    return [ParamGroup(found, rate, decay) for (rate, decay), found in grouped.items()]
+    return [ParamGroup(members, rate, decay) for (rate, decay), members in grouped.items()]

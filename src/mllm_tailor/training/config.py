@@ -1,0 +1,64 @@
+"""Settings of one training and the hooks through which its caller takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mllm_tailor.core.device import computes_in_bf16
+from mllm_tailor.core.io import fingerprint
+from mllm_tailor.recipe import Recipe, Train
+from mllm_tailor.training.objectives.base import ObjectiveInputs
+
+# Settings that may change between a checkpoint and its resumption: they decide when to save, score or stop, and how the
+# work is shared out, but not what a step computes.
+FREE_TO_CHANGE = {"checkpoint_every", "keep_checkpoints", "max_minutes", "evaluate_every", "processes"}
+
+Evaluate = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What determines the steps of a training, beside the model and the samples."""
+
+    train: Train
+    seed: int
+    dtype: str  # as in the recipe's `model.dtype`
+    fingerprint: str  # hash of every setting that determines the steps; a checkpoint is resumed under the same only
+    features: Path | None = None  # folder of vision features shared by several trainings; None: deleted at the end
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, features: Path | None = None) -> TrainingConfig:
+        """The part of a recipe that a training needs."""
+        model = recipe.model.model_dump(mode="json", exclude={"device"})
+        train = recipe.train.model_dump(mode="json", exclude=FREE_TO_CHANGE)
+        key = fingerprint(recipe.seed, recipe.method, model, train)
+        return cls(recipe.train, recipe.seed, recipe.model.dtype, key, features)
+
+    def uses_bf16(self, device: torch.device) -> bool:
+        """Whether products are computed in bf16 on this device."""
+        return computes_in_bf16(self.dtype, device)
+
+
+@dataclass(frozen=True)
+class TrainingEvent:
+    """Something that happened in a training, for progress displays and callbacks."""
+
+    kind: Literal["step", "evaluate", "checkpoint"]
+    step: int  # optimizer steps done
+    steps: int  # optimizer steps in all
+    values: Mapping[str, Any] = field(default_factory=dict)  # a step's row of log.jsonl, an evaluation's scores
+
+
+@dataclass(frozen=True)
+class TrainingHooks:
+    """What the caller of a training contributes."""
+
+    evaluate: Evaluate | None = None  # scores of the present weights on the dev split; the first one decides
+    lower_is_better: bool = False  # of that first score
+    on_event: Callable[[TrainingEvent], None] | None = None
+    objective_inputs: ObjectiveInputs = field(default_factory=ObjectiveInputs)

@@ -4,10 +4,9 @@
 >>> result = train(model, samples, config, Path("runs/receipts"), TrainingHooks(evaluate=score_on_dev))
 """
 
-from mllm_tailor.training.config import TrainingConfig, TrainingEvent, TrainingHooks
+from mllm_tailor.training.config import ObjectiveInputs, TrainingConfig, TrainingEvent, TrainingHooks
 from mllm_tailor.training.interrupt import Interrupted
 from mllm_tailor.training.loop import train
-from mllm_tailor.training.objectives.base import ObjectiveInputs
 from mllm_tailor.training.objectives.factory import OBJECTIVES, check_objective, is_data_parallel
 from mllm_tailor.training.optim.registry import ONE_PASS, OPTIMIZERS, check_settings
 from mllm_tailor.training.profile import StepProfile, profile_step

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import computes_in_bf16
 from mllm_tailor.core.io import fingerprint
 from mllm_tailor.recipe import Recipe, Train
-from mllm_tailor.training.objectives.base import ObjectiveInputs
 
 # Settings that may change between a checkpoint and its resumption: they decide when to save, score or stop, and how the
 # work is shared out, but not what a step computes.
@@ -52,6 +52,16 @@ class TrainingEvent:
     step: int  # optimizer steps done
     steps: int  # optimizer steps in all
     values: Mapping[str, Any] = field(default_factory=dict)  # a step's row of log.jsonl, an evaluation's scores
+
+
+@dataclass(frozen=True)
+class ObjectiveInputs:
+    """What some objectives need and only the run can compute."""
+
+    measure: Callable[[Sequence[Conversation]], float] | None = (
+        None  # the task's metric on generated replies, 0 to 1 (best)
+    )
+    rejected: Mapping[str, str] | None = None  # sample id -> a wrong answer to it
 
 
 @dataclass(frozen=True)

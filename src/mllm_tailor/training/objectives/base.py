@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +16,8 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import Train
 from mllm_tailor.training.batches import Batch, BatchSource
+from mllm_tailor.training.config import ObjectiveInputs
 from mllm_tailor.training.trainable import set_train_mode
-
-
-@dataclass(frozen=True)
-class ObjectiveInputs:
-    """What some objectives need and only the run can compute."""
-
-    measure: Callable[[Sequence[Conversation]], float] | None = (
-        None  # the task's metric on generated replies, 0 to 1 (best)
-    )
-    rejected: Mapping[str, str] | None = None  # sample id -> a wrong answer to it
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import read_json
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import HEAD_BYTES, Row, as_row, kind_of
+from mllm_tailor.data.jsonl import HEAD_BYTES, Row, as_row, jsonl_rows, kind_of
 
 SPLIT_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "held_out", "heldout"}
@@ -20,10 +20,11 @@ SPLIT_NAMES = frozenset(
 ROW_KEYS = ("data", "rows", "samples", "examples", "items", "records", "annotations", "images")
 HEADER_KEYS = frozenset(
     {"info", "version", "dataset_name", "dataset_version", "dataset_split", "data_type", "data_subtype", "license"}
-    | {"licenses", "dataset", "name", "description", "date_created", "split", "task_type"}
+    | {"licenses", "dataset", "dataset_type", "name", "description", "date_created", "split", "task_type"}
 )
 
 _decoder = json.JSONDecoder()
+_LINES = re.compile(r"\{[^\n]*\}\s*\n\s*\{")
 
 
 def split_of(name: str) -> str | None:
@@ -75,15 +76,23 @@ def first_json_row(path: Path) -> dict[str, Any]:
     if text.startswith("["):
         first = _first_items(text, 0)
         return first[0] if first and isinstance(first[0], dict) else {}
-    values = json_head(path)
-    lists = row_keys(values)
+    values = top_level(text) if text.startswith("{") else {}
+    lists = {} if holds_lines(text) else row_keys(values)
     return values[next(iter(lists))][0] if lists else values
 
 
 def json_head(path: Path) -> dict[str, Any]:
     """The keys and values of the object in a JSON file, as far as its head goes; empty when it holds none."""
     text = _head_text(path)
-    return top_level(text) if text.startswith("{") else {}
+    return top_level(text) if text.startswith("{") and not holds_lines(text) else {}
+
+
+def holds_lines(text: str) -> bool:
+    """Whether a text holds an object in each of its first two lines, as JSON lines do."""
+    try:
+        return bool(_LINES.match(text)) and isinstance(_decoder.decode(text[: text.index("\n")]), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _head_text(path: Path) -> str:
@@ -101,7 +110,7 @@ def row_keys(values: Mapping[str, Any]) -> dict[str, str | None]:
     if splits:
         return dict.fromkeys(splits) | {name: name.lower() for name in splits}
     known = next((name for name in ROW_KEYS if name in lists), None)
-    return {known: None} if known and set(values) - {known} <= HEADER_KEYS else {}
+    return {known: None} if known and len(lists) == 1 else {}
 
 
 def _is_rows(value: Any) -> bool:
@@ -110,6 +119,9 @@ def _is_rows(value: Any) -> bool:
 
 def json_file_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue]:
     """Every row of a JSON file."""
+    if holds_lines(_head_text(path)):  # as NeMo names its manifests
+        yield from jsonl_rows(path, split)
+        return
     try:
         content = read_json(path)
     except DataError as error:

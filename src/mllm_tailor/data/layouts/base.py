@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from mllm_tailor.data.json_rows import first_json_row, json_file_rows, json_head
 from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows
 from mllm_tailor.media.source import media_kind
 
-MEDIA_FOLDERS = ("", "images", "image", "img", "media", "videos", "audio", "clips", "wavs")
+MEDIA_FOLDER = re.compile(r"(?:^|_)(?:images?|imgs?|pictures?|media|videos?|audios?|clips|wavs?)(?:_|$)", re.IGNORECASE)
 # What `datasets` writes beside its Arrow files.
 ARROW_NOTES = frozenset({"state.json", "dataset_info.json", "dataset_dict.json"})
 
@@ -145,14 +146,22 @@ class Folder:
         return [self.path, *folders]
 
     def roots(self, file: Path) -> tuple[Path, ...]:
-        """Folders that a row of `file` may name media in: the file's, the data set's, and their usual media folders.
+        """Folders that a row of `file` may name media in: the file's, the data set's, and those named after media.
 
         None of them lies outside the data set, by a link or otherwise, but for `media_root`.
         """
         whole = self.outer.resolve()
-        folders = dict.fromkeys(folder / inner for folder in (file.parent, self.outer) for inner in MEDIA_FOLDERS)
-        roots = tuple(folder for folder in folders if folder.is_dir() and folder.resolve().is_relative_to(whole))
-        return roots if self.media_root is None else (self.media_root, *roots)
+        folders = [inner for folder in (file.parent, self.outer) for inner in self._media_folders(folder)]
+        inside = [folder for folder in dict.fromkeys(folders) if folder.resolve().is_relative_to(whole)]
+        return tuple(inside) if self.media_root is None else (self.media_root, *inside)
+
+    def _media_folders(self, folder: Path) -> list[Path]:
+        """The folder itself and the folders in it that are named after media or after a split."""
+        entries = self.listing(folder)
+        named = [entry.name for entry in entries if MEDIA_FOLDER.search(entry.name) or split_of(entry.name)]
+        inner = [folder / name for name in named if (folder / name).is_dir()]
+        deeper = [path / "images" for path in inner if split_of(path.name) and (path / "images").is_dir()]
+        return [folder, *inner, *deeper]
 
     def with_suffix(self, name: str, roots: tuple[Path, ...]) -> str | None:
         """The file that a row names without its suffix, relative to the first root that holds it; None without one."""

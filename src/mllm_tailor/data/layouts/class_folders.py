@@ -14,13 +14,13 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import split_of
-from mllm_tailor.data.layouts.base import MEDIA_FOLDERS, ROW_SUFFIXES, Folder, Layout
+from mllm_tailor.data.layouts.base import MEDIA_FOLDER, ROW_SUFFIXES, Folder, Layout
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import inside, media_kind
 
 FEWEST_CLASSES = 2
 # Folders that hold the two halves of other layouts, and no class.
-NO_CLASSES = frozenset(MEDIA_FOLDERS) | {"labels", "annotations", "entities", "key", "documents", "masks", "ocr"}
+NO_CLASSES = frozenset({"labels", "annotations", "entities", "key", "documents", "masks", "ocr"})
 HIDDEN = (".", "__")
 
 
@@ -38,7 +38,9 @@ def _folders(folder: Folder, path: Path) -> list[str]:
 
 def _classes(folder: Folder, path: Path) -> list[str]:
     """The names of the classes; empty where the folders are no classes."""
-    names = [name for name in _folders(folder, path) if name.lower() not in NO_CLASSES]
+    names = [
+        name for name in _folders(folder, path) if name.lower() not in NO_CLASSES and not MEDIA_FOLDER.fullmatch(name)
+    ]
     filled = [name for name in names if next(_media_files(path / name), None)]
     return filled if len(filled) >= FEWEST_CLASSES else []
 

@@ -52,7 +52,7 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
 
 def _read(content: Mapping[str, Any], file: LabelFile, folder: Folder) -> Iterator[Sample | DataIssue]:
     split = file.split or _split_in(file.path.stem)
-    roots = _roots(folder, file.path, split)
+    roots = folder.roots(file.path)
     names = {entry.get("id"): str(entry.get("name")) for entry in _objects(content, "categories", file.path)}
     annotations: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for annotation in _objects(content, "annotations", file.path):
@@ -85,16 +85,6 @@ def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[Mapping[
 def _split_in(stem: str) -> str | None:
     """`instances_train2017` -> `train`."""
     return next((split for word in stem.split("_")[::-1] if (split := split_of(word))), None)
-
-
-def _roots(folder: Folder, file: Path, split: str | None) -> Roots:
-    """The usual media folders, and the folders named after the split (`train2017`)."""
-    named = [
-        folder.path / entry.name
-        for entry in folder.listing()
-        if split is not None and split_of(entry.name) == split and entry.is_dir()
-    ]
-    return (*folder.roots(file), *(root for base in named for root in (base, base / "images") if root.is_dir()))
 
 
 def _base(image: Mapping[str, Any], roots: Roots, split: str | None, source: str) -> Sample:

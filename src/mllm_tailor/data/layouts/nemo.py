@@ -24,7 +24,8 @@ def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | Data
     labels |= {name: values.pop(name) for name in ("text", "question", "answer", "id", "group") if name in values}
     if "speaker" in values and "group" not in labels:
         labels["group"] = values["speaker"]
-    labels |= {name: values.pop(name) for name in ("offset", "duration") if values.get("offset")}
+    if values.get("offset"):
+        labels |= {name: values.pop(name) for name in ("offset", "duration") if name in values}
     samples = read_columns(Row(row.source, labels, row.split), folder, roots)
     return adjusted(samples, lambda sample: replace(sample, extra={**sample.extra, **values}))
 

@@ -17,6 +17,7 @@ from mllm_tailor.media.source import AUDIO_SUFFIXES
 
 LJSPEECH, WAVS = "metadata.csv", "wavs"
 TRANSCRIPTS = ".trans.txt"
+DEEPEST = 6  # LibriSpeech/dev-clean/speaker/chapter, and a folder around them
 
 
 def detect_ljspeech(folder: Folder) -> bool:
@@ -51,9 +52,9 @@ def _transcripts(folder: Folder) -> list[Path]:
 
 
 def detect_librispeech(folder: Folder) -> bool:
-    """Whether a `*.trans.txt` lies in the folder or at most three folders below, beside recordings."""
+    """Whether a `*.trans.txt` lies in the folder or in the first folders below it."""
     paths = [folder.path]
-    for _ in range(4):
+    for _ in range(DEEPEST):
         if any(entry.name.endswith(TRANSCRIPTS) for path in paths for entry in folder.listing(path)):
             return True
         paths = [path / entry.name for path in paths[:1] for entry in folder.listing(path) if entry.is_dir()][:1]

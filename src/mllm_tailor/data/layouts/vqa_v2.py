@@ -48,7 +48,7 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
             continue
         subset = str(content.get("data_subtype") or file.path.stem)
         split = next((split for word in subset.split("_") if (split := split_of(word))), file.split)
-        roots = (*folder.roots(file.path), *(folder.path / entry.name for entry in folder.listing() if entry.is_dir()))
+        roots = folder.roots(file.path)
         for number, question in enumerate(content["questions"], 1):
             source = f"{file.path}:questions:{number}"
             try:

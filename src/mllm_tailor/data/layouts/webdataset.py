@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import split_of
 from mllm_tailor.data.jsonl import Row, build
-from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, adjusted
 from mllm_tailor.data.layouts.columns import read_columns
 from mllm_tailor.media.source import media_kind
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 TEXT_SUFFIXES = {"txt": "text", "text": "text", "caption": "caption", "transcript": "text", "cls": "label"}
+STATED = ".json"  # the key under which a row holds what its .json states
 LOOKED_AT = 20  # members, to recognise a file
 LARGEST_MEMBER = 256 * 2**20  # bytes
 
@@ -45,8 +47,17 @@ def _holds_media(path: Path) -> bool:
 def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     """One sample for each name, its files read from the archive."""
     for file in _files(folder):
-        rows = _rows(file.path, file.split)
-        yield from build(rows, lambda row: read_columns(row, folder, (folder.outer,)))
+        yield from build(_rows(file.path, file.split), lambda row: _samples(row, folder))
+
+
+def _samples(row: Row, folder: Folder) -> Iterable[Sample | DataIssue]:
+    """What a sample's .json states is kept beside a text or class of its own, else it is the labels."""
+    values = dict(row.values)
+    stated = values.pop(STATED, {})
+    labelled = any(name in values for name in TEXT_SUFFIXES.values())
+    samples = read_columns(Row(row.source, values if labelled else stated | values, row.split), folder, (folder.outer,))
+    beside = stated if labelled else {}
+    return adjusted(samples, lambda sample: replace(sample, extra={**sample.extra, **beside}))
 
 
 def _rows(path: Path, split: str | None) -> Iterator[Row | DataIssue]:
@@ -95,7 +106,7 @@ def _add(data: bytes, name: str, suffix: str, values: dict[str, Any]) -> str | N
         text = data.decode("utf-8")
         if last == "json":
             stated = parse_json(text)
-            values |= stated if isinstance(stated, dict) else {"label": stated}
+            values |= {STATED: stated} if isinstance(stated, dict) else {"label": stated}
         else:
             values[TEXT_SUFFIXES.get(last, last or "text")] = text.strip()
     except UnicodeDecodeError:

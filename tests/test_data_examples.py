@@ -1,0 +1,133 @@
+"""The examples of docs/data.md: each is written as shown, recognised, read, and given a recipe with the task stated."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mllm_tailor.data import LAYOUTS, DataIssue, propose_recipe, read_samples
+from mllm_tailor.media.source import media_kind
+from mllm_tailor.recipe import read_recipe
+from mllm_tailor.tasks import make_task
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "data.md"
+
+
+@dataclass(frozen=True)
+class Example:
+    layout: str
+    task: str
+    media: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
+
+
+def examples() -> Iterator[Example]:
+    text = PAGE.read_text(encoding="utf-8")
+    for layout, task, body in re.findall(r"^### `(\w+)`: (\w+)\n(.*?)(?=^### |\Z)", text, re.M | re.S):
+        blocks = re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", body, re.M | re.S)
+        media = tuple(name for kind, _, content in blocks if kind == "files" for name in content.split())
+        yield Example(layout, task, media, tuple((name, content) for kind, name, content in blocks if kind != "files"))
+
+
+EXAMPLES = list(examples())
+
+
+def image() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), "white").save(stream, "PNG")
+    return stream.getvalue()
+
+
+def recording() -> bytes:
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(b"\0\0" * 8000)
+    return stream.getvalue()
+
+
+def page() -> bytes:
+    """A PDF of one blank page."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), "white").save(stream, "PDF")
+    return stream.getvalue()
+
+
+def media_bytes(name: str) -> bytes:
+    if name.endswith(".pdf"):
+        return page()
+    return recording() if media_kind(name) == "audio" else image()
+
+
+def write_example(example: Example, folder: Path) -> None:
+    for name in example.media:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(media_bytes(name))
+    for name, content in example.files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows(content)), path)
+        elif path.suffix == ".arrow":
+            table = pa.Table.from_pylist(rows(content))
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+        elif path.suffix == ".tar":
+            write_tar(path, json.loads(content))
+        else:
+            path.write_text(content, encoding="utf-8")
+
+
+def rows(content: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def write_tar(path: Path, members: dict[str, Any]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, value in members.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            data = media_bytes(name) if media_kind(name) else text.encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def test_every_layout_has_a_line_and_an_example() -> None:
+    lines = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.M)
+    assert sorted(lines) == sorted(LAYOUTS)
+    assert {example.layout for example in EXAMPLES} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.layout}-{example.task}")
+def test_example_is_read_and_proposed(example: Example, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_example(example, folder)
+    issues: list[DataIssue] = []
+    by_name = example.layout if example.layout == "qa_captions" else None
+    dataset = read_samples(folder, by_name, on_issue=issues.append)
+    assert dataset.layout == example.layout
+    assert not [str(issue) for issue in issues if issue.severity == "error"]
+    assert all(media.path is None or media.path.exists() for sample in dataset.samples for media in sample.media)
+    assert all(sample.answer is not None or sample.fields for sample in dataset.samples)
+    out = tmp_path / "recipe.yaml"
+    out.write_text(propose_recipe(dataset, issues), encoding="utf-8")
+    recipe = read_recipe(out)
+    assert recipe.task_name == example.task
+    task = make_task(recipe)
+    for sample in dataset.samples:
+        conversation = task.phrase(sample)
+        assert conversation.answer and task.labels(sample)

@@ -34,6 +34,7 @@ lint: $(READY)
 docs: $(READY)
 	$(VENV)/bin/python tools/docs/generate.py
 	$(VENV)/bin/python tools/docs/models_page.py
+	$(VENV)/bin/python tools/docs/gpu_memory.py
 
 # The same commit gives the same bytes: times come from the commit.
 build: $(READY)

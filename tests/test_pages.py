@@ -127,7 +127,7 @@ def test_a_missing_library_names_itself(monkeypatch: pytest.MonkeyPatch) -> None
         raise ImportError(name)
 
     monkeypatch.setattr(optional.importlib, "import_module", missing)
-    with pytest.raises(DataError, match=r"cannot be opened without pypdfium2 — pip install 'mllm-tailor\[pdf\]'"):
+    with pytest.raises(DataError, match=r"needs pypdfium2 — pip install 'mllm-tailor\[pdf\]'"):
         open_image(Media("image", data=pdf(1)))
 
 

@@ -17,4 +17,4 @@ def need(module: str, extra: str, what: str, error: type[TailorError] = DataErro
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise error(f"{what}: cannot be opened without {module} — pip install 'mllm-tailor[{extra}]'") from None
+        raise error(f"{what}: needs {module.partition('.')[0]} — pip install 'mllm-tailor[{extra}]'") from None

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from mllm_tailor.core.optional import need
 from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
@@ -26,7 +24,7 @@ def first_arrow_row(path: Path) -> dict[str, Any]:
         if batch is not None and batch.num_rows:
             return _decoded(batch.slice(0, 1).to_pylist()[0], _decoders(batch.schema))
         return dict.fromkeys(_schema(path).names)
-    except (OSError, ValueError, pa.ArrowException):
+    except (OSError, ValueError, _arrow(path).ArrowException):
         return {}
 
 
@@ -39,20 +37,29 @@ def arrow_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue
             for values in batch.to_pylist():
                 number += 1
                 yield Row(f"{path}:{number}", _decoded(values, decoders), split)
-    except (OSError, ValueError, pa.ArrowException):
+    except (OSError, ValueError, _arrow(path).ArrowException):
         yield DataIssue(f"{path}:{number + 1}", "the table is damaged or cut off here", "copy it again from its source")
 
 
-def _schema(path: Path) -> pa.Schema:
+def _arrow(path: Path) -> Any:
+    """The library, which the extra `arrow` brings."""
+    return need("pyarrow", "arrow", str(path))
+
+
+def _schema(path: Path) -> Any:
+    """A `pyarrow.Schema`."""
+    pa = _arrow(path)
     if path.suffix.lower() == ".parquet":
-        return pq.read_schema(path)
+        return need("pyarrow.parquet", "arrow", str(path)).read_schema(path)
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_stream(source).schema
 
 
-def _batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, size: int) -> Iterator[Any]:
+    """`pyarrow.RecordBatch`es of at most `size` rows."""
+    pa = _arrow(path)
     if path.suffix.lower() == ".parquet":
-        with pq.ParquetFile(path) as table:
+        with need("pyarrow.parquet", "arrow", str(path)).ParquetFile(path) as table:
             yield from table.iter_batches(batch_size=size)
         return
     with pa.memory_map(str(path)) as source:
@@ -64,7 +71,7 @@ def _decoded(values: dict[str, Any], decoders: dict[str, Decode]) -> dict[str, A
     return values | {name: decode(values[name]) for name, decode in decoders.items()} if decoders else values
 
 
-def _decoders(schema: pa.Schema) -> dict[str, Decode]:
+def _decoders(schema: Any) -> dict[str, Decode]:
     """How to read columns whose stored values need the features that Hugging Face keeps beside the schema."""
     try:
         features: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from bitsandbytes import functional
-from bitsandbytes.nn import Linear4bit
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from mllm_tailor.core.errors import ModelError
+from mllm_tailor.core.optional import need
 from mllm_tailor.methods.adapters import adapter_state, restore
 from mllm_tailor.methods.base import InjectedAdapter
 from mllm_tailor.methods.method import MethodSet, applied_method, injected_adapters
@@ -28,7 +27,7 @@ def merge(model: Any, how: Literal["dequantised", "repacked"] = "dequantised") -
         ModelError: for adapters whose function no single weight matrix can express, and for `repacked` without a base
             in 4 bits.
     """
-    packed = [name for name, module in model.model.named_modules() if isinstance(module, Linear4bit)]
+    packed = [name for name, module in model.model.named_modules() if _is_packed(module)]
     if how == "repacked" and not packed:
         raise ModelError("this base is not packed to 4 bits — leave out `repacked`")
     method = applied_method(model)
@@ -49,9 +48,16 @@ def merge(model: Any, how: Literal["dequantised", "repacked"] = "dequantised") -
     model.model.to(model.dtype)
 
 
+def _is_packed(module: nn.Module) -> bool:
+    """Whether this is a 4-bit layer of bitsandbytes, which need not be installed; PEFT's layer around it is none."""
+    kind = type(module)
+    return kind.__name__ == "Linear4bit" and kind.__module__.startswith("bitsandbytes")
+
+
 @torch.no_grad()
 def _pack_and_unpack(network: nn.Module, names: Sequence[str]) -> None:
     """Round layers to what NF4 with doubly quantised scales (arXiv 2305.14314) can hold, as opening packs them."""
+    functional = need("bitsandbytes", "quantize", "merging into 4 bits", ModelError).functional
     for name in names:
         weight = network.get_submodule(name.removeprefix("base_model.model.")).weight
         codes, state = functional.quantize_4bit(weight.float(), quant_type="nf4", compress_statistics=True)

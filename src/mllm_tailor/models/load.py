@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
+from mllm_tailor.core.optional import need
 from mllm_tailor.models.checkpoint import ADAPTER_CONFIG, Checkpoint, reading
 from mllm_tailor.models.convert import ORIGINAL, native_folder
 from mllm_tailor.models.families import FAMILIES, OTHER_LAYOUTS, Family, guess_family, linear_names
@@ -144,6 +145,8 @@ def _dtype(wanted: str | torch.dtype, parameters: int, device: torch.device) -> 
 
 
 def _quantization(kind: str | None, skipped: list[str], device: torch.device) -> BitsAndBytesConfig | None:
+    if kind is not None:
+        need("bitsandbytes", "quantize", f"a base quantised to {kind}", ModelError)
     if kind == "nf4":
         return BitsAndBytesConfig(
             load_in_4bit=True,
@@ -227,8 +230,6 @@ def _keep_scales(model: torch.nn.Module) -> None:
     On CPUs with AVX-512, bitsandbytes repacks them with coarser scales at their first evaluation, for good: training
     after an evaluation would continue with other weights than training without one, or fail.
     """
-    import bitsandbytes
-
     for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
+        if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -8,10 +8,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit, PagedAdamW32bit
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.optional import need
 from mllm_tailor.training.distributed import sum_gradients
 from mllm_tailor.training.optim.registry import OptimizerConfig, RunMicroBatches, StepResult
 
@@ -99,16 +100,20 @@ def sgd(config: OptimizerConfig) -> GradientStep:
     return GradientStep(config, torch.optim.SGD)
 
 
+def _bitsandbytes(optimizer: str) -> Any:
+    return need("bitsandbytes", "quantize", f"`train.optimizer` {optimizer}", RecipeError).optim
+
+
 def adamw_8bit(config: OptimizerConfig) -> GradientStep:
     """State quantised in blocks (Dettmers et al. 2021, 2110.02861)."""
-    return GradientStep(config, AdamW8bit)
+    return GradientStep(config, _bitsandbytes("adamw_8bit").AdamW8bit)
 
 
 def paged_adamw_32bit(config: OptimizerConfig) -> GradientStep:
     """State in memory that the driver may move off the GPU; on a CPU the same as AdamW."""
-    return GradientStep(config, PagedAdamW32bit)
+    return GradientStep(config, _bitsandbytes("paged_adamw_32bit").PagedAdamW32bit)
 
 
 def paged_adamw_8bit(config: OptimizerConfig) -> GradientStep:
     """8-bit state in paged memory."""
-    return GradientStep(config, PagedAdamW8bit)
+    return GradientStep(config, _bitsandbytes("paged_adamw_8bit").PagedAdamW8bit)

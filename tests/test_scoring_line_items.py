@@ -257,3 +257,11 @@ def test_amounts_in_their_form_stay(amount: Any) -> None:
     text = "0.00" if text == "-0.00" else text
     assert format_amount(text, 2) == text
     assert format_amount(f"RM {abs(amount):,.2f}", 2) == f"{abs(amount):.2f}"
+
+
+def test_objects_have_typed_columns_too() -> None:
+    task = Extract({"total": {"fields": {"sum": {"decimals": 2}, "due": {"format": "iso", "order": "dmy"}}}})
+    assert task.kinds == {"total": "object", "total.sum": "amount", "total.due": "date"}
+    labels = task.labels(Sample("a", fields={"total": {"sum": "RM 5", "due": "01/02/2018"}}))
+    assert labels == {"total": {"sum": "5.00", "due": "2018-02-01"}}
+    assert task.parse('{"total": {"sum": 5, "due": "1.2.2018"}}').fields == labels

@@ -53,7 +53,14 @@ class FieldSpec(Settings):
         if isinstance(value, str):
             return {"type": value}
         if isinstance(value, dict) and "type" not in value:
-            kinds = {"format": "date", "order": "date", "decimals": "amount", "choices": "choice", "items": "list"}
+            kinds = {
+                "format": "date",
+                "order": "date",
+                "decimals": "amount",
+                "choices": "choice",
+                "items": "list",
+                "fields": "object",
+            }
             return {"type": next((kind for key, kind in kinds.items() if key in value), "string"), **value}
         return value
 
@@ -146,11 +153,7 @@ class Extract:
     @property
     def kinds(self) -> dict[str, str]:
         """The type of each field and of each column of a list (`items.price`), by which scores normalise values."""
-        kinds: dict[str, str] = {}
-        for name, spec in self.settings.fields.items():
-            kinds[name] = "ordered_list" if spec.ordered else spec.type
-            kinds |= {f"{name}.{column}": inner.type for column, inner in (spec.items or {}).items()}
-        return kinds
+        return _kinds(self.settings.fields)
 
     def phrase(self, sample: Sample) -> Conversation:
         """Set the question and, for a labelled sample, the JSON answer."""
@@ -188,15 +191,21 @@ class Extract:
         return Reply(fields={name: _in_form(reply.fields[name], specs[name]) for name in specs if name in reply.fields})
 
 
+def _kinds(fields: Mapping[str, FieldSpec], prefix: str = "") -> dict[str, str]:
+    kinds: dict[str, str] = {}
+    for name, spec in fields.items():
+        kinds[prefix + name] = "ordered_list" if spec.ordered else spec.type
+        kinds |= _kinds(spec.items or spec.fields or {}, f"{prefix}{name}.")
+    return kinds
+
+
 def _in_form(value: Any, spec: FieldSpec) -> Any:
     """A value of a reply in the form that labels have; what cannot be brought into it stays as it is."""
-    if spec.items and isinstance(value, list):
-        return [
-            {key: _in_form(cell, spec.items[key]) if key in spec.items else cell for key, cell in entry.items()}
-            if isinstance(entry, Mapping)
-            else entry
-            for entry in value
-        ]
+    inner = spec.items or spec.fields
+    if inner and isinstance(value, list):
+        return [_in_form(entry, spec) if isinstance(entry, Mapping) else entry for entry in value]
+    if inner and isinstance(value, Mapping):
+        return {key: _in_form(cell, inner[key]) if key in inner else cell for key, cell in value.items()}
     if spec.form is None or isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
         return value
     written = spec.written(str(value).strip())

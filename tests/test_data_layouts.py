@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -371,7 +372,8 @@ def test_paths_never_leave_the_folder(tmp_path: Path, name: str) -> None:
     (folder / "link").symlink_to(tmp_path)
     faults: list[DataIssue] = []
     samples = read_samples(folder, on_issue=faults.append).samples
-    assert len(faults) == 1 and faults[0].source.endswith("metadata.jsonl:1")
+    errors = [fault for fault in faults if fault.severity == "error"]
+    assert len(errors) == 1 and errors[0].source.endswith("metadata.jsonl:1")
     assert [sample.id for sample in samples] == ["in"]
 
 
@@ -423,3 +425,42 @@ def test_the_real_receipts(sroie: Path) -> None:
     assert Counter(sample.split for sample in dataset.samples) == {"train": 557, "dev": 69}
     assert all(set(sample.fields) <= {"company", "date", "address", "total"} for sample in dataset.samples)
     assert all(sample.extra["ocr"] for sample in dataset.samples)
+
+
+@pytest.mark.parametrize("linked", ["image", "label", "folder"])
+def test_a_link_that_leads_out_of_the_data_is_named_and_not_followed(tmp_path: Path, linked: str) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    (data / "images").mkdir(parents=True)
+    (elsewhere / "images").mkdir(parents=True)
+    for folder in (data, elsewhere):
+        for number in range(2):
+            Image.new("RGB", (20, 20)).save(folder / "images" / f"{number}.png")
+    rows = [{"file_name": f"images/{number}.png", "total": f"{number}.00"} for number in range(2)]
+    labels = "".join(json.dumps(row) + "\n" for row in rows)
+    (data / "metadata.jsonl").write_text(labels)
+    (elsewhere / "metadata.jsonl").write_text(labels)
+    inner = {"image": "images/1.png", "label": "test.jsonl", "folder": "images"}[linked]
+    if linked == "image":
+        (data / inner).unlink()
+    elif linked == "folder":
+        shutil.rmtree(data / inner)
+    (data / inner).symlink_to(elsewhere / (inner if linked != "label" else "metadata.jsonl"))
+    issues: list[DataIssue] = []
+    if linked == "folder":
+        with pytest.raises(DataError, match="leads out of"):
+            read_samples(data)
+        return
+    found = read_samples(data, on_issue=issues.append).samples
+    assert len(found) == (1 if linked == "image" else 2)
+    assert issues and all("leads out of" in issue.problem and issue.severity == "error" for issue in issues)
+
+
+def test_links_within_the_data_and_a_linked_data_folder_are_read(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    Image.new("RGB", (20, 20)).save(data / "a.png")
+    (data / "b.png").symlink_to("a.png")
+    rows = [{"file_name": name, "total": "1.00"} for name in ("a.png", "b.png")]
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "link").symlink_to(data)
+    assert len(read_samples(tmp_path / "link").samples) == 2

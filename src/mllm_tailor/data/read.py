@@ -13,6 +13,7 @@ from mllm_tailor.data.detect import detect, unread_files
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Folder, Layout
+from mllm_tailor.media.source import leads_inside
 
 SHOWN_FAULTS = 20
 
@@ -61,6 +62,8 @@ def read_samples(
         faults.append(
             DataIssue(str(file.path), problem, "move it away, or bring it into the same shape", None, "warning")
         )
+    samples, outside = without_links_out(folder, samples)
+    faults += outside
     errors = [fault for fault in faults if fault.severity == "error"]
     if on_issue is not None:
         for fault in faults:
@@ -72,6 +75,29 @@ def read_samples(
         raise DataError(f"{path}: no readable sample{reason} — check the files")
     notes += [str(fault) for fault in faults if fault.severity == "warning"]
     return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes))
+
+
+def without_links_out(folder: Folder, samples: Sequence[Sample]) -> tuple[list[Sample], list[DataIssue]]:
+    """Samples whose files are no links out of the data set, and an issue for every such link.
+
+    A linked folder is only warned of: rows that name files in it are refused by themselves.
+    """
+    problem = f"leads out of {folder.outer}; it is not followed"
+    fix = "put the files inside the data folder, or name their folder in data.media_root"
+    roots = [root for root in (folder.outer, folder.media_root) if root is not None]
+    issues = [
+        DataIssue(str(link), f"a link that {problem}", fix, severity="warning" if link.is_dir() else "error")
+        for link in dict.fromkeys(folder.links_out)
+    ]
+    kept = []
+    for sample in samples:
+        paths = dict.fromkeys(path for media in sample.media for path in (media.path, *media.views) if path is not None)
+        links = (path for path in paths if path.is_symlink())
+        if outside := [path for path in links if not any(leads_inside(root, path) for root in roots)]:
+            issues.append(DataIssue(sample.source, f"`{outside[0]}` is a link that {problem}", fix))
+        else:
+            kept.append(sample)
+    return kept, issues
 
 
 def list_issues(faults: Sequence[DataIssue]) -> str:

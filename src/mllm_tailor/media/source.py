@@ -116,10 +116,16 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """
     if not _can_be_a_path(name):
         raise DataError(f"{where}: `{name[:80]!a}` cannot be the name of a file — correct the path")
-    root, path = os.path.realpath(folder), os.path.realpath(os.path.join(folder, name))
-    if path != root and not path.startswith(root.rstrip(os.sep) + os.sep):
+    path = os.path.join(folder, name)
+    if not leads_inside(folder, path):
         raise DataError(f"{where}: `{name}` leads out of {folder} — keep media inside the data folder")
-    return Path(path)
+    return Path(os.path.realpath(path))
+
+
+def leads_inside(folder: str | Path, path: str | Path) -> bool:
+    """Whether `path` lies in `folder` once every link is followed."""
+    root, target = os.path.realpath(folder), os.path.realpath(path)
+    return target == root or target.startswith(root.rstrip(os.sep) + os.sep)
 
 
 def _can_be_a_path(name: str) -> bool:

@@ -16,7 +16,7 @@ from mllm_tailor.data.csv_rows import csv_rows, first_csv_row
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import first_json_row, json_file_rows, json_head, split_of
 from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows
-from mllm_tailor.media.source import media_kind
+from mllm_tailor.media.source import leads_inside, media_kind
 
 MEDIA_FOLDER = re.compile(r"(?:^|_)(?:images?|imgs?|pictures?|media|videos?|audios?|clips|wavs?)(?:_|$)", re.IGNORECASE)
 # What `datasets` writes beside its Arrow files.
@@ -74,6 +74,7 @@ class Folder:
     def __init__(self, path: str | Path, media_root: str | Path | None = None) -> None:
         self.path = Path(path)
         self.media_root = None if media_root is None else Path(media_root)
+        self.links_out: list[Path] = []  # seen in listings; they lead out of the data set and are not followed
         self._label_files: dict[str, list[LabelFile]] = {}
         self._listings: dict[Path, list[os.DirEntry[str]]] = {}
         self._stems: dict[Path, dict[str, str]] = {}
@@ -84,15 +85,27 @@ class Folder:
         return self.path if self.path.is_dir() else self.path.parent
 
     def listing(self, folder: Path | None = None) -> list[os.DirEntry[str]]:
-        """The entries of a folder (default: the data set's own) in order of name; empty when it is not one."""
+        """The entries of a folder (default: the data set's own) in order of name; empty when it is not one.
+
+        Links that lead out of the data set are left out and kept in `links_out`.
+        """
         folder = folder or self.path
         if folder not in self._listings:
             try:
                 with os.scandir(folder) as entries:
-                    self._listings[folder] = sorted(entries, key=lambda entry: entry.name)
+                    inside = (entry for entry in entries if not self._leads_out(entry))
+                    self._listings[folder] = sorted(inside, key=lambda entry: entry.name)
             except OSError:
                 self._listings[folder] = []
         return self._listings[folder]
+
+    def _leads_out(self, entry: os.DirEntry[str]) -> bool:
+        if not entry.is_symlink() or any(
+            leads_inside(root, entry.path) for root in (self.outer, self.media_root) if root
+        ):
+            return False
+        self.links_out.append(Path(entry.path))
+        return True
 
     def label_files(self, *suffixes: str) -> list[LabelFile]:
         """Every file with such a suffix: the path itself, or in it, in its `data` folder and in folders of splits."""

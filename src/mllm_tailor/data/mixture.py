@@ -50,7 +50,7 @@ def read_source(
         DataError: when nothing in it can be read.
     """
     faults: list[DataIssue] = []
-    dataset = read_samples(source.train, source.layout, on_issue=faults.append)
+    dataset = read_samples(source.train, source.layout, on_issue=faults.append, media_root=source.media_root)
     samples = [replace(sample, id=f"{name}/{sample.id}") for sample in dataset.samples]
     if source.task is not None and isinstance(task, DataDependentTask):
         task = task.settled(samples)

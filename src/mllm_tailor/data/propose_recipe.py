@@ -142,7 +142,9 @@ def _held_out(samples: Sequence[Sample], proposal: Proposal) -> list[str]:
     splits = Counter(sample.split for sample in samples if sample.split)
     named = next((name for wanted in HELD_OUT_NAMES for name in splits if name.lower() == wanted), None)
     group = _group_column(samples, proposal)
-    share = {"fraction": FRACTION}
+    share: dict[str, Any] = {"fraction": FRACTION}
+    if proposal.task == "classify":
+        share["stratify_by"] = proposal.used[0]
     by_group = {**share, "group_by": group} if group else {}
     if named is not None and len(splits) > 1:
         size = splits[named]

@@ -26,6 +26,7 @@ class Dataset:
     layout: str = ""
     path: Path = Path(".")
     notes: tuple[str, ...] = ()
+    media_root: str | Path | None = None
 
 
 def read_samples(
@@ -74,7 +75,7 @@ def read_samples(
         reason = f": {errors[0].source}: {errors[0].problem}" if errors else ""
         raise DataError(f"{path}: no readable sample{reason} — check the files")
     notes += [str(fault) for fault in faults if fault.severity == "warning"]
-    return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes))
+    return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes), media_root)
 
 
 def without_links_out(folder: Folder, samples: Sequence[Sample]) -> tuple[list[Sample], list[DataIssue]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from mllm_tailor.core.errors import DataError, nearest
@@ -26,7 +26,7 @@ def split(
         DataError: when a column or group is unknown, or one side would be empty.
     """
     if held_out.folder is not None:
-        second = read_samples(held_out.folder, on_issue=on_issue).samples
+        second = read_samples(held_out.folder, on_issue=on_issue, media_root=dataset.media_root).samples
         train, held = dataset.samples, _without_clashes(second, dataset.samples, held_out.folder)
         grouped = _grouped((*train, *held), held_out.group_by)
         parts = grouped[: len(train)], grouped[len(train) :]
@@ -34,8 +34,12 @@ def split(
         parts = _by_column(_grouped(dataset.samples, held_out.group_by), held_out, dataset)
     else:
         assert held_out.fraction is not None, "the recipe says one of fraction, column, folder"
-        choose = by_name if held_out.fixed else by_fraction
-        parts = choose(_grouped(dataset.samples, held_out.group_by), held_out.fraction, f"{seed}:held_out")
+        samples, salt = _grouped(dataset.samples, held_out.group_by), f"{seed}:held_out"
+        if held_out.fixed:
+            parts = by_name(samples, held_out.fraction, salt)
+        else:
+            strata = _strata(samples, held_out.stratify_by, "stratify by")
+            parts = by_fraction(samples, held_out.fraction, salt, strata)
     for side, samples in zip(("train on", "hold out"), parts, strict=True):
         if not samples:
             raise DataError(f"{dataset.path}: nothing is left to {side} — change `data.held_out`")
@@ -56,13 +60,20 @@ def split_dev(train: Sequence[Sample], fraction: float, seed: int, group_by: str
     return rest, dev
 
 
-def by_fraction(samples: Sequence[Sample], fraction: float, salt: str) -> Parts:
-    """Hold out whole units (groups, or samples of one file) until the fraction is met as nearly as they allow."""
+def by_fraction(
+    samples: Sequence[Sample], fraction: float, salt: str, strata: Mapping[str, str] | None = None
+) -> Parts:
+    """Hold out whole units (groups, or samples of one file) until the fraction is met as nearly as they allow.
+
+    With `strata` (sample id to stratum) every stratum gives the same share, as nearly as its units allow.
+    """
     units: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
         units[_unit(sample)].append(sample.id)
     wanted = max(1, round(fraction * len(samples)))
     ranked = sorted(units, key=lambda unit: hashlib.sha256(f"{salt}:{unit}".encode(errors="replace")).digest())
+    if strata is not None:
+        ranked = _spread(ranked, {unit: strata[ids[0]] for unit, ids in units.items()})
     chosen: set[str] = set()
     for unit in ranked:
         if len(chosen) + len(units[unit]) <= wanted:
@@ -70,6 +81,32 @@ def by_fraction(samples: Sequence[Sample], fraction: float, salt: str) -> Parts:
     if not chosen:  # every unit is larger than what is wanted: the smallest comes nearest
         chosen.update(units[min(ranked, key=lambda unit: len(units[unit]))])
     return _cut(samples, chosen)
+
+
+def _spread(ranked: Sequence[str], stratum: Mapping[str, str]) -> list[str]:
+    """The units so ordered that the first ones of any number hold every stratum in proportion to its size."""
+    sizes = Counter(stratum[unit] for unit in ranked)
+    seen: Counter[str] = Counter()
+    place: dict[str, float] = {}
+    for unit in ranked:
+        name = stratum[unit]
+        place[unit] = (seen[name] + 0.5) / sizes[name]
+        seen[name] += 1
+    return sorted(ranked, key=place.__getitem__)  # stable: units at the same place keep their rank
+
+
+def _strata(samples: Sequence[Sample], name: str | None, purpose: str) -> dict[str, str] | None:
+    """The value of a field or column of every sample as text; None without a name."""
+    if name is None:
+        return None
+    _check_known(samples, name, purpose)
+    return {sample.id: str(value_of(sample, name)) for sample in samples}
+
+
+def _check_known(samples: Sequence[Sample], name: str, purpose: str) -> None:
+    known = {str(key) for sample in samples for key in (*sample.fields, *sample.extra)}
+    if name not in known:
+        raise DataError(f"data.held_out: no field or column `{name}` to {purpose} — {nearest(name, known)}")
 
 
 def by_name(samples: Sequence[Sample], fraction: float, salt: str) -> Parts:
@@ -100,9 +137,7 @@ def _grouped(samples: Sequence[Sample], group_by: str | None) -> tuple[Sample, .
     """The samples with `group` set from a field or column; a sample without a value is a group of its own."""
     if group_by is None:
         return tuple(samples)
-    known = {str(name) for sample in samples for name in (*sample.fields, *sample.extra)}
-    if group_by not in known:
-        raise DataError(f"data.held_out: no field or column `{group_by}` to group by — {nearest(group_by, known)}")
+    _check_known(samples, group_by, "group by")
     return tuple(replace(sample, group=group_key(value_of(sample, group_by))) for sample in samples)
 
 

@@ -15,7 +15,9 @@ from mllm_tailor.core.sample import Media, MediaKind
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 PAGED_SUFFIXES = frozenset({".pdf", ".tif", ".tiff"})
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", *HEIF_SUFFIXES})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", *HEIF_SUFFIXES}
+)
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mkv", ".avi", ".mov", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
 )

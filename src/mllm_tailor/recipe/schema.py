@@ -76,6 +76,9 @@ class HeldOut(Settings):
         False, description="each file (or group) by its own name, so sets about the same files hold out the same ones"
     )
     group_by: str | None = Field(None, description="field or column; its groups are kept whole on one side")
+    stratify_by: str | None = Field(
+        None, description="field or column, such as the class; of each of its values the same share is held out"
+    )
     column: str | None = Field(None, description="column that names the part, such as `split`")
     value: str | list[str] | None = Field(None, description="value(s) of `column` that are held out")
     folder: str | None = Field(None, description="a second folder with the same layout")
@@ -87,6 +90,8 @@ class HeldOut(Settings):
             raise ValueError(f"say exactly one of fraction, column, folder (found {' and '.join(ways) or 'none'})")
         if (self.column is None) != (self.value is None):
             raise ValueError("`column` and `value` belong together: column: split, value: dev")
+        if self.stratify_by is not None and (self.fraction is None or self.fixed):
+            raise ValueError("`stratify_by` belongs to `fraction`, without `fixed`")
         return self
 
 
@@ -96,6 +101,7 @@ class Source(Settings):
     name: str | None = Field(None, pattern=NAME, description="what plan and ledger call it; default: the folder's name")
     train: str = Field(description="folder or file of labelled samples")
     layout: str | None = Field(None, description="layout name when recognition should not decide")
+    media_root: str | None = Field(None, description="folder outside `train` that its rows may name media in")
     task: dict[str, Any] | None = Field(None, description="what its samples ask; default: the recipe's task")
     limit: int | None = Field(None, ge=1, description="use only this many of its samples (a seeded choice)")
     repeat: float | None = Field(
@@ -125,6 +131,7 @@ class DataSpec(Settings):
 
     train: str = Field(description="folder or file of labelled samples; its layout is recognised")
     layout: str | None = Field(None, description="layout name when recognition should not decide")
+    media_root: str | None = Field(None, description="folder outside `train` that its rows may name media in")
     held_out: HeldOut = Field(HeldOut(fraction=0.1), description="samples kept for the final score")
     dev: float = Field(
         0.05, ge=0, lt=0.5, description="share of the training samples used to choose the best epoch; 0: last epoch"

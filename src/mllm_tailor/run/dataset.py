@@ -133,7 +133,8 @@ def prepare(
     kept_train = [sample for sample in train if sample.id not in dropped]
     kept_held_out = [sample for sample in held_out if sample.id not in dropped]
     if not kept_train or not kept_held_out:
-        raise DataError(f"{data.train}: nothing is left to {'train on' if not kept_train else 'score'}")
+        reasons = "".join(f"\n{issue}" for issue in errors[:SHOWN_ISSUES])
+        raise DataError(f"{data.train}: nothing is left to {'train on' if not kept_train else 'score'}{reasons}")
     learned, dev = split_dev(kept_train, data.dev, seed)
     mixed = tuple(_mixed(source, dropped, len(learned), seed, limited) for source in sources)
     splits = Splits(
@@ -151,7 +152,7 @@ def prepare(
 
 def _read_splits(data: DataSpec, seed: int, issues: list[DataIssue]) -> tuple[str, list[Sample], list[Sample]]:
     """Layout, training samples, held-out samples. Rows that cannot be read are collected in `issues`."""
-    dataset = read_samples(data.train, data.layout, on_issue=issues.append)
+    dataset = read_samples(data.train, data.layout, on_issue=issues.append, media_root=data.media_root)
     train, held_out = split(dataset, data.held_out, seed, on_issue=issues.append)
     return dataset.layout, list(train), list(held_out)
 

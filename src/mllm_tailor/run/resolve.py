@@ -109,11 +109,11 @@ def _with_settings_from_data(recipe: Recipe) -> tuple[Recipe, Task]:
 
 def _samples(data: DataSpec) -> Iterator[Sample]:
     """Every sample of the recipe's task; rows that cannot be read are reported when the data are validated."""
-    sources = [(data.train, data.layout), (data.held_out.folder, None)]
-    sources += [(source.train, source.layout) for source in data.sources if source.task is None]
-    for path, layout in sources:
+    sources = [(data.train, data.layout, data.media_root), (data.held_out.folder, None, data.media_root)]
+    sources += [(source.train, source.layout, source.media_root) for source in data.sources if source.task is None]
+    for path, layout, media_root in sources:
         if path is not None:
-            yield from read_samples(path, layout, on_issue=lambda issue: None).samples
+            yield from read_samples(path, layout, on_issue=lambda issue: None, media_root=media_root).samples
 
 
 def decoding_modes(task: Task) -> tuple[DecodingMode, ...]:

@@ -10,7 +10,7 @@ from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.base import Reply, accepted
 
 
 class AnswerSettings(Settings):
@@ -36,8 +36,8 @@ class Answer:
         return asked(sample, self.settings.prompt, sample.answer)
 
     def labels(self, sample: Sample) -> dict[str, Any]:
-        """The one field `answer`."""
-        return {} if sample.answer is None else {"answer": sample.answer.strip()}
+        """The one field `answer`; a list where several answers count as right."""
+        return {} if sample.answer is None else {"answer": accepted(sample, sample.answer.strip())}
 
     def schema(self) -> None:
         """Free text."""

@@ -10,6 +10,15 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.sample import Sample
 
 
+def accepted(sample: Sample, text: str) -> str | list[str]:
+    """The label of a sample that is taught to reply with this text: all answers that count as right.
+
+    The text itself where there is no other. An answer that several annotators gave is there as often.
+    """
+    answers = [words for answer in sample.answers if (words := " ".join(answer.split()))]
+    return answers if set(answers) - {text} else text
+
+
 @dataclass(frozen=True)
 class Reply:
     """A reply, read: its fields, or the problem that kept them from being read."""

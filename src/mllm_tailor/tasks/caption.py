@@ -10,7 +10,7 @@ from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.base import Reply, accepted
 
 
 class CaptionSettings(Settings):
@@ -34,13 +34,13 @@ class Caption:
         """Set the question and, for a labelled sample, the text."""
         kinds = {"image": "picture", "video": "clip", "audio": "recording"}
         kind = kinds[sample.media[0].kind] if sample.media else "text"
-        answer = self.labels(sample).get("caption")
+        answer = labelled_text(sample, self.settings.label)
         return asked(sample, self.settings.prompt, answer, {"kind": kind})
 
     def labels(self, sample: Sample) -> dict[str, Any]:
-        """The one field `caption`."""
+        """The one field `caption`; a list where the data have several captions."""
         text = labelled_text(sample, self.settings.label)
-        return {} if text is None else {"caption": text}
+        return {} if text is None else {"caption": accepted(sample, text)}
 
     def schema(self) -> None:
         """Free text."""

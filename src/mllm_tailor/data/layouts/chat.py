@@ -138,15 +138,17 @@ def _part(value: Any, where: str, roots: tuple[Path, ...], source: str, warnings
     kinds = ("text", "image", "video", "audio", "image_url", "video_url", "audio_url")
     kind = str(part.get("type") or next((key for key in kinds if key in part), None))
     if kind in ("text", "input_text", "output_text"):
-        text = part.get("text")
+        text = part.get("text", part.get("value"))  # `value` in LLaMA-Factory's newer rows
         if not isinstance(text, str):
-            raise part.error(f"a part of text holds {kind_of(text)}", "write the text, or take the part out")
+            keys = ", ".join(f"`{key}`" for key in part.values if key != "type")
+            raise part.error(f"a part of text holds {kind_of(text)} ({keys})", "write the text, or take the part out")
         warnings += part.warnings(FIX_MESSAGE)
         return parts_of(text)
     name = kind.removeprefix("input_").removesuffix("_url")
     if name not in ("image", "video", "audio"):
         raise part.error(f"a part of type {kind!r}", "use text, image, image_url, video or audio")
-    named = next((found for key in (kind, name, f"{name}_url", "path", "url") if (found := part.get(key))), None)
+    file_keys = (kind, name, f"{name}_url", "path", "url", "source", "value")
+    named = next((found for key in file_keys if (found := part.get(key))), None)
     parts: list[Part] = [Slot(name, marker=False)] if named is None else [*_media(named, name, roots, part)]  # type: ignore[arg-type]
     spanned = with_span([tuple(item for item in parts if isinstance(item, Media))], part)
     warnings += part.warnings(FIX_PART)
@@ -154,7 +156,7 @@ def _part(value: Any, where: str, roots: tuple[Path, ...], source: str, warnings
 
 
 def _media(value: Any, kind: MediaKind, roots: tuple[Path, ...], part: KeyReader) -> list[Media]:
-    if isinstance(value, Mapping) and isinstance(value.get("data"), str):  # OpenAI's input_audio
+    if isinstance(value, Mapping) and isinstance(value.get("data"), str):  # OpenAI's input_audio, Anthropic's source
         try:
             return [Media(kind, data=b64decode(value["data"], validate=True))]
         except (binascii.Error, ValueError):

@@ -6,7 +6,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from mllm_tailor.scoring.metrics.base import ByField, Ratio
+from mllm_tailor.scoring.metrics.base import ByField, Ratio, is_reference_list
 from mllm_tailor.scoring.text import typed_text
 
 THRESHOLD = 0.5  # a similarity below it counts as 0
@@ -25,13 +25,8 @@ def similarity(answer: str, predicted: str) -> float:
 
 
 def _anls(label: Any, predicted: Any, kind: str) -> Ratio:
-    accepted = label if _is_reference_list(label) else [label]
+    accepted = label if is_reference_list(label) else [label]
     return Ratio(max(similarity(typed_text(answer, kind), typed_text(predicted, kind)) for answer in accepted), 1.0)
 
 
-def _is_reference_list(label: Any) -> bool:
-    """A list of strings is a list of accepted answers."""
-    return isinstance(label, list) and bool(label) and all(isinstance(answer, str) for answer in label)
-
-
-ANLS = ByField(_anls)
+ANLS = ByField(_anls, takes_references=True)

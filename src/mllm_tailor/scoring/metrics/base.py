@@ -50,17 +50,24 @@ class Metric(Protocol):
 Compare = Callable[[Any, Any, str], Ratio]  # label, predicted value ("" where there is none), kind of field
 
 
+def is_reference_list(label: Any) -> bool:
+    """Whether a label is a list of texts: all right answers."""
+    return isinstance(label, list) and bool(label) and all(isinstance(answer, str) for answer in label)
+
+
 @dataclass(frozen=True)
 class ByField:
     """A metric that compares single values.
 
     `pool="mean"`: a sample's score is the mean over its labelled fields; every sample weighs the same.
     `pool="sum"`: counts are added over fields and samples (micro average).
+    A label that is a list of texts holds all right answers; the best comparison counts, unless `compare` takes lists.
     """
 
     compare: Compare
     pool: Literal["mean", "sum"] = "mean"
     better: Better = "higher"
+    takes_references: bool = False
 
     def sample(self, labels: Mapping[str, Any], prediction: Prediction, kinds: Mapping[str, str]) -> Ratio:
         """Pool the fields of one sample."""
@@ -78,7 +85,14 @@ class ByField:
         """Compare one field; a label without this key is not scored."""
         if name not in labels:
             return NOTHING
-        return self.compare(labels[name], prediction.fields.get(name, ""), kinds.get(name, "string"))
+        label, predicted, kind = labels[name], prediction.fields.get(name, ""), kinds.get(name, "string")
+        if is_reference_list(predicted):  # of a baseline that repeats a label
+            predicted = predicted[0]
+        if self.takes_references or not is_reference_list(label):
+            return self.compare(label, predicted, kind)
+        ratios = [self.compare(reference, predicted, kind) for reference in dict.fromkeys(label)]
+        best = max if self.better == "higher" else min
+        return best(ratios, key=lambda ratio: ratio.numerator / (ratio.denominator or 1.0))
 
 
 @dataclass(frozen=True)

@@ -146,9 +146,11 @@ def _cider_of(rarity: Rarity, label: Any, predicted: Any, kind: str) -> Ratio:
 def _over(labels: Sequence[Mapping[str, Any]]) -> ByField:
     """CIDEr with n-gram weights computed from these labels."""
     texts: Iterator[list[Words]] = (references_of(value) for label in labels for value in label.values())
-    return ByField(partial(_cider_of, Rarity.of([references for references in texts if references])))
+    return ByField(
+        partial(_cider_of, Rarity.of([references for references in texts if references])), takes_references=True
+    )
 
 
-ROUGE_L = ByField(_rouge_l)
-BLEU = ByField(_bleu)
+ROUGE_L = ByField(_rouge_l, takes_references=True)
+BLEU = ByField(_bleu, takes_references=True)
 CIDER = Corpus(_over)

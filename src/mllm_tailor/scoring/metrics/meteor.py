@@ -81,4 +81,4 @@ def _meteor(label: Any, predicted: Any, kind: str) -> Ratio:
     return Ratio(max(meteor(reference, said) for reference in references), 1.0) if references else NOTHING
 
 
-METEOR = ByField(_meteor)
+METEOR = ByField(_meteor, takes_references=True)

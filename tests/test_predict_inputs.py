@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mllm_tailor.generation import read_inputs
+from mllm_tailor.core import io
+from mllm_tailor.generation import inputs, read_inputs
 
 
 def picture(path: Path) -> Path:
@@ -97,3 +98,34 @@ def test_missing_and_unknown_files_are_named(tmp_path):
     for sample, (name, said) in zip(samples, expected.items(), strict=True):
         problem = sample.extra["problem"]
         assert problem.startswith(str(tmp_path / name)) and said in problem
+
+
+def test_everything_in_a_folder_but_labels_and_notes_has_a_row(tmp_path):
+    for name in ("a.png", "b.avif", "c.heic", "d.jp2", "e.docx", "f", "g.aiff", "h.svg"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("notes.txt", "labels.jsonl", "LICENSE", ".hidden.png", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"x")
+    samples = {Path(sample.source).name: sample for sample in read_inputs([tmp_path])}
+    assert sorted(samples) == ["a.png", "b.avif", "c.heic", "d.jp2", "e.docx", "f", "g.aiff", "h.svg"]
+    unread = {name for name, sample in samples.items() if "is not read — convert it" in sample.extra.get("problem", "")}
+    assert unread == {"d.jp2", "e.docx", "f", "h.svg"}
+
+
+def test_a_link_out_of_the_folder_is_a_row_with_a_problem(tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "out.png").write_bytes(b"x")
+    (tmp_path / "scans" / "in.png").write_bytes(b"x")
+    (tmp_path / "scans" / "link.png").symlink_to("../out.png")
+    (tmp_path / "scans" / "same.png").symlink_to("in.png")
+    problems = [sample.extra.get("problem", "") for sample in read_inputs([tmp_path / "scans"])]
+    assert [bool(problem) for problem in problems] == [False, True, False] and "leads out of" in problems[1]
+
+
+def test_a_manifest_line_without_end_costs_the_rows_behind_it_alone(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"x")
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"image": "a.png"}\n{"image": "a.png", "question": "' + b"x" * 200 + b'"}\n')
+    monkeypatch.setattr(inputs, "read_lines", lambda path: io.read_lines(path, limit=100))
+    first, second = read_inputs([file])
+    assert not first.extra.get("problem") and "a line of over 100 bytes" in second.extra["problem"]
+    assert second.source == f"{file}:2"

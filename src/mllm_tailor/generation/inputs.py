@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import parse_line, read_lines
 from mllm_tailor.core.sample import Media, MediaKind, Sample
-from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.media.open import pages_of
-from mllm_tailor.media.source import decode_data_uri, inside, media_kind
+from mllm_tailor.media.source import decode_data_uri, inside, leads_inside, media_kind
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
+# What lies beside media without being any: labels, notes, and what systems leave in folders.
+NOTE_SUFFIXES = frozenset(
+    {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".md", ".rst", ".xml", ".yaml", ".yml", ".toml", ".ini"}
+    | {".log", ".html", ".htm", ".css", ".js", ".py", ".sh", ".ipynb", ".parquet", ".arrow", ".srt", ".vtt", ".db"}
+    | {".gz", ".lock", ".sha256", ".md5"}
+)
+NOTE_NAMES = frozenset({"license", "licence", "readme", "notice", "makefile", "dockerfile"})
 MEDIA_KEYS: tuple[MediaKind, ...] = ("image", "video", "audio")
 
 
@@ -33,11 +40,14 @@ def read_inputs(paths: Sequence[Path]) -> list[Sample]:
 
 def _read(path: Path) -> Iterator[Sample]:
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if _wanted(file.relative_to(path)) and file.is_file()]
+        files = [file for file in sorted(path.rglob("*")) if _wanted(file.relative_to(path)) and not file.is_dir()]
         if not files:
-            yield _bad(path.name, str(path), "holds no picture, clip or recording — name the folder that does")
+            yield _bad(path.name, str(path), "holds no image, video or recording — name the folder that does")
         for file in files:
-            yield _of_file(file)
+            if file.is_symlink() and not leads_inside(path, file):
+                yield _bad(file.stem, str(file), f"a link that leads out of {path} — name the file itself")
+            else:
+                yield _of_file(file)
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
         yield from _of_manifest(path)
     else:
@@ -45,8 +55,9 @@ def _read(path: Path) -> Iterator[Sample]:
 
 
 def _wanted(file: Path) -> bool:
-    """Media that are not hidden; labels and notes beside them are passed over."""
-    return media_kind(file) is not None and not any(part.startswith(".") for part in file.parts)
+    """Everything that is not hidden but labels and notes; what cannot be opened gets a row that states so."""
+    hidden = any(part.startswith(".") for part in file.parts)
+    return not hidden and file.suffix.lower() not in NOTE_SUFFIXES and file.name.lower() not in NOTE_NAMES
 
 
 def _of_file(path: Path) -> Sample:
@@ -54,25 +65,33 @@ def _of_file(path: Path) -> Sample:
     if not path.is_file():
         return _bad(path.stem, str(path), "no such file — check the path")
     if kind is None:
-        return _bad(path.stem, str(path), "not a picture, clip, recording, folder or .jsonl manifest — convert it")
+        problem = f"{_format(path)} is not read — convert it to an image, PDF, video or recording"
+        return _bad(path.stem, str(path), problem)
     try:
         return Sample(id=path.stem, media=pages_of(path.resolve(), kind), source=str(path))
     except DataError as error:
         return Sample(id=path.stem, source=str(path), extra={"problem": str(error)})
 
 
+def _format(path: Path) -> str:
+    return f"the format {path.suffix.lower()}" if path.suffix else "a file without a suffix"
+
+
 def _of_manifest(path: Path) -> Iterator[Sample]:
     try:
-        lines = path.read_bytes().split(b"\n")
+        yield from _of_rows(path)
     except OSError as error:
         yield _bad(path.stem, str(path), f"cannot be opened ({error.strerror}) — check the path")
-        return
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    except DataError as error:  # of the whole file, such as a line without end
+        source, _, problem = str(error).partition(": ")
+        yield _bad(path.stem, source, problem)
+
+
+def _of_rows(path: Path) -> Iterator[Sample]:
+    for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            row = parse_json(line.decode("utf-8-sig"))
+            row = parse_line(line, number)
         except ValueError as error:
             yield _bad(f"{path.stem}-{number}", where, f"not valid JSON ({error}) — mend or remove this row")
             continue

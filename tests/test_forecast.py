@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 from small_job import make_conversations, prepare, snapshot
 
+from mllm_tailor.cli.app import run_command
 from mllm_tailor.commands.fit_memory import fit_recipe, milder
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import watch_memory
@@ -139,5 +141,8 @@ def test_what_fits_is_said_as_a_command(
     assert f"tailor run {path} train.epochs=1\n" in capsys.readouterr().out
     assert not fit_recipe(path, ["train.gradient_checkpointing=true", "train.optimizer=sgd"], "1MB")
     assert "None of these fits" in capsys.readouterr().out
+    assert run_command(["check", str(path), "--fit", "--memory", "100GB", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["command"] == f"tailor run {path}" and document["trials"][0]["peak_bytes"] > 0
     with pytest.raises(RecipeError, match="no amount of memory"):
         fit_recipe(path, [], "10m")

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from mllm_tailor.cli.app import run_command
 from mllm_tailor.commands.chat import chat, opening, stream
 from mllm_tailor.commands.check import check_recipe
 from mllm_tailor.commands.compare import compare_runs
@@ -171,6 +172,9 @@ def test_held_out_samples_are_kept_in_the_run_folder(receipts: Path, tmp_path: P
 def test_a_run_compared_with_itself_shows_no_change(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare_runs(finished, finished)
     assert "+0.0 to +0.0" in capsys.readouterr().out
+    assert run_command(["compare", str(finished), str(finished), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["difference"]["fuzzy"]["difference"]["value"] == 0 and len(document["cost"]) == 2
 
 
 @pytest.mark.slow
@@ -183,6 +187,9 @@ def test_verify_finds_every_form_equal_and_the_base_different(
     said = re.search(r"All (\d+) tensors of the adapter .* by ([\d.]+)%", " ".join(shown.split()))
     assert said and int(said[1]) == len(load_file(next(finished.glob("adapter/**/adapter_model.safetensors"))))
     assert 0 < float(said[2]) < 100
+    assert run_command(["verify", str(finished), "--samples", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["agree"] and document["forms"]["untouched base"]["largest_difference"] > 0
 
 
 @pytest.mark.slow
@@ -389,6 +396,10 @@ def test_check_shows_fields_faults_spans_and_costs(
     (data / first["file_name"]).write_bytes(b"")
     assert not check_recipe(recipe, [], decode=True)
     assert "1 to fix" in capsys.readouterr().out
+    assert run_command(["check", str(recipe), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    (stage,) = document["stages"]
+    assert not document["ready"] and len(stage["errors"]) == 1 and stage["cost"]["peak_bytes"] > 0
     assert check_recipe(recipe, ["data.faulty=exclude"], decode=True)
     assert "1 excluded, as the recipe asks" in capsys.readouterr().out
 

@@ -83,7 +83,7 @@ def stream(model: LoadedModel, sample: Sample, max_new_tokens: int = 512) -> Ite
             model.model.generate(**inputs, **settings)
         except BaseException as error:
             failure.append(error)
-            streamer.end()
+            streamer.end()  # type: ignore[no-untyped-call]  # transformers types none of its streamers
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from mllm_tailor.commands.console import show
+from mllm_tailor.commands.console import show, show_json
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.io import human_bytes, read_json
+from mllm_tailor.core.io import human_bytes, human_time, read_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.reporting.tables import gain_table
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_scores
@@ -15,22 +16,57 @@ from mllm_tailor.scoring import Scores, compare
 
 
 def compare_runs(first: Path, second: Path) -> None:
-    """Print the difference of the tuned models with its interval, and what each cost.
+    """Print the difference of two tuned models with its interval, and what each cost.
 
     Raises:
         RunError: when a run is unfinished or the two share no held-out sample.
     """
-    runs = [open_run(first), open_run(second)]
-    one, other = (_tuned(run) for run in runs)
-    shared = [identifier for identifier in one.ids if identifier in set(other.ids)]
-    if not shared:
+    runs = (open_run(first), open_run(second))
+    scores = [_tuned(run) for run in runs]
+    in_both = set(scores[0].ids) & set(scores[1].ids)
+    if not in_both:
         raise RunError(f"{first} and {second} share no held-out sample — compare runs on the same data")
-    gains = compare(_only(one, shared), _only(other, shared))
-    left_out = len(one.ids) + len(other.ids) - 2 * len(shared)
+    ids = [sample_id for sample_id in scores[0].ids if sample_id in in_both]
+    gains = compare(*(_only(item, ids) for item in scores))
+    left_out = sum(len(item.ids) for item in scores) - 2 * len(ids)
     note = f"; {left_out} samples that only one of them has are left out" if left_out else ""
-    title = f"{len(shared)} shared held-out samples{note}"
-    show(gain_table(gains, title, first=first.name, second=second.name))
-    show(_costs(runs))
+    costs = [Cost.of(run) for run in runs]
+    names = _distinct_names(first, second)
+    show(gain_table(gains, f"{len(ids)} shared held-out samples{note}", first=names[0], second=names[1]))
+    show()
+    show(_cost_table(costs, names))
+    show_json(
+        {
+            "runs": [str(first), str(second)],
+            "shared_samples": len(ids),
+            "left_out": left_out,
+            "difference": {name: gain.row() for name, gain in gains.items()},
+            "cost": [asdict(cost) for cost in costs],
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run trained and needed for it."""
+
+    method: str
+    trained_weights: int
+    training_seconds: float
+    samples_per_second: float
+    peak_bytes: int
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Cost:
+        """Read from the run's folder."""
+        training = read_json(run.training)
+        return cls(
+            method=str(run.recipe().method["name"]),
+            trained_weights=sum(training["trained_by_part"].values()),
+            training_seconds=training["seconds"],
+            samples_per_second=training["samples_per_second"],
+            peak_bytes=training["peak_bytes"],
+        )
 
 
 def _tuned(run: RunFolder) -> Scores:
@@ -38,24 +74,22 @@ def _tuned(run: RunFolder) -> Scores:
     return Scores.from_row(row["systems"][f"tuned_{row['mode']}"])
 
 
-def _only(scores: Scores, ids: list[str]) -> Scores:
-    places = {identifier: place for place, identifier in enumerate(scores.ids)}
-    return scores.subset([places[identifier] for identifier in ids])
+def _only(scores: Scores, ids: Sequence[str]) -> Scores:
+    index = {sample_id: number for number, sample_id in enumerate(scores.ids)}
+    return scores.subset([index[sample_id] for sample_id in ids])
 
 
-def _costs(runs: list[RunFolder]) -> Table:
-    """What each run trained and cost."""
-    table = Table("Cost", "", *(run.path.name for run in runs))
-    facts: list[dict[str, Any]] = []
-    for run in runs:
-        facts.append(read_json(run.training) | {"method": run.recipe().method["name"]})
-    rows = {
-        "method": [fact["method"] for fact in facts],
-        "trained weights": [f"{sum(fact['trained_by_part'].values()):,}" for fact in facts],
-        "training": [f"{fact['seconds'] / 60:.1f} min" for fact in facts],
-        "samples/s": [f"{fact['samples_per_second']:.2f}" for fact in facts],
-        "peak memory": [human_bytes(fact["peak_bytes"]) for fact in facts],
-    }
-    for name, values in rows.items():
-        table.add_row(name, *values)
+def _distinct_names(first: Path, second: Path) -> tuple[str, str]:
+    """The folders' names, or their paths where these are alike."""
+    same = first.resolve().name == second.resolve().name
+    return (str(first), str(second)) if same else (first.resolve().name, second.resolve().name)
+
+
+def _cost_table(costs: Sequence[Cost], names: Sequence[str]) -> Table:
+    table = Table("Cost", "", *names, whole=range(len(names) + 1))
+    table.add_row("method", *(cost.method for cost in costs))
+    table.add_row("trained weights", *(f"{cost.trained_weights:,}" for cost in costs))
+    table.add_row("training", *(human_time(cost.training_seconds) for cost in costs))
+    table.add_row("samples/s", *(f"{cost.samples_per_second:.2f}" for cost in costs))
+    table.add_row("peak memory", *(human_bytes(cost.peak_bytes) for cost in costs))
     return table

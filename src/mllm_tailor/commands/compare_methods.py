@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.commands.console import show, show_heading
+from mllm_tailor.commands.console import show, show_heading, show_json
 from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
 from mllm_tailor.core.terminal import Table
@@ -84,6 +84,7 @@ def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -
         outcomes.append(_outcome(one, recipe, spent, folder, shared))
         write_json(folder / "comparison.json", _row(outcomes, wanted, folder, budget))
     _show(outcomes, folder, lower=resolve(recipe).lower_is_better)
+    show_json(read_json(folder / "comparison.json"))
     return outcomes
 
 
@@ -158,7 +159,7 @@ def _run(one: Wanted, recipe: Recipe, folder: Path) -> str:
     write_atomic(file, dump_recipe(recipe))
     show_heading(f"{one.words}")
     command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(file)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode == 0:
         return ""
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -215,7 +216,7 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
             show(f"{one.name}: {one.problem}")
     if points:
         write_atomic(folder / "comparison.svg", scatter(points, "peak memory, GiB", "score", lower=lower))
-        show(f"Picture: {folder / 'comparison.svg'}")
+        show(f"Chart: {folder / 'comparison.svg'}")
 
 
 def _row(outcomes: Sequence[Outcome], wanted: Sequence[Wanted], folder: Path, budget: str) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_tailor.commands.console import show, show_heading
+from mllm_tailor.commands.console import show, show_heading, show_json
 from mllm_tailor.commands.progress_tables import show_event
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.core.io import read_jsonl, write_json
+from mllm_tailor.core.io import read_json, read_jsonl, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
@@ -57,7 +57,8 @@ def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclud
     _show(found, untuned)
     write_json(folder / "curve.json", found.row() | {"untuned": vars(untuned)})
     write_curve(recipe.name, found, untuned, in_words(found), dump_recipe(recipe), folder / "curve.html")
-    show(f"Picture: {folder / 'curve.html'}")
+    show(f"Chart: {folder / 'curve.html'}")
+    show_json(read_json(folder / "curve.json"))
     return found
 
 

@@ -1,4 +1,4 @@
-"""`tailor demo`: the whole job on drawn receipts of a shop chain the embedded model has never seen."""
+"""`tailor demo`: everything on drawn receipts of a shop chain that the embedded model has never seen."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ output: {output}
 
 
 def run_demo(output: Path, overrides: list[str], seed: int) -> None:
-    """Draw, write the recipe, run it. Called again, it goes on or shows the finished report."""
+    """Draw, write the recipe, run it. Called again, it continues or shows the finished report."""
     data = output / "demo-receipts"
     if not (data / "metadata.jsonl").exists():
         show(f"Drawing {TRAIN + HELD_OUT} receipts of one shop chain into {data}")

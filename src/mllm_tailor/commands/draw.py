@@ -1,4 +1,4 @@
-"""`tailor draw`: labelled folders the project draws itself, where no data can be had."""
+"""`tailor draw`: labelled data that the project draws itself."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ def draw_set(name: str, folder: Path, train: int, held_out: int, seed: int) -> N
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files already — name a new folder")
     SETS[name](folder, train, held_out, seed)
-    show(f"{train} samples to learn from and {held_out} to score of `{name}` in {folder}")
+    show(f"{train} training and {held_out} held-out samples of `{name}` in {folder}")

@@ -1,59 +1,90 @@
-"""`tailor check --fit`: the first of a few milder recipes whose training fits into the memory there is."""
+"""`tailor check --fit`: the first of several ever less demanding recipes whose training fits into memory."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from mllm_tailor.commands.console import command, show
+from mllm_tailor.commands.console import command, show, show_json
 from mllm_tailor.core.device import current_memory, free_memory, pick_device
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import human_bytes, human_time
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.budget import read_budget
-from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
+from mllm_tailor.run.cost_estimate import estimate_cost
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.training import ONE_PASS
 
-SHARE = 0.9  # of the free memory: other programs breathe too
+SHARE = 0.9  # of the free memory: other programs need some too
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Changes to a recipe, and what training would then need; without figures, not even one sample fits."""
+
+    changes: tuple[str, ...]
+    fits: bool
+    peak_bytes: int | None = None
+    training_seconds: float | None = None
 
 
 def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
-    """Rehearse milder and milder settings until one fits; print all, and the command that uses it.
+    """Estimate ever less demanding settings until one fits; print all of them and the command that uses it.
 
     `memory` is an amount such as `8GB`; by default most of what is free on the device now.
 
     Raises:
-        RecipeError: for a recipe with stages, each of which is to be asked about alone.
+        RecipeError: for a recipe with stages: each is estimated alone.
     """
     recipe = read_recipe(path, overrides)
     if recipe.stages:
         raise RecipeError("`--fit` looks at one training — run it on a recipe of one stage at a time")
-    room = _room(recipe.model.device, memory)
-    table = Table(f"What fits into {human_bytes(room)}", "settings", "peak memory", "training", "")
-    chosen, run = None, resolve(recipe)
+    available = _available_bytes(recipe.model.device, memory)
+    run = resolve(recipe)
     splits, _ = prepare(run, exclude_faulty=True, decode=False)
+    trials: list[Trial] = []
     for changes in milder(run):
         changed = read_recipe(path, [*overrides, *changes]).model_copy(update={"task": run.recipe.task})
-        found = _estimate_cost(resolve(changed), splits)
-        fits = found is not None and found.peak_bytes <= room
-        cost = _cost(found)
-        added = f"… {changes[-1]}" if changes else "as in the recipe"  # each line keeps the changes above it
-        table.add_row(added, *cost, "fits" if fits else "")
-        if fits:
-            chosen = changes
+        trials.append(_try(resolve(changed), splits, changes, available))
+        if trials[-1].fits:
             break
-    show(table)
-    if chosen is None:
+    chosen = trials[-1] if trials[-1].fits else None
+    words = command("run", path, *overrides, *chosen.changes) if chosen else None
+    show(_table(trials, available))
+    if words is None:
         show(("None of these fits", "red"), " — take a smaller model, or a machine with more memory.")
-        return False
-    show(("Next:", "bold green"), f" {command('run', path, *overrides, *chosen)}")
-    return True
+    else:
+        show(("Next:", "bold green"), f" {words}")
+    show_json({"available_bytes": available, "trials": [asdict(trial) for trial in trials], "command": words})
+    return words is not None
+
+
+def _try(run: ResolvedRun, splits: Splits, changes: Sequence[str], available: int) -> Trial:
+    gc.collect()  # the model of the trial before
+    try:
+        estimate = estimate_cost(run, splits, 0.0)
+    except torch.OutOfMemoryError:
+        return Trial(tuple(changes), fits=False)
+    return Trial(tuple(changes), estimate.peak_bytes <= available, estimate.peak_bytes, estimate.training_seconds)
+
+
+def _table(trials: Sequence[Trial], available: int) -> Table:
+    table = Table(f"What fits into {human_bytes(available)}", "settings", "peak memory", "training", "")
+    for trial in trials:
+        # each trial keeps the changes above it
+        settings = f"… {trial.changes[-1]}" if trial.changes else "as in the recipe"
+        if trial.peak_bytes is None or trial.training_seconds is None:
+            table.add_row(settings, "more than there is")
+        else:
+            cost = (human_bytes(trial.peak_bytes), human_time(trial.training_seconds))
+            table.add_row(settings, *cost, "fits" if trial.fits else "")
+    return table
 
 
 def milder(run: ResolvedRun) -> Iterator[list[str]]:
@@ -79,7 +110,7 @@ def milder(run: ResolvedRun) -> Iterator[list[str]]:
         yield [*changes, f"model.tiles.max={most}"]
 
 
-def _room(wanted: str | None, memory: str | None) -> int:
+def _available_bytes(wanted: str | None, memory: str | None) -> int:
     if memory is not None:
         budget = read_budget(memory)
         if budget.unit != "memory":
@@ -87,18 +118,3 @@ def _room(wanted: str | None, memory: str | None) -> int:
         return int(budget.amount)
     device = pick_device(wanted)
     return int(SHARE * free_memory(device)) + current_memory(device)
-
-
-def _estimate_cost(run: ResolvedRun, splits: Splits) -> CostEstimate | None:
-    """The forecast, or None where not even one sample fits."""
-    gc.collect()  # the model of the trial before
-    try:
-        return estimate_cost(run, splits, 0.0)
-    except torch.OutOfMemoryError:
-        return None
-
-
-def _cost(found: CostEstimate | None) -> tuple[str, str]:
-    if found is None:
-        return "more than there is", ""
-    return human_bytes(found.peak_bytes), human_time(found.training_seconds)

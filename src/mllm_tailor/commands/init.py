@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
-from mllm_tailor.commands.console import command, show
+from mllm_tailor.commands.console import command, show, show_json
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import write_atomic
 from mllm_tailor.core.terminal import Table
@@ -29,6 +30,9 @@ def write_recipe(folder: Path, out: Path, *, force: bool) -> None:
     _show(dataset, issues)
     write_atomic(out, text)
     show(f"Wrote {out}. Next: {command('check', out)}")
+    document = {"data": str(folder), "samples": len(dataset.samples), "layout": dataset.layout}
+    document |= {"fields": summarise(dataset), "issues": [asdict(issue) for issue in issues]}
+    show_json(document | {"recipe": str(out)})
 
 
 def _show(dataset: Dataset, issues: list[DataIssue]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from mllm_tailor.commands.console import show, show_heading
+from mllm_tailor.commands.console import show, show_heading, show_json
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RecipeError, TailorError
 from mllm_tailor.core.io import read_json, write_atomic, write_json
@@ -77,6 +77,7 @@ def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Seque
         _show(found, left)
     write_atomic(folder / "best.yaml", dump_recipe(recipe_for(recipe, left[0], most, Path(recipe.output), recipe.name)))
     show(f"Best: {left[0].name}. Its recipe, with the whole budget: {folder / 'best.yaml'}")
+    show_json({"best": vars(left[0]), "recipe": str(folder / "best.yaml"), "rounds": read_json(folder / "sweep.json")})
     return left[0]
 
 

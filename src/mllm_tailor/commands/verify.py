@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mllm_tailor.commands.console import show
+from mllm_tailor.commands.console import show, show_json
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.terminal import Table
@@ -69,7 +69,10 @@ def verify_run(path: Path, count: int) -> bool:
     _show(rows, untouched)
     tensors = _tensors(folder.adapter)
     show(f"All {tensors} tensors of the adapter found their place and change the weights by {update:.3%}.")
-    return all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0 and update > 0
+    agree = all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0 and update > 0
+    forms = {row.form: asdict(row) for row in (*rows, untouched)}
+    show_json({"run": str(path), "agree": agree, "forms": forms, "relative_update": update})
+    return agree
 
 
 @torch.no_grad()

@@ -1,0 +1,196 @@
+"""Everything that can go wrong with a recipe and its data, found before any training; what `tailor check` prints."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.data import ValidationResult
+from mllm_tailor.models import Length, LoadedModel, encode
+from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
+from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.epoch_summary import Share, summarise_epoch
+from mllm_tailor.run.execute import resolve_stages
+from mllm_tailor.run.ledger import measure
+from mllm_tailor.run.pipeline import check_model
+from mllm_tailor.run.predict import generate, open_base
+from mllm_tailor.run.resolve import ResolvedRun
+from mllm_tailor.run.speech_units import with_speech_units
+from mllm_tailor.run.stages import leaks_between
+
+SHOWN_SPANS = 3
+TIMED_SAMPLES = 2  # held-out samples that are read to estimate how long scoring takes
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """Samples of one split, and the groups they belong to."""
+
+    name: str
+    samples: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What is known of the data without opening the model."""
+
+    data: str
+    layout: str
+    splits: tuple[SplitSize, ...]
+    validation: ValidationResult
+    excludes: bool  # the recipe leaves faulty samples out instead of refusing them
+
+    @property
+    def ready(self) -> bool:
+        """Whether a run may start."""
+        return self.excludes or not self.validation.errors()
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "data": self.data,
+            "layout": self.layout,
+            "splits": [asdict(split) for split in self.splits],
+            "fields": [asdict(facts) for facts in self.validation.fields],
+            "errors": [asdict(issue) for issue in self.validation.errors()],
+            "warnings": [asdict(issue) for issue in self.validation.warnings()],
+        }
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Shortest, median and longest sample, in tokens or tiles."""
+
+    shortest: int
+    median: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """What the untuned model makes of the data, and what training it costs on this machine."""
+
+    epoch: tuple[Share, ...]
+    lengths: Mapping[str, TokenCounts]  # of `tokens`, `tiles` and `supervised` tokens
+    spans: tuple[tuple[str, str], ...]  # sample id and the text that carries loss, decoded back from the labels
+    cost: CostEstimate
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "epoch": [asdict(share) for share in self.epoch],
+            "lengths": {name: asdict(counts) for name, counts in self.lengths.items()},
+            "learned_text": dict(self.spans),
+            "cost": self.cost.row(),
+        }
+
+
+@dataclass
+class StageCheck:
+    """Both checks of one stage, or of a recipe without stages."""
+
+    name: str
+    data: DataCheck
+    model: ModelCheck | None = None
+
+
+@dataclass
+class CheckResult:
+    """The outcome of a check."""
+
+    stages: list[StageCheck] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a run may start."""
+        return all(stage.data.ready for stage in self.stages)
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        stages = [
+            {"name": stage.name, **stage.data.row(), **(stage.model.row() if stage.model else {})}
+            for stage in self.stages
+        ]
+        return {"ready": self.ready, "stages": stages}
+
+
+def check_in_steps(recipe: Recipe, *, decode: bool) -> Iterator[StageCheck]:
+    """Check a recipe; every stage is given twice: once the data are checked, and again with its model.
+
+    Lengths and cost are those of the untuned model, which no stage changes. With `decode` every file is decoded;
+    without it, files are only looked up.
+
+    Raises:
+        TailorError: when the recipe, the data or the model cannot be read at all.
+    """
+    runs = resolve_stages(recipe)
+    prepared = [prepare(run, exclude_faulty=True, decode=decode) for run in runs]
+    leaks = leaks_between([(run, splits) for run, (splits, _) in zip(runs, prepared, strict=True)])
+    for run, (splits, validation), issues in zip(runs, prepared, leaks, strict=True):
+        validation = replace(validation, faults=(*validation.faults, *issues))
+        stage = StageCheck(run.name, _check_data(run, splits, validation))
+        yield stage
+        stage.model = _check_model(run, splits)
+        yield stage
+
+
+def check(recipe: Recipe, *, decode: bool = True) -> CheckResult:
+    """Check a recipe, all at once; arguments and errors as those of `check_in_steps`."""
+    return CheckResult(list(check_in_steps(recipe, decode=decode))[::2])
+
+
+def _check_data(run: ResolvedRun, splits: Splits, validation: ValidationResult) -> DataCheck:
+    sizes = [
+        SplitSize(name, len(samples), len({sample.group for sample in samples if sample.group}))
+        for name, samples in splits.by_name().items()
+    ]
+    return DataCheck(
+        data=run.recipe.data.train,
+        layout=splits.layout,
+        splits=(*sizes, SplitSize("excluded", len(splits.excluded), 0)),
+        validation=validation,
+        excludes=run.recipe.data.faulty == "exclude",
+    )
+
+
+def _check_model(run: ResolvedRun, splits: Splits) -> ModelCheck:
+    with tempfile.TemporaryDirectory() as folder:
+        run = with_speech_units(run, splits.learned, Path(folder) / "units.safetensors")
+        check_model(run)
+        model = open_base(run)
+    lengths = measure(model, run.task, splits)
+    spans = tuple(_spans(model, splits))
+    scoring_seconds = _scoring_seconds(model, run, splits)
+    del model  # the estimate opens it as it is trained
+    return ModelCheck(
+        epoch=tuple(summarise_epoch(run.recipe.data.train, splits, lengths)),
+        lengths={name: _count(lengths, name) for name in ("tokens", "tiles", "supervised")},
+        spans=spans,
+        cost=estimate_cost(run, splits, scoring_seconds, lengths),
+    )
+
+
+def _count(lengths: Mapping[str, Length], name: str) -> TokenCounts:
+    values = sorted(getattr(length, name) for length in lengths.values())
+    return TokenCounts(values[0], values[len(values) // 2], values[-1])
+
+
+def _spans(model: LoadedModel, splits: Splits) -> Iterator[tuple[str, str]]:
+    for conversation in splits.phrased[:SHOWN_SPANS]:
+        labels = encode(conversation, model).labels
+        yield conversation.id, model.tokenizer.decode(labels[labels >= 0])
+
+
+def _scoring_seconds(model: LoadedModel, run: ResolvedRun, splits: Splits) -> float:
+    """Of base and tuned model over all held-out samples, from a few that are predicted."""
+    timed = splits.held_out[:TIMED_SAMPLES]
+    start = time.perf_counter()
+    for mode in run.modes:
+        generate(mode, model, run, timed)
+    return 2 * (time.perf_counter() - start) / len(timed) * len(splits.held_out)

@@ -59,6 +59,15 @@ def test_tables_fit_the_terminal_where_they_can(width: int, used: int) -> None:
     assert max(len(line.rstrip()) for line in captured.get().splitlines()) <= used
 
 
+def test_numbers_are_never_wrapped_but_their_headings_are() -> None:
+    shown = Table("", "", "tree edit similarity")
+    shown.add_row("base", "+0.5 to +2.8")
+    console = Console(width=10, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(shown)
+    assert "+0.5 to +2.8" in captured.get() and "similarity\n" in captured.get()
+
+
 def test_widths_take_from_the_widest_first() -> None:
     assert fit_widths([(5, 5), (3, 20), (4, 12)], 25) == [5, 10, 10]
     assert fit_widths([(5, 5), (30, 40)], 20) == [5, 30]  # too narrow: nothing is cut

@@ -426,6 +426,8 @@ def run_command(arguments: Sequence[str]) -> int:
         return _show_usage_error(error)
     except TailorError as error:
         show_error(str(error))
+    finally:
+        use_json(False)
     return FAILED
 
 

@@ -80,9 +80,13 @@ def _only(scores: Scores, ids: Sequence[str]) -> Scores:
 
 
 def _distinct_names(first: Path, second: Path) -> tuple[str, str]:
-    """The folders' names, or their paths where these are alike."""
-    same = first.resolve().name == second.resolve().name
-    return (str(first), str(second)) if same else (first.resolve().name, second.resolve().name)
+    """The ends of two paths, as long as they must be to differ: `a/receipts` and `b/receipts`."""
+    parts = (first.resolve().parts, second.resolve().parts)
+    for count in range(1, max(map(len, parts))):
+        names = tuple(str(Path(*path[-count:])) for path in parts)
+        if names[0] != names[1]:
+            return names[0], names[1]
+    return first.name, f"{second.name} again"
 
 
 def _cost_table(costs: Sequence[Cost], names: Sequence[str]) -> Table:

@@ -46,7 +46,10 @@ class Table:
     """
 
     def __init__(self, title: str, *columns: str, numbers: bool = True, whole: Sequence[int] = (0,)) -> None:
-        """Columns of `numbers` are aligned to the right, all but the first; columns in `whole` are never wrapped."""
+        """With `numbers`, all columns but the first are aligned to the right, and only their headings are wrapped.
+
+        Columns in `whole` are never wrapped.
+        """
         self.title, self.columns, self.numbers, self.whole = title, columns, numbers, set(whole)
         self.rows: list[list[Text]] = []
 
@@ -62,10 +65,11 @@ class Table:
         table = RichTable(
             box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=any(self.columns)
         )
-        extents = [
-            _extent(cells, whole=index in self.whole)
-            for index, cells in enumerate(zip(header, *self.rows, strict=True))
-        ]
+        extents = []
+        for index, cells in enumerate(zip(header, *self.rows, strict=True)):
+            shortest, longest = _extent(cells, whole=index in self.whole)
+            body, _ = _extent(cells[1:], whole=self.numbers)
+            extents.append((max(shortest, body), longest))
         spacing = 2 * (len(header) - 1)  # a space beside each column and one between two
         widths = fit_widths(extents, options.max_width - spacing)
         for index, (column, width) in enumerate(zip(header, widths, strict=True)):
@@ -79,7 +83,7 @@ class Table:
 def _extent(cells: Sequence[Text], *, whole: bool) -> tuple[int, int]:
     """The narrowest and the widest that a column may become, in terminal cells."""
     lines = [line for cell in cells for line in cell.plain.split("\n")]
-    longest = max(map(cell_len, lines))
+    longest = max(map(cell_len, lines), default=0)
     words = [cell_len(word) for line in lines for word in line.split()]
     return (longest if whole else max(words, default=0)), longest
 

@@ -39,7 +39,6 @@ def _show_data(check: DataCheck) -> None:
     for split in check.splits:
         splits.add_row(split.name.replace("_", " "), str(split.samples), str(split.groups or "–"))
     show(splits)
-    show()
     # many formats of one field are a sign of labels that disagree
     fields = Table(
         "Fields", "field", "filled", "empty", "distinct", "longest", "formats (count, example)", numbers=False
@@ -49,7 +48,6 @@ def _show_data(check: DataCheck) -> None:
         counts = map(str, (facts.filled, facts.empty, facts.distinct, facts.longest))
         fields.add_row(facts.name, *counts, "; ".join(formats))
     show(fields)
-    show()
     errors, warnings = check.validation.errors(), check.validation.warnings()
     if errors:
         what = "excluded, as the recipe asks (data.faulty)" if check.excludes else "to fix"
@@ -75,7 +73,6 @@ def _show_model(check: ModelCheck) -> None:
     for name, counts in check.lengths.items():
         lengths.add_row(name, str(counts.shortest), str(counts.median), str(counts.longest))
     show(lengths)
-    show()
     show(("What is learned", "bold"), " (the text that carries loss, decoded back from the labels):")
     for sample_id, text in check.spans:
         show(f"  {sample_id}: {text}")

@@ -33,7 +33,6 @@ def compare_runs(first: Path, second: Path) -> None:
     costs = [Cost.of(run) for run in runs]
     names = _distinct_names(first, second)
     show(gain_table(gains, f"{len(ids)} shared held-out samples{note}", first=names[0], second=names[1]))
-    show()
     show(_cost_table(costs, names))
     show_json(
         {

@@ -12,7 +12,7 @@ import json
 import shlex
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.text import Text
 
 from mllm_tailor.core.terminal import Table, plain_lines
@@ -31,14 +31,15 @@ def use_json(as_json: bool) -> None:
     _json_asked_for = as_json
 
 
-def show(*parts: Part | Table, end: str = "\n") -> None:
-    """Print a table, or a line joined from its parts: `show(("Ready.", "bold green"), f" Next: tailor run {path}")`."""
+def show(*parts: Part | Table | Group, end: str = "\n") -> None:
+    """Print a table and an empty line, or a line joined from its parts: `show(("Ready.", "bold green"), f" Next: tailor run {path}")`."""
     if _json_asked_for:
         return
     line = Text()
     for part in parts:
-        if isinstance(part, Table):
+        if isinstance(part, Table | Group):
             console.print(part)
+            console.print()
         else:
             text, style = (part, "") if isinstance(part, str) else part
             line.append_text(plain_lines(text, style))

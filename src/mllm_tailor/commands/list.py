@@ -47,7 +47,6 @@ def list_words() -> None:
     """Print the registries."""
     for listing in LISTINGS:
         show(listing.table())
-        show()
     show_json({item.key: {name: item.registry.summary(name) for name in item.registry} for item in LISTINGS})
 
 
@@ -59,7 +58,6 @@ def list_models() -> None:
         supports = family.supports
         table.add_row(family.name, family.title, ", ".join(family.media), *(supports[name] for name in columns[3:]))
     show(table)
-    show()
     for family in FAMILIES.values():
         if family.note:
             show(f"{family.name}: {family.note}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mllm_tailor.commands.console import console, show, show_heading
+from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.reporting.tables import confusion_table, forgetting_tables, gain_table, score_table
 from mllm_tailor.run.epoch_summary import Share
@@ -48,11 +48,11 @@ def show_scores(scores: RunScores) -> None:
     shown = {name: gain for name, gain in scores.gains.items() if name in scores.metrics}
     show(gain_table(shown, f"Gain on {len(scores.held_out.ids)} held-out samples ({scores.mode})"))
     show(gain_table(scores.gains[headline].by_field, f"{headline}, by field"))
-    console.print(score_table(scores.systems, "Every system on the same samples"))
+    show(score_table(scores.systems, "Every system on the same samples"))
     for column, values in scores.breakdowns.items():
         tuned = scores.systems[System("tuned", scores.mode).key]
         parts = {f"{value} ({len(indices)})": tuned.subset(indices) for value, indices in values.items()}
-        console.print(score_table(parts, f"The tuned model by {column}"))
+        show(score_table(parts, f"The tuned model by {column}"))
     if scores.classes:
         confusion = Confusion.of(scores.held_out.labels, scores.tuned_predictions, scores.classes)
         show(confusion_table(confusion))

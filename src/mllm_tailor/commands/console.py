@@ -32,7 +32,10 @@ def use_json(as_json: bool) -> None:
 
 
 def show(*parts: Part | Table | Group, end: str = "\n") -> None:
-    """Print a table and an empty line, or a line joined from its parts: `show(("Ready.", "bold green"), f" Next: tailor run {path}")`."""
+    """Print a table and an empty line, or a line joined from its parts.
+
+    For example `show(("Ready.", "bold green"), f" Next: tailor run {path}")`.
+    """
     if _json_asked_for:
         return
     line = Text()

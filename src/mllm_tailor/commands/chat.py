@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers import TextIteratorStreamer
 
@@ -67,7 +68,7 @@ def _next(ask: Callable[[str], str]) -> str | None:
 
 def stream(model: LoadedModel, sample: Sample, max_new_tokens: int = 512) -> Iterator[str]:
     """The reply, piece by piece as it is generated (greedy, with the checkpoint's own template)."""
-    streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer: Any = TextIteratorStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
     settings = {
         "max_new_tokens": max_new_tokens,
         "do_sample": False,
@@ -83,7 +84,7 @@ def stream(model: LoadedModel, sample: Sample, max_new_tokens: int = 512) -> Ite
             model.model.generate(**inputs, **settings)
         except BaseException as error:
             failure.append(error)
-            streamer.end()  # type: ignore[no-untyped-call]  # transformers types none of its streamers
+            streamer.end()
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()

@@ -155,7 +155,7 @@ def qlora_step(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make the checkpoint if it is not there, then the step asked for; each step in a process of its own."""
+    """Make the checkpoint if it is not there, then the step asked for; each step in its own process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(tempfile.gettempdir()) / "internvl-2b")
     parser.add_argument("--step", choices=["make", "convert", "qlora"], required=True)

@@ -91,7 +91,7 @@ def recipe_of(name: str, folder: Path) -> Recipe:
 
 
 def child(name: str, folder: Path, what: str) -> None:
-    """Foresee, or train; prints bytes and seconds."""
+    """Estimate, or train; prints bytes and seconds."""
     torch.set_num_threads(1)
     rehearsal.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined]
     recipe = recipe_of(name, folder)
@@ -99,7 +99,7 @@ def child(name: str, folder: Path, what: str) -> None:
     splits, _ = prepare(run)
     model, method = open_for_training(run), run.method
     method.apply(model)
-    if what == "foresee":
+    if what == "estimate":
         lengths = [measure_length(sample, model) for sample in splits.learned]
         found = profile_step(model, splits.learned, lengths, TrainingConfig.from_recipe(recipe))
         said = extrapolate(found, Shape.of(model), lengths, recipe.train, len(splits.train))
@@ -120,7 +120,7 @@ def child(name: str, folder: Path, what: str) -> None:
 
 
 def measure(name: str, folder: Path, what: str) -> dict[str, float]:
-    """In a process of its own."""
+    """In its own process."""
     command = [sys.executable, __file__, "--child", name, "--folder", str(folder), "--what", what]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if done.returncode:
@@ -130,7 +130,7 @@ def measure(name: str, folder: Path, what: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Foresee, train, compare, store."""
+    """Estimate, train, compare, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="settings whose name holds these letters")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -141,7 +141,7 @@ def main() -> None:
         child(said.child, said.folder, said.what)
         return
     table = Table(title="The forecast beside the training", title_justify="left")
-    for column in ("setting", "memory foreseen", "measured", "off by", "seconds foreseen", "measured", "off by"):
+    for column in ("setting", "memory estimated", "measured", "off by", "seconds estimated", "measured", "off by"):
         table.add_column(column, justify="left" if column == "setting" else "right")
     rows = json.loads(RESULTS.read_text())["settings"] if RESULTS.exists() else []
     with tempfile.TemporaryDirectory() as place:
@@ -149,10 +149,10 @@ def main() -> None:
         build(folder)
         for name in (name for name in SETTINGS if said.only in name):
             began = time.perf_counter()
-            estimate, measured = (measure(name, folder, what) for what in ("foresee", "train"))
+            estimate, measured = (measure(name, folder, what) for what in ("estimate", "train"))
             off = {key: estimate[key] / measured[key] - 1 for key in estimate}
             rows = [row for row in rows if row["setting"] != name]
-            rows.append({"setting": name, "foreseen": estimate, "measured": measured, "off": off})
+            rows.append({"setting": name, "estimated": estimate, "measured": measured, "off": off})
             write_json(RESULTS, {"machine": describe_machine(), "settings": rows})  # it is a long way to the last one
             print(f"{name}: memory {off['bytes']:+.0%}, seconds {off['seconds']:+.0%}, "
                   f"took {human_time(time.perf_counter() - began)}", flush=True)  # fmt: skip

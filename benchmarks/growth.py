@@ -4,7 +4,7 @@
     python benchmarks/growth.py --only rows --most 1000000
 
 A curve's exponent is the slope of a line through its points in logarithms: 1 is linear. Seconds are CPU seconds
-of one thread, the best of a few runs; each point of the rows' curves is a process of its own, so that its memory is its
+of one thread, the best of a few runs; each point of the rows' curves is its own process, so that its memory is its
 own. Results go to benchmarks/results/growth.json, curve by curve; the command fails when a curve that should be linear
 grows with an exponent over 1.15.
 """

@@ -5,7 +5,7 @@
     python benchmarks/methods.py --only orders  # one kind of figure anew: sizes, ranks or orders
 
 - Bits and saved activations are counted from the tensors themselves.
-- Memory is the largest resident size of a process of its own over two optimizer steps of one short sample, less what it
+- Memory is the largest resident size of its own process over two optimizer steps of one short sample, less what it
   held before the model was opened: reading the file is not in it, a whole process with its temporary copies is. The
   model is wide and the sample short, so that weights, gradients and optimizer state outweigh activations, as they do at
   the papers' seven billion weights.
@@ -157,7 +157,7 @@ def child(name: str, folder: Path) -> None:
 
 
 def memory(folder: Path, more: bool) -> dict[str, dict[str, int]]:
-    """Every method in a process of its own, one after another."""
+    """Every method in its own process, one after another."""
 
     def run(name: str) -> dict[str, int]:
         command = [sys.executable, __file__, "--child", name, "--folder", str(folder)]

@@ -132,14 +132,14 @@ def ways(model: LoadedModel, task: Task, samples: list[Sample], settings: Predic
         return [text for held in (True, False) for text in plain(model, task, samples, settings, held)]
 
     return [
-        Timed("plain, held to the schema", lambda: plain(model, task, samples, settings, True), count),
-        Timed("ours, held to the schema", ours(), count),
+        Timed("plain, constrained", lambda: plain(model, task, samples, settings, True), count),
+        Timed("ours, constrained", ours(), count),
         Timed("ours, forced tokens one by one", ours(forward=False), count),
         Timed("ours, batch 1", ours(single), count),
-        Timed("ours, held to the schema, pictures met before", ours(memory=memory), count),
-        Timed("plain, held and free", plain_both, 2 * count),
-        Timed("ours, held and free", both(None), 2 * count),
-        Timed("ours, held and free, pictures met before", both(memory), 2 * count),
+        Timed("ours, constrained, images seen before", ours(memory=memory), count),
+        Timed("plain, both modes", plain_both, 2 * count),
+        Timed("ours, both modes", both(None), 2 * count),
+        Timed("ours, both modes, images seen before", both(memory), 2 * count),
     ]
 
 
@@ -205,11 +205,11 @@ def main() -> None:
 def report(timed: list[Timed], arguments: argparse.Namespace, model: LoadedModel) -> None:
     """Print the table, write the JSON, compare with what is stored."""
     plain_ways = [way for way in timed if way.name.startswith("plain")]
-    against = {"free" not in way.name: way for way in plain_ways}
+    against = {"both modes" in way.name: way for way in plain_ways}
     table = Table("way", "replies a CPU second", "spread", "wall seconds", "ratio", "same replies")
     rows = []
     for way in timed:
-        plain_way = against["free" not in way.name]
+        plain_way = against["both modes" in way.name]
         ratio = way.rate() / plain_way.rate()
         same = sum(one == other for one, other in zip(way.texts, plain_way.texts, strict=True))
         spread = f"{way.replies / max(way.cpu):.2f}–{way.replies / min(way.cpu):.2f}"

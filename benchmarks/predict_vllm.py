@@ -3,7 +3,7 @@
     python benchmarks/predict_vllm.py                    # the embedded model, in float32 and in bf16
     python benchmarks/predict_vllm.py --samples 8 --rounds 3
 
-Each engine reads in a process and an environment of its own (benchmarks/environments.py), on one thread, drawn receipts
+Each engine reads in a process and its own environment (benchmarks/environments.py), on one thread, drawn receipts
 it has not met: first a few to warm up, then one set a round. Seconds are CPU seconds, so that other work on the
 machine does not decide; wall seconds stand beside them. Opening is left out and stands beside them too. Results go to
 benchmarks/results/predict_vllm.json; the command fails when a ratio fell by more than 10 % under the one stored there.
@@ -102,7 +102,7 @@ def run(work: WorkerArgs) -> dict[str, Any]:
     paths = [str(ROOT / "src"), *([str(HERE / "patched")] if work.engine == "vllm" else [])]
     environment = os.environ | THREADS | {"PYTHONPATH": os.pathsep.join(paths)}
     words = [str(python_of(work.engine)), __file__, "--work", json.dumps(asdict(work))]
-    print(f"{work.engine}, {work.dtype}, {'held' if work.held else 'free'}", file=sys.stderr)
+    print(f"{work.engine}, {work.dtype}, {'constrained' if work.held else 'unconstrained'}", file=sys.stderr)
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{work.engine} cannot read:\n{done.stderr[-3000:]}")
@@ -139,7 +139,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         rates, wall = row["samples_per_cpu_second"], [statistics.median(row[engine]["wall"]) for engine in ENGINES]
         table.add_row(
             row["dtype"],
-            "held to the schema" if row["held"] else "free",
+            "constrained" if row["held"] else "unconstrained",
             *(f"{rates[engine]:.2f}" for engine in ENGINES),
             f"{row['ratio']:.2f}",
             f"{wall[0]:.1f}, {wall[1]:.1f}",

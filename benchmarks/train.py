@@ -4,7 +4,7 @@
     python benchmarks/train.py                               # also 150 million random weights
     python benchmarks/train.py --peers plain ours --rounds 5
 
-Peers run in virtual environments of their own (benchmarks/environments.py), each training in a process of its own on
+Peers run in virtual environments of their own (benchmarks/environments.py), each training in its own process on
 one thread, in interleaved rounds. Seconds are CPU seconds inside training, so that other work on the machine does
 not decide; wall seconds stand beside them. Ours include the pass that computes the vision features. A peer that cannot
 run is shown with its error. Results go to benchmarks/results/train.json; the command fails when a ratio fell by more
@@ -183,7 +183,7 @@ def prepare(work: WorkerArgs, folder: Path) -> dict[str, Any]:
 
 
 def run_once(trainer: Trainer, job: dict[str, Any], folder: Path, limit: float) -> dict[str, Any]:
-    """One training in a process of its own.
+    """One training in its own process.
 
     Raises:
         RuntimeError: with the last of its words, when it fails or takes longer than `limit` seconds.

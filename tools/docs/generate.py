@@ -57,7 +57,7 @@ stages:
 What a stage learned is folded into the model, and the next stage starts from that plain checkpoint
 (`runs/questions/1-captions/model`). So any method may follow any other, and no later stage depends on how an
 earlier one was trained. Two things follow: a stage on a 4-bit base packs the folded weights anew, and a method that
-cannot be folded can only come last. Each stage is a run folder of its own; after each, the model is scored on the
+cannot be folded can only come last. Each stage is its own run folder; after each, the model is scored on the
 held-out samples of every stage, so that what was gained and what was forgotten stand in one table. A sample may not be
 trained on in one stage and held out in another. One stage's setting is changed by its name:
 `tailor run recipe.yaml stages.answers.train.epochs=5`.

@@ -21,7 +21,7 @@ What is trained, and how the update is parameterised: `method: {name: ...}`. Eve
 is, and where it names no `train.learning_rate`, each method takes its own. This page is generated from the code and
 from stored measurements (`make docs`).
 
-`parts` names what is trained: vision, projector, language, audio, head. Each part may have a method of its own:
+`parts` names what is trained: vision, projector, language, audio, head. Each part may have its own method:
 
 ```yaml
 method:
@@ -108,7 +108,7 @@ def _scores(measured: dict[str, Any]) -> Iterator[str]:
         "24 others. So little shows what a method costs and whether it learns at all; it does not tell neighbours "
         "apart. Rates were reasoned, not searched. Seconds are CPU seconds of training on one thread; memory is"
         " the whole process's peak, Python and libraries included (about 0.6 GiB). A method that is in no table has "
-        "not run yet; the command goes on where it stopped.\n"
+        "not run yet; the command resumes where it stopped.\n"
     )
     for which, found in measured.items():
         yield from _table(DATA[which], found)
@@ -134,7 +134,7 @@ def _table(title: str, found: dict[str, Any]) -> Iterator[str]:
 
 
 def _short(words: str) -> str:
-    """Without the rate, which has a column of its own."""
+    """Without the rate, which has its own column."""
     return ":".join(word for word in words.split(":") if not word.startswith("learning_rate="))
 
 
@@ -174,7 +174,7 @@ def _ratios() -> Iterator[str]:
         f"`python benchmarks/methods.py`, on one thread of a CPU. Memory: an InternVL of {size} in bf16; what a "
         "process needs for two steps of one short sample beyond what it held before, reading the file left out; "
         "language model and head are trained. The papers measured billions of weights on GPUs. Scores are those of the "
-        "real receipts above, too few to tell their order apart. Why adalomo and qlora need more here than their "
+        "real receipts above, too few to order them. Why adalomo and qlora need more here than their "
         "tensors add up to was not examined.\n"
     )
     yield "| figure | measured | published |"

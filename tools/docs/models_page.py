@@ -77,7 +77,7 @@ Another family is opened by looking at its modules, with a warning that names wh
 
 Two families are read by our own code. Phi-4-multimodal's pictures are cut with Pillow as its authors' code does
 (transformers' class needs torchvision); samples with different media may share a batch, which the native class would
-mix up. Its checkpoint keeps two adapters of its own apart (`vision-lora` for pictures, `speech-lora` for recordings),
+mix up. Its checkpoint keeps two adapters separate (`vision-lora` for pictures, `speech-lora` for recordings),
 and reads either poorly without them; a warning says so. Fold the one you need into a folder of yours first:
 
 ```python
@@ -133,7 +133,7 @@ exact (as does the adapter).
   - Other families, by its list of architectures and not run: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4.1V, Gemma 3, LLaVA
     1.5, SmolVLM2, Idefics3, Qwen2.5-Omni, Granite Speech, Voxtral, and Qwen2-Audio, of which it says that results are
     poor. `--print-supported-models` lists what your version takes.
-  - llama.cpp resizes pictures by code of its own: score again what you serve.
+  - llama.cpp resizes pictures with its own code: score again what you serve.
 
 ## Many files, in vLLM
 
@@ -150,7 +150,7 @@ pip install mllm-tailor        # again: it puts back the transformers it needs, 
 - What was tuned is merged into the base once, in the run's number format, into `merged-...` inside the run folder.
 - vLLM's own processor would append a thumbnail and resize with other code. It is not used: our ids and our tiles are
   handed over, and every picture's placeholders are counted against its tiles first.
-- Replies are held to the schema by the same library (llguidance) with the same way of writing JSON; they are greedy,
+- Replies are constrained by the same library (llguidance) with the same way of writing JSON; they are greedy,
   end at the same tokens, and are closed in the same way when cut. With a tokenizer whose tokens are longer than
   a letter, forced text may be divided into other tokens; the language is the same.
 - A field's confidence is the share of what the schema allows: vLLM gives no probability from before the mask. In our
@@ -161,7 +161,7 @@ pip install mllm-tailor        # again: it puts back the transformers it needs, 
 - vLLM computes all of a model in its number format. Where the processor has bf16, our own engine lets the vision side
   of a float32 model compute in it (`dtype: auto`), and a QLoRA base multiplies in it: of six receipts read with a small
   QLoRA run, four replies were the same; of the merged model, computed in float32 by both, all six.
-- vLLM runs in this process, quietly and without its usage statistics. It was run on a processor, not yet on a GPU;
+- vLLM runs in this process, quietly and without its usage statistics. It was run on a CPU, not yet on a GPU;
   figures are in [performance](performance.md).
 """
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForMultimodalLM
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import check_mergeable, make_method, merge
+from mllm_tailor.methods.adapter_metadata import write_metadata
 from mllm_tailor.methods.method import injected_adapters
 from mllm_tailor.models import collate, encode, load_meta_model, load_model, save_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
@@ -335,7 +336,7 @@ class TestRefusals:
         with pytest.raises(ModelError, match="weights differ"):
             method.load(load_model(other, dtype="float32"), tmp_path / "adapter")
 
-    @pytest.mark.parametrize("fault", ["no weights", "cut", "no config", "no fit", "not an adapter"])
+    @pytest.mark.parametrize("fault", ["no weights", "cut", "a flipped bit", "no config", "no fit", "not an adapter"])
     def test_damaged_adapters(self, fault: str, tiny_model_folder: Path, tmp_path: Path) -> None:
         model, method, _ = prepare(tiny_model_folder, LORA)
         method.save(model, tmp_path)
@@ -344,13 +345,17 @@ class TestRefusals:
             weights.unlink()
         elif fault == "cut":
             weights.write_bytes(weights.read_bytes()[:-100])
+        elif fault == "a flipped bit":
+            content = bytearray(weights.read_bytes())
+            content[-100] ^= 1
+            weights.write_bytes(content)
         elif fault == "no config":
             (tmp_path / "adapter_config.json").unlink()
         elif fault == "no fit":
             (tmp_path / "tailor.json").write_text("{")
         else:
             (tmp_path / "tailor.json").unlink()
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError, match=str(tmp_path)):
             method.load(open_small(tiny_model_folder, method), tmp_path)
 
     def test_adapter_of_another_shape(self, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -358,6 +363,10 @@ class TestRefusals:
         method.save(model, tmp_path)
         config = json.loads((tmp_path / "adapter_config.json").read_text())
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "r": 5}))
+        with pytest.raises(ModelError, match=r"adapter_config.json: changed since"):
+            method.load(open_small(tiny_model_folder, method), tmp_path)
+        metadata = json.loads((tmp_path / "tailor.json").read_text())
+        write_metadata(tmp_path, metadata["base"], {"adapters": metadata["adapters"], "weights": False})
         with pytest.raises(ModelError, match="does not fit"):
             method.load(open_small(tiny_model_folder, method), tmp_path)
 

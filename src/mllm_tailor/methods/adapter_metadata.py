@@ -1,70 +1,84 @@
-"""Which base an adapter was made on: written beside it, and compared before it is used."""
+"""Base-model fingerprint and file sums saved with an adapter (`tailor.json`), checked before it is loaded."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.io import read_json, write_json
+from mllm_tailor.core.io import read_json, sha256, write_json
+from mllm_tailor.core.model import TunableModel
 
 logger = logging.getLogger(__name__)
 
 FILE = "tailor.json"
+FORMAT = 2
 
 
-def describe_base(model: Any) -> dict[str, Any]:
-    """What an adapter depends on: weights, number format, tiles, frames, template, system text."""
-    template = model.processor.chat_template or model.tokenizer.chat_template or ""
+def describe_base(model: TunableModel) -> dict[str, Any]:
+    """What an adapter depends on: the base's files, number format and input settings."""
     return {
-        "weights_sha256": model.identity["weights_sha256"],
-        "config_sha256": model.identity["config_sha256"],
-        "path": model.identity["path"],
-        "revision": model.identity["revision"],
+        **{name: model.identity[name] for name in ("weights_sha256", "config_sha256", "path", "revision")},
         "quantize": model.quantize,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "tiles": model.tiles.model_dump(),
-        "frames": model.frames,
-        "trim": model.trim,
-        "system": model.system,
-        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        **model.input_settings(),
     }
 
 
-def write_fit(folder: Path, model: Any, contents: dict[str, Any]) -> None:
-    """Write `tailor.json`: the base and what the folder holds."""
-    write_json(folder / FILE, {"format": 1, "base": describe_base(model), **contents})
+def write_metadata(folder: Path, base: Mapping[str, Any], contents: Mapping[str, Any]) -> None:
+    """Write `tailor.json`: the base, what the folder holds, and the sums of its files, which must all be written."""
+    files = [file for pattern in ("*.safetensors", "adapter_config.json") for file in folder.rglob(pattern)]
+    sums = {file.relative_to(folder).as_posix(): sha256(file) for file in sorted(files)}
+    write_json(folder / FILE, {"format": FORMAT, "base": dict(base), **contents, "files": sums})
 
 
-def read_fit(folder: Path, model: Any, *, unquantised: bool = False) -> dict[str, Any]:
-    """The contents of `tailor.json`, once the model has proved to be the base the adapter was made on.
-
-    `unquantised` allows a packed adapter on the unpacked base, as the published receipt recipe does it.
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The contents of `tailor.json`, once the files beside it have proved to be those that were written.
 
     Raises:
-        ModelError: saying what differs and how to open the right base.
+        ModelError: naming the file that is missing, damaged or changed.
     """
+    file = folder / FILE
     try:
-        noted = read_json(folder / FILE)
+        metadata = read_json(file)
     except FileNotFoundError:
-        raise ModelError(f"{folder}: not an adapter of ours (no {FILE}) — name a finished run's adapter") from None
+        raise ModelError(f"{folder}: no {FILE}, so not an adapter of mllm-tailor — name a run's adapter") from None
     except DataError as error:
         raise ModelError(str(error)) from None
-    made_on, here = noted["base"], describe_base(model)
+    expected = {"base": dict, "adapters": dict, "weights": bool, "files": dict}
+    if not isinstance(metadata, dict) or any(type(metadata.get(key)) is not kind for key, kind in expected.items()):
+        raise ModelError(f"{file}: damaged, or of an earlier version — train again")
+    for name, expected_sum in metadata["files"].items():
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder / name}: missing — copy the adapter again, or train again")
+        if sha256(folder / name) != expected_sum:
+            raise ModelError(f"{folder / name}: changed since it was written — copy the adapter again, or train again")
+    return dict(metadata)
+
+
+def check_base(folder: Path, trained_on: Mapping[str, Any], model: TunableModel, *, unquantised: bool = False) -> None:
+    """Refuse an adapter on another base than it was trained on; warn where only input settings differ.
+
+    `unquantised` allows an adapter of a quantised base on the unquantised one.
+
+    Raises:
+        ModelError: saying what differs and how to load the right base.
+    """
+    here = describe_base(model)
     for key, what in (("weights_sha256", "weights"), ("config_sha256", "configuration")):
-        if made_on[key] != here[key]:
+        if trained_on.get(key) != here[key]:
             raise ModelError(
-                f"{folder}: made on {made_on['path']}, whose {what} differ from those of {here['path']} — "
-                f"open it on {made_on['path']} (revision {made_on['revision'] or 'as it was'})"
+                f"{folder}: trained on {trained_on.get('path')}, whose {what} differ from those of {here['path']} — "
+                f"load it on {trained_on.get('path')} (revision {trained_on.get('revision') or 'as it was'})"
             )
-    if made_on["quantize"] != here["quantize"] and not (unquantised and here["quantize"] is None):
+    quantize = trained_on.get("quantize")
+    if quantize != here["quantize"] and not (unquantised and here["quantize"] is None):
         raise ModelError(
-            f"{folder}: made on a base with quantize={made_on['quantize']}, used on one with {here['quantize']} — "
-            f"open the base with quantize={made_on['quantize']}"
+            f"{folder}: trained on a base with quantize={quantize}, used on one with {here['quantize']} — "
+            f"load the base with quantize={quantize}"
         )
-    for key in ("tiles", "frames", "trim", "system", "template_sha256"):
-        if made_on.get(key, here[key]) != here[key]:
+    for key in model.input_settings():
+        if trained_on.get(key, here[key]) != here[key]:
             logger.warning("%s: trained with another `%s` than in use here", folder, key.removesuffix("_sha256"))
-    return dict(noted)

@@ -96,5 +96,5 @@ class InjectedAdapter:
         self.trainable = trainable  # names of the weights that move
         self.config = config
         self.tuner = tuner  # peft's BaseTuner round the same model
-        self.memory: dict[str, Any] = {}  # plain values the method remembers between steps
+        self.state: dict[str, Any] = {}  # plain values the method keeps between steps
         self.start: dict[str, Tensor] = {}  # weights as they began, where the method needs them in the end

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import ModelError
-from mllm_tailor.core.io import read_json, write_json
-from mllm_tailor.methods.adapter_metadata import FILE
+from mllm_tailor.methods.adapter_metadata import read_metadata, write_metadata
 from mllm_tailor.methods.adapters import ADAPTER, WEIGHTS_FILE, tuner_layers
 from mllm_tailor.methods.base import InjectedAdapter, TuningMethodSettings
 from mllm_tailor.methods.lora import Lora, LoraSettings
@@ -47,10 +46,10 @@ class Dylora(Lora):
     def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject, and put the hooks in place."""
         attached = super().attach(targets)
-        attached.memory["rank"] = self.settings.rank
+        attached.state["rank"] = self.settings.rank
 
         def drawn() -> int:
-            return int(attached.memory["rank"])
+            return int(attached.state["rank"])
 
         for layer in _layers(targets.model):
             layer.lora_A[ADAPTER].register_forward_hook(_closing(drawn))
@@ -69,7 +68,7 @@ class Dylora(Lora):
 
     def use_rank(self, attached: InjectedAdapter, rank: int) -> None:
         """Compute with the first `rank` rows and their scale."""
-        attached.memory["rank"] = rank
+        attached.state["rank"] = rank
         for layer in _layers(attached.model):
             layer.scaling[ADAPTER] = attached.config.lora_alpha / rank  # type: ignore[union-attr]
 
@@ -100,13 +99,13 @@ def _only(drawn: Callable[[], int], axis: int, full: int) -> Callable[[Tensor], 
 
 
 def truncate(adapter: Path, rank: int, out: Path) -> None:
-    """Cut a written DyLoRA adapter to `rank`: a plain LoRA folder with the same alpha.
+    """Truncate a saved DyLoRA adapter to `rank`: a plain LoRA folder with the same alpha.
 
     Raises:
         ModelError: when the folder is no DyLoRA adapter or has a lower rank.
     """
-    noted = read_json(adapter / FILE) if (adapter / FILE).exists() else {}
-    if noted.get("adapters") != {".": "dylora"}:
+    metadata = read_metadata(adapter)
+    if metadata["adapters"] != {".": "dylora"}:
         raise ModelError(f"{adapter}: not a DyLoRA adapter, so its first {rank} rows mean nothing — train with dylora")
     config = PeftConfig.from_pretrained(str(adapter))
     if not 1 <= rank <= config.r:
@@ -118,5 +117,5 @@ def truncate(adapter: Path, rank: int, out: Path) -> None:
     save_file(
         {name: tensor.contiguous() for name, tensor in cut.items()}, out / WEIGHTS_FILE, metadata={"format": "pt"}
     )
-    config.save_pretrained(out)
-    write_json(out / FILE, {**noted, "method": "lora", "adapters": {".": "lora"}})
+    config.save_pretrained(str(out))
+    write_metadata(out, metadata["base"], {"method": "lora", "adapters": {".": "lora"}, "weights": False})

@@ -173,8 +173,8 @@ class Lisa(Full):
         numbers = sorted({layer_number(name) for name in attached.trainable} - {None})
         if step % self.settings.interval == 0:
             count = min(self.settings.layers, len(numbers))
-            attached.memory["awake"] = sorted(random.Random(seed).sample(numbers, count))
-        awake = {None, *attached.memory["awake"]}
+            attached.state["awake"] = sorted(random.Random(seed).sample(numbers, count))
+        awake = {None, *attached.state["awake"]}
         weights = dict(attached.model.named_parameters())
         for name in attached.trainable:
             weights[name].requires_grad_(layer_number(name) in awake)

@@ -1,27 +1,28 @@
-"""Fold an adapter into its base, exactly, so that one plain model is left."""
+"""Merge adapters into the weights of their base, exactly, so that an ordinary model is left."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from mllm_tailor.core.errors import ModelError
+from mllm_tailor.core.model import TunableModel
 from mllm_tailor.core.optional import need
 from mllm_tailor.methods.adapters import adapter_state, restore
 from mllm_tailor.methods.base import InjectedAdapter
-from mllm_tailor.methods.method import MethodSet, applied_method, injected_adapters
+from mllm_tailor.methods.method import MethodSet
 
 
-def merge(model: Any, how: Literal["dequantised", "repacked"] = "dequantised") -> None:
-    """Fold every adapter into the weights, in place; afterwards the model is an ordinary one.
+def merge(model: TunableModel, how: Literal["dequantised", "repacked"] = "dequantised") -> None:
+    """Merge every adapter into the weights, in place; afterwards the model is an ordinary one.
 
-    A packed base is unpacked to floating point first and the update added there, which keeps the trained function
-    (relative error 4e-7 measured). `repacked` gives every such sum the values it has once packed to 4 bits again, which
-    loses part of the update: what a model served in 4 bits would compute.
+    A quantised base is dequantised first and the update added there, which keeps the trained function (relative error
+    4e-7 measured). `repacked` rounds every such sum to what 4 bits can hold, which loses part of the update: what a
+    model served in 4 bits would compute.
 
     Raises:
         ModelError: for adapters whose function no single weight matrix can express, and for `repacked` without a base
@@ -30,21 +31,22 @@ def merge(model: Any, how: Literal["dequantised", "repacked"] = "dequantised") -
     packed = [name for name, module in model.model.named_modules() if _is_packed(module)]
     if how == "repacked" and not packed:
         raise ModelError("this base is not packed to 4 bits — leave out `repacked`")
-    method = applied_method(model)
-    if method:
-        check_mergeable(method)
-    adapters = [one for one in injected_adapters(model) if one.config is not None] if method else []
-    for one in adapters:
-        if not hasattr(one.tuner, "merge_and_unload"):
-            raise ModelError(f"{one.config.peft_type} cannot be merged into the weights — use the adapter as it is")
+    adapters: list[InjectedAdapter] = []
+    if model.applied is not None:
+        check_mergeable(model.applied.method)
+        adapters = [adapter for adapter in model.applied.adapters if adapter.config is not None]
+    for adapter in adapters:
+        if not hasattr(adapter.tuner, "merge_and_unload"):
+            kind = adapter.config.peft_type if adapter.config else ""
+            raise ModelError(f"{kind} cannot be merged into the weights — use the adapter as it is")
     if model.quantize:
-        adapters = _over_unpacked(model, adapters)
+        adapters = _onto_dequantised(model, adapters)
     _untie_adapted_head(model.model)
     if adapters:
-        _fold(adapters)
+        _merge_and_unload(adapters)
     if how == "repacked":
         _pack_and_unpack(model.model, [name.replace(".base_layer", "") for name in packed])
-    model.model.applied_method = None
+    model.applied = None
     model.model.to(model.dtype)
 
 
@@ -56,7 +58,7 @@ def _is_packed(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _pack_and_unpack(network: nn.Module, names: Sequence[str]) -> None:
-    """Round layers to what NF4 with doubly quantised scales (arXiv 2305.14314) can hold, as opening packs them."""
+    """Round layers to what NF4 with doubly quantised scales (arXiv 2305.14314) can hold, as loading packs them."""
     functional = need("bitsandbytes", "quantize", "merging into 4 bits", ModelError).functional
     for name in names:
         weight = network.get_submodule(name.removeprefix("base_model.model.")).weight
@@ -65,7 +67,7 @@ def _pack_and_unpack(network: nn.Module, names: Sequence[str]) -> None:
 
 
 def check_mergeable(method: MethodSet) -> None:
-    """Refuse methods whose function no weight of the model can express; no model is needed.
+    """Refuse methods whose function no weight matrix can express; no model is needed.
 
     Raises:
         ModelError: naming the method and what works instead.
@@ -78,29 +80,27 @@ def check_mergeable(method: MethodSet) -> None:
             )
 
 
-def _fold(adapters: list[InjectedAdapter]) -> None:
+def _merge_and_unload(adapters: list[InjectedAdapter]) -> None:
     try:
-        for one in adapters:
-            one.tuner._check_merge_allowed()
+        for adapter in adapters:
+            adapter.tuner._check_merge_allowed()
         with torch.no_grad():
             adapters[0].tuner.merge_and_unload(safe_merge=True)  # visits the layers of all adapters
     except (ValueError, AttributeError, NotImplementedError) as error:
         raise ModelError(f"this adapter cannot be merged ({error}) — use it as it is") from None
 
 
-def _over_unpacked(model: Any, adapters: list[InjectedAdapter]) -> list[InjectedAdapter]:
-    """The same adapters over unpacked weights: PEFT's layers for packed ones would pack the sum again."""
-    kept = [(one.config, {name: tensor.clone() for name, tensor in adapter_state(one).items()}) for one in adapters]
+def _onto_dequantised(model: TunableModel, adapters: list[InjectedAdapter]) -> list[InjectedAdapter]:
+    """The same adapters on dequantised weights: PEFT's layers for quantised ones would quantise the sum again."""
+    saved = []
+    for adapter in adapters:
+        assert adapter.config is not None
+        saved.append((adapter.config, {name: tensor.clone() for name, tensor in adapter_state(adapter).items()}))
     if adapters:
         adapters[0].tuner.unload()
-    _unpack(model)
-    return [restore(model.model, config, state) for config, state in kept]
-
-
-def _unpack(model: Any) -> None:
-    """Packed linear layers become ordinary float32 ones that compute what the packed ones stood for."""
     model.model.dequantize(dtype=torch.float32)
     model.quantize = None
+    return [restore(model.model, config, state) for config, state in saved]
 
 
 def _untie_adapted_head(network: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""A recipe's method: for each part the way it is trained, put into a model, written to a folder, read back."""
+"""A recipe's method: how each part is trained; applied to a model, saved to a folder, loaded back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import ModelError, nearest
-from mllm_tailor.methods.adapter_metadata import read_fit, write_fit
+from mllm_tailor.core.model import ModelModules, TunableModel
+from mllm_tailor.methods.adapter_metadata import check_base, describe_base, read_metadata, write_metadata
 from mllm_tailor.methods.adapters import adapter_state, read_adapter, tuner_layers, write_adapter
 from mllm_tailor.methods.base import InjectedAdapter, TuningMethod
 from mllm_tailor.methods.target_modules import Targets, folded, part_of, under
@@ -25,35 +26,43 @@ NOTHING = "`method.parts`: nothing is left to train — a tied head belongs to `
 
 @dataclass(frozen=True)
 class TrainableSummary:
-    """What will move: the names of the weights, how many in each part, and how many the model has in all."""
+    """The weights that are trained: their names, how many in each part, and how many the model has in all."""
 
     trainable: tuple[str, ...]
     counts: dict[str, int]  # part -> weights
     total: int
     modules: dict[str, int]  # part -> modules that carry trained weights
-    places: dict[str, tuple[str, ...]]  # part -> their names, layers folded together
+    module_names: dict[str, tuple[str, ...]]  # part -> their names, layers folded together
 
     def lines(self, most: int = 12) -> list[str]:
-        """What a person is shown: how much moves in each part, and where."""
-        shown = []
+        """A line for each part: how many weights are trained, and in which modules."""
+        lines = []
         for part, count in self.counts.items():
             if count:
-                names = self.places[part]
+                names = self.module_names[part]
                 left = f", and {len(names) - most} more" if len(names) > most else ""
-                shown.append(f"{part}: {count:,} weights in {', '.join(names[:most])}{left}")
-        return shown
+                lines.append(f"{part}: {count:,} weights in {', '.join(names[:most])}{left}")
+        return lines
 
 
 @dataclass(frozen=True)
 class MethodAssignment:
-    """One technique and the parts it trains."""
+    """One tuning method and the parts it trains."""
 
     parts: tuple[str, ...]
     tuning_method: TuningMethod
 
 
+@dataclass(frozen=True)
+class AppliedMethod:
+    """A method at work in a model: see `core.model.AppliedMethod`."""
+
+    method: MethodSet
+    adapters: tuple[InjectedAdapter, ...]  # in the order of the method's assignments
+
+
 class MethodSet:
-    """The techniques of a recipe, each on its own parts."""
+    """The tuning methods of a recipe, each on its own parts."""
 
     def __init__(self, name: str, assignments: tuple[MethodAssignment, ...]) -> None:
         self.name = name
@@ -62,57 +71,40 @@ class MethodSet:
     @property
     def parts(self) -> tuple[str, ...]:
         """Every part that is trained."""
-        return tuple(
-            part
-            for assignment in self.assignments
-            if assignment.tuning_method.name != "freeze"
-            for part in assignment.parts
-        )
+        trained = (item for item in self.assignments if item.tuning_method.name != "freeze")
+        return tuple(part for assignment in trained for part in assignment.parts)
 
     @property
     def settings(self) -> Any:
-        """Settings of the first technique."""
+        """Settings of the first tuning method."""
         return self.assignments[0].tuning_method.settings
 
     @property
     def quantize(self) -> str | None:
-        """How the base is to be packed; needed before it is opened."""
-        return next(
-            (assignment.tuning_method.quantize for assignment in self.assignments if assignment.tuning_method.quantize),
-            None,
-        )
+        """How the base is to be quantised; needed before it is loaded."""
+        formats = (assignment.tuning_method.quantize for assignment in self.assignments)
+        return next((quantize for quantize in formats if quantize), None)
 
     @property
     def quantize_skip(self) -> tuple[str, ...]:
-        """Parts to be left unpacked: all that no quantising technique works on."""
-        packed = {
-            part for assignment in self.assignments if assignment.tuning_method.quantize for part in assignment.parts
-        }
+        """Parts that stay unquantised: all on which no quantising method works."""
+        packed = {part for item in self.assignments if item.tuning_method.quantize for part in item.parts}
         return tuple(part for part in PARTS if part not in packed) if packed else ()
 
     @property
     def optimizer(self) -> str | None:
-        """The optimizer a technique insists on, if one does."""
-        return next(
-            (
-                assignment.tuning_method.optimizer
-                for assignment in self.assignments
-                if assignment.tuning_method.optimizer
-            ),
-            None,
-        )
+        """The optimizer that a tuning method requires, if one does."""
+        optimizers = (assignment.tuning_method.optimizer for assignment in self.assignments)
+        return next((optimizer for optimizer in optimizers if optimizer), None)
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
-        """The settings that optimizer takes."""
-        return {
-            name: value
-            for assignment in self.assignments
-            for name, value in assignment.tuning_method.optimizer_options.items()
-        }
+        """The settings of that optimizer."""
+        options = [assignment.tuning_method.optimizer_options for assignment in self.assignments]
+        return {name: value for each in options for name, value in each.items()}
 
-    def apply(self, model: Any) -> TrainableSummary:
-        """Freeze everything, attach every technique, and count what is left to move.
+    def apply(self, model: TunableModel) -> TrainableSummary:
+        """Freeze everything, attach every tuning method, and count the weights that are trained.
 
         Raises:
             ModelError, RecipeError: when the model lacks a part or a setting does not fit it.
@@ -120,132 +112,136 @@ class MethodSet:
         network: nn.Module = model.model
         total = sum(_size(weight) for weight in network.parameters())
         network.requires_grad_(False)
-        attached = [
-            assignment.tuning_method.attach(self._targets(assignment, model)) for assignment in self.assignments
-        ]
-        moving = {name for one in attached for name in one.trainable}
+        adapters = tuple(item.tuning_method.attach(self._targets(item, model)) for item in self.assignments)
+        trainable = {name for adapter in adapters for name in adapter.trainable}
         for name, weight in network.named_parameters():
-            weight.requires_grad_(name in moving)
-        set_method(model, self, attached)
+            weight.requires_grad_(name in trainable)
+        model.applied = AppliedMethod(self, adapters)
         return self._count(model, total)
 
-    def num_trainable_parameters(self, model: Any) -> int:
-        """How many weights will be trained, by formula, without touching the model; a skeleton will do.
+    def num_trainable_parameters(self, model: ModelModules) -> int:
+        """How many weights will be trained, by formula, without touching the model; one without weights will do.
 
         Raises:
-            ModelError, RecipeError: when the model lacks a part, a setting does not fit it, or nothing would move.
+            ModelError, RecipeError: when the model lacks a part, a setting does not fit it, or nothing is trained.
         """
-        found = sum(
-            assignment.tuning_method.num_trainable_parameters(self._targets(assignment, model))
-            for assignment in self.assignments
+        count = sum(
+            item.tuning_method.num_trainable_parameters(self._targets(item, model)) for item in self.assignments
         )
-        if not found:
+        if not count:
             raise ModelError(NOTHING)
-        return found
+        return count
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: TunableModel, folder: Path) -> None:
         """Write what was trained: PEFT folders for adapters, plain safetensors for weights of the model itself.
 
         One adapter lies at the top of `folder`; several lie in subfolders named by their parts.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        attached = injected_adapters(model)
-        adapters = [
-            (assignment, one)
-            for assignment, one in zip(self.assignments, attached, strict=True)
-            if one.config is not None
-        ]
-        places = {}
-        for assignment, one in adapters:
-            place = "." if len(adapters) == 1 else "-".join(assignment.parts)
-            config, state = assignment.tuning_method.export(one, adapter_state(one))
+        pairs = list(zip(self.assignments, injected_adapters(model), strict=True))
+        in_peft = [(assignment, adapter) for assignment, adapter in pairs if adapter.config is not None]
+        written = {}
+        for assignment, adapter in in_peft:
+            name = "." if len(in_peft) == 1 else "-".join(assignment.parts)
+            config, state = assignment.tuning_method.export(adapter, adapter_state(adapter))
             assert config is not None
             config.base_model_name_or_path = model.path
-            write_adapter(folder / place, config, state)
-            places[place] = assignment.tuning_method.name
-        own = {name for one in attached if one.config is None for name in one.trainable}
+            write_adapter(folder / name, config, state)
+            written[name] = assignment.tuning_method.name
+        own = {name for _, adapter in pairs if adapter.config is None for name in adapter.trainable}
         if own:
-            present = dict(model.model.named_parameters())
-            save_file({name: present[name].detach().cpu().contiguous() for name in own}, folder / WEIGHTS_FILE)
-        write_fit(folder, model, {"method": self.name, "adapters": places, "weights": bool(own)})
+            weights = dict(model.model.named_parameters())
+            save_file({name: weights[name].detach().cpu().contiguous() for name in own}, folder / WEIGHTS_FILE)
+        contents = {"method": self.name, "adapters": written, "weights": bool(own)}
+        write_metadata(folder, describe_base(model), contents)
 
-    def load(self, model: Any, folder: Path, *, unquantised: bool = False) -> None:
+    def load(self, model: TunableModel, folder: Path, *, unquantised: bool = False) -> None:
         """Put what `save` wrote into an untouched base.
 
         Raises:
-            ModelError: when the base is another one, or a file is missing or damaged.
+            ModelError: when the base is another one, or a file is missing, damaged or changed.
         """
-        noted = read_fit(folder, model, unquantised=unquantised)
+        metadata = read_metadata(folder)
+        check_base(folder, metadata["base"], model, unquantised=unquantised)
         for assignment in self.assignments:
             assignment.tuning_method.create_empty(self._targets(assignment, model))
-        if noted["weights"]:
+        if metadata["weights"]:
             _load_weights(model.model, folder / WEIGHTS_FILE)
-        set_method(model, self, [read_adapter(model.model, folder / place) for place in noted["adapters"]])
+        adapters = tuple(read_adapter(model.model, folder / name) for name in metadata["adapters"])
+        model.applied = AppliedMethod(self, adapters)
         model.model.requires_grad_(False)
         model.model.eval()
 
     def peak_learning_rate(self, stated: float | None) -> float:
-        """The peak learning rate of the first technique; `stated` is the recipe's common one."""
+        """The peak learning rate of the first tuning method; `stated` is the recipe's common one."""
         return _peak_rate(self.assignments[0].tuning_method, stated)
 
-    def learning_rates(self, model: Any, stated: float | None) -> dict[str, float]:
+    def learning_rates(self, model: TunableModel, stated: float | None) -> dict[str, float]:
         """The peak learning rate of every trained weight, by name."""
         return {
             name: _peak_rate(assignment.tuning_method, stated) * assignment.tuning_method.rate_factor(name)
-            for assignment, one in zip(self.assignments, injected_adapters(model), strict=True)
-            for name in one.trainable
+            for assignment, adapter in zip(self.assignments, injected_adapters(model), strict=True)
+            for name in adapter.trainable
         }
 
-    def begin_step(self, model: Any, step: int, seed: int) -> None:
+    def begin_step(self, model: TunableModel, step: int, seed: int) -> None:
         """Before the forward passes of optimizer step `step` (from 0)."""
-        for assignment, one in zip(self.assignments, injected_adapters(model), strict=True):
-            assignment.tuning_method.begin_step(one, step, seed)
+        for assignment, adapter in zip(self.assignments, injected_adapters(model), strict=True):
+            assignment.tuning_method.begin_step(adapter, step, seed)
 
-    def end_step(self, model: Any, step: int, steps: int) -> None:
-        """After its update."""
-        for assignment, one in zip(self.assignments, injected_adapters(model), strict=True):
-            assignment.tuning_method.end_step(one, step, steps)
+    def end_step(self, model: TunableModel, step: int, steps: int) -> None:
+        """After the update of a step."""
+        for assignment, adapter in zip(self.assignments, injected_adapters(model), strict=True):
+            assignment.tuning_method.end_step(adapter, step, steps)
 
-    def state_dict(self, model: Any) -> list[dict[str, Any]]:
-        """Plain values the techniques remember between steps."""
-        return [dict(one.memory) for one in injected_adapters(model)]
+    def state_dict(self, model: TunableModel) -> list[dict[str, Any]]:
+        """Plain values that the tuning methods keep between steps."""
+        return [dict(adapter.state) for adapter in injected_adapters(model)]
 
-    def load_state_dict(self, model: Any, memory: Sequence[Mapping[str, Any]]) -> None:
-        """The inverse of `memory`."""
-        for one, values in zip(injected_adapters(model), memory, strict=True):
-            one.memory.update(values)
+    def load_state_dict(self, model: TunableModel, states: Sequence[Mapping[str, Any]]) -> None:
+        """The inverse of `state_dict`."""
+        for adapter, values in zip(injected_adapters(model), states, strict=True):
+            adapter.state.update(values)
 
-    def _targets(self, assignment: MethodAssignment, model: Any) -> Targets:
+    def _targets(self, assignment: MethodAssignment, model: ModelModules) -> Targets:
         known = model.family.parts
+        tuning_method = assignment.tuning_method
         for part in assignment.parts:
-            if part not in known and assignment.tuning_method.name != "freeze":
+            if part not in known and tuning_method.name != "freeze":
                 raise ModelError(f"`method.parts`: this model has no {part} — {nearest(part, known)}")
         parts = {part: tuple(known[part]) for part in assignment.parts if part in known}
-        tuning_method = assignment.tuning_method
         return Targets(
-            model.model, parts, tuning_method.leaves, tuple(tuning_method.preferred), tuning_method.settings.last_layers
+            model.model,
+            parts,
+            leaves=tuning_method.leaves,
+            preferred=tuple(tuning_method.preferred),
+            last_layers=tuning_method.settings.last_layers,
         )
 
-    def _count(self, model: Any, total: int) -> TrainableSummary:
+    def _count(self, model: TunableModel, total: int) -> TrainableSummary:
         parts = model.family.parts
-        counts, modules = dict.fromkeys(parts, 0), {part: {} for part in parts}
+        counts: dict[str, int] = dict.fromkeys(parts, 0)
+        modules: dict[str, dict[str, None]] = {part: {} for part in parts}  # names in order
         trainable, layers = [], tuner_layers(model.model)
         for name, weight in model.model.named_parameters():
             if weight.requires_grad:
                 part = part_of(name, parts)
                 trainable.append(name)
                 counts[part] = counts.get(part, 0) + weight.numel()
-                modules.setdefault(part, {})[_module_of(name, layers)] = None  # in order
+                modules.setdefault(part, {})[_module_of(name, layers)] = None
         if not trainable:
             raise ModelError(NOTHING)
-        sizes = {part: len(names) for part, names in modules.items()}
         return TrainableSummary(
-            tuple(trainable), counts, total, sizes, {part: folded(names) for part, names in modules.items()}
+            trainable=tuple(trainable),
+            counts=counts,
+            total=total,
+            modules={part: len(names) for part, names in modules.items()},
+            module_names={part: folded(names) for part, names in modules.items()},
         )
 
 
 def _peak_rate(tuning_method: TuningMethod, stated: float | None) -> float:
-    """What is said of the part, else of the whole training, else the method's own."""
+    """That of the part, else that of the whole training, else the method's default."""
     return float(tuning_method.settings.learning_rate or stated or tuning_method.rate)
 
 
@@ -258,32 +254,22 @@ def _module_of(name: str, layers: Mapping[str, Any]) -> str:
     return name.rpartition(".")[0]
 
 
-def set_method(model: Any, method: MethodSet, attached: list[InjectedAdapter]) -> None:
-    """Note on the transformers model who tuned it, as PEFT does with `peft_config`."""
-    model.model.applied_method = (method, attached)
+def injected_adapters(model: TunableModel) -> Sequence[InjectedAdapter]:
+    """What the method put into this model, in the order of its assignments."""
+    assert model.applied is not None, "a method is applied or loaded first"
+    return model.applied.adapters
 
 
-def applied_method(model: Any) -> MethodSet | None:
-    """The method whose weights are in this model, if any."""
-    found = getattr(model.model, "applied_method", None)
-    return found[0] if found else None
-
-
-def injected_adapters(model: Any) -> list[InjectedAdapter]:
-    """What the method put into this model, in the order of its plans."""
-    return list(model.model.applied_method[1])
-
-
-def trainable_state_dict(model: Any) -> dict[str, Tensor]:
-    """Everything a method may change while training, by name: trained weights and all of the adapters' own tensors."""
+def trainable_state_dict(model: TunableModel) -> dict[str, Tensor]:
+    """Everything a method may change while training, by name: trained weights and all tensors of its adapters."""
     network: nn.Module = model.model
     layers = tuple(tuner_layers(network))
-    moving = {name for one in injected_adapters(model) for name in one.trainable}
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    trainable = {name for adapter in injected_adapters(model) for name in adapter.trainable}
+    tensors: dict[str, Tensor] = dict(network.named_parameters()) | dict(network.named_buffers())
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if name in moving or (under(name, layers) and ".base_layer." not in name)
+        if name in trainable or (under(name, layers) and ".base_layer." not in name)
     }
 
 

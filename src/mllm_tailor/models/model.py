@@ -16,6 +16,7 @@ from PIL import Image
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import sha256
+from mllm_tailor.core.model import AppliedMethod
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.crop import box_of, clip_box, print_box
 from mllm_tailor.media.open import image_size, open_image
@@ -55,6 +56,7 @@ class LoadedModel:
     frames: int = 8  # per video
     codebook: Codebook | None = None  # of models that read recordings as tokens
     trim: bool = False  # crop blank margins of images and videos before tiling
+    applied: AppliedMethod | None = None  # the tuning method at work in the model
     mixed_precision: bool = False  # the vision tower runs under bf16 autocast, as it does in training
 
     @property
@@ -135,6 +137,17 @@ class LoadedModel:
             "weights_sha256": weights.hexdigest(),
             "config_sha256": sha256(self.folder / "config.json"),
             "transformers": transformers.__version__,
+        }
+
+    def input_settings(self) -> dict[str, Any]:
+        """Settings that decide what a sample becomes: tiles, frames, margins, system text, chat template."""
+        template = self.processor.chat_template or self.tokenizer.chat_template or ""
+        return {
+            "tiles": self.tiles.model_dump(),
+            "frames": self.frames,
+            "trim": self.trim,
+            "system": self.system,
+            "template_sha256": hashlib.sha256(str(template).encode()).hexdigest(),
         }
 
     def decode(self, ids: Sequence[int]) -> str:

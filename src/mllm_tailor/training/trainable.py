@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.methods import MethodSet, applied_method
+from mllm_tailor.methods import MethodSet
 from mllm_tailor.models import LoadedModel
 
 
@@ -15,9 +15,9 @@ def tuning_method_of(model: LoadedModel) -> MethodSet:
     Raises:
         RunError: when none was.
     """
-    method = applied_method(model)
-    if method is None:
+    if model.applied is None:
         raise RunError("no method was applied to this model — call `make_method(recipe).apply(model)` before training")
+    method: MethodSet = model.applied.method
     return method
 
 

@@ -279,6 +279,17 @@ def test_kinds_of_error(name: str, predicted: str | None, kind: str) -> None:
     assert kind_of_error(name, labels, {name: predicted}) == kind
 
 
+def test_any_of_several_right_answers_is_right() -> None:
+    assert kind_of_error("a", {"a": ["x-ray", "xray"]}, {"a": "xray"}) == "right"
+    assert kind_of_error("a", {"a": ["radiograph", "x-ray"]}, {"a": "X-ray"}) == "case or spaces"
+
+
+def test_a_ranking_keeps_its_ranks() -> None:
+    ranking = Prediction("1", "", {"a": ["first", "second", "third"]})
+    scores = score([{"a": "second"}], [ranking], ["recall_1", "recall_5"], ["a"])
+    assert scores.values() == {"recall_1": 0, "recall_5": 100}
+
+
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_every_pair_of_texts_has_a_kind(label: str, predicted: str) -> None:
     kind = kind_of_error("a", {"a": label, "b": "other"}, {"a": predicted})

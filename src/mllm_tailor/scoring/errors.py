@@ -10,7 +10,7 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.scoring.text import as_text, is_empty, squeeze
+from mllm_tailor.scoring.text import as_text, is_empty, nearest_reference, squeeze
 from mllm_tailor.tasks.values import read_amount
 
 # In the order in which they are tested; the first that applies is taken.
@@ -35,7 +35,8 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 def kind_of_error(name: str, labels: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
     """The key of `KINDS` for field `name` of one reply."""
-    label, predicted = as_text(labels.get(name)), as_text(fields.get(name))
+    label = as_text(nearest_reference(labels.get(name), fields.get(name)))
+    predicted = as_text(fields.get(name))
     if label == predicted:
         return "right"
     if is_empty(predicted):

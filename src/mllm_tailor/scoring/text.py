@@ -7,6 +7,8 @@ import math
 import unicodedata
 from typing import Any
 
+from rapidfuzz import fuzz
+
 from mllm_tailor.tasks.values import read_amount
 
 
@@ -46,6 +48,23 @@ def typed_text(value: Any, kind: str = "string") -> str:
 def is_empty(value: Any) -> bool:
     """Whether a value is empty: null, blank text, an empty list or object."""
     return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def is_reference_list(label: Any) -> bool:
+    """Whether a label is a list of texts: all right answers."""
+    return isinstance(label, list) and bool(label) and all(isinstance(answer, str) for answer in label)
+
+
+def nearest_reference(label: Any, predicted: Any) -> Any:
+    """Of a label with several right answers the one most similar to the reply; any other label as it is.
+
+    >>> nearest_reference(["x-ray", "radiograph"], "xray")
+    'x-ray'
+    """
+    if not is_reference_list(label):
+        return label
+    text = as_text(predicted)
+    return max(label, key=lambda answer: (answer == text, fuzz.ratio(answer, text)))
 
 
 def squeeze(text: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from mllm_tailor.scoring.metrics.base import ByField, Ratio, is_reference_list
-from mllm_tailor.scoring.text import typed_text
+from mllm_tailor.scoring.metrics.base import ByField, Ratio
+from mllm_tailor.scoring.text import is_reference_list, typed_text
 
 THRESHOLD = 0.5  # a similarity below it counts as 0
 

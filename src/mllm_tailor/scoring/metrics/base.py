@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from mllm_tailor.core.sample import Prediction
+from mllm_tailor.scoring.text import is_reference_list
 
 Better = Literal["higher", "lower"]
 
@@ -50,11 +51,6 @@ class Metric(Protocol):
 Compare = Callable[[Any, Any, str], Ratio]  # label, predicted value ("" where there is none), kind of field
 
 
-def is_reference_list(label: Any) -> bool:
-    """Whether a label is a list of texts: all right answers."""
-    return isinstance(label, list) and bool(label) and all(isinstance(answer, str) for answer in label)
-
-
 @dataclass(frozen=True)
 class ByField:
     """A metric that compares single values.
@@ -86,7 +82,7 @@ class ByField:
         if name not in labels:
             return NOTHING
         label, predicted, kind = labels[name], prediction.fields.get(name, ""), kinds.get(name, "string")
-        if is_reference_list(predicted):  # of a baseline that repeats a label
+        if is_reference_list(label) and is_reference_list(predicted):  # of a baseline that repeats a label
             predicted = predicted[0]
         if self.takes_references or not is_reference_list(label):
             return self.compare(label, predicted, kind)

@@ -81,18 +81,39 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is not a number JSON can hold")
-    return number
+class WrittenFloat(float):
+    """A number that remembers how it was written, so that the label `10.50` does not become `10.5`."""
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        number = super().__new__(cls, text)
+        if not math.isfinite(number):
+            raise ValueError(f"{text} is not a number JSON can hold")
+        number.text = text
+        return number
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> tuple[type[WrittenFloat], tuple[str]]:
+        return WrittenFloat, (self.text,)
+
+
+def as_written(value: Any) -> str:
+    """A value of a label as its file writes it: `true` and not `True`, `10.50` and not `10.5`, nothing for null."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return dump_json(value, indent=None) if isinstance(value, (dict, list)) else str(value)
 
 
 def _refuse_constant(word: str) -> float:
     raise ValueError(f"{word} is not a JSON value")
 
 
-_strict_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant)
+_strict_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=WrittenFloat, parse_constant=_refuse_constant)
 _model_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Sample, Turn
-from mllm_tailor.core.strict_json import parse_json
+from mllm_tailor.core.strict_json import as_written, parse_json
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.keys import TECHNICAL_KEYS, KeyReader, seconds_of
@@ -194,7 +194,7 @@ def _conversation(values: dict[str, Any]) -> tuple[str, str | None]:
 
 def _pop_text(values: dict[str, Any], names: tuple[str, ...]) -> str | None:
     name = next((name for name in names if isinstance(values.get(name), (str, int, float))), None)
-    return None if name is None else str(values.pop(name))
+    return None if name is None else as_written(values.pop(name))
 
 
 def pop_options(values: dict[str, Any]) -> tuple[str, ...]:
@@ -208,11 +208,11 @@ def pop_options(values: dict[str, Any]) -> tuple[str, ...]:
         plain = isinstance(texts, list) and all(isinstance(text, (str, int, float)) for text in texts)
         if isinstance(texts, list) and plain and len(texts) > 1:
             del values[name]
-            return tuple(map(str, texts))
+            return tuple(map(as_written, texts))
     letters = list(takewhile(lambda letter: values.get(letter) not in (None, ""), ascii_uppercase))
     if len(letters) < 2 or not any(name in values for name in QUESTION_COLUMNS):
         return ()
-    return tuple(str(values.pop(letter)) for letter in letters)
+    return tuple(as_written(values.pop(letter)) for letter in letters)
 
 
 def _kind_hint(column: str) -> MediaKind | None:
@@ -322,6 +322,8 @@ def plain_value(value: Any, source: str, name: str) -> Any:
     """A label as JSON holds it: dates and decimals from tables become text; NaN is refused."""
     if isinstance(value, float) and not math.isfinite(value):
         raise DataError(f"{source}: `{name}` is {value}, which is not a value — mend the label or leave it empty")
+    if isinstance(value, datetime.datetime) and value.tzinfo is None and value.time() == datetime.time():
+        return value.date().isoformat()  # tables store dates as midnight
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):

@@ -65,6 +65,7 @@ def read_samples(
         )
     samples, outside = without_links_out(folder, samples)
     faults += outside
+    faults = merged(faults)
     errors = [fault for fault in faults if fault.severity == "error"]
     if on_issue is not None:
         for fault in faults:
@@ -99,6 +100,20 @@ def without_links_out(folder: Folder, samples: Sequence[Sample]) -> tuple[list[S
         else:
             kept.append(sample)
     return kept, issues
+
+
+def merged(issues: Sequence[DataIssue]) -> list[DataIssue]:
+    """The issues, with warnings that say the same of many rows made one that names the first row and counts them."""
+    same = Counter((issue.problem, issue.fix) for issue in issues if issue.severity == "warning")
+    result: list[DataIssue] = []
+    for issue in issues:
+        count = same.get((issue.problem, issue.fix), 0) if issue.severity == "warning" else 1
+        if count > 1:
+            same[(issue.problem, issue.fix)] = 0  # the others are counted in this one
+            issue = replace(issue, problem=f"{issue.problem} (in {count:,} rows, this is the first)", sample_id=None)
+        if count:
+            result.append(issue)
+    return result
 
 
 def list_issues(faults: Sequence[DataIssue]) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.strict_json import as_written
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
 from mllm_tailor.tasks.reply import read_object
@@ -113,7 +114,7 @@ class Classify:
     def _label(self, sample: Sample) -> str | None:
         """The class as the data writes it."""
         label = sample.fields.get(self.settings.label, sample.answer)
-        return None if label is None else _unwrapped(str(label))
+        return None if label is None else _unwrapped(as_written(label))
 
     def schema(self) -> dict[str, Any]:
         """One key, one of the classes."""

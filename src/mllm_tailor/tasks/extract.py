@@ -13,10 +13,13 @@ from pydantic import Field, model_validator
 from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.strict_json import as_written
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
 from mllm_tailor.tasks.reply import read_object
 from mllm_tailor.tasks.values import DateOrder, format_amount, read_amount, read_date
+
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
 
 FieldType = Literal["string", "date", "amount", "number", "integer", "boolean", "choice", "object", "list"]
 
@@ -254,7 +257,7 @@ def _typed(value: Any, spec: FieldSpec, where: str) -> Any:
         raise DataError(
             f"{where} should be one value, found {type(value).__name__} — declare an object or a list, or correct it"
         )
-    text = str(value).strip()
+    text = as_written(value).strip()
     if spec.type == "choice" and text and text not in spec.choices:
         raise DataError(f"{where}: {text!r} is none of its choices — {nearest(text, spec.choices)}")
     return _written(text, spec, where) if text and spec.form is not None else text
@@ -288,7 +291,10 @@ def _number(value: Any, kind: str, where: str) -> Any:
     try:
         if kind == "boolean":
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
-        number = float(str(value).replace(",", ""))
+        text = str(value).strip()
+        if "," in text and not _THOUSANDS.fullmatch(text):  # 2,50 is not 250
+            raise ValueError
+        number = float(text.replace(",", ""))
         if not math.isfinite(number) or (kind == "integer" and number != int(number)):
             raise ValueError
         return int(number) if kind == "integer" else number

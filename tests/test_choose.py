@@ -19,6 +19,7 @@ from mllm_tailor.core.io import read_json, read_jsonl
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples
 from mllm_tailor.tasks import open_task
+from mllm_tailor.tasks.choose import Choose
 
 task = open_task("choose")
 
@@ -133,3 +134,28 @@ def test_a_run_is_scored_by_likelihood_and_predicts_from_a_manifest(tmp_path: Pa
     )
     assert all(0 < row["confidence"]["option"] <= 1 for row in found[:-1])
     assert "0 options" in found[-1]["problem"]  # one bad row stops no other
+
+
+def test_answers_are_read_in_one_way_for_the_whole_set() -> None:
+    """Options that are numbers or letters do not change what an answer means from row to row."""
+
+    def rows(*pairs: tuple[str, str]) -> list[Sample]:
+        return [
+            Sample(str(n), (), "Which?", answer, options=tuple(options)) for n, (options, answer) in enumerate(pairs)
+        ]
+
+    places = rows(("3210", "1"), ("4021", "0"), (("red", "blue", "green"), "2"))
+    task = Choose({}).resolve_from(places)
+    assert task.settings.answers == "index"
+    assert [task.labels(sample)["option"] for sample in places] == ["B", "A", "C"]
+    letters = rows(("BAC", "A"), (("red", "blue"), "B"))
+    task = Choose({}).resolve_from(letters)
+    assert [task.labels(sample)["option"] for sample in letters] == ["A", "B"]
+    counted = rows((("red", "blue"), "1"), (("red", "blue"), "2"))
+    assert Choose({}).resolve_from(counted).settings.answers == "number"
+    with pytest.raises(DataError, match="read both ways"):
+        Choose({}).resolve_from(rows(("3210", "1"), ("3210", "2")))
+    mixed = rows((("red", "blue"), "red"), (("red", "blue"), "blue"), (("red", "blue"), "A"))
+    task = Choose({}).resolve_from(mixed)
+    with pytest.raises(DataError, match="read as text, as the other rows"):
+        task.labels(mixed[2])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data import read_samples
 from mllm_tailor.tasks import open_task, transcription_samples
 from mllm_tailor.tasks.reply import read_object
 
@@ -120,3 +123,15 @@ def test_a_share_of_the_transcripts_is_chosen_by_seed() -> None:
     samples = [Sample(id=str(number), extra={"ocr": word}) for number in range(40)]
     chosen = [{sample.id for sample in transcription_samples(samples, 0.25, seed)} for seed in (0, 0, 1)]
     assert len(chosen[0]) == 10 and chosen[0] == chosen[1] != chosen[2]
+
+
+def test_labels_are_learned_as_they_are_written(tmp_path: Path) -> None:
+    row = '{"file_name": "a.png", "total": 10.50, "paid": true, "code": "007", "rate": "2,50", "sum": "1,250.5"}\n'
+    (tmp_path / "metadata.jsonl").write_text(row)
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    (sample,) = read_samples(tmp_path).samples
+    texts = open_task("extract", ["total", "paid", "code", "rate"])
+    assert texts.labels(sample) == {"total": "10.50", "paid": "true", "code": "007", "rate": "2,50"}
+    assert open_task("extract", {"sum": "number"}).labels(sample) == {"sum": 1250.5}
+    with pytest.raises(DataError, match="cannot be read as number"):
+        open_task("extract", {"rate": "number"}).labels(sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import predict, read_inputs
 from mllm_tailor.recipe import DecodingMode, read_single
+from mllm_tailor.run.data_record import read_data_facts
 from mllm_tailor.run.predict import generate, open_base, open_tuned, write_predictions
 from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder, open_run
+
+logger = logging.getLogger(__name__)
 
 ENGINES = ("builtin", "vllm")
 
@@ -41,12 +45,28 @@ def predict_paths(
     settings, tuned = _asked_for(run_path, model, recipe, base)
     mode = DecodingMode.UNCONSTRAINED if unconstrained else settings.mode
     samples = read_inputs(paths)
+    _tell_missing(run_path, samples)
     read = _read_in_vllm if engine == "vllm" else _read_here
     predictions = read(settings, tuned, mode, samples)
     write_predictions(out, predictions)
     failed = sum(prediction.problem is not None for prediction in predictions)
     note = f", {failed} with a problem (see `problem` in their rows)" if failed else ""
     show(f"{len(predictions)} rows in {out}{note}")
+
+
+def _tell_missing(run_path: Path | None, samples: Sequence[Sample]) -> None:
+    """Warn where the run was trained with system texts that differ and an input brings none."""
+    run = None if run_path is None else RunFolder(run_path)
+    if run is None or not run.data.is_file() or not (count := read_data_facts(run).get("own_systems")):
+        return
+    without = sum(sample.system is None for sample in samples)
+    if without:
+        logger.warning(
+            "%d training rows brought system texts of their own, and %d of these inputs have none — name `system` in "
+            "a JSONL manifest",
+            count,
+            without,
+        )
 
 
 def _asked_for(

@@ -133,11 +133,21 @@ def _earlier(rest: dict[str, Any], reader: KeyReader) -> tuple[tuple[Turn, ...],
     """The earlier turns and the system text of a question; in rows without a question these names are labels."""
     if not any(isinstance(rest.get(name), str) for name in QUESTION_COLUMNS):
         return (), None
-    system = rest.pop("system", None)
+    return earlier_turns(rest.pop("history", None), rest.pop("system", None), reader)
+
+
+def earlier_turns(history: Any, system: Any, reader: KeyReader) -> tuple[tuple[Turn, ...], str | None]:
+    """Earlier turns from a list of [question, answer], and a system text; both may be missing.
+
+    Raises:
+        DataError: naming the row.
+    """
     if system is not None and not isinstance(system, str):
         raise reader.error(f"`system` should be text, found {kind_of(system)}", "correct this row")
-    pairs = rest.pop("history", None) or []
-    pairs = parse_json(pairs) if isinstance(pairs, str) and pairs.startswith("[") else pairs
+    try:
+        pairs = parse_json(history) if isinstance(history, str) and history else history or []
+    except ValueError:
+        pairs = None
     if not isinstance(pairs, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
     ):

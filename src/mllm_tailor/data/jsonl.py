@@ -57,6 +57,7 @@ def as_row(value: Any, source: str, split: str | None = None) -> Row | DataIssue
 def kind_of(value: Any) -> str:
     """What JSON calls a value, for messages."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    value = float(value) if isinstance(value, float) else value  # whatever its class
     return names.get(type(value), "null" if value is None else type(value).__name__)
 
 

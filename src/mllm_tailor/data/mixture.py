@@ -53,7 +53,7 @@ def read_source(
     dataset = read_samples(source.train, source.layout, on_issue=faults.append, media_root=source.media_root)
     samples = [replace(sample, id=f"{name}/{sample.id}") for sample in dataset.samples]
     if source.task is not None and isinstance(task, DataDependentTask):
-        task = task.settled(samples)
+        task = task.resolve_from(samples)
     validation = validate(samples, (), task, faults=faults, decode=decode)
     return task, samples, [*validation.faults, *find_shared(samples, held_out, "in this recipe")]
 

@@ -102,6 +102,24 @@ def without_links_out(folder: Folder, samples: Sequence[Sample]) -> tuple[list[S
     return kept, issues
 
 
+def shared_system(path: str | Path, layout: str | None = None) -> str | None:
+    """The system text that every sample brings; None where one brings none, or another. Reading stops there.
+
+    Raises:
+        DataError: when no layout is recognised.
+    """
+    folder = Folder(path)
+    reader: Layout = LAYOUTS.load(layout or detect(folder)[0])
+    text: str | None = None
+    for item in reader.read(folder):
+        if isinstance(item, DataIssue):
+            continue
+        if item.system is None or text not in (None, item.system):
+            return None
+        text = item.system
+    return text
+
+
 def merged(issues: Sequence[DataIssue]) -> list[DataIssue]:
     """The issues, with warnings that say the same of many rows made one that names the first row and counts them."""
     same = Counter((issue.problem, issue.fix) for issue in issues if issue.severity == "warning")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count
@@ -12,9 +14,17 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import parse_line, read_lines
 from mllm_tailor.core.sample import Media, MediaKind, Sample
+from mllm_tailor.data.columns import REFUSED_COLUMNS, earlier_turns, with_span
+from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.data.jsonl import Row
+from mllm_tailor.data.keys import KeyReader
+from mllm_tailor.data.layouts import chat
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, inside, leads_inside, media_kind
 
+logger = logging.getLogger(__name__)
+
+READ_KEYS = ("views", "question", "options", "id", "system", "history", "split", "group")
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
 # What lies beside media without being any: labels, notes, and what systems leave in folders.
 NOTE_SUFFIXES = frozenset(
@@ -30,12 +40,16 @@ def read_inputs(paths: Sequence[Path]) -> list[Sample]:
     """Samples for `tailor predict PATH...`, in the order given; folders are walked in order of name.
 
     A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, inside the manifest's folder or
-    absolute), or `views` of one scene to be stitched, and, where wanted, `question`, `options` and `id`. Whatever
-    cannot be used becomes a sample with `extra["problem"]`, which predicts as an error row: one bad file never stops
-    the others. Ids are file stems, made different where they collide.
+    absolute), or `views` of one scene to be stitched, and, where wanted, `question`, `options`, `id`, `system`,
+    `history` and the span `start` to `end` of a video or recording; or chat rows with `messages`. Other keys are named
+    in a warning. Whatever cannot be used becomes a sample with `extra["problem"]`, which predicts as an error row: one
+    bad file never stops the others. Ids are file stems, made different where they collide.
     """
     taken: set[str] = set()
-    return [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
+    samples = [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
+    for key, number in Counter(key for sample in samples for key in sample.extra.get("unread", ())).items():
+        logger.warning("The key `%s` of %d rows is not shown to the model", key, number)
+    return samples
 
 
 def _read(path: Path) -> Iterator[Sample]:
@@ -105,7 +119,9 @@ def _of_rows(path: Path) -> Iterator[Sample]:
 
 def _of_row(row: Any, folder: Path, where: str) -> Sample:
     if not isinstance(row, Mapping):
-        raise DataError(f"{where}: a row is one JSON object, found {type(row).__name__} — mend or remove this row")
+        raise DataError(f"{where}: a row is one JSON object, found {type(row).__name__} — correct or remove this row")
+    if "messages" in row:
+        return _of_messages(row, folder, where)
     named = [(key, name) for key in MEDIA_KEYS for name in _names(row.get(key), where)]
     media = tuple(item for key, name in named for item in _media(key, name, folder, where))
     if views := tuple(inside(folder, name, where) for name in _names(row.get("views"), where)):
@@ -113,6 +129,11 @@ def _of_row(row: Any, folder: Path, where: str) -> Sample:
     if not media:
         raise DataError(f"{where}: none of {', '.join(MEDIA_KEYS)} is named — add one")
     stem = media[0].path.stem if media[0].path is not None else f"row-{where.rpartition(':')[2]}"
+    reader = KeyReader(row, where)
+    reader.skip(*MEDIA_KEYS, *READ_KEYS)
+    (media,) = with_span([media], reader)
+    reader.refuse(REFUSED_COLUMNS)
+    history, system = earlier_turns(row.get("history"), row.get("system"), reader)
     question = row.get("question", "")
     if not isinstance(question, str):
         raise DataError(f"{where}: `question` should be text, found {type(question).__name__} — mend it")
@@ -121,8 +142,21 @@ def _of_row(row: Any, folder: Path, where: str) -> Sample:
         media=media,
         prompt=question,
         options=_options(row.get("options"), where),
+        history=history,
+        system=system,
+        extra={"unread": tuple(reader.unread())},
         source=where,
     )
+
+
+def _of_messages(row: Mapping[str, Any], folder: Path, where: str) -> Sample:
+    """The last question of a chat row, with everything before it."""
+    items = list(chat.samples_of(Row(where, dict(row)), (folder,)))
+    samples = [item for item in items if isinstance(item, Sample)]
+    if not samples:
+        raise DataError(f"{where}: its messages hold no question — add one")
+    unread = tuple(issue.problem for issue in items if isinstance(issue, DataIssue))
+    return replace(samples[-1].unlabelled(), id=str(row.get("id", samples[-1].id)), extra={"unread": unread})
 
 
 def _options(value: Any, where: str) -> tuple[str, ...]:

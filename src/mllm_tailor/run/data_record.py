@@ -60,7 +60,14 @@ def write_held_out(run: RunFolder, task: Task, splits: Splits) -> None:
     mixed = (conversation.sample for conversation in splits.mixed_samples)
     everyone = (*splits.train, *splits.held_out, *mixed)
     drawn = sum(bool(sample.extra.get("drawn")) for sample in everyone)
-    write_json(run.data, {"layout": splits.layout, "samples": len(everyone), "drawn": drawn})
+    facts = {"layout": splits.layout, "samples": len(everyone), "drawn": drawn, "own_systems": own_systems(splits)}
+    write_json(run.data, facts)
+
+
+def own_systems(splits: Splits) -> int:
+    """Training samples with a system text of their own, where the samples do not share one."""
+    systems = [sample.system for sample in splits.train if sample.system]
+    return 0 if len(set(systems)) == 1 and len(systems) == len(splits.train) else len(systems)
 
 
 def read_held_out(run: RunFolder) -> HeldOut:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.data import shared_system
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.events import Notify, ignore
@@ -22,11 +24,31 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedRun]:
     Raises:
         RecipeError: naming the setting, before anything but settings that lie in the data is read.
     """
-    runs = [resolve(part) for part in stage_recipes(recipe) or (recipe,)]
+    runs = [resolve(_with_shared_system(part)) for part in stage_recipes(recipe) or (recipe,)]
     for run in runs:
         check_run(run)
     check_stages(runs)
     return runs
+
+
+def _with_shared_system(recipe: Recipe) -> Recipe:
+    """The recipe with the system text that all its rows share, so that predict, chat and export use it too.
+
+    Raises:
+        RecipeError: where the recipe sets another one, which the rows' own text would replace in training.
+    """
+    data, model = recipe.data, recipe.model
+    if not Path(data.train).exists():
+        return recipe  # reading names it
+    system = shared_system(data.train, data.layout)
+    if system is None or system == model.system:
+        return recipe
+    if model.system is not None:
+        raise RecipeError(
+            f"`model.system` is {model.system[:60]!r}, but every row brings the system text {system[:60]!r} — leave "
+            "one of them out"
+        )
+    return recipe.model_copy(update={"model": model.model_copy(update={"system": system})})
 
 
 def execute(recipe: Recipe, *, exclude_faulty: bool = False, fresh: bool = False, notify: Notify = ignore) -> RunFolder:

@@ -103,8 +103,8 @@ def _with_settings_from_data(recipe: Recipe) -> tuple[Recipe, Task]:
     task = make_task(recipe)
     if not isinstance(task, DataDependentTask):
         return recipe, task
-    task = task.settled(_samples(recipe.data))
-    return recipe.model_copy(update={"task": {recipe.task_name: task.written()}}), task
+    task = task.resolve_from(_samples(recipe.data))
+    return recipe.model_copy(update={"task": {recipe.task_name: task.resolved_settings()}}), task
 
 
 def _samples(data: DataSpec) -> Iterator[Sample]:

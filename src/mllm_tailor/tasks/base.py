@@ -91,10 +91,10 @@ class FieldTask(Task, Protocol):
 class DataDependentTask(Task, Protocol):
     """A task whose settings the data may fill in."""
 
-    def settled(self, samples: Iterable[Sample]) -> Self:
+    def resolve_from(self, samples: Iterable[Sample]) -> Self:
         """The task with what its settings leave to the data read from labelled samples."""
         ...
 
-    def written(self) -> Any:
+    def resolved_settings(self) -> Any:
         """Its settings as a recipe says them."""
         ...

@@ -64,7 +64,7 @@ class Classify:
         words = "|".join(map(re.escape, longest_first)) or "(?!)"
         self.anywhere = re.compile(rf"(?<!\w)(?:{words})(?!\w)")
 
-    def settled(self, samples: Iterable[Sample]) -> Classify:
+    def resolve_from(self, samples: Iterable[Sample]) -> Classify:
         """With the classes of these samples, in order of name; classes the recipe names stay as they are.
 
         Raises:
@@ -78,7 +78,7 @@ class Classify:
             raise DataError(f"classes to tell apart: {named} in the data — label it, or name `task.classify.label`")
         return Classify(self.settings.model_dump() | {"classes": sorted(found.values())})
 
-    def written(self) -> dict[str, Any]:
+    def resolved_settings(self) -> dict[str, Any]:
         """Its settings with the classes."""
         return self.settings.model_dump()
 

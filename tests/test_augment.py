@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from mllm_tailor.core.conversation import as_conversation
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.audio import read_audio
-from mllm_tailor.media.crop import clip_box
-from mllm_tailor.media.video import read_clip, store_frames
+from mllm_tailor.media.crop import moving_box
+from mllm_tailor.media.video import encode_video, read_video
 from mllm_tailor.models import InputSettings, encode, load_model
 from mllm_tailor.models.inputs.speech_units import Codebook
 from mllm_tailor.recipe.schema import Units
@@ -34,7 +34,7 @@ def drawn(count: int = 12) -> list[Image.Image]:
 
 @pytest.fixture
 def clip() -> Media:
-    return Media("video", data=store_frames(drawn(), 2.0))
+    return Media("video", data=encode_video(drawn(), 2.0))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def tone() -> Media:
 
 
 def test_stored_frames_come_back_bit_for_bit_and_last_as_long(clip: Media) -> None:
-    found = read_clip(clip, 12)
+    found = read_video(clip, 12)
     assert all(np.array_equal(one, other) for one, other in zip(found.frames, drawn(), strict=True))
     assert found.seconds == pytest.approx(2, abs=0.01)
 
@@ -60,8 +60,8 @@ def test_changes_depend_on_seed_epoch_and_sample_alone(kind: str, request: pytes
 
 def test_a_changed_clip_has_the_frames_that_are_shown_and_all_are_changed_alike(clip: Media) -> None:
     changed = augment_sample(as_conversation(Sample("a", (clip,))), 0, 0, frames=6).media[0]
-    found = read_clip(changed, 6).frames
-    tops = [clip_box([frame])[1] for frame in found]  # the dot walks level; turned, its height changes evenly
+    found = read_video(changed, 6).frames
+    tops = [moving_box([frame])[1] for frame in found]  # the dot walks level; turned, its height changes evenly
     steps = np.diff([np.nonzero(np.asarray(frame.convert("L")) > 100)[0].mean() for frame in found])
     assert len({frame.size for frame in found}) == 1 and len(tops) == 6
     assert np.ptp(steps) < 1.5
@@ -97,12 +97,12 @@ def test_changed_recordings_are_not_remembered(tone: Media) -> None:
 
 
 def test_the_box_round_a_clip_is_square_and_holds_every_place_of_what_moves() -> None:
-    left, top, right, bottom = clip_box(drawn())
+    left, top, right, bottom = moving_box(drawn())
     assert left <= 20 and right >= 85 and top <= 30 and bottom >= 40
     assert right - left == pytest.approx(bottom - top, abs=2)
-    assert clip_box([Image.new("RGB", (60, 40), "gray")] * 2) == (0, 0, 60, 40)
+    assert moving_box([Image.new("RGB", (60, 40), "gray")] * 2) == (0, 0, 60, 40)
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    assert clip_box([Image.fromarray(noise)]) == (0, 0, 60, 40)
+    assert moving_box([Image.fromarray(noise)]) == (0, 0, 60, 40)
 
 
 def test_trimmed_clips_fill_their_tiles(tiny_model_folder: Path, clip: Media) -> None:
@@ -119,7 +119,7 @@ def test_trimmed_clips_fill_their_tiles(tiny_model_folder: Path, clip: Media) ->
 def test_what_is_shown_of_a_trimmed_clip_moves_from_epoch_to_epoch(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Trimmed after it was changed, what moves would always touch the same edges."""
     path = tmp_path / "clip.mkv"
-    path.write_bytes(store_frames(drawn(), 2.0))
+    path.write_bytes(encode_video(drawn(), 2.0))
     model = load_model(tiny_model_folder, device="cpu", inputs=InputSettings(frames=4, trim=True))
     feed = LiveBatches(model, [as_conversation(Sample("a", (Media("video", path),), answer="x"))], "answer", 0)
     middles = []

@@ -74,8 +74,8 @@ def ledger(run: ResolvedRun, splits: Splits, folder: Path) -> dict[str, dict[str
 def test_pictures_clips_and_documents(tmp_path: Path, tiny_model_folder: Path) -> None:
     jumpy = [0.0, 0.04, 0.5, 0.55, 1.7, 1.74]
     bad = {
-        "frames.mkv": (frameless(), "frames.mkv: no clip in a known format"),
-        "half.mp4": (clip(STEADY)[: len(clip(STEADY)) // 2], "no clip in a known format, damaged, or cut off"),
+        "frames.mkv": (frameless(), "frames.mkv: no video in a known format"),
+        "half.mp4": (clip(STEADY)[: len(clip(STEADY)) // 2], "half.mp4: cut off"),
         "locked.pdf": (drawn(encrypted=True), "locked with a password"),
         "long.pdf": (pdf(2000), "2,000 pages, over the limit of 100"),
         "gone.png": (None, "no such file"),

@@ -20,7 +20,7 @@ from mllm_tailor.core.conversation import as_conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict
-from mllm_tailor.media.video import ClipLimits, film_strip, frame_size, read_frames
+from mllm_tailor.media.video import VideoLimits, film_strip, frame_size, read_frames
 from mllm_tailor.models import InputSettings, count_tokens, encode, load_model
 from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.recipe.schema import Predict
@@ -118,7 +118,7 @@ def test_a_short_clip_shows_frames_twice_and_a_single_frame_is_a_clip() -> None:
 
 def test_jumps_spare_decoding() -> None:
     data = media(clip([number / 10 for number in range(30)], keys_every=5))
-    few = ClipLimits(decoded=16)
+    few = VideoLimits(decoded=16)
     assert numbers(read_frames(data, 2, limits=few)) == [7, 22]
     with pytest.raises(DataError, match="over 16 frames to decode"):
         read_frames(media(clip([number / 10 for number in range(30)])), 2, limits=few)
@@ -134,13 +134,13 @@ def test_a_turned_phone_is_turned_back(rotation: int, corner: tuple[int, int]) -
 def test_limits_name_the_file_and_the_mend(tmp_path: Path) -> None:
     path = tmp_path / "long.mp4"
     path.write_bytes(clip([0.0, 4000.0]))
-    with pytest.raises(DataError, match=r"long\.mp4: 2:13:20 h of film, over the limit of 1:00:00 h — name a span"):
+    with pytest.raises(DataError, match=r"long\.mp4: 2:13:20 h of video, over the limit of 1:00:00 h — name a span"):
         read_frames(Media("video", path), 2)
     assert numbers(read_frames(Media("video", path, span=(10.0, 20.0)), 2)) == [0, 0]
     with pytest.raises(DataError, match="pixels, over the limit"):
-        read_frames(Media("video", path), limits=ClipLimits(pixels=100))
+        read_frames(Media("video", path), limits=VideoLimits(pixels=100))
     with pytest.raises(DataError, match="bytes, over the limit of 100 — cut it"):
-        read_frames(Media("video", path), limits=ClipLimits(bytes=100))
+        read_frames(Media("video", path), limits=VideoLimits(bytes=100))
     with pytest.raises(DataError, match="frames wanted"):
         read_frames(Media("video", path), rate=30, span=(0.0, 3000.0))
     with pytest.raises(DataError, match="outside its"):
@@ -195,7 +195,7 @@ def test_damage_anywhere_is_read_or_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     try:
-        assert len(read_frames(media(bytes(whole)), 3, limits=ClipLimits(pixels=10_000, decoded=200))) == 3
+        assert len(read_frames(media(bytes(whole)), 3, limits=VideoLimits(pixels=10_000, decoded=200))) == 3
     except DataError as error:
         assert str(error).startswith("inline video")
 
@@ -249,4 +249,4 @@ def test_a_damaged_clip_is_an_error_row_and_stops_no_other(tiny_model_folder: Pa
     whole, broken = media(clip(STEADY)), media(b"no clip")
     samples = [Sample("good", (whole,)), Sample("bad", (broken,))]
     good, bad = predict(model, task, samples, Predict(max_new_tokens=40))
-    assert good.fields and not bad.fields and "no clip in a known format" in str(bad.problem)
+    assert good.fields and not bad.fields and "no video in a known format" in str(bad.problem)

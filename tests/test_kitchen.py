@@ -9,7 +9,7 @@ import pytest
 from mllm_tailor.commands.draw import draw_set
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.data import read_samples
-from mllm_tailor.media.video import read_clip
+from mllm_tailor.media.video import read_video
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.data_record import read_data_facts, write_held_out
 from mllm_tailor.run.dataset import prepare
@@ -41,7 +41,7 @@ def test_clips_and_pictures_read_back(kitchen: Path) -> None:
     clips, pictures = (read_samples(kitchen / name).samples for name in ("clips", "pictures"))
     assert [sum(sample.split == "dev" for sample in part) for part in (clips, pictures)] == [4, 4]
     assert all(sample.extra["drawn"] is True for sample in (*clips, *pictures))
-    found = read_clip(clips[0].media[0], 12)
+    found = read_video(clips[0].media[0], 12)
     assert len(found.frames) == 12 and found.frames[0].size == (112, 112)
     assert found.seconds == pytest.approx(3, abs=0.1)
 

@@ -19,7 +19,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.media.complete import check_complete
-from mllm_tailor.media.video import read_clip
+from mllm_tailor.media.video import read_video
 
 RATE = 16_000
 # By libsndfile: (format, subtype). By FFmpeg: (format, codec, rate, options).
@@ -103,7 +103,7 @@ def shown(name: str) -> bytes:
 
 
 def frames(content: bytes) -> bytes:
-    return b"".join(frame.tobytes() for frame in read_clip(Media("video", data=content), 12).frames)
+    return b"".join(frame.tobytes() for frame in read_video(Media("video", data=content), 12).frames)
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *MUXED])
@@ -223,10 +223,10 @@ def test_transport_streams_are_read_from_their_first_frame() -> None:
         for shade in range(12):
             container.mux(track.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 64), (shade * 20, 0, 0)))))
         container.mux(track.encode())
-    reds = [frame.getpixel((9, 9))[0] for frame in read_clip(Media("video", data=stream.getvalue()), 12).frames]
+    reds = [frame.getpixel((9, 9))[0] for frame in read_video(Media("video", data=stream.getvalue()), 12).frames]
     assert all(abs(red - shade * 20) < 12 for shade, red in enumerate(reds))
     with pytest.raises(DataError, match="cut off"):
-        read_clip(Media("video", data=stream.getvalue()[:-100]), 12)
+        read_video(Media("video", data=stream.getvalue()[:-100]), 12)
 
 
 @settings(max_examples=200, deadline=None)

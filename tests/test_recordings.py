@@ -132,7 +132,7 @@ REFUSED = {
     "no samples": (lambda: wav(np.zeros(0, np.float32), 16_000).data, "of 0 s"),
     "text": (lambda: b"words, not sounds\n" * 40, "no recording in a known format"),
     "head alone": (lambda: (wav(tone(16_000), 16_000).data or b"")[:30], " — "),
-    "not numbers": (not_numbers, "no numbers"),
+    "not numbers": (not_numbers, "not finite numbers"),
     "a rate of 10": (lambda: wav(np.zeros(50, np.float32), 10).data, "is no recording"),
     "40 channels": (lambda: wav(np.zeros((50, 40), np.float32), 8000).data, "is no recording"),
 }

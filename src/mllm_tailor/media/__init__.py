@@ -1,1 +1,1 @@
-"""Open pictures, PDF pages, videos and recordings safely. No torch."""
+"""Safe decoding of images, PDF pages, videos and recordings. No torch."""

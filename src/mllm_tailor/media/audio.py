@@ -1,6 +1,6 @@
 """Read recordings as one channel of samples at the rate a model wants.
 
-libsndfile (soundfile) reads plain recordings, FFmpeg (PyAV) all others and the sound of clips. Channels are averaged.
+libsndfile (soundfile) reads plain recordings, FFmpeg (PyAV) all others and the sound of videos. Channels are averaged.
 Rates are changed by FFmpeg's libswresample, a polyphase filter with a windowed sinc. Loudness stays as recorded unless
 a level is asked for.
 """
@@ -19,10 +19,10 @@ from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.container import clock, first_stream, open_container, open_whole
 
-SPEECH_RATE = 16_000  # samples a second of HuBERT, wav2vec 2.0, Whisper and their kin
+SPEECH_RATE = 16_000  # samples a second of HuBERT, wav2vec 2.0, Whisper and similar models
 PLAIN = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF"})  # libsndfile's names
 BLOCK = 1 << 16  # samples of every channel decoded at once
-FILTER = 64  # samples at the lower rate; what is shorter than its filter libswresample leaves out
+FILTER = 64  # samples at the lower rate; libswresample drops input that is shorter than its filter
 Blocks = tuple[int, Iterator[np.ndarray]]  # samples a second, then float32 blocks (samples,)
 
 
@@ -50,28 +50,28 @@ def read_audio(
     """Float32 (samples,) at `rate` a second, one channel, full scale 1.
 
     `span` is in seconds; default: the span of `media`, else the whole recording. `level` brings the root mean square
-    to so many decibels below full scale (as far as peaks allow), which speakers of different loudness may need.
+    to `level` decibels below full scale (as far as peaks allow), for speakers of different loudness.
 
     Raises:
-        DataError: naming the file, for anything missing, empty, damaged, silent of samples or too long.
+        DataError: naming the file, for anything missing, empty, damaged, cut off or too long.
     """
     name, span = media.describe(), span or media.span
     sound = _read_plain(media, span, name, limits)
-    found, samples = sound if sound is not None else _read_any(media, span, name, limits)
+    stored_rate, samples = sound if sound is not None else _read_any(media, span, name, limits)
     if not len(samples):
-        raise DataError(f"{name}: a recording of 0 s{_inside(span)} — replace it or leave the row out")
+        raise DataError(f"{name}: a recording of 0 s{_in_span(span)} — replace it or leave the row out")
     if not np.isfinite(samples).all():
-        raise DataError(f"{name}: holds samples that are no numbers — save it again from its source")
-    if found != rate:
-        samples = resample(samples, found, rate)
-    return samples if level is None else _bring_to(samples, level)
+        raise DataError(f"{name}: holds samples that are not finite numbers — save it again from its source")
+    if stored_rate != rate:
+        samples = resample(samples, stored_rate, rate)
+    return samples if level is None else _normalise(samples, level)
 
 
 def audio_rate(media: Media, *, limits: AudioLimits = DEFAULT_LIMITS) -> int:
-    """Samples a second a recording is stored at: it holds no sound above half of that.
+    """The rate in samples a second that a recording is stored at: it holds no sound above half of that.
 
     Raises:
-        DataError: naming the file, for what is no recording.
+        DataError: naming the file, for anything that is no recording.
     """
     with _plain_file(media, limits) as file:
         if file is not None:
@@ -80,15 +80,15 @@ def audio_rate(media: Media, *, limits: AudioLimits = DEFAULT_LIMITS) -> int:
         return int(first_stream(container, "audio", media.describe()).codec_context.sample_rate)
 
 
-def resample(samples: np.ndarray, found: int, wanted: int) -> np.ndarray:
-    """(samples,) at another rate, by FFmpeg's libswresample; as long in seconds as before."""
+def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """(samples,) at `new_rate` instead of `rate`, by FFmpeg's libswresample; as long in seconds as before."""
     av = need("av", "media", "resampling")
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted)
-    filled = np.pad(samples, (0, max(0, FILTER * max(1, -(-found // wanted)) - len(samples))))
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(filled[None], np.float32), format="flt", layout="mono")
-    frame.sample_rate = found
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=new_rate)
+    padded = np.pad(samples, (0, max(0, FILTER * max(1, -(-rate // new_rate)) - len(samples))))
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(padded[None], np.float32), format="flt", layout="mono")
+    frame.sample_rate = rate
     parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
-    length = max(1, round(len(samples) * wanted / found))
+    length = max(1, round(len(samples) * new_rate / rate))
     joined = np.concatenate(parts)[:length] if parts else np.zeros(0, np.float32)
     return np.pad(joined, (0, length - len(joined)))
 
@@ -139,32 +139,32 @@ def _plain_file(media: Media, limits: AudioLimits) -> Iterator[Any]:
 
 
 def _read_any(media: Media, span: tuple[float, float] | None, name: str, limits: AudioLimits) -> tuple[int, np.ndarray]:
-    """(rate, samples) by FFmpeg: decoded from the start, since compressed sound has no exact places to jump to."""
+    """(rate, samples) by FFmpeg: decoded from the start, since compressed sound has no exact entry points."""
     with open_container(media, limits.bytes) as container:
         stream = first_stream(container, "audio", name)
-        found = stream.codec_context.sample_rate
-        _check(name, found, stream.codec_context.channels, limits)
+        rate = stream.codec_context.sample_rate
+        _check(name, rate, stream.codec_context.channels, limits)
         stated = float(stream.duration * stream.time_base) if stream.duration else None
         begin, end = _span(span, stated, name, limits)
-        first, last = round(begin * found), round((end if span else limits.seconds) * found)
-        parts, place = [], 0
+        first, last = round(begin * rate), round((end if span else limits.seconds) * rate)
+        parts, decoded = [], 0  # samples
         for block in _mixed(container, stream):
-            parts.append(block[max(0, first - place) : max(0, last - place)])
-            place += len(block)
-            if place > last:
+            parts.append(block[max(0, first - decoded) : max(0, last - decoded)])
+            decoded += len(block)
+            if decoded > last:
                 break
-        if span is None and place > last:
-            raise _too_long(name, place / found, limits)
-        if place < min(last, 0.5 * (stated or 0.0) * found):
-            raise DataError(f"{name}: cut off after {clock(place / found)} — copy it again from its source")
-        return found, np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        if span is None and decoded > last:
+            raise _too_long(name, decoded / rate, limits)
+        if decoded < min(last, 0.5 * (stated or 0.0) * rate):
+            raise DataError(f"{name}: cut off after {clock(decoded / rate)} — copy it again from its source")
+        return rate, np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 def _mixed(container: Any, stream: Any) -> Iterator[np.ndarray]:
     """Float32 blocks (samples,) of the averaged channels."""
-    plain = need("av", "media", "").AudioResampler(format="fltp")  # the number format alone; layout and rate stay
+    to_float = need("av", "media", "a recording").AudioResampler(format="fltp")  # layout and rate stay
     for frame in container.decode(stream):
-        for part in plain.resample(frame):
+        for part in to_float.resample(frame):
             yield part.to_ndarray().mean(axis=0, dtype=np.float32)
 
 
@@ -176,13 +176,13 @@ def _check(name: str, rate: int, channels: int, limits: AudioLimits) -> None:
 def _span(
     span: tuple[float, float] | None, length: float | None, name: str, limits: AudioLimits
 ) -> tuple[float, float]:
-    """Where reading begins and ends, in seconds; `length` is None where the file does not say."""
+    """Where reading begins and ends, in seconds; `length` is None where the file does not state it."""
     begin, end = span or (0.0, length if length is not None else limits.seconds)
     if end - begin > limits.seconds:
         raise _too_long(name, end - begin, limits)
     if span is not None and not (0 <= begin < end and (length is None or begin < length)):
         shown = f" of {clock(length)}" if length is not None else ""
-        raise DataError(f"{name}: the span {begin:g} to {end:g} s lies outside the recording{shown} — mend the span")
+        raise DataError(f"{name}: the span {begin:g} to {end:g} s lies outside the recording{shown} — correct the span")
     return begin, end
 
 
@@ -192,12 +192,12 @@ def _too_long(name: str, seconds: float, limits: AudioLimits) -> DataError:
     )
 
 
-def _inside(span: tuple[float, float] | None) -> str:
+def _in_span(span: tuple[float, float] | None) -> str:
     return "" if span is None else f" in its span {span[0]:g} to {span[1]:g} s"
 
 
-def _bring_to(samples: np.ndarray, level: float) -> np.ndarray:
-    """Louder or quieter by one factor; the peak stays within full scale, and silence stays silence."""
+def _normalise(samples: np.ndarray, level: float) -> np.ndarray:
+    """Scale by one factor; the peak stays within full scale, and silence stays silence."""
     power, peak = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))), float(np.abs(samples).max())
     if power == 0:
         return samples

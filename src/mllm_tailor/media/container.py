@@ -1,6 +1,6 @@
-"""Open clips and recordings with PyAV: known containers and codecs only, and nothing but the one file is ever read.
+"""Open videos and recordings with PyAV: known containers and codecs only, and nothing but the one file is ever read.
 
-FFmpeg would follow a playlist named `clip.mp4` to other files and to the network; here it is given a stream of bytes,
+FFmpeg would follow a playlist named `film.mp4` to other files and to the network; here it is given a stream of bytes,
 no protocol to open another with, and a list of the formats people really label.
 """
 
@@ -28,7 +28,7 @@ CODECS = {
 
 
 @contextmanager
-def open_container(media: Media, most_bytes: int) -> Iterator[Any]:
+def open_container(media: Media, limit: int) -> Iterator[Any]:
     """An `av.container.InputContainer`; whatever FFmpeg trips over inside the block becomes an error naming the file.
 
     Raises:
@@ -38,8 +38,8 @@ def open_container(media: Media, most_bytes: int) -> Iterator[Any]:
     av = need("av", "media", name)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     with (
-        open_whole(media, most_bytes) as stream,
-        _naming_faults(name, media.kind, av),
+        open_whole(media, limit) as stream,
+        _naming_the_file(name, media.kind, av),
         av.open(stream, options=options, metadata_errors="ignore") as container,
     ):
         yield container
@@ -68,8 +68,8 @@ def first_stream(container: Any, kind: str, name: str) -> Any:
     """
     streams = [stream for stream in getattr(container.streams, kind) if not _is_cover(stream)]
     if not streams:
-        said = {"video": "no pictures in it", "audio": "no sound in it"}[kind]
-        raise DataError(f"{name}: a file with {said} — replace it, or declare the row as what it is")
+        lacking = {"video": "no frames", "audio": "no sound"}[kind]
+        raise DataError(f"{name}: a file with {lacking} in it — replace it, or declare the row as what it is")
     stream = streams[0]
     codec = stream.codec_context.name if stream.codec_context is not None else "unknown"
     if not CODECS[kind].match(codec):
@@ -78,7 +78,7 @@ def first_stream(container: Any, kind: str, name: str) -> Any:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them.
+    """Seconds as text.
 
     >>> clock(2.5), clock(10800)
     ('2.5 s', '3:00:00 h')
@@ -94,8 +94,8 @@ def _is_cover(stream: Any) -> bool:
 
 
 @contextmanager
-def _naming_faults(name: str, kind: str, av: Any) -> Iterator[None]:
-    what = {"video": "clip", "audio": "recording"}.get(kind, "file")
+def _naming_the_file(name: str, kind: str, av: Any) -> Iterator[None]:
+    what = {"video": "video", "audio": "recording"}.get(kind, "file")
     try:
         yield
     except (av.FFmpegError, OSError, ValueError, IndexError, EOFError):

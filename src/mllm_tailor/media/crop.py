@@ -1,4 +1,4 @@
-"""Blank margins: where print lies on a page, or what moves in a clip, so that something small fills its tiles."""
+"""Blank margins: where print lies on a page, or what moves in a video, so that something small fills its tiles."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CELL = 8  # px a side: about a character of small print
 INK = 60  # of 255: the contrast inside a cell that print has and paper, shade and scanner noise do not
 NEIGHBOURS = 8  # inked cells among the 5 x 7 round one (itself included) below which it is a speck
 KEPT = 2  # cells of paper left round the print
-ROUND = 0.05  # of what is shown in a clip, left round it
+ROUND = 0.05  # of what a video shows, left round it
 
 
 def print_box(image: Image.Image) -> Box:
-    """The smallest box round everything that looks like print, with a little paper; the whole picture if nothing does.
+    """The smallest box round everything that looks like print, with a little paper; the whole image if nothing does.
 
     Cells of high contrast count as print where enough others lie near: dust and punch marks do not hold a margin open,
     a torn dark edge of the scan does. Nothing inside the box is changed.
@@ -46,11 +46,11 @@ def print_box(image: Image.Image) -> Box:
     return left, top, min(image.width, right), min(image.height, bottom)
 
 
-def clip_box(frames: Sequence[Image.Image]) -> Box:
+def moving_box(frames: Sequence[Image.Image]) -> Box:
     """The smallest square round whatever any frame shows on a plain ground, so that what moves stays in proportion.
 
     The ground is the usual grey of the frames' edges: the black of a drawing, the bars of a film. The square is cut off
-    where the picture ends. Frames that show nothing, or anything everywhere, are kept whole.
+    where the frame ends. Frames that show nothing, or anything everywhere, are kept whole.
     """
     width, height = frames[0].size
     grey = np.stack([np.asarray(frame.convert("L").resize((width, height))) for frame in frames]).astype(np.int16)
@@ -68,12 +68,12 @@ def clip_box(frames: Sequence[Image.Image]) -> Box:
 
 
 def box_of(media: Media) -> Box:
-    """`print_box` of a picture. A file's is remembered: lengths are measured before pictures are read, and often.
+    """`print_box` of an image. That of a file is cached: lengths are measured before images are read, and often.
 
     Raises:
         DataError: naming the file, as `open_image` does.
     """
-    if media.path is None or media.data is not None:  # a memory of inline pictures would hold all their bytes
+    if media.path is None or media.data is not None:  # a cache of inline images would hold all their bytes
         return print_box(open_image(media))
     return _box_of_file(media.path, media.page)
 

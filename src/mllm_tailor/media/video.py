@@ -1,8 +1,8 @@
-"""Read frames of clips by their timestamps, so that variable frame rates, rotated phones and long films come out right.
+"""Read frames of videos by their timestamps, so that variable frame rates, rotated phones and long videos are right.
 
 A frame is on screen from its own timestamp to the next one's. Times are chosen first, from the timestamps of the
 packets (nothing is decoded for that), and the frame on screen at each is then decoded, by way of the nearest key frame
-where that spares work. A clip with fewer frames than are asked for shows some of them twice.
+where that saves work. Of a video with fewer frames than are asked for, some are returned twice.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.container import clock, first_stream, open_container
 
-Span = tuple[float, float]  # seconds from the clip's first frame
+Span = tuple[float, float]  # seconds from the first frame
 
 
 @dataclass(frozen=True)
-class ClipLimits:
-    """What a clip may cost."""
+class VideoLimits:
+    """What a video may cost."""
 
     bytes: int = 4 * 2**30
     pixels: int = 36_000_000  # in one frame; 8K film has 33 million
     seconds: float = 3600.0  # of the span frames are taken from
-    frames: int = 512  # returned
+    frames: int = 512  # returned at most
     decoded: int = 20_000  # on the way to those returned
 
 
-DEFAULT_LIMITS = ClipLimits()
+DEFAULT_LIMITS = VideoLimits()
 
 
 class Stamp(NamedTuple):
@@ -49,17 +49,17 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """The timestamps of a clip's frames in seconds from the first, in the order shown."""
+    """The timestamps of a video's frames in seconds from the first, in the order shown."""
 
     times: tuple[float, ...]
-    keys: tuple[float, ...]  # of them, those that decode on their own; empty where the container cannot be trusted
+    keys: tuple[float, ...]  # of them, those that decode alone; empty where the container cannot be trusted
     end: float  # when the last frame leaves the screen
     start: float  # the first timestamp as the container counts
     counted: bool = False  # frames carry no timestamps of their own; the n-th decoded is the n-th shown
 
 
-class Clip(NamedTuple):
-    """Frames of a clip, or of a span of it."""
+class VideoFrames(NamedTuple):
+    """Frames of a video, or of a span of it."""
 
     frames: list[Image.Image]  # upright RGB
     times: list[float]  # seconds from the first frame of the span
@@ -72,31 +72,31 @@ def read_frames(
     *,
     rate: float | None = None,
     span: Span | None = None,
-    limits: ClipLimits = DEFAULT_LIMITS,
+    limits: VideoLimits = DEFAULT_LIMITS,
 ) -> list[Image.Image]:
-    """The frames alone of `read_clip`."""
-    return read_clip(media, count, rate=rate, span=span, limits=limits).frames
+    """The frames alone of `read_video`."""
+    return read_video(media, count, rate=rate, span=span, limits=limits).frames
 
 
-def read_clip(
+def read_video(
     media: Media,
     count: int | None = None,
     *,
     rate: float | None = None,
     span: Span | None = None,
     cut: tuple[float, float] = (0.0, 0.0),
-    limits: ClipLimits = DEFAULT_LIMITS,
-) -> Clip:
+    limits: VideoLimits = DEFAULT_LIMITS,
+) -> VideoFrames:
     """Upright RGB frames: `count` of them, in the middle of equal segments, or `rate` a second; default 8 in all.
 
-    `span` is in seconds from the first frame; default: the span of `media`, else the whole clip. `cut` takes a share
+    `span` is in seconds from the first frame; default: the span of `media`, else the whole video. `cut` takes a share
     off either end of it.
 
     Raises:
-        DataError: naming the file, for anything missing, empty, damaged, too long or without pictures.
+        DataError: naming the file, for anything missing, empty, damaged, too long or without frames.
     """
     if count is not None and rate is not None:
-        raise ValueError("say count or rate, not both")
+        raise ValueError("give count or rate, not both")
     name = media.describe()
     with open_container(media, limits.bytes) as container:
         stream = _video(container, name, limits)
@@ -105,24 +105,24 @@ def read_clip(
         begin, end = begin + cut[0] * (end - begin), end - cut[1] * (end - begin)
         wanted = _choose(begin, end, count, rate, name, limits)
         frames = [_upright(frame) for frame in _on_screen(container, stream, line, wanted, name, limits)]
-    return Clip(frames, [time - begin for time in wanted], end - begin)
+    return VideoFrames(frames, [time - begin for time in wanted], end - begin)
 
 
 def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
     """Frames side by side, for people to look at."""
     width, height = frames[0].size
     strip = Image.new("RGB", (width * len(frames), height))
-    for place, frame in enumerate(frames):
-        strip.paste(frame, (width * place, 0))
+    for index, frame in enumerate(frames):
+        strip.paste(frame, (width * index, 0))
     return strip
 
 
-def store_frames(frames: Sequence[Image.Image], seconds: float, *, lossless: bool = True) -> bytes:
-    """A clip of `frames` (RGB, one even size), evenly spread over `seconds`, in Matroska.
+def encode_video(frames: Sequence[Image.Image], seconds: float, *, lossless: bool = True) -> bytes:
+    """A Matroska file of `frames` (RGB, one even size), evenly spread over `seconds`.
 
     FFV1 keeps every bit; MPEG-4 (Part 2) is some ten times smaller.
     """
-    av = need("av", "media", "clips to be written")
+    av = need("av", "media", "a video to be written")
     stream = io.BytesIO()
     rate = Fraction(len(frames) / seconds).limit_denominator(1000)
     codec, pixels = ("ffv1", "bgr0") if lossless else ("mpeg4", "yuv420p")
@@ -137,8 +137,8 @@ def store_frames(frames: Sequence[Image.Image], seconds: float, *, lossless: boo
     return stream.getvalue()
 
 
-def frame_size(media: Media, limits: ClipLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """(width, height) in pixels as the container states them: nothing is decoded, and turned phones are not turned.
+def frame_size(media: Media, limits: VideoLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """(width, height) in pixels as the container states them: nothing is decoded, and rotation is not applied.
 
     Raises:
         DataError: naming the file.
@@ -149,14 +149,14 @@ def frame_size(media: Media, limits: ClipLimits = DEFAULT_LIMITS) -> tuple[int, 
         return stream.width, stream.height
 
 
-def _video(container: Any, name: str, limits: ClipLimits) -> Any:
+def _video(container: Any, name: str, limits: VideoLimits) -> Any:
     stream = first_stream(container, "video", name)
     width, height = stream.width, stream.height
     if width * height > limits.pixels:
         raise DataError(f"{name}: frames of {width}x{height} pixels, over the limit of {limits.pixels:,} — shrink it")
     if min(width, height) < 2:
-        raise DataError(f"{name}: no clip with pictures of at least 2x2 pixels — replace it")
-    stream.thread_type = "NONE"  # samples are decoded side by side already
+        raise DataError(f"{name}: frames of less than 2x2 pixels — replace it")
+    stream.thread_type = "NONE"  # samples are decoded in parallel already
     return stream
 
 
@@ -168,13 +168,13 @@ def _timeline(container: Any, stream: Any, name: str) -> Timeline:
         if packet.size and not packet.is_discard
     ]
     if not packets:
-        raise DataError(f"{name}: a clip without frames — replace it or leave the row out")
+        raise DataError(f"{name}: a video without frames — replace it or leave the row out")
     counted = container.format.name == "avi" or any(packet.pts is None for packet in packets)
     stamps = [packet.dts if counted else packet.pts for packet in packets]
     ticks = [tick for tick in stamps if tick is not None]
     if len(ticks) < len(packets):
         usual = float(1 / stream.average_rate) if stream.average_rate else 1 / 25
-        times = [place * usual for place in range(len(packets))]
+        times = [number * usual for number in range(len(packets))]
         return Timeline(tuple(times), (), times[-1] + usual, 0.0, counted=True)
     start = min(ticks)
     times = sorted(float((tick - start) * stream.time_base) for tick in ticks)
@@ -194,17 +194,17 @@ def _end(stream: Any, packets: Sequence[Stamp], times: Sequence[float], name: st
 
 
 def _choose(
-    begin: float, end: float, count: int | None, rate: float | None, name: str, limits: ClipLimits
+    begin: float, end: float, count: int | None, rate: float | None, name: str, limits: VideoLimits
 ) -> list[float]:
-    """The times wanted, in seconds from the first frame, rising."""
+    """The requested times, in seconds from the first frame, rising."""
     if end - begin > limits.seconds:
         raise DataError(
-            f"{name}: {clock(end - begin)} of film, over the limit of {clock(limits.seconds)} — name a span, or cut it"
+            f"{name}: {clock(end - begin)} of video, over the limit of {clock(limits.seconds)} — name a span, or cut it"
         )
     count = max(1, round((end - begin) * rate)) if rate is not None else 8 if count is None else count
     if not 1 <= count <= limits.frames:
         raise DataError(f"{name}: {count:,} frames wanted, from 1 to {limits.frames:,} are read — lower the rate")
-    return [begin + (end - begin) * (place + 0.5) / count for place in range(count)]
+    return [begin + (end - begin) * (number + 0.5) / count for number in range(count)]
 
 
 def _within(line: Timeline, span: Span | None, name: str) -> Span:
@@ -213,28 +213,28 @@ def _within(line: Timeline, span: Span | None, name: str) -> Span:
     begin, end = max(0.0, span[0]), min(span[1], line.end)
     if not begin < end:
         raise DataError(
-            f"{name}: the span {span[0]:g} to {span[1]:g} s lies outside its {clock(line.end)} — mend the span"
+            f"{name}: the span {span[0]:g} to {span[1]:g} s lies outside its {clock(line.end)} — correct the span"
         )
     return begin, end
 
 
 def _on_screen(
-    container: Any, stream: Any, line: Timeline, wanted: Sequence[float], name: str, limits: ClipLimits
+    container: Any, stream: Any, line: Timeline, wanted: Sequence[float], name: str, limits: VideoLimits
 ) -> Iterator[Any]:
-    """The decoded frame on screen at each wanted time."""
-    reader = _Reader(container, stream, line, name, limits)
+    """The decoded frame on screen at each requested time."""
+    decoder = _Decoder(container, stream, line, name, limits)
     for time in wanted:
         shown = line.times[max(0, bisect_right(line.times, time) - 1)]
-        frame = reader.frame_at(shown)
+        frame = decoder.frame_at(shown)
         if frame.is_corrupt:
-            raise DataError(f"{name}: the picture at {clock(shown)} is damaged — copy it again from its source")
+            raise DataError(f"{name}: the frame at {clock(shown)} is damaged — copy it again from its source")
         yield frame
 
 
-class _Reader:
-    """Decodes forward; jumps to a key frame where one lies between here and the frame wanted."""
+class _Decoder:
+    """Decodes forward; jumps to a key frame where one lies between the current frame and the requested one."""
 
-    def __init__(self, container: Any, stream: Any, line: Timeline, name: str, limits: ClipLimits) -> None:
+    def __init__(self, container: Any, stream: Any, line: Timeline, name: str, limits: VideoLimits) -> None:
         self.container, self.stream, self.line = container, stream, line
         self.name, self.limits = name, limits
         self.tolerance = 0.5 * float(stream.time_base)  # seconds; times are sums of floats
@@ -256,37 +256,35 @@ class _Reader:
         return self.current[1]
 
     def _key_before(self, time: float) -> float | None:
-        place = bisect_right(self.line.keys, time + self.tolerance)
-        return self.line.keys[place - 1] if place else None
+        index = bisect_right(self.line.keys, time + self.tolerance)
+        return self.line.keys[index - 1] if index else None
 
     def _rewind(self, time: float) -> None:
-        """Go on decoding from the key frame at `time`."""
+        """Continue decoding from the key frame at `time`."""
         tick = round((time + self.line.start) / self.stream.time_base)
         # Transport streams have no index: asked for the very first timestamp they land behind it.
         self.container.seek(tick if time else min(0, tick), stream=self.stream)
         self.frames = enumerate(self.container.decode(self.stream))
         first = self._next()
         if first is None:
-            raise DataError(f"{self.name}: not one frame can be decoded — copy it again from its source")
+            raise DataError(f"{self.name}: no frame can be decoded — copy it again from its source")
         self.current, self.ahead = first, self._next()
 
     def _next(self) -> tuple[float, Any] | None:
         """The next frame and when it comes on screen, in seconds from the first."""
         self.decoded += 1
         if self.decoded > self.limits.decoded:
-            raise DataError(
-                f"{self.name}: over {self.limits.decoded:,} frames to decode for those wanted — name a span, or cut it"
-            )
-        place, frame = next(self.frames, (0, None))
+            raise DataError(f"{self.name}: over {self.limits.decoded:,} frames to decode — name a span, or cut it")
+        index, frame = next(self.frames, (0, None))
         if frame is None:
             return None
         if self.line.counted or frame.pts is None:
-            return self.line.times[min(place, len(self.line.times) - 1)], frame
+            return self.line.times[min(index, len(self.line.times) - 1)], frame
         return float(frame.pts * self.stream.time_base) - self.line.start, frame
 
 
 def _upright(frame: Any) -> Image.Image:
-    """RGB, turned as the phone that filmed it says (the display matrix; degrees against the clock)."""
+    """RGB, rotated as the container states (display matrix; degrees counter-clockwise)."""
     image: Image.Image = frame.to_image()
     turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
     turn = turns.get(round((frame.rotation or 0) / 90) * 90 % 360)

@@ -18,9 +18,9 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import sha256
 from mllm_tailor.core.model import AppliedMethod
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.crop import box_of, clip_box, print_box
+from mllm_tailor.media.crop import box_of, moving_box, print_box
 from mllm_tailor.media.open import image_size, open_image
-from mllm_tailor.media.video import Clip, read_clip
+from mllm_tailor.media.video import VideoFrames, read_video
 from mllm_tailor.models.checkpoint import weight_files
 from mllm_tailor.models.families import Family
 from mllm_tailor.recipe.schema import Tiles
@@ -85,16 +85,16 @@ class LoadedModel:
         left, top, right, bottom = box_of(media)
         return right - left, bottom - top
 
-    def open_video(self, media: Media, count: int | None = None) -> Clip:
+    def open_video(self, media: Media, count: int | None = None) -> VideoFrames:
         """The frames of a video as the model reads them, or `count` of them.
 
         Raises:
-            DataError: naming the file, as `media.video.read_clip` does.
+            DataError: naming the file, as `media.video.read_video` does.
         """
-        video = read_clip(media, count or self.frames)
+        video = read_video(media, count or self.frames)
         if not self.trim:
             return video
-        box = clip_box(video.frames)
+        box = moving_box(video.frames)
         return video._replace(frames=[frame.crop(box) for frame in video.frames])
 
     @property

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mllm_tailor.core.progress import track
-from mllm_tailor.media.video import store_frames
+from mllm_tailor.media.video import encode_video
 
 SIDE = 112  # pixels of an image or frame
 FINE = 3  # drawn this much larger, then shrunk
@@ -179,7 +179,7 @@ def _videos(folder: Path, count: int, rng: random.Random) -> Iterator[dict[str, 
     for number in range(count):
         step, food, vessel = rng.choice(STEPS), rng.choice(list(FOODS)), rng.choice(VESSELS)
         file = folder / f"{number:04}.mkv"
-        file.write_bytes(store_frames(draw_step(rng, step, food, vessel), SECONDS, lossless=False))
+        file.write_bytes(encode_video(draw_step(rng, step, food, vessel), SECONDS, lossless=False))
         yield {"video": file.name, "id": file.stem, "caption": step.format(food=food, vessel=vessel)}
 
 

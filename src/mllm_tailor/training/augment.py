@@ -22,7 +22,7 @@ from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.audio import SPEECH_RATE, read_audio, resample
 from mllm_tailor.media.open import open_image
-from mllm_tailor.media.video import Clip, read_clip, store_frames
+from mllm_tailor.media.video import VideoFrames, encode_video, read_video
 
 TURN = 2.0  # degrees, either way
 SCALE = 0.05  # share of the size
@@ -110,7 +110,7 @@ def _changed_clip(media: Media, generator: np.random.Generator, frames: int, mem
     places = early + (1 - early - late) * (np.arange(frames) + generator.uniform()) / frames
     shown = [known.frames[int(place * len(known.frames))] for place in places]
     seconds = (1 - early - late) * known.seconds
-    return Media("video", data=store_frames(augment_frames(shown, generator), seconds))
+    return Media("video", data=encode_video(augment_frames(shown, generator), seconds))
 
 
 @dataclass
@@ -120,13 +120,13 @@ class ClipMemory:
     Decoding a film anew for every epoch would cost more than a small model's step.
     """
 
-    read: Callable[[Media, int], Clip] = read_clip  # in so many frames; trimmed, where the model trims
+    read: Callable[[Media, int], VideoFrames] = read_video  # in so many frames; trimmed, where the model trims
     side: int = 4096
     most: int = 1 << 30  # bytes; later clips are decoded whenever their turn comes
-    known: dict[Media, Clip] = field(default_factory=dict, repr=False)
+    known: dict[Media, VideoFrames] = field(default_factory=dict, repr=False)
     held: int = 0  # bytes
 
-    def clip(self, media: Media, count: int) -> Clip:
+    def clip(self, media: Media, count: int) -> VideoFrames:
         """The clip in `count` frames."""
         if media in self.known:
             return self.known[media]

@@ -18,7 +18,7 @@ from transformers import CLIPImageProcessorPil
 from transformers.video_utils import VideoMetadata
 
 from mllm_tailor.core.io import read_json
-from mllm_tailor.media.video import Clip
+from mllm_tailor.media.video import VideoFrames
 
 Frames = Sequence[Image.Image]
 Found = dict[str, Any]
@@ -59,7 +59,7 @@ def stated_clips(folder: Path) -> dict[str, Any]:
     return dict(stated or (read_json(older) if older.exists() else {}))
 
 
-def describe(clip: Clip) -> VideoMetadata:
+def describe(clip: VideoFrames) -> VideoMetadata:
     """When the frames of a clip are on screen."""
     return VideoMetadata(
         total_num_frames=max(1, round(clip.seconds * TICKS)),

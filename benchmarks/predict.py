@@ -33,6 +33,7 @@ from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import VisionFeatureCache, predict, predict_both
+from mllm_tailor.generation.predictor import make_engine
 from mllm_tailor.generation.constrain import Grammar, Guide, Vocabulary, allowed_tokens
 from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
@@ -123,7 +124,7 @@ def ways(model: LoadedModel, task: Task, samples: list[Sample], settings: Predic
 
     def both(kept: VisionFeatureCache | None) -> Callable[[], list[str]]:
         def read() -> list[str]:
-            found = predict_both(model, task, samples, settings, memory=kept)
+            found = predict_both(model, task, samples, settings, cache=kept)
             return [prediction.text for held in (True, False) for prediction in found[held]]
 
         return read
@@ -134,9 +135,9 @@ def ways(model: LoadedModel, task: Task, samples: list[Sample], settings: Predic
     return [
         Timed("plain, constrained", lambda: plain(model, task, samples, settings, True), count),
         Timed("ours, constrained", ours(), count),
-        Timed("ours, forced tokens one by one", ours(forward=False), count),
+        Timed("ours, forced tokens one by one", ours(engine=make_engine(model, settings, feed_forced=False)), count),
         Timed("ours, batch 1", ours(single), count),
-        Timed("ours, constrained, images seen before", ours(memory=memory), count),
+        Timed("ours, constrained, images seen before", ours(cache=memory), count),
         Timed("plain, both modes", plain_both, 2 * count),
         Timed("ours, both modes", both(None), 2 * count),
         Timed("ours, both modes, images seen before", both(memory), 2 * count),

@@ -63,19 +63,19 @@ def work_here(work: WorkerArgs) -> dict[str, Any]:
     opening = Stopwatch()
     task = open_task("extract", FIELDS)
     model = load_model(work.model, dtype=work.dtype, device="cpu")
-    writer = None
+    engine = None
     if work.engine == "vllm":
-        writer = VllmEngine(model, model.folder, task.schema())
+        engine = VllmEngine(model, model.folder, task.schema())
         model.model.to("meta")
     found: dict[str, Any] = {"opening": opening.seconds(), "cpu": [], "wall": [], "texts": []}
     count = WARM_UP + work.samples * work.rounds
     samples = [Sample(str(number), (Media("image", picture_of(work, number)),)) for number in range(count)]
     settings = Predict(max_new_tokens=work.max_new_tokens)
-    predict(model, task, samples[:WARM_UP], settings, constrained=work.held, writer=writer)
+    predict(model, task, samples[:WARM_UP], settings, constrained=work.held, engine=engine)
     for start in range(WARM_UP, count, work.samples):
         watch = Stopwatch()
         part = samples[start : start + work.samples]
-        replies = predict(model, task, part, settings, constrained=work.held, writer=writer)
+        replies = predict(model, task, part, settings, constrained=work.held, engine=engine)
         found["cpu"].append(watch.cpu_seconds())
         found["wall"].append(watch.seconds())
         found["texts"] += [reply.text for reply in replies]

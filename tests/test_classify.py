@@ -18,7 +18,7 @@ from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.io import read_json, read_jsonl
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation import choose
-from mllm_tailor.generation.loglikelihood import _Chooser
+from mllm_tailor.generation.loglikelihood import LikelihoodScorer
 from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.models.encoded import NO_LOSS
 from mllm_tailor.recipe import Predict, make_recipe
@@ -64,8 +64,8 @@ def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: LoadedMo
                 chances = model.model(**batch).logits[0].log_softmax(-1)
             places = (labels != NO_LOSS).nonzero().squeeze(1)
             expected[row, column] = chances[places - 1, labels[places]].sum()
-    chooser = _Chooser(model, task, Predict(), None, most=len(CLASSES))
-    found = chooser.score([chooser.encode(sample) for sample in samples])
+    scorer = LikelihoodScorer(model, task)
+    found = scorer.score([scorer.encode(sample) for sample in samples])
     assert torch.allclose(torch.stack(found), expected, atol=1e-3)
     predictions = choose(model, task, samples, Predict(batch_size=2))
     best = [CLASSES[column] for column in expected.argmax(-1)]

@@ -23,10 +23,12 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import VisionFeatureCache, predict, predict_both
 from mllm_tailor.generation import engine as decode
 from mllm_tailor.generation.constrain import Grammar, Vocabulary, allowed_tokens
+from mllm_tailor.generation.predictor import make_engine
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import LoadedModel, encode, prompt_inputs
 from mllm_tailor.models.bundled.build import build_tokenizer
 from mllm_tailor.models.vision_cache import VisionEncoder, weights_key
+from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
@@ -107,15 +109,18 @@ def texts(predictions):
     return [prediction.text for prediction in predictions]
 
 
-def reference(model: LoadedModel, sample: Sample, limit: int) -> str:
-    """Constrained greedy decoding without cache, batch or fast-forward: the whole sequence anew for every token."""
+def reference(model: LoadedModel, sample: Sample, limit: int, *, feed_forced: bool = True) -> str:
+    """Constrained greedy decoding without cache or batch: the whole sequence anew for every token.
+
+    With `feed_forced`, what the schema forces is appended as the tokenizer splits it, otherwise chosen by the model.
+    """
     vocabulary = vocabulary_of(model)
     guide = Grammar(TASK.schema(), vocabulary).guide()
     inputs = prompt_inputs([TASK.phrase(sample.unlabelled())], model)
     tokens: list[int] = []
     masks = llguidance.numpy.allocate_token_bitmask(1, vocabulary.width)
     while not guide.ended and len(tokens) < limit:
-        if forced := guide.forced():  # the tokenizer's own division of what must follow
+        if feed_forced and (forced := guide.forced()):
             tokens += forced
             continue
         ids = torch.cat([inputs["input_ids"], torch.tensor([tokens], dtype=torch.long)], dim=1)
@@ -156,7 +161,7 @@ def test_batch_compaction_and_order_change_nothing(model, samples, constrained, 
         return predict(model, TASK, order, settings(batch_size=batch, max_new_tokens=most), constrained=constrained)
 
     alone, together = read(samples, 1), read(samples[::-1], 5)[::-1]
-    monkeypatch.setattr(decode, "LEAVE_BELOW", -1.0)  # finished rows stay
+    monkeypatch.setattr(decode, "COMPACT_BELOW", -1.0)  # finished rows stay
     monkeypatch.setattr(decode, "FULL_SHARE", {})  # blocks as wide as the longest span, as on a GPU
     staying = read(samples, 3)
     for others in (together, staying):
@@ -167,8 +172,15 @@ def test_batch_compaction_and_order_change_nothing(model, samples, constrained, 
 
 def test_forced_tokens_fed_together_equal_forced_tokens_decoded(model, samples):
     together = predict(model, TASK, samples, SETTINGS)
-    singly = predict(model, TASK, samples, SETTINGS, forward=False)
-    if len(model.tokenizer) < 300:  # one token a byte: every division of the forced text is the canonical one
+    singly = predict(model, TASK, samples, SETTINGS, engine=make_engine(model, SETTINGS, feed_forced=False))
+    for feed_forced, predictions in ((True, together), (False, singly)):
+        compared = 0
+        for sample, prediction in zip(samples, predictions, strict=True):
+            if not prediction.cut:
+                assert prediction.text == reference(model, sample, 120, feed_forced=feed_forced)
+                compared += 1
+        assert compared >= 2
+    if len(model.tokenizer) < 300:  # one token per byte: forced text has one split, whoever splits it
         assert texts(singly) == texts(together)
         for one, other in zip(singly, together, strict=True):
             assert other.confidence == pytest.approx(one.confidence, rel=1e-3, abs=1e-9)
@@ -181,7 +193,7 @@ def test_confidence_is_the_models_own_probability(model, samples):
     grammar = Grammar(TASK.schema(), vocabulary)
     questions = [TASK.phrase(sample.unlabelled()) for sample in samples]
     rows = [
-        [ReplySequence(place, encode(question, model), question.media, True, grammar.guide(), 120)]
+        [ReplySequence(place, encode(question, model), question.media, DecodingMode.CONSTRAINED, grammar.guide(), 120)]
         for place, question in enumerate(questions)
     ]
     for row in decode.GenerationEngine(model, vocabulary, 4).run(iter(rows)):
@@ -197,7 +209,7 @@ def test_confidence_is_the_models_own_probability(model, samples):
 
 def test_no_answer_can_reach_the_model(model, samples, monkeypatch):
     seen: list[list[int]] = []
-    module = sys.modules["mllm_tailor.generation.predict"]  # the package has a function of this name
+    module = sys.modules["mllm_tailor.generation.predictor"]
     real = module.encode
 
     def spy(question, model):
@@ -221,8 +233,9 @@ def test_no_answer_can_reach_the_model(model, samples, monkeypatch):
 
 @pytest.mark.parametrize("limit", [1, 9, 20, 45])
 def test_tight_limits_still_end_in_json(model, samples, limit):
+    short = settings(max_new_tokens=limit)
     for forward in (True, False):
-        predictions = predict(model, ENDLESS, samples, settings(max_new_tokens=limit), forward=forward)
+        predictions = predict(model, ENDLESS, samples, short, engine=make_engine(model, short, feed_forced=forward))
         for prediction in predictions:
             assert prediction.problem is None and prediction.cut
             assert list(json.loads(prediction.text)) == list(ENDLESS.field_names)
@@ -247,20 +260,22 @@ def test_both_modes_at_once_equal_each_alone(model, samples):
         both = predict_both(
             model, TASK, mixed, settings(batch_size=3, max_new_tokens=50), on_done=lambda *what: done.append(what)
         )
-    for held in (True, False):
+    for mode in both:
         with tiles_seen(model) as apart:
-            alone = predict(model, TASK, mixed, settings(batch_size=3, max_new_tokens=50), constrained=held)
-        assert texts(both[held]) == texts(alone)
+            alone = predict(
+                model, TASK, mixed, settings(batch_size=3, max_new_tokens=50), constrained=mode == "constrained"
+            )
+        assert texts(both[mode]) == texts(alone)
         assert sum(shared) == sum(apart)
-        assert sorted(found.id for found, which in done if which == held) == sorted(sample.id for sample in mixed)
+        assert sorted(found.id for found, which in done if which == mode) == sorted(sample.id for sample in mixed)
 
 
 def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
     memory = VisionFeatureCache()
     with tiles_seen(model) as first:
-        read = predict(model, TASK, samples, settings(max_new_tokens=40), memory=memory)
+        read = predict(model, TASK, samples, settings(max_new_tokens=40), cache=memory)
     with tiles_seen(model) as second:
-        again = predict(model, TASK, samples, settings(max_new_tokens=40, batch_size=2), memory=memory)
+        again = predict(model, TASK, samples, settings(max_new_tokens=40, batch_size=2), cache=memory)
     assert first and not second and memory.hits == len(samples)
     assert texts(again) == texts(read) == texts(predict(model, TASK, samples, settings(max_new_tokens=40)))
     before = weights_key(model, bf16=False)
@@ -270,7 +285,7 @@ def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
     weight.data -= 1e-3
     assert weights_key(model, bf16=True) != before
     small = VisionFeatureCache(limit=memory.bytes // 2)
-    predict(model, TASK, samples, settings(max_new_tokens=2), memory=small)
+    predict(model, TASK, samples, settings(max_new_tokens=2), cache=small)
     assert 0 < small.bytes <= small.limit
 
 
@@ -317,7 +332,9 @@ def test_out_of_memory_names_the_sample_and_the_mend(model, samples, monkeypatch
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(decode.GenerationEngine, "_step", full)
-    with pytest.raises(ModelError, match=r"with 4 samples side by side, first of all \d .* — set predict.batch_size=2"):
+    with pytest.raises(
+        ModelError, match=r"with 4 samples side by side, the longest is \d .* — set predict.batch_size=2"
+    ):
         predict(model, TASK, samples, SETTINGS)
 
 

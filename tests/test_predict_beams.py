@@ -15,8 +15,10 @@ from mllm_tailor.generation import predict, predict_both
 from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.predictor import make_engine
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import LoadedModel, collate, encode, load_model
+from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
 
@@ -37,8 +39,8 @@ TASK = open_task("extract", {"total": "string", "day": "date"})
 def written(model: LoadedModel, sample: Sample, limit: int, beams: int) -> ReplySequence:
     """The free reply to one sample."""
     vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
-    row = ReplySequence(0, encode(TASK.phrase(sample), model), sample.media, False, None, limit)
-    writer = BeamSearch(GenerationEngine(model, vocabulary, 4, forward=False), 4, beams)
+    row = ReplySequence(0, encode(TASK.phrase(sample), model), sample.media, DecodingMode.UNCONSTRAINED, None, limit)
+    writer = BeamSearch(GenerationEngine(model, vocabulary, 4, feed_forced=False), 4, beams)
     return next(writer.run(iter([[row]])))
 
 
@@ -81,10 +83,12 @@ def test_it_finds_the_likeliest_of_all_replies(model: LoadedModel, samples: list
 def test_one_beam_writes_what_greedy_does(model: LoadedModel, samples: list[Sample], constrained: bool) -> None:
     """Also the probabilities behind the confidence."""
     vocabulary = Vocabulary(model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids))
-    greedy = predict(model, TASK, samples, Predict(max_new_tokens=40), constrained=constrained, forward=False)
+    settings = Predict(max_new_tokens=40)
+    engine = make_engine(model, settings, feed_forced=False)
+    greedy = predict(model, TASK, samples, settings, constrained=constrained, engine=engine)
     single = predict(
         model, TASK, samples, Predict(max_new_tokens=40), constrained=constrained,
-        writer=BeamSearch(GenerationEngine(model, vocabulary, 3, forward=False), 3, 1),
+        engine=BeamSearch(GenerationEngine(model, vocabulary, 3, feed_forced=False), 3, 1),
     )  # fmt: skip
     for one, other in zip(greedy, single, strict=True):
         assert (one.id, one.text, one.fields, one.cut) == (other.id, other.text, other.fields, other.cut)
@@ -110,12 +114,12 @@ def test_held_replies_follow_the_schema_and_both_ways_share_a_reading(
 ) -> None:
     settings = Predict(max_new_tokens=60, num_beams=3, batch_size=2)
     both = predict_both(model, TASK, samples, settings)
-    for held in (True, False):
-        alone = predict(model, TASK, samples, settings, constrained=held)
-        assert [one.text for one in both[held]] == [one.text for one in alone]
-    assert all(one.problem is None and set(one.fields) == {"total", "day"} for one in both[True])
-    assert all(0 <= value <= 1 for one in both[True] for value in one.confidence.values())
-    assert all(one.seconds > 0 for one in both[True])
+    for mode in both:
+        alone = predict(model, TASK, samples, settings, constrained=mode == "constrained")
+        assert [one.text for one in both[mode]] == [one.text for one in alone]
+    assert all(one.problem is None and set(one.fields) == {"total", "day"} for one in both[DecodingMode.CONSTRAINED])
+    assert all(0 <= value <= 1 for one in both[DecodingMode.CONSTRAINED] for value in one.confidence.values())
+    assert all(one.seconds > 0 for one in both[DecodingMode.CONSTRAINED])
 
 
 def test_batches_do_not_matter(model: LoadedModel, samples: list[Sample]) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.generation.constrain import Vocabulary
+from mllm_tailor.generation.predictor import make_engine
 from mllm_tailor.models import LoadedModel, load_model, prompt_inputs
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task
@@ -69,6 +70,8 @@ def test_decoding_equals_generate(family, tmp_path):
             )
         assert prediction.text == vocabulary.text_of(ids[0, inputs["input_ids"].shape[1] :].tolist())
     together = predict(model, extract, samples[::2], SETTINGS)
-    alone = predict(model, extract, samples[::2], Predict(batch_size=1, max_new_tokens=12), forward=False)
+    singly = Predict(batch_size=1, max_new_tokens=12)
+    engine = make_engine(model, singly, feed_forced=False)
+    alone = predict(model, extract, samples[::2], singly, engine=engine)
     assert [found.text for found in together] == [found.text for found in alone]
     assert not any(found.problem for found in together)

@@ -11,12 +11,12 @@ from small_job import save_lively
 
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.generation import engine as decode
-from mllm_tailor.generation import predict, predict_both
+from mllm_tailor.generation import predict, predict_both, prefill
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.bundled.build import build_tokenizer
+from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import FieldTask, open_task
 
@@ -71,9 +71,9 @@ def test_prompts_kept_apart_say_what_copied_ones_say(
     model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = predict_both(model, TASK, samples, TOGETHER)
-    monkeypatch.setattr(decode, "keeps_prefixes", lambda model: False)
+    monkeypatch.setattr(prefill, "shares_prefixes", lambda model: False)
     copied = predict_both(model, TASK, samples, TOGETHER)
-    for held in (True, False):
+    for held in kept:
         assert len(set(texts(copied[held]))) > 1, "else nothing is compared"
         assert texts(kept[held]) == texts(copied[held])
         for one, other in zip(kept[held], copied[held], strict=True):
@@ -84,9 +84,9 @@ def test_prompts_are_kept_apart_where_the_layers_are_known(
     model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vocabulary = Vocabulary(model.tokenizer, model.model.config.text_config.vocab_size, sorted(model.stop_ids))
-    assert GenerationEngine(model, vocabulary, 4).apart
+    assert GenerationEngine(model, vocabulary, 4).prefill.shares_prefixes
     monkeypatch.setattr(model.model.config.text_config, "sliding_window", 64)
-    assert not GenerationEngine(model, vocabulary, 4).apart
+    assert not GenerationEngine(model, vocabulary, 4).prefill.shares_prefixes
 
 
 @pytest.mark.parametrize("apart", [True, False])
@@ -94,7 +94,7 @@ def test_fields_side_by_side_say_what_each_says_alone(
     model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, apart: bool
 ) -> None:
     if not apart:
-        monkeypatch.setattr(decode, "keeps_prefixes", lambda model: False)
+        monkeypatch.setattr(prefill, "shares_prefixes", lambda model: False)
     done: list[str] = []
     missing = Sample("gone", extra={"problem": "gone.png: no such file"})
     found = predict(model, TASK, [*samples, missing], APART, on_done=lambda one: done.append(one.id))
@@ -113,8 +113,8 @@ def test_fields_side_by_side_say_what_each_says_alone(
 
 def test_free_replies_are_written_whole(model: LoadedModel, samples: list[Sample]) -> None:
     both, free = predict_both(model, TASK, samples, APART), predict(model, TASK, samples, TOGETHER, constrained=False)
-    assert texts(both[False]) == texts(free)
-    assert texts(both[True]) == texts(predict(model, TASK, samples, APART))
+    assert texts(both[DecodingMode.UNCONSTRAINED]) == texts(free)
+    assert texts(both[DecodingMode.CONSTRAINED]) == texts(predict(model, TASK, samples, APART))
 
 
 @pytest.mark.parametrize("limit", [1, 14, 20])
@@ -134,4 +134,4 @@ def test_a_task_without_fields_is_refused(model: LoadedModel, samples: list[Samp
 def test_another_engine_is_not_asked_for_single_fields(model: LoadedModel, samples: list[Sample]) -> None:
     vocabulary = Vocabulary(model.tokenizer, model.model.config.text_config.vocab_size, sorted(model.stop_ids))
     with pytest.raises(ModelError, match=r"predict\.fields"):
-        predict(model, TASK, samples, APART, writer=GenerationEngine(model, vocabulary, 4))
+        predict(model, TASK, samples, APART, engine=GenerationEngine(model, vocabulary, 4))

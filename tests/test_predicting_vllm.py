@@ -28,11 +28,13 @@ from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict, read_inputs
 from mllm_tailor.generation.constrain import Grammar, Vocabulary
+from mllm_tailor.generation.predictor import make_engine
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.generation.vllm import engine as vllm_writer
 from mllm_tailor.generation.vllm.engine import VllmEngine
-from mllm_tailor.generation.vllm.requests import as_ours, check_family, check_served, pictures_of, to_sequence
+from mllm_tailor.generation.vllm.requests import check_family, check_served, image_inputs, to_sequence, with_json_style
 from mllm_tailor.models import FAMILIES, InputSettings, LoadedModel, collate, encode, load_model
+from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.run import vllm_model as served
 from mllm_tailor.run.predict import open_base, open_tuned
@@ -68,7 +70,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 def test_pictures_are_the_tiles_we_encode(model: LoadedModel, samples: list[Sample]) -> None:
     encoded = encode(TASK.phrase(samples[-1].unlabelled()), model)
-    first, second = pictures_of(encoded, model)
+    first, second = image_inputs(encoded, model)
     image = model.processor.image_token_id
     for one in (first, second):
         inside = encoded.ids[one.start : one.start + one.tokens]
@@ -76,7 +78,7 @@ def test_pictures_are_the_tiles_we_encode(model: LoadedModel, samples: list[Samp
         assert encoded.ids[one.start - 1] != image and encoded.ids[one.start + one.tokens] != image
     assert first.tokens + second.tokens == encoded.ids.tolist().count(image)
     assert torch.equal(torch.cat([first.pixels, second.pixels]), encoded.pixel_values)
-    assert first.key() != second.key() == pictures_of(encoded, model)[1].key()
+    assert first.key() != second.key() == image_inputs(encoded, model)[1].key()
 
 
 def test_tiles_without_a_place_are_refused(model: LoadedModel, samples: list[Sample]) -> None:
@@ -84,7 +86,7 @@ def test_tiles_without_a_place_are_refused(model: LoadedModel, samples: list[Sam
     pixels = encoded.pixel_values
     for wrong in (pixels[1:], torch.cat([pixels, pixels[:1]])):
         with pytest.raises(ModelError, match="tiles"):
-            pictures_of(replace(encoded, media={"pixel_values": wrong}), model)
+            image_inputs(replace(encoded, media={"pixel_values": wrong}), model)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,9 @@ def test_vllm_allows_what_our_grammar_allows(model: LoadedModel, text: str, allo
     tokens = vocabulary.tokens.tokenize_str(text)
     theirs = LLMatcher(
         vocabulary.tokens,
-        LLMatcher.grammar_from_json_schema(json.dumps(as_ours(TASK.schema())), defaults={"whitespace_flexible": True}),
+        LLMatcher.grammar_from_json_schema(
+            json.dumps(with_json_style(TASK.schema())), defaults={"whitespace_flexible": True}
+        ),
     )
     assert (theirs.validate_tokens(tokens) == len(tokens)) is allowed
     ours = Grammar(TASK.schema(), vocabulary).guide()._matcher
@@ -156,7 +160,7 @@ def scripted(model: LoadedModel, samples: list[Sample], settings: Predict) -> Sc
     replies = {}
     for found, sample in zip(predict(model, TASK, samples, settings), samples, strict=True):
         if found.text:
-            pictures = pictures_of(encode(TASK.phrase(sample.unlabelled()), model), model)
+            pictures = image_inputs(encode(TASK.phrase(sample.unlabelled()), model), model)
             written = model.tokenizer.encode(found.text, add_special_tokens=False)
             replies[str({"image": [one.key() for one in pictures]})] = [*written, min(model.stop_ids)]
     return Scripted(replies)
@@ -170,8 +174,9 @@ def test_replies_of_another_engine_become_the_same_predictions(
     monkeypatch.setattr(vllm_writer, "import_vllm", lambda: long)
     for limit in (100, 20):
         settings = Predict(max_new_tokens=limit, batch_size=2)
-        ours = predict(model, TASK, samples, settings, forward=False)
-        theirs = predict(model, TASK, samples, settings, writer=VllmEngine(model, model.folder, TASK.schema()))
+        ours = predict(model, TASK, samples, settings, engine=make_engine(model, settings, feed_forced=False))
+        engine = VllmEngine(model, model.folder, TASK.schema())
+        theirs = predict(model, TASK, samples, settings, engine=engine)
         for one, other in zip(ours, theirs, strict=True):
             assert (other.id, other.text, other.fields, other.problem, other.cut) == (
                 one.id,
@@ -194,16 +199,16 @@ def test_what_is_asked_is_greedy_and_ours(
     monkeypatch.setattr(vllm_writer, "import_vllm", lambda: engine)
     writer = VllmEngine(model, model.folder, TASK.schema())
     encoded = encode(TASK.phrase(samples[-1].unlabelled()), model)
-    for held in (True, False):
-        writer._ask(str(held), ReplySequence(0, encoded, samples[-1].media, held, None, 77))
-    (ids, values, keys, ranges), settings = engine.asked["True"]
+    for mode in (DecodingMode.CONSTRAINED, DecodingMode.UNCONSTRAINED):
+        writer._add_request(mode, ReplySequence(0, encoded, samples[-1].media, mode, None, 77))
+    (ids, values, keys, ranges), settings = engine.asked["constrained"]
     assert ids == encoded.ids.tolist() and torch.equal(values["pixel_values"], encoded.pixel_values)
     assert values["image_num_patches"].sum() == len(encoded.pixel_values) and len(keys["image"]) == 2
-    assert ranges["image"] == [(one.start, one.tokens) for one in pictures_of(encoded, model)]
+    assert ranges["image"] == [(one.start, one.tokens) for one in image_inputs(encoded, model)]
     assert (settings.temperature, settings.max_tokens) == (0, 77)
     assert settings.stop_token_ids == sorted(model.stop_ids)
-    assert settings.structured_outputs.json == as_ours(TASK.schema())
-    assert engine.asked["False"][1].structured_outputs is None
+    assert settings.structured_outputs.json == with_json_style(TASK.schema())
+    assert engine.asked["unconstrained"][1].structured_outputs is None
 
 
 def test_a_reply_that_leaves_the_schema_is_an_error(model: LoadedModel, samples: list[Sample]) -> None:
@@ -211,7 +216,7 @@ def test_a_reply_that_leaves_the_schema_is_an_error(model: LoadedModel, samples:
     encoded = encode(TASK.phrase(samples[0].unlabelled()), model)
     for text in ('{"company": "A", "total": ""}}', '{"company": "A"'):  # a bracket too many; ends in the middle
         tokens = model.tokenizer.encode(text, add_special_tokens=False)
-        row = ReplySequence(0, encoded, (), True, Grammar(TASK.schema(), vocabulary).guide(), 100)
+        row = ReplySequence(0, encoded, (), DecodingMode.CONSTRAINED, Grammar(TASK.schema(), vocabulary).guide(), 100)
         with pytest.raises(ModelError, match="vLLM's reply"):
             to_sequence(row, tokens, [0.0] * len(tokens), vocabulary)
 
@@ -261,7 +266,7 @@ def test_the_command_writes_the_same_rows_with_another_engine(
     for words in ((), ("--engine", "vllm")):
         assert ask(tmp_path, model.folder, fields, *words).exit_code == 0
         rows.append(json.loads(out.read_text()))
-        (picture,) = pictures_of(encode(TASK.phrase(read_inputs([tmp_path / "new.png"])[0]), model), model)
+        (picture,) = image_inputs(encode(TASK.phrase(read_inputs([tmp_path / "new.png"])[0]), model), model)
         written = model.tokenizer.encode(rows[0]["text"], add_special_tokens=False)
         engine.replies[str({"image": [picture.key()]})] = [*written, min(model.stop_ids)]
     for row in rows:
@@ -362,7 +367,7 @@ def test_vllm_reads_drawn_receipts_as_we_do(dtype: str, tmp_path: Path, calm_vll
     writer = VllmEngine(opened, opened.folder, task.schema())
     try:
         for held, mine in ours.items():
-            theirs = predict(opened, task, receipts, settings, constrained=held, writer=writer)
+            theirs = predict(opened, task, receipts, settings, constrained=held, engine=writer)
             same = [(one, other) for one, other in zip(mine, theirs, strict=True) if one.text == other.text]
             print(f"{dtype}, held {held}: {len(same)} of {len(receipts)} replies are the same")
             assert len(same) == len(receipts) or dtype == "bfloat16"

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from mllm_tailor.core.device import seed_everything
-from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.models import LoadedModel, encode
 from mllm_tailor.models.patches import last_layer
 from mllm_tailor.models.patches.fused_lora import GatedProduct, Product, Rounding, fused_lora
@@ -94,18 +93,18 @@ class TestLastLayer:
         model.model.eval()
         prompts = [encode(sample.unlabelled(), model) for sample in make_conversations(tmp_path, 3)]
         prompts.append(replace(prompts[0], ids=prompts[0].ids[:-2], labels=prompts[0].labels[:-2]))
-        vocabulary = Vocabulary(model.tokenizer, 269, sorted(model.stop_ids))
-        decoder = GenerationEngine(model, vocabulary, 4)
+        prefill = Prefill(model, None)
         found = []
-        for worth, read in ((10**9, decoder._read), (1, decoder.read)):
+        for worth, read in ((10**9, prefill._read), (1, prefill.read)):
             monkeypatch.setattr(last_layer, "MIN_SKIPPED", worth)
             with torch.inference_mode():
                 found.append(read(prompts))
-        (whole, ids, logits, _), (held, ids_again, logits_again, _) = found
-        assert torch.equal(ids, ids_again) and torch.equal(whole.mask, held.mask)
-        torch.testing.assert_close(logits_again, logits, rtol=1e-4, atol=1e-5)
+        first, second = found
+        whole, shortened = first.kv, second.kv
+        assert torch.equal(first.ids, second.ids) and torch.equal(whole.mask, shortened.mask)
+        torch.testing.assert_close(second.logits, first.logits, rtol=1e-4, atol=1e-5)
         real = whole.mask[:, None, :, None]
-        for one, other in zip(held.cache.layers, whole.cache.layers, strict=True):
+        for one, other in zip(shortened.cache.layers, whole.cache.layers, strict=True):
             torch.testing.assert_close(one.keys * real, other.keys * real, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(one.values * real, other.values * real, rtol=1e-4, atol=1e-5)
 

@@ -68,7 +68,7 @@ def main() -> None:
                 for held in (True, False)[: 1 + arguments.free]:
                     watch = Stopwatch()
                     settings = Predict(max_new_tokens=256, num_beams=beams)
-                    found = predict(model, TASK, samples, settings, constrained=held, memory=memory)
+                    found = predict(model, TASK, samples, settings, constrained=held, cache=memory)
                     cells = row(samples, found, watch.cpu_seconds() / len(samples))
                     table.add_row(folder, str(beams), "yes" if held else "no", *cells)
     Console(width=140).print(table)

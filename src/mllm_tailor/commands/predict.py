@@ -95,10 +95,10 @@ def _read_in_vllm(
 ) -> list[Prediction]:
     from mllm_tailor.run.vllm_model import open_served  # only when asked for
 
-    opened, writer = open_served(run, tuned, mode)
+    opened, engine = open_served(run, tuned, mode)
     try:
         return predict(
-            opened, run.task, samples, run.recipe.predict, constrained=mode is DecodingMode.CONSTRAINED, writer=writer
+            opened, run.task, samples, run.recipe.predict, constrained=mode is DecodingMode.CONSTRAINED, engine=engine
         )
     finally:
-        writer.close()
+        engine.close()

@@ -1,4 +1,4 @@
-"""Generate replies: batched, held to a JSON schema where the task has one, with a confidence for every field."""
+"""Generation: batched decoding, constrained by a JSON schema where the task has one, with a confidence per field."""
 
 from mllm_tailor.generation.inputs import read_inputs
 from mllm_tailor.generation.loglikelihood import choose

@@ -1,7 +1,7 @@
-"""Beam search: several readings of a document are kept side by side, and the likeliest whole one is the reply.
+"""Beam search: several candidate replies to a document are kept, and the most probable complete one is returned.
 
-Greedy writing cannot take back a letter that looked likeliest at first; a slip in a name or a digit often shows one or
-two letters later, when no reading goes on well. All readings of a document look at one pass over it.
+Greedy decoding cannot revise a token that looked most probable at first; an error in a name or a number often shows a
+few tokens later, when no continuation is probable. All beams of a document share one prefill.
 """
 
 from __future__ import annotations
@@ -19,101 +19,102 @@ from mllm_tailor.generation.sequence import ReplySequence
 
 @dataclass(frozen=True)
 class Beam:
-    """A reading: its row, the log probability of all it says among what the schema allowed, and where its past lies."""
+    """A candidate: its sequence, the log-probability of its tokens among those the schema allows, and its past."""
 
-    row: ReplySequence
+    sequence: ReplySequence
     score: float
-    line: int  # of the cache as it was before its last token
+    kv_row: int  # of its past in the KV cache as it was before its last token
 
 
 @dataclass
 class BeamState:
-    """The readings of one document."""
+    """The beams of a document."""
 
-    live: list[Beam]  # the likeliest first
-    best: Beam | None = None  # the likeliest of those that have ended
+    live: list[Beam]  # the most probable first
+    best: Beam | None = None  # the most probable finished one
     seconds: float = 0.0
 
     @property
-    def over(self) -> bool:
-        """Whether no living reading can still become the likeliest: each further token only costs."""
+    def done(self) -> bool:
+        """Whether no live beam can become the best: each further token only lowers its score."""
         return not self.live or (self.best is not None and self.best.score >= self.live[0].score)
 
 
 class BeamSearch:
-    """Writes replies by beam search, a batch of documents after the other, `count` readings of each.
+    """Decodes replies by beam search, one batch of documents after another.
 
-    The readings of a document stay in step, so nothing the schema forces is fed ahead of its turn.
+    The beams of a document advance in step, so forced tokens are decoded one by one.
     """
 
-    def __init__(self, decoder: GenerationEngine, slots: int, count: int) -> None:
+    def __init__(self, engine: GenerationEngine, slots: int, num_beams: int) -> None:
         """`slots`: documents side by side."""
-        self.decoder, self.slots, self.count = decoder, slots, count
+        self.engine, self.slots, self.num_beams = engine, slots, num_beams
 
     @torch.inference_mode()
     def run(self, waiting: Iterator[list[ReplySequence]]) -> Iterator[ReplySequence]:
-        """Rows as they are finished."""
+        """Sequences as they finish."""
         batch: list[ReplySequence] = []
         for group in waiting:
             if batch and len(batch) + len(group) > self.slots:
-                yield from self._write(batch)
+                yield from self._decode(batch)
                 batch = []
             batch += group
         if batch:
-            yield from self._write(batch)
+            yield from self._decode(batch)
 
-    def _write(self, rows: list[ReplySequence]) -> Iterator[ReplySequence]:
-        hunts = [BeamState([Beam(row, 0.0, line)]) for line, row in enumerate(rows)]
+    def _decode(self, sequences: list[ReplySequence]) -> Iterator[ReplySequence]:
+        states = [BeamState([Beam(sequence, 0.0, row)]) for row, sequence in enumerate(sequences)]
         started = time.perf_counter()
-        self.decoder.begin(rows)
-        while hunts:
-            self._step(hunts)
+        self.engine.begin(sequences)
+        while states:
+            self._step(states)
             now = time.perf_counter()
-            for hunt in hunts:
-                hunt.seconds += (now - started) / len(hunts)
+            for state in states:
+                state.seconds += (now - started) / len(states)
             started = now
-            for hunt in hunts:
-                if hunt.over:
-                    yield self._reply(hunt)
-            hunts = [hunt for hunt in hunts if not hunt.over]
-            living = [beam for hunt in hunts for beam in hunt.live]
-            if living:
-                self.decoder.keep([beam.row for beam in living], self.decoder.held, [beam.line for beam in living])
+            for state in states:
+                if state.done:
+                    yield self._reply(state)
+            states = [state for state in states if not state.done]
+            live = [beam for state in states for beam in state.live]
+            if live:
+                self.engine.select([beam.sequence for beam in live], self.engine.kv, [beam.kv_row for beam in live])
 
-    def _reply(self, hunt: BeamState) -> ReplySequence:
-        row = hunt.best.row  # type: ignore[union-attr]  # an ended one is there: the limit ends every reading
-        row.seconds += hunt.seconds
-        return row
+    def _reply(self, state: BeamState) -> ReplySequence:
+        assert state.best is not None  # the limit ends every beam
+        sequence = state.best.sequence
+        sequence.seconds += state.seconds
+        return sequence
 
-    def _step(self, hunts: Sequence[BeamState]) -> None:
-        """Feed what every reading said last, and let the likeliest continuations of each document live on."""
-        rows = self.decoder.rows
-        width = max(len(row.pending) for row in rows)
-        logits = self.decoder.feed(width)[1][:, -1]
-        shares = logits.log_softmax(-1).cpu()
-        scores = self.decoder.allowed(rows, logits, width).log_softmax(-1).cpu()
-        for row in rows:
-            row.fed(len(row.pending), [0.0] * len(row.pending))
-        line = 0
-        for hunt in hunts:
-            mine = slice(line, line + len(hunt.live))
-            self._grow(hunt, line, scores[mine], shares[mine])
-            line = mine.stop
+    def _step(self, states: Sequence[BeamState]) -> None:
+        """Feed the last tokens of every beam, and keep the most probable continuations of each document."""
+        sequences = self.engine.rows
+        width = max(len(sequence.pending) for sequence in sequences)
+        logits = self.engine.feed(width)[1][:, -1]
+        logprobs = logits.log_softmax(-1).cpu()
+        scores = self.engine.mask_logits(sequences, logits, width).log_softmax(-1).cpu()
+        for sequence in sequences:
+            sequence.fed(len(sequence.pending), [0.0] * len(sequence.pending))
+        first = 0
+        for state in states:
+            rows = slice(first, first + len(state.live))
+            self._expand(state, first, scores[rows], logprobs[rows])
+            first = rows.stop
 
-    def _grow(self, hunt: BeamState, line: int, scores: Tensor, shares: Tensor) -> None:
-        """The likeliest readings that are one token longer than a document's `hunt.live`, which begin at `line`."""
-        total = scores + torch.tensor([beam.score for beam in hunt.live])[:, None]
-        likeliest = total.flatten().topk(min(2 * self.count, total.numel()))  # as many may end as live on
-        children: list[Beam] = []
-        for score, place in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
-            if len(children) == self.count or score == -torch.inf:
+    def _expand(self, state: BeamState, first: int, scores: Tensor, logprobs: Tensor) -> None:
+        """Replace a document's beams, which begin at row `first`, by their most probable continuations."""
+        total = scores + torch.tensor([beam.score for beam in state.live])[:, None]
+        top = total.flatten().topk(min(2 * self.num_beams, total.numel()))  # as many may finish as continue
+        live: list[Beam] = []
+        for score, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            if len(live) == self.num_beams or score == -torch.inf:
                 break
-            parent, token = divmod(place, total.shape[1])
-            row = hunt.live[parent].row.fork()
-            row.take(token, float(shares[parent, token]), self.decoder.vocabulary, forward=False)
-            child = Beam(row, score, line + parent)
-            if not row.done:
-                children.append(child)
-            elif hunt.best is None or score > hunt.best.score:
-                hunt.best = child
-        hunt.live = children
+            parent, token = divmod(index, total.shape[1])
+            sequence = state.live[parent].sequence.fork()
+            sequence.append(token, float(logprobs[parent, token]), self.engine.vocabulary, feed_forced=False)
+            beam = Beam(sequence, score, first + parent)
+            if not sequence.done:
+                live.append(beam)
+            elif state.best is None or score > state.best.score:
+                state.best = beam
+        state.live = live

@@ -1,4 +1,4 @@
-"""Hold a reply to a JSON schema, token by token, with llguidance (https://github.com/guidance-ai/llguidance)."""
+"""Constrained decoding by a JSON schema, with llguidance (https://github.com/guidance-ai/llguidance)."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ import llguidance.hf
 import llguidance.numpy
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
 
 from mllm_tailor.core.errors import ModelError
 
-# As `json.dumps` writes answers for training; other whitespace would only be more tokens to get wrong. \uXXXX is left
-# out: it is never needed, and half of a surrogate pair is no text.
-JSON_STYLE = {
+# As `json.dumps` writes the answers in training; other whitespace would only add tokens. \uXXXX escapes are excluded:
+# they are never needed, and half of a surrogate pair is no text.
+JSON_STYLE: Any = {  # llguidance's JsonCompileOptions
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
     "json_allowed_escapes": '"\\bfnrt',
 }
-CLOSING = (b'"', b"}", b"]", b",", b"n", b"0", b" ")  # in this order, whatever the schema allows ends soonest
-LONGEST_CLOSING = 10_000  # tokens; only a schema with thousands of required fields needs more
+CLOSING_TEXTS = (b'"', b"}", b"]", b",", b"n", b"0", b" ")  # tried in this order, they end a reply soonest
+MAX_CLOSING_TOKENS = 10_000  # only a schema with thousands of required fields needs more
 
 
 class Vocabulary:
-    """The bytes behind each token, and the tokens that end a reply."""
+    """The bytes of each token, and the tokens that end a reply."""
 
     def __init__(self, tokenizer: Any, width: int, stops: Sequence[int]) -> None:
         """`width` is the number of logits, which may exceed the tokenizer's own count."""
         try:
             self.tokens: LLTokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=width, eos_token=list(stops))
         except ValueError as error:
-            raise ModelError(f"this checkpoint's tokenizer cannot be used here ({error}) — use its fast one") from None
+            raise ModelError(
+                f"this checkpoint's tokenizer is not supported ({error}) — use its fast tokenizer"
+            ) from None
         self.width = width
         self.stops = frozenset(stops)
 
     def bytes_of(self, token: int) -> bytes:
-        """What a token adds to the text; nothing for special tokens."""
+        """The bytes a token adds to the text; none for special tokens."""
         return b"" if self.tokens.is_special_token(token) else self.tokens.decode_bytes([token])
 
     def text_of(self, tokens: Sequence[int]) -> str:
@@ -48,13 +51,13 @@ class Vocabulary:
 
     @cached_property
     def closing(self) -> tuple[int, ...]:
-        """The tokens of CLOSING, as far as the vocabulary has them."""
-        ids = [self.tokens.tokenize_bytes(text) for text in CLOSING]
-        return tuple(found[0] for found in ids if len(found) == 1)
+        """The tokens of CLOSING_TEXTS that the vocabulary has."""
+        encoded = [self.tokens.tokenize_bytes(text) for text in CLOSING_TEXTS]
+        return tuple(ids[0] for ids in encoded if len(ids) == 1)
 
 
 class Grammar:
-    """A JSON schema made ready for one vocabulary."""
+    """A JSON schema compiled for a vocabulary."""
 
     def __init__(self, schema: Mapping[str, Any], vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -62,16 +65,16 @@ class Grammar:
             vocabulary.tokens, LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=JSON_STYLE), log_level=0
         )
         if self._matcher.is_error():
-            fault = self._matcher.get_error()
-            raise ModelError(f"this task's JSON schema cannot be followed ({fault}) — simplify its fields")
+            reason = self._matcher.get_error()
+            raise ModelError(f"this task's JSON schema cannot be compiled ({reason}) — simplify its fields")
 
     def guide(self) -> Guide:
-        """A fresh guide for one reply."""
+        """A new guide for a reply."""
         return Guide(self._matcher.deep_copy(), self.vocabulary)
 
 
 class Guide:
-    """Where one reply stands in the grammar."""
+    """The state of a reply in the grammar."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
         self._matcher = matcher
@@ -83,35 +86,35 @@ class Guide:
         return self._matcher.is_stopped()
 
     def copy(self) -> Guide:
-        """A guide of its own for a reply that goes on differently from here."""
+        """A copy for a reply that continues differently."""
         return Guide(self._matcher.deep_copy(), self._vocabulary)
 
     def accept(self, token: int) -> None:
-        """Take the next token, one the mask allows."""
+        """Append the next token, which the mask must allow."""
         self._matcher.consume_token(token)
 
     def forced(self) -> list[int]:
-        """Take and return the tokens that must follow, in the tokenizer's own division; often none."""
+        """Append and return the tokens that must follow, as the tokenizer would split them; often none."""
         tokens = self._matcher.compute_ff_tokens()
         self._matcher.consume_tokens(tokens)
         return list(tokens)
 
-    def fill(self, masks: np.ndarray, line: int) -> None:
-        """Write the allowed tokens as bits into `masks[line]`, see `allowed_tokens`."""
-        llguidance.numpy.fill_next_token_bitmask(self._matcher, masks, line)
+    def fill(self, masks: NDArray[np.int32], row: int) -> None:
+        """Write the allowed tokens as bits into `masks[row]`, see `allowed_tokens`."""
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, masks, row)
 
     def close(self, tokens: Sequence[int]) -> tuple[int, list[int]]:
-        """End a reply that ran out of tokens as soon as the schema allows.
+        """End a reply that reached its limit as soon as the schema allows.
 
-        Returns how many of its tokens to take back (those that began a character or an escape they cannot finish), and
-        the tokens that close it.
+        Returns how many of its tokens to remove (those of an unfinished character or escape), and the tokens that close
+        it.
         """
         written = list(map(self._vocabulary.bytes_of, tokens))
         while written and _dangling(b"".join(written)) and self._matcher.rollback(1):
             written.pop()
         added: list[int] = []
         masks = llguidance.numpy.allocate_token_bitmask(1, self._vocabulary.width)
-        while not self._matcher.is_stopped() and len(added) < LONGEST_CLOSING:
+        while not self._matcher.is_stopped() and len(added) < MAX_CLOSING_TOKENS:
             step = self.forced()
             if not step:
                 self.fill(masks, 0)
@@ -122,13 +125,13 @@ class Guide:
         return len(tokens) - len(written), [token for token in added if token not in self._vocabulary.stops]
 
 
-def allowed_tokens(masks: np.ndarray, width: int) -> np.ndarray:
+def allowed_tokens(masks: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
     """Bits (rows, words) int32 into booleans (rows, width)."""
     return np.unpackbits(masks.view(np.uint8), axis=1, count=width, bitorder="little").astype(bool)
 
 
 def _dangling(tail: bytes) -> bool:
-    """Whether the bytes end inside a UTF-8 character or behind a lone backslash."""
+    """Whether the bytes end inside a UTF-8 character or after a lone backslash."""
     if (len(tail) - len(tail.rstrip(b"\\"))) % 2:
         return True
     try:

@@ -1,9 +1,9 @@
-"""Choose among all replies there can be by their likelihood, where a task has a closed set of them.
+"""Choose among a closed set of replies by their log-likelihood.
 
-Picture and prompt are read once; all replies are then fed side by side behind that one reading. What is compared is the
-log probability of a whole reply and of ending it, so the shares over all replies are the model's own, given that the
-reply is one of them. Writing token by token can go wrong where it begins: a first token shared by many replies, each
-improbable, may beat the first token of the best reply.
+Image and prompt are read once; all replies are then fed side by side after that prefill. A reply is scored by the
+log-probability of all its tokens, including the one that ends it, so the shares over all replies are the model's
+distribution given that the reply is one of them. Greedy decoding can fail at the first token: one that many improbable
+replies share may beat the first token of the best reply.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Prediction, Sample
-from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.kv_cache import append_columns, compact
+from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.models import Encoded, LoadedModel, encode
 from mllm_tailor.models.encoded import NO_LOSS
 from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import ChoiceTask
 
-ROWS = 64  # replies side by side; samples are read together as far as these suffice
+ROWS = 64  # replies side by side; as many samples are processed together as this allows
 
 
 def choose(
@@ -38,98 +37,96 @@ def choose(
     settings: Predict,
     *,
     on_done: Callable[[Prediction], None] | None = None,
-    memory: VisionFeatureCache | None = None,
+    cache: VisionFeatureCache | None = None,
 ) -> list[Prediction]:
-    """The likeliest reply to each sample, in their order; its confidence is its share of the probability of all.
+    """The most likely reply to each sample, in their order; its confidence is its share of all replies' probability.
 
-    A sample that cannot be read becomes a prediction without text whose `problem` says why.
+    A sample that cannot be read becomes a prediction without text whose `problem` states why.
     """
-    chooser = _Chooser(model, task, settings, memory, most=max((_count(task, sample) for sample in samples), default=1))
-    found: list[Prediction] = []
+    most = max((_count_choices(task, sample) for sample in samples), default=1)
+    together = max(1, min(settings.batch_size, ROWS // most))
+    scorer = LikelihoodScorer(model, task, cache)
+    predictions: list[Prediction] = []
     was_training = model.model.training
     model.model.eval()
     try:
-        for start in track(range(0, len(samples), chooser.together), "Comparing replies"):
-            for prediction in chooser.choose(samples[start : start + chooser.together]):
-                found.append(prediction)
+        for start in track(range(0, len(samples), together), "Scoring replies"):
+            for prediction in scorer.predict(samples[start : start + together]):
+                predictions.append(prediction)
                 if on_done is not None:
                     on_done(prediction)
     finally:
         model.model.train(was_training)
-    return found
+    return predictions
 
 
-def _count(task: ChoiceTask, sample: Sample) -> int:
-    """Replies to choose from; 1 where the sample is at fault, which is said when its turn comes."""
+def _count_choices(task: ChoiceTask, sample: Sample) -> int:
+    """Replies to choose from; 1 for an invalid sample, which is reported when it is processed."""
     try:
         return len(task.choices(sample))
     except DataError:
         return 1
 
 
-class _Chooser:
-    def __init__(
-        self, model: LoadedModel, task: ChoiceTask, settings: Predict, memory: VisionFeatureCache | None, most: int
-    ) -> None:
-        """`most`: replies a sample may choose from."""
-        self.model, self.task = model, task
-        self.together = max(1, min(settings.batch_size, ROWS // most))
-        width = model.model.config.get_text_config().vocab_size
-        vocabulary = Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
-        self.decoder = GenerationEngine(model, vocabulary, self.together, memory=memory)
-        self.reply_ids: dict[str, list[int]] = {}  # of each reply with what ends it
+class LikelihoodScorer:
+    """Scores every possible reply to a few samples at a time."""
 
-    def choose(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
-        """Predictions of a few samples, in their order."""
+    def __init__(self, model: LoadedModel, task: ChoiceTask, cache: VisionFeatureCache | None = None) -> None:
+        self.model, self.task = model, task
+        self.prefill = Prefill(model, cache)
+        self.reply_ids: dict[str, list[int]] = {}  # of each reply with the token that ends it
+
+    def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
+        """Predictions in the order of the samples."""
         started = time.perf_counter()
-        asked: list[tuple[Encoded, Sequence[str]]] = []
+        prompts: list[tuple[Encoded, Sequence[str]]] = []
         problems: dict[int, str] = {}
-        for place, sample in enumerate(samples):
+        for index, sample in enumerate(samples):
             try:
-                asked.append(self.encode(sample))
+                prompts.append(self.encode(sample))
             except DataError as error:
-                problems[place] = str(error)
-        scores = iter(zip(self.score(asked), asked, strict=True) if asked else ())
+                problems[index] = str(error)
+        results = iter(zip(self.score(prompts), prompts, strict=True) if prompts else ())
         seconds = (time.perf_counter() - started) / len(samples)
-        for place, sample in enumerate(samples):
-            if place in problems:
-                yield Prediction(sample.id, "", problem=problems[place])
+        for index, sample in enumerate(samples):
+            if index in problems:
+                yield Prediction(sample.id, "", problem=problems[index])
                 continue
-            found, (_, replies) = next(scores)
-            shares = found.softmax(-1)
+            scores, (_, replies) = next(results)
+            shares = scores.softmax(-1)
             best = int(shares.argmax())
             reply = self.task.parse(replies[best])
             confidence = dict.fromkeys(reply.fields, float(shares[best]))
             yield Prediction(sample.id, replies[best], reply.fields, confidence, seconds, reply.problem)
 
     @torch.inference_mode()
-    def score(self, asked: Sequence[tuple[Encoded, Sequence[str]]]) -> list[Tensor]:
-        """For each prompt the log probabilities (replies,) float32 of its replies."""
-        prompts = [prompt for prompt, _ in asked]
-        replies = [self.reply_ids[reply] for _, own in asked for reply in own]
-        held, _, last, shifts = self.decoder.read(prompts)
+    def score(self, prompts: Sequence[tuple[Encoded, Sequence[str]]]) -> list[Tensor]:
+        """For each prompt the log-probabilities (replies,) float32 of its replies."""
+        encoded = [prompt for prompt, _ in prompts]
+        replies = [self.reply_ids[reply] for _, choices in prompts for reply in choices]
+        result = self.prefill.read(encoded)
         device = self.model.device
         width = max(map(len, replies))
         ids = torch.full((len(replies), width), self.model.pad_id)
         real = torch.zeros((len(replies), width), dtype=torch.long)
-        for line, reply in enumerate(replies):  # padded behind: what is not there yet changes nothing before it
-            ids[line, : len(reply)], real[line, : len(reply)] = torch.tensor(reply), 1
+        for row, reply in enumerate(replies):  # right-padded: in a causal model padding changes nothing before it
+            ids[row, : len(reply)], real[row, : len(reply)] = torch.tensor(reply), 1
         ids, real = ids.to(device), real.to(device)
-        starts = [prompt.length + shift for prompt, shift in zip(prompts, shifts, strict=True)]
-        rows = [line for line, (_, own) in enumerate(asked) for _ in own]
-        wide = compact([(held, rows)])
+        starts = [prompt.length + shift for prompt, shift in zip(encoded, result.shifts, strict=True)]
+        rows = [row for row, (_, choices) in enumerate(prompts) for _ in choices]  # the prompt of each reply
+        kv = compact([(result.kv, rows)])
         logits = self.model.model(
             input_ids=ids,
-            attention_mask=append_columns(wide, real),
+            attention_mask=append_columns(kv, real),
             position_ids=torch.tensor(starts, device=device)[rows][:, None] + torch.arange(width, device=device),
-            **{self.decoder.cache_name: wide.cache},
+            **{self.prefill.cache_name: kv.cache},
             use_cache=True,
             logits_to_keep=width,
-            **self.decoder.pictures([prompts[line] for line in rows], width),
+            **self.prefill.cross_attention_inputs([encoded[row] for row in rows], width),
         ).logits
-        ahead = torch.cat([last[rows, -1:], logits[:, :-1]], dim=1).float()  # what foretells each token of the reply
-        each = (ahead.gather(-1, ids[..., None]).squeeze(-1) - ahead.logsumexp(-1)) * real
-        return list(each.sum(-1).cpu().split([len(own) for _, own in asked]))
+        predicting = torch.cat([result.logits[rows, -1:], logits[:, :-1]], dim=1).float()
+        logprobs = (predicting.gather(-1, ids[..., None]).squeeze(-1) - predicting.logsumexp(-1)) * real
+        return list(logprobs.sum(-1).cpu().split([len(choices) for _, choices in prompts]))
 
     def encode(self, sample: Sample) -> tuple[Encoded, Sequence[str]]:
         """A prompt and the replies to choose from.
@@ -141,9 +138,9 @@ class _Chooser:
             raise DataError(str(sample.extra["problem"]))
         question, replies = self.task.phrase(sample.unlabelled()), self.task.choices(sample)
         prompt = encode(question, self.model)
-        for reply in replies:  # the template closes every reply alike, whatever was asked
+        for reply in replies:  # the template ends every reply alike, whatever the question
             if reply not in self.reply_ids:
-                self.reply_ids[reply] = self._reply(question, reply)
+                self.reply_ids[reply] = self._reply_ids(question, reply)
         longest = max(len(self.reply_ids[reply]) for reply in replies)
         if prompt.length + longest > self.model.context:
             raise DataError(
@@ -152,6 +149,6 @@ class _Chooser:
             )
         return prompt, replies
 
-    def _reply(self, question: Conversation, reply: str) -> list[int]:
+    def _reply_ids(self, question: Conversation, reply: str) -> list[int]:
         labels = encode(replace(question, answer=reply), self.model).labels
-        return labels[labels != NO_LOSS].tolist()
+        return [int(label) for label in labels[labels != NO_LOSS]]

@@ -1,8 +1,8 @@
-"""The fields of a document side by side: each in a row of its own behind one reading of picture and prompt.
+"""Generate the fields of a document side by side: a sequence per field, after one prefill of image and prompt.
 
-A reply then takes as many steps as its longest field has tokens, not as all of them have. The question stays as it was,
-and each row answers it as if its field were the only one. A model trained on whole replies never met that, and a field
-no longer sees what was written for those before it, so whether it costs anything is to be scored.
+A reply then takes as many steps as its longest field has tokens, instead of the sum over all fields. Every sequence
+answers the same question as if its field were the only one. A model trained on whole replies has not seen that, and a
+field no longer depends on those before it, so the effect on the score has to be measured.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from mllm_tailor.tasks import FieldTask, Task
 
 
 def grammars_of(task: Task, settings: Predict, vocabulary: Vocabulary) -> dict[str, Grammar]:
-    """What each reply of a sample is held to, by field; under "" where one reply holds all of them.
+    """The grammars of a sample's replies, by field; under "" where one reply holds all fields.
 
     Raises:
-        RecipeError: when fields are wanted side by side of a task that has none.
+        RecipeError: when the task has no fields to generate side by side.
         ModelError: for a schema that cannot be followed.
     """
     if settings.fields == "side_by_side":
         if not isinstance(task, FieldTask):
-            raise RecipeError(f"predict.fields: `{task.name}` has no fields to write side by side — leave it out")
+            raise RecipeError(f"predict.fields: `{task.name}` has no fields to generate side by side — leave it out")
         return {name: Grammar(task.alone(name), vocabulary) for name in task.field_names}
     schema = task.schema()
     return {} if schema is None else {"": Grammar(schema, vocabulary)}
@@ -36,17 +36,17 @@ def grammars_of(task: Task, settings: Predict, vocabulary: Vocabulary) -> dict[s
 
 @dataclass
 class FieldAssembler:
-    """The predictions of one sample's fields, as they are finished."""
+    """Joins the predictions of a sample's fields."""
 
     names: Sequence[str]  # in the order of the whole reply
-    found: dict[str, Prediction] = field(default_factory=dict)
+    predictions: dict[str, Prediction] = field(default_factory=dict)
 
     def add(self, name: str, prediction: Prediction) -> Prediction | None:
-        """Take in one field; the whole prediction when it was the last."""
-        self.found[name] = prediction
-        if len(self.found) < len(self.names):
+        """Add a field; returns the whole prediction once all fields are there."""
+        self.predictions[name] = prediction
+        if len(self.predictions) < len(self.names):
             return None
-        parts = [(name, self.found[name]) for name in self.names]
+        parts = [(name, self.predictions[name]) for name in self.names]
         fields: dict[str, Any] = {name: part.fields[name] for name, part in parts if name in part.fields}
         return Prediction(
             prediction.id,

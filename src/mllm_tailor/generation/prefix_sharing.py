@@ -1,4 +1,4 @@
-"""Prompts about the same media share one reading of what they have in common."""
+"""Prompts about the same media share one forward pass over their common prefix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def share_prefixes(
 ) -> tuple[list[ReplySequence], list[int], list[int]]:
     """Group neighbouring rows about the same media: leaders, the leader of each row, and each leader's prefix length.
 
-    Prompts that differ share what stands before the difference, if all media stand there and no token sees later ones.
+    Prompts that differ share what precedes the difference, if it contains all media and attention is causal.
     """
     leaders: list[ReplySequence] = []
     follows: list[int] = []
@@ -26,7 +26,7 @@ def share_prefixes(
             first, ids = leaders[-1].encoded.ids, row.encoded.ids
             common = common_length(first[: lengths[-1]], ids)
             rest = {*first[common:].tolist(), *ids[common:].tolist()}
-            causal = "token_type_ids" not in row.encoded.media  # tokens of one type see each other both ways
+            causal = "token_type_ids" not in row.encoded.media  # attention within a token type is bidirectional
             if not rest or (media_ids and causal and not media_ids & rest):
                 lengths[-1] = common
                 follows.append(len(leaders) - 1)
@@ -38,7 +38,7 @@ def share_prefixes(
 
 
 def common_length(first: Tensor, second: Tensor) -> int:
-    """How many tokens two prompts share from the start."""
+    """The length of the common prefix of two prompts."""
     most = min(len(first), len(second))
     different = (first[:most] != second[:most]).nonzero()
     return int(different[0]) if len(different) else most

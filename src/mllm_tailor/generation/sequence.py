@@ -1,58 +1,60 @@
-"""One reply being written: what was said, how probable it was, and what is still to be fed to the model."""
+"""A reply being generated: its tokens, their log-probabilities, and what is still to be fed to the model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mllm_tailor.core.sample import Media
 from mllm_tailor.generation.constrain import Guide, Vocabulary
 from mllm_tailor.generation.shared_prefix_attention import Prefix
 from mllm_tailor.models import Encoded
+from mllm_tailor.recipe import DecodingMode
 
 
 @dataclass
 class ReplySequence:
-    """One reply being written."""
+    """A reply being generated."""
 
     index: int  # of its sample
     encoded: Encoded
     media: tuple[Media, ...]
-    held: bool  # whether the reply is to follow the task's schema
-    guide: Guide | None  # None: free text
-    limit: int  # most tokens of the reply; closing a reply that was cut may take a few more
+    mode: DecodingMode  # constrained: the reply follows the task's schema, where it has one
+    guide: Guide | None  # None: any token is allowed
+    limit: int  # on the reply's tokens; closing a reply that was cut off may take a few more
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)  # of `tokens`, by the model alone, before the schema's mask
-    pending: list[int] = field(default_factory=list)  # chosen, forced or asked, but not yet fed to the model
-    unscored: int = 0  # how many of the last `pending` tokens are forced and still lack their log probability
-    position: int = 0  # of the next token fed
-    seconds: float = 0.0  # its share of the time
-    full: bool = False  # nothing more is asked of the model, except the probability of forced tokens
-    cut: bool = False
+    logprobs: list[float] = field(default_factory=list)  # of `tokens`, by the model, before the schema's mask
+    pending: list[int] = field(default_factory=list)  # chosen, forced or prompt tokens not yet fed to the model
+    unscored: int = 0  # how many of the last `pending` tokens are forced and have no log-probability yet
+    position: int = 0  # of the next token to be fed
+    seconds: float = 0.0  # its share of the computing time
+    full: bool = False  # the reply is complete but for the log-probabilities of forced tokens
+    cut: bool = False  # at the limit
     done: bool = False
-    name: str = ""  # of the one field it writes, where fields are written side by side
-    prefix: Prefix | None = None  # what it looks at beside the cache, where that is kept apart
+    name: str = ""  # of the field it holds, where fields are generated side by side
+    prefix: Prefix | None = None  # of keys and values it shares, where these are not in the KV cache
 
-    def begin(self, fed: int, position: int, forward: bool) -> None:
-        """Go on from a prompt of which the first `fed` tokens are in the cache."""
+    def begin(self, fed: int, position: int, *, feed_forced: bool) -> None:
+        """Continue a prompt of which the first `fed` tokens are in the cache."""
         self.pending = self.encoded.ids[fed:].tolist()
         self.position = position
-        self._force(forward)
+        self._force(feed_forced=feed_forced)
 
     def fed(self, count: int, scores: Sequence[float]) -> None:
-        """Note that the first `count` pending tokens were fed; `scores` are the log probabilities of what follows each.
+        """Record that the first `count` pending tokens were fed; `scores` are the log-probabilities of their followers.
 
-        After the last of them that is the next pending token or, when none is left, the model's choice, see `take`.
+        The follower of the last one is the next pending token or, when none is left, the token given to `append`.
         """
-        known = scores[: len(self.pending) - 1]
-        self.logprobs += known[len(self.pending) - 1 - self.unscored :]
+        pending_scores = scores[: len(self.pending) - 1]
+        self.logprobs += pending_scores[len(self.pending) - 1 - self.unscored :]
         self.pending = self.pending[count:]
         self.unscored = max(0, min(self.unscored, len(self.pending) - 1))
         self.position += count
 
-    def take(self, token: int, logprob: float, vocabulary: Vocabulary, forward: bool) -> None:
-        """Append the model's choice and whatever the schema forces after it."""
+    def append(self, token: int, logprob: float, vocabulary: Vocabulary, *, feed_forced: bool) -> None:
+        """Append the chosen token and whatever the schema forces after it."""
         if self.full or token in vocabulary.stops:
             self._finish()
             return
@@ -61,33 +63,33 @@ class ReplySequence:
         self.pending.append(token)
         if self.guide is not None:
             self.guide.accept(token)
-        self._force(forward)
+        self._force(feed_forced=feed_forced)
         self.full = len(self.tokens) >= self.limit or (self.guide is not None and self.guide.ended)
-        if self.full and not self._spells(vocabulary):
+        if self.full and not self._scores_value(vocabulary):
             self._finish()
 
     def fork(self) -> ReplySequence:
-        """The same reply so far, to go on differently."""
+        """A copy that can continue differently."""
         guide = None if self.guide is None else self.guide.copy()
-        own = {name: list(getattr(self, name)) for name in ("tokens", "logprobs", "pending")}
-        return replace(self, guide=guide, **own)
+        copies: dict[str, Any] = {name: list(getattr(self, name)) for name in ("tokens", "logprobs", "pending")}
+        return replace(self, guide=guide, **copies)
 
-    def _force(self, forward: bool) -> None:
-        if self.guide is not None and forward:
+    def _force(self, *, feed_forced: bool) -> None:
+        if self.guide is not None and feed_forced:
             forced = self.guide.forced()
             self.pending += forced
             self.tokens += forced
             self.unscored = len(forced)
 
-    def _spells(self, vocabulary: Vocabulary) -> bool:
-        """Whether the last forced tokens spell part of a value: then they are fed, for their probability alone."""
+    def _scores_value(self, vocabulary: Vocabulary) -> bool:
+        """Whether the last forced tokens are part of a value: then they are fed for their probability."""
         forced = self.tokens[len(self.tokens) - self.unscored :]
         return bool(b"".join(map(vocabulary.bytes_of, forced)).strip(b' "]},'))
 
     def _finish(self) -> None:
-        """Close a guided reply that reached the limit. The model said none of what closes it: probability 0."""
+        """End the reply. One that reached the limit is closed as the schema requires, by tokens of probability 0."""
         self.done, self.pending = True, []
-        self.logprobs += [0.0] * (len(self.tokens) - len(self.logprobs))  # brackets and quotes, see `_spells`
+        self.logprobs += [0.0] * (len(self.tokens) - len(self.logprobs))  # brackets and quotes, see `_scores_value`
         if len(self.tokens) < self.limit or (self.guide is not None and self.guide.ended):
             return
         self.cut = True

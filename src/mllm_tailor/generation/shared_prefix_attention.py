@@ -1,9 +1,9 @@
-"""Prompts that stay where they were read: all replies about one document look at the same keys and values.
+"""Bifurcated attention: sequences with one prompt share its keys and values instead of copying them.
 
-On a processor a decode step waits for memory more than for sums, and a document is most of what it reads. So the cache
-of the rows holds only what each of them wrote itself; what they have in common is read once a step for all of them,
-with their queries side by side, and is never copied when rows come and go. One softmax runs over both (bifurcated
-attention, Athiwaratkun et al. 2024, arXiv 2403.08845, section 4.2), so a reply differs by rounding alone.
+On a CPU a decoding step is bound by memory bandwidth, and a document is most of what it reads. So the KV cache of the
+batch holds only what each sequence generated itself; the shared prefix is read once per step for all of them, with
+their queries side by side, and is never copied when rows come and go. One softmax runs over both parts (Athiwaratkun et
+al. 2024, arXiv 2403.08845, section 4.2), so a reply differs from the plain computation by rounding alone.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from mllm_tailor.models.patches.last_layer import KINDS
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """What a prompt left in each layer."""
+    """Keys and values of a prompt in every layer."""
 
-    keys: tuple[Tensor, ...]  # (heads, channels, tokens) each, as products with queries read them
+    keys: tuple[Tensor, ...]  # (heads, channels, tokens) each, the layout products with queries need
     values: tuple[Tensor, ...]  # (heads, tokens, channels) each
 
     @classmethod
-    def of(cls, held: KVCache, row: int) -> Prefix:
-        """The cache of one row without padding, in memory of its own."""
-        layers = held.cache.layers
+    def of(cls, kv: KVCache, row: int) -> Prefix:
+        """A copy of one row of a cache without padding."""
+        layers: Any = kv.cache.layers
         return cls(
             tuple(layer.keys[row].transpose(-1, -2).contiguous() for layer in layers),
             tuple(layer.values[row].clone() for layer in layers),
         )
 
 
-def keeps_prefixes(model: LoadedModel) -> bool:
-    """Whether this model's layers attend as assumed here. A GPU has the bandwidth, and minds many small products."""
+def shares_prefixes(model: LoadedModel) -> bool:
+    """Whether a model's layers attend as assumed here. A GPU has the bandwidth, and many small products slow it."""
     layers = getattr(model.model.get_decoder(), "layers", None)
     return bool(
         model.device.type == "cpu"
-        and model.family.tiled  # prompts read without padding, positions counted alike
+        and model.family.tiled  # prompts are read without padding, and positions count tokens
         and layers
         and all(type(layer).__name__ in KINDS for layer in layers)
         and layers[0].self_attn.config._attn_implementation == cpu_attention.NAME
@@ -55,17 +55,17 @@ def keeps_prefixes(model: LoadedModel) -> bool:
 
 @contextmanager
 def attend_to_prefixes(prefixes: Sequence[Prefix]) -> Iterator[None]:
-    """Within, row `n` of a batch attends to `prefixes[n]` and, behind it, to its own keys and values."""
+    """Within, row `n` of a batch attends to `prefixes[n]` and then to its own keys and values."""
     spans: list[tuple[slice, Prefix]] = []
     for _, group in groupby(enumerate(prefixes), lambda item: id(item[1])):
-        lines = [line for line, _ in group]
-        spans.append((slice(lines[0], lines[-1] + 1), prefixes[lines[0]]))
-    with cpu_attention.attention_by(_Look(spans)):
+        rows = [row for row, _ in group]
+        spans.append((slice(rows[0], rows[-1] + 1), prefixes[rows[0]]))
+    with cpu_attention.attention_by(_SharedPrefixAttention(spans)):
         yield
 
 
-class _Look:
-    """Attention of rows over shared prefixes and their own cache; see `models.attention.attend` for the shapes."""
+class _SharedPrefixAttention:
+    """Attention of rows over shared prefixes and their own cache; see `models.patches.cpu_attention` for the shapes."""
 
     def __init__(self, spans: Sequence[tuple[slice, Prefix]]) -> None:
         """`spans`: neighbouring rows and the prefix they share."""
@@ -75,38 +75,39 @@ class _Look:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **named: Any
     ) -> tuple[Tensor, None]:
         rows, heads, width, channels = query.shape
-        kept, layer = key.shape[1], int(module.layer_idx)  # type: ignore[arg-type]
+        key_heads, layer = key.shape[1], int(module.layer_idx)  # type: ignore[arg-type]
         scale = named.get("scaling") or channels**-0.5
-        asked = (query * scale).reshape(rows, kept, -1, channels)  # query heads that share a key lie side by side
+        queries = (query * scale).reshape(rows, key_heads, -1, channels)  # query heads of one key side by side
         longest = max(prefix.values[layer].shape[1] for _, prefix in self.spans)
-        scores = asked.new_full((rows, kept, asked.shape[2], longest + key.shape[2]), float("-inf"))
-        own = scores[..., longest:].view(rows, kept, heads // kept, width, -1)
-        own.copy_((asked @ key.transpose(-1, -2)).view(own.shape))
-        own.masked_fill_(~_seen(mask, width, key)[:, :, None], float("-inf"))
-        for lines, prefix in self.spans:
-            found = _together(asked[lines]) @ prefix.keys[layer]
-            scores[lines, ..., : found.shape[-1]] = _apart(found, asked[lines])
+        scores = queries.new_full((rows, key_heads, queries.shape[2], longest + key.shape[2]), float("-inf"))
+        own = scores[..., longest:].view(rows, key_heads, heads // key_heads, width, -1)
+        own.copy_((queries @ key.transpose(-1, -2)).view(own.shape))
+        own.masked_fill_(~_visible(mask, width, key)[:, :, None], float("-inf"))
+        for span, prefix in self.spans:
+            products = _merge_rows(queries[span]) @ prefix.keys[layer]
+            scores[span, ..., : products.shape[-1]] = _split_rows(products, queries[span])
         shares = scores.softmax(-1)
         out = shares[..., longest:] @ value
-        for lines, prefix in self.spans:
+        for span, prefix in self.spans:
             values = prefix.values[layer]
-            out[lines] += _apart(_together(shares[lines, ..., : values.shape[1]]) @ values, asked[lines])
+            out[span] += _split_rows(_merge_rows(shares[span, ..., : values.shape[1]]) @ values, queries[span])
         return out.view(rows, heads, width, channels).transpose(1, 2).contiguous(), None
 
 
-def _seen(mask: Tensor | None, width: int, key: Tensor) -> Tensor:
-    """(rows or 1, 1, width, columns) bool: which of the rows' own columns each token sees."""
+def _visible(mask: Tensor | None, width: int, key: Tensor) -> Tensor:
+    """(rows or 1, 1, width, columns) bool: which of the rows' own columns each token attends to."""
     if mask is not None:
         return mask
     columns = key.shape[2]
     return torch.ones(width, columns, dtype=torch.bool, device=key.device).tril(columns - width)[None, None]
 
 
-def _together(rows: Tensor) -> Tensor:
+def _merge_rows(rows: Tensor) -> Tensor:
     """(rows, heads, queries, n) -> (heads, rows * queries, n)."""
     return rows.transpose(0, 1).flatten(1, 2)
 
 
-def _apart(found: Tensor, like: Tensor) -> Tensor:
+def _split_rows(merged: Tensor, like: Tensor) -> Tensor:
     """(heads, rows * queries, n) -> (rows, heads, queries, n), with the rows and queries of `like`."""
-    return found.unflatten(1, (like.shape[0], like.shape[2])).transpose(0, 1)
+    split: Tensor = merged.unflatten(1, (like.shape[0], like.shape[2]))
+    return split.transpose(0, 1)

@@ -50,8 +50,8 @@ def predict_to_files(
             run.task,
             missing(both),
             run.recipe.predict,
-            on_done=lambda prediction, constrained: keep[both[not constrained]](prediction),
-            memory=cache,
+            on_done=lambda prediction, mode: keep[mode](prediction),
+            cache=cache,
         )
         alone = [mode for mode in paths if mode not in both]
     for mode in alone:
@@ -70,9 +70,9 @@ def generate(
     """Predictions in one decoding mode, in the order of the samples; `on_done` gets each as soon as it is made."""
     settings = run.recipe.predict
     if mode is DecodingMode.LIKELIHOOD and isinstance(run.task, ChoiceTask):
-        return choose(model, run.task, samples, settings, on_done=on_done, memory=cache)
+        return choose(model, run.task, samples, settings, on_done=on_done, cache=cache)
     constrained = mode is DecodingMode.CONSTRAINED
-    return predict(model, run.task, samples, settings, constrained=constrained, on_done=on_done, memory=cache)
+    return predict(model, run.task, samples, settings, constrained=constrained, on_done=on_done, cache=cache)
 
 
 def open_base(run: ResolvedRun, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> LoadedModel:

@@ -1,6 +1,6 @@
-"""vLLM in the place of our decoder (https://docs.vllm.ai, Kwon et al. 2023, arXiv 2309.06180), for many files on a GPU.
+"""vLLM instead of the built-in engine, for many files on a GPU (https://docs.vllm.ai, Kwon et al. 2023, 2309.06180).
 
-It runs inside this process, without its own processor, sampling or telemetry: see `vllm_requests` for what it is given.
+It runs inside this process, without its own processor, sampling or telemetry; see `requests` for its inputs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import torch
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.sequence import ReplySequence
-from mllm_tailor.generation.vllm.requests import Picture, as_ours, check_served, pictures_of, to_sequence
+from mllm_tailor.generation.vllm.requests import ImageInput, check_served, image_inputs, to_sequence, with_json_style
 from mllm_tailor.models import LoadedModel
+from mllm_tailor.recipe import DecodingMode
 
-SEATS = 64  # samples in vLLM's hands at a time; their pixels wait in this process's memory
-STEP_TOKENS = 8192  # read in one step, prompts of several samples together
+MAX_SEQUENCES = 64  # given to vLLM at a time; their pixels wait in this process's memory
+STEP_TOKENS = 8192  # of prompts in one step
 QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: no second copy of this program, and Ctrl-C ends it all
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -32,10 +33,10 @@ INSTALL = "pip install 'vllm>=0.32' and then mllm-tailor once more, whose newer 
 
 
 class VllmEngine:
-    """Writes the replies of many rows with vLLM; see `GenerationEngine`, which it stands in for."""
+    """Decodes the replies of many sequences with vLLM, in place of `GenerationEngine`."""
 
     def __init__(self, model: LoadedModel, folder: Path, schema: Mapping[str, Any] | None) -> None:
-        """`folder` holds the plain checkpoint vLLM opens; `model` may be without weights. `schema`: of held replies.
+        """`folder` holds the plain checkpoint for vLLM; `model` needs no weights. `schema`: of constrained replies.
 
         Raises:
             ModelError: when vLLM is not installed, has no device, or cannot compute this model as it was trained.
@@ -46,7 +47,8 @@ class VllmEngine:
             model.tokenizer, model.model.config.get_text_config().vocab_size, sorted(model.stop_ids)
         )
         self.vllm = import_vllm()
-        self.held_to = self.vllm.sampling_params.StructuredOutputsParams(json=as_ours(schema)) if schema else None
+        structured = self.vllm.sampling_params.StructuredOutputsParams
+        self.structured_outputs = structured(json=with_json_style(schema)) if schema else None
         self.engine = self._open(folder)
 
     def _open(self, folder: Path) -> Any:
@@ -56,73 +58,73 @@ class VllmEngine:
                 model=str(folder),
                 dtype=str(self.model.dtype).removeprefix("torch."),
                 max_model_len=self.model.context,
-                max_num_seqs=SEATS,
+                max_num_seqs=MAX_SEQUENCES,
                 max_num_batched_tokens=max(STEP_TOKENS, most),
-                structured_outputs_config={"backend": "guidance"},  # the library our own decoder uses
-                generation_config="vllm",  # greedy, with nothing of the checkpoint's sampling
+                structured_outputs_config={"backend": "guidance"},  # the library the built-in engine uses
+                generation_config="vllm",  # greedy: ignore the checkpoint's sampling settings
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
             ).llm_engine
         except (RuntimeError, ValueError, TypeError, KeyError, OSError, AssertionError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ModelError(f"{folder}: vLLM cannot open it ({reason}) — use `--engine builtin`") from error
+            raise ModelError(f"{folder}: vLLM cannot load it ({reason}) — use `--engine builtin`") from error
 
     def run(self, waiting: Iterator[list[ReplySequence]]) -> Iterator[ReplySequence]:
-        """Rows as they are finished. One group joins before every step, so that vLLM begins while others are read."""
-        asked: dict[str, ReplySequence] = {}
+        """Sequences as they finish. A group joins before every step, so that vLLM starts while others are encoded."""
+        running: dict[str, ReplySequence] = {}
         number, more = 0, True
-        while more or asked:
-            group = next(waiting, None) if len(asked) < SEATS else []
+        while more or running:
+            group = next(waiting, None) if len(running) < MAX_SEQUENCES else []
             more = group is not None
             started = time.perf_counter()
-            for row in group or ():
-                self._ask(str(number), row)
-                asked[str(number)] = row
+            for sequence in group or ():
+                self._add_request(str(number), sequence)
+                running[str(number)] = sequence
                 number += 1
-            finished = [found for found in self.engine.step() if found.finished] if asked else []
-            for row in asked.values():
-                row.seconds += (time.perf_counter() - started) / len(asked)
-            for found in finished:
-                row, reply = asked.pop(found.request_id), found.outputs[0]
+            finished = [output for output in self.engine.step() if output.finished] if running else []
+            for sequence in running.values():
+                sequence.seconds += (time.perf_counter() - started) / len(running)
+            for output in finished:
+                sequence, reply = running.pop(output.request_id), output.outputs[0]
                 scores = [steps[token].logprob for token, steps in zip(reply.token_ids, reply.logprobs, strict=True)]
-                to_sequence(row, reply.token_ids, scores, self.vocabulary)
-                yield row
+                to_sequence(sequence, reply.token_ids, scores, self.vocabulary)
+                yield sequence
 
-    def _ask(self, name: str, row: ReplySequence) -> None:
+    def _add_request(self, name: str, sequence: ReplySequence) -> None:
         settings = self.vllm.SamplingParams(
             temperature=0.0,
-            max_tokens=row.limit,
+            max_tokens=sequence.limit,
             stop_token_ids=sorted(self.model.stop_ids),
-            logprobs=0,  # of the chosen token alone
+            logprobs=0,  # of the chosen token only
             detokenize=False,
             output_kind=self.vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
-            structured_outputs=self.held_to if row.held else None,
+            structured_outputs=self.structured_outputs if sequence.mode is DecodingMode.CONSTRAINED else None,
         )
-        self.engine.add_request(name, self._prompt(row), settings)
+        self.engine.add_request(name, self._prompt(sequence), settings)
 
-    def _prompt(self, row: ReplySequence) -> Any:
-        """Ids and pixels in the form vLLM's own processor would hand them on in."""
-        ids, pictures = row.encoded.ids.tolist(), pictures_of(row.encoded, self.model)
-        if not pictures:
+    def _prompt(self, sequence: ReplySequence) -> Any:
+        """Ids and pixels in the form in which vLLM's processor returns them."""
+        ids, images = sequence.encoded.ids.tolist(), image_inputs(sequence.encoded, self.model)
+        if not images:
             return self.vllm.inputs.engine.tokens_input(ids)
-        ranges = [self.vllm.multimodal.inputs.PlaceholderRange(one.start, one.tokens) for one in pictures]
+        ranges = [self.vllm.multimodal.inputs.PlaceholderRange(image.start, image.tokens) for image in images]
         return self.vllm.inputs.engine.mm_input(
-            ids, self._pixels(pictures), {"image": [one.key() for one in pictures]}, {"image": ranges}
+            ids, self._pixels(images), {"image": [image.key() for image in images]}, {"image": ranges}
         )
 
-    def _pixels(self, pictures: list[Picture]) -> Any:
+    def _pixels(self, images: list[ImageInput]) -> Any:
         """The arguments of vLLM's model class for InternVL's native layout."""
         field = self.vllm.multimodal.inputs.MultiModalFieldConfig
-        counts = torch.tensor([len(one.pixels) for one in pictures])
+        counts = torch.tensor([len(image.pixels) for image in images])
         values = {
-            "pixel_values": torch.cat([one.pixels for one in pictures]),  # (tiles, 3, side, side)
+            "pixel_values": torch.cat([image.pixels for image in images]),  # (tiles, 3, side, side)
             "image_num_patches": counts,
             "image_token_id": torch.tensor(self.model.processor.image_token_id),
         }
         layout = {
             "pixel_values": field.flat_from_sizes("image", counts),
             "image_num_patches": field.batched("image", keep_on_cpu=True),
-            "image_token_id": field.shared("image", len(pictures), keep_on_cpu=True),
+            "image_token_id": field.shared("image", len(images), keep_on_cpu=True),
         }
         return self.vllm.multimodal.inputs.MultiModalKwargsItems.from_hf_inputs(values, layout)
 
@@ -133,14 +135,14 @@ class VllmEngine:
 
 
 def import_vllm() -> Any:
-    """vLLM, calm, in one process and with a device to run on.
+    """vLLM, quiet, in one process and with a device to run on.
 
     Raises:
-        ModelError: when it is not installed, of a version this was not written for, or finds no device.
+        ModelError: when it is not installed, of an unsupported version, or without a device.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("vllm").setLevel(logging.ERROR)  # what it says before it reads its own level
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # until it reads its own setting
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
     try:
         import vllm
@@ -155,7 +157,7 @@ def import_vllm() -> Any:
         import vllm.platforms
         import vllm.sampling_params
     except ImportError as error:
-        raise ModelError(f"vLLM {vllm.__version__} lacks what is used here ({error}) — {INSTALL}") from None
+        raise ModelError(f"vLLM {vllm.__version__} lacks a required module ({error}) — {INSTALL}") from None
     if not vllm.platforms.current_platform.device_type:
         raise ModelError(
             "this vLLM is built for a device that is not here — use `--engine builtin`, or install a build for this "

@@ -1,74 +1,73 @@
-"""What vLLM is asked and how its replies are read: our own ids and pixels go in, one of our rows comes out.
+"""Requests to vLLM and its replies: our own ids and pixels go in, a `ReplySequence` comes out.
 
-vLLM's processor would cut pictures another way (it appends a thumbnail, torchvision resizes), so nothing is left to it:
-it gets the ids and tiles that `encode` makes. Nothing here needs vLLM installed.
+vLLM's processor would tile images differently (it appends a thumbnail, torchvision resizes), so it is not used: vLLM
+gets the ids and tiles that `encode` makes. Nothing here needs vLLM installed.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mllm_tailor.core.errors import ModelError
+from mllm_tailor.core.io import fingerprint
 from mllm_tailor.generation.constrain import JSON_STYLE, Vocabulary
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import Encoded, Family, LoadedModel
+from mllm_tailor.models.vision_cache import tensor_bytes
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture or frame: where its placeholders stand in the prompt, and its tiles."""
+class ImageInput:
+    """An image or video frame: the position of its placeholders in the prompt, and its tiles."""
 
-    start: int  # place of its first token
+    start: int  # index of its first token
     tokens: int
     pixels: Tensor  # (tiles, 3, side, side) float32
 
     def key(self) -> str:
-        """A hash of the pixels, by which vLLM knows a picture it has met."""
-        content = self.pixels.contiguous().flatten().view(torch.uint8).numpy()
-        return hashlib.sha256(f"{tuple(self.pixels.shape)}".encode() + memoryview(content)).hexdigest()
+        """A hash of the pixels, by which vLLM recognises an image it has computed."""
+        return fingerprint(list(self.pixels.shape), tensor_bytes(self.pixels))
 
 
-def pictures_of(encoded: Encoded, model: LoadedModel) -> list[Picture]:
-    """The pictures of a prompt in order.
+def image_inputs(encoded: Encoded, model: LoadedModel) -> list[ImageInput]:
+    """The images of a prompt in order.
 
     Raises:
-        ModelError: when the placeholders in the ids do not stand for just the tiles there are.
+        ModelError: when the placeholders in the ids do not match the tiles.
     """
-    image, each = model.processor.image_token_id, model.processor.image_seq_length
+    image_token, per_tile = model.processor.image_token_id, model.processor.image_seq_length
     pixels = encoded.pixel_values
-    there = 0 if pixels is None else len(pixels)
-    found: list[Picture] = []
-    place = taken = 0
+    available = 0 if pixels is None else len(pixels)
+    images: list[ImageInput] = []
+    start = used = 0
     for token, run in groupby(encoded.ids.tolist()):
         length = len(list(run))
-        if token == image:
-            tiles, rest = divmod(length, each)
-            if pixels is None or rest or taken + tiles > there:
+        if token == image_token:
+            tiles, rest = divmod(length, per_tile)
+            if pixels is None or rest or used + tiles > available:
                 raise ModelError(
-                    f"{length} picture tokens at {place} are not whole tiles of {each} — use another model"
+                    f"{length} image tokens at {start} are not whole tiles of {per_tile} — use another model"
                 )
-            found.append(Picture(place, length, pixels[taken : taken + tiles]))
-            taken += tiles
-        place += length
-    if taken != there:
-        raise ModelError(f"the prompt has places for {taken} tiles, but there are {there} — use another model")
-    return found
+            images.append(ImageInput(start, length, pixels[used : used + tiles]))
+            used += tiles
+        start += length
+    if used != available:
+        raise ModelError(f"the prompt has placeholders for {used} tiles of {available} — use another model")
+    return images
 
 
-def as_ours(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with our way of writing JSON in it, which llguidance puts before vLLM's defaults."""
+def with_json_style(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with our JSON style, which llguidance prefers to vLLM's defaults."""
     return {**schema, "x-guidance": JSON_STYLE}
 
 
 def check_family(family: Family) -> None:
-    """Refuse families whose pixels vLLM would make itself.
+    """Refuse families whose pixels vLLM would compute itself.
 
     Raises:
         ModelError: for all but InternVL.
@@ -76,22 +75,22 @@ def check_family(family: Family) -> None:
     if not family.tiled:
         served = ", or `tailor merge` and vLLM's own server" if family.vllm else ""
         raise ModelError(
-            f"`--engine vllm` reads with the InternVL family, not with {family.title} — use `--engine builtin`{served}"
+            f"`--engine vllm` supports the InternVL family, not {family.title} — use `--engine builtin`{served}"
         )
 
 
 def check_served(model: LoadedModel) -> None:
-    """Refuse what vLLM would compute differently from what was trained.
+    """Refuse models that vLLM would compute differently from training.
 
     Raises:
-        ModelError: for another family than InternVL, tiles of another size, or a first layout's own arithmetic.
+        ModelError: for another family than InternVL, tiles of another size, or the arithmetic of InternVL's first layout.
     """
     check_family(model.family)
     config = model.model.config
     if hasattr(config, "ps_version"):
         raise ModelError(
-            f"{model.path}: converted from InternVL's first layout, whose arithmetic vLLM's class of the native one "
-            "does not follow — use `--engine builtin`"
+            f"{model.path}: converted from InternVL's first layout, whose arithmetic vLLM's native class does "
+            "not follow — use `--engine builtin`"
         )
     side = config.vision_config.image_size
     side = side[0] if isinstance(side, (list, tuple)) else side
@@ -102,16 +101,18 @@ def check_served(model: LoadedModel) -> None:
         )
 
 
-def to_sequence(row: ReplySequence, tokens: Sequence[int], logprobs: Sequence[float], vocabulary: Vocabulary) -> None:
-    """Let a row take vLLM's reply token by token, as if it were written here: a cut one is closed the same way.
+def to_sequence(
+    sequence: ReplySequence, tokens: Sequence[int], logprobs: Sequence[float], vocabulary: Vocabulary
+) -> None:
+    """Append vLLM's reply to a sequence token by token, as if it were decoded here; a cut one is closed the same way.
 
     Raises:
         ModelError: when the reply leaves the schema, which two versions of llguidance could cause.
     """
-    for place, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-        if row.done and token not in vocabulary.stops:
-            raise ModelError(f"vLLM's reply leaves the task's schema at token {place} — use `--engine builtin`")
-        if not row.done:
-            row.take(token, logprob, vocabulary, forward=False)
-    if not row.done:
+    for index, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+        if sequence.done and token not in vocabulary.stops:
+            raise ModelError(f"vLLM's reply leaves the task's schema at token {index} — use `--engine builtin`")
+        if not sequence.done:
+            sequence.append(token, logprob, vocabulary, feed_forced=False)
+    if not sequence.done:
         raise ModelError(f"vLLM's reply ended after {len(tokens)} tokens, in the middle — use `--engine builtin`")

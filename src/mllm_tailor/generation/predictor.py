@@ -1,0 +1,222 @@
+"""From samples to predictions: encoding ahead of the model, one sequence per reply, and parsing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mllm_tailor.core.conversation import Conversation
+from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.sample import Media, Prediction, Sample
+from mllm_tailor.generation.beam_search import BeamSearch
+from mllm_tailor.generation.confidence import confidence_of
+from mllm_tailor.generation.constrain import Vocabulary
+from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.per_field import FieldAssembler, grammars_of
+from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.models import LoadedModel, count_tokens, encode
+from mllm_tailor.models.encoded import Encoded
+from mllm_tailor.models.vision_cache import VisionFeatureCache
+from mllm_tailor.recipe import DecodingMode, Predict
+from mllm_tailor.tasks import Task
+
+
+class Engine(Protocol):
+    """Decodes replies: `GenerationEngine`, `BeamSearch`, or another library's engine."""
+
+    def run(self, waiting: Iterator[list[ReplySequence]]) -> Iterator[ReplySequence]:
+        """Sequences as they finish; the sequences of a group share media."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """An unlabelled conversation and the index of its sample."""
+
+    index: int
+    conversation: Conversation
+
+
+@dataclass(frozen=True)
+class Result:
+    """A prediction, the index of its sample, and how it was decoded."""
+
+    index: int
+    mode: DecodingMode
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    question: Question
+    future: Future[tuple[Encoded, float]]  # and the seconds it took
+
+
+class Predictor:
+    """Predicts samples in one or both of the modes in which a reply is generated."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        task: Task,
+        settings: Predict,
+        modes: Sequence[DecodingMode],
+        *,
+        cache: VisionFeatureCache | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        self.model, self.task, self.settings, self.modes = model, task, settings, tuple(modes)
+        self.vocabulary = vocabulary_of(model)
+        self.json_reply = task.schema() is not None
+        constrained = DecodingMode.CONSTRAINED in self.modes
+        self.grammars = grammars_of(task, settings, self.vocabulary) if constrained else {}
+        self.replies = [
+            (mode, name)
+            for mode in self.modes
+            for name in (self.grammars if mode is DecodingMode.CONSTRAINED else ()) or ("",)
+        ]
+        if engine is not None and settings.fields != "together":
+            raise ModelError("predict.fields: another engine generates whole replies — set predict.fields=together")
+        self.engine = engine or make_engine(model, settings, replies=len(self.replies), cache=cache)
+        self.assemblers: dict[int, FieldAssembler] = {}  # of samples of which some fields are finished
+        self.longest = ""  # the sample that needs most memory, for messages
+        self.failed: deque[tuple[int, Prediction]] = deque()
+
+    def predict(self, samples: Sequence[Sample]) -> Iterator[Result]:
+        """Predictions in the order in which they finish."""
+        groups = self._group(samples)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as worker:
+            for sequence in self.engine.run(self._sequences(groups, worker)):
+                prediction = self._assemble(sequence, self._prediction(samples[sequence.index].id, sequence))
+                if prediction is not None:
+                    yield Result(sequence.index, sequence.mode, prediction)
+                yield from self._failures()
+        yield from self._failures()
+
+    def _group(self, samples: Sequence[Sample]) -> list[list[Question]]:
+        """Phrase unlabelled samples and group those about the same media; the longest first: they need most memory."""
+        groups: dict[tuple[Media, ...] | int, list[tuple[int, Question]]] = {}
+        for index, sample in enumerate(samples):
+            try:
+                if "problem" in sample.extra:  # an input that could not become a sample, see `read_inputs`
+                    raise DataError(str(sample.extra["problem"]))
+                conversation = self.task.phrase(sample.unlabelled())
+                length = count_tokens(conversation, self.model)
+                groups.setdefault(conversation.media or index, []).append((length, Question(index, conversation)))
+            except DataError as error:
+                self._fail(index, sample.id, error)
+        ordered = sorted(groups.values(), key=lambda group: -max(length for length, _ in group))
+        if ordered:
+            length, question = max(ordered[0], key=lambda item: item[0])
+            self.longest = f"{question.conversation.name} with {length:,} tokens"
+        most = self.settings.batch_size
+        return [
+            [question for _, question in group[start : start + most]]
+            for group in ordered
+            for start in range(0, len(group), most)
+        ]
+
+    def _sequences(self, groups: Sequence[list[Question]], worker: ThreadPoolExecutor) -> Iterator[list[ReplySequence]]:
+        """Encoded groups; media are decoded in another thread, a batch ahead of the model."""
+        ahead: deque[list[_Encoding]] = deque()
+        remaining = iter(groups)
+        while True:
+            while sum(map(len, ahead)) < 2 * self.settings.batch_size and (group := next(remaining, None)):
+                ahead.append([_Encoding(item, worker.submit(self._encode, item.conversation)) for item in group])
+            if not ahead:
+                return
+            sequences = [sequence for encoding in ahead.popleft() for sequence in self._sequences_of(encoding)]
+            if sequences:
+                yield sequences
+
+    def _sequences_of(self, encoding: _Encoding) -> Iterator[ReplySequence]:
+        """A sequence per reply of a sample; none where the sample cannot be encoded."""
+        index, conversation = encoding.question.index, encoding.question.conversation
+        try:
+            encoded, seconds = encoding.future.result()
+            if encoded.length >= self.model.context:
+                raise DataError(
+                    f"{conversation.name}: the prompt fills the model's context of "
+                    f"{self.model.context:,} tokens — use fewer tiles (model.tiles.max) or a shorter question"
+                )
+        except DataError as error:
+            self._fail(index, conversation.id, error)
+            return
+        limit = min(self.settings.max_new_tokens, self.model.context - encoded.length)
+        for mode, name in self.replies:
+            guided = mode is DecodingMode.CONSTRAINED and self.grammars
+            yield ReplySequence(
+                index=index,
+                encoded=encoded,
+                media=conversation.media,
+                mode=mode,
+                guide=self.grammars[name].guide() if guided else None,
+                limit=limit,
+                seconds=seconds / len(self.replies),
+                name=name,
+            )
+
+    def _encode(self, conversation: Conversation) -> tuple[Encoded, float]:
+        started = time.perf_counter()
+        return encode(conversation, self.model), time.perf_counter() - started
+
+    def _fail(self, index: int, sample_id: str, error: DataError) -> None:
+        self.failed.append((index, Prediction(sample_id, "", problem=str(error))))
+
+    def _failures(self) -> Iterator[Result]:
+        while self.failed:
+            index, prediction = self.failed.popleft()
+            yield from (Result(index, mode, prediction) for mode in self.modes)
+
+    def _assemble(self, sequence: ReplySequence, prediction: Prediction) -> Prediction | None:
+        """The prediction of a sample, once all sequences of its reply are finished."""
+        if not sequence.name:
+            return prediction
+        assembler = self.assemblers.setdefault(sequence.index, FieldAssembler(self.task.field_names))
+        whole = assembler.add(sequence.name, prediction)
+        if whole is not None:
+            del self.assemblers[sequence.index]
+        return whole
+
+    def _prediction(self, sample_id: str, sequence: ReplySequence) -> Prediction:
+        pieces = [self.vocabulary.bytes_of(token) for token in sequence.tokens]
+        text = b"".join(pieces).decode("utf-8", "replace")
+        reply = self.task.parse(text)
+        confidence = confidence_of(reply.fields, pieces, sequence.logprobs, json_reply=self.json_reply)
+        fields = _writable(dict(reply.fields))
+        return Prediction(sample_id, text, fields, confidence, sequence.seconds, reply.problem, sequence.cut)
+
+
+def vocabulary_of(model: LoadedModel) -> Vocabulary:
+    """The vocabulary of a model's logits."""
+    width = model.model.config.get_text_config().vocab_size
+    return Vocabulary(model.tokenizer, width, sorted(model.stop_ids))
+
+
+def make_engine(
+    model: LoadedModel,
+    settings: Predict,
+    *,
+    replies: int = 1,
+    cache: VisionFeatureCache | None = None,
+    feed_forced: bool = True,
+) -> Engine:
+    """The built-in engine for a number of replies per sample; `feed_forced=False` decodes forced tokens one by one."""
+    slots, beams = settings.batch_size * replies, settings.num_beams
+    engine = GenerationEngine(model, vocabulary_of(model), slots, cache=cache, feed_forced=feed_forced and beams == 1)
+    return engine if beams == 1 else BeamSearch(engine, slots, beams)
+
+
+def _writable(value: Any) -> Any:
+    """Replace what JSON text can express but a file cannot hold: lone surrogates, and infinite numbers by null."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {_writable(key): _writable(inner) for key, inner in value.items()}
+    return [_writable(inner) for inner in value] if isinstance(value, list) else value

@@ -164,7 +164,7 @@ class TestRankings:
         assert sorted(found[0].fields["picture"]) == ["0", "1", "2", "y"]
 
     def test_a_model_that_writes_cannot_match(self, tiny_model_folder: Path, samples: list[Sample]) -> None:
-        with pytest.raises(ModelError, match="open a CLIP or SigLIP"):
+        with pytest.raises(ModelError, match="use a CLIP or SigLIP"):
             predict(load_model(tiny_model_folder), open_task("match"), samples, Predict())
 
 

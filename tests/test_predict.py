@@ -333,7 +333,7 @@ def test_out_of_memory_names_the_sample_and_the_mend(model, samples, monkeypatch
 
     monkeypatch.setattr(decode.GenerationEngine, "_step", full)
     with pytest.raises(
-        ModelError, match=r"with 4 samples side by side, the longest is \d .* — set predict.batch_size=2"
+        ModelError, match=r"with 4 samples side by side; the longest is \d .* — set predict.batch_size=2"
     ):
         predict(model, TASK, samples, SETTINGS)
 
@@ -342,7 +342,7 @@ def test_values_no_file_can_hold_are_mended(model, samples, monkeypatch):
     reply = r'{"company": "\ud800", "total": 1e999}'
     monkeypatch.setattr(Vocabulary, "bytes_of", lambda self, token: reply.encode() if token == -1 else b"")
     monkeypatch.setattr(
-        ReplySequence, "take", lambda row, *_: row.__dict__.update(tokens=[-1], logprobs=[0.0], done=True)
+        ReplySequence, "append", lambda row, *_, **__: row.__dict__.update(tokens=[-1], logprobs=[0.0], done=True)
     )
     (found,) = predict(model, TASK, samples[:1], SETTINGS, constrained=False)
     assert found.fields == {"company": "\ufffd", "total": None}

@@ -222,7 +222,7 @@ def test_a_reply_that_leaves_the_schema_is_an_error(model: LoadedModel, samples:
 
 
 def test_what_vllm_would_compute_differently_is_refused(model: LoadedModel) -> None:
-    with pytest.raises(ModelError, match="not with Qwen2-VL"):
+    with pytest.raises(ModelError, match="not Qwen2-VL"):
         check_family(FAMILIES["qwen2_vl"])
     check_served(model)
     other_tile = load_model(model.folder, dtype="float32", device="cpu", inputs=InputSettings(tile_size=84))

@@ -83,7 +83,7 @@ def check_served(model: LoadedModel) -> None:
     """Refuse models that vLLM would compute differently from training.
 
     Raises:
-        ModelError: for another family than InternVL, tiles of another size, or the arithmetic of InternVL's first layout.
+        ModelError: for another family than InternVL, other tile sizes, or the arithmetic of InternVL's first layout.
     """
     check_family(model.family)
     config = model.model.config

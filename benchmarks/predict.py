@@ -33,8 +33,8 @@ from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import VisionFeatureCache, predict, predict_both
-from mllm_tailor.generation.predictor import make_engine
 from mllm_tailor.generation.constrain import Grammar, Guide, Vocabulary, allowed_tokens
+from mllm_tailor.generation.predictor import make_engine
 from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.models.patches.cpu_attention import torch_attention

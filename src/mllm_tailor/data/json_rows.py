@@ -140,6 +140,20 @@ def json_file_rows(path: Path, split: str | None = None) -> Iterator[Row | DataI
         yield DataIssue(str(path), problem, "move what matters into the rows", None, "warning")
 
 
+def objects_in(content: Any, name: str, source: str) -> list[Mapping[str, Any]]:
+    """The objects of the list under a key of a document; none where the key is absent.
+
+    Raises:
+        DataError: naming the file, for anything but a list of objects.
+    """
+    value = content.get(name) if isinstance(content, Mapping) else content
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise DataError(f"{source}: `{name}` should be a list of objects, found {kind_of(value)} — correct the file")
+    return value
+
+
 def _numbered(entries: list[Any], source: str, split: str | None) -> Iterator[Row | DataIssue]:
     for number, value in enumerate(entries, 1):
         yield as_row(value, f"{source}:{number}", split)

@@ -16,7 +16,7 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import group_key, locate
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.json_rows import split_of
+from mllm_tailor.data.json_rows import objects_in, split_of
 from mllm_tailor.data.jsonl import kind_of
 from mllm_tailor.data.layouts.answers import captioned
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots
@@ -53,13 +53,15 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
 def _read(content: Mapping[str, Any], file: LabelFile, folder: Folder) -> Iterator[Sample | DataIssue]:
     split = file.split or _split_in(file.path.stem)
     roots = folder.roots(file.path)
-    names = {entry.get("id"): str(entry.get("name")) for entry in _objects(content, "categories", file.path)}
-    annotations: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-    for annotation in _objects(content, "annotations", file.path):
-        annotations[annotation.get("image_id")].append(annotation)
-    for number, image in enumerate(_objects(content, "images", file.path), 1):
+    names = {
+        str(entry.get("id")): str(entry.get("name")) for entry in objects_in(content, "categories", str(file.path))
+    }
+    annotations: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for annotation in objects_in(content, "annotations", str(file.path)):
+        annotations[str(annotation.get("image_id"))].append(annotation)
+    for number, image in enumerate(objects_in(content, "images", str(file.path)), 1):
         source = f"{file.path}:images:{number}"
-        marks = annotations.pop(image.get("id"), [])
+        marks = annotations.pop(str(image.get("id")), [])
         if not marks:
             yield DataIssue(
                 source, f"{image.get('file_name')} has no annotation", "annotate it or remove it", None, "warning"
@@ -73,13 +75,6 @@ def _read(content: Mapping[str, Any], file: LabelFile, folder: Folder) -> Iterat
     for identifier in annotations:
         problem = f"annotations of an image with the id {identifier}, which is not in `images`"
         yield DataIssue(f"{file.path}:annotations", problem, "add the image, or remove them")
-
-
-def _objects(content: Mapping[str, Any], name: str, path: Path) -> list[Mapping[str, Any]]:
-    value = content.get(name) or []
-    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
-        raise DataError(f"{path}: `{name}` should be a list of objects, found {kind_of(value)} — correct the file")
-    return value
 
 
 def _split_in(stem: str) -> str | None:
@@ -98,7 +93,7 @@ def _base(image: Mapping[str, Any], roots: Roots, split: str | None, source: str
 
 
 def _samples(
-    base: Sample, image: Mapping[str, Any], marks: Sequence[Mapping[str, Any]], names: Mapping[Any, str]
+    base: Sample, image: Mapping[str, Any], marks: Sequence[Mapping[str, Any]], names: Mapping[str, str]
 ) -> Iterator[Sample | DataIssue]:
     captions = [str(mark["caption"]) for mark in marks if mark.get("caption")]
     if captions:
@@ -107,7 +102,7 @@ def _samples(
     regions: list[Region] = []
     size = size_of(base.media, (image.get("width"), image.get("height")))
     for mark in marks:
-        label = names.get(mark.get("category_id"))
+        label = names.get(str(mark.get("category_id")))
         if label is None:
             problem = f"an annotation has the category {mark.get('category_id')}, which is not in `categories`"
             yield DataIssue(base.source, problem, "add the category, or correct the annotation")

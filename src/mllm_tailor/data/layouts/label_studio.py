@@ -55,7 +55,7 @@ def _read_file(file: LabelFile, folder: Folder) -> Iterator[Sample | DataIssue]:
             yield row
             continue
         try:
-            task = _task(row.values, row.source) if "data" in row.values else _flat(row.values)
+            task = _task(row.values, row.source) if "data" in row.values else _flat(row.values, row.source)
             if task is None:
                 yield DataIssue(row.source, "not annotated", "annotate the task, or leave it out", None, "warning")
                 continue
@@ -130,6 +130,8 @@ def _regions(value: Mapping[str, Any], source: str) -> Iterator[Region]:
         if "points" in value:
             yield Region(str(label), scaled(value["points"], PERCENT, source))
             continue
+        if not {"x", "y", "width", "height"} <= set(value):
+            raise DataError(f"{source}: a region of `{label}` is neither a box nor an outline — draw it as one of them")
         if value.get("rotation"):
             raise DataError(f"{source}: a box of `{label}` is turned — outline it with a polygon")
         corner = (value["x"], value["y"])
@@ -137,7 +139,7 @@ def _regions(value: Mapping[str, Any], source: str) -> Iterator[Region]:
         yield Region(str(label), ((left, top), (left + width, top + height)))
 
 
-def _flat(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Region]] | None:
+def _flat(row: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[Region]] | None:
     """The columns and regions of a row of JSON_MIN."""
     values: dict[str, Any] = {}
     regions: list[Region] = []
@@ -146,7 +148,7 @@ def _flat(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Region]] | None:
             continue
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             for item in value:
-                regions += _regions(item, name)
+                regions += _regions(item, source)
         elif isinstance(value, Mapping) and isinstance(value.get("choices"), list):
             values[name] = ", ".join(map(str, value["choices"]))
         elif isinstance(value, list) and all(isinstance(item, str) for item in value):

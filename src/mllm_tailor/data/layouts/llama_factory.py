@@ -82,12 +82,14 @@ def _files(folder: Folder, entry: Mapping[str, Any], source: str) -> list[LabelF
 
 def _samples(row: Row, *, entry: Mapping[str, Any], roots: Roots) -> Iterator[Sample | DataIssue]:
     """The samples of a row, its columns renamed to those of the layouts that it is read as."""
-    columns = entry.get("columns") or {}
+    columns = entry.get("columns") if isinstance(entry.get("columns"), dict) else {}
     values = dict(row.values)
     media = {name: values.pop(columns.get(name, name)) for name in MEDIA if columns.get(name, name) in values}
     if entry.get("formatting", "alpaca") == "alpaca" and not isinstance(values.get(columns.get("messages", "")), list):
         return _alpaca(row, values, media, columns, roots)
-    return _sharegpt(row, values, media, (columns, entry.get("tags") or {}), roots)
+    return _sharegpt(
+        row, values, media, (columns, entry.get("tags") if isinstance(entry.get("tags"), dict) else {}), roots
+    )
 
 
 def _alpaca(
@@ -130,7 +132,7 @@ def _sharegpt(
 def _message(turn: Any, tags: Mapping[str, str], source: str) -> dict[str, Any]:
     """A message in the words of chat rows."""
     roles = {tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system"}
-    role = turn.get(tags["role_tag"]) if isinstance(turn, Mapping) else None
+    role = str(turn.get(tags["role_tag"])) if isinstance(turn, Mapping) else ""
     if role not in roles:
         raise DataError(f"{source}: a turn has the role {role!r}, none of {', '.join(roles)} — correct this row")
     return {"role": roles[role], "content": turn.get(tags["content_tag"])}

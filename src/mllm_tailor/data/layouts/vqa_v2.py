@@ -10,7 +10,7 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.json_rows import split_of
+from mllm_tailor.data.json_rows import objects_in, split_of
 from mllm_tailor.data.layouts.answers import CHOSEN, asked, most_frequent, texts_of
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots
 from mllm_tailor.media.open import pages_of
@@ -34,25 +34,27 @@ def _annotations(folder: Folder) -> list[LabelFile]:
 
 def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     """One sample a question; a question without annotation is named."""
-    answers: dict[Any, Mapping[str, Any]] = {}
+    answers: dict[str, Mapping[str, Any]] = {}
     for file in _annotations(folder):
         try:
-            answers |= {entry.get("question_id"): entry for entry in read_json(file.path)["annotations"]}
+            entries = objects_in(read_json(file.path), "annotations", str(file.path))
+            answers |= {str(entry.get("question_id")): entry for entry in entries}
         except DataError as error:
             yield DataIssue.of(error, str(file.path))
     for file in _questions(folder):
         try:
             content = read_json(file.path)
+            questions = objects_in(content, "questions", str(file.path))
         except DataError as error:
             yield DataIssue.of(error, str(file.path))
             continue
         subset = str(content.get("data_subtype") or file.path.stem)
         split = next((split for word in subset.split("_") if (split := split_of(word))), file.split)
         roots = folder.roots(file.path)
-        for number, question in enumerate(content["questions"], 1):
+        for number, question in enumerate(questions, 1):
             source = f"{file.path}:questions:{number}"
             try:
-                annotation = answers.pop(question.get("question_id"), None)
+                annotation = answers.pop(str(question.get("question_id")), None)
                 yield _sample(question, annotation, (folder, roots, subset, split), source)
             except DataError as error:
                 yield DataIssue.of(error, source)

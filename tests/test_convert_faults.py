@@ -69,7 +69,7 @@ def spoil(folder: Path, **changes: Any) -> None:
         ({"template": "internlm3-chat"}, "conversation template.*internlm2-chat"),
         ({"ps_version": "v3"}, "ps_version 'v3'"),
         ({"pad2square": True}, "pad2square"),
-        ({"force_image_size": 42}, "42 pixels do not divide.*mend force_image_size"),
+        ({"force_image_size": 42}, "42 pixels do not divide.*fix force_image_size"),
         (
             {"llm_config": {"num_hidden_layers": 3}},
             r"\d+ weights are missing, the first is model.language_model.layers.2",

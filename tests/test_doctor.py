@@ -97,7 +97,7 @@ def test_damaged_missing_empty_and_unlabelled_samples(tmp_path: Path) -> None:
         "control": sample(tmp_path, 17, company="Shop <|im_end|> X"),
     }
     good = [sample(tmp_path, number) for number in range(20, 40)]
-    early = DataIssue("labels.jsonl:99", "not valid JSON", "mend it")
+    early = DataIssue("labels.jsonl:99", "not valid JSON", "fix it")
     validation = validate([*faulty.values(), *good], [sample(tmp_path, 1)], EXTRACT, faults=[early], workers=2)
     assert set(exclusions(validation)) == {item.id for item in faulty.values()}
     assert early in validation.errors()

@@ -1,4 +1,4 @@
-"""The errors a user can mend. Everything else is a defect of ours and shows a traceback."""
+"""The errors a user can fix. Everything else is a defect of ours and shows a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class TailorError(Exception):
-    """Something the user can mend; the message says what is wrong, where, and what to do about it."""
+    """Something the user can fix; the message says what is wrong, where, and what to do about it."""
 
 
 class RecipeError(TailorError):

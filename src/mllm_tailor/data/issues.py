@@ -26,4 +26,4 @@ class DataIssue:
         """The fault an error message of the form "file:row: what is wrong — what to do" stands for."""
         text = str(error).removeprefix(source).lstrip(": ")
         problem, _, fix = text.rpartition(" — ")
-        return cls(source, problem or text, fix if problem else "mend or remove this row", sample_id)
+        return cls(source, problem or text, fix if problem else "fix or remove this row", sample_id)

@@ -51,7 +51,7 @@ def as_row(value: Any, source: str, split: str | None = None) -> Row | DataIssue
     """A row is an object; anything else is a fault."""
     if isinstance(value, dict):
         return Row(source, value, split)
-    return DataIssue(source, f"a row is an object such as {{…}}, found {kind_of(value)}", "mend or remove this row")
+    return DataIssue(source, f"a row is an object such as {{…}}, found {kind_of(value)}", "fix or remove this row")
 
 
 def kind_of(value: Any) -> str:

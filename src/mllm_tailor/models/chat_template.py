@@ -79,7 +79,7 @@ def render(conversation: Conversation, processor: Any, system: str | None) -> Re
     if not told.startswith(prompt):
         raise ModelError(
             "the chat template changes the prompt once the answer is known, so the loss cannot be laid on the answer "
-            "alone — mend chat_template.jinja of this checkpoint"
+            "alone — fix chat_template.jinja of this checkpoint"
         )
     return RenderedConversation(prompt, told[len(prompt) :])
 
@@ -129,7 +129,7 @@ def _apply(processor: Any, conversation: Sequence[ChatMessage], add_generation_p
             add_generation_prompt=add_generation_prompt,
         )
     except (TemplateError, TypeError) as error:
-        raise ModelError(f"the chat template cannot be used ({error}) — mend chat_template.jinja") from error
+        raise ModelError(f"the chat template cannot be used ({error}) — fix chat_template.jinja") from error
 
 
 def control_tokens(processor: Any) -> frozenset[str]:

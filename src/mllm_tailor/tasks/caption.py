@@ -64,5 +64,5 @@ def labelled_text(sample: Sample, label: str) -> str | None:
             f"{sample.source}: no field `{label}` holds the text — {nearest(label, map(str, sample.fields))}"
         )
     if text is not None and not isinstance(text, str):
-        raise DataError(f"{sample.source}: `{label}` should be text, found {type(text).__name__} — mend the label")
+        raise DataError(f"{sample.source}: `{label}` should be text, found {type(text).__name__} — fix the label")
     return text if text is None else " ".join(text.split())

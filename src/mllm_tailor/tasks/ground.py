@@ -62,7 +62,7 @@ class Ground:
         if stated is None and sample.answer is not None:
             found = read_box(sample.answer)
             if found is None:
-                raise DataError(f"{sample.source}: the answer holds no box such as [[10, 20, 300, 400]] — mend it")
+                raise DataError(f"{sample.source}: the answer holds no box such as [[10, 20, 300, 400]] — fix it")
             return {FIELD: _checked(found, sample.source)}
         if stated is None:
             if sample.fields:
@@ -71,7 +71,7 @@ class Ground:
             return {}
         box = read_box(str(list(stated) if isinstance(stated, (list, tuple)) else stated))
         if box is None:
-            raise DataError(f"{sample.source}: a box is [left, top, right, bottom], found {str(stated)[:80]} — mend it")
+            raise DataError(f"{sample.source}: a box is [left, top, right, bottom], found {str(stated)[:80]} — fix it")
         if self.settings.unit == "pixels":
             width, height = image_size(next(media for media in sample.media if media.kind == "image"))
             box = [FULL * value / size for value, size in zip(box, (width, height) * 2, strict=True)]
@@ -119,6 +119,6 @@ def _checked(box: Sequence[float], source: str) -> list[int]:
         shown = ", ".join(f"{value:g}" for value in box)
         raise DataError(
             f"{source}: the box [{shown}] is empty, upside down or outside the picture (0 to {FULL} across and down) — "
-            "mend the label, or say task.ground.unit=pixels"
+            "fix the label, or say task.ground.unit=pixels"
         )
     return [round(value) for value in box]

@@ -74,7 +74,7 @@ def _places(file: Path, entry: dict[str, Any], source: str) -> tuple[Path, Path]
 def _text(entry: dict[str, Any], key: str, source: str) -> str:
     value = entry.get(key, "." if key == "root" else None)
     if not isinstance(value, str):
-        raise DataError(f"{source}: `{key}` should be a path — mend the meta file")
+        raise DataError(f"{source}: `{key}` should be a path — fix the meta file")
     return value or "."
 
 

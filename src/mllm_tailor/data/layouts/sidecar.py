@@ -59,7 +59,7 @@ def _fields(label: Path, source: str) -> dict[str, Any]:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, dict):
-        raise DataError(f"{source}: a label is one object such as {{…}}, found {kind_of(value)} — mend the label")
+        raise DataError(f"{source}: a label is one object such as {{…}}, found {kind_of(value)} — fix the label")
     return value
 
 

@@ -96,9 +96,9 @@ def _labels(file: Path, source: str) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}) — check its permissions") from None
     except ValueError as error:
-        raise DataError(f"{source}: not valid JSON ({error}) — mend the label") from None
+        raise DataError(f"{source}: not valid JSON ({error}) — fix the label") from None
     if not isinstance(value, dict):
-        raise DataError(f"{source}: a label is an object such as {{…}}, found {kind_of(value)} — mend the label")
+        raise DataError(f"{source}: a label is an object such as {{…}}, found {kind_of(value)} — fix the label")
     return value
 
 
@@ -108,7 +108,7 @@ def _lines(text: str, source: str) -> dict[str, str]:
     for number, line in enumerate(filter(str.strip, text.splitlines()), 1):
         key, colon, value = line.partition(":")
         if not colon or key.strip() in fields:
-            raise DataError(f"{source}: label line {number} is not a new `key: value` — mend the label")
+            raise DataError(f"{source}: label line {number} is not a new `key: value` — fix the label")
         fields[key.strip()] = value.strip()
     return fields
 

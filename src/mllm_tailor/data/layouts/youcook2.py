@@ -44,9 +44,9 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
 def _steps(row: Row, folder: Path) -> Iterator[Sample | DataIssue]:
     identifier, segments = row.values.get("video_id"), row.values.get("segments")
     if not isinstance(identifier, str) or not identifier:
-        raise DataError(f"{row.source}: `video_id` should be text, found {kind_of(identifier)} — mend this row")
+        raise DataError(f"{row.source}: `video_id` should be text, found {kind_of(identifier)} — fix this row")
     if not isinstance(segments, list) or not segments:
-        raise DataError(f"{row.source}: `segments` should be a list of steps — mend this row")
+        raise DataError(f"{row.source}: `segments` should be a list of steps — fix this row")
     steps = [_step(segment, number, row.source) for number, segment in enumerate(segments, 1)]
     film = _film(folder, identifier, row.source)
     split = row.values.get("subset")
@@ -73,9 +73,9 @@ def _step(segment: Any, number: int, source: str) -> tuple[tuple[float, float], 
     span, sentence = stated.get("segment"), stated.get("sentence")
     times = isinstance(span, list) and len(span) == 2 and all(isinstance(time, (int, float)) for time in span)
     if not isinstance(span, list) or not times or not 0 <= span[0] < span[1]:
-        raise DataError(f"{source}: step {number} has no span [from, to] in seconds — mend this row")
+        raise DataError(f"{source}: step {number} has no span [from, to] in seconds — fix this row")
     if not isinstance(sentence, str) or not sentence.strip():
-        raise DataError(f"{source}: step {number} has no sentence — mend this row")
+        raise DataError(f"{source}: step {number} has no sentence — fix this row")
     return (float(span[0]), float(span[1])), " ".join(sentence.split())
 
 

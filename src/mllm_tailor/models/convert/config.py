@@ -78,7 +78,7 @@ def native_config_of(stated: Settings, folder: Path, image_token_id: int) -> Int
     try:
         tokens = tokens_per_tile(size, vision["patch_size"], ratio)
     except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'}: {error} — mend force_image_size") from None
+        raise ModelError(f"{folder / 'config.json'}: {error} — fix force_image_size") from None
     config = InternVLConfig(
         vision_config=_vision(vision),
         text_config=_language(stated["llm_config"], language_class(stated, folder), folder),

@@ -28,7 +28,7 @@ def read_pair(conversation: Conversation, model: LoadedModel) -> tuple[list[int]
     if len(conversation.media) != 1 or (conversation.answer is not None and not text.strip()):
         raise DataError(
             f"{conversation.name}: {len(conversation.media)} pictures and {len(text.split())} words, where one "
-            "picture and its text are compared — mend this row or leave it out"
+            "picture and its text are compared — fix this row or leave it out"
         )
     pixels = model.processor.image_processor(images=[model.open_image(conversation.media[0])], return_tensors="pt")
     return list(model.tokenizer(text, truncation=False)["input_ids"]), {"pixel_values": pixels["pixel_values"]}

@@ -48,7 +48,7 @@ def prompt_ids(prompt: str, conversation: Conversation, model: LoadedModel) -> l
     if ids.count(context) != len(counts):
         raise ModelError(
             f"the chat template wrote {ids.count(context)} picture placeholders for {len(counts)} pictures — "
-            "mend chat_template.jinja of this checkpoint"
+            "fix chat_template.jinja of this checkpoint"
         )
     written: list[int] = []
     remaining = iter(counts)

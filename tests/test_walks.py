@@ -1,4 +1,4 @@
-"""The contributing page's walks: a layout, metric, method and task of another package, in one run of the command line."""
+"""The walks of the contributing page: another package adds a layout, metric, method and task, and a run uses them."""
 
 from __future__ import annotations
 

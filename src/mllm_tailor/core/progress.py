@@ -10,11 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from rich.console import Console
-
 Item = TypeVar("Item")
-
-console = Console(stderr=True, highlight=False, soft_wrap=True)  # paths and commands are never wrapped
 
 
 class Progress(Protocol):

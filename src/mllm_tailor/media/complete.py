@@ -76,7 +76,7 @@ def _end_of_wave(stream: IO[bytes], size: int) -> int | None:
     return BEYOND  # no sound at all
 
 
-def _end_of_wave64(stream: IO[bytes], size: int) -> int | None:
+def _end_of_wave64(stream: IO[bytes], _size: int) -> int | None:
     offset = 40
     while len(head := _at(stream, offset, 24)) == 24:
         length = int.from_bytes(head[16:], "little")  # the head included
@@ -107,7 +107,7 @@ def _end_of_caf(stream: IO[bytes], size: int) -> int | None:
     return None if sound else BEYOND
 
 
-def _end_of_au(stream: IO[bytes], size: int) -> int | None:
+def _end_of_au(stream: IO[bytes], _size: int) -> int | None:
     head = _at(stream, 0, 12)
     order = "big" if head[:4] == b".snd" else "little"
     start, length = (int.from_bytes(head[place : place + 4], order) for place in (4, 8))  # type: ignore[arg-type]
@@ -272,7 +272,7 @@ _AMR = (12, 13, 15, 17, 19, 20, 26, 31, 5, 6, 5, 5, 0, 0, 0, 0)  # bytes behind 
 _AMR_WIDE = (17, 23, 32, 36, 40, 46, 50, 58, 60, 5, 0, 0, 0, 0, 0, 0)
 
 
-def _end_of_amr(stream: IO[bytes], size: int) -> int | None:
+def _end_of_amr(stream: IO[bytes], _size: int) -> int | None:
     wide = _at(stream, 0, 9) == b"#!AMR-WB\n"
     offset = 9 if wide else 6
     while head := _at(stream, offset, 1):
@@ -280,7 +280,7 @@ def _end_of_amr(stream: IO[bytes], size: int) -> int | None:
     return offset
 
 
-def _end_of_adts(stream: IO[bytes], size: int) -> int | None:
+def _end_of_adts(stream: IO[bytes], _size: int) -> int | None:
     offset = _behind_id3(stream)
     while len(head := _at(stream, offset, 7)) == 7 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         offset += max(7, (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import io
+import json
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -18,10 +22,13 @@ from rich.console import Console
 
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, render, write_report
-from mllm_tailor.reporting.charts import curve, thin
+from mllm_tailor.reporting.axes import axis
+from mllm_tailor.reporting.charts import curve, scale_top, thin
 from mllm_tailor.reporting.sentences import form_or_reading, headline, number, signed, verdict
 from mllm_tailor.reporting.tables import gain_table, score_table
+from mllm_tailor.reporting.wrong_values import find_wrong_values, scores_csv
 from mllm_tailor.scoring import (
+    Interval,
     MetricScore,
     Ratios,
     Scores,
@@ -134,7 +141,9 @@ def test_strings_from_documents_stay_text(page: Page) -> None:
 
 def test_the_page_needs_nothing_else(data: ReportData, page: Page) -> None:
     html = render(data)
-    assert page.sources and all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert page.sources and all(
+        source.startswith(("data:image/jpeg;base64,", "data:text/csv", "#")) for source in page.sources
+    )
     assert "default-src 'none'" in html and "@import" not in html and "url(" not in html
     assert not {"link", "iframe", "object", "embed", "form", "script"} & set(page.tags)
 
@@ -291,6 +300,103 @@ def test_the_terminal_shows_the_same_numbers_and_no_escapes(data: ReportData) ->
     assert "[red]<script>" in text and "\x1b" not in text and "\u202e" not in text
     assert f"{data.gain.tuned.value:.1f}" in text and f"{data.gain.difference.value:+.1f}" in text
     assert "baseline constant" in text and "95 % interval" in text
+
+
+# --- every wrong value, downloads, contents, axes
+
+
+def csv_rows(uri: str) -> list[list[str]]:
+    text = base64.b64decode(uri.partition("base64,")[2]).decode("utf-8-sig")
+    return list(csv.reader(io.StringIO(text)))
+
+
+def test_every_wrong_value_is_listed_the_most_confident_first(data: ReportData) -> None:
+    replies = [
+        replace(prediction, confidence={"total": index / 100})
+        for index, prediction in enumerate(data.predictions["tuned_constrained"])
+    ]
+    shown = replace(data, predictions=dict(data.predictions) | {"tuned_constrained": replies})
+    wrong = find_wrong_values(shown)
+    expected = {
+        (prediction.id, name)
+        for label, prediction in zip(data.labels, replies, strict=True)
+        for name, value in label.items()
+        if prediction.fields.get(name) != value
+    }
+    assert {(row.id, row.field) for row in wrong.rows} == expected and len(wrong.rows) == len(expected)
+    assert [row.confidence for row in wrong.rows] == [0.11, 0.10]
+    page = Page(render(shown))
+    assert f"Every wrong value ({len(expected)})" in page.text and "0.11" in page.text
+    assert sum(choice.count for choice in wrong.fields) == sum(choice.count for choice in wrong.kinds) == len(expected)
+    for choice in wrong.kinds:
+        assert (
+            f'#wrong:has(#kind{choice.index}:checked) tbody tr:not([data-kind="{choice.index}"])' in wrong.filter_style
+        )
+
+
+def test_downloads_hold_all_values_and_no_formulas(data: ReportData) -> None:
+    evil = [replace(p, fields={"company": "=1+1", "total": "-5.00"}) for p in data.predictions["tuned_constrained"]]
+    shown = replace(data, predictions=dict(data.predictions) | {"tuned_constrained": evil})
+    head, *rows = csv_rows(find_wrong_values(shown).csv)
+    assert head == ["sample", "field", "kind of error", "confidence", "label", "tuned", "base"]
+    assert {row[5] for row in rows if row[1] == "company"} == {"'=1+1"}
+    assert {row[5] for row in rows if row[1] == "total"} == {"-5.00"}
+    values = {tuple(row[:3]): row[4] for row in csv_rows(scores_csv(data))[1:]}
+    assert float(values["tuned_constrained", "fuzzy", ""]) == pytest.approx(data.gain.tuned.value, abs=1e-3)
+    assert ("base_constrained", "exact", "total") in values
+
+
+def test_every_entry_of_the_contents_leads_somewhere(data: ReportData) -> None:
+    html = render(data)
+    targets = re.findall(r'href="#([^"]+)"', html)
+    assert len(targets) > 8 and all(html.count(f'id="{target}"') == 1 for target in targets)
+    for popover in re.findall(r'popovertarget="([^"]+)"', html):
+        assert html.count(f'id="{popover}"') == 1
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=8))
+def test_axes_hold_the_values_and_end_where_the_metric_ends(values: list[float]) -> None:
+    ticks = axis(values, 0.0, 100.0)
+    assert ticks == sorted(set(ticks)) and 2 <= len(ticks) <= 8
+    assert 0 <= ticks[0] <= min(values) + 1e-6 and max(values) - 1e-6 <= ticks[-1] <= 100
+
+
+def test_the_dev_curve_ends_at_a_hundred_and_rates_beyond_it_have_room() -> None:
+    high = curve([(1, 96.0), (2, 99.5)], "dev", bounds=(0, 100))
+    assert ">100</text>" in high and ">105" not in high and ">102" not in high
+    assert scale_top([Interval(150.0, 120.0, 190.0)]) == 200
+    assert scale_top([Interval(50.0, 20.0, 80.0)]) == 100
+
+
+@pytest.mark.slow
+def test_the_page_works_without_a_mouse(data: ReportData, tmp_path: Path) -> None:
+    """In Chromium: filters hide rows, images enlarge, everything to operate is native and in the order of tabs."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    script = """<script>
+      const rows = () => [...document.querySelectorAll('#wrong tbody tr')].filter(
+        row => getComputedStyle(row).display !== 'none').length;
+      document.querySelector('#wrong details').open = true;
+      const all = rows();
+      document.querySelector('#field0').click();
+      const one = rows();
+      const small = document.querySelector('.zoom img').getBoundingClientRect().width;
+      document.querySelector('.zoom button').click();
+      const open = document.querySelector('.zoom').matches(':popover-open');
+      const operable = [...document.querySelectorAll('a, button, input, summary')].every(item => item.tabIndex >= 0);
+      document.title = JSON.stringify({all, one, small, open, operable, wide: document.body.scrollWidth});
+    </script>"""
+    html = re.sub(r"<meta http-equiv[^>]*>", "", render(data)).replace("</body>", script + "</body>")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--window-size=390,900", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    figures = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])  # type: ignore[index]
+    wrong = find_wrong_values(data)
+    assert (figures["all"], figures["one"]) == (len(wrong.rows), wrong.fields[0].count)
+    assert figures["open"] and figures["operable"]
+    assert figures["wide"] <= 500  # nothing is wider than a phone but what scrolls by itself
 
 
 @pytest.mark.slow

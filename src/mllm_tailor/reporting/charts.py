@@ -2,68 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from mllm_tailor.reporting.axes import axis, text_width, tick_text
 from mllm_tailor.scoring.intervals import Interval
 
 WIDTH, HEIGHT = 360, 190  # user units of a curve; about the pixels of a phone, so that its text keeps its size
-LEFT, RIGHT, TOP, BOTTOM = 40, 12, 12, 26  # margins around the plot
+RIGHT, TOP, BOTTOM = 12, 12, 34  # margins around the plot; the left one follows the tick labels
 POINTS = 240  # a curve of more points is thinned by averaging
 
 
-def _share(percent: float) -> str:
-    return f"{min(100.0, max(0.0, percent)):.2f}%"
+def scale_top(intervals: Iterable[Interval]) -> float:
+    """The upper end of a scale from 0: 100, or a round number above that for rates beyond 100 %."""
+    highest = max((max(each.value, each.high if each.known else 0.0) for each in intervals), default=100.0)
+    return max(100.0, axis([0.0, highest], 0.0)[-1])
 
 
-def bar(interval: Interval, kind: str) -> Markup:
-    """A horizontal bar from 0 to 100 with its 95 % interval as a whisker; `kind` is a CSS class."""
-    low, value, high = (_share(number) for number in (interval.low, interval.value, interval.high))
-    return Markup(
-        '<svg class="bar {kind}" width="100%" height="20" role="img" aria-label="{label}">'
-        '<rect class="track" width="100%" height="20"/><rect class="fill" width="{value}" height="20"/>'
+def _share(percent: float, top: float) -> str:
+    return f"{min(100.0, max(0.0, 100 * percent / top)):.2f}%"
+
+
+def bar(interval: Interval, kind: str, top: float = 100.0) -> Markup:
+    """A horizontal bar from 0 to `top` with its 95 % interval as a whisker; `kind` is a CSS class."""
+    low, value, high = (_share(number, top) for number in (interval.low, interval.value, interval.high))
+    whisker = Markup(
         '<line class="halo" x1="{low}" x2="{high}" y1="10" y2="10"/>'
         '<line class="whisker" x1="{low}" x2="{high}" y1="10" y2="10"/>'
         '<line class="whisker" x1="{low}" x2="{low}" y1="6" y2="14"/>'
-        '<line class="whisker" x1="{high}" x2="{high}" y1="6" y2="14"/></svg>'
-    ).format(kind=kind, label=f"{interval.value:.1f} of 100", value=value, low=low, high=high)
+        '<line class="whisker" x1="{high}" x2="{high}" y1="6" y2="14"/>'
+    ).format(low=low, high=high)
+    return Markup(
+        '<svg class="bar {kind}" width="100%" height="20" role="img" aria-label="{label}">'
+        '<rect class="track" width="100%" height="20"/><rect class="fill" width="{value}" height="20"/>{whisker}</svg>'
+    ).format(
+        kind=kind,
+        label=f"{interval.value:.1f} of {top:g}",
+        value=value,
+        whisker=whisker if interval.known else "",
+    )
 
 
-def dumbbell(base: Interval, tuned: Interval) -> Markup:
-    """From base to tuned on a line from 0 to 100; a faint band is the tuned interval."""
-    start, end, low, high = (_share(number) for number in (base.value, tuned.value, tuned.low, tuned.high))
+def dumbbell(base: Interval, tuned: Interval, top: float = 100.0) -> Markup:
+    """From base to tuned on a line from 0 to `top`; a faint band is the tuned interval."""
+    start, end, low, high = (_share(number, top) for number in (base.value, tuned.value, tuned.low, tuned.high))
+    band = Markup('<line class="band" x1="{}" x2="{}" y1="10" y2="10"/>').format(low, high)
     return Markup(
         '<svg class="dumbbell" width="100%" height="20" role="img" aria-label="{label}">'
-        '<line class="axis" x1="0" x2="100%" y1="10" y2="10"/>'
-        '<line class="band" x1="{low}" x2="{high}" y1="10" y2="10"/>'
+        '<line class="axis" x1="0" x2="100%" y1="10" y2="10"/>{band}'
         '<line class="path" x1="{start}" x2="{end}" y1="10" y2="10"/>'
         '<circle class="base" cx="{start}" cy="10" r="4.5"/><circle class="tuned" cx="{end}" cy="10" r="5"/></svg>'
-    ).format(label=f"from {base.value:.1f} to {tuned.value:.1f}", start=start, end=end, low=low, high=high)
+    ).format(
+        label=f"from {base.value:.1f} to {tuned.value:.1f}", start=start, end=end, band=band if tuned.known else ""
+    )
 
 
-def curve(points: Sequence[tuple[int, float]], name: str, marked: int | None = None, dots: bool = False) -> Markup:
-    """A line over the steps with labelled axis ends; `marked` is a step to highlight."""
+def curve(
+    points: Sequence[tuple[int, float]],
+    name: str,
+    *,
+    marked: int | None = None,
+    dots: bool = False,
+    bounds: tuple[float, float] = (0.0, math.inf),
+) -> Markup:
+    """A line over the steps; `marked` is a step to highlight, `bounds` what the values can be."""
     shown = thin(points)
-    (first, last), (low, high) = (nice_range([point[axis] for point in shown]) for axis in (0, 1))
-    if low > 0 and low < 0.4 * high:
-        low = 0.0
+    ticks = axis([value for _, value in shown], *bounds)
+    steps = [step for step, _ in shown]
+    first, last = (min(steps), max(steps)) if len(set(steps)) > 1 else (steps[0] - 0.5, steps[0] + 0.5)
+    left = max(text_width(tick_text(tick)) for tick in ticks) + 8
 
     def position(step: float, value: float) -> tuple[float, float]:
-        across = (step - first) / (last - first) * (WIDTH - LEFT - RIGHT)
-        return LEFT + across, TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        across = (step - first) / (last - first) * (WIDTH - left - RIGHT)
+        return left + across, TOP + (ticks[-1] - value) / (ticks[-1] - ticks[0]) * (HEIGHT - TOP - BOTTOM)
 
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (position(*point) for point in shown))
     marks = [position(*point) for point in shown] if dots else []
     best = [position(step, value) for step, value in points if step == marked]
+    lines = Markup("").join(_tick(left, position(first, tick)[1], tick) for tick in ticks)
+    ends = sorted({round(first), round(last)}) if last - first > 1 else [round(steps[0])]
+    labels = Markup("").join(_step(position(step, ticks[0])[0], step, ends) for step in ends)
     return Markup(
-        '<svg class="curve" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{grid}'
+        '<svg class="curve" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{lines}{labels}'
         '<polyline class="line" points="{path}"/>{dots}{best}</svg>'
     ).format(
         width=WIDTH,
         height=HEIGHT,
         name=name,
-        grid=_grid(low, high, first, last),
+        lines=lines,
+        labels=labels,
         path=path,
         dots=Markup("").join(_dot(x, y, "dot", 2.5) for x, y in marks),
         best=Markup("").join(_dot(x, y, "best", 5) for x, y in best),
@@ -74,31 +103,22 @@ def _dot(x: float, y: float, kind: str, radius: float) -> Markup:
     return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(kind, x, y, radius)
 
 
-def _grid(low: float, high: float, first: float, last: float) -> Markup:
-    """Three horizontal lines with their values, and the first and last step."""
-    lines = Markup("")
-    for share in (0.0, 0.5, 1.0):
-        y = TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
-        lines += Markup(
-            '<line class="axis" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
-            '<text x="{}" y="{:.1f}" text-anchor="end">{}</text>'
-        ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, _figure(low + share * (high - low), high - low))
-    for x, step, anchor in ((LEFT, first, "start"), (WIDTH - RIGHT, last, "end")):
-        word = "step " if anchor == "end" else ""
-        lines += Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
-            x, HEIGHT - 6, anchor, f"{word}{step:.0f}"
-        )
-    return lines
+def _tick(left: float, y: float, value: float) -> Markup:
+    """A horizontal line with its value beside it."""
+    return Markup(
+        '<line class="axis" x1="{:.1f}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
+        '<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
+    ).format(left, WIDTH - RIGHT, y, y, left - 6, y + 4, tick_text(value))
 
 
-def _figure(value: float, span: float) -> str:
-    return f"{value:.{0 if span >= 20 else 1 if span >= 2 else 2}f}"
-
-
-def nice_range(values: Sequence[float]) -> tuple[float, float]:
-    """Minimum and maximum, never equal."""
-    low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+def _step(x: float, step: float, ends: Sequence[float]) -> Markup:
+    """A label under the first or the last step."""
+    if len(ends) == 1:
+        anchor, text = "middle", f"step {step:,.0f}"
+    else:
+        anchor = "start" if step == ends[0] else "end"
+        text = f"{step:,.0f}" if step == ends[0] else f"step {step:,.0f}"
+    return Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(x, HEIGHT - 12, anchor, text)
 
 
 def thin(points: Sequence[tuple[int, float]], most: int = POINTS) -> list[tuple[float, float]]:

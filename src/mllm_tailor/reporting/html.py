@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from mllm_tailor.core.terminal import printable
 from mllm_tailor.reporting import charts, sentences
 from mllm_tailor.reporting.cases import make_cases
 from mllm_tailor.reporting.report_data import ReportData
+from mllm_tailor.reporting.wrong_values import find_wrong_values, scores_csv
 from mllm_tailor.scoring.compare import Gain, form_and_reading, gain
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
 from mllm_tailor.scoring.errors import KINDS, count_errors
@@ -71,6 +73,7 @@ def page(template: str, **context: Any) -> str:
         "signed": sentences.signed,
         "between": sentences.between,
         "metric": sentences.title,
+        "scores": sentences.score_pair,
     }
     return environment.get_template(template).render(version=__version__, **context)
 
@@ -83,14 +86,19 @@ def printable_lines(text: str) -> str:
 def _context(data: ReportData) -> dict[str, Any]:
     """All values of the template, which computes nothing."""
     over_baselines = {name: _against(data, name, data.tuned) for name in sentences.BASELINES if name in data.systems}
+    by_field = data.gain.by_field
+    top = charts.scale_top(each for gain in by_field.values() for each in (gain.base, gain.tuned))
+    bars, bars_top = _bars(data, over_baselines)
     return {
         "data": data,
         "headline": sentences.headline(data),
         "meaning": sentences.meaning(data, over_baselines),
-        "bars": list(_bars(data, over_baselines)),
+        "bars": bars,
+        "bars_top": bars_top,
         "form": _form(data),
         "summaries": {name: METRICS.summary(name) for name in METRICS},
-        "fields": [(name, gain, charts.dumbbell(gain.base, gain.tuned)) for name, gain in data.gain.by_field.items()],
+        "fields": [(name, gain, charts.dumbbell(gain.base, gain.tuned, top)) for name, gain in by_field.items()],
+        "fields_top": top,
         "groups": list(_groups(data, data.groups, data.metric)),
         "breakdowns": [
             (column, metric, list(_groups(data, subsets, metric)))
@@ -99,11 +107,11 @@ def _context(data: ReportData) -> dict[str, Any]:
         ],
         "confusion": _confusion(data),
         "loss": charts.curve(data.curves.loss, "loss by step") if data.curves.loss else None,
-        "dev": charts.curve(data.curves.dev, "dev score by step", data.curves.best_step, dots=True)
-        if data.curves.dev
-        else None,
+        "dev": _dev_curve(data) if data.curves.dev else None,
         "cases": make_cases(data),
         "errors": _errors(data),
+        "wrong": find_wrong_values(data),
+        "scores_csv": scores_csv(data),
         "environment": json.dumps(dict(data.environment), indent=2, ensure_ascii=False, default=str),
         "systems": [name for name in sentences.SYSTEMS if name in data.systems],
         "system_titles": sentences.SYSTEMS,
@@ -116,8 +124,15 @@ def _against(data: ReportData, first: str, second: str) -> Gain:
     return gain(data.systems[first], data.systems[second], data.metric, groups=groups)
 
 
-def _bars(data: ReportData, over_baselines: dict[str, Gain]) -> Iterator[BarRow]:
-    """Baselines, base, tuned: from least to most, the recipe's way of decoding last."""
+def _dev_curve(data: ReportData) -> Markup:
+    """The axis ends at 100 where the metric does: for all but error rates."""
+    bounds = (0.0, 100.0 if data.gain.better == "higher" else math.inf)
+    name = "score on the dev split by step"
+    return charts.curve(data.curves.dev, name, marked=data.curves.best_step, dots=True, bounds=bounds)
+
+
+def _bars(data: ReportData, over_baselines: dict[str, Gain]) -> tuple[list[BarRow], float]:
+    """Baselines, base and tuned, the recipe's decoding mode last; and the upper end of their scale."""
     others = [mode for mode in ("likelihood", "unconstrained", "constrained") if mode != data.mode]
     intervals = {name: gain.base for name, gain in over_baselines.items()}
     for other in others:
@@ -126,10 +141,13 @@ def _bars(data: ReportData, over_baselines: dict[str, Gain]) -> Iterator[BarRow]
             intervals |= {f"base_{other}": change.base, f"tuned_{other}": change.tuned}
     intervals |= {data.base: data.gain.base, data.tuned: data.gain.tuned}
     systems = [f"{who}_{mode}" for who in ("base", "tuned") for mode in (*others, data.mode)]
+    top = charts.scale_top(intervals.values())
+    rows = []
     for name in (name for name in (*sentences.BASELINES, *systems) if name in intervals):
         title, note = sentences.SYSTEMS[name]
         kind = name.split("_")[0] + (" other" if name.endswith(tuple(others)) else "")
-        yield BarRow(title, note, intervals[name], charts.bar(intervals[name], kind))
+        rows.append(BarRow(title, note, intervals[name], charts.bar(intervals[name], kind, top)))
+    return rows, top
 
 
 def _form(data: ReportData) -> str:

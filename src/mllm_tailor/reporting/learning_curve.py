@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from mllm_tailor.core.io import write_atomic
+from mllm_tailor.reporting.axes import axis, text_width, tick_text
 from mllm_tailor.reporting.html import page
 from mllm_tailor.scoring.intervals import Interval
 from mllm_tailor.scoring.learning import LearningCurve
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 44, 20, 14, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 44, 26, 14, 44
 Position = Callable[[float, float], tuple[float, float]]
 
 
@@ -37,15 +38,15 @@ def write_curve(name: str, curve: LearningCurve, base: Interval, sentence: str, 
 def chart(curve: LearningCurve) -> Markup:
     """Scores with their intervals by number of samples (logarithmic); the range of the law is shaded."""
     shown = [*curve.values, *(interval for _, interval in curve.band)]
-    low, high = min(interval.low for interval in shown), max(interval.high for interval in shown)
-    if high - low < 1.0:
-        low, high = low - 0.5, high + 0.5
+    ends = [end for interval in shown for end in (interval.low, interval.high)]
+    ticks = axis(ends, 0.0, 100.0 if curve.better == "higher" else math.inf)
     first, last = math.log(min(curve.sizes)), math.log(2 * max(curve.sizes))
 
     def position(size: float, value: float) -> tuple[float, float]:
         across = (math.log(size) - first) / (last - first) * (WIDTH - LEFT - RIGHT)
-        return LEFT + across, TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across, TOP + (ticks[-1] - value) / (ticks[-1] - ticks[0]) * (HEIGHT - TOP - BOTTOM)
 
+    points = (_point(position, *point) for point in zip(curve.sizes, curve.values, strict=True))
     return Markup(
         '<svg class="curve" style="max-width: 46rem" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
         "{grid}{band}{points}</svg>"
@@ -53,9 +54,9 @@ def chart(curve: LearningCurve) -> Markup:
         width=WIDTH,
         height=HEIGHT,
         name=f"{curve.metric} by labelled samples",
-        grid=_grid(curve, position, low, high),
+        grid=_grid(curve, position, ticks),
         band=_band(curve, position),
-        points=Markup("").join(_point(position, *point) for point in zip(curve.sizes, curve.values, strict=True)),
+        points=Markup("").join(points),
     )
 
 
@@ -90,17 +91,23 @@ def _point(position: Position, size: float, interval: Interval) -> Markup:
     ).format(x=x, y=y, top=top, bottom=bottom)
 
 
-def _grid(curve: LearningCurve, position: Position, low: float, high: float) -> Markup:
+def _grid(curve: LearningCurve, position: Position, ticks: Sequence[float]) -> Markup:
+    """Horizontal lines with their values; the sizes below, of which those that would overlap are left out."""
     lines = Markup("")
-    for value in (low, (low + high) / 2, high):
+    for value in ticks:
         _, y = position(curve.sizes[0], value)
         lines += Markup(
             '<line class="axis" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
-            '<text x="{}" y="{:.1f}" text-anchor="end">{:.1f}</text>'
-        ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, value)
-    for size in (*curve.sizes, 2 * max(curve.sizes)):
-        x, _ = position(size, low)
-        lines += Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:,}</text>').format(x, HEIGHT - 20, size)
+            '<text x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+        ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4, tick_text(value))
+    free_to = float(WIDTH)
+    for size in sorted({*curve.sizes, 2 * max(curve.sizes)}, reverse=True):
+        x, _ = position(size, ticks[0])
+        half = text_width(f"{size:,}") / 2
+        if x + half > free_to:
+            continue
+        free_to = x - half - 4
+        lines += Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:,}</text>').format(x, HEIGHT - 22, size)
     return lines + Markup('<text x="{}" y="{}" text-anchor="end">labelled samples</text>').format(
-        WIDTH - RIGHT, HEIGHT - 4
+        WIDTH - RIGHT, HEIGHT - 6
     )

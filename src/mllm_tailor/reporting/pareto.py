@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from mllm_tailor.reporting.axes import axis, text_width, tick_text
 from mllm_tailor.scoring.intervals import Interval
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 64, 150, 24, 56
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 720, 420, 64, 24, 56  # the right margin follows the names
+SIZE = 14  # of the text
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,21 @@ def front(points: Sequence[Point], *, lower: bool = False) -> list[Point]:
 
 def scatter(points: Sequence[Point], cost_name: str, score_name: str, *, lower: bool = False) -> str:
     """An SVG file: a dot for each run with its 95 % interval, the front as a line."""
-    top_cost = max(point.cost for point in points) * 1.08 or 1.0
-    low = min(point.score.low for point in points)
-    high = max(point.score.high for point in points)
-    margin = max(1.0, 0.08 * (high - low))
-    low, high = max(0.0, low - margin), min(100.0, high + margin)
+    costs = axis([0.0, *(point.cost for point in points)], 0.0)
+    ends = [end for point in points for end in (point.score.low, point.score.high, point.score.value)]
+    ticks = axis(ends, 0.0, 100.0 if max(ends) <= 100.0 else math.inf)
+    right = max(text_width(point.name, SIZE) for point in points) + 16
+    bottom = HEIGHT - BOTTOM
 
     def position(cost: float, score: float) -> tuple[float, float]:
-        across = LEFT + cost / top_cost * (WIDTH - LEFT - RIGHT)
-        return across, TOP + (high - score) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        across = LEFT + cost / costs[-1] * (WIDTH - LEFT - right)
+        return across, TOP + (ticks[-1] - score) / (ticks[-1] - ticks[0]) * (bottom - TOP)
 
     best = front(points, lower=lower)
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (position(point.cost, point.score.value) for point in best))
     marks = [_mark(point, position, point in best) for point in points]
-    labels = [_text(LEFT - 10, position(0, value)[1] + 4, f"{value:.1f}", "end") for value in (low, high)]
-    labels += [_text(LEFT, HEIGHT - BOTTOM + 20, "0"), _text(WIDTH - RIGHT, HEIGHT - BOTTOM + 20, f"{top_cost:.3g}")]
+    labels = [_text(LEFT - 10, position(0, value)[1] + 4, tick_text(value), "end") for value in ticks]
+    labels += [_text(position(cost, 0)[0], bottom + 20, tick_text(cost), "middle") for cost in costs]
     labels += [_text(LEFT, HEIGHT - 10, f"across: {cost_name} · up: {score_name} · thin lines: 95 % intervals")]
     return str(
         Markup(
@@ -63,8 +66,8 @@ def scatter(points: Sequence[Point], cost_name: str, score_name: str, *, lower: 
             h=HEIGHT,
             l=LEFT,
             t=TOP,
-            b=HEIGHT - BOTTOM,
-            r=WIDTH - RIGHT,
+            b=bottom,
+            r=WIDTH - right,
             line=line,
             marks=Markup("").join(marks),
             labels=Markup("").join(labels),

@@ -16,10 +16,10 @@ SYSTEMS = {
     "baseline_majority": ("Majority answer", "the most frequent training answer to samples of the same kind"),
     "baseline_nearest": ("Nearest neighbour", "the labels of the most similar training sample"),
     "base_constrained": ("Base", "constrained decoding"),
-    "base_unconstrained": ("Base, unconstrained", "unconstrained decoding"),
+    "base_unconstrained": ("Base, unconstrained", "no grammar"),
     "base_likelihood": ("Base, likelihood", "the reply of highest likelihood"),
     "tuned_constrained": ("Tuned", "constrained decoding"),
-    "tuned_unconstrained": ("Tuned, unconstrained", "unconstrained decoding"),
+    "tuned_unconstrained": ("Tuned, unconstrained", "no grammar"),
     "tuned_likelihood": ("Tuned, likelihood", "the reply of highest likelihood"),
 }
 BASELINES = ("baseline_constant", "baseline_majority", "baseline_nearest")
@@ -156,7 +156,7 @@ def form_or_reading(split: FormAndReading) -> str:
     form = {
         "gain": f"the form of the replies improved and accounts for {_points(split.form)}",
         "loss": f"the form of the replies got worse and accounts for {_points(split.form)}",
-        "open": f"no change in the form of the replies is shown ({_points(split.form)})",
+        "open": f"no change in the form of the replies is shown: {_points(split.form)}",
     }[_direction(split.form)]
     return f"{start}{reading}; {form}."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,27 @@ def test_a_file_that_kills_its_decoder_is_a_fault_like_others(tmp_path: Path, mo
     assert [bool(one.problem) for one in decoded] == [False, True, False, False, True] and len(done) == 5
     assert "brings the decoder down" in (decoded[1].problem or "") and "deadly.png" in (decoded[1].problem or "")
     assert decoded[0] == decode_one(files[0]) and decoded[0].size == (240, 320) and len(decoded[0].sha256) == 64
+
+
+def test_a_worker_killed_from_outside_is_replaced_and_no_file_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib\n"
+        "import PIL.Image as image\n"
+        "opened = image.open\n"
+        "def killed_once(*args, **kwargs):\n"
+        "    try:\n"
+        f"        pathlib.Path({str(tmp_path / 'killed')!r}).touch(exist_ok=False)\n"
+        "    except FileExistsError:\n"
+        "        return opened(*args, **kwargs)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "image.open = killed_once\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    media = [sample(tmp_path, number).media[0] for number in range(2)]
+    decoded = decode_all(media, workers=1)
+    assert (tmp_path / "killed").exists() and [item.problem for item in decoded] == [None, None]
 
 
 def test_workers_agree_with_this_process_on_every_kind(tmp_path: Path) -> None:

@@ -76,29 +76,38 @@ class _Worker:
         self.process: subprocess.Popen[str] | None = None
 
     def decode(self, media: Media) -> Decoded:
-        path = str(media.path) if media.path else None
-        request: dict[str, Any] = {"kind": media.kind, "path": path, "page": media.page, "span": media.span}
-        request["views"] = [str(view) for view in media.views]
-        if media.data is not None:
-            request["data"] = base64.b64encode(media.data).decode()
+        """Decode in the process; one that ends without an answer, perhaps killed from outside, is replaced once."""
+        request = _request(media)
+        for _ in range(2):
+            answer, stalled = self._ask(request)
+            if answer is not None:
+                return answer
+            self.stop()
+            if stalled:
+                return Decoded(problem=f"{media.describe()}: is not decoded within {FILE_SECONDS:.0f} s — replace it")
+        return Decoded(problem=f"{media.describe()}: brings the decoder down, twice — replace it")
+
+    def _ask(self, request: str) -> tuple[Decoded | None, bool]:
+        """The answer, or None where the process ended; and whether that was for taking too long."""
         process = self._running()
         assert process.stdin is not None and process.stdout is not None, "both are pipes"
-        stalled = threading.Timer(FILE_SECONDS, process.kill)
-        stalled.start()
+        stalled = threading.Event()
+
+        def give_up() -> None:
+            stalled.set()
+            process.kill()
+
+        timer = threading.Timer(FILE_SECONDS, give_up)
+        timer.start()
         try:
-            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.write(request + "\n")
             process.stdin.flush()
             answer = process.stdout.readline()
         except (BrokenPipeError, ValueError):
             answer = ""
         finally:
-            stalled.cancel()
-        if answer.endswith("\n"):
-            return _from_json(json.loads(answer))
-        self.stop()
-        return Decoded(
-            problem=f"{media.describe()}: brings the decoder down (crash, or over {FILE_SECONDS:.0f} s) — replace it"
-        )
+            timer.cancel()
+        return (_from_json(json.loads(answer)) if answer.endswith("\n") else None), stalled.is_set()
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None:
@@ -115,6 +124,14 @@ class _Worker:
             self.process.kill()
             self.process.communicate()
             self.process = None
+
+
+def _request(media: Media) -> str:
+    request: dict[str, Any] = {"kind": media.kind, "path": str(media.path) if media.path else None}
+    request |= {"page": media.page, "span": media.span, "views": [str(view) for view in media.views]}
+    if media.data is not None:
+        request["data"] = base64.b64encode(media.data).decode()
+    return json.dumps(request)
 
 
 def _from_json(values: dict[str, Any]) -> Decoded:

@@ -58,14 +58,22 @@ def _read(path: Path) -> Iterator[Sample]:
         if not files:
             yield _bad(path.name, str(path), "holds no image, video or recording — name the folder that does")
         for file in files:
+            name = file.relative_to(path).as_posix()
             if file.is_symlink() and not leads_inside(path, file):
-                yield _bad(file.stem, str(file), f"a link that leads out of {path} — name the file itself")
+                yield _about(
+                    _bad(file.stem, str(file), f"a link that leads out of {path} — name the file itself"), name
+                )
             else:
-                yield _of_file(file)
+                yield _about(_of_file(file), name)
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
         yield from _of_manifest(path)
     else:
-        yield _of_file(path)
+        yield _about(_of_file(path), str(path))
+
+
+def _about(sample: Sample, file: str) -> Sample:
+    """The sample with the file that its prediction is reported under: relative to the folder or manifest it is from."""
+    return replace(sample, extra={**sample.extra, "file": file})
 
 
 def _wanted(file: Path) -> bool:
@@ -109,12 +117,21 @@ def _of_rows(path: Path) -> Iterator[Sample]:
         except ValueError as error:
             yield _bad(f"{path.stem}-{number}", where, f"not valid JSON ({error}) — mend or remove this row")
             continue
+        file = _file_of_row(row)
         try:
-            yield _of_row(row, path.parent, where)
+            sample = _of_row(row, path.parent, where)
         except DataError as error:
             own = row.get("id") if isinstance(row, Mapping) else None
             problem = str(error).removeprefix(f"{where}: ")
-            yield _bad(f"{path.stem}-{number}" if own is None else str(own), where, problem)
+            sample = _bad(f"{path.stem}-{number}" if own is None else str(own), where, problem)
+        yield _about(sample, file) if file else sample
+
+
+def _file_of_row(row: Any) -> str | None:
+    """The first file that a row of a manifest names, as it is written there; None for bytes inside the row."""
+    values = [row.get(key) for key in (*MEDIA_KEYS, "views")] if isinstance(row, Mapping) else []
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    return next((name for name in names if isinstance(name, str) and name and not name.startswith("data:")), None)
 
 
 def _of_row(row: Any, folder: Path, where: str) -> Sample:

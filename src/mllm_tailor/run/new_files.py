@@ -1,0 +1,201 @@
+"""Predictions for new files: written as they are made, continued after an interruption, in the order of the inputs."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.io import append_jsonl, fingerprint, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.generation import predict
+from mllm_tailor.models import LoadedModel
+from mllm_tailor.recipe import DecodingMode
+from mllm_tailor.run.data_record import read_data_facts
+from mllm_tailor.run.predict import Keep, generate, open_base, open_tuned
+from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.run_dir import RunFolder, open_run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A tuned or untuned model with its task; opened when first needed."""
+
+    run: ResolvedRun
+    mode: DecodingMode
+    tuned: RunFolder | None = None  # None: the base model
+    engine: str = "builtin"
+    trained_in: RunFolder | None = None  # the run whose data the task was learned from, if there is one
+
+    def key(self) -> str:
+        """A fingerprint of everything but the files that decides what is predicted."""
+        adapter = self.tuned.adapter if self.tuned is not None else None
+        files = sorted(path for path in adapter.rglob("*") if path.is_file()) if adapter is not None else []
+        weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return fingerprint(self.run.recipe.model_dump(mode="json"), self.mode, self.engine, weights)
+
+    def predict(self, samples: Sequence[Sample], on_done: Keep) -> list[Prediction]:
+        """Open the model and predict; `on_done` gets each prediction as soon as it is made, in any order."""
+        self._warn_of_missing_systems(samples)
+        if self.engine == "vllm":
+            return self._predict_in_vllm(samples, on_done)
+        return generate(self.mode, self.open(), self.run, samples, on_done=on_done)
+
+    def open(self) -> LoadedModel:
+        """The model, tuned if there is a run."""
+        return open_base(self.run) if self.tuned is None else open_tuned(self.run, self.tuned.adapter)
+
+    def _warn_of_missing_systems(self, samples: Sequence[Sample]) -> None:
+        """Warn where the run was trained with system texts that differ and an input brings none."""
+        run = self.trained_in
+        if run is None or not run.data.is_file() or not (count := read_data_facts(run).get("own_systems")):
+            return
+        without = sum(sample.system is None for sample in samples)
+        if without:
+            logger.warning(
+                "%d training rows brought system texts of their own, and %d of these inputs have none — name `system` "
+                "in a JSONL manifest",
+                count,
+                without,
+            )
+
+    def _predict_in_vllm(self, samples: Sequence[Sample], on_done: Keep) -> list[Prediction]:
+        from mllm_tailor.run.vllm_model import open_served  # vLLM is a package of its own
+
+        model, engine = open_served(self.run, self.tuned, self.mode)
+        constrained = self.mode is DecodingMode.CONSTRAINED
+        settings = self.run.recipe.predict
+        try:
+            return predict(
+                model, self.run.task, samples, settings, constrained=constrained, on_done=on_done, engine=engine
+            )
+        finally:
+            engine.close()
+
+
+def predictor_of_run(
+    path: Path, *, base: bool = False, unconstrained: bool = False, engine: str = "builtin"
+) -> Predictor:
+    """What a run folder predicts with; `base`: its untuned model.
+
+    Raises:
+        RunError: when there is no run, or its training has not ended.
+    """
+    folder = open_run(path)
+    if not base and not folder.training.is_file():
+        raise RunError(f"{path}: training has not ended — run `tailor run` again to finish, or pass --base")
+    run = resolve(folder.recipe())
+    mode = DecodingMode.UNCONSTRAINED if unconstrained else run.mode
+    return Predictor(run, mode, None if base else folder, engine, trained_in=folder)
+
+
+def prediction_row(sample: Sample, prediction: Prediction) -> dict[str, Any]:
+    """The row of predictions.jsonl: that of the prediction, with the file it is about."""
+    row = prediction.row()
+    file = sample.extra.get("file")
+    return {"id": row.pop("id"), **({"file": file} if file else {}), **row}
+
+
+def predict_to_file(out: Path, predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Write one JSON row for each sample to `out` as it is made; at the end, in the order of the samples.
+
+    Interrupted, the same call keeps the rows of files that have not changed since; those with a problem are tried
+    again. A finished `out` is replaced.
+    """
+    by_id = {sample.id: sample for sample in samples}
+    rows = _begin(out, predictor.key(), by_id)
+    missing = [sample for sample in samples if sample.id not in rows]
+    if missing and predictor.run.task.name == "match":
+        missing = list(samples)  # each is ranked among all others
+
+    def keep(prediction: Prediction) -> None:
+        if prediction.id not in rows:
+            rows[prediction.id] = prediction_row(by_id[prediction.id], prediction)
+            append_jsonl(out, rows[prediction.id])
+
+    if missing:
+        predictor.predict(missing, keep)
+    ordered = [rows[sample.id] for sample in samples]
+    write_jsonl(out, ordered)
+    _state_file(out).unlink(missing_ok=True)
+    return ordered
+
+
+def _begin(out: Path, key: str, samples: Mapping[str, Sample]) -> dict[str, dict[str, Any]]:
+    """The rows that an interrupted call has written for the same files and model; `out` then holds these alone."""
+    state_file = _state_file(out)
+    inputs = {sample_id: _identity(sample) for sample_id, sample in samples.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    if state_file.is_file() and out.is_file():
+        before = read_json(state_file)
+        if before["key"] == key:
+            content = out.read_bytes()
+            write_atomic(out, content[: content.rfind(b"\n") + 1])  # without a line that was cut off
+            written = (row for _, row in read_jsonl(out) if "problem" not in row)
+            rows = {
+                row["id"]: row
+                for row in written
+                if row["id"] in samples and before["inputs"].get(row["id"]) == inputs[row["id"]]
+            }
+            logger.info(
+                "%d rows of the interrupted run in %s are kept; %d to go", len(rows), out, len(samples) - len(rows)
+            )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(state_file, {"key": key, "inputs": inputs})
+    write_jsonl(out, rows.values())
+    return rows
+
+
+def _state_file(out: Path) -> Path:
+    return out.with_name(f".{out.name}.state.json")
+
+
+def _identity(sample: Sample) -> str:
+    """Changes when the files or the question of a sample do."""
+    parts: list[Any] = [sample.prompt, list(sample.options), sample.system]
+    for media in sample.media:
+        parts += [media.kind, media.page, media.span, media.data or b""]
+        for path in (*media.views, *([media.path] if media.path is not None else [])):
+            status = path.stat() if path.is_file() else None
+            parts += [str(path), [status.st_size, status.st_mtime_ns] if status else None]
+    return fingerprint(*parts)
+
+
+def stream(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Prediction]:
+    """Predictions as they are made, in any order. Work stops after the ones in flight when the iterator is closed."""
+    finished: queue.SimpleQueue[Prediction | BaseException | None] = queue.SimpleQueue()
+    abandoned = threading.Event()
+
+    def keep(prediction: Prediction) -> None:
+        if abandoned.is_set():
+            raise _Abandoned
+        finished.put(prediction)
+
+    def work() -> None:
+        try:
+            predictor.predict(samples, keep)
+            finished.put(None)
+        except BaseException as error:
+            finished.put(error)
+
+    thread = threading.Thread(target=work, name="predict", daemon=True)
+    thread.start()
+    try:
+        while (item := finished.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        abandoned.set()
+        thread.join()
+
+
+class _Abandoned(Exception):
+    """Ends the work of a stream that nobody reads any more."""

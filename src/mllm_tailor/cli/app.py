@@ -159,6 +159,9 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Set an existing run of this name aside and start anew.")
     ] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="The data changed meanwhile: redo what followed from them.")
+    ] = False,
 ) -> None:
     """Score the base model, tune it, score it again, report.
 
@@ -166,7 +169,7 @@ def run(
     """
     from mllm_tailor.commands.run import run_recipe
 
-    run_recipe(recipe, overrides or [], exclude_faulty=exclude_faulty, fresh=fresh)
+    run_recipe(recipe, overrides or [], exclude_faulty=exclude_faulty, fresh=fresh, accept_changes=accept_changes)
 
 
 @command(json=True)

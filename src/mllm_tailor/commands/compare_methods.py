@@ -25,7 +25,7 @@ from mllm_tailor.recipe.yaml_loader import load_yaml
 from mllm_tailor.reporting.pareto import Point, front, scatter
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.resolve import resolve
-from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, start_run
+from mllm_tailor.run.run_dir import RunFolder, finished, own_run, read_scores
 from mllm_tailor.run.shared_baseline import compute_shared_baseline, hand_over
 from mllm_tailor.scoring import Interval
 
@@ -142,11 +142,12 @@ def _outcome(one: Wanted, recipe: Recipe, budget: Budget, folder: Path, shared: 
     """Run one method, unless its run is finished, and read what it came to."""
     try:
         changed = recipe_for(recipe, one, budget, folder)
-        run = start_run(changed)
+        with own_run(changed) as run:
+            if not finished(run):
+                hand_over(shared, run)
     except RecipeError as error:
         return Outcome(one.words, None, problem=str(error))
     if not finished(run):
-        hand_over(shared, run)
         problem = _run(one, changed, folder)
         if problem or not finished(run):
             return Outcome(one.words, None, problem=problem or "unfinished")

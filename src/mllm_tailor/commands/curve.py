@@ -16,10 +16,11 @@ from mllm_tailor.core.io import read_json, read_jsonl, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
+from mllm_tailor.run.data_changes import same_held_out
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.pipeline import check_run, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve
-from mllm_tailor.run.run_dir import RunFolder, finished, read_scores, share_predictions, start_run
+from mllm_tailor.run.run_dir import RunFolder, finished, own_run, read_scores, share_predictions
 from mllm_tailor.scoring import LearningCurve, Scores, fit_curve
 from mllm_tailor.scoring.intervals import Interval
 
@@ -88,15 +89,19 @@ def _recipe_for(recipe: Recipe, size: int | None, folder: Path) -> Recipe:
 
 def _point(resolved: ResolvedRun, *, exclude_faulty: bool) -> RunFolder:
     """One run, or what is left of it. The untouched model reads the held-out samples once for all points."""
-    run = start_run(resolved.recipe)
+    with own_run(resolved.recipe) as run:
+        return _run_point(run, resolved, exclude_faulty=exclude_faulty)
+
+
+def _run_point(run: RunFolder, resolved: ResolvedRun, *, exclude_faulty: bool) -> RunFolder:
     if finished(run):
         show(f"{run.path} is finished. Report: {run.report}")
         return run
     show_heading(f"{run.path.name} labelled samples")
-    for other in sorted(run.path.parent.iterdir()):
-        if finished(RunFolder(other)):
-            share_predictions(RunFolder(other), run, "base_*")
     splits, _ = prepare(resolved, exclude_faulty=exclude_faulty)
+    for other in sorted(run.path.parent.iterdir()):
+        if finished(RunFolder(other)) and same_held_out(RunFolder(other), splits):
+            share_predictions(RunFolder(other), run, "base_*")
     run_pipeline(run, resolved, splits, show_event)
     return run
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from mllm_tailor.commands.console import show_json
 from mllm_tailor.commands.progress_tables import show_event
 from mllm_tailor.recipe import read_recipe
-from mllm_tailor.run.execute import execute, report_again
+from mllm_tailor.run.execute import Options, execute, report_again
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 
 
-def run_recipe(path: Path, overrides: list[str], *, exclude_faulty: bool, fresh: bool) -> RunFolder:
+def run_recipe(
+    path: Path, overrides: list[str], *, exclude_faulty: bool, fresh: bool, accept_changes: bool = False
+) -> RunFolder:
     """The whole recipe over its run folder. Called again, it continues where it stopped."""
     recipe = read_recipe(path, overrides)
-    folder = execute(recipe, exclude_faulty=exclude_faulty, fresh=fresh, notify=show_event)
+    folder = execute(recipe, Options(exclude_faulty, fresh, accept_changes), show_event)
     _show_document(folder)
     return folder
 

@@ -20,10 +20,11 @@ from mllm_tailor.core.terminal import Table
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
 from mllm_tailor.run.budget import Budget, read_budget
+from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.pipeline import check_run, tune
 from mllm_tailor.run.resolve import resolve
-from mllm_tailor.run.run_dir import start_run
+from mllm_tailor.run.run_dir import own_run
 
 KEEP = 3  # one in so many goes on to the next round
 
@@ -128,9 +129,10 @@ def _try(number: int, one: Candidate, recipe: Recipe, splits: Splits) -> Tried:
     """Train one candidate, or read what an earlier call came to."""
     show((one.name, "bold"))
     try:
-        run = start_run(recipe)
-        seed_everything(recipe.seed)
-        tune(run, resolve(recipe), splits, VisionFeatureCache())
+        with own_run(recipe) as run:
+            reconcile(run, splits)
+            seed_everything(recipe.seed)
+            tune(run, resolve(recipe), splits, VisionFeatureCache())
     except TailorError as error:
         return Tried(number, one, None, problem=str(error))
     training = read_json(run.training)

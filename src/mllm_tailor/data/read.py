@@ -45,6 +45,8 @@ def read_samples(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or file — check `data.train`")
+    if not (path.is_dir() or path.is_file()):
+        raise DataError(f"{path}: neither a folder nor a file — name the folder or file of labelled samples")
     if media_root is not None and not Path(media_root).is_dir():
         raise DataError(f"{media_root}: no such folder — check `data.media_root`")
     folder = Folder(path, media_root)

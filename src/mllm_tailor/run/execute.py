@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.failures import as_messages
 from mllm_tailor.data import shared_system
 from mllm_tailor.recipe import Recipe, stage_recipes
+from mllm_tailor.run.data_changes import SHOWN, changed_files
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.events import Notify, ignore
+from mllm_tailor.run.lock import owned
 from mllm_tailor.run.pipeline import check_model, check_run, report, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve
-from mllm_tailor.run.run_dir import RunFolder, finished, open_run, start_run
+from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a recipe is run, apart from what the recipe states."""
+
+    exclude_faulty: bool = False  # leave faulty samples out instead of refusing
+    fresh: bool = False  # set an existing run of this name aside
+    accept_changes: bool = False  # of the data since the run began: compute again what followed from them
 
 
 def resolve_stages(recipe: Recipe) -> list[ResolvedRun]:
@@ -51,24 +65,47 @@ def _with_shared_system(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": model.model_copy(update={"system": system})})
 
 
-def execute(recipe: Recipe, *, exclude_faulty: bool = False, fresh: bool = False, notify: Notify = ignore) -> RunFolder:
+def execute(recipe: Recipe, options: Options = Options(), notify: Notify = ignore) -> RunFolder:
     """Run the whole recipe over its run folder. Called again, it continues where it stopped.
 
     Raises:
         TailorError: with what is wrong and what to do about it.
     """
-    runs = resolve_stages(recipe)
-    folder = start_run(recipe if recipe.stages else runs[0].recipe, fresh=fresh)
-    if finished(folder):
-        logger.info("%s is finished. Report: %s", folder.path, folder.report)
-        return folder
-    splits = [prepare(run, exclude_faulty=exclude_faulty)[0] for run in runs]
+    with as_messages():
+        runs = resolve_stages(recipe)
+        with own_run(recipe if recipe.stages else runs[0].recipe, fresh=options.fresh) as folder:
+            if finished(folder) and not _redo(folder, recipe, accept=options.accept_changes):
+                logger.info("%s is finished. Report: %s", folder.path, folder.report)
+            else:
+                _execute(folder, recipe, runs, options, notify)
+    return folder
+
+
+def _execute(folder: RunFolder, recipe: Recipe, runs: Sequence[ResolvedRun], options: Options, notify: Notify) -> None:
+    splits = [prepare(run, exclude_faulty=options.exclude_faulty)[0] for run in runs]
     if recipe.stages:
-        run_stages(folder, list(zip(runs, splits, strict=True)), exclude_faulty=exclude_faulty, notify=notify)
+        run_stages(
+            folder,
+            list(zip(runs, splits, strict=True)),
+            exclude_faulty=options.exclude_faulty,
+            accept_changes=options.accept_changes,
+            notify=notify,
+        )
     else:
         check_model(runs[0])
-        run_pipeline(folder, runs[0], splits[0], notify)
-    return folder
+        run_pipeline(folder, runs[0], splits[0], notify, accept_changes=options.accept_changes)
+
+
+def _redo(folder: RunFolder, recipe: Recipe, *, accept: bool) -> bool:
+    """Whether files that a finished run read have changed, and the changes are accepted; else they are named."""
+    lines = _changed_files(folder, recipe)
+    if lines and not accept:
+        logger.warning(
+            "The data changed after this run had used them (--accept-changes computes again what followed from them, "
+            "--fresh begins anew):\n%s",
+            _list(lines),
+        )
+    return bool(lines) and accept
 
 
 def report_again(path: Path, notify: Notify = ignore) -> RunFolder:
@@ -77,10 +114,29 @@ def report_again(path: Path, notify: Notify = ignore) -> RunFolder:
     Raises:
         RunError: when the run is unfinished or damaged.
     """
-    folder = RunFolder(path)
-    if folder.recipe_file.is_file() and folder.recipe().stages:
-        report_stages(folder, notify)
-        return folder
-    folder = open_run(path)
-    report(folder, resolve(folder.recipe()), notify)
+    with as_messages():
+        open_run(path)
+        folder = RunFolder(path)
+        with owned(path):
+            recipe = folder.recipe()
+            if lines := _changed_files(folder, recipe):
+                logger.warning(
+                    "The data changed after this run had used them. The scores are still over all held-out samples, "
+                    "with the labels and replies of then; `tailor run RECIPE --accept-changes` redoes them:\n%s",
+                    _list(lines),
+                )
+            if recipe.stages:
+                report_stages(folder, notify)
+            else:
+                report(folder, resolve(recipe), notify)
     return folder
+
+
+def _changed_files(folder: RunFolder, recipe: Recipe) -> list[str]:
+    stages = [RunFolder(folder.path / stage.name) for stage in stage_recipes(recipe)] or [folder]
+    return list(dict.fromkeys(line for stage in stages for line in changed_files(stage)))
+
+
+def _list(lines: Sequence[str]) -> str:
+    rest = [f"… and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join(f"  {line}" for line in [*lines[:SHOWN], *rest])

@@ -17,6 +17,7 @@ from mllm_tailor.core.sample import Prediction
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.models import LoadedModel, image_features, load_meta_model
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
+from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.data_record import read_data_facts, write_held_out
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.environment import describe_environment
@@ -24,7 +25,8 @@ from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.events import EpochPlanned, Notify, RunScored, ignore
 from mllm_tailor.run.launcher import choose_process_count, launch_workers
 from mllm_tailor.run.ledger import measure, write_ledger
-from mllm_tailor.run.objective_inputs import gather_objective_inputs
+from mllm_tailor.run.manifest import forget, present, record, recorded
+from mllm_tailor.run.objective_inputs import TRAINING_BEFORE, gather_objective_inputs
 from mllm_tailor.run.predict import (
     generate,
     open_base,
@@ -66,13 +68,21 @@ def check_model(run: ResolvedRun) -> None:
     run.method.num_trainable_parameters(load_meta_model(run.model.path, run.model.revision))
 
 
-def run_pipeline(folder: RunFolder, run: ResolvedRun, splits: Splits, notify: Notify = ignore) -> RunScores:
-    """Every step that is left of the run. Called again, it continues where it stopped."""
+def run_pipeline(
+    folder: RunFolder, run: ResolvedRun, splits: Splits, notify: Notify = ignore, *, accept_changes: bool = False
+) -> RunScores:
+    """Every step that is left of the run. Called again, it continues where it stopped.
+
+    Raises:
+        RunError: when the data changed after the run had used them, unless the changes are accepted.
+    """
+    reconcile(folder, splits, accept=accept_changes)
     logger.info(
         "%d samples to train on, %d to choose the best epoch, %d held out, %d excluded",
         *(len(split) for split in (splits.train, splits.dev, splits.held_out, splits.excluded)),
     )
     run = with_speech_units(run, splits.learned, folder.codebook)
+    record(folder.path, folder.codebook)
     seed_everything(run.recipe.seed)
     # Held-out and dev images are read many times, by a vision tower that most methods leave alone.
     cache = VisionFeatureCache(folder=folder.features)
@@ -87,8 +97,9 @@ def baseline(
     folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatureCache, notify: Notify = ignore
 ) -> None:
     """Ledger, held-out labels, the base model's replies, and the baselines that read nothing."""
-    if folder.ledger.exists() and _complete(folder, run, splits, "base") and folder.predictions(CONSTANT).exists():
-        return  # the constant baseline is written last
+    written = (folder.environment, folder.held_out, folder.data, folder.ledger, folder.predictions(CONSTANT))
+    if recorded(folder.path, *written) and _complete(folder, run, splits, "base"):
+        return
     model = open_base(run)
     write_json(folder.environment, describe_environment(model.identity))
     write_held_out(folder, run.task, splits)
@@ -97,6 +108,7 @@ def baseline(
     write_ledger(folder.ledger, run.task, splits, lengths)
     predict_held_out(folder, run, splits, "base", model, cache)
     write_baselines(folder, run, splits, model)
+    record(folder.path, *written, folder.inline_media, folder.predictions("any").parent)
 
 
 def estimate(folder: RunFolder, run: ResolvedRun, splits: Splits) -> None:
@@ -107,6 +119,7 @@ def estimate(folder: RunFolder, run: ResolvedRun, splits: Splits) -> None:
     cost = estimate_cost(run, splits, 2 * sum(row.seconds for row in base))
     peak = max(cost.peak_bytes, peak_memory(pick_device(run.model.device)))  # prediction may have taken more
     write_json(folder.cost_estimate, replace(cost, peak_bytes=peak).row())
+    record(folder.path, folder.cost_estimate)
 
 
 def _complete(folder: RunFolder, run: ResolvedRun, splits: Splits, state: ModelState) -> bool:
@@ -153,8 +166,12 @@ def write_baselines(folder: RunFolder, run: ResolvedRun, splits: Splits, model: 
 
 def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatureCache) -> None:
     """Train, or continue training, unless training has ended."""
-    if folder.training.exists():
+    results = (folder.training, folder.adapter)
+    if present(folder.path, *results):
+        if not recorded(folder.path, *results):  # stopped between writing and recording
+            record(folder.path, *results, folder.log, folder.predictions(TRAINING_BEFORE))
         return
+    forget(folder.path, *results, folder.log)
     seed_everything(run.recipe.seed)
     model = open_for_training(run)
     applied = run.method.apply(model)
@@ -180,12 +197,14 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
         config = TrainingConfig.from_recipe(run.recipe, folder.features)
         result = train(model, splits.learned, config, folder.path, hooks)
     write_json(folder.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
+    record(folder.path, *results, folder.log, folder.predictions(TRAINING_BEFORE))
 
 
 def evaluate(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatureCache) -> None:
     """The tuned model, opened from what was saved (not from memory), predicts the held-out samples."""
     if not _complete(folder, run, splits, "tuned"):
         predict_held_out(folder, run, splits, "tuned", open_tuned(run, folder.adapter), cache)
+        record(folder.path, *(folder.predictions(System("tuned", mode)) for mode in run.modes))
 
 
 def report(folder: RunFolder, run: ResolvedRun, notify: Notify = ignore) -> RunScores:
@@ -197,8 +216,11 @@ def report(folder: RunFolder, run: ResolvedRun, notify: Notify = ignore) -> RunS
     if not folder.training.exists():
         raise RunError(f"{folder.path}: training has not ended — run the same `tailor run` command again to finish it")
     scores = score_run(folder, run)
-    write_predictions(folder.path / "predictions.jsonl", scores.tuned_predictions)
+    results = (folder.reply_rows, folder.scores, folder.report)
+    forget(folder.path, *results)
+    write_predictions(folder.reply_rows, scores.tuned_predictions)
     write_json(folder.scores, scores.row())
     write_run_report(folder, run, scores, read_json(folder.training), read_data_facts(folder))
+    record(folder.path, *results)
     notify(RunScored(folder, scores))
     return scores

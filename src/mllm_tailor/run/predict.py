@@ -10,6 +10,7 @@ from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import VisionFeatureCache, choose, predict, predict_both
 from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.recipe import DecodingMode
+from mllm_tailor.run.manifest import MANIFEST, verify
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import add_prediction, read_predictions
 from mllm_tailor.tasks import ChoiceTask
@@ -91,7 +92,13 @@ def open_base(run: ResolvedRun, *, quantize: str | None = None, quantize_skip: S
 
 
 def open_tuned(run: ResolvedRun, adapter: Path) -> LoadedModel:
-    """The base model as it was trained (quantised if it was), with the trained update applied."""
+    """The base model as it was trained (quantised if it was), with the trained update applied.
+
+    Raises:
+        RunError: when a file of the adapter is damaged or missing.
+    """
+    if (adapter.parent / MANIFEST).is_file():
+        verify(adapter.parent, adapter)
     unquantised = run.recipe.predict.weights == "unquantised"
     model = open_base(run) if unquantised else open_for_training(run)
     tiles = model.tiles

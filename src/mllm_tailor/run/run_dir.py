@@ -1,8 +1,9 @@
-"""The run folder: everything a job reads back or leaves behind lies here, and nowhere else."""
+"""The run folder: everything that a run leaves behind or reads back is here, and nowhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import append_jsonl, read_json, read_jsonl, write_atomic
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.recipe import ModelSpec, Recipe, dump_recipe, read_recipe, stage_recipes
+from mllm_tailor.run.lock import LOCK, OWNER, owned
+from mllm_tailor.run.manifest import MANIFEST, create, record, recorded, verify
 from mllm_tailor.scoring.systems import System
 
 FOLDED = "model"
@@ -56,6 +59,21 @@ class RunFolder:
     def data(self) -> Path:
         """Layout and counts of the data."""
         return self.path / "data.json"
+
+    @property
+    def fingerprints(self) -> Path:
+        """Checksums of every label row and every media and label file that the run read."""
+        return self.path / "data_fingerprints.jsonl"
+
+    @property
+    def reply_rows(self) -> Path:
+        """The tuned model's replies in the recipe's decoding mode, one row a held-out sample."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints from which training continues."""
+        return self.path / "checkpoints"
 
     @property
     def scores(self) -> Path:
@@ -122,30 +140,46 @@ def with_codebook(model: ModelSpec, file: Path) -> ModelSpec:
     return model.model_copy(update={"units": units.model_copy(update={"codebook": str(file)})})
 
 
-def _whoever_trains(recipe: Recipe) -> Recipe:
-    """The recipe without the number of processes, which may change when a run goes on."""
+def _comparable(recipe: Recipe) -> Recipe:
+    """The recipe without the number of processes, which may change when a run is continued."""
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"processes": "auto"})})
 
 
-def start_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
+@contextmanager
+def own_run(recipe: Recipe, *, fresh: bool = False) -> Iterator[RunFolder]:
+    """The folder for this recipe, new or to be continued, held by this process alone; its small files are verified.
+
+    Raises:
+        RunError: when the folder belongs to a different recipe, another process works on it, or a file is damaged.
+    """
+    path = Path(recipe.output) / recipe.name
+    if fresh and path.exists():
+        with owned(path):
+            _set_aside(path)
+    with owned(path):
+        yield start_run(recipe)
+
+
+def start_run(recipe: Recipe) -> RunFolder:
     """The folder for this recipe: new, or the unfinished one of the same recipe, to be continued.
 
     Raises:
-        RunError: when the folder belongs to a different recipe.
+        RunError: when the folder belongs to a different recipe, or a file in it is damaged.
     """
     run = RunFolder(Path(recipe.output) / recipe.name)
-    if run.path.exists() and fresh:
-        _set_aside(run.path)
     if run.recipe_file.exists():
-        if _whoever_trains(read_recipe(run.recipe_file)) != _whoever_trains(recipe):
+        verify(run.path, absent=True)
+        if _comparable(read_recipe(run.recipe_file)) != _comparable(recipe):
             raise RunError(
                 f"{run.path} holds a run of a different recipe — give this one another name (name=...), "
                 "or pass --fresh to set the old folder aside"
             )
         return run
-    if run.path.exists() and any(run.path.iterdir()):
+    if run.path.exists() and {file.name for file in run.path.iterdir()} - {LOCK, OWNER, MANIFEST}:
         raise RunError(f"{run.path} exists and is not a run — choose another name (name=...)")
+    create(run.path)
     write_atomic(run.recipe_file, dump_recipe(recipe))
+    record(run.path, run.recipe_file)
     return run
 
 
@@ -153,24 +187,30 @@ def _set_aside(path: Path) -> None:
     number = 1
     while (aside := path.with_name(f"{path.name}.old{number}")).exists():
         number += 1
+    for name in (LOCK, OWNER):
+        (path / name).unlink(missing_ok=True)
     path.rename(aside)
 
 
 def open_run(path: Path) -> RunFolder:
     """An existing run folder; of a run with stages, that of the last stage, which holds the finished model.
 
+    Its small files are verified; the adapter and merged models are when they are opened.
+
     Raises:
-        RunError: when there is none.
+        RunError: when there is none, or a file in it is damaged.
     """
     run = RunFolder(path)
     if not run.recipe_file.is_file():
         raise RunError(f"{path}: not a run folder (it has no recipe.yaml) — `tailor run RECIPE` makes one")
+    verify(path)
     stages = stage_recipes(run.recipe())
     if not stages:
         return run
     last = RunFolder(path / stages[-1].name)
     if not last.recipe_file.is_file():
         raise RunError(f"{path}: its last stage has not begun — run the same `tailor run` command again to finish it")
+    verify(last.path)
     return last
 
 
@@ -182,7 +222,15 @@ def read_predictions(path: Path) -> list[Prediction]:
     whole = text[: text.rfind(b"\n") + 1]
     if whole != text:
         write_atomic(path, whole)
-    return [Prediction.from_row(row) for _, row in read_jsonl(path)]
+    predictions = []
+    for number, row in read_jsonl(path):
+        try:
+            predictions.append(Prediction.from_row(row))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise RunError(
+                f"{path}:{number}: not a prediction — the file is damaged: remove it and run again"
+            ) from None
+    return predictions
 
 
 def add_prediction(path: Path, prediction: Prediction) -> None:
@@ -199,14 +247,15 @@ def share_predictions(source: RunFolder, run: RunFolder, names: str) -> None:
 
 
 def finished(run: RunFolder) -> bool:
-    """Whether the run's report was written."""
-    return run.report.is_file() and run.scores.is_file()
+    """Whether the run's report was written, whole."""
+    return recorded(run.path, run.report, run.scores)
 
 
 def read_scores(run: RunFolder) -> dict[str, Any]:
     """The run's scores.json."""
     if not run.scores.is_file():
         raise RunError(f"{run.path}: not scored yet — run the same `tailor run` command again to finish it")
+    verify(run.path, run.scores)
     scores: dict[str, Any] = read_json(run.scores)
     return scores
 

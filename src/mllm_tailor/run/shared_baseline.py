@@ -13,15 +13,19 @@ from pathlib import Path
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RunError, TailorError
+from mllm_tailor.core.failures import as_messages
 from mllm_tailor.core.io import write_atomic
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.recipe import Recipe, make_recipe
+from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.lock import owned
+from mllm_tailor.run.manifest import record, recorded
 from mllm_tailor.run.pipeline import predict_held_out, write_baselines
 from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.resolve import resolve
-from mllm_tailor.run.run_dir import RunFolder, share_predictions, start_run
+from mllm_tailor.run.run_dir import RunFolder, own_run, share_predictions
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.training import TrainingConfig
 from mllm_tailor.training.vision_cache import make_batch_source
@@ -37,8 +41,9 @@ def compute_shared_baseline(recipe: Recipe, folder: Path) -> RunFolder:
         RunError: when that fails; the reason was written to standard error.
     """
     values = recipe.model_dump(mode="json") | {"name": "shared", "output": str(folder)}
-    shared = start_run(resolve(make_recipe(values)).recipe)
-    if not (shared.path / DONE).exists():
+    with own_run(resolve(make_recipe(values)).recipe) as shared:
+        pass
+    if not recorded(shared.path, shared.path / DONE):
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(shared.path,))
         process.start()
         process.join()
@@ -49,6 +54,8 @@ def compute_shared_baseline(recipe: Recipe, folder: Path) -> RunFolder:
 
 def hand_over(shared: RunFolder, folder: RunFolder) -> None:
     """Give a run that has begun what was computed once."""
+    if not folder.fingerprints.exists():  # the predictions are of the data as they were then
+        write_atomic(folder.fingerprints, shared.fingerprints.read_bytes())
     for names in ("base_*", "baseline_*"):
         share_predictions(shared, folder, names)
     link = folder.path / "features"
@@ -59,7 +66,8 @@ def hand_over(shared: RunFolder, folder: RunFolder) -> None:
 
 def _work(path: Path) -> None:
     try:
-        _compute(RunFolder(path))
+        with as_messages(), owned(path):
+            _compute(RunFolder(path))
     except TailorError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)
@@ -68,6 +76,7 @@ def _work(path: Path) -> None:
 def _compute(folder: RunFolder) -> None:
     run = resolve(folder.recipe())
     splits, _ = prepare(run)
+    reconcile(folder, splits)
     run = with_speech_units(run, splits.learned, folder.codebook)
     seed_everything(run.recipe.seed)
     features = folder.path / "features"
@@ -80,3 +89,4 @@ def _compute(folder: RunFolder) -> None:
     tiled = replace(model, tiles=run.recipe.train.tiles or model.tiles)
     make_batch_source(tiled, splits.learned, TrainingConfig.from_recipe(run.recipe), features)
     write_atomic(folder.path / DONE, "")
+    record(folder.path, folder.predictions("any").parent, folder.held_out, folder.data, folder.path / DONE)

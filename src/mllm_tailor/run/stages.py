@@ -19,13 +19,15 @@ from mllm_tailor.methods import merge
 from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.recipe import stage_recipes
 from mllm_tailor.reporting import write_stages
+from mllm_tailor.run.data_changes import drop_predictions, reconcile, remove
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.dataset import Excluded, Splits, refusal
 from mllm_tailor.run.events import Notify, StageEnded, StageStarted, ignore
+from mllm_tailor.run.manifest import forget, record, verify
 from mllm_tailor.run.pipeline import check_model, report, run_pipeline
 from mllm_tailor.run.predict import open_base, open_tuned, predict_to_files
 from mllm_tailor.run.resolve import ResolvedRun, resolve
-from mllm_tailor.run.run_dir import RunFolder, finished, open_run, read_predictions, start_run
+from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run, read_predictions
 from mllm_tailor.run.scores import score_system
 from mllm_tailor.scoring import Forgetting, SetScores
 
@@ -50,25 +52,58 @@ def check_stages(runs: Sequence[ResolvedRun]) -> None:
             )
 
 
-def run_stages(folder: RunFolder, stages: Sequence[Stage], *, exclude_faulty: bool, notify: Notify = ignore) -> None:
+def run_stages(
+    folder: RunFolder,
+    stages: Sequence[Stage],
+    *,
+    exclude_faulty: bool,
+    accept_changes: bool = False,
+    notify: Notify = ignore,
+) -> None:
     """Every stage that is not finished, its model's predictions on the others' held-out samples, and the report."""
     stages = drop_cross_stage_leaks(stages, exclude_faulty=exclude_faulty)
     for run, _ in stages:
         check_model(run)
+    reconcile_stages(folder, stages, accept=accept_changes)
     started: list[RunFolder] = []
     for number, (run, splits) in enumerate(stages, 1):
         if started:
             run = run.with_model_folder(write_merged(started[-1]))
         notify(StageStarted(number, len(stages), run.name))
-        stage = start_run(run.recipe)
-        started.append(stage)
-        if finished(stage):
-            logger.info("%s is finished. Report: %s", stage.path, stage.report)
-        else:
-            run_pipeline(stage, run, splits, notify)
+        with own_run(run.recipe) as stage:
+            started.append(stage)
+            if finished(stage):
+                logger.info("%s is finished. Report: %s", stage.path, stage.report)
+            else:
+                run_pipeline(stage, run, splits, notify)
         _predict_others(folder, number, resolve(stage.recipe()), stage, stages)
         notify(StageEnded(measure_forgetting(folder, [run for run, _ in stages[:number]])))
     _report(folder, [run for run, _ in stages])
+
+
+def reconcile_stages(folder: RunFolder, stages: Sequence[Stage], *, accept: bool) -> None:
+    """See that the data of every stage that has begun are still the same; what accepted changes touch is removed.
+
+    A stage whose training changes takes with it all later stages, which build on its weights.
+
+    Raises:
+        RunError: naming changes of data that were used, unless they are accepted.
+    """
+    for number, (run, splits) in enumerate(stages, 1):
+        stage = RunFolder(folder.path / run.name)
+        if not stage.fingerprints.is_file():
+            continue
+        trained = stage.training.is_file()
+        changes = reconcile(stage, splits, accept=accept)
+        ids = {change.id for change in changes if change.split == "held_out"}
+        for state in range(len(stages) + 1):
+            drop_predictions(folder, ids, _predictions(folder, state, number))
+        if trained and not stage.training.is_file():
+            later = [RunFolder(folder.path / other.name).path for other, _ in stages[number:]]
+            states = range(number, len(stages) + 1)
+            predictions = [_predictions(folder, state, at) for state in states for at in range(1, len(stages) + 1)]
+            remove(folder, [*later, *predictions])
+            break
 
 
 def drop_cross_stage_leaks(stages: Sequence[Stage], *, exclude_faulty: bool) -> list[Stage]:
@@ -115,6 +150,9 @@ def write_merged(stage: RunFolder) -> Path:
         merge(model)
         with atomic_folder(folder) as partial:
             save_model(model, partial)
+        record(stage.path, folder)
+    else:
+        verify(stage.path, folder)
     return folder
 
 
@@ -147,6 +185,7 @@ def _predict(
         name = _state_name([run for run, _ in stages], state)
         logger.info("Predicting %d held-out samples of %s: %s", len(splits.held_out), run.name, name)
         predict_to_files({run.mode: path}, model, run, splits.held_out, VisionFeatureCache())
+        record(folder.path, path)
 
 
 def _predictions(folder: RunFolder, state: int, number: int) -> Path:
@@ -176,9 +215,11 @@ def measure_forgetting(folder: RunFolder, runs: Sequence[ResolvedRun]) -> Forget
 def _report(folder: RunFolder, runs: Sequence[ResolvedRun]) -> Forgetting:
     """The parent folder's scores and page; every stage has its own beside them."""
     result = measure_forgetting(folder, runs)
+    forget(folder.path, folder.scores, folder.report)
     write_json(folder.scores, result.row())
     pages = {run.name: f"{run.name}/{folder.report.name}" for run in runs}
     write_stages(folder.path.name, result, pages, folder.recipe_file.read_text(encoding="utf-8"), folder.report)
+    record(folder.path, folder.scores, folder.report)
     return result
 
 

@@ -16,6 +16,7 @@ from mllm_tailor.methods import check_mergeable, merge
 from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.models.load import find_family, find_native
 from mllm_tailor.recipe import DecodingMode, Predict
+from mllm_tailor.run.manifest import record, verify
 from mllm_tailor.run.predict import open_base, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
@@ -68,6 +69,7 @@ def merged_folder(run: ResolvedRun, folder: RunFolder) -> Path:
     """
     target = folder.path / f"merged-{_key(run, folder.adapter)}"
     if target.is_dir():
+        verify(folder.path, target)
         return target
     check_mergeable(run.method)
     logger.info("Merging the adapter for vLLM, once, into %s", target)
@@ -75,6 +77,7 @@ def merged_folder(run: ResolvedRun, folder: RunFolder) -> Path:
     merge(model)
     with atomic_folder(target, replace=False) as partial:
         save_model(model, partial)
+    record(folder.path, target)
     return target
 
 

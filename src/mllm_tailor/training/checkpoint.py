@@ -32,6 +32,7 @@ from mllm_tailor.core.io import (
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+REQUIRED = {"state.json", "weights.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def load_verified(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """
     try:
         manifest = read_json(path / MANIFEST)
+        if not isinstance(manifest, dict) or not manifest.keys() >= REQUIRED:
+            raise DataError(f"{path / MANIFEST}: damaged (it does not list {', '.join(sorted(REQUIRED))})")
         for name, expected in manifest.items():
             if sha256(path / name) != expected:
                 raise DataError(f"{path / name}: damaged (checksum differs)")

@@ -88,11 +88,12 @@ def keep_rows(file: Path, step: int, evaluated_step: int) -> None:
     if not file.exists():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), 1):
         try:
             row = json.loads(line)
-        except ValueError:
-            continue
-        if line.endswith("\n") and row["step"] <= (evaluated_step if "dev" in row else step):
-            kept.append(line)
+            if line.endswith("\n") and row["step"] <= (evaluated_step if "dev" in row else step):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            if line.endswith("\n"):
+                logger.warning("%s:%d: not a row of a training log; it is dropped", file, number)
     write_atomic(file, "".join(kept))

@@ -157,7 +157,10 @@ def test_a_run_that_goes_on_may_have_other_processes_than_were_foreseen() -> Non
         ({"train": {"processes": 2}, "model": {"path": "embedded", "device": "cuda"}}, "torchrun"),
     ],
 )
-def test_what_cannot_be_shared_is_refused(changes: dict[str, object], reason: str) -> None:
+def test_what_cannot_be_shared_is_refused(
+    changes: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_tailor.run.resolve.torch.cuda.device_count", lambda: 1)
     recipe = recipe_with(**changes)
     with pytest.raises(RecipeError, match=reason):
         choose_process_count(resolve(recipe), None)

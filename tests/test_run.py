@@ -33,7 +33,7 @@ from mllm_tailor.run.data_record import read_held_out, write_held_out
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_for_training, open_tuned
 from mllm_tailor.run.resolve import resolve
-from mllm_tailor.run.run_dir import open_run, read_predictions, start_run
+from mllm_tailor.run.run_dir import open_run, own_run, read_predictions, start_run
 from mllm_tailor.synthetic import draw_folder
 
 
@@ -276,7 +276,8 @@ def test_another_recipe_never_writes_into_a_run(receipts: Path, tmp_path: Path) 
     start_run(make_recipe(values))  # the same recipe goes on
     with pytest.raises(RunError, match="different recipe"):
         start_run(make_recipe(values | {"seed": 1}))
-    start_run(make_recipe(values | {"seed": 1}), fresh=True)
+    with own_run(make_recipe(values | {"seed": 1}), fresh=True):
+        pass
     assert (tmp_path / "a.old1" / "recipe.yaml").is_file()
 
 

@@ -20,7 +20,8 @@ from mllm_tailor.commands.run import report_run, run_recipe
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl, sha256
 from mllm_tailor.models import load_model
-from mllm_tailor.run.run_dir import open_run
+from mllm_tailor.recipe import read_recipe
+from mllm_tailor.run.run_dir import open_run, start_run
 from mllm_tailor.synthetic import draw_folder
 
 FIELDS = {"company": "string", "date": "date", "address": "string", "total": "amount"}
@@ -186,8 +187,6 @@ def test_what_cannot_be_folded_comes_last_or_is_refused(receipts: Path, tmp_path
 
 
 def test_a_run_whose_last_stage_has_not_begun_says_so(receipts: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "tiny"
-    folder.mkdir(parents=True)
-    shutil.copy(write_yaml(tmp_path, receipts, tmp_path / "no-model"), folder / "recipe.yaml")
+    folder = start_run(read_recipe(write_yaml(tmp_path, receipts, tmp_path / "no-model"))).path
     with pytest.raises(RunError, match="its last stage has not begun"):
         open_run(folder)

@@ -125,7 +125,7 @@ def ways(model: LoadedModel, task: Task, samples: list[Sample], settings: Predic
     def both(kept: VisionFeatureCache | None) -> Callable[[], list[str]]:
         def read() -> list[str]:
             found = predict_both(model, task, samples, settings, cache=kept)
-            return [prediction.text for held in (True, False) for prediction in found[held]]
+            return [prediction.text for replies in found.values() for prediction in replies]
 
         return read
 

@@ -128,5 +128,5 @@ def test_what_is_shown_of_a_trimmed_clip_moves_from_epoch_to_epoch(tiny_model_fo
         shown = (pixels > 1).any(dim=1).any(dim=0)  # in any frame
         middles.append(float(shown.any(dim=0).nonzero().float().mean()) / pixels.shape[-1])
     assert np.ptp(middles) > 0.05
-    held = next(iter(feed.clips.known.values())).frames[0]
+    held = next(iter(feed.videos.videos.values())).frames[0]
     assert held.width < 120  # it was trimmed before it was kept

@@ -331,7 +331,7 @@ def test_methods_are_compared_and_a_failing_one_stops_nobody(
     assert lora.score is None and "`method.rank` 500 is above the width" in lora.problem
     assert pissa.score is None and "`init`" in pissa.problem
     assert norms.score is not None and norms.trained > 0 and norms.peak_bytes > 0 and norms.rate == 0.003
-    assert norms.processor_seconds > 0
+    assert norms.cpu_seconds > 0
     folder = tmp_path / "runs" / "tiny-methods"
     told = json.loads((folder / "comparison.json").read_text())
     assert [one["name"] for one in told["methods"]] == words.split(",")

@@ -127,7 +127,7 @@ def _table(title: str, found: dict[str, Any]) -> Iterator[str]:
         gain = one["gain"]
         yield (
             f"| {_short(one['name'])} | {one['score']['value']:.1f} | {gain['value']:+.1f} ({gain['low']:+.1f} to "
-            f"{gain['high']:+.1f}) | {one['rate']:g} | {one['trained']:,} | {one['processor_seconds']:.0f} | "
+            f"{gain['high']:+.1f}) | {one['rate']:g} | {one['trained']:,} | {one['cpu_seconds']:.0f} | "
             f"{human_bytes(one['peak_bytes'])} | {human_bytes(one['disk_bytes'])} |"
         )
     yield ""
@@ -156,7 +156,7 @@ def _verdict(one: dict[str, Any]) -> str:
     clear = "learns" if gain["low"] > 0 else "harms" if gain["high"] < 0 else "no clear gain in so few steps"
     return (
         f"{one['score']['value']:.1f}, {gain['value']:+.1f} over the untouched model ({gain['low']:+.1f} to "
-        f"{gain['high']:+.1f}: {clear}); {one['trained']:,} weights, {one['processor_seconds']:.0f} s, "
+        f"{gain['high']:+.1f}: {clear}); {one['trained']:,} weights, {one['cpu_seconds']:.0f} s, "
         f"{human_bytes(one['peak_bytes'])} at most, {human_bytes(one['disk_bytes'])} on disk."
     )
 

@@ -67,7 +67,7 @@ def content(run: Path) -> dict[str, Any]:
         "metric": metric.capitalize(),
         "count": len(after),
         "trained": sum(row["part"] == "train" for _, row in read_jsonl(run / "samples.jsonl")),
-        "minutes": json.loads((run / "training.json").read_text())["processor_seconds"] / 60,
+        "minutes": json.loads((run / "training.json").read_text())["cpu_seconds"] / 60,
         "rows": rows,
     }
 

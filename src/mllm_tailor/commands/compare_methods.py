@@ -58,7 +58,7 @@ class Outcome:
     trained: int = 0
     peak_bytes: int = 0
     seconds: float = 0.0  # of training, by the clock
-    processor_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     disk_bytes: int = 0
     problem: str = ""
 
@@ -184,7 +184,7 @@ def _read(one: Wanted, recipe: Recipe, run: RunFolder, budget: Budget) -> Outcom
         trained=sum(training["trained_by_part"].values()),
         peak_bytes=peak,
         seconds=training["seconds"],
-        processor_seconds=training["processor_seconds"],
+        cpu_seconds=training["cpu_seconds"],
         disk_bytes=sum(file.stat().st_size for file in run.adapter.rglob("*") if file.is_file()),
     )
 

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.models import NO_LOSS, Encoded, LoadedModel, collate, encode
-from mllm_tailor.training.augment import ClipMemory, augment_sample
+from mllm_tailor.training.augment import VideoCache, augment_sample
 
 Batch = dict[str, Any]
 LossTokens = Literal["answer", "all"]
@@ -46,7 +46,7 @@ class LiveBatches:
         self, model: LoadedModel, samples: Sequence[Conversation], loss: LossTokens, augment_seed: int | None
     ) -> None:
         self.model, self.samples, self.loss, self.augment_seed = model, samples, loss, augment_seed
-        self.clips = ClipMemory(model.open_video, TILES_ACROSS * model.tile_size if model.family.tiled else 4096)
+        self.videos = VideoCache(model.open_video, TILES_ACROSS * model.tile_size if model.family.tiled else 4096)
 
     def encode(self, index: int, epoch: int) -> Encoded:
         """One sample, augmented where the recipe asks for it.
@@ -55,7 +55,7 @@ class LiveBatches:
         """
         sample, model = self.samples[index], self.model
         if self.augment_seed is not None:
-            sample = augment_sample(sample, self.augment_seed, epoch, model.frames, self.clips)
+            sample = augment_sample(sample, self.augment_seed, epoch, model.frames, self.videos)
             model = replace(model, trim=model.trim and any(media.kind != "video" for media in sample.media))
         return encode(sample, model, loss=self.loss)
 

@@ -31,7 +31,7 @@ from mllm_tailor.training.trainable import trained_weights, tuning_method_of
 from mllm_tailor.training.vision_cache import as_inputs, can_cache
 
 CPU_TIMED_SAMPLES = 2  # of the timed micro-batch; on a CPU more samples side by side cost as much each
-CPU_SLACK = 1.3  # measured: 1.22 to 1.36 over five settings of benchmarks/forecast.py, within the first steps
+CPU_SLACK = 1.3  # measured: 1.22 to 1.36 over five settings of benchmarks/cost_estimate.py, within the first steps
 CPU_SHAPES = 4  # micro-batches profiled on a CPU, whose allocator keeps memory that other lengths cannot use
 MAX_PROFILE_SECONDS = 10.0  # spent on them
 MAX_COPIED_WEIGHTS = 8_000_000  # on which an update is timed

@@ -18,9 +18,8 @@ class OptimizerEntry(Entry):
     """A registered optimizer and its costs."""
 
     state_bytes: int = 0  # per trained weight
-    gradients: Literal["all", "one", "none"] = (
-        "all"  # in memory at a time; `one`: applied and freed before the next is complete
-    )
+    # How many gradients are in memory at a time; `one`: each is applied and freed before the next is complete.
+    gradients: Literal["all", "one", "none"] = "all"
     norm_first: bool = False  # clipping needs an extra backward pass for the gradient norm
 
     def evaluations(self, max_grad_norm: float | None) -> int:

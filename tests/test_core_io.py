@@ -222,3 +222,11 @@ def test_fingerprints_ignore_the_order_of_keys_and_refuse_objects() -> None:
     assert fingerprint("ab", "c") != fingerprint("a", "bc") and fingerprint(b"1") != fingerprint(1)
     with pytest.raises(TypeError, match="object has no fingerprint"):
         fingerprint([object()])
+
+
+def test_a_document_over_the_limit_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    with file.open("wb") as stream:
+        stream.truncate(12 * 2**30)
+    with pytest.raises(DataError, match=r"labels\.json: 12,884,901,888 bytes, over the limit of"):
+        read_json(file)

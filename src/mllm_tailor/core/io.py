@@ -180,6 +180,24 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, dump_json(value) + "\n")
 
 
+def read_limited(path: Path, limit: int) -> bytes:
+    """All bytes of a file that has at most `limit`; the size is known before anything is read.
+
+    Raises:
+        DataError: naming a larger file.
+        OSError: as reading does.
+    """
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > limit:
+            raise DataError(f"{path}: {size:,} bytes, over the limit of {limit:,} for one document — split it")
+        return file.read(limit)
+
+
+def unpacked_limit(path: Path) -> int:
+    """Bytes that a packed file may unpack to; beyond them it is taken for a decompression bomb."""
+    return UNPACKED_FREE + MAX_RATIO * path.stat().st_size
+
+
 def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
     """Read one JSON document of at most `limit` bytes.
 
@@ -188,9 +206,7 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
         MissingFileError: when there is none.
     """
     try:
-        if (size := path.stat().st_size) > limit:
-            raise DataError(f"{path}: {size:,} bytes, over the limit of {limit:,} for one JSON document — split it")
-        return parse_json(path.read_bytes().decode("utf-8-sig"))
+        return parse_json(read_limited(path, limit).decode("utf-8-sig"))
     except FileNotFoundError:
         raise MissingFileError(path) from None
     except OSError as error:
@@ -210,7 +226,7 @@ def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, b
     """
     number = 0
     packed = path.suffix.lower() == ".gz"
-    allowed = UNPACKED_FREE + MAX_RATIO * path.stat().st_size if packed else math.inf
+    allowed = unpacked_limit(path) if packed else math.inf
     try:
         with open_lines(path) as file:
             while line := file.readline(limit + 1):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import MAX_RATIO, unpacked_limit
 from mllm_tailor.core.optional import need
 from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.issues import DataIssue
@@ -24,7 +26,7 @@ def first_arrow_row(path: Path) -> dict[str, Any]:
         if batch is not None and batch.num_rows:
             return _decoded(batch.slice(0, 1).to_pylist()[0], _decoders(batch.schema))
         return dict.fromkeys(_schema(path).names)
-    except (OSError, ValueError, _arrow(path).ArrowException):
+    except (DataError, OSError, ValueError, _arrow(path).ArrowException):
         return {}
 
 
@@ -37,6 +39,8 @@ def arrow_rows(path: Path, split: str | None = None) -> Iterator[Row | DataIssue
             for values in batch.to_pylist():
                 number += 1
                 yield Row(f"{path}:{number}", _decoded(values, decoders), split)
+    except DataError as error:
+        yield DataIssue.of(error, str(path))
     except (OSError, ValueError, _arrow(path).ArrowException):
         yield DataIssue(f"{path}:{number + 1}", "the table is damaged or cut off here", "copy it again from its source")
 
@@ -60,6 +64,9 @@ def _batches(path: Path, size: int) -> Iterator[Any]:
     pa = _arrow(path)
     if path.suffix.lower() == ".parquet":
         with need("pyarrow.parquet", "arrow", str(path)).ParquetFile(path) as table:
+            groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
+            if sum(group.total_byte_size for group in groups) > unpacked_limit(path):
+                raise DataError(f"{path}: unpacks to over {MAX_RATIO} times its size — unpack it yourself")
             yield from table.iter_batches(batch_size=size)
         return
     with pa.memory_map(str(path)) as source:

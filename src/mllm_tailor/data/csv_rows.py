@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import codecs
 import csv
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
+from mllm_tailor.core.io import MAX_LINE_BYTES
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
 
 HEAD_CHARACTERS = 8 * 2**20
 BLOCK_BYTES = 2**20
 DELIMITERS = ",;\t|"
-LONGEST_VALUE = min(sys.maxsize, 2**31 - 1)  # characters; images embedded as base64 exceed the csv module's default
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def csv_rows(path: Path, split: str | None = None, dialect: Dialect | None = Non
         return
     if dialect.encoding == "cp1252":
         yield DataIssue(f"{path}:1", "not UTF-8 text, read as Windows-1252", "save it as UTF-8", None, "warning")
-    csv.field_size_limit(LONGEST_VALUE)
+    csv.field_size_limit(MAX_LINE_BYTES)  # images embedded as base64 exceed the default
     with path.open(encoding=dialect.encoding, errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream, delimiter=dialect.delimiter, strict=True)
+        reader = csv.reader(_lines(stream), delimiter=dialect.delimiter, strict=True)
         numbered = _records(reader, path)
         next(numbered, None)  # the header
         for record in numbered:
@@ -88,6 +88,13 @@ def csv_rows(path: Path, split: str | None = None, dialect: Dialect | None = Non
                 yield record
             elif any(record[1]):
                 yield _row(names, record[1], f"{path}:{record[0]}", split)
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise csv.Error(f"a line of over {MAX_LINE_BYTES:,} characters")
+        yield line
 
 
 def _records(reader: csv._reader, path: Path) -> Iterator[tuple[int, list[str]] | DataIssue]:  # type: ignore[name-defined]

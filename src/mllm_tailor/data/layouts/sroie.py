@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import MAX_LINE_BYTES, read_limited
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.strict_json import is_text, parse_json
 from mllm_tailor.data.columns import SPLIT_COLUMNS, group_key
@@ -87,7 +88,7 @@ def _sample(
 
 def _labels(file: Path, source: str) -> dict[str, Any]:
     try:
-        text = file.read_bytes().decode("utf-8-sig").strip()
+        text = read_limited(file, MAX_LINE_BYTES).decode("utf-8-sig").strip()
         if not text:
             raise DataError(f"{source}: the label file is empty — fill it in, or remove it with its picture")
         value = parse_json(text) if file.suffix.lower() == ".json" or text[0] in "{[" else _lines(text, source)

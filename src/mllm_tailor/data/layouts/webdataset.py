@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.io import MAX_RATIO, unpacked_limit
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.issues import DataIssue
@@ -62,9 +63,14 @@ def _samples(row: Row, folder: Folder) -> Iterable[Sample | DataIssue]:
 
 def _rows(path: Path, split: str | None) -> Iterator[Row | DataIssue]:
     values: dict[str, Any] = {}
+    left = unpacked_limit(path)
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
+                left -= member.size
+                if left < 0:
+                    yield DataIssue(str(path), f"unpacks to over {MAX_RATIO} times its size", "unpack it yourself")
+                    return
                 if not member.isreg() or Path(member.name).name.startswith("."):
                     continue
                 key, suffix = _parts(member.name)

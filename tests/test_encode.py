@@ -25,8 +25,8 @@ from mllm_tailor.models import (
     count_tokens,
     encode,
     generate,
-    image_features,
     load_model,
+    media_features,
     prompt_inputs,
     tile_grid,
     tile_image,
@@ -362,6 +362,6 @@ def test_an_answer_never_reaches_the_prompt(model: LoadedModel) -> None:
 
 def test_picture_features(model: LoadedModel) -> None:
     red, blue = (Sample("x", media=(picture(60, 120, seed),)) for seed in (1, 2))
-    features = image_features([red, blue, red], model)
+    features = media_features([red, blue, red], model)
     assert features.shape == (3, 64) and features.dtype == np.float32
     assert np.array_equal(features[0], features[2]) and not np.allclose(features[0], features[1])

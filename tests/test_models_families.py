@@ -30,9 +30,9 @@ from mllm_tailor.models import (
     count_tokens,
     encode,
     generate,
-    image_features,
     load_meta_model,
     load_model,
+    media_features,
     save_model,
 )
 from mllm_tailor.models.chat_template_builder import TURN_END
@@ -90,7 +90,7 @@ def test_reading_and_replying(kind: str, families: Path) -> None:
     together = generate(samples, model, max_new_tokens=5)
     assert together == [generate([sample], model, max_new_tokens=5)[0] for sample in samples]
     if "image" in model.family.media:
-        features = image_features([samples[0], samples[1], samples[0]], model)
+        features = media_features([samples[0], samples[1], samples[0]], model)
         assert np.array_equal(features[0], features[2]) and not np.allclose(features[0], features[1])
 
 

@@ -25,8 +25,8 @@ from mllm_tailor.models import (
     count_tokens,
     encode,
     generate,
-    image_features,
     load_model,
+    media_features,
     save_model,
 )
 from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
@@ -69,7 +69,7 @@ def write_pair_family(folder: Path, kind: str) -> None:
         torch.manual_seed(0)
         model = transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[kind].from_dict(stated))
         fill(model)
-    if kind == "max_grad_norm":
+    if kind == "clip":
         pictures = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
         processor: Any = transformers.CLIPProcessor(pictures, tokens)
     else:
@@ -149,7 +149,7 @@ def test_nf4(folder: Path) -> None:
 def test_lengths_and_features(folder: Path) -> None:
     model = load_model(folder)
     assert [count_tokens(sample, model) for sample in PAIRS] == [encode(sample, model).length for sample in PAIRS]
-    features = image_features(PAIRS, model)
+    features = media_features(PAIRS, model)
     assert len(features) == 3 and features[0].any()
 
 

@@ -75,3 +75,19 @@ def test_decoding_equals_generate(family, tmp_path):
     alone = predict(model, extract, samples[::2], singly, engine=engine)
     assert [found.text for found in together] == [found.text for found in alone]
     assert not any(found.problem for found in together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["mllama", "qwen2_vl", "idefics3"])
+def test_prompts_of_no_one_and_two_images_share_a_batch(family, tmp_path):
+    """Replies are those of each prompt alone, also where rows end and others join."""
+    tiny_families.write_family(tmp_path / "model", family)
+    model = load_model(tmp_path / "model", dtype="float32")
+    enliven(model)
+    images, ask = media_of(tmp_path, "image"), open_task("answer", {})
+    media = [(), images[:1], images[1:], (), images[2:], images[:2]]
+    samples = [Sample(str(number), tuple(files), prompt="Who is it?") for number, files in enumerate(media)]
+    together = predict(model, ask, samples, Predict(batch_size=3, max_new_tokens=9))
+    alone = [predict(model, ask, [sample], Predict(batch_size=1, max_new_tokens=9))[0] for sample in samples]
+    assert [prediction.text for prediction in together] == [prediction.text for prediction in alone]
+    assert len({prediction.text for prediction in together}) > 1

@@ -31,7 +31,7 @@ replies = generate([sample], model, max_new_tokens=64)
 - `encode(sample, model)` gives `.ids` and `.labels` (tokens,), `.pixel_values` (tiles, 3, side, side; None without
   pictures), all media inputs by name in `.media`, and `.answer_start`. A sample without an answer is a prompt.
 - `generate(samples, model, max_new_tokens=)` takes one sample or several and returns a list of greedy replies, as
-  transformers generates them. `collate(encoded, model)` makes a batch; `image_features(samples, model)` gives one
+  transformers generates them. `collate(encoded, model)` makes a batch; `media_features(samples, model)` gives one
   vector per sample.
 - `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts a picture as InternVL does, bit for bit, into a list
   of pictures.

@@ -152,7 +152,7 @@ class GenerationEngine:
                 **{self.prefill.cache_name: self.kv.cache},
                 use_cache=True,
                 logits_to_keep=width,
-                **self.prefill.cross_attention_inputs([row.encoded for row in self.rows], width),
+                **self.prefill.cross_attention_inputs([row.encoded for row in self.rows], self.kv, width),
             ).logits.float()
         return ids, logits
 

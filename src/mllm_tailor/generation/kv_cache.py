@@ -87,7 +87,10 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
     for layer in range(len(first.cache.layers)):
         if layer in first.cross:
             layers = [(kv.cache.layers[layer], list(rows)) for kv, rows in parts]
-            keys, values = (torch.cat([getattr(part, name)[rows] for part, rows in layers]) for name in NAMES)
+            widest = max(part.keys.shape[2] for part, _ in layers)  # rows may have different numbers of images
+            keys, values = (
+                torch.cat([_pad_images(getattr(part, name)[rows], widest) for part, rows in layers]) for name in NAMES
+            )
             cache.update(keys, values, layer)
             continue
         packed = []
@@ -100,6 +103,16 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
     return KVCache(cache, mask, first.cross)
+
+
+def cross_keys(kv: KVCache) -> int:
+    """How many keys of images a row has in the cross-attention layers."""
+    return int(kv.cache.layers[min(kv.cross)].keys.shape[2])
+
+
+def _pad_images(states: Tensor, width: int) -> Tensor:
+    """(rows, heads, width, channels): zeros after the last images, which the masks exclude."""
+    return torch.nn.functional.pad(states, (0, 0, 0, width - states.shape[2]))
 
 
 def _used_columns(mask: Tensor) -> Tensor | slice:

@@ -122,7 +122,7 @@ class LikelihoodScorer:
             **{self.prefill.cache_name: kv.cache},
             use_cache=True,
             logits_to_keep=width,
-            **self.prefill.cross_attention_inputs([encoded[row] for row in rows], width),
+            **self.prefill.cross_attention_inputs([encoded[row] for row in rows], kv, width),
         ).logits
         predicting = torch.cat([result.logits[rows, -1:], logits[:, :-1]], dim=1).float()
         logprobs = (predicting.gather(-1, ids[..., None]).squeeze(-1) - predicting.logsumexp(-1)) * real

@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_tailor.core.device import CPU_TOKENS
-from mllm_tailor.generation.kv_cache import KVCache, compact, empty_cache, positions_of
+from mllm_tailor.generation.kv_cache import KVCache, compact, cross_keys, empty_cache, positions_of
 from mllm_tailor.generation.shared_prefix_attention import Prefix, shares_prefixes
 from mllm_tailor.models import Encoded, LoadedModel, collate
+from mllm_tailor.models.inputs.empty_image import CROSS_MASK, last_cross_masks, with_empty_image
 from mllm_tailor.models.patches.last_layer import cache_name, last_layer_from
 from mllm_tailor.models.vision_cache import VisionEncoder, VisionFeatureCache
-
-CROSS_MASK = "cross_attention_mask"
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Prefill:
         self.shares_prefixes = shares_prefixes(model)
         config = model.model.config
         self.cross_layers = frozenset(getattr(config.get_text_config(), "cross_attention_layers", None) or ())
+        self.keys_per_image = 1  # in the cross-attention layers, known after the first read
         names = ("image_token_id", "video_token_id", "audio_token_id")
         self.media_ids = {number for name in names if (number := getattr(config, name, None)) is not None}
         # Models with three-part positions (Qwen2-VL, arXiv 2409.12191) count an image's tokens differently from text.
@@ -74,16 +74,18 @@ class Prefill:
         prefixes, ids, logits = zip(*(results[index] for index in range(len(prompts))), strict=True)
         return list(prefixes), torch.stack(ids), torch.stack(logits)
 
-    def cross_attention_inputs(self, prompts: Sequence[Encoded], width: int) -> dict[str, Tensor]:
+    def cross_attention_inputs(self, prompts: Sequence[Encoded], kv: KVCache, width: int) -> dict[str, Tensor]:
         """For models with cross-attention to images: new tokens attend to what the prompt's last token did."""
         if not self.cross_layers:
             return {}
-        masks = [prompt.media[CROSS_MASK][:, -1:] for prompt in prompts]  # (1, 1, images, tiles) each
-        return {CROSS_MASK: torch.cat(masks).expand(-1, width, -1, -1).to(self.model.device)}
+        masks = last_cross_masks(prompts, self.model, images=cross_keys(kv) // self.keys_per_image)
+        return {CROSS_MASK: masks.expand(-1, width, -1, -1).to(self.model.device)}
 
     def _read(self, prompts: Sequence[Encoded]) -> PrefillResult:
         """Read prompts in one forward pass; tiled prompts of one length need no mask."""
         model = self.model
+        if self.cross_layers:
+            prompts = [with_empty_image(prompt, model) for prompt in prompts]
         batch = collate(prompts, model, side="left")
         del batch["labels"]
         features = self.vision.outputs(prompts)
@@ -100,7 +102,10 @@ class Prefill:
         with last_layer_from(model.model, width - 1, width):
             output = model.model(**batch, **extra, **{self.cache_name: cache}, use_cache=True, logits_to_keep=1)
         shifts = [0] * len(prompts) if self.rotary is None else self.rotary.rope_deltas.flatten().tolist()
-        return PrefillResult(KVCache(cache, mask, self.cross_layers), batch["input_ids"], output.logits, shifts)
+        kv = KVCache(cache, mask, self.cross_layers)
+        if self.cross_layers:
+            self.keys_per_image = cross_keys(kv) // batch[CROSS_MASK].shape[2]
+        return PrefillResult(kv, batch["input_ids"], output.logits, shifts)
 
 
 def group_by_length(lengths: Sequence[int]) -> list[list[int]]:

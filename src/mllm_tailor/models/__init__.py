@@ -8,7 +8,8 @@
 from mllm_tailor.models.encode import Length, collate, count_tokens, encode, measure_length, prompt_inputs
 from mllm_tailor.models.encoded import NO_LOSS, Encoded
 from mllm_tailor.models.families import FAMILIES, Family
-from mllm_tailor.models.generate import generate, image_features
+from mllm_tailor.models.features import media_features
+from mllm_tailor.models.generate import generate
 from mllm_tailor.models.input_settings import InputSettings
 from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
 from mllm_tailor.models.inputs.tiling import tile_grid, tile_image
@@ -32,10 +33,10 @@ __all__ = [
     "embed_texts",
     "encode",
     "generate",
-    "image_features",
     "load_meta_model",
     "load_model",
     "measure_length",
+    "media_features",
     "prompt_inputs",
     "save_model",
     "tile_grid",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models.encode import encode, prompt_inputs
+from mllm_tailor.models.encode import prompt_inputs
 from mllm_tailor.models.model import LoadedModel
 
 
@@ -35,23 +33,3 @@ def generate(
         replies += [model.decode(row) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
     model.model.train(was_training)
     return replies
-
-
-@torch.no_grad()
-def image_features(samples: Sequence[Conversation | Sample], model: LoadedModel) -> np.ndarray:
-    """(samples, width) float32: projected features of a sample's images, averaged over tiles and patches."""
-    # Most classes have a method for it; where there is none, the vision tower is called.
-    reader = getattr(model.model, "get_image_features", None)
-    reader = reader or model.model.get_submodule(model.family.parts["vision"][0])
-    accepted = inspect.signature(getattr(reader, "forward", reader)).parameters
-    rows = []
-    for sample in samples:
-        media = encode(sample.unlabelled(), model).media
-        names = {name: name if name in accepted else name.removesuffix("_images") for name in media}
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.mixed_precision):
-            output = reader(**{key: media[name].to(model.device) for name, key in names.items() if key in accepted})
-        features = output["pooler_output" if "pooler_output" in output else "last_hidden_state"]
-        # (tiles, tokens, width), or a list with an entry per image
-        images = features if isinstance(features, (list, tuple)) else [features]
-        rows.append(torch.cat([image.flatten(0, -2) for image in images]).float().mean(dim=0).cpu().numpy())
-    return np.stack(rows)

@@ -15,7 +15,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, write_json
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.models import LoadedModel, image_features, load_meta_model
+from mllm_tailor.models import LoadedModel, load_meta_model, media_features
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.data_record import read_data_facts, write_held_out
@@ -155,8 +155,8 @@ def write_baselines(folder: RunFolder, run: ResolvedRun, splits: Splits, model: 
     everyone = (*splits.train, *splits.held_out)
     shown = all(sample.media and {media.kind for media in sample.media} <= visible for sample in everyone)
     if shown and not folder.predictions(NEAREST).exists():
-        train = np.asarray(image_features(splits.train, model))
-        held_out = np.asarray(image_features(splits.held_out, model))
+        train = np.asarray(media_features(splits.train, model))
+        held_out = np.asarray(media_features(splits.held_out, model))
         answers[NEAREST] = nearest_neighbour_baseline(train, held_out, labels)
     answers[CONSTANT] = constant_baseline(labels, len(splits.held_out), task.field_names)
     for system, fields in answers.items():

@@ -38,6 +38,11 @@ def test_importing_the_package_loads_nothing_heavy_and_names_are_there() -> None
         _ = tailor.tunes
 
 
+def test_the_types_name_what_the_package_exports() -> None:
+    stub = (REPOSITORY / "src" / "mllm_tailor" / "__init__.pyi").read_text(encoding="utf-8")
+    assert sorted([*re.findall(r" as (\w+)$", stub, re.M), "__version__"]) == sorted(tailor.__all__)
+
+
 def test_scores_follow_ids_in_any_order() -> None:
     predictions = [Prediction("b", "", {"total": "7.00", "date": "y"}), Prediction("a", "", {"total": "9.00"})]
     scores = tailor.score(predictions, LABELS, metrics=["exact"])

@@ -1,19 +1,13 @@
 """Make a multimodal LLM good at your own use case, and measure honestly how much better it became.
 
 `import mllm_tailor as tailor`; the names below are the stable Python API (docs/python.md). They are loaded when they
-are first used, so that importing the package is quick and changes nothing.
+are first used, so that importing the package is quick and changes nothing; their types are in `__init__.pyi`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mllm_tailor.api import Run, check, load_run, score, tune
-    from mllm_tailor.core.errors import DataError, ModelError, RecipeError, RunError, TailorError
-    from mllm_tailor.core.sample import Prediction
-    from mllm_tailor.recipe import Recipe
+from typing import Any
 
 __version__ = "0.1.0"
 

@@ -73,13 +73,19 @@ class Run:
 
 
 def tune(
-    recipe: AnyRecipe, *, exclude_faulty: bool = False, fresh: bool = False, callbacks: Sequence[Callback] = ()
+    recipe: AnyRecipe,
+    *,
+    exclude_faulty: bool = False,
+    fresh: bool = False,
+    accept_changes: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Score the base model, tune it, score it again on the same held-out samples, and write the report.
 
     Called again, it continues an interrupted run or returns the finished one. `exclude_faulty` leaves faulty samples
-    out, each with a line in the ledger; `fresh` sets an existing run of this name aside. Every callback is called with
-    the events of `mllm_tailor.run.events`.
+    out, each with a line in the ledger; `fresh` sets an existing run of this name aside; `accept_changes` computes
+    again what followed from data that changed since the run began. Every callback is called with the events of
+    `mllm_tailor.run.events`.
 
     Raises:
         TailorError: stating what is wrong and what to do about it.
@@ -89,7 +95,8 @@ def tune(
         for callback in callbacks:
             callback(event)
 
-    folder = run_execute.execute(_recipe(recipe), exclude_faulty=exclude_faulty, fresh=fresh, notify=notify)
+    options = run_execute.Options(exclude_faulty, fresh, accept_changes)
+    folder = run_execute.execute(_recipe(recipe), options, notify)
     return Run(folder.path)
 
 

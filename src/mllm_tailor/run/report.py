@@ -23,6 +23,7 @@ from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.run.scores import RunScores
 from mllm_tailor.scoring.metrics.iou import is_box
+from mllm_tailor.scoring.metrics.mask_iou import are_outlines
 from mllm_tailor.scoring.systems import System
 
 logger = logging.getLogger(__name__)
@@ -135,20 +136,26 @@ def _images(scores: RunScores) -> dict[str, bytes]:
     base, tuned = (scores.systems[System(state, scores.mode).key] for state in ("base", "tuned"))
     indices = {index for chosen in choose(base, tuned, scores.metrics[0]).values() for index in chosen}
     samples = scores.held_out.samples
-    pictures = {samples[index].id: _picture(samples[index], _boxes(scores, index)) for index in indices}
+    pictures = {samples[index].id: _picture(samples[index], _regions(scores, index)) for index in indices}
     return {identifier: picture for identifier, picture in pictures.items() if picture}
 
 
-def _boxes(scores: RunScores, index: int) -> dict[str, Any]:
-    """Boxes to draw, by color: the true one and the tuned model's, where the answer is a box."""
-    boxes = {
-        LABEL_COLOR: scores.held_out.labels[index].get("box"),
-        REPLY_COLOR: scores.tuned_predictions[index].fields.get("box"),
-    }
-    return {color: box for color, box in boxes.items() if is_box(box)}
+def _regions(scores: RunScores, index: int) -> dict[str, list[list[list[float]]]]:
+    """Outlines to draw, by color: the true ones and the tuned model's, where the answer is a box or an outline."""
+    answers = {LABEL_COLOR: scores.held_out.labels[index], REPLY_COLOR: scores.tuned_predictions[index].fields}
+    return {color: outlines for color, fields in answers.items() if (outlines := _outlines(fields))}
 
 
-def _picture(sample: Sample, boxes: Mapping[str, Any]) -> bytes | None:
+def _outlines(fields: Mapping[str, Any]) -> list[list[list[float]]]:
+    """The outlines of an answer, those of a box among them; empty where it has none."""
+    box, polygon = fields.get("box"), fields.get("polygon")
+    if box is not None and is_box(box):
+        left, top, right, bottom = box
+        return [[[left, top], [right, top], [right, bottom], [left, bottom]]]
+    return polygon if polygon is not None and are_outlines(polygon) else []
+
+
+def _picture(sample: Sample, regions: Mapping[str, list[list[list[float]]]]) -> bytes | None:
     media = next((media for media in sample.media if media.kind != "audio"), None)
     if media is None:
         return None
@@ -158,9 +165,10 @@ def _picture(sample: Sample, boxes: Mapping[str, Any]) -> bytes | None:
         logger.warning("no image in the report: %s", error)
         return None
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    for color, box in boxes.items():  # thousandths of width and height
-        corners = [value * size / 1000 for value, size in zip(box, image.size * 2, strict=True)]
-        ImageDraw.Draw(image).rectangle(corners, outline=color, width=3)
+    for color, outlines in regions.items():
+        for outline in outlines:  # thousandths of width and height
+            corners = [(x * image.width / 1000, y * image.height / 1000) for x, y in outline]
+            ImageDraw.Draw(image).polygon(corners, outline=color, width=3)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=70)
     return stream.getvalue()

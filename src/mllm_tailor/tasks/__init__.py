@@ -23,6 +23,7 @@ TASKS = Registry(
         "match": Entry("mllm_tailor.tasks.match:Match", "the text that belongs to a picture, and the other way round"),
         "caption": Entry("mllm_tailor.tasks.caption:Caption", "a description in free words"),
         "ground": Entry("mllm_tailor.tasks.ground:Ground", "the box round what a phrase names"),
+        "segment": Entry("mllm_tailor.tasks.segment:Segment", "the outline of what a phrase names, as a polygon"),
         "transcribe": Entry("mllm_tailor.tasks.transcribe:Transcribe", "the words spoken in a recording"),
     },
     group="mllm_tailor.tasks",

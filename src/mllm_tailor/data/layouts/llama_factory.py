@@ -82,14 +82,17 @@ def _files(folder: Folder, entry: Mapping[str, Any], source: str) -> list[LabelF
 
 def _samples(row: Row, *, entry: Mapping[str, Any], roots: Roots) -> Iterator[Sample | DataIssue]:
     """The samples of a row, its columns renamed to those of the layouts that it is read as."""
-    columns = entry.get("columns") if isinstance(entry.get("columns"), dict) else {}
+    columns, tags = _names(entry, "columns"), _names(entry, "tags")
     values = dict(row.values)
     media = {name: values.pop(columns.get(name, name)) for name in MEDIA if columns.get(name, name) in values}
     if entry.get("formatting", "alpaca") == "alpaca" and not isinstance(values.get(columns.get("messages", "")), list):
         return _alpaca(row, values, media, columns, roots)
-    return _sharegpt(
-        row, values, media, (columns, entry.get("tags") if isinstance(entry.get("tags"), dict) else {}), roots
-    )
+    return _sharegpt(row, values, media, (columns, tags), roots)
+
+
+def _names(entry: Mapping[str, Any], key: str) -> dict[str, str]:
+    stated = entry.get(key)
+    return {str(name): str(value) for name, value in stated.items()} if isinstance(stated, Mapping) else {}
 
 
 def _alpaca(

@@ -38,6 +38,8 @@ METRICS = Registry(
         "accuracy": Entry(f"{_HERE}.answers:ACCURACY", "short answers equal after the usual VQA normalisation"),
         "token_recall": Entry(f"{_HERE}.answers:TOKEN_RECALL", "share of the label's words found in the answer"),
         "iou_50": Entry(f"{_HERE}.iou:IOU_50", "share of boxes with an IoU of at least 0.5 with the true box"),
+        "mask_iou": Entry(f"{_HERE}.mask_iou:MASK_IOU", "intersection over union of the outlined and the true area"),
+        "mask_iou_50": Entry(f"{_HERE}.mask_iou:MASK_IOU_50", "share of outlines with a mask IoU of at least 0.5"),
         "iou": Entry(f"{_HERE}.iou:IOU", "intersection over union of the box and the true box"),
         "rouge_l": Entry(f"{_HERE}.captions:ROUGE_L", "F score of the longest common subsequence of words"),
         "bleu": Entry(f"{_HERE}.captions:BLEU", "BLEU-4 of each text, smoothed (Lin and Och 2004)"),

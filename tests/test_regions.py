@@ -158,4 +158,4 @@ def test_a_run_scores_boxes_and_draws_them(tmp_path: Path, tiny_model_folder: Pa
     (tmp_path / "boxes.yaml").write_text(yaml.safe_dump(values))
     run = run_recipe(tmp_path / "boxes.yaml", [], exclude_faulty=False, fresh=False)
     page = run.report.read_text()
-    assert "iou 50" in page.lower() and "data:image/jpeg" in page and LABEL_COLOR.startswith("#")
+    assert "iou at 0.5" in page.lower() and "data:image/jpeg" in page and LABEL_COLOR.startswith("#")

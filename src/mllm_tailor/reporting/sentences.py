@@ -30,6 +30,7 @@ _BASELINE_SUBJECTS = {
     "baseline_nearest": "The nearest neighbour (the labels of the most similar training sample)",
 }
 _TITLES = {"f1": "F1", "anls": "ANLS", "iou": "IoU", "iou_50": "IoU at 0.5", "bleu": "BLEU", "rouge_l": "ROUGE-L"}
+_TITLES |= {"mask_iou": "mask IoU", "mask_iou_50": "mask IoU at 0.5"}
 
 
 def title(metric: str) -> str:

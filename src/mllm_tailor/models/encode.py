@@ -39,7 +39,7 @@ def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answe
     conversation = _readable(as_conversation(item), model)
     if model.family.compares:
         ids, media = read_pair(conversation, model)
-        _check_length(conversation, len(ids), model)
+        _check_length(conversation, ids, (), model)
         return Encoded(torch.tensor(ids), torch.full((len(ids),), NO_LOSS), media, answer_start=len(ids))
     rendered = render(conversation, model.processor, model.system)
     if model.family.tiled:
@@ -47,7 +47,7 @@ def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answe
     else:
         prompt, media = read_stock(rendered.prompt, conversation, model)
     reply = _reply_ids(rendered, model)
-    _check_length(conversation, len(prompt) + len(reply), model)
+    _check_length(conversation, prompt, reply, model)
     ids = torch.tensor(prompt + reply)
     labels = ids.clone() if loss == "all" else torch.tensor([NO_LOSS] * len(prompt) + _closed(reply, model))
     return Encoded(ids, labels, with_reply(media, len(reply), model.family), answer_start=len(prompt))
@@ -62,6 +62,8 @@ class Length:
     tiles: int
     pixels: int  # of the pictures as they are stored
     tiled_pixels: int  # of the same pictures as the model sees them, the thumbnail left out
+    media_tokens: int = 0  # of the tokens, those that stand for images, videos and recordings
+    reply_tokens: int = 0  # of the tokens, those of the answer and of what closes its turn
 
 
 def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
@@ -86,6 +88,28 @@ def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
         tiles=sum(tiles),
         pixels=sum(width * height for width, height in sizes),
         tiled_pixels=seen,
+        media_tokens=_media_tokens(prompt, model),
+        reply_tokens=len(reply),
+    )
+
+
+def _media_tokens(prompt: Sequence[int], model: LoadedModel) -> int:
+    config = model.model.config
+    names = (f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
+    ids = {token for name in names if isinstance(token := getattr(config, name, None), int)}
+    return sum(token in ids for token in prompt)
+
+
+def context_error(name: str, length: Length, model: LoadedModel) -> DataError | None:
+    """Why a conversation of this length does not fit into the model's context; None where it does."""
+    if length.tokens <= model.context:
+        return None
+    words = length.tokens - length.media_tokens - length.reply_tokens
+    parts = f"{length.media_tokens:,} of media, {words:,} of the prompt, {length.reply_tokens:,} of the answer"
+    fewer = "" if model.family.compares else "use fewer tiles (model.tiles.max), or "  # there only words count
+    return DataError(
+        f"{name}: {length.tokens:,} tokens ({parts}), but the model's context holds {model.context:,} — {fewer}shorten "
+        "or leave out this row"
     )
 
 
@@ -186,10 +210,7 @@ def _closed(reply: Sequence[int], model: LoadedModel) -> list[int]:
     return [*reply[: last + 1], *[NO_LOSS] * (len(reply) - last - 1)]
 
 
-def _check_length(conversation: Conversation, length: int, model: LoadedModel) -> None:
-    if length > model.context:
-        fewer = "" if model.family.compares else "use fewer tiles (model.tiles.max), or "  # there only words count
-        raise DataError(
-            f"{conversation.name}: {length:,} tokens, but the model's context holds {model.context:,} — "
-            f"{fewer}shorten or leave out this row"
-        )
+def _check_length(conversation: Conversation, prompt: Sequence[int], reply: Sequence[int], model: LoadedModel) -> None:
+    length = Length(len(prompt) + len(reply), 0, 0, 0, 0, _media_tokens(prompt, model), len(reply))
+    if error := context_error(conversation.name, length, model):
+        raise error

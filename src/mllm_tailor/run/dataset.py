@@ -87,8 +87,8 @@ class Splits:
         }
         return {name: samples for name, samples in splits.items() if samples or name != "mixed"}
 
-    def without(self, dropped: Mapping[str, Excluded]) -> Splits:
-        """The splits without these samples, by id, each of them among the excluded; held-out ones stay."""
+    def without(self, dropped: Mapping[str, Excluded], *, held_out: bool = False) -> Splits:
+        """The splits without these samples, by id, each of them among the excluded; held-out ones on request."""
 
         def kept(samples: Sequence[Item]) -> tuple[Item, ...]:
             return tuple(sample for sample in samples if sample.id not in dropped)
@@ -98,6 +98,7 @@ class Splits:
             self,
             train=kept(self.train),
             dev=kept(self.dev),
+            held_out=kept(self.held_out) if held_out else self.held_out,
             phrased=kept(self.phrased),
             transcriptions=kept(self.transcriptions),
             mixed=tuple(replace(source, samples=kept(source.samples)) for source in self.mixed),

@@ -14,6 +14,7 @@ from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.data_changes import SHOWN, changed_files
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.events import Notify, ignore
+from mllm_tailor.run.limits import without_unreadable
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.pipeline import check_model, check_run, report, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve
@@ -83,6 +84,8 @@ def execute(recipe: Recipe, options: Options = Options(), notify: Notify = ignor
 
 def _execute(folder: RunFolder, recipe: Recipe, runs: Sequence[ResolvedRun], options: Options, notify: Notify) -> None:
     splits = [prepare(run, exclude_faulty=options.exclude_faulty)[0] for run in runs]
+    if options.exclude_faulty or any(run.recipe.data.faulty == "exclude" for run in runs):
+        splits = [without_unreadable(run, split) for run, split in zip(runs, splits, strict=True)]
     if recipe.stages:
         run_stages(
             folder,

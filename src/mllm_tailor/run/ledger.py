@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mllm_tailor.core.conversation import Conversation
+from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.models import Length, LoadedModel, measure_length
-from mllm_tailor.run.dataset import Splits
+from mllm_tailor.data import DataIssue
+from mllm_tailor.models import Length, LoadedModel, context_error, measure_length
+from mllm_tailor.run.dataset import Splits, refusal
 from mllm_tailor.run.slices import classes_not_trained
 from mllm_tailor.tasks import Task
 
@@ -20,10 +22,32 @@ logger = logging.getLogger(__name__)
 
 
 def measure(model: LoadedModel, task: Task, splits: Splits) -> dict[str, Length]:
-    """The exact length of every sample that takes part, image tokens included; pixels are not decoded."""
+    """The exact length of every sample that takes part, image tokens included; pixels are not decoded.
+
+    Raises:
+        DataError: naming all rows that the model cannot read or that do not fit into its context.
+    """
+    lengths, issues = measure_all(model, task, splits)
+    if issues:
+        raise DataError(refusal(issues))
+    return lengths
+
+
+def measure_all(model: LoadedModel, task: Task, splits: Splits) -> tuple[dict[str, Length], list[DataIssue]]:
+    """The lengths of all samples that the model can read, and an issue for every other one, by row."""
     samples = [*splits.learned, *map(task.phrase, (*splits.dev, *splits.held_out))]
     distinct = {sample.id: sample for sample in samples}  # a mixed source may repeat its samples
-    return {sample.id: measure_length(sample, model) for sample in track(distinct.values(), "Measuring samples")}
+    lengths: dict[str, Length] = {}
+    issues: list[DataIssue] = []
+    for sample in track(distinct.values(), "Measuring samples"):
+        try:
+            length = measure_length(sample, model)
+            if error := context_error(sample.name, length, model):
+                raise error
+            lengths[sample.id] = length
+        except DataError as error:
+            issues.append(DataIssue.of(error, sample.source, sample.id))
+    return lengths, issues
 
 
 def write_ledger(path: Path, task: Task, splits: Splits, lengths: Mapping[str, Length]) -> None:

@@ -248,6 +248,11 @@ def _typed(value: Any, spec: FieldSpec, where: str) -> Any:
         entries = [] if value in (None, "") else [value] if isinstance(value, Mapping) else value
         if not isinstance(entries, list):
             raise DataError(f"{where} should be a list of objects, found {value!r} — correct the label or its type")
+        if len(entries) > spec.max_items:
+            raise DataError(
+                f"{where} has {len(entries)} entries, and no reply can have over max_items ({spec.max_items}) — raise "
+                "`max_items` of this field in task.extract"
+            )
         return [_typed_object(entry, spec.items or {}, where) for entry in entries]
     if spec.type in ("number", "integer", "boolean"):
         return None if value is None or value == "" else _number(value, spec.type, where)
@@ -260,7 +265,13 @@ def _typed(value: Any, spec: FieldSpec, where: str) -> Any:
     text = as_written(value).strip()
     if spec.type == "choice" and text and text not in spec.choices:
         raise DataError(f"{where}: {text!r} is none of its choices — {nearest(text, spec.choices)}")
-    return _written(text, spec, where) if text and spec.form is not None else text
+    text = _written(text, spec, where) if text and spec.form is not None else text
+    if len(text) > spec.max_length and spec.type != "choice":
+        raise DataError(
+            f"{where} has {len(text)} characters, and no reply can have over max_length ({spec.max_length}) — raise "
+            "`max_length` of this field in task.extract"
+        )
+    return text
 
 
 def _written(text: str, spec: FieldSpec, where: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,28 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, ProcessorMixin
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    ProcessorMixin,
+    WhisperFeatureExtractor,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
+from mllm_tailor.core.sample import Media
 from mllm_tailor.core.registry import load
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.models.chat_template import CUT, MARK, stated_template
 from mllm_tailor.models.families import Family
+from mllm_tailor.models.inputs.voxtral import VoxtralProcessor
 from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_clips
 from mllm_tailor.models.model import LoadedModel
 
+SLACK = 0.05  # s: rounding of a rate
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -116,6 +125,7 @@ def read_stock(prompt: str, conversation: Conversation, model: LoadedModel) -> t
         extractor = getattr(processor, "feature_extractor", None) or processor.audio_processor
         rate = int(extractor.sampling_rate)
         options["audio"] = [read_audio(media, rate) for media in sounds]
+        _check_heard(conversation.name, sounds, [len(samples) / rate for samples in options["audio"]], model)
     if clips := [model.open_video(media) for media in conversation.media if media.kind == "video"]:
         options["videos"] = [clip.frames for clip in clips]
         options["video_metadata"] = [describe(clip) for clip in clips]
@@ -129,6 +139,29 @@ def read_stock(prompt: str, conversation: Conversation, model: LoadedModel) -> t
     ids = inputs.pop("input_ids")[0].tolist()
     unused = ("attention_mask", "labels", "num_audio_tokens", *(() if model.family.apart else ("audio_embed_sizes",)))
     return ids, {name: value for name, value in inputs.items() if name not in unused and isinstance(value, Tensor)}
+
+
+def hears(model: LoadedModel) -> float | None:
+    """Seconds of a recording that the family's feature extractor keeps; None where it keeps all of it."""
+    extractor = getattr(model.processor, "feature_extractor", None)
+    if isinstance(extractor, WhisperFeatureExtractor) and not isinstance(model.processor, VoxtralProcessor):
+        return float(extractor.n_samples / extractor.sampling_rate)
+    return None
+
+
+def _check_heard(name: str, sounds: Sequence[Media], seconds: Sequence[float], model: LoadedModel) -> None:
+    """Refuse recordings that the feature extractor would cut off without a word.
+
+    Raises:
+        DataError: naming the row and the recording.
+    """
+    limit = hears(model)
+    for media, length in zip(sounds, seconds, strict=True):
+        if limit is not None and length > limit + SLACK:
+            raise DataError(
+                f"{name}: {media.describe()} lasts {length:.1f} s, but this model hears {limit:g} s of a recording — "
+                "cut it into pieces, or name a span (`start`, `end`)"
+            )
 
 
 def with_reply(media: Mapping[str, Tensor], length: int, family: Family) -> dict[str, Tensor]:

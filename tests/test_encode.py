@@ -228,7 +228,10 @@ def test_an_empty_answer_is_refused_by_row(model: LoadedModel, answer: str) -> N
 
 def test_an_answer_longer_than_the_context_is_refused_by_row(model: LoadedModel) -> None:
     long = Sample("a", prompt="?", answer="x" * model.context, source="labels.csv:8")
-    with pytest.raises(DataError, match=r"labels\.csv:8: 8,\d\d\d tokens, but the model's context holds 8,192"):
+    parts = r"\(0 of media, 20 of the prompt, 8,\d\d\d of the answer\)"
+    with pytest.raises(
+        DataError, match=rf"labels\.csv:8: 8,\d\d\d tokens {parts}, but the model's context holds 8,192"
+    ):
         encode(long, model)
     assert count_tokens(long, model) > model.context  # counting reports, it does not refuse
 

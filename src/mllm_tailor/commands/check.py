@@ -23,6 +23,8 @@ def check_recipe(path: Path, overrides: list[str], *, decode: bool) -> bool:
     for stage in check_in_steps(recipe, decode=decode):
         if stage.model is not None:
             _show_model(stage.model)
+            if not stage.model.ready and not stage.data.excludes:
+                show("Fix these rows, or run with --exclude-faulty to leave them out.")
             continue
         result.stages.append(stage)
         if recipe.stages:
@@ -73,6 +75,12 @@ def _show_model(check: ModelCheck) -> None:
     for name, counts in check.lengths.items():
         lengths.add_row(name, str(counts.shortest), str(counts.median), str(counts.longest))
     show(lengths)
+    for title, style, severity in (("to fix", "bold red", "error"), ("worth a look", "bold yellow", "warning")):
+        if issues := [issue for issue in check.issues if issue.severity == severity]:
+            show((f"{len(issues)} {title}, found with the model", style))
+            _show_issues(issues[:SHOWN_WARNINGS])
+            if len(issues) > SHOWN_WARNINGS:
+                show(f"  … and {len(issues) - SHOWN_WARNINGS} more (all of them with --json)")
     show(("What is learned", "bold"), " (the text that carries loss, decoded back from the labels):")
     for sample_id, text in check.spans:
         show(f"  {sample_id}: {text}")

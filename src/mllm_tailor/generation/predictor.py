@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
+from mllm_tailor.core.regions import uncropped
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.confidence import confidence_of
@@ -23,7 +24,7 @@ from mllm_tailor.models import LoadedModel, count_tokens, encode
 from mllm_tailor.models.encoded import Encoded
 from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe import DecodingMode, Predict
-from mllm_tailor.tasks import Task
+from mllm_tailor.tasks import RegionTask, Task
 
 
 class Engine(Protocol):
@@ -182,12 +183,25 @@ class Predictor:
             del self.assemblers[sequence.index]
         return whole
 
+    def _on_whole_images(self, fields: dict[str, Any], media: tuple[Media, ...]) -> dict[str, Any]:
+        """The fields with boxes on the last image as it is stored, where the model reads only a part of it."""
+        image = next((item for item in reversed(media) if item.kind == "image"), None)
+        crop = None if image is None else self.model.crop_of(image)
+        if crop is None or not isinstance(self.task, RegionTask):
+            return fields
+        move = uncropped(*crop)
+        return fields | {
+            name: [round(value) for value in move(tuple(fields[name]))]
+            for name in self.task.region_fields
+            if name in fields
+        }
+
     def _prediction(self, sample_id: str, sequence: ReplySequence) -> Prediction:
         pieces = [self.vocabulary.bytes_of(token) for token in sequence.tokens]
         text = b"".join(pieces).decode("utf-8", "replace")
         reply = self.task.parse(text)
         confidence = confidence_of(reply.fields, pieces, sequence.logprobs, json_reply=self.json_reply)
-        fields = _writable(dict(reply.fields))
+        fields = self._on_whole_images(_writable(dict(reply.fields)), sequence.media)
         return Prediction(sample_id, text, fields, confidence, sequence.seconds, reply.problem, sequence.cut)
 
 

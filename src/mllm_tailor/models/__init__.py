@@ -5,7 +5,15 @@
 >>> replies = generate([Sample("1", media=(Media("image", Path("receipt.jpg")),), prompt="Total?")], model)
 """
 
-from mllm_tailor.models.encode import Length, collate, context_error, count_tokens, encode, measure_length, prompt_inputs
+from mllm_tailor.models.encode import (
+    Length,
+    collate,
+    context_error,
+    count_tokens,
+    encode,
+    measure_length,
+    prompt_inputs,
+)
 from mllm_tailor.models.encoded import NO_LOSS, Encoded
 from mllm_tailor.models.families import FAMILIES, Family
 from mllm_tailor.models.features import media_features

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.regions import cropped, has_boxes, move_boxes
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.chat_template import RenderedConversation, render, tokenize
 from mllm_tailor.models.encoded import NO_LOSS, Encoded
@@ -191,6 +192,9 @@ def _readable(conversation: Conversation, model: LoadedModel) -> Conversation:
         if media.kind not in model.family.media:
             reads = " and ".join(NAMES[kind] for kind in model.family.media)
             raise DataError(f"{media.describe()}: this model reads {reads}, not {NAMES[media.kind]} — choose another")
+    if model.trim and has_boxes(conversation):
+        crops = [model.crop_of(media) for media in conversation.media]
+        conversation = move_boxes(conversation, [cropped(*crop) if crop else None for crop in crops])
     return conversation
 
 

@@ -85,6 +85,10 @@ class LoadedModel:
         left, top, right, bottom = box_of(media)
         return right - left, bottom - top
 
+    def crop_of(self, media: Media) -> tuple[Sequence[float], tuple[int, int]] | None:
+        """The part of an image that the model reads, in pixels, and the size of the whole; None for all of it."""
+        return (box_of(media), image_size(media)) if self.trim and media.kind == "image" else None
+
     def open_video(self, media: Media, count: int | None = None) -> VideoFrames:
         """The frames of a video as the model reads them, or `count` of them.
 

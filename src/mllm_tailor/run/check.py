@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.data import ValidationResult
+from mllm_tailor.core.errors import DataError, TailorError
+from mllm_tailor.data import DataIssue, ValidationResult, merged
 from mllm_tailor.models import Length, LoadedModel, encode
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
-from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.dataset import Splits, prepare, refusal
 from mllm_tailor.run.epoch_summary import Share, summarise_epoch
 from mllm_tailor.run.execute import resolve_stages
-from mllm_tailor.run.ledger import measure
+from mllm_tailor.run.ledger import measure_all
+from mllm_tailor.run.limits import excluding, limit_warnings
 from mllm_tailor.run.pipeline import check_model
 from mllm_tailor.run.predict import generate, open_base
 from mllm_tailor.run.resolve import ResolvedRun
@@ -24,6 +26,7 @@ from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.run.stages import leaks_between
 
 SHOWN_SPANS = 3
+TRIED_TOKENS = 4  # of a reply, to see that samples of every modality can be predicted together
 TIMED_SAMPLES = 2  # held-out samples that are read to estimate how long scoring takes
 
 
@@ -80,10 +83,17 @@ class ModelCheck:
     lengths: Mapping[str, TokenCounts]  # of `tokens`, `tiles` and `supervised` tokens
     spans: tuple[tuple[str, str], ...]  # sample id and the text that carries loss, decoded back from the labels
     cost: CostEstimate
+    issues: tuple[DataIssue, ...] = ()  # rows that the model cannot read, or that no reply can match
+
+    @property
+    def ready(self) -> bool:
+        """Whether a run may start."""
+        return all(issue.severity != "error" for issue in self.issues)
 
     def row(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
+            "issues": [asdict(issue) for issue in self.issues],
             "epoch": [asdict(share) for share in self.epoch],
             "lengths": {name: asdict(counts) for name, counts in self.lengths.items()},
             "learned_text": dict(self.spans),
@@ -109,7 +119,10 @@ class CheckResult:
     @property
     def ready(self) -> bool:
         """Whether a run may start."""
-        return all(stage.data.ready for stage in self.stages)
+        return all(
+            stage.data.ready and (stage.model is None or stage.model.ready or stage.data.excludes)
+            for stage in self.stages
+        )
 
     def row(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -164,7 +177,11 @@ def _check_model(run: ResolvedRun, splits: Splits) -> ModelCheck:
         run = with_speech_units(run, splits.learned, Path(folder) / "units.safetensors")
         check_model(run)
         model = open_base(run)
-    lengths = measure(model, run.task, splits)
+    lengths, issues = measure_all(model, run.task, splits)
+    splits = excluding(splits, issues)
+    if not splits.train or not splits.held_out:
+        raise DataError(refusal(issues))
+    issues += [*limit_warnings(run, splits, lengths), *_generation_issues(model, run, splits)]
     spans = tuple(_spans(model, splits))
     scoring_seconds = _scoring_seconds(model, run, splits)
     del model  # the estimate opens it as it is trained
@@ -173,7 +190,35 @@ def _check_model(run: ResolvedRun, splits: Splits) -> ModelCheck:
         lengths={name: _count(lengths, name) for name in ("tokens", "tiles", "supervised")},
         spans=spans,
         cost=estimate_cost(run, splits, scoring_seconds, lengths),
+        issues=tuple(merged(issues)),
     )
+
+
+def _generation_issues(model: LoadedModel, run: ResolvedRun, splits: Splits) -> Iterator[DataIssue]:
+    """What fails when one sample of every modality is predicted in one batch, as a run does."""
+    by_modality = {sample.modality: sample for sample in (*splits.train, *splits.dev, *splits.held_out)}
+    samples = list(by_modality.values())
+    settings = run.recipe.predict.model_copy(
+        update={"max_new_tokens": TRIED_TOKENS, "batch_size": max(2, len(samples))}
+    )
+    short = replace(run, recipe=run.recipe.model_copy(update={"predict": settings}))
+    names = ", ".join(f"{sample.id} ({modality})" for modality, sample in by_modality.items())
+    for mode in run.modes:
+        try:
+            predictions = generate(mode, model, short, samples)
+        except TailorError:
+            raise
+        except Exception as error:  # whatever a native class stumbles on would end the run
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            problem = f"{names}: cannot be predicted in one batch ({type(error).__name__}: {reason})"
+            yield DataIssue(samples[0].source, problem, "leave out rows of one kind, or take another model")
+            return
+        unread = [prediction for prediction in predictions if prediction.problem and not prediction.text]
+        yield from (
+            DataIssue.of(DataError(prediction.problem or ""), sample.source, sample.id)
+            for sample, prediction in zip(samples, predictions, strict=True)
+            if prediction in unread and sample.source and (prediction.problem or "").startswith(sample.source)
+        )
 
 
 def _count(lengths: Mapping[str, Length], name: str) -> TokenCounts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mllm_tailor.data import DataIssue
-from mllm_tailor.models import Length, LoadedModel
+from mllm_tailor.models import Length
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.dataset import Excluded, Splits
 from mllm_tailor.run.ledger import measure_all
@@ -17,6 +17,8 @@ UNUSUAL_RATE = (1 / 100, 30.0)  # of a method's own learning rate: below it lear
 
 def without_unreadable(run: ResolvedRun, splits: Splits) -> Splits:
     """The splits without samples that the model cannot read, each with a line in the ledger."""
+    if run.model.units is not None:
+        return splits  # recordings become text once the codebook is fitted
     _, issues = measure_all(open_base(run), run.task, splits)
     return excluding(splits, issues)
 
@@ -31,9 +33,7 @@ def excluding(splits: Splits, issues: list[DataIssue]) -> Splits:
     return splits.without(dropped, held_out=True) if dropped else splits
 
 
-def limit_warnings(
-    run: ResolvedRun, splits: Splits, lengths: Mapping[str, Length], model: LoadedModel
-) -> Iterator[DataIssue]:
+def limit_warnings(run: ResolvedRun, splits: Splits, lengths: Mapping[str, Length]) -> Iterator[DataIssue]:
     """Warnings for answers that no reply can be as long as, and for an unusual learning rate."""
     limit = run.recipe.predict.max_new_tokens
     writes = run.mode is not DecodingMode.LIKELIHOOD and run.recipe.predict.fields == "together"

@@ -6,7 +6,7 @@ from typing import Any
 
 from mllm_tailor.core.registry import Entry, Registry
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.tasks.base import ChoiceTask, ClassTask, DataDependentTask, FieldTask, Reply, Task
+from mllm_tailor.tasks.base import ChoiceTask, ClassTask, DataDependentTask, FieldTask, RegionTask, Reply, Task
 from mllm_tailor.tasks.transcripts import READ_PROMPT, transcription_samples
 
 TASKS = Registry(
@@ -49,6 +49,7 @@ __all__ = [
     "ClassTask",
     "DataDependentTask",
     "FieldTask",
+    "RegionTask",
     "Reply",
     "Task",
     "make_task",

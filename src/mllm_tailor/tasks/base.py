@@ -88,6 +88,13 @@ class FieldTask(Task, Protocol):
 
 
 @runtime_checkable
+class RegionTask(Task, Protocol):
+    """A task whose replies hold boxes, in thousandths of the last image of the conversation."""
+
+    region_fields: tuple[str, ...]  # of a reply, each [left, top, right, bottom]
+
+
+@runtime_checkable
 class DataDependentTask(Task, Protocol):
     """A task whose settings the data may fill in."""
 

@@ -41,6 +41,7 @@ class Ground:
     name = "ground"
     metrics: tuple[str, ...] = ("iou_50", "iou", "parse_rate")
     field_names: tuple[str, ...] = (FIELD,)
+    region_fields: tuple[str, ...] = (FIELD,)
 
     def __init__(self, settings: Any) -> None:
         self.settings = validate(GroundSettings, settings or {}, "task.ground")
@@ -63,7 +64,7 @@ class Ground:
             found = read_box(sample.answer)
             if found is None:
                 raise DataError(f"{sample.source}: the answer holds no box such as [[10, 20, 300, 400]] — fix it")
-            return {FIELD: _checked(found, sample.source)}
+            return {FIELD: _checked(self._in_thousandths(found, sample), sample.source)}
         if stated is None:
             if sample.fields:
                 hint = nearest(self.settings.label, map(str, sample.fields))
@@ -72,10 +73,16 @@ class Ground:
         box = read_box(str(list(stated) if isinstance(stated, (list, tuple)) else stated))
         if box is None:
             raise DataError(f"{sample.source}: a box is [left, top, right, bottom], found {str(stated)[:80]} — fix it")
-        if self.settings.unit == "pixels":
-            width, height = image_size(next(media for media in sample.media if media.kind == "image"))
-            box = [FULL * value / size for value, size in zip(box, (width, height) * 2, strict=True)]
-        return {FIELD: _checked(box, sample.source)}
+        return {FIELD: _checked(self._in_thousandths(box, sample), sample.source)}
+
+    def _in_thousandths(self, box: Sequence[float], sample: Sample) -> Sequence[float]:
+        """A box of the last image, upright as it is shown."""
+        if self.settings.unit == "thousandths":
+            return box
+        images = [media for media in sample.media if media.kind == "image"]
+        if not images:
+            raise DataError(f"{sample.source}: no image to look in — add one, or leave the row out")
+        return [FULL * value / size for value, size in zip(box, image_size(images[-1]) * 2, strict=True)]
 
     def schema(self) -> None:
         """Free text."""

@@ -19,9 +19,10 @@ from PIL import Image, ImageEnhance
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.optional import need
+from mllm_tailor.core.regions import FULL, Box, Move, has_boxes, move_boxes
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.audio import SPEECH_RATE, read_audio, resample
-from mllm_tailor.media.open import open_image
+from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.media.video import VideoFrames, encode_video, read_video
 
 ROTATION = 2.0  # degrees, either way
@@ -51,7 +52,30 @@ def augment_sample(
         _augment_media(item, _generator(seed, epoch, f"{sample.id}:{index}"), frames, cache)
         for index, item in enumerate(sample.media)
     )
-    return sample.with_media(media)
+    if not has_boxes(sample):
+        return sample.with_media(media)
+    moves = [
+        _turned(_generator(seed, epoch, f"{sample.id}:{index}"), image_size(item)) if item.kind == "image" else None
+        for index, item in enumerate(sample.media)
+    ]
+    return move_boxes(sample, moves).with_media(media)
+
+
+def _turned(generator: np.random.Generator, size: tuple[int, int]) -> Move:
+    """How boxes move with an image of `size` that `augment_image` changes; its scale and light move none."""
+    turn = math.radians(ROTATION * generator.uniform(-1, 1, size=4)[0])
+    width, height = size
+    cosine, sine = math.cos(turn), math.sin(turn)
+    wider, higher = width * cosine + height * abs(sine), width * abs(sine) + height * cosine
+
+    def move(region: Box) -> Box:
+        corners = [(x / FULL - 0.5, y / FULL - 0.5) for x in region[::2] for y in region[1::2]]
+        corners = [(x * width, y * height) for x, y in corners]
+        across = [(x * cosine + y * sine) / wider * FULL + FULL / 2 for x, y in corners]
+        down = [(y * cosine - x * sine) / higher * FULL + FULL / 2 for x, y in corners]
+        return min(across), min(down), max(across), max(down)
+
+    return move
 
 
 def augment_image(image: Image.Image, generator: np.random.Generator) -> Image.Image:

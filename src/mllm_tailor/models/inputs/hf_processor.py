@@ -28,13 +28,13 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
-from mllm_tailor.core.sample import Media
 from mllm_tailor.core.registry import load
+from mllm_tailor.core.sample import Media
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.models.chat_template import CUT, MARK, stated_template
 from mllm_tailor.models.families import Family
-from mllm_tailor.models.inputs.voxtral import VoxtralProcessor
 from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_clips
+from mllm_tailor.models.inputs.voxtral import VoxtralProcessor
 from mllm_tailor.models.model import LoadedModel
 
 SLACK = 0.05  # s: rounding of a rate

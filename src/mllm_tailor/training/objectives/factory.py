@@ -38,7 +38,7 @@ TABLE = {
     ),
     "metric": ObjectiveEntry(f"{HERE}.metric:MetricObjective", "the task's own metric", "method.objective: metric"),
 }
-OBJECTIVES = Registry("objective", TABLE)
+OBJECTIVES = Registry("objective", TABLE, group="mllm_tailor.objectives")
 DEFAULT = "cross_entropy"
 
 

@@ -29,8 +29,16 @@ _BASELINE_SUBJECTS = {
     "baseline_majority": "The majority answer (the most frequent training answer to samples of the same kind)",
     "baseline_nearest": "The nearest neighbour (the labels of the most similar training sample)",
 }
-_TITLES = {"f1": "F1", "anls": "ANLS", "iou": "IoU", "iou_50": "IoU at 0.5", "bleu": "BLEU", "rouge_l": "ROUGE-L"}
-_TITLES |= {"mask_iou": "mask IoU", "mask_iou_50": "mask IoU at 0.5"}
+_TITLES = {
+    "f1": "F1",
+    "anls": "ANLS",
+    "iou": "IoU",
+    "iou_50": "IoU at 0.5",
+    "mask_iou": "mask IoU",
+    "mask_iou_50": "mask IoU at 0.5",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+}
 
 
 def title(metric: str) -> str:

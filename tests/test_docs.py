@@ -20,3 +20,11 @@ spec.loader.exec_module(generate)
 def test_generated_page_is_in_step(name: str) -> None:
     written = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
     assert written == generate.PAGES[name](), "run `make docs` and commit the result"
+
+
+def test_the_table_of_gpu_memory_is_in_step() -> None:
+    import gpu_memory  # of tools/docs, put on the path above
+
+    for readme in gpu_memory.READMES:
+        text = readme.read_text(encoding="utf-8")
+        assert text == gpu_memory.with_table(text), "run `python tools/docs/gpu_memory.py` and commit the result"

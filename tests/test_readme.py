@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,16 @@ def test_recipes_are_valid(readme: str) -> None:
         make_recipe(yaml.safe_load(block))
 
 
+@pytest.mark.parametrize("readme", READMES)
+def test_extras_are_those_of_the_package(readme: str) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"dev"}
+    text = (REPOSITORY / readme).read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == extras
+    for named in re.findall(r"mllm-tailor\[([\w,]+)\]", text):
+        assert set(named.split(",")) <= extras
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader of the README has it after `make demo`: labelled FOLDER, new scans, runs."""
@@ -95,7 +107,9 @@ def shell(words: list[str], home: Path) -> subprocess.CompletedProcess[str]:
 def test_every_command_runs(home: Path) -> None:
     made = {"make demo": ["tailor", "demo", *QUICK]}  # `make` only sets up .venv and calls this
     for line in commands("README.md"):
-        words = made.get(line, line.split())
+        words = made.get(line, shlex.split(line))
+        if words[:2] == ["pip", "install"]:
+            continue  # see test_extras_are_those_of_the_package
         if words[0] in ("make", "source"):
             target = (REPOSITORY / "Makefile").read_text()
             assert words[0] == "source" or f"\n{words[1]}:" in target

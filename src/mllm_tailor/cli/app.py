@@ -219,10 +219,38 @@ def report(run_folder: RunPath) -> None:
 
 
 @command(json=True)
-def compare(first: RunPath, second: RunPath) -> None:
+def score(
+    labels: Annotated[
+        Path, typer.Argument(help="Labels: JSONL or CSV with an id in each row, or a run folder.", metavar="LABELS")
+    ],
+    predictions: Annotated[
+        list[Path], typer.Argument(help="Predictions: JSONL or CSV files, or run folders.", metavar="PREDICTIONS...")
+    ],
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="May be given several times.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", help="Of a field, such as total=amount; may be given several times.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option("--group-by", help="Column of the labels whose values are not independent.")
+    ] = None,
+) -> None:
+    """Score predictions of any origin, such as another trainer's or a hosted service's.
+
+    Each score has its interval; the first predictions are compared with all others.
+    """
+    from mllm_tailor.commands.score import score_predictions
+
+    score_predictions(labels, predictions, metrics=metric or (), kinds=kind or (), group_by=group_by)
+
+
+@command(json=True)
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run folder, or a file of predictions.", metavar="RUN")],
+    second: Annotated[Path, typer.Argument(help="A run folder, or a file of predictions.", metavar="RUN")],
+) -> None:
     """Compare two runs on the held-out samples they share.
 
-    Each difference has its interval.
+    Each difference has its interval. One of the two may be a file of predictions of any origin.
     """
     from mllm_tailor.commands.compare import compare_runs
 

@@ -1,38 +1,57 @@
-"""`tailor compare`: two runs on the held-out samples they share."""
+"""`tailor compare`: two runs on the held-out samples they share, or a run and predictions of another origin."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mllm_tailor.commands.console import show, show_json
+from mllm_tailor.commands.score import distinct_names, score_predictions
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import human_bytes, human_time, read_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.reporting.tables import gain_table
+from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_scores
-from mllm_tailor.scoring import Scores, compare
+from mllm_tailor.scoring import Gain, Scores, compare
 
 
 def compare_runs(first: Path, second: Path) -> None:
     """Print the difference of two tuned models with its interval, and what each cost.
 
+    One of the two may be a file of predictions, which are scored against the labels of the other.
+
     Raises:
         RunError: when a run is unfinished or the two share no held-out sample.
+        DataError: when a file of predictions does not fit the run.
     """
+    files = [path for path in (first, second) if path.is_file()]
+    if files:
+        run = next((path for path in (first, second) if path not in files), None)
+        if run is None:
+            raise RunError(
+                f"neither {first} nor {second} is a run — name the labels: tailor score LABELS {first} {second}"
+            )
+        score_predictions(run, [first, second], metrics=(), kinds=(), group_by=None)
+        return
     runs = (open_run(first), open_run(second))
     scores = [_tuned(run) for run in runs]
     in_both = set(scores[0].ids) & set(scores[1].ids)
     if not in_both:
         raise RunError(f"{first} and {second} share no held-out sample — compare runs on the same data")
     ids = [sample_id for sample_id in scores[0].ids if sample_id in in_both]
-    gains = compare(*(_only(item, ids) for item in scores))
+    groups = _groups(runs[0], ids)
+    gains = compare(*(_only(item, ids) for item in scores), groups=groups)
     left_out = sum(len(item.ids) for item in scores) - 2 * len(ids)
     note = f"; {left_out} samples that only one of them has are left out" if left_out else ""
     costs = [Cost.of(run) for run in runs]
-    names = _distinct_names(first, second)
+    names = distinct_names((first, second))
     show(gain_table(gains, f"{len(ids)} shared held-out samples{note}", first=names[0], second=names[1]))
+    for metric in _by_field(gains):
+        show(
+            gain_table(gains[metric].by_field, f"{metric.replace('_', ' ')}, by field", first=names[0], second=names[1])
+        )
     show(_cost_table(costs, names))
     show_json(
         {
@@ -73,19 +92,21 @@ def _tuned(run: RunFolder) -> Scores:
     return Scores.from_row(row["systems"][f"tuned_{row['mode']}"])
 
 
+def _groups(run: RunFolder, ids: Sequence[str]) -> list[str | None]:
+    held_out = read_held_out(run)
+    groups = dict(zip(held_out.ids, held_out.groups, strict=True))
+    return [groups.get(sample_id) for sample_id in ids]
+
+
+def _by_field(gains: Mapping[str, Gain]) -> list[str]:
+    """The headline, and the cells of line items, where there is more than one field or column."""
+    headline = next(iter(gains))
+    return [name for name in dict.fromkeys((headline, "cell_f1")) if name in gains and len(gains[name].by_field) > 1]
+
+
 def _only(scores: Scores, ids: Sequence[str]) -> Scores:
     index = {sample_id: number for number, sample_id in enumerate(scores.ids)}
     return scores.subset([index[sample_id] for sample_id in ids])
-
-
-def _distinct_names(first: Path, second: Path) -> tuple[str, str]:
-    """The ends of two paths, as long as they must be to differ: `a/receipts` and `b/receipts`."""
-    parts = (first.resolve().parts, second.resolve().parts)
-    for count in range(1, max(map(len, parts))):
-        names = tuple(str(Path(*path[-count:])) for path in parts)
-        if names[0] != names[1]:
-            return names[0], names[1]
-    return first.name, f"{second.name} again"
 
 
 def _cost_table(costs: Sequence[Cost], names: Sequence[str]) -> Table:

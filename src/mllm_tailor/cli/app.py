@@ -234,9 +234,9 @@ def score(
         str | None, typer.Option("--group-by", help="Column of the labels whose values are not independent.")
     ] = None,
 ) -> None:
-    """Score predictions of any origin, such as another trainer's or a hosted service's.
+    """Score predictions of any origin against labels.
 
-    Each score has its interval; the first predictions are compared with all others.
+    They may come from another trainer, a hosted service or an OCR pipeline. Each score has its interval; the first predictions are compared with all others.
     """
     from mllm_tailor.commands.score import score_predictions
 

@@ -236,7 +236,8 @@ def score(
 ) -> None:
     """Score predictions of any origin against labels.
 
-    They may come from another trainer, a hosted service or an OCR pipeline. Each score has its interval; the first predictions are compared with all others.
+    They may come from another trainer, a hosted service or an OCR pipeline. Each score has its interval; the
+    first predictions are compared with all others.
     """
     from mllm_tailor.commands.score import score_predictions
 

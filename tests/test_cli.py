@@ -24,7 +24,7 @@ def tailor(*words: str, cwd: Path | None = None, **variables: str) -> subprocess
         capture_output=True,
         text=True,
         cwd=cwd,
-        timeout=120,
+        timeout=900,
         env=os.environ | variables,
     )
 
@@ -35,7 +35,7 @@ def test_help_loads_nothing_heavy() -> None:
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=900)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -121,7 +121,7 @@ def test_ctrl_c_during_imports_is_quiet(tmp_path: Path) -> None:
     )
     assert process.stdout is not None and process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 130 and "Traceback" not in errors and "Interrupted" in errors
 
 
@@ -136,7 +136,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    process.wait(timeout=60)
+    process.wait(timeout=900)
 
 
 def test_nothing_breaks_where_the_terminal_has_another_encoding() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mllm_tailor.cli.app import run_command
+from mllm_tailor.commands.console import command
 from mllm_tailor.commands.list import LISTINGS
 from mllm_tailor.models import FAMILIES
 
@@ -52,6 +53,6 @@ def test_draw_then_init(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "--force" in capsys.readouterr().err
     assert run_command(["init", str(data), "--out", str(recipe), "--force"]) == 0
     shown = capsys.readouterr().out
-    assert str(data) in shown and f"Next: tailor check {recipe}" in shown
+    assert str(data) in shown and f"Next: {command('check', recipe)}" in shown
     assert run_command(["draw", "recipts", str(tmp_path / "x")]) == 2
     assert "did you mean `receipts`" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import yaml
 from small_job import make_conversations, prepare, snapshot
 
 from mllm_tailor.cli.app import run_command
+from mllm_tailor.commands.console import command
 from mllm_tailor.commands.fit_memory import fit_recipe, milder
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import watch_memory
@@ -138,11 +139,11 @@ def test_what_fits_is_said_as_a_command(
     draw_folder(tmp_path / "receipts", 3, 2, seed=5)
     path = write_recipe(tmp_path, tiny_model_folder, tmp_path / "receipts", train={"micro_batch_size": 1})
     assert fit_recipe(path, ["train.epochs=1"], "100GB")
-    assert f"tailor run {path} train.epochs=1\n" in capsys.readouterr().out
+    assert f"{command('run', path, 'train.epochs=1')}\n" in capsys.readouterr().out
     assert not fit_recipe(path, ["train.gradient_checkpointing=true", "train.optimizer=sgd"], "1MB")
     assert "None of these fits" in capsys.readouterr().out
     assert run_command(["check", str(path), "--fit", "--memory", "100GB", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["command"] == f"tailor run {path}" and document["trials"][0]["peak_bytes"] > 0
+    assert document["command"] == command("run", path) and document["trials"][0]["peak_bytes"] > 0
     with pytest.raises(RecipeError, match="no amount of memory"):
         fit_recipe(path, [], "10m")

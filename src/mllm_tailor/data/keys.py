@@ -2,7 +2,7 @@
 
 Three kinds of keys are not read. Keys that change what a row means refuse the row, with what to do instead. Keys of a
 short list say nothing that a model could use. Every other key that holds something is named in a warning.
-`docs/data.md` has the table; `tools/docs` makes it from here.
+`docs/row-keys.md` has the table.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ REFUSED_IN_MESSAGE: Mapping[str, str] = {
     "refusal": "write it as the content, or take it out",
     "prefix": "replies that begin in the prompt are not supported: leave the row out",
 }
-# Keys of Qwen's message parts that choose frames or pixels; the model's own settings decide those.
-UNAPPLIED_IN_PART = "the settings model.frames and model.tiles decide"
 
 
 class KeyReader:

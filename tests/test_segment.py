@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.regions import cropped, move_boxes, move_value, uncropped
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.scoring import score
 from mllm_tailor.scoring.metrics.mask_iou import mask_overlap
@@ -52,6 +53,17 @@ def test_masks_are_compared_by_area() -> None:
     predictions = [Prediction(str(number), "", fields) for number, fields in enumerate(replies)]
     scores = score(labels, predictions, ["mask_iou", "mask_iou_50"], ["polygon"]).values()
     assert scores["mask_iou"] == pytest.approx(50, abs=0.5) and scores["mask_iou_50"] == pytest.approx(200 / 3, abs=1)
+
+
+def test_outlines_move_with_their_image_and_back() -> None:
+    crop = ((20.0, 10.0, 120.0, 60.0), (200, 100))
+    conversation = open_task("segment").phrase(sample([[[150, 150], [500, 150], [500, 500]]]))
+    moved = move_boxes(conversation, [cropped(*crop)])
+    assert moved.answer is not None and moved.answer != conversation.answer
+    (outline,) = open_task("segment").parse(moved.answer).fields["polygon"]
+    assert outline == [[100, 100], [800, 100], [800, 800]]
+    assert move_value([outline], uncropped(*crop)) == [[[150, 150], [500, 150], [500, 500]]]
+    assert move_value([100, 100, 800, 800], uncropped(*crop)) == [150, 150, 500, 500]
 
 
 @settings(max_examples=30, deadline=None)

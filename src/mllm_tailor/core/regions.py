@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mllm_tailor.core.conversation import Conversation, Message
 from mllm_tailor.core.errors import DataError
@@ -46,6 +47,13 @@ def uncropped(box: Sequence[float], size: tuple[int, int]) -> Move:
         return x[0], y[0], x[1], y[1]
 
     return move
+
+
+def move_value(value: Any, move: Move) -> Any:
+    """A box, a point `[x, y]`, or a list of them (an outline, several outlines), moved and in whole thousandths."""
+    if all(isinstance(item, (int, float)) for item in value) and len(value) in (2, 4):
+        return [round(item) for item in move((value[0], value[1], value[-2], value[-1]))][: len(value)]
+    return [move_value(item, move) for item in value]
 
 
 def has_boxes(conversation: Conversation) -> bool:

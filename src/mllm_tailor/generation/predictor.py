@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.regions import uncropped
+from mllm_tailor.core.regions import move_value, uncropped
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.confidence import confidence_of
@@ -190,11 +190,7 @@ class Predictor:
         if crop is None or not isinstance(self.task, RegionTask):
             return fields
         move = uncropped(*crop)
-        return fields | {
-            name: [round(value) for value in move(tuple(fields[name]))]
-            for name in self.task.region_fields
-            if name in fields
-        }
+        return fields | {name: move_value(fields[name], move) for name in self.task.region_fields if name in fields}
 
     def _prediction(self, sample_id: str, sequence: ReplySequence) -> Prediction:
         pieces = [self.vocabulary.bytes_of(token) for token in sequence.tokens]

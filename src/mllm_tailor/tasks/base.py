@@ -89,9 +89,9 @@ class FieldTask(Task, Protocol):
 
 @runtime_checkable
 class RegionTask(Task, Protocol):
-    """A task whose replies hold boxes, in thousandths of the last image of the conversation."""
+    """A task whose replies hold boxes or outlines, in thousandths of the last image of the conversation."""
 
-    region_fields: tuple[str, ...]  # of a reply, each [left, top, right, bottom]
+    region_fields: tuple[str, ...]  # of a reply, each [left, top, right, bottom] or a list of outlines
 
 
 @runtime_checkable

@@ -50,6 +50,7 @@ class Segment:
     name = "segment"
     metrics: tuple[str, ...] = ("mask_iou", "mask_iou_50", "parse_rate")
     field_names: tuple[str, ...] = (FIELD,)
+    region_fields: tuple[str, ...] = (FIELD,)
 
     def __init__(self, settings: Any) -> None:
         self.settings = validate(SegmentSettings, settings or {}, "task.segment")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
+import struct
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -220,7 +224,7 @@ def test_files_that_are_not_json(folder: Path, name: str) -> None:
 
 def test_a_tokenizer_without_picture_tokens(folder: Path) -> None:
     change_json(folder / "tokenizer_config.json", context_image_token=None)
-    with pytest.raises(ModelError, match="knows no pictures"):
+    with pytest.raises(ModelError, match="has no image tokens"):
         load_model(folder)
 
 
@@ -336,3 +340,72 @@ def change_json(path: Path, **values: object) -> None:
 def _named(weights: dict[str, torch.Tensor], end: str) -> str:
     (name,) = [name for name in weights if name.endswith(end)]
     return name
+
+
+def _stored(folder: Path, **change: object) -> bytes:
+    """The weights with one entry of their header changed."""
+    content = (folder / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    first = next(name for name in header if name != "__metadata__")
+    text = json.dumps(header | {first: header[first] | change}).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def _config(folder: Path, **change: object) -> bytes:
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= change
+    return json.dumps(config).encode()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"[1]"),
+        ("config.json", b"null"),
+        ("config.json", lambda folder: _config(folder, num_attention_heads="x")),
+        ("config.json", lambda folder: _config(folder, num_attention_heads=0)),
+        ("config.json", lambda folder: _config(folder, num_hidden_layers=10**9)),
+        ("config.json", lambda folder: _config(folder, vocab_size=10**9)),
+        ("config.json", lambda folder: _config(folder, hidden_size=-1)),
+        ("model.safetensors", lambda folder: _stored(folder, shape=None)),
+        ("model.safetensors", lambda folder: _stored(folder, shape=[-1, 4])),
+        ("model.safetensors", lambda folder: _stored(folder, dtype="Q99")),
+        ("model.safetensors", lambda folder: _stored(folder, data_offsets=[0])),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 5}}'),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "model.safetensors", "b": 5}}'),
+        ("model.safetensors.index.json", b"[]"),
+        ("tokenizer.json", b"null"),
+        ("tokenizer.json", b"{"),
+        ("tokenizer_config.json", b"[1]"),
+        ("processor_config.json", b"[1]"),
+        ("processor_config.json", b'{"image_seq_length": "x"}'),
+        ("chat_template.jinja", b"{{ 1/0 }}"),
+        ("chat_template.jinja", b"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+        ("chat_template.jinja", b"{% for i in range(10**9) %}{% endfor %}"),
+        ("chat_template.jinja", b"{{ messages[99].content.x }}"),
+    ],
+)
+def test_odd_files_end_in_a_message(folder: Path, sample: Sample, file: str, content: Any) -> None:
+    """Each is named in a ModelError, and nothing is allocated for sizes that the files do not hold."""
+    (folder / file).write_bytes(content if isinstance(content, bytes) else content(folder))
+    with pytest.raises(ModelError, match=re.escape(file) if "tokenizer" not in file else "tokenizer"):
+        encode(sample, load_model(folder))
+
+
+def test_an_adapter_beside_the_weights_is_named_and_not_applied(
+    folder: Path, sample: Sample, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = load_model(folder)
+    prompts = prompt_inputs([sample], plain)
+    wanted = plain.model(**prompts).logits
+    network = peft.get_peft_model(
+        load_model(folder).model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    network.save_pretrained(folder)
+    beside = load_model(folder)
+    assert torch.equal(beside.model(**prompts).logits, wanted) and beside.identity == plain.identity
+    assert "adapter_config.json" in caplog.text
+    network.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelError, match="an adapter, not a model"):
+        load_model(tmp_path / "adapter")

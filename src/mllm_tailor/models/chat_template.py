@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
@@ -128,8 +127,15 @@ def _apply(processor: Any, conversation: Sequence[ChatMessage], add_generation_p
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
-    except (TemplateError, TypeError) as error:
-        raise ModelError(f"the chat template cannot be used ({error}) — fix chat_template.jinja") from error
+    except Exception as error:  # a template is a program of the checkpoint: it may divide by zero or never end
+        raise ModelError(
+            f"the chat template cannot be used ({_first_line(error)}) — fix chat_template.jinja"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def control_tokens(processor: Any) -> frozenset[str]:

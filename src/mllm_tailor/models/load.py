@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, BitsAndBytesConfig
+from transformers import CONFIG_MAPPING, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.device import fast_bf16, pick_device
@@ -65,9 +65,10 @@ def load_model(
     chosen = _dtype(dtype, checkpoint.parameters, device)
     family = find_family(checkpoint)
     _name_adapters(checkpoint, family)
+    config = own_config(checkpoint, family)
     processor = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
     skipped = [name for part in ("head", *quantize_skip) for name in family.parts.get(part, (rf"(?:.*\.)?{part}",))]
-    model = _load(checkpoint, family, chosen, device, _quantization(quantize, [*skipped, *family.idle], device))
+    model = _load(checkpoint, family, config, chosen, device, _quantization(quantize, [*skipped, *family.idle], device))
     if family.tiled:
         check_fit(checkpoint, model, processor)
         if inputs.tile_size is not None:
@@ -165,6 +166,7 @@ def _quantization(kind: str | None, skipped: list[str], device: torch.device) ->
 def _load(
     checkpoint: Checkpoint,
     family: Family,
+    config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device,
     quantization: BitsAndBytesConfig | None,
@@ -174,7 +176,6 @@ def _load(
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     if family.inner:
         options["key_mapping"] = {rf"^{family.inner}\.": ""}
-    config = own_config(checkpoint, family)
     _check_size(checkpoint, build_empty(config, checkpoint.folder, dual_encoder=family.compares))
     with reading(checkpoint.folder, "the weights do not fit config.json", "download it again"):
         model, report = auto_class(dual_encoder=family.compares).from_pretrained(

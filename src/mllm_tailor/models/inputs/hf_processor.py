@@ -32,6 +32,7 @@ from mllm_tailor.core.registry import load
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.models.chat_template import CUT, MARK, stated_template
+from mllm_tailor.models.checkpoint import reading
 from mllm_tailor.models.families import Family
 from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_clips
 from mllm_tailor.models.inputs.voxtral import VoxtralProcessor
@@ -74,7 +75,7 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
         raise ModelError(
             f"{folder}: transformers has no processor for {family.name} — this kind of model is not supported"
         )
-    try:
+    with reading(folder, "tokenizer or processor cannot be read", "its files are missing or damaged; copy them again"):
         kind = load(name) if ":" in name else getattr(transformers, name)
         readers: dict[str, Callable[[], Any]] = {
             "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL),
@@ -90,9 +91,6 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
         stated = None if family.template_first else stated_template(folder, parts["tokenizer"].chat_template)
         processor.chat_template = stated or family.template
         return processor
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{folder}: tokenizer or processor cannot be read ({reason})") from error
 
 
 def _read_own(where: str, folder: Path) -> Any:

@@ -6,6 +6,7 @@ file layout, so a folder it saves opens with the stock class elsewhere; clips ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoTokenizer, BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer, BatchFeature, GotOcr2ImageProcessorPil, 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
 from mllm_tailor.models.chat_template import stated_template
-from mllm_tailor.models.checkpoint import Checkpoint
+from mllm_tailor.models.checkpoint import Checkpoint, reading
 from mllm_tailor.recipe.schema import Tiles
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -76,24 +77,30 @@ class InternVLProcessor(ProcessorMixin):
 def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
     """Tokenizer, Pillow image processor and chat template of a native InternVL folder."""
     folder = checkpoint.folder
-    try:
+    with reading(folder, "tokenizer or processor cannot be read", "its files are missing or damaged; copy them again"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        pictures = GotOcr2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder}: tokenizer or processor cannot be read — its files are missing or damaged"
-        ) from error
+        image_processor = GotOcr2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
     for name in ("start_image_token", "end_image_token", "context_image_token", "video_token"):
         if getattr(tokenizer, name, None) is None:
-            raise ModelError(f"{folder / 'tokenizer_config.json'}: no `{name}` — this tokenizer knows no pictures")
+            raise ModelError(f"{folder / 'tokenizer_config.json'}: no `{name}` — this tokenizer has no image tokens")
+    file = folder / "processor_config.json"
     try:
-        stated = read_json(folder / "processor_config.json")
-    except FileNotFoundError:
-        stated = {}
+        stated = read_json(file) if file.exists() else {}
     except DataError as error:
         raise ModelError(str(error)) from None
+    with reading(file, "cannot be used", "copy or download it again"):
+        return _build_processor(checkpoint, image_processor, tokenizer, stated)
+
+
+def _build_processor(
+    checkpoint: Checkpoint,
+    image_processor: GotOcr2ImageProcessorPil,
+    tokenizer: PreTrainedTokenizerBase,
+    stated: Mapping[str, Any],
+) -> InternVLProcessor:
+    folder = checkpoint.folder
     return InternVLProcessor(
-        pictures,
+        image_processor,
         tokenizer,
         image_seq_length=stated.get("image_seq_length", checkpoint.config.get("image_seq_length", 256)),
         use_thumbnail=stated.get("use_thumbnail", True),

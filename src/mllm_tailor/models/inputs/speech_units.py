@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import AutoFeatureExtractor, AutoModel
+from transformers.audio_utils import mel_filter_bank
 
 from mllm_tailor.core.conversation import Conversation, Message
 from mllm_tailor.core.errors import DataError, ModelError
@@ -212,13 +213,16 @@ def slopes(frames: NDArray[Any]) -> NDArray[Any]:
 
 @cache
 def mel_filters(size: int, highest: float) -> NDArray[np.float64]:
-    """(bands, size / 2 + 1) triangles, evenly spaced in mel (2595 log10(1 + f / 700)) from LOWEST to `highest` Hz."""
-    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (LOWEST, highest))
-    edges = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)
-    found = np.arange(size // 2 + 1) * SPEECH_RATE / size
-    rising = (found[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - found[None]) / (edges[2:] - edges[1:-1])[:, None]
-    return np.maximum(0, np.minimum(rising, falling))
+    """(bands, size / 2 + 1) triangles, evenly spaced in mel (HTK's scale) from LOWEST to `highest` Hz."""
+    bank = mel_filter_bank(
+        num_frequency_bins=size // 2 + 1,
+        num_mel_filters=BANDS,
+        min_frequency=LOWEST,
+        max_frequency=highest,
+        sampling_rate=SPEECH_RATE,
+        mel_scale="htk",
+    )
+    return np.asarray(bank.T, np.float64)
 
 
 def _hidden_states(folder: Path, layer: int) -> Callable[[NDArray[np.float32]], Frames]:

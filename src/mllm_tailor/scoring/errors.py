@@ -18,7 +18,7 @@ KINDS: dict[str, str] = {
     "right": "equal to the last character",
     "absent": "labelled, but the reply leaves it empty",
     "invented": "the label is empty, but the reply has a value",
-    "case or spaces": "equal apart from case, spaces or character width",
+    "case or spaces": "equal except for case, spaces or character width",
     "amount format": "the same number with another currency sign or separator",
     "date format": "the same day in another order or notation",
     "another field's value": "the value of another field of the same sample",

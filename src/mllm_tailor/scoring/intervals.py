@@ -102,7 +102,7 @@ def linearise(ratios: Ratios) -> Linearised:
 
 
 def unit_indices(count: int, groups: Sequence[str | None] | None) -> NDArray[np.int64]:
-    """The unit (0, 1, …) of each sample; a sample without a group is a unit of its own."""
+    """The unit (0, 1, …) of each sample; a sample without a group is a separate unit."""
     known: dict[object, int] = {}
     names = groups if groups is not None else [None] * count
     return np.array([known.setdefault(name if name else (row,), len(known)) for row, name in enumerate(names)], int)

@@ -13,7 +13,7 @@ METRICS = Registry(
         "fuzzy": Entry(f"{_HERE}.strings:FUZZY", "character similarity, as published for receipts (lenient)"),
         "exact": Entry(f"{_HERE}.strings:EXACT", "share of values equal in every character"),
         "normalised_exact": Entry(
-            f"{_HERE}.strings:NORMALISED_EXACT", "exact apart from case, spaces and, in amounts, currency signs"
+            f"{_HERE}.strings:NORMALISED_EXACT", "exact except for case, spaces and, in amounts, currency signs"
         ),
         "f1": Entry(f"{_HERE}.f1:F1", "SROIE task 3: micro F1 of exact values"),
         "anls": Entry(f"{_HERE}.anls:ANLS", "average normalised Levenshtein similarity; below 0.5 counts as 0"),

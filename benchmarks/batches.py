@@ -26,7 +26,7 @@ from mllm_tailor.models import load_model
 from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.synthetic import draw_folder
-from mllm_tailor.tasks import make_task
+from mllm_tailor.tasks import open_task
 from mllm_tailor.training.batches import BatchSource, LiveBatches
 from mllm_tailor.training.vision_cache import CachedBatches
 
@@ -57,7 +57,7 @@ def measure(folder: Path, count: int) -> dict[str, float]:
     recipe = make_recipe(
         {"data": str(folder), "task": {"extract": {"company": "string", "date": "date", "total": "amount"}}}
     )
-    task = make_task(recipe)
+    task = open_task(recipe.task_name, recipe.task_settings)
     samples = [task.phrase(sample) for sample in read_samples(folder).samples]
     model = load_model("embedded", device="cpu")
     for weight in model.model.parameters():

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 
 from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, count_processes
 from mllm_tailor.run.launcher import choose_process_count
@@ -127,7 +126,7 @@ def recipe_with(**changes: object) -> Recipe:
 
 
 def count(recipe: Recipe, forecast: CostEstimate = LONG) -> int:
-    return count_processes(recipe, make_method(recipe), forecast)
+    return count_processes(resolve(recipe), forecast)
 
 
 def test_processes_follow_passes_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:

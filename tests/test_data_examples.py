@@ -24,7 +24,7 @@ from mllm_tailor.data import LAYOUTS, DataIssue, Dataset, propose_recipe, read_s
 from mllm_tailor.media.source import media_kind
 from mllm_tailor.recipe import HeldOut, read_recipe
 from mllm_tailor.scoring import score
-from mllm_tailor.tasks import make_task, open_task
+from mllm_tailor.tasks import open_task
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "data.md"
 
@@ -131,7 +131,7 @@ def test_example_is_read_and_proposed(example: Example, tmp_path: Path) -> None:
     out.write_text(propose_recipe(dataset, issues), encoding="utf-8")
     recipe = read_recipe(out)
     assert recipe.task_name == example.task
-    task = make_task(recipe)
+    task = open_task(recipe.task_name, recipe.task_settings)
     for sample in dataset.samples:
         conversation = task.phrase(sample)
         assert conversation.answer and task.labels(sample)

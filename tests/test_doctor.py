@@ -34,7 +34,7 @@ from mllm_tailor.data.formats import patterns, shape
 from mllm_tailor.data.perceptual_hash import near_pairs, picture_hash
 from mllm_tailor.data.propose_recipe import quoted
 from mllm_tailor.recipe import HeldOut, read_recipe
-from mllm_tailor.tasks import make_task, open_task
+from mllm_tailor.tasks import open_task
 
 EXTRACT = open_task("extract", {"company": "string", "date": "date", "total": "amount"})
 
@@ -258,7 +258,7 @@ def proposal(folder: Path, tmp_path: Path) -> Any:
     path = tmp_path / "recipe.yaml"
     path.write_text(propose_recipe(read_samples(folder)), encoding="utf-8")
     recipe = read_recipe(path)
-    make_task(recipe)
+    open_task(recipe.task_name, recipe.task_settings)
     return recipe
 
 
@@ -280,7 +280,7 @@ def test_the_proposed_recipe_knows_types_and_parts(tmp_path: Path) -> None:
         for number in range(60)
     ]
     recipe = proposal(labelled_folder(tmp_path / "data: 1", rows), tmp_path)
-    fields = make_task(recipe).settings.fields  # type: ignore[attr-defined]
+    fields = open_task(recipe.task_name, recipe.task_settings).settings.fields  # type: ignore[attr-defined]
     assert {name: spec.type for name, spec in fields.items()} == {
         "company": "choice",
         "date": "date",
@@ -300,7 +300,7 @@ def test_the_proposed_recipe_knows_types_and_parts(tmp_path: Path) -> None:
     assert all(split(dataset, recipe.data.held_out, 0))
     assert len(summarise(dataset)) == len(fields)
     for item in dataset.samples:
-        make_task(recipe).phrase(item)
+        open_task(recipe.task_name, recipe.task_settings).phrase(item)
 
 
 def test_a_split_column_and_questions_are_proposed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mllm_tailor.methods import make_method
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.resolve import metric_names
-from mllm_tailor.tasks import make_task
+from mllm_tailor.tasks import open_task
 
 RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
 
@@ -18,7 +18,7 @@ RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.ya
 def test_recipe_is_valid_from_task_to_metrics(path: Path) -> None:
     recipe = read_recipe(path)
     make_method(recipe)
-    metric_names(recipe.score, make_task(recipe))
+    metric_names(recipe.score, open_task(recipe.task_name, recipe.task_settings))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -16,7 +16,7 @@ from mllm_tailor.cli.app import run_command
 from mllm_tailor.commands.chat import chat, opening, stream
 from mllm_tailor.commands.check import check_recipe
 from mllm_tailor.commands.compare import compare_runs
-from mllm_tailor.commands.compare_methods import compare_methods, read_wanted, recipe_for
+from mllm_tailor.commands.compare_methods import compare_methods, read_wanted, with_method
 from mllm_tailor.commands.init import write_recipe
 from mllm_tailor.commands.merge import export_adapter, merge_run
 from mllm_tailor.commands.predict import predict_paths
@@ -376,7 +376,7 @@ def test_words_for_methods(receipts: Path, tmp_path: Path) -> None:
     assert [one.folder for one in found] == ["lora-rank-8-parts-vision-language", "full", "full-learning_rate-5e-4"]
     changes = {"method": {"name": "qlora", "rank": 4, "alpha": 8}, "train": {"learning_rate": 2e-3}}
     recipe = read_recipe(write_yaml(tmp_path, receipts, tmp_path / "no-model", **changes))
-    lora, full, named = (recipe_for(recipe, one, read_budget("7 steps"), tmp_path) for one in found)
+    lora, full, named = (with_method(resolve(recipe), one, read_budget("7 steps"), tmp_path).recipe for one in found)
     assert lora.method == {"name": "lora", "rank": 8, "alpha": 8, "parts": ["vision", "language"]}
     assert lora.train.learning_rate == 2e-3 and lora.train.steps == 7
     rates = [make_method(one).peak_learning_rate(one.train.learning_rate) for one in (lora, full, named)]

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.manifest import MANIFEST, create, forget, present, record, recorded, verify
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run.data_changes import changed_files, reconcile
 from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.lock import OWNER, owned
-from mllm_tailor.run.manifest import MANIFEST, create, forget, present, record, recorded, verify
 from mllm_tailor.run.predict import write_predictions
 from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run, read_predictions, start_run

@@ -20,11 +20,11 @@ from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.methods import METHODS
-from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
+from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.recipe.yaml_loader import load_yaml
 from mllm_tailor.reporting.pareto import Point, front, scatter
 from mllm_tailor.run.budget import Budget, read_budget
-from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, finished, own_run, read_scores
 from mllm_tailor.run.shared_baseline import compute_shared_baseline, hand_over
 from mllm_tailor.scoring import Interval
@@ -74,16 +74,16 @@ def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -
         RecipeError: for an unknown method, setting or budget, before anything runs.
         RunError: when the untouched model cannot read the samples.
     """
-    recipe, spent = read_single(path, overrides), read_budget(budget)
+    base, spent = resolve(read_single(path, overrides)), read_budget(budget)
     wanted = read_wanted(words)
-    folder = Path(recipe.output) / f"{recipe.name}-methods"
+    folder = Path(base.recipe.output) / f"{base.name}-methods"
     show_heading("untouched")
-    shared = compute_shared_baseline(recipe, folder)
+    shared = compute_shared_baseline(base, folder)
     outcomes: list[Outcome] = []
     for one in wanted:
-        outcomes.append(_outcome(one, recipe, spent, folder, shared))
+        outcomes.append(_outcome(one, base, spent, folder, shared))
         write_json(folder / "comparison.json", _row(outcomes, wanted, folder, budget))
-    _show(outcomes, folder, lower=resolve(recipe).lower_is_better)
+    _show(outcomes, folder, lower=base.lower_is_better)
     show_json(read_json(folder / "comparison.json"))
     return outcomes
 
@@ -110,12 +110,12 @@ def _wanted(word: str) -> Wanted:
         if not equals or (key not in known and key != "parts"):
             raise RecipeError(f"`--methods`: {word}: unknown setting `{key}` of {name} — {nearest(key, known)}")
         values[key] = load_yaml(value, f"`--methods` {word}")
-    resolve(make_recipe({"data": "", "task": "answer", "method": {"name": name, **values}}, word))
+    resolve_saved(make_recipe({"data": "", "task": "answer", "method": {"name": name, **values}}, word))
     return Wanted(word, name, values)
 
 
-def recipe_for(recipe: Recipe, one: Wanted, budget: Budget, folder: Path) -> Recipe:
-    """The recipe with another method; settings the method knows are kept, and the budget is set.
+def with_method(base: ResolvedRun, one: Wanted, budget: Budget, folder: Path) -> ResolvedRun:
+    """The run with another method; settings the method knows are kept, and the budget is set.
 
     The recipe's learning rate was chosen for its own method. It is kept for those that usually learn at the same rate;
     any other takes its own (or the one it is named with).
@@ -123,6 +123,7 @@ def recipe_for(recipe: Recipe, one: Wanted, budget: Budget, folder: Path) -> Rec
     Raises:
         RecipeError: when a setting kept does not go with the method.
     """
+    recipe = base.recipe
     tuning_method, own = METHODS.load(one.name), METHODS.load(recipe.method["name"])
     group_by_length = tuning_method.rate == own.rate
     kept = {key: value for key, value in recipe.method_settings.items() if key in tuning_method.Settings.model_fields}
@@ -133,41 +134,39 @@ def recipe_for(recipe: Recipe, one: Wanted, budget: Budget, folder: Path) -> Rec
     values = recipe.model_dump(mode="json")
     values |= {"name": one.folder, "method": {"name": one.name, **kept, **one.settings}, "output": str(folder)}
     values["train"] |= budget.train() | ({} if group_by_length else {"learning_rate": None})
-    changed = make_recipe(values)
-    resolve(changed)
-    return changed
+    return resolve(make_recipe(values))
 
 
-def _outcome(one: Wanted, recipe: Recipe, budget: Budget, folder: Path, shared: RunFolder) -> Outcome:
+def _outcome(one: Wanted, base: ResolvedRun, budget: Budget, folder: Path, shared: RunFolder) -> Outcome:
     """Run one method, unless its run is finished, and read what it came to."""
     try:
-        changed = recipe_for(recipe, one, budget, folder)
-        with own_run(changed) as run:
+        changed = with_method(base, one, budget, folder)
+        with own_run(changed.recipe) as run:
             if not finished(run):
                 hand_over(shared, run)
     except RecipeError as error:
         return Outcome(one.words, None, problem=str(error))
     if not finished(run):
-        problem = _run(one, changed, folder)
+        file = folder / f"{one.folder}.yaml"
+        write_atomic(file, dump_recipe(changed.recipe))
+        show_heading(one.words)
+        problem = _run(file)
         if problem or not finished(run):
             return Outcome(one.words, None, problem=problem or "unfinished")
     return _read(one, changed, run, budget)
 
 
-def _run(one: Wanted, recipe: Recipe, folder: Path) -> str:
-    """Run one method in a process of its own; what it said last, if it failed."""
-    file = folder / f"{one.folder}.yaml"
-    write_atomic(file, dump_recipe(recipe))
-    show_heading(f"{one.words}")
+def _run(file: Path) -> str:
+    """Run a recipe in a process of its own; its last message, if it failed."""
     command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(file)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode == 0:
         return ""
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return said[-1].removeprefix("Error: ") if said else "it ended without a word"
+    return said[-1].removeprefix("Error: ") if said else "it ended without a message"
 
 
-def _read(one: Wanted, recipe: Recipe, run: RunFolder, budget: Budget) -> Outcome:
+def _read(one: Wanted, changed: ResolvedRun, run: RunFolder, budget: Budget) -> Outcome:
     """A finished run's figures."""
     scores, training = read_scores(run), read_json(run.training)
     peak = training["peak_bytes"]
@@ -179,7 +178,7 @@ def _read(one: Wanted, recipe: Recipe, run: RunFolder, budget: Budget) -> Outcom
         one.words,
         Interval(**found["tuned"]),
         Interval(**found["difference"]),
-        rate=resolve(recipe).method.peak_learning_rate(recipe.train.learning_rate),
+        rate=changed.method.peak_learning_rate(changed.recipe.train.learning_rate),
         steps=training["steps"],
         trained=sum(training["trained_by_part"].values()),
         peak_bytes=peak,

@@ -14,7 +14,7 @@ from mllm_tailor.commands.progress_tables import show_event
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import read_json, read_jsonl, write_json
 from mllm_tailor.core.terminal import Table
-from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
+from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
 from mllm_tailor.run.data_changes import same_held_out
 from mllm_tailor.run.dataset import prepare
@@ -49,7 +49,7 @@ def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclud
     folder = Path(recipe.output) / f"{recipe.name}-curve"
     whole, _ = prepare(run, exclude_faulty=exclude_faulty)
     chosen = _sizes(sizes, len(whole.train) + len(whole.dev))
-    runs = [_point(resolve(_recipe_for(recipe, size, folder)), exclude_faulty=exclude_faulty) for size in chosen]
+    runs = [_point(_limited(run, size, folder), exclude_faulty=exclude_faulty) for size in chosen]
     scores = [_tuned(run) for run in runs]
     groups = _groups(runs[-1], scores[-1])
     metric = str(read_scores(runs[-1])["metrics"][0])
@@ -79,12 +79,12 @@ def _sizes(wanted: Sequence[int], available: int) -> list[int | None]:
     return [*below, None]
 
 
-def _recipe_for(recipe: Recipe, size: int | None, folder: Path) -> Recipe:
-    """The recipe with fewer samples; its run lies in the curve's folder."""
-    values = recipe.model_dump(mode="json") | {"name": str(size or "all"), "output": str(folder)}
+def _limited(run: ResolvedRun, size: int | None, folder: Path) -> ResolvedRun:
+    """The run with fewer samples; its folder lies in the curve's."""
+    values = run.recipe.model_dump(mode="json") | {"name": str(size or "all"), "output": str(folder)}
     if size is not None:
         values["data"] |= {"limit": size}
-    return make_recipe(values)
+    return resolve(make_recipe(values))
 
 
 def _point(resolved: ResolvedRun, *, exclude_faulty: bool) -> RunFolder:

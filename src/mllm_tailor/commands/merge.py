@@ -11,13 +11,15 @@ import torch
 from mllm_tailor.commands.console import show
 from mllm_tailor.commands.verify import Agreement, agreement, observe
 from mllm_tailor.core.errors import RunError, nearest
+from mllm_tailor.core.io import atomic_folder
+from mllm_tailor.core.manifest import MANIFEST, create, record, verify
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import check_mergeable, merge, truncate
 from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.model_card import write_card
 from mllm_tailor.run.predict import generate, open_base, open_tuned
-from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions
 from mllm_tailor.run.scores import score_replies
 
@@ -61,7 +63,10 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     merge(model, "repacked" if how == "repacked" else "dequantised")
     if WAYS[how]:
         show((f"{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}", "yellow"))
-    save_model(model, out)
+    with atomic_folder(out) as partial:
+        save_model(model, partial)
+        create(partial)
+        record(partial, *(file for file in partial.iterdir() if file.name != MANIFEST))
     if not samples:
         return write_card(out, folder, run, model, "merged", "")
     exported = run.with_model(path=str(out), revision=None, dtype=str(model.dtype).removeprefix("torch."))
@@ -84,10 +89,12 @@ def export_adapter(path: Path, out: Path) -> None:
     if not all((folder.adapter / name).is_file() for name in LAYOUT):
         raise RunError(f"{folder.adapter}: not one PEFT adapter — leave out --adapter to write the merged model")
     model = open_base(run)
-    shutil.copytree(folder.adapter, out, dirs_exist_ok=True)
-    if model.family.tiled:
-        model.processor.keep(model.tiles, model.system)
-    model.processor.save_pretrained(out)
+    verify(folder.path, folder.adapter)
+    with atomic_folder(out) as partial:
+        shutil.copytree(folder.adapter, partial, dirs_exist_ok=True)
+        if model.family.tiled:
+            model.processor.keep(model.tiles, model.system)
+        model.processor.save_pretrained(partial)
     write_card(out, folder, run, model, "adapter", "")
     show(f"Adapter in {out}. Open it over its base with peft or vLLM; the README there says how")
 
@@ -100,6 +107,7 @@ def truncate_run(path: Path, rank: int, out: Path) -> None:
         ModelError: when the run is none of DyLoRA or has a lower rank.
     """
     folder, _ = _ended(path, out)
+    verify(folder.path, folder.adapter)
     truncate(folder.adapter, rank, out)
     show(f"LoRA of rank {rank} in {out}")
 
@@ -110,7 +118,7 @@ def _ended(path: Path, out: Path) -> tuple[RunFolder, ResolvedRun]:
     folder = open_run(path)
     if not folder.training.is_file():
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
-    return folder, resolve(folder.recipe())
+    return folder, resolve_saved(folder.recipe())
 
 
 def _rescored(folder: RunFolder, run: ResolvedRun, model: LoadedModel, samples: Sequence[Sample]) -> str:

@@ -18,12 +18,12 @@ from mllm_tailor.core.errors import RecipeError, TailorError
 from mllm_tailor.core.io import read_json, write_atomic, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.recipe import Recipe, dump_recipe, make_recipe, read_single
+from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.pipeline import check_run, tune
-from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import own_run
 
 KEEP = 3  # one in so many goes on to the next round
@@ -64,19 +64,20 @@ def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Seque
     recipe = run.recipe
     folder = Path(recipe.output) / f"{recipe.name}-sweep"
     left = [Candidate(rate, rank) for rate, rank in product(rates, ranks or (None,))]
-    _check(recipe, most, left, folder)
+    _check(run, most, left, folder)
     splits, _ = prepare(run)
     tried: list[Tried] = []
     rounds = count_rounds(len(left))
     for number in range(1, rounds + 1):
         share = most.part(KEEP ** (number - rounds))
         show_heading(f"Round {number} of {rounds}: {len(left)} candidates")
-        found = [_try(number, one, recipe_for(recipe, one, share, folder / f"round-{number}"), splits) for one in left]
+        found = [_try(number, one, with_candidate(run, one, share, folder / f"round-{number}"), splits) for one in left]
         tried += found
         write_json(folder / "sweep.json", [vars(one) | {"candidate": vars(one.candidate)} for one in tried])
         left = best_third(found, last=number == rounds, lower=run.lower_is_better)
         _show(found, left)
-    write_atomic(folder / "best.yaml", dump_recipe(recipe_for(recipe, left[0], most, Path(recipe.output), recipe.name)))
+    best = with_candidate(run, left[0], most, Path(recipe.output), recipe.name)
+    write_atomic(folder / "best.yaml", dump_recipe(best.recipe))
     show(f"Best: {left[0].name}. Its recipe, with the whole budget: {folder / 'best.yaml'}")
     show_json({"best": vars(left[0]), "recipe": str(folder / "best.yaml"), "rounds": read_json(folder / "sweep.json")})
     return left[0]
@@ -103,36 +104,36 @@ def best_third(found: Sequence[Tried], *, last: bool, lower: bool) -> list[Candi
     return ranked[: 1 if last else max(1, len(found) // KEEP)]
 
 
-def recipe_for(recipe: Recipe, one: Candidate, budget: Budget, output: Path, name: str | None = None) -> Recipe:
-    """The recipe with a candidate's settings."""
-    values = recipe.model_dump(mode="json") | {"name": name or one.name, "output": str(output)}
+def with_candidate(
+    run: ResolvedRun, one: Candidate, budget: Budget, output: Path, name: str | None = None
+) -> ResolvedRun:
+    """The run with a candidate's settings."""
+    values = run.recipe.model_dump(mode="json") | {"name": name or one.name, "output": str(output)}
     values["train"] |= {"learning_rate": one.learning_rate, **budget.train()}
     if one.rank is not None:
         values["method"] |= {"rank": one.rank}
-    return make_recipe(values)
+    return resolve(make_recipe(values))
 
 
-def _check(recipe: Recipe, budget: Budget, candidates: Sequence[Candidate], folder: Path) -> None:
-    if recipe.stages:
-        raise RecipeError("a sweep tunes one training — name the stage's own recipe, without `stages`")
-    if not recipe.data.dev:
+def _check(run: ResolvedRun, budget: Budget, candidates: Sequence[Candidate], folder: Path) -> None:
+    if not run.recipe.data.dev:
         raise RecipeError("`data.dev` is 0: a sweep ranks by the dev part — set data.dev=0.1")
     if budget.unit == "memory":
         raise RecipeError("a sweep cannot share out memory — write minutes, epochs or steps: 10m, 3e, 200 steps")
     if len(set(candidates)) < 2:
         raise RecipeError("a sweep needs at least two candidates — name several learning rates or ranks")
     for one in candidates:
-        check_run(resolve(recipe_for(recipe, one, budget, folder)))
+        check_run(with_candidate(run, one, budget, folder))
 
 
-def _try(number: int, one: Candidate, recipe: Recipe, splits: Splits) -> Tried:
+def _try(number: int, one: Candidate, candidate: ResolvedRun, splits: Splits) -> Tried:
     """Train one candidate, or read what an earlier call came to."""
     show((one.name, "bold"))
     try:
-        with own_run(recipe) as run:
+        with own_run(candidate.recipe) as run:
             reconcile(run, splits)
-            seed_everything(recipe.seed)
-            tune(run, resolve(recipe), splits, VisionFeatureCache())
+            seed_everything(candidate.recipe.seed)
+            tune(run, candidate, splits, VisionFeatureCache())
     except TailorError as error:
         return Tried(number, one, None, problem=str(error))
     training = read_json(run.training)

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.device import fast_bf16, pick_device
 from mllm_tailor.core.errors import ModelError, nearest
+from mllm_tailor.core.manifest import verify_export
 from mllm_tailor.core.optional import need
 from mllm_tailor.models.checkpoint import ADAPTER_CONFIG, Checkpoint, reading
 from mllm_tailor.models.convert import ORIGINAL, native_folder
@@ -61,6 +62,7 @@ def load_model(
     """
     inputs = inputs or InputSettings()
     checkpoint = find_native(path, revision)
+    verify_export(checkpoint.folder)
     device = pick_device(device)
     chosen = _dtype(dtype, checkpoint.parameters, device)
     family = find_family(checkpoint)

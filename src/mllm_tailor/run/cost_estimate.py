@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from mllm_tailor.core.device import free_memory, pick_device
-from mllm_tailor.methods import MethodSet
 from mllm_tailor.models import Length, LoadedModel
-from mllm_tailor.recipe import Recipe, Train
+from mllm_tailor.recipe import Train
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.predict import open_for_training
@@ -102,33 +101,34 @@ def estimate_cost(
     estimate = replace(
         estimate, vision_seconds=profile.vision_seconds * sum(tiles.values()), scoring_seconds=scoring_seconds
     )
-    processes = count_processes(recipe, method, estimate)
+    processes = count_processes(run, estimate)
     return replace(estimate, processes=processes, peak_bytes=processes * estimate.peak_bytes)
 
 
-def count_processes(recipe: Recipe, method: MethodSet, estimate: CostEstimate) -> int:
+def count_processes(run: ResolvedRun, estimate: CostEstimate) -> int:
     """How many processes train on a CPU: as the recipe says, or as cores, micro-batches and memory allow.
 
     `estimate` is of a single process; several are a little faster than its threads.
     """
-    wanted = recipe.train.processes
+    wanted = run.recipe.train.processes
     if wanted != "auto":
         return wanted
-    if single_process_reason(recipe, method) or estimate.training_seconds < MIN_SHARED_SECONDS:
+    if single_process_reason(run) or estimate.training_seconds < MIN_SHARED_SECONDS:
         return 1
-    micro_batches = recipe.train.batch_size // max(1, estimate.micro_batch_samples)
+    micro_batches = run.recipe.train.batch_size // max(1, estimate.micro_batch_samples)
     fitting = int(MEMORY_SHARE * free_memory(torch.device("cpu"))) // max(1, estimate.peak_bytes)
     return max(1, min(torch.get_num_threads(), micro_batches, fitting))
 
 
-def single_process_reason(recipe: Recipe, method: MethodSet) -> str:
+def single_process_reason(run: ResolvedRun) -> str:
     """Why this training needs a single process here; empty where it does not."""
-    optimizer = method.optimizer or recipe.train.optimizer
-    if pick_device(recipe.model.device).type != "cpu":
+    train = run.recipe.train
+    optimizer = run.method.optimizer or train.optimizer
+    if pick_device(run.model.device).type != "cpu":
         return "processes on GPUs are started by torchrun"
     if TABLE[optimizer].gradients != "all":
         return f"{optimizer} keeps no gradients that could be summed"
-    if not is_data_parallel(method, recipe.train, recipe.task_name):
+    if not is_data_parallel(run.method, train, run.recipe.task_name):
         return "its objective needs a single process"
     return ""
 

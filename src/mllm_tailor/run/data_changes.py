@@ -11,10 +11,10 @@ from typing import Any
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import fingerprint, read_jsonl, sha256, write_jsonl
+from mllm_tailor.core.manifest import forget, record, was_recorded
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.run.data_record import plain
 from mllm_tailor.run.dataset import Splits
-from mllm_tailor.run.manifest import forget, record, was_recorded
 from mllm_tailor.run.run_dir import RunFolder, read_predictions
 
 logger = logging.getLogger(__name__)

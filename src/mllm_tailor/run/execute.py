@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.failures import as_messages
-from mllm_tailor.data import shared_system
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.data_changes import SHOWN, changed_files
 from mllm_tailor.run.dataset import prepare
@@ -17,7 +15,7 @@ from mllm_tailor.run.events import Notify, ignore
 from mllm_tailor.run.limits import without_unreadable
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.pipeline import check_model, check_run, report, run_pipeline
-from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
 
@@ -39,31 +37,11 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedRun]:
     Raises:
         RecipeError: naming the setting, before anything but settings that lie in the data is read.
     """
-    runs = [resolve(_with_shared_system(part)) for part in stage_recipes(recipe) or (recipe,)]
+    runs = [resolve(part) for part in stage_recipes(recipe) or (recipe,)]
     for run in runs:
         check_run(run)
     check_stages(runs)
     return runs
-
-
-def _with_shared_system(recipe: Recipe) -> Recipe:
-    """The recipe with the system text that all its rows share, so that predict, chat and export use it too.
-
-    Raises:
-        RecipeError: where the recipe sets another one, which the rows' own text would replace in training.
-    """
-    data, model = recipe.data, recipe.model
-    if not Path(data.train).exists():
-        return recipe  # reading names it
-    system = shared_system(data.train, data.layout)
-    if system is None or system == model.system:
-        return recipe
-    if model.system is not None:
-        raise RecipeError(
-            f"`model.system` is {model.system[:60]!r}, but every row brings the system text {system[:60]!r} — leave "
-            "one of them out"
-        )
-    return recipe.model_copy(update={"model": model.model_copy(update={"system": system})})
 
 
 def execute(recipe: Recipe, options: Options = Options(), notify: Notify = ignore) -> RunFolder:
@@ -75,18 +53,18 @@ def execute(recipe: Recipe, options: Options = Options(), notify: Notify = ignor
     with as_messages():
         runs = resolve_stages(recipe)
         with own_run(recipe if recipe.stages else runs[0].recipe, fresh=options.fresh) as folder:
-            if finished(folder) and not _redo(folder, recipe, accept=options.accept_changes):
+            if finished(folder) and not _redo(folder, accept=options.accept_changes):
                 logger.info("%s is finished. Report: %s", folder.path, folder.report)
             else:
-                _execute(folder, recipe, runs, options, notify)
+                _execute(folder, runs, options, notify, staged=bool(recipe.stages))
     return folder
 
 
-def _execute(folder: RunFolder, recipe: Recipe, runs: Sequence[ResolvedRun], options: Options, notify: Notify) -> None:
+def _execute(folder: RunFolder, runs: Sequence[ResolvedRun], options: Options, notify: Notify, *, staged: bool) -> None:
     splits = [prepare(run, exclude_faulty=options.exclude_faulty)[0] for run in runs]
     if options.exclude_faulty or any(run.recipe.data.faulty == "exclude" for run in runs):
         splits = [without_unreadable(run, split) for run, split in zip(runs, splits, strict=True)]
-    if recipe.stages:
+    if staged:
         run_stages(
             folder,
             list(zip(runs, splits, strict=True)),
@@ -99,9 +77,9 @@ def _execute(folder: RunFolder, recipe: Recipe, runs: Sequence[ResolvedRun], opt
         run_pipeline(folder, runs[0], splits[0], notify, accept_changes=options.accept_changes)
 
 
-def _redo(folder: RunFolder, recipe: Recipe, *, accept: bool) -> bool:
+def _redo(folder: RunFolder, *, accept: bool) -> bool:
     """Whether files that a finished run read have changed, and the changes are accepted; else they are named."""
-    lines = _changed_files(folder, recipe)
+    lines = _changed_files(folder)
     if lines and not accept:
         logger.warning(
             "The data changed after this run had used them (--accept-changes computes again what followed from them, "
@@ -122,7 +100,7 @@ def report_again(path: Path, notify: Notify = ignore) -> RunFolder:
         folder = RunFolder(path)
         with owned(path):
             recipe = folder.recipe()
-            if lines := _changed_files(folder, recipe):
+            if lines := _changed_files(folder):
                 logger.warning(
                     "The data changed after this run had used them. The scores are still over all held-out samples, "
                     "with the labels and replies of then; `tailor run RECIPE --accept-changes` redoes them:\n%s",
@@ -131,12 +109,12 @@ def report_again(path: Path, notify: Notify = ignore) -> RunFolder:
             if recipe.stages:
                 report_stages(folder, notify)
             else:
-                report(folder, resolve(recipe), notify)
+                report(folder, resolve_saved(recipe), notify)
     return folder
 
 
-def _changed_files(folder: RunFolder, recipe: Recipe) -> list[str]:
-    stages = [RunFolder(folder.path / stage.name) for stage in stage_recipes(recipe)] or [folder]
+def _changed_files(folder: RunFolder) -> list[str]:
+    stages = [RunFolder(folder.path / stage.name) for stage in stage_recipes(folder.recipe())] or [folder]
     return list(dict.fromkeys(line for stage in stages for line in changed_files(stage)))
 
 

@@ -62,7 +62,7 @@ def choose_process_count(run: ResolvedRun, estimate: CostEstimate | None) -> int
     wanted = run.recipe.train.processes
     if wanted == "auto":
         return estimate.processes if estimate is not None else 1
-    reason = single_process_reason(run.recipe, run.method)
+    reason = single_process_reason(run)
     if reason and wanted > 1:
         raise RecipeError(f"train.processes: {wanted}, but {reason} — leave it out")
     return wanted

@@ -13,6 +13,7 @@ import torch
 from mllm_tailor.core.device import peak_memory, pick_device, seed_everything, threads
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, write_json
+from mllm_tailor.core.manifest import forget, present, record, recorded
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.models import LoadedModel, load_meta_model, media_features
@@ -25,7 +26,6 @@ from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.events import EpochPlanned, Notify, RunScored, ignore
 from mllm_tailor.run.launcher import choose_process_count, launch_workers
 from mllm_tailor.run.ledger import measure, write_ledger
-from mllm_tailor.run.manifest import forget, present, record, recorded
 from mllm_tailor.run.objective_inputs import TRAINING_BEFORE, gather_objective_inputs
 from mllm_tailor.run.predict import (
     generate,

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mllm_tailor.core.io import write_jsonl
+from mllm_tailor.core.manifest import MANIFEST, verify
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import VisionFeatureCache, choose, predict, predict_both
 from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.recipe import DecodingMode
-from mllm_tailor.run.manifest import MANIFEST, verify
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import add_prediction, read_predictions
 from mllm_tailor.tasks import ChoiceTask

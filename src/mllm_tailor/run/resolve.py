@@ -11,12 +11,12 @@ import torch
 from mllm_tailor.core.device import computes_in_bf16, pick_device
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data import read_samples
+from mllm_tailor.data import read_samples, shared_system
 from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.recipe import DataSpec, DecodingMode, ModelSpec, Predict, Recipe
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.scoring.systems import ModelState, System
-from mllm_tailor.tasks import ChoiceTask, DataDependentTask, Task, make_task
+from mllm_tailor.tasks import ChoiceTask, DataDependentTask, Task, open_task
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,27 @@ class ResolvedRun:
 
 
 def resolve(recipe: Recipe) -> ResolvedRun:
-    """Resolve a recipe; the data are read only where the task takes settings from them, such as its classes.
+    """Resolve a recipe; of the data only what settings are taken from is read: the task's classes, the system text.
 
     Raises:
         RecipeError: naming a setting that is unknown or does not go with another.
         DataError: when the data do not hold what the task needs of them.
     """
+    model = _with_shared_system(recipe.data, recipe.model)
+    return resolve_saved(recipe.model_copy(update={"model": model}))
+
+
+def resolve_saved(recipe: Recipe) -> ResolvedRun:
+    """Resolve the recipe of a run folder, in which the settings from the data are filled in: no data are read.
+
+    Raises:
+        RecipeError: naming a setting that is unknown or does not go with another.
+    """
     device = check_device(recipe.model.device)
-    recipe, task = _with_settings_from_data(recipe)
+    task = open_task(recipe.task_name, recipe.task_settings)
+    if isinstance(task, DataDependentTask):  # a class that only held-out samples have is a class, too
+        task = task.resolve_from(_samples(recipe.data))
+        recipe = recipe.model_copy(update={"task": {recipe.task_name: task.resolved_settings()}})
     metrics = metric_names(recipe.score, task)
     return ResolvedRun(
         recipe=recipe,
@@ -76,6 +89,25 @@ def resolve(recipe: Recipe) -> ResolvedRun:
         lower_is_better=METRICS.load(metrics[0]).better == "lower",
         bf16=computes_in_bf16(recipe.model.dtype, device),
     )
+
+
+def _with_shared_system(data: DataSpec, model: ModelSpec) -> ModelSpec:
+    """The model with the system text that all rows share, so that predict, chat and export use it too.
+
+    Raises:
+        RecipeError: where the recipe sets another one, which the rows' own text would replace in training.
+    """
+    if not Path(data.train).exists():
+        return model  # reading names it
+    system = shared_system(data.train, data.layout)
+    if system is None or system == model.system:
+        return model
+    if model.system is not None:
+        raise RecipeError(
+            f"`model.system` is {model.system[:60]!r}, but every row brings the system text {system[:60]!r} — leave "
+            "one of them out"
+        )
+    return model.model_copy(update={"system": system})
 
 
 def check_device(wanted: str | None) -> torch.device:
@@ -93,18 +125,6 @@ def check_device(wanted: str | None) -> torch.device:
         count = f"GPUs here: {present}, the first is cuda:0" if present else "this machine has no GPU"
         raise RecipeError(f"`model.device`: {wanted} is absent ({count}) — leave it out to use the best device")
     return device
-
-
-def _with_settings_from_data(recipe: Recipe) -> tuple[Recipe, Task]:
-    """The recipe with what its task takes from the labelled samples, those held out included.
-
-    A class that only held-out samples have is thus a class: they stay in the score, and the ledger names them.
-    """
-    task = make_task(recipe)
-    if not isinstance(task, DataDependentTask):
-        return recipe, task
-    task = task.resolve_from(_samples(recipe.data))
-    return recipe.model_copy(update={"task": {recipe.task_name: task.resolved_settings()}}), task
 
 
 def _samples(data: DataSpec) -> Iterator[Sample]:

@@ -10,10 +10,10 @@ from typing import Any
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import append_jsonl, read_json, read_jsonl, write_atomic
+from mllm_tailor.core.manifest import MANIFEST, create, record, recorded, verify
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.recipe import ModelSpec, Recipe, dump_recipe, read_recipe, stage_recipes
 from mllm_tailor.run.lock import LOCK, OWNER, owned
-from mllm_tailor.run.manifest import MANIFEST, create, record, recorded, verify
 from mllm_tailor.scoring.systems import System
 
 FOLDED = "model"
@@ -140,11 +140,6 @@ def with_codebook(model: ModelSpec, file: Path) -> ModelSpec:
     return model.model_copy(update={"units": units.model_copy(update={"codebook": str(file)})})
 
 
-def _comparable(recipe: Recipe) -> Recipe:
-    """The recipe without the number of processes, which may change when a run is continued."""
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"processes": "auto"})})
-
-
 @contextmanager
 def own_run(recipe: Recipe, *, fresh: bool = False) -> Iterator[RunFolder]:
     """The folder for this recipe, new or to be continued, held by this process alone; its small files are verified.
@@ -169,7 +164,9 @@ def start_run(recipe: Recipe) -> RunFolder:
     run = RunFolder(Path(recipe.output) / recipe.name)
     if run.recipe_file.exists():
         verify(run.path, absent=True)
-        if _comparable(read_recipe(run.recipe_file)) != _comparable(recipe):
+        known = read_recipe(run.recipe_file)
+        processes = {"processes": recipe.train.processes}  # may change when a run is continued
+        if known.model_copy(update={"train": known.train.model_copy(update=processes)}) != recipe:
             raise RunError(
                 f"{run.path} holds a run of a different recipe — give this one another name (name=...), "
                 "or pass --fresh to set the old folder aside"

@@ -15,16 +15,16 @@ from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RunError, TailorError
 from mllm_tailor.core.failures import as_messages
 from mllm_tailor.core.io import write_atomic
+from mllm_tailor.core.manifest import record, recorded
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.recipe import Recipe, make_recipe
+from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.lock import owned
-from mllm_tailor.run.manifest import record, recorded
 from mllm_tailor.run.pipeline import predict_held_out, write_baselines
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, own_run, share_predictions
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.training import TrainingConfig
@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 DONE = "done"  # a file whose presence means that nothing is left to do
 
 
-def compute_shared_baseline(recipe: Recipe, folder: Path) -> RunFolder:
-    """The folder `shared` in `folder`, filled from the recipe's data and model unless it is; its method plays no part.
+def compute_shared_baseline(run: ResolvedRun, folder: Path) -> RunFolder:
+    """The folder `shared` in `folder`, filled from the run's data and base model; its method plays no part.
 
     Raises:
         RunError: when that fails; the reason was written to standard error.
     """
-    values = recipe.model_dump(mode="json") | {"name": "shared", "output": str(folder)}
+    values = run.recipe.model_dump(mode="json") | {"name": "shared", "output": str(folder)}
     with own_run(resolve(make_recipe(values)).recipe) as shared:
         pass
     if not recorded(shared.path, shared.path / DONE):
@@ -74,7 +74,7 @@ def _work(path: Path) -> None:
 
 
 def _compute(folder: RunFolder) -> None:
-    run = resolve(folder.recipe())
+    run = resolve_saved(folder.recipe())
     splits, _ = prepare(run)
     reconcile(folder, splits)
     run = with_speech_units(run, splits.learned, folder.codebook)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.io import atomic_folder, write_json
+from mllm_tailor.core.manifest import forget, record, verify
 from mllm_tailor.data import DataIssue, find_shared
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.methods import merge
@@ -23,10 +24,9 @@ from mllm_tailor.run.data_changes import drop_predictions, reconcile, remove
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.dataset import Excluded, Splits, refusal
 from mllm_tailor.run.events import Notify, StageEnded, StageStarted, ignore
-from mllm_tailor.run.manifest import forget, record, verify
 from mllm_tailor.run.pipeline import check_model, report, run_pipeline
 from mllm_tailor.run.predict import open_base, open_tuned, predict_to_files
-from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run, read_predictions
 from mllm_tailor.run.scores import score_system
 from mllm_tailor.scoring import Forgetting, SetScores
@@ -76,7 +76,7 @@ def run_stages(
                 logger.info("%s is finished. Report: %s", stage.path, stage.report)
             else:
                 run_pipeline(stage, run, splits, notify)
-        _predict_others(folder, number, resolve(stage.recipe()), stage, stages)
+        _predict_others(folder, number, resolve_saved(stage.recipe()), stage, stages)
         notify(StageEnded(measure_forgetting(folder, [run for run, _ in stages[:number]])))
     _report(folder, [run for run, _ in stages])
 
@@ -146,7 +146,7 @@ def write_merged(stage: RunFolder) -> Path:
     folder = stage.folded
     if not folder.is_dir():
         logger.info("Merging what %s learned into the model: %s", stage.path.name, folder)
-        model = open_tuned(resolve(stage.recipe()), stage.adapter)
+        model = open_tuned(resolve_saved(stage.recipe()), stage.adapter)
         merge(model)
         with atomic_folder(folder) as partial:
             save_model(model, partial)
@@ -232,7 +232,7 @@ def report_stages(folder: RunFolder, notify: Notify = ignore) -> None:
     runs = []
     for recipe in stage_recipes(folder.recipe()):
         stage = open_run(folder.path / recipe.name)
-        run = resolve(stage.recipe())
+        run = resolve_saved(stage.recipe())
         report(stage, run, notify)
         runs.append(run)
     notify(StageEnded(_report(folder, runs)))

@@ -10,13 +10,13 @@ import torch
 
 from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.io import atomic_folder, fingerprint, sha256
+from mllm_tailor.core.manifest import record, verify
 from mllm_tailor.generation.vllm.engine import VllmEngine, import_vllm
 from mllm_tailor.generation.vllm.requests import check_family
 from mllm_tailor.methods import check_mergeable, merge
 from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.models.load import find_family, find_native
 from mllm_tailor.recipe import DecodingMode, Predict
-from mllm_tailor.run.manifest import record, verify
 from mllm_tailor.run.predict import open_base, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mllm_tailor.core.registry import Entry, Registry
-from mllm_tailor.recipe import Recipe
 from mllm_tailor.tasks.base import ChoiceTask, ClassTask, DataDependentTask, FieldTask, RegionTask, Reply, Task
 from mllm_tailor.tasks.transcripts import READ_PROMPT, transcription_samples
 
@@ -30,12 +29,6 @@ TASKS = Registry(
 )
 
 
-def make_task(recipe: Recipe) -> Task:
-    """The recipe's task, its settings validated."""
-    task: Task = TASKS.load(recipe.task_name)(recipe.task_settings)
-    return task
-
-
 def open_task(name: str, settings: Any = None) -> Task:
     """A task by name, for use without a recipe."""
     task: Task = TASKS.load(name)(settings)
@@ -52,7 +45,6 @@ __all__ = [
     "RegionTask",
     "Reply",
     "Task",
-    "make_task",
     "open_task",
     "transcription_samples",
 ]

@@ -1,4 +1,4 @@
-"""Checksums of everything that a run folder holds, in one manifest that is verified whenever the folder is opened.
+"""Checksums of everything that a run or an exported model holds, in one manifest, verified whenever it is opened.
 
 A file enters the manifest when it is complete. One that is written again leaves it first, so that a crash in between
 leaves a file without a checksum, never one with a wrong checksum.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.core.errors import DataError, MissingFileError, RunError
+from mllm_tailor.core.errors import DataError, MissingFileError, ModelError, RunError
 from mllm_tailor.core.io import fingerprint, read_json, sha256, write_json
 
 MANIFEST = "manifest.json"
@@ -79,8 +79,31 @@ def verify(folder: Path, *paths: Path, absent: bool = False) -> None:
             if absent:
                 continue
             raise RunError(f"{file}: missing — put it back, or run the same `tailor run` command to write it again")
-        if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+        if not _matches(file, entry):
             raise RunError(f"{file}: damaged (its checksum differs from the one in {MANIFEST}) — {_way_back(name)}")
+
+
+def verify_export(folder: Path) -> None:
+    """Compare an exported model with its manifest, where it has one.
+
+    Raises:
+        ModelError: naming the damaged file and the way back.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    fix = f"export it again or put back a whole copy; or, if it was changed on purpose, remove {MANIFEST} there"
+    try:
+        entries = _read(folder)
+    except RunError:
+        raise ModelError(f"{folder / MANIFEST}: damaged — {fix}") from None
+    for name, entry in entries.items():
+        file = folder / name
+        if not _matches(file, entry):
+            raise ModelError(f"{file}: {'damaged' if file.is_file() else 'missing'} — {fix}")
+
+
+def _matches(file: Path, entry: Mapping[str, Any]) -> bool:
+    return file.is_file() and file.stat().st_size == entry["bytes"] and sha256(file) == entry["sha256"]
 
 
 def _way_back(name: str) -> str:

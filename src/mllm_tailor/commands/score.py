@@ -21,7 +21,6 @@ from mllm_tailor.run.run_dir import open_run, read_predictions, read_scores
 from mllm_tailor.run.scores import field_kinds
 from mllm_tailor.scoring import Gain, Scores, compare, score
 from mllm_tailor.scoring.referee import LabelledSet, match_predictions, read_labels
-from mllm_tailor.tasks import make_task
 
 logger = logging.getLogger(__name__)
 

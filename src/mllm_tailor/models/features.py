@@ -89,6 +89,6 @@ def _placeholder_ids(config: Mapping[str, Any]) -> set[int]:
     for name, value in config.items():
         if isinstance(value, Mapping):
             ids |= _placeholder_ids(value)
-        elif PLACEHOLDER.fullmatch(name) and isinstance(value, int):
+        elif PLACEHOLDER.fullmatch(str(name)) and isinstance(value, int):
             ids.add(value)
     return ids

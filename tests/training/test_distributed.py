@@ -32,7 +32,7 @@ def test_two_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) -> Non
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER),
          str(tiny_model_folder), str(tmp_path / "pictures"), str(tmp_path / "together")],
         capture_output=True, text=True, timeout=600, cwd=WORKER.parent,
-        env=os.environ | {"PYTHONPATH": str(WORKER.parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(WORKER.parent.parent), os.environ.get("PYTHONPATH", "")])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in (tmp_path / "together" / "log.jsonl").read_text().splitlines()]

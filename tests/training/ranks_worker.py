@@ -1,4 +1,4 @@
-"""One of several processes that train together. Run through torchrun by test_training_ranks.py."""
+"""One of several processes that train together. Run through torchrun by test_distributed.py."""
 
 from __future__ import annotations
 

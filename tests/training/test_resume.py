@@ -29,7 +29,8 @@ TIMES = {"samples_per_second", "tokens_per_second", "memory", "seconds", "second
 
 def serve(model_folder: Path, work: Path, specs: dict[str, Any]) -> dict[str, dict[str, list[int]]]:
     """Run the server; the exit codes of its children."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SERVER.parent.parent), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(SERVER.parent.parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, str(SERVER), str(model_folder), str(work), json.dumps(specs)],
         capture_output=True, text=True, env=environment, timeout=600,

@@ -25,7 +25,7 @@ from mllm_tailor.models import InputSettings, collate, encode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from original_internvl import random_weights, write_tokenizer
+from fixtures.original_internvl import random_weights, write_tokenizer
 
 # Mini-InternVL-Chat-2B-V1-5: InternViT-300M at 448 pixels and InternLM2-chat-1.8B; 2.2 billion weights.
 VISION = {

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fixtures.families import families  # noqa: F401 (a fixture of several rooms)
+from fixtures.original_checkpoint import cache  # noqa: F401
+from fixtures.real_data import real_data
 
 from mllm_tailor.commands.console import use_json
 from mllm_tailor.core.progress import set_progress_factory
@@ -19,17 +22,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # What a terminal's settings would add to output that tests read.
 for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CLICOLOR_FORCE", "TAILOR_LOG"):
     os.environ.pop(variable, None)
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("TAILOR_DATA", REPOSITORY.parent / "shared" / "data"))
-
-
-def real_data(name: str) -> Path:
-    """A folder of real data, or a skip that says how to get it."""
-    folder = DATA / name
-    if not folder.is_dir():
-        pytest.skip(f"real data {name!r} is not at {DATA}; set TAILOR_DATA to the folder that holds it")
-    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_job import make_samples
+from fixtures.small_job import make_samples
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import predict, predict_both

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from fixtures.small_job import save_lively
 from PIL import Image
-from small_job import save_lively
 
 from mllm_tailor.core.errors import ModelError, RecipeError
 from mllm_tailor.core.sample import Media, Sample

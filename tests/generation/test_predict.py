@@ -12,8 +12,8 @@ import llguidance.numpy
 import numpy as np
 import pytest
 import torch
+from fixtures.small_job import save_lively
 from PIL import Image
-from small_job import save_lively
 from tokenizers import Tokenizer, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_families
 import torch
+from fixtures import tiny_families
 from PIL import Image
 
 from mllm_tailor.core.sample import Media, Sample

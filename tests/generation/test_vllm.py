@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.small_job import make_samples, prepare, shake
 from llguidance import LLMatcher
 from PIL import Image
-from tests.small_job import make_samples, prepare, shake
 from typer.testing import CliRunner
 
 from mllm_tailor.cli.app import app

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_job import make_conversations, prepare, snapshot
+from fixtures.small_job import make_conversations, prepare, snapshot
 
 from mllm_tailor.cli.app import run_command
 from mllm_tailor.commands.console import command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from small_job import make_conversations, prepare, train
+from fixtures.small_job import make_conversations, prepare, train
 
 from mllm_tailor.training.distributed import world_size
 

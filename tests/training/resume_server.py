@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from small_job import make_conversations, prepare, train
+from fixtures.small_job import make_conversations, prepare, train
 
 from mllm_tailor.core.errors import TailorError
 from mllm_tailor.training import ObjectiveInputs, TrainingEvent

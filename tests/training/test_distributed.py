@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.small_job import make_conversations, prepare, train
 from safetensors.torch import load_file
-from small_job import make_conversations, prepare, train
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
 
@@ -31,7 +31,7 @@ def test_two_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) -> Non
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER),
          str(tiny_model_folder), str(tmp_path / "pictures"), str(tmp_path / "together")],
-        capture_output=True, text=True, timeout=600, cwd=WORKER.parent,
+        capture_output=True, text=True, timeout=600, cwd=WORKER.parents[1],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(WORKER.parent.parent), os.environ.get("PYTHONPATH", "")])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

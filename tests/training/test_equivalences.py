@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import batch_of, make_conversations, prepare, shake
-from test_models_families import families, family_folder, samples_of  # noqa: F401  (the fixture)
+from fixtures.families import family_folder, samples_of
+from fixtures.small_job import batch_of, make_conversations, prepare, shake
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -113,7 +113,7 @@ class TestLastLayer:
     def test_other_families(
         self,
         kind: str,
-        families: Path,  # noqa: F811
+        families: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         model = opened(family_folder(families, kind), METHODS[0])
@@ -157,7 +157,7 @@ class TestSamplesOfAPass:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "glm4v", "idefics3"])
-    def test_nor_in_other_families(self, kind: str, families: Path) -> None:  # noqa: F811
+    def test_nor_in_other_families(self, kind: str, families: Path) -> None:
         model = opened(family_folder(families, kind), METHODS[0])
         batch = batch_of(model, samples_of(kind)[:2])
         for row in range(2):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import make_conversations, prepare, train
+from fixtures.small_job import make_conversations, prepare, train
 from torch import Tensor, nn
 
 from mllm_tailor.core.errors import RecipeError

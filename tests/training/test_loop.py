@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.small_job import batch_of, make_conversations, prepare, shake, snapshot, train
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_job import batch_of, make_conversations, prepare, shake, snapshot, train
 
 from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import RunError

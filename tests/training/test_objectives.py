@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import batch_of, difference, make_conversations, open_small, prepare, small_recipe, snapshot, train
+from fixtures.small_job import (
+    batch_of,
+    difference,
+    make_conversations,
+    open_small,
+    prepare,
+    small_recipe,
+    snapshot,
+    train,
+)
 from torch import Tensor
 from torch.nn import functional
 

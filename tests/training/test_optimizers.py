@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.small_job import batch_of, make_conversations, prepare, small_recipe, snapshot, train
 from safetensors import safe_open
-from small_job import batch_of, make_conversations, prepare, small_recipe, snapshot, train
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import make_conversations, prepare, train
-from test_models_pairs import write_pair_family
+from fixtures.pairs import write_pair_family
+from fixtures.small_job import make_conversations, prepare, train
 
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import sha256

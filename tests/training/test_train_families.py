@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_job import batch_of, open_small, small_recipe, train
-from test_models_families import families, family_folder, samples_of  # noqa: F401  (the fixture)
-from tiny_families import RECIPES
+from fixtures.families import family_folder, samples_of
+from fixtures.small_job import batch_of, open_small, small_recipe, train
+from fixtures.tiny_families import RECIPES
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.methods import make_method
@@ -17,7 +17,7 @@ from mllm_tailor.training.objectives.cross_entropy import answer_loss
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RECIPES)
-def test_trains(kind: str, families: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_trains(kind: str, families: Path, tmp_path: Path) -> None:
     recipe = small_recipe({"name": "lora", "rank": 4}, epochs=4, batch_size=3)
     method = make_method(recipe)
     model = open_small(family_folder(families, kind), method)

@@ -89,7 +89,7 @@ peft.PeftModel.from_pretrained(model, FOLDER, subfolder="vision-lora").merge_and
 
 and copy the tokenizer's and processor's files beside it (not run here with the real weights). Voxtral's vocabulary
 (`tekken.json`) is read by transformers and its prompts are written by a template here; for the same messages the ids
-are those of mistral-common 1.13.1 (`tests/test_models_own_readers.py`).
+are those of mistral-common 1.13.1 (`tests/models/test_own_processors.py`).
 
 Not here:
 """
@@ -181,7 +181,7 @@ Python code and an old transformers. Here it opens by name: it is converted once
 - Its tiles: fewest, most, and whether a thumbnail is added.
 
 Image features, logits and loss agree with a reference computation in plain torch to 1e-4 in float32 (measured: 1e-6 for
-features, 6e-6 for logits), and greedy replies are identical: `tests/test_convert.py`.
+features, 6e-6 for logits), and greedy replies are identical: `tests/models/test_convert.py`.
 A random checkpoint of the full size of Mini-InternVL 2B (4.1 GiB in bf16) was converted in 17 s with at most 1.6 GiB of
 memory, 0.4 of them before it began. It opened in NF4 in 205 s and took a QLoRA step of rank 128 (138 million weights)
 on 379 tokens in 192 s, 65 of them processor time; 8.2 GiB at most. Measured with `benchmarks/convert.py` on one thread
@@ -193,7 +193,7 @@ A checkpoint with pixel shuffle v1 is right only when opened here, since the nat
 ## Add a family
 
 One entry in `src/mllm_tailor/models/families.py` (where its parts lie, what it takes) and one in
-`tests/tiny_families.py` (how to make it small); the tests take it from there.
+`tests/fixtures/tiny_families.py` (how to make it small); the tests take it from there.
 """
 
 

@@ -1,6 +1,6 @@
 """Measure a model folder the way the product uses it, on stored seeds of drawn receipts; keep the figures beside it.
 
-tests/test_embedded.py repeats the measurement and compares.
+tests/models/test_embedded.py repeats the measurement and compares.
 """
 
 from __future__ import annotations

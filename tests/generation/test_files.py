@@ -1,0 +1,129 @@
+"""`tailor predict`: a row for every file, written as it is made, continued after an interruption."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.generation import read_inputs
+from mllm_tailor.recipe import make_recipe
+from mllm_tailor.run.new_files import Predictor, predict_to_file, prediction_row, stream
+from mllm_tailor.run.resolve import resolve
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "predictions.md"
+RUN = resolve(make_recipe({"data": "none", "task": "answer"}))
+
+
+class Recorder(Predictor):
+    """Predicts without a model, the last sample first; fails once `budget` samples are done."""
+
+    def predict(self, samples: Sequence[Sample], on_done: Any) -> list[Prediction]:
+        rows = []
+        for number, sample in enumerate(reversed(samples)):
+            if number == BUDGET[0]:
+                raise KeyboardInterrupt
+            SEEN.append(sample.id)
+            rows.append(Prediction(sample.id, "7", {"answer": "7"}, problem=sample.extra.get("problem")))
+            on_done(rows[-1])
+        return rows
+
+
+SEEN: list[str] = []
+BUDGET = [100]
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    (folder / "march").mkdir(parents=True)
+    for name in ("b.png", "a.png", "march/a.png"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    (folder / "notes.xyz").write_text("a format that is not read")
+    SEEN.clear()
+    BUDGET[0] = 100
+    return folder
+
+
+def predictor(mode: str | None = None) -> Recorder:
+    return Recorder(RUN, RUN.mode, engine=mode or "builtin")
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_file_has_a_row_under_its_relative_path(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    rows = predict_to_file(out, predictor(), read_inputs([scans, scans / "b.png"]))
+    assert rows_of(out) == rows
+    files = [row["file"] for row in rows]
+    assert files == ["a.png", "b.png", "march/a.png", "notes.xyz", str(scans / "b.png")]
+    assert len({row["id"] for row in rows}) == 5
+    assert [bool(row.get("problem")) for row in rows] == [False, False, False, True, False]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.jsonl", "scans"]
+
+
+def test_rows_of_a_manifest_name_their_file_as_written(scans: Path) -> None:
+    manifest = scans / "m.jsonl"
+    lines = ['{"image": "a.png"}', '{"image": "none.png", "id": "x"}', '{"image": ["march/a.png", "b.png"]}', "{"]
+    manifest.write_text("\n".join(lines))
+    samples = read_inputs([manifest])
+    assert [sample.extra.get("file") for sample in samples] == ["a.png", "none.png", "march/a.png", None]
+
+
+def test_an_interrupted_prediction_continues(scans: Path, tmp_path: Path) -> None:
+    out, samples = tmp_path / "o.jsonl", read_inputs([scans])
+    BUDGET[0] = 3
+    with pytest.raises(KeyboardInterrupt):
+        predict_to_file(out, predictor(), samples)
+    assert [row["file"] for row in rows_of(out)] == ["notes.xyz", "march/a.png", "b.png"]  # as they were made
+    with out.open("a") as file:
+        file.write('{"id": "a", "file": "a.p')  # cut off by a crash
+    (scans / "b.png").write_bytes((scans / "b.png").read_bytes() + b"changed")
+    SEEN.clear()
+    BUDGET[0] = 100
+    rows = predict_to_file(out, predictor(), read_inputs([scans]))
+    assert sorted(SEEN) == ["a", "b", "notes"]  # new, changed, and the one with a problem
+    assert [row["file"] for row in rows] == ["a.png", "b.png", "march/a.png", "notes.xyz"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_finished_file_or_one_of_another_model_is_made_anew(scans: Path, tmp_path: Path, finished: bool) -> None:
+    out, samples = tmp_path / "o.jsonl", read_inputs([scans])
+    BUDGET[0] = 100 if finished else 2
+    try:
+        predict_to_file(out, predictor(), samples)
+    except KeyboardInterrupt:
+        assert not finished
+    SEEN.clear()
+    BUDGET[0] = 100
+    predict_to_file(out, predictor(None if finished else "vllm"), samples)
+    assert len(SEEN) == 4
+
+
+def test_a_stream_gives_predictions_as_they_are_made_and_can_be_left(scans: Path) -> None:
+    samples = read_inputs([scans])
+    assert [prediction.id for prediction in stream(predictor(), samples)] == [sample.id for sample in samples[::-1]]
+    BUDGET[0] = 1
+    predictions = stream(predictor(), samples)
+    next(predictions)
+    with pytest.raises(KeyboardInterrupt):
+        next(predictions)
+    left = stream(predictor(), samples)
+    next(left)
+    left.close()
+
+
+def test_the_page_describes_every_key() -> None:
+    prediction = Prediction("a", "{", {"total": "7"}, {"total": 0.5}, 1.0, problem="no JSON", cut=True)
+    row = prediction_row(Sample("a", extra={"file": "a.png"}), prediction)
+    keys = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.M)
+    assert list(row) == keys
+    assert list(prediction_row(Sample("a"), Prediction("a", ""))) == ["id", "fields", "confidence", "text", "seconds"]

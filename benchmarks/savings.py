@@ -6,7 +6,7 @@
 Four drawn receipts through the embedded model with LoRA on its language part, forward and backward, as a training makes
 its passes, in bf16 where the CPU has it; CPU seconds of one thread, the best of the rounds. That each
 leaves losses and gradients as they are is tested (tests/training/test_equivalences.py, tests/training/test_loop.py,
-tests/models/test_attention.py); in bf16 the losses differ by its rounding. Results go to benchmarks/results/savings.json.
+tests/models/test_attention.py); in bf16 the losses differ by its rounding. Results: benchmarks/results/savings.json.
 """
 
 from __future__ import annotations

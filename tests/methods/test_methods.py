@@ -228,7 +228,7 @@ def test_a_sum_packed_again_is_what_packing_it_gives(
     assert difference(logits(packed, samples), logits(again, samples)) < 1e-5
     assert difference(exact_logits(exact, samples), trained) < 1e-6
     assert difference(exact_logits(again, samples), trained) > 1e-3
-    with pytest.raises(ModelError, match="not packed to 4 bits"):
+    with pytest.raises(ModelError, match="not quantised to 4 bits"):
         merge(exact, "repacked")
 
 

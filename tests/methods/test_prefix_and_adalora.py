@@ -135,7 +135,7 @@ class TestInFront:
         heads, groups, channels = module.config.num_attention_heads, module.num_key_value_groups, module.head_dim
         query = torch.randn(2, heads, 5, channels)
         key, value = torch.randn(2, 2, heads // groups, 5, channels)
-        module.in_front = (module.prefix_key, module.prefix_value)
+        module.prefix = (module.prefix_key, module.prefix_value)
         found, _ = attend(module, query, key, value, None, scaling=module.scaling)
         keys = torch.cat([module.prefix_key.expand(2, -1, -1, -1), key], dim=2).repeat_interleave(groups, dim=1)
         values = torch.cat([module.prefix_value.expand(2, -1, -1, -1), value], dim=2).repeat_interleave(groups, dim=1)

@@ -1,8 +1,8 @@
-"""What is trained and how the update is parameterised. A new method is one file and one line of `METHODS`.
+"""What is trained and how the update is parameterised. A new method is a file and a line of `METHODS`.
 
->>> method = make_method(recipe)                          # settings are checked here, before any model is loaded
+>>> method = make_method(recipe)                          # validates the settings before any model is loaded
 >>> model = load_model(recipe.model.path, quantize=method.quantize, quantize_skip=method.quantize_skip)
->>> summary = method.apply(model)                         # exactly `summary.trainable` will change
+>>> summary = method.apply(model)                         # only `summary.trainable` will change
 """
 
 from mllm_tailor.methods.dylora import truncate

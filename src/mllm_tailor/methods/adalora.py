@@ -1,8 +1,8 @@
-"""AdaLoRA: one budget of ranks for all layers, moved to where they matter (Zhang et al. 2023, 2303.10512).
+"""AdaLoRA: one budget of ranks, moved to the layers where it matters (Zhang et al. 2023, 2303.10512).
 
-`W + s P diag(E) Q` in PEFT's layers. While E shrinks from `rank` to `target` a layer on average, the triplets of least
-importance are switched off. PEFT's own allocator keeps its averages where no checkpoint finds them and reads gradients
-that are gone after a step; this one keeps them as buffers beside the weights.
+`W + s P diag(E) Q` in PEFT's layers. While the mean rank of a layer falls from `rank` to `target`, the least important
+triplets are set to zero. PEFT's allocator keeps its averages outside of the state dict, where checkpoints lose them,
+and reads gradients that no longer exist after a step. This allocator keeps the averages as buffers of the layers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class AdaloraSettings(TuningMethodSettings):
     """Ranks that move between layers."""
 
     rank: int = Field(32, ge=2, le=4096, description="rank every layer starts with")
-    target: int | None = Field(None, ge=1, description="rank a layer has in the end, on average; default: half of it")
+    target: int | None = Field(None, ge=1, description="mean rank of a layer at the end; default: half of `rank`")
     alpha: float | None = Field(None, gt=0, description="scale of the update is alpha/rank; default: twice the rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of the inputs dropped in front of the update")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the inputs dropped before the update")
     targets: list[str] | None = Field(None, description="last names of linear layers, such as q_proj; default: all")
-    start: float = Field(0.1, ge=0, lt=1, description="share of the steps before ranks begin to go")
-    end: float = Field(0.3, gt=0, lt=1, description="share of the steps after they have settled")
+    start: float = Field(0.1, ge=0, lt=1, description="share of the steps before the ranks begin to fall")
+    end: float = Field(0.3, gt=0, lt=1, description="share of the steps after the ranks are fixed")
     orthogonal: float = Field(0.5, ge=0, description="weight of the penalty that keeps P and Q orthogonal")
 
     @model_validator(mode="after")
@@ -43,26 +43,26 @@ class AdaloraSettings(TuningMethodSettings):
         if self.target is not None and self.target >= self.rank:
             raise ValueError(f"`target` {self.target} must be below `rank` {self.rank}; for a fixed rank use lora")
         if self.start + self.end >= 1:
-            raise ValueError("`start` and `end` leave no steps in between for ranks to go")
+            raise ValueError("`start` and `end` leave no steps in which the ranks can fall")
         return self
 
 
 class Adalora(TuningMethod):
-    """Written as a plain LoRA of the largest rank that is left, so that it loads everywhere."""
+    """AdaLoRA; saved as a plain LoRA of the largest remaining rank, so that it loads everywhere."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = AdaloraSettings
     rate: ClassVar[float] = 2e-3
 
     def check(self, train: Train) -> None:
-        """Importance is read from gradients."""
+        """Refuse optimizers that keep no gradients, from which the importance is computed."""
         if train.optimizer in WITHOUT_GRADIENTS:
             raise RecipeError(
-                f"`train.optimizer` {train.optimizer}: adalora weighs its ranks by whole gradients, which it does not "
-                "keep — use adamw, or method lora"
+                f"`train.optimizer` {train.optimizer}: adalora ranks its triplets by gradients, which this optimizer "
+                "does not keep — use adamw, or method lora"
             )
 
     def attach(self, targets: Targets) -> InjectedAdapter:
-        """Inject, and listen to the gradients."""
+        """Inject, and record the gradients by hooks."""
         settings = self.settings
         check_rank(settings.rank, targets)
         config = AdaLoraConfig(
@@ -71,11 +71,11 @@ class Adalora(TuningMethod):
             lora_alpha=settings.alpha if settings.alpha is not None else 2 * settings.rank,
             lora_dropout=settings.dropout,
             target_modules=targets.pattern,
-            total_step=1_000_000,  # PEFT wants a number; its schedule is not used
+            total_step=1_000_000,  # PEFT requires a number; its schedule is not used
         )
         attached = inject(targets.model, config)
         layers = _layers(targets.model)
-        self.fresh: set[str] = set()  # halves whose penalty this step's gradient still lacks
+        self.fresh: set[str] = set()  # halves whose penalty is not yet in this step's gradient
         self.gradients: dict[str, Tensor] = {}
         for name, layer in layers.items():
             layer.register_buffer("kept", torch.ones_like(layer.lora_E[ADAPTER], dtype=torch.bool), persistent=False)
@@ -113,16 +113,16 @@ class Adalora(TuningMethod):
         return add
 
     def begin_step(self, attached: InjectedAdapter, step: int, seed: int) -> None:
-        """Every half is due its penalty once."""
+        """The penalty is added once to the gradient of every half."""
         self.fresh = {f"{name}.{half}" for name in _layers(attached.model) for half in ("lora_A", "lora_B")}
 
     @torch.no_grad()
     def end_step(self, attached: InjectedAdapter, step: int, steps: int) -> None:
-        """Weigh every triplet; switch off those beyond the budget."""
+        """Update the importance of every triplet; set those beyond the budget to zero."""
         layers = _layers(attached.model)
-        settled = round((1 - self.settings.end) * steps)
-        if step <= settled:
-            self._weigh(layers)
+        last_change = round((1 - self.settings.end) * steps)
+        if step <= last_change:
+            self._update_importance(layers)
             self._allocate(list(layers.values()), self.budget(step, steps))
         for layer in layers.values():
             layer.lora_E[ADAPTER].mul_(layer.kept)
@@ -134,8 +134,8 @@ class Adalora(TuningMethod):
         left = 1 - min(1.0, max(0.0, (step - first) / max(1.0, last - first)))
         return self._target + (self.settings.rank - self._target) * left**3
 
-    def _weigh(self, layers: Mapping[str, Any]) -> None:
-        """Running means of |w g| and of its spread (equations 9 and 10)."""
+    def _update_importance(self, layers: Mapping[str, Any]) -> None:
+        """Running means of |w g| and of its deviation (equations 9 and 10)."""
         for name, layer in layers.items():
             for half in HALVES:
                 gradient = self.gradients.get(f"{name}.{half}")
@@ -146,7 +146,7 @@ class Adalora(TuningMethod):
                 layer.get_buffer(f"uncertainty_{half}").lerp_((now - mean).abs(), 0.15)
 
     def _allocate(self, layers: list[Any], budget: float) -> None:
-        """Keep the most important triplets of all layers together (equation 7)."""
+        """Keep the most important triplets over all layers (equation 7)."""
         scores = [_triplets(layer) for layer in layers]
         count = round(budget * len(layers))
         ranked = torch.cat(scores).argsort(descending=True, stable=True)
@@ -158,22 +158,22 @@ class Adalora(TuningMethod):
     def export(
         self, attached: InjectedAdapter, state: Mapping[str, Tensor]
     ) -> tuple[PeftConfig | None, dict[str, Tensor]]:
-        """B = s P, A = diag(E) Q of the triplets that are left, filled up with zeros to one rank."""
-        given: Any = attached.config
+        """B = s P, A = diag(E) Q of the remaining triplets, padded with zeros to a common rank."""
+        config: Any = attached.config
         names = [name.removesuffix(".lora_E") for name in state if name.endswith(".lora_E")]
         kept = {name: state[f"{name}.lora_E"].flatten().nonzero().flatten() for name in names}
         rank = max(1, *(len(rows) for rows in kept.values()))
-        scale = given.lora_alpha / (self.settings.rank + 1e-5)  # as PEFT's layer computes it
+        scale = config.lora_alpha / (self.settings.rank + 1e-5)  # as PEFT's layer computes it
         plain = {}
         for name, rows in kept.items():
             up, down = state[f"{name}.lora_B"], state[f"{name}.lora_A"] * state[f"{name}.lora_E"]
-            room = rank - len(rows)
-            plain[f"{name}.lora_A.weight"] = nn.functional.pad(down[rows], (0, 0, 0, room))
-            plain[f"{name}.lora_B.weight"] = nn.functional.pad(up[:, rows] * scale, (0, room))
-        return LoraConfig(r=rank, lora_alpha=rank, target_modules=given.target_modules), plain
+            padding = rank - len(rows)
+            plain[f"{name}.lora_A.weight"] = nn.functional.pad(down[rows], (0, 0, 0, padding))
+            plain[f"{name}.lora_B.weight"] = nn.functional.pad(up[:, rows] * scale, (0, padding))
+        return LoraConfig(r=rank, lora_alpha=rank, target_modules=config.target_modules), plain
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """rank * (in + out + 1) a layer."""
+        """rank * (in + out + 1) per layer."""
         check_rank(self.settings.rank, targets)
         return sum(
             self.settings.rank * (layer.in_features + layer.out_features + 1) for layer in targets.linears.values()
@@ -185,7 +185,7 @@ def _layers(model: nn.Module) -> dict[str, Any]:
 
 
 def _triplets(layer: Any) -> Tensor:
-    """(rank,) importance of every triplet: its singular value's and the mean of its two vectors'."""
+    """(rank,) importance of every triplet: that of its singular value plus the means of its two vectors."""
     score = {half: layer.get_buffer(f"importance_{half}") * layer.get_buffer(f"uncertainty_{half}") for half in HALVES}
-    found: Tensor = score["lora_E"].flatten() + score["lora_A"].mean(dim=1) + score["lora_B"].mean(dim=0)
-    return found
+    importance: Tensor = score["lora_E"].flatten() + score["lora_A"].mean(dim=1) + score["lora_B"].mean(dim=0)
+    return importance

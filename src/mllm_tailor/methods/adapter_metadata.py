@@ -18,7 +18,7 @@ FORMAT = 2
 
 
 def describe_base(model: TunableModel) -> dict[str, Any]:
-    """What an adapter depends on: the base's files, number format and input settings."""
+    """What an adapter depends on: the files, dtype and input settings of the base model."""
     return {
         **{name: model.identity[name] for name in ("weights_sha256", "config_sha256", "path", "revision")},
         "quantize": model.quantize,
@@ -28,14 +28,14 @@ def describe_base(model: TunableModel) -> dict[str, Any]:
 
 
 def write_metadata(folder: Path, base: Mapping[str, Any], contents: Mapping[str, Any]) -> None:
-    """Write `tailor.json`: the base, what the folder holds, and the sums of its files, which must all be written."""
+    """Write `tailor.json`: the base, the contents of the folder and the checksums of its files, which must exist."""
     files = [file for pattern in ("*.safetensors", "adapter_config.json") for file in folder.rglob(pattern)]
     sums = {file.relative_to(folder).as_posix(): sha256(file) for file in sorted(files)}
     write_json(folder / FILE, {"format": FORMAT, "base": dict(base), **contents, "files": sums})
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """The contents of `tailor.json`, once the files beside it have proved to be those that were written.
+    """The contents of `tailor.json`, after the files of the folder are checked against its checksums.
 
     Raises:
         ModelError: naming the file that is missing, damaged or changed.
@@ -44,7 +44,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata = read_json(file)
     except FileNotFoundError:
-        raise ModelError(f"{folder}: no {FILE}, so not an adapter of mllm-tailor — name a run's adapter") from None
+        raise ModelError(
+            f"{folder}: no {FILE}, so not an adapter of mllm-tailor — name the adapter folder of a run"
+        ) from None
     except DataError as error:
         raise ModelError(str(error)) from None
     expected = {"base": dict, "adapters": dict, "weights": bool, "files": dict}
@@ -59,12 +61,12 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def check_base(folder: Path, trained_on: Mapping[str, Any], model: TunableModel, *, unquantised: bool = False) -> None:
-    """Refuse an adapter on another base than it was trained on; warn where only input settings differ.
+    """Refuse an adapter on a base other than the one it was trained on; warn where only input settings differ.
 
-    `unquantised` allows an adapter of a quantised base on the unquantised one.
+    `unquantised` allows an adapter of a quantised base on the same base without quantisation.
 
     Raises:
-        ModelError: saying what differs and how to load the right base.
+        ModelError: naming what differs and how to load the right base.
     """
     here = describe_base(model)
     for key, what in (("weights_sha256", "weights"), ("config_sha256", "configuration")):
@@ -76,9 +78,11 @@ def check_base(folder: Path, trained_on: Mapping[str, Any], model: TunableModel,
     quantize = trained_on.get("quantize")
     if quantize != here["quantize"] and not (unquantised and here["quantize"] is None):
         raise ModelError(
-            f"{folder}: trained on a base with quantize={quantize}, used on one with {here['quantize']} — "
+            f"{folder}: trained on a base with quantize={quantize}, used on a base with {here['quantize']} — "
             f"load the base with quantize={quantize}"
         )
     for key in model.input_settings():
         if trained_on.get(key, here[key]) != here[key]:
-            logger.warning("%s: trained with another `%s` than in use here", folder, key.removesuffix("_sha256"))
+            logger.warning(
+                "%s: trained with another `%s` than the current model has", folder, key.removesuffix("_sha256")
+            )

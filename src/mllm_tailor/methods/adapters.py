@@ -1,7 +1,7 @@
-"""Put PEFT adapters into a model in place, and read and write their weights in PEFT's own file layout.
+"""Inject PEFT adapters into a model in place; read and write their weights in PEFT's file layout.
 
-The model is not wrapped: names, parts and `generate` stay what they were, several parts can carry different kinds of
-adapters, and what is written still opens with `PeftModel.from_pretrained`.
+The model is not wrapped: names, parts and `generate` stay the same, parts can carry different kinds of adapters, and
+saved folders still load with `PeftModel.from_pretrained`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.methods import bottleneck_layers
 from mllm_tailor.methods.base import InjectedAdapter
 
-ADAPTER = "default"  # PEFT's name for the one adapter in a model
-PREFIX = "base_model.model."  # how PEFT's files call the model an adapter was made on
+ADAPTER = "default"  # PEFT's name for the only adapter in a model
+PREFIX = "base_model.model."  # what PEFT's files put before the names of modules
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 def inject(model: nn.Module, config: PeftConfig) -> InjectedAdapter:
-    """Put one kind of adapter into the modules `config` names; its weights are float32 whatever the base has."""
+    """Inject an adapter into the modules that `config` names; its weights are float32 whatever the base's dtype."""
     before = {name for name, _ in model.named_parameters()}
     frozen_before = {name: weight.requires_grad for name, weight in model.named_parameters()}
     with warnings.catch_warnings():
@@ -52,12 +52,12 @@ def inject(model: nn.Module, config: PeftConfig) -> InjectedAdapter:
 
 
 def tuner_layers(model: nn.Module) -> dict[str, Any]:
-    """Every module an adapter sits in, by name."""
+    """Every module that carries an adapter, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
 def adapter_state(attached: InjectedAdapter) -> dict[str, Tensor]:
-    """The adapter's weights under PEFT's names, without those of other adapters in the same model."""
+    """The adapter's weights under PEFT's names, without the weights of other adapters in the model."""
     own = set(attached.tuner.targeted_module_names)
     model = attached.model
     present = {
@@ -80,10 +80,10 @@ def write_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor])
 
 
 def read_adapter(model: nn.Module, folder: Path) -> InjectedAdapter:
-    """Put a written adapter into the model.
+    """Inject a saved adapter into the model.
 
     Raises:
-        ModelError: when its files are missing, damaged or of another shape than the model.
+        ModelError: when its files are missing, damaged or do not fit the shapes of the model.
     """
     try:
         with bottleneck_layers.register():
@@ -96,18 +96,18 @@ def read_adapter(model: nn.Module, folder: Path) -> InjectedAdapter:
     try:
         return restore(model, config, {name.removeprefix(PREFIX): tensor for name, tensor in state.items()})
     except (RuntimeError, KeyError) as error:
-        raise ModelError(f"{folder}: the adapter does not fit this model — open the base it was made on") from error
+        raise ModelError(f"{folder}: the adapter does not fit this model — load the base it was trained on") from error
 
 
 def restore(model: nn.Module, config: PeftConfig, state: Mapping[str, Tensor]) -> InjectedAdapter:
-    """Put an adapter with the given weights into the model.
+    """Inject an adapter with the given weights into the model.
 
     Raises:
-        RuntimeError, KeyError: when a weight has no place in it or another shape.
+        RuntimeError, KeyError: when a weight is not in the model or has another shape.
     """
     config.inference_mode = False
     if hasattr(config, "init_lora_weights"):
-        config.init_lora_weights = True  # an expensive start would only be overwritten
+        config.init_lora_weights = True  # an expensive initialisation would only be overwritten
     attached = inject(model, config)
     model.peft_config = {ADAPTER: attached.config}
     with bottleneck_layers.register():

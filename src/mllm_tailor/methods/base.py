@@ -1,4 +1,4 @@
-"""What a method provides. Each handles some parts of a model; `tuning.MethodSet` puts several of them together."""
+"""Interface of tuning methods. Each trains some parts of a model; `method.MethodSet` combines several of them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from mllm_tailor.recipe.schema import PARTS
 
 
 class TuningMethodSettings(Settings):
-    """Settings every method has."""
+    """Settings that every method has."""
 
-    learning_rate: float | None = Field(None, gt=0, le=10, description="peak rate here; default: train.learning_rate")
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="peak learning rate of these parts; default: train.learning_rate"
+    )
     last_layers: int | None = Field(None, ge=1, description="only this many layers at the top of each part")
 
 
 class TuningMethod:
-    """A way of changing the weights of some parts.
+    """A way of training some parts of a model.
 
-    `attach` prepares the model and names what is to move; everything it does not name stays frozen. The other members
-    have defaults that fit most methods.
+    `attach` prepares the model and returns the names of the trained weights; all others stay frozen. The other members
+    have defaults that suit most methods.
     """
 
     Settings: ClassVar[type[TuningMethodSettings]] = TuningMethodSettings
     default_parts: ClassVar[tuple[str, ...]] = ("language",)
-    rate: ClassVar[float] = 5e-4  # peak learning rate where the recipe names none: what its authors or users take
-    preferred: Sequence[str] = ()  # last names of linear layers aimed at where the recipe names none; empty: all
-    quantize: ClassVar[str | None] = None  # number format of the base under it
-    optimizer: ClassVar[str | None] = None  # when the method is an optimizer of its own
-    mergeable: ClassVar[bool] = True  # whether what it learns can be folded into the model's own weights
-    only_parts: ClassVar[tuple[str, ...]] = PARTS  # where it can work
+    rate: ClassVar[float] = 5e-4  # default peak learning rate, as its authors or users choose it
+    preferred: Sequence[str] = ()  # default last names of the targeted linear layers; empty: all
+    quantize: ClassVar[str | None] = None  # quantisation of the base model
+    optimizer: ClassVar[str | None] = None  # when the method is itself an optimizer
+    mergeable: ClassVar[bool] = True  # whether its update can be merged into the weights of the model
+    only_parts: ClassVar[tuple[str, ...]] = PARTS  # the parts it can train
 
     def __init__(self, name: str, settings: Any) -> None:
         self.name = name
@@ -43,7 +45,7 @@ class TuningMethod:
 
     @property
     def leaves(self) -> tuple[str, ...]:
-        """Last names of the linear layers aimed at; empty: all."""
+        """Last names of the targeted linear layers; empty: all."""
         return tuple(getattr(self.settings, "targets", None) or ())
 
     @property
@@ -52,21 +54,21 @@ class TuningMethod:
         return {}
 
     def check(self, train: Train) -> None:
-        """Refuse settings of the training that do not go with the method, before any model is opened.
+        """Refuse training settings that are incompatible with the method, before any model is loaded.
 
         Raises:
             RecipeError: with the reason and an alternative.
         """
 
     def attach(self, targets: Targets) -> InjectedAdapter:
-        """Change the model where needed; return what belongs to the method."""
+        """Change the model where needed; return the adapter or the weights that the method trains."""
         raise NotImplementedError
 
     def create_empty(self, targets: Targets) -> None:
-        """Make the places of weights that `attach` adds without PEFT, so that a file can fill them."""
+        """Create the parameters that `attach` adds without PEFT, to be filled from a file."""
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """How many weights will be trained, by formula, without touching the model."""
+        """Number of trained weights, computed by formula without changing the model."""
         raise NotImplementedError
 
     def rate_factor(self, name: str) -> float:
@@ -77,24 +79,24 @@ class TuningMethod:
         """Called before the forward passes of optimizer step `step` (from 0)."""
 
     def end_step(self, attached: InjectedAdapter, step: int, steps: int) -> None:
-        """Called after the update; `step` is the place on the schedule, which minutes may move on faster than steps."""
+        """Called after the update; `step` is the step of the schedule, which a time limit may advance faster."""
 
     def export(
         self, attached: InjectedAdapter, state: Mapping[str, Tensor]
     ) -> tuple[PeftConfig | None, dict[str, Tensor]]:
-        """What is written to the adapter folder: PEFT configuration and weights under PEFT's names."""
+        """Contents of the adapter folder: PEFT configuration, and weights under PEFT's names."""
         return attached.config, dict(state)
 
 
 class InjectedAdapter:
-    """One method at work in one model: its own weights by name and, for adapters, PEFT's configuration."""
+    """A method applied to a model: the names of the trained weights and, for adapters, PEFT's objects."""
 
     def __init__(
         self, model: nn.Module, trainable: tuple[str, ...], config: PeftConfig | None = None, tuner: Any = None
     ) -> None:
         self.model = model
-        self.trainable = trainable  # names of the weights that move
+        self.trainable = trainable  # names of the trained weights
         self.config = config
-        self.tuner = tuner  # peft's BaseTuner round the same model
+        self.tuner = tuner  # PEFT's BaseTuner around the same model
         self.state: dict[str, Any] = {}  # plain values the method keeps between steps
-        self.start: dict[str, Tensor] = {}  # weights as they began, where the method needs them in the end
+        self.start: dict[str, Tensor] = {}  # initial weights, where the method needs them when it saves

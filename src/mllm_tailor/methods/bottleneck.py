@@ -11,10 +11,10 @@ from mllm_tailor.methods.base import InjectedAdapter, TuningMethod, TuningMethod
 from mllm_tailor.methods.bottleneck_layers import BottleneckConfig
 from mllm_tailor.methods.target_modules import Targets
 
-# Where the authors and their forerunners put adapters: last names of the layers each stands in front of or behind.
+# Placements of the authors and of earlier papers: last names of the layers before or after which an adapter is put.
 UP, DOWN = ("gate_proj", "up_proj", "fc1", "linear_1"), ("down_proj", "fc2", "linear_2")
 PLACEMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "series": (UP, UP, ()),  # (targets, in front, behind)
+    "series": (UP, UP, ()),  # (targets, before, after)
     "parallel": ((*UP, *DOWN), (), ()),
     "houlsby": ((*UP, *DOWN), UP, DOWN),
     "pfeiffer": (DOWN, (), DOWN),
@@ -25,17 +25,19 @@ class BottleneckSettings(TuningMethodSettings):
     """Bottleneck adapters."""
 
     placement: Literal["series", "parallel", "houlsby", "pfeiffer"] = Field(
-        "parallel", description="in front of, beside, around, or behind the MLP"
+        "parallel", description="before, parallel to, around, or after the MLP"
     )
     width: int = Field(256, ge=1, le=8192, description="channels inside the adapter")
-    activation: Literal["tanh", "relu", "gelu", "silu"] = Field("tanh", description="between its two matrices")
-    scale: float = Field(1.0, gt=0, description="factor on its output")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of its inputs dropped")
+    activation: Literal["tanh", "relu", "gelu", "silu"] = Field(
+        "tanh", description="activation between the two matrices"
+    )
+    scale: float = Field(1.0, gt=0, description="factor on the output of the adapter")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the inputs dropped")
     targets: list[str] | None = Field(None, description="last names of linear layers; default: those of the placement")
 
 
 class Bottleneck(TuningMethod):
-    """width * (in + out) weights at every layer aimed at. Cannot be merged: it makes the model a little slower."""
+    """width * (in + out) weights at every targeted layer. Cannot be merged, so the model becomes a little slower."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = BottleneckSettings
     mergeable: ClassVar[bool] = False
@@ -46,7 +48,7 @@ class Bottleneck(TuningMethod):
         return PLACEMENTS[self.settings.placement][0]
 
     def attach(self, targets: Targets) -> InjectedAdapter:
-        """Inject."""
+        """Inject the adapter."""
         settings = self.settings
         _, front, behind = PLACEMENTS[settings.placement]
         config = BottleneckConfig(
@@ -61,7 +63,7 @@ class Bottleneck(TuningMethod):
         return inject(targets.model, config)
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """Two matrices; behind a layer both meet its outputs, in front of it both its inputs."""
+        """Two matrices; both have the output width after a layer, and the input width before it."""
         _, front, behind = PLACEMENTS[self.settings.placement]
         total = 0
         for name, layer in targets.linears.items():

@@ -1,6 +1,6 @@
 """Bottleneck adapters as PEFT layers, and their registration with PEFT.
 
-`f(h) = W_up act(W_down h)`. Before a layer: `y = W (x + s f(x))`; after it: `y = W x + s f(W x)`; beside it:
+`f(h) = W_up act(W_down h)`. Before a layer: `y = W (x + s f(x))`; after it: `y = W x + s f(W x)`; parallel to it:
 `y = W x + s f(x)` (LLM-Adapters, Hu et al. 2023, 2304.01933). W_up starts at zero, so the untrained adapter changes
 nothing (the authors' initialisation is not neutral).
 """
@@ -24,11 +24,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "ge
 
 @dataclass
 class BottleneckConfig(PeftConfig):
-    """What `adapter_config.json` says."""
+    """The contents of `adapter_config.json`."""
 
-    target_modules: str | list[str] | None = field(default=None)  # adapters beside these
-    front: str | None = field(default=None)  # in front of those of them that match
-    behind: str | None = field(default=None)  # behind those of them that match
+    target_modules: str | list[str] | None = field(default=None)  # layers with adapters
+    front: str | None = field(default=None)  # last names of those with the adapter before them
+    behind: str | None = field(default=None)  # last names of those with the adapter after them
     width: int = field(default=256)
     activation: str = field(default="tanh")
     scale: float = field(default=1.0)
@@ -41,11 +41,11 @@ class BottleneckConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PEFT_TYPE  # type: ignore[assignment]  # compares and hashes as PEFT's own members do
+        self.peft_type = PEFT_TYPE  # type: ignore[assignment]  # compares and hashes as a member of PEFT's enumeration
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
-    """One linear layer with its adapter."""
+    """A linear layer with its adapter."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
     other_param_names: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        """Make the two matrices, the second of them zero."""
+        """Create the two matrices; the second is zero."""
         base: Any = self.get_base_layer()
         width_in = base.out_features if self.position == "behind" else base.in_features
         width_out = base.in_features if self.position == "front" else base.out_features
@@ -73,14 +73,14 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(adapter_name)
 
     def adapt(self, hidden: Tensor) -> Tensor:
-        """s f(h), computed in the adapter's own number format."""
+        """s f(h), computed in the dtype of the adapter."""
         name = self.active_adapters[0]
         down, up = self.bottleneck_down[name], self.bottleneck_up[name]
         inner = self.activation(down(self.dropout(hidden.to(down.weight.dtype))))
         return (self.scale * up(inner)).to(hidden.dtype)
 
     def forward(self, hidden: Tensor, *arguments: Any, **named: Any) -> Tensor:
-        """The layer with its adapter, or without while adapters are switched off."""
+        """The layer with its adapter, or without it while adapters are disabled."""
         if self.disable_adapters:
             return self.base_layer(hidden, *arguments, **named)
         if self.position == "front":
@@ -89,7 +89,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return result + self.adapt(result if self.position == "behind" else hidden)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Impossible: between its two matrices stands an activation."""
+        """Impossible: there is an activation between the two matrices."""
         raise ValueError("a bottleneck adapter has an activation inside, which no single weight matrix can express")
 
     def unmerge(self) -> None:

@@ -1,7 +1,7 @@
-"""DyLoRA: one training, any rank afterwards (Valipour et al. 2022, 2210.07558).
+"""DyLoRA: trained once, usable at any lower rank (Valipour et al. 2022, 2210.07558).
 
 Each step draws a rank b, the same for all layers, and trains `h = W x + (alpha / b) B[:, :b] A[:b] x` (equation 7).
-PEFT's LoRA carries it: a hook closes the rows above b, and the scale follows. Ports elsewhere scale otherwise.
+It runs in PEFT's LoRA: a hook masks the rows above b, and the scale is set to match. Other ports scale differently.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mllm_tailor.methods.target_modules import Targets
 class DyloraSettings(LoraSettings):
     """LoRA that can be cut to any lower rank."""
 
-    rslora: Literal[False] = Field(False, description="does not go with this method")
-    dora: Literal[False] = Field(False, description="does not go with this method")
+    rslora: Literal[False] = Field(False, description="incompatible with this method")
+    dora: Literal[False] = Field(False, description="incompatible with this method")
     lowest: int = Field(1, ge=1, description="smallest rank drawn")
     frozen: bool = Field(
         True,
@@ -38,13 +38,13 @@ class DyloraSettings(LoraSettings):
 
 
 class Dylora(Lora):
-    """Between steps, and so in evaluations and on disk, it is a plain LoRA of the full rank."""
+    """Between steps, and therefore in evaluations and on disk, it is a plain LoRA of the full rank."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = DyloraSettings
-    rate: ClassVar[float] = 1e-3  # a step moves one row and column
+    rate: ClassVar[float] = 1e-3  # a step trains one row and column
 
     def attach(self, targets: Targets) -> InjectedAdapter:
-        """Inject, and put the hooks in place."""
+        """Inject, and register the hooks."""
         attached = super().attach(targets)
         attached.state["rank"] = self.settings.rank
 
@@ -52,7 +52,7 @@ class Dylora(Lora):
             return int(attached.state["rank"])
 
         for layer in _layers(targets.model):
-            layer.lora_A[ADAPTER].register_forward_hook(_closing(drawn))
+            layer.lora_A[ADAPTER].register_forward_hook(_masking(drawn))
             if self.settings.frozen:
                 layer.lora_A[ADAPTER].weight.register_hook(_only(drawn, 0, self.settings.rank))
                 layer.lora_B[ADAPTER].weight.register_hook(_only(drawn, 1, self.settings.rank))
@@ -63,7 +63,7 @@ class Dylora(Lora):
         self.use_rank(attached, random.Random(seed).randint(self.settings.lowest, self.settings.rank))
 
     def end_step(self, attached: InjectedAdapter, step: int, steps: int) -> None:
-        """Back to the full rank."""
+        """Return to the full rank."""
         self.use_rank(attached, self.settings.rank)
 
     def use_rank(self, attached: InjectedAdapter, rank: int) -> None:
@@ -77,7 +77,7 @@ def _layers(model: nn.Module) -> list[Any]:
     return [layer for layer in tuner_layers(model).values() if ADAPTER in getattr(layer, "lora_A", {})]
 
 
-def _closing(drawn: Callable[[], int]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _masking(drawn: Callable[[], int]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         rank = drawn()
         return (
@@ -88,7 +88,7 @@ def _closing(drawn: Callable[[], int]) -> Callable[[nn.Module, Any, Tensor], Ten
 
 
 def _only(drawn: Callable[[], int], axis: int, full: int) -> Callable[[Tensor], Tensor]:
-    """Keep the gradient of the drawn row (axis 0) or column (axis 1) alone."""
+    """Keep only the gradient of the drawn row (axis 0) or column (axis 1)."""
 
     def hook(gradient: Tensor) -> Tensor:
         kept = gradient.new_zeros(full)
@@ -102,7 +102,7 @@ def truncate(adapter: Path, rank: int, out: Path) -> None:
     """Truncate a saved DyLoRA adapter to `rank`: a plain LoRA folder with the same alpha.
 
     Raises:
-        ModelError: when the folder is no DyLoRA adapter or has a lower rank.
+        ModelError: when the folder holds no DyLoRA adapter, or its rank is lower.
     """
     metadata = read_metadata(adapter)
     if metadata["adapters"] != {".": "dylora"}:

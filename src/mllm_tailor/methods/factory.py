@@ -1,4 +1,4 @@
-"""From a recipe's `method` to a `MethodSet`: short forms, settings of each part, and what cannot go together."""
+"""Build the `MethodSet` of a recipe: expand short forms, validate the settings of each part, refuse conflicts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def make_method(recipe: Recipe) -> MethodSet:
     """The recipe's method with its settings validated; no model is needed.
 
     Raises:
-        RecipeError: naming the setting and the nearest right word.
+        RecipeError: naming the setting and the nearest valid value.
     """
     name, settings = recipe.method["name"], dict(recipe.method_settings)
     parts = settings.pop("parts", None)
     if isinstance(parts, Mapping):
-        method = MethodSet(name, tuple(_part_assignment(part, said, name, settings) for part, said in parts.items()))
+        method = MethodSet(name, tuple(_part_assignment(part, entry, name, settings) for part, entry in parts.items()))
     else:
         method = MethodSet(name, (_assignment(name, settings, parts, "method"),))
     _check_together(method)
@@ -31,17 +31,17 @@ def make_method(recipe: Recipe) -> MethodSet:
     return method
 
 
-def _part_assignment(part: str, said: Any, name: str, shared: Mapping[str, Any]) -> MethodAssignment:
-    """One entry of `parts: {vision: {method: lora, rank: 16}, projector: full}`; what is said beside is the default."""
-    own = {"method": said} if isinstance(said, str) else dict(said or {})
+def _part_assignment(part: str, entry: Any, name: str, shared: Mapping[str, Any]) -> MethodAssignment:
+    """An entry of `parts: {vision: {method: lora, rank: 16}, projector: full}`; `shared` holds the common settings."""
+    own = {"method": entry} if isinstance(entry, str) else dict(entry or {})
     own_name = own.pop("method", name)
     settings = (dict(shared) if own_name == name else {}) | own
     return _assignment(own_name, settings, [part], f"method.parts.{part}")
 
 
 def _assignment(name: str, settings: Mapping[str, Any], parts: Any, where: str) -> MethodAssignment:
-    technique_class = METHODS.load(name)
-    tuning_method: TuningMethod = technique_class(name, validate(technique_class.Settings, settings, where))
+    method_class = METHODS.load(name)
+    tuning_method: TuningMethod = method_class(name, validate(method_class.Settings, settings, where))
     chosen = (parts,) if isinstance(parts, str) else tuple(parts or tuning_method.default_parts)
     for part in chosen:
         if part not in PARTS:
@@ -54,16 +54,16 @@ def _assignment(name: str, settings: Mapping[str, Any], parts: Any, where: str) 
 
 
 def _check_optimizers(method: MethodSet) -> None:
-    """A method that is an optimizer updates every trained weight, so nothing else can stand beside it."""
-    moving = [
+    """A method that is an optimizer updates every trained weight, so it cannot be combined with another method."""
+    trained = [
         assignment.tuning_method for assignment in method.assignments if assignment.tuning_method.name != "freeze"
     ]
-    leading = next((one for one in moving if one.optimizer), None)
-    for one in moving:
-        if leading and (one.optimizer, one.optimizer_options) != (leading.optimizer, leading.optimizer_options):
+    leading = next((tuning_method for tuning_method in trained if tuning_method.optimizer), None)
+    for other in trained:
+        if leading and (other.optimizer, other.optimizer_options) != (leading.optimizer, leading.optimizer_options):
             raise RecipeError(
-                f"`method.parts`: {leading.name} is an optimizer of every trained weight, so {one.name} with settings "
-                f"of its own cannot train beside it — use {leading.name} with the same settings for all parts, or "
+                f"`method.parts`: {leading.name} is an optimizer of every trained weight, so {other.name} with other "
+                f"settings cannot be combined with it — use {leading.name} with the same settings for all parts, or "
                 "freeze the others"
             )
 

@@ -1,4 +1,4 @@
-"""Train the model's own weights: whole parts, the top layers, the norms, or nothing."""
+"""Train weights of the model itself: whole parts, the top layers, the norms, or none."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Full(TuningMethod):
     keeps_float32: ClassVar[bool] = True  # an Adam step on bf16 weights would mostly round away
 
     def chosen(self, targets: Targets) -> dict[str, nn.Parameter]:
-        """Name and tensor of what will move."""
+        """The trained weights by name."""
         packed = [name for name, weight in targets.weights().items() if not weight.is_floating_point()]
         if packed:
-            raise ModelError(f"{packed[0]} is packed into few bits and cannot be trained itself — use lora there")
+            raise ModelError(f"{packed[0]} is quantised and cannot be trained itself — use lora for this part")
         return targets.weights()
 
     def attach(self, targets: Targets) -> InjectedAdapter:
-        """Nothing is added; the chosen weights become float32."""
+        """Add nothing; convert the chosen weights to float32."""
         chosen = self.chosen(targets)
         for weight in chosen.values():
             if self.keeps_float32:
@@ -37,7 +37,7 @@ class Full(TuningMethod):
         return InjectedAdapter(targets.model, tuple(chosen))
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """Their count."""
+        """Number of the chosen weights."""
         return sum(weight.numel() for weight in self.chosen(targets).values())
 
 
@@ -48,13 +48,13 @@ class Norms(Full):
     rate: ClassVar[float] = 1e-3
 
     def chosen(self, targets: Targets) -> dict[str, nn.Parameter]:
-        """Weights of modules whose class is some norm."""
+        """The weights of modules whose class name ends in Norm."""
         norms = {name for name, module in targets.model.named_modules() if type(module).__name__.endswith("Norm")}
         return {name: weight for name, weight in targets.weights().items() if name.rpartition(".")[0] in norms}
 
 
 class Freeze(Full):
-    """Nothing moves."""
+    """Train nothing."""
 
     def chosen(self, targets: Targets) -> dict[str, nn.Parameter]:
         """No weight."""
@@ -62,7 +62,7 @@ class Freeze(Full):
 
 
 class Lomo(Full):
-    """Every weight by gradient descent inside the backward pass (Lv et al. 2023, 2306.09782): training/lomo.py."""
+    """Every weight by gradient descent inside the backward pass (Lv et al. 2023, 2306.09782): training/optim."""
 
     optimizer: ClassVar[str | None] = "lomo"
     rate: ClassVar[float] = 3e-2  # gradient descent without moments
@@ -70,7 +70,7 @@ class Lomo(Full):
 
 
 class AdaLomo(Lomo):
-    """The same with adaptive rates (Lv et al. 2023, 2310.10195)."""
+    """LOMO with adaptive learning rates (Lv et al. 2023, 2310.10195)."""
 
     optimizer: ClassVar[str | None] = "adalomo"
     rate: ClassVar[float] = 5e-4  # relative to the size of each weight
@@ -81,15 +81,16 @@ class MezoSettings(TuningMethodSettings):
 
     epsilon: float = Field(1e-3, gt=0, le=1, description="size of the two trial steps, in units of the weights")
     objective: Literal["loss", "metric"] = Field(
-        "loss", description="what the two passes compare; metric: the first of `score`, on replies to training samples"
+        "loss",
+        description="what the two passes compare; metric: the first of `score`, on replies to training samples",
     )
     exact: bool | Literal["auto"] = Field(
-        "auto", description="put weights back bit for bit, one layer at a time; auto: where they are not float32"
+        "auto", description="restore weights bit for bit, one layer at a time; auto: where they are not float32"
     )
 
 
 class Mezo(Full):
-    """Every weight by two forward passes a step (Malladi et al. 2023, 2305.17333): see training/mezo.py."""
+    """Every weight by two forward passes a step (Malladi et al. 2023, 2305.17333): training/optim."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = MezoSettings
     rate: ClassVar[float] = 1e-6  # of 2305.17333, for full tuning
@@ -98,35 +99,35 @@ class Mezo(Full):
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
-        """Its own settings."""
+        """The settings of the optimizer."""
         return self.settings.model_dump(include={"epsilon", "exact", "objective"})
 
 
 class GaloreSettings(TuningMethodSettings):
-    """Moments in few directions."""
+    """Moments of projected gradients."""
 
     rank: int = Field(128, ge=1, le=8192, description="directions kept of each weight's gradient")
-    interval: int = Field(200, ge=1, description="optimizer steps until the directions are found anew")
+    interval: int = Field(200, ge=1, description="optimizer steps between updates of the directions")
     scale: float = Field(0.25, gt=0, le=1000, description="factor on the step of every projected weight")
 
 
 class Galore(Full):
-    """Every weight, Adam's moments held in the gradient's largest directions (Zhao et al. 2024, 2403.03507).
+    """Every weight, Adam's moments kept in the gradient's largest directions (Zhao et al. 2024, 2403.03507).
 
-    Equations in training/projected.py. Weights narrower than the rank are trained by plain Adam.
+    Equations in training/optim. Weights narrower than the rank are trained by plain Adam.
     """
 
     Settings: ClassVar[type[TuningMethodSettings]] = GaloreSettings
-    rate: ClassVar[float] = 1e-4  # a quarter of it is stepped (`scale`)
+    rate: ClassVar[float] = 1e-4  # multiplied by `scale`
     optimizer: ClassVar[str | None] = "galore"
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
-        """Its own settings."""
+        """The settings of the optimizer."""
         return self.settings.model_dump(include={"rank", "interval", "scale"})
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """Their count, if the rank makes any of them smaller."""
+        """Number of the chosen weights; refuses a rank that makes no gradient smaller."""
         wide = [weight for weight in self.chosen(targets).values() if weight.ndim > 1]
         widest = max((min(weight.flatten(1).shape) for weight in wide), default=0)
         if widest <= self.settings.rank:
@@ -138,9 +139,9 @@ class Galore(Full):
 
 
 class ApolloSettings(GaloreSettings):
-    """Rates from random projections."""
+    """Learning rates from random projections."""
 
-    rank: int = Field(128, ge=1, le=8192, description="random directions; 1: one rate a tensor (APOLLO-Mini)")
+    rank: int = Field(128, ge=1, le=8192, description="random directions; 1: one rate per tensor (APOLLO-Mini)")
     scale: float = Field(
         1.0, gt=0, le=1000, description="factor on the step of every projected weight; 11.3 with rank 1"
     )
@@ -157,19 +158,19 @@ class Apollo(Galore):
 class LisaSettings(TuningMethodSettings):
     """A few layers at a time."""
 
-    layers: int = Field(2, ge=1, description="layers awake at a time")
-    interval: int = Field(20, ge=1, description="optimizer steps until others are drawn")
+    layers: int = Field(2, ge=1, description="layers trained at a time")
+    interval: int = Field(20, ge=1, description="optimizer steps before other layers are drawn")
 
 
 class Lisa(Full):
-    """Embeddings, head and a few random layers at a time (Pan et al. 2024, 2403.17919); those asleep keep no state."""
+    """Embeddings, head and a few random layers at a time (Pan et al. 2024, 2403.17919); the others keep no state."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = LisaSettings
     rate: ClassVar[float] = 5e-5  # of 2403.17919
     default_parts: ClassVar[tuple[str, ...]] = ("language", "head")
 
     def begin_step(self, attached: InjectedAdapter, step: int, seed: int) -> None:
-        """Wake the layers of this interval, drawn anew at its start."""
+        """Unfreeze the layers of this interval, drawn at its first step."""
         numbers = sorted({layer_number(name) for name in attached.trainable} - {None})
         if step % self.settings.interval == 0:
             count = min(self.settings.layers, len(numbers))
@@ -180,7 +181,7 @@ class Lisa(Full):
             weights[name].requires_grad_(layer_number(name) in awake)
 
     def end_step(self, attached: InjectedAdapter, step: int, steps: int) -> None:
-        """All awake between steps, so that nothing else needs to know."""
+        """Unfreeze all layers between steps, so that other code sees every trained weight."""
         weights = dict(attached.model.named_parameters())
         for name in attached.trainable:
             weights[name].requires_grad_(True)

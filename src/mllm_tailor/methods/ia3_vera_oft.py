@@ -1,4 +1,4 @@
-"""Methods that scale, share or turn instead of adding: (IA)3, VeRA, OFT. All PEFT's."""
+"""PEFT methods that scale, share or rotate instead of adding a low-rank update: (IA)3, VeRA, OFT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllm_tailor.methods.adapters import inject
 from mllm_tailor.methods.base import InjectedAdapter, TuningMethod, TuningMethodSettings
 from mllm_tailor.methods.target_modules import Targets
 
-FEEDFORWARD = ("down_proj", "fc2", "linear_2")  # whose input is scaled; elsewhere the output
+FEEDFORWARD = ("down_proj", "fc2", "linear_2")  # the input of these layers is scaled; of others the output
 
 
 class Ia3Settings(TuningMethodSettings):
@@ -36,7 +36,7 @@ class Ia3(TuningMethod):
         return inject(targets.model, IA3Config(target_modules=targets.pattern, feedforward_modules=feedforward))
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """One weight an output, or an input in front of an MLP's second layer."""
+        """A weight per output or, for the second layer of an MLP, per input."""
         return sum(
             layer.in_features if name.rpartition(".")[2] in FEEDFORWARD else layer.out_features
             for name, layer in targets.linears.items()
@@ -47,9 +47,9 @@ class VeraSettings(TuningMethodSettings):
     """Vectors between shared random matrices."""
 
     rank: int = Field(256, ge=1, le=8192, description="rank of the shared random matrices")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of the inputs dropped in front of the update")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the inputs dropped before the update")
     targets: list[str] | None = Field(None, description="last names of linear layers; default: all")
-    projection_seed: int = Field(0, ge=0, description="seed from which the random matrices are made anew")
+    projection_seed: int = Field(0, ge=0, description="seed of the random matrices")
 
 
 class Vera(TuningMethod):
@@ -59,7 +59,7 @@ class Vera(TuningMethod):
     rate: ClassVar[float] = 5e-3
 
     def attach(self, targets: Targets) -> InjectedAdapter:
-        """Inject; the shared matrices are made from their seed and not written to disk."""
+        """Inject; the shared matrices are drawn from their seed and not written to disk."""
         settings = self.settings
         config = VeraConfig(
             r=settings.rank,
@@ -71,27 +71,27 @@ class Vera(TuningMethod):
         return inject(targets.model, config)
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """rank + out a layer."""
+        """rank + out per layer."""
         return sum(self.settings.rank + layer.out_features for layer in targets.linears.values())
 
 
 class OftSettings(TuningMethodSettings):
     """Rotations."""
 
-    block: int = Field(32, ge=2, le=4096, description="channels turned together; divides every layer's input width")
+    block: int = Field(32, ge=2, le=4096, description="channels rotated together; divides every layer's input width")
     targets: list[str] | None = Field(None, description="last names of linear layers; default: all")
 
 
 class Oft(TuningMethod):
-    """Each block of inputs is turned by a learned rotation, which keeps angles between neurons (2306.07280)."""
+    """A learned rotation of each block of inputs, which preserves angles between neurons (2306.07280)."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = OftSettings
     rate: ClassVar[float] = 1e-3
 
     def attach(self, targets: Targets) -> InjectedAdapter:
-        """Inject rotations by nothing."""
+        """Inject identity rotations."""
         self._check(targets)
-        # The exact Cayley map, not PEFT's default series: only that is orthogonal to the last bit.
+        # The exact Cayley map, not PEFT's default series: only the exact map is orthogonal to the last bit.
         config = OFTConfig(
             r=0, oft_block_size=self.settings.block, target_modules=targets.pattern, use_cayley_neumann=False
         )
@@ -108,5 +108,5 @@ class Oft(TuningMethod):
             if layer.in_features % self.settings.block:
                 raise RecipeError(
                     f"`method.block` {self.settings.block} does not divide the {layer.in_features} inputs of {name} — "
-                    "choose one that does, such as 16"
+                    "choose a divisor, such as 16"
                 )

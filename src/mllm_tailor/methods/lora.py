@@ -1,4 +1,4 @@
-"""LoRA and its close kin, all of them PEFT's.
+"""LoRA and QLoRA, by PEFT.
 
 `y = W x + s B A x`, `A` (rank, in) random, `B` (out, rank) zero, `s = alpha / rank` (Hu et al. 2021, 2106.09685).
 """
@@ -21,25 +21,25 @@ class LoraSettings(TuningMethodSettings):
 
     rank: int = Field(32, ge=1, le=4096, description="rank of the update")
     alpha: float | None = Field(None, gt=0, description="scale of the update is alpha/rank; default: twice the rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of the inputs dropped in front of the update")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the inputs dropped before the update")
     targets: list[str] | None = Field(None, description="last names of linear layers, such as q_proj; default: all")
     rslora: bool = Field(False, description="scale by alpha/sqrt(rank) (2312.03732); steadier at high ranks")
-    dora: bool = Field(False, description="learn length and direction apart (2402.09353); slower")
-    init: Literal["default", "gaussian", "orthogonal"] = Field("default", description="how `A` starts")
+    dora: bool = Field(False, description="learn length and direction separately (2402.09353); slower")
+    init: Literal["default", "gaussian", "orthogonal"] = Field("default", description="initialisation of `A`")
 
     @field_validator("init", mode="before")
     @classmethod
     def _no_loftq(cls, value: object) -> object:
         if value == "loftq":
             raise ValueError(
-                "loftq packs the base anew, which PEFT can do on a GPU only and which no untouched base would fit — "
+                "loftq quantises the base anew: only on a GPU, and the adapter would not fit the original base — "
                 "use method qlora with init default, or pissa"
             )
         return value
 
 
 class Lora(TuningMethod):
-    """`rank * (in + out)` weights beside every linear layer aimed at."""
+    """`rank * (in + out)` weights beside every targeted linear layer."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = LoraSettings
 
@@ -62,7 +62,7 @@ class Lora(TuningMethod):
         return inject(targets.model, self.config(targets))
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """rank * (in + out) a layer, and DoRA's one length an output."""
+        """rank * (in + out) per layer, and for DoRA a length per output."""
         check_rank(self.settings.rank, targets)
         lengths = sum(layer.out_features for layer in targets.linears.values()) if self.settings.dora else 0
         return lengths + sum(
@@ -71,17 +71,17 @@ class Lora(TuningMethod):
 
 
 class Qlora(Lora):
-    """LoRA over NF4 weights with double quantisation (Dettmers et al. 2023, 2305.14314): 4.127 bits a weight.
+    """LoRA over NF4 weights with double quantisation (Dettmers et al. 2023, 2305.14314): 4.127 bits per weight.
 
-    PEFT's `prepare_model_for_kbit_training` is not called: it would turn every unpacked weight (embeddings, a skipped
-    vision tower) into float32, which costs more memory than the packing saved. What moves is float32 here anyway.
+    PEFT's `prepare_model_for_kbit_training` is not called: it would convert every unquantised weight (embeddings, a
+    skipped vision tower) to float32, which costs more memory than quantising saved. Trained weights are float32 anyway.
     """
 
     quantize: ClassVar[str | None] = "nf4"
 
 
 def check_rank(rank: int, targets: Targets) -> None:
-    """A rank above a layer's width can express nothing more.
+    """Refuse a rank above the width of a layer, which adds parameters but no expressiveness.
 
     Raises:
         RecipeError: naming the narrowest layer.

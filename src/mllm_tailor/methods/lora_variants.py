@@ -1,4 +1,4 @@
-"""LoRA with one thing changed: its scale, its start, its rates, or which half of it moves."""
+"""LoRA with another scale, initialisation or learning rates, or with a frozen half."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from mllm_tailor.methods.target_modules import Targets
 class RsloraSettings(LoraSettings):
     """LoRA scaled by alpha/sqrt(rank)."""
 
-    rslora: Literal[True] = Field(True, description="what this method is")
+    rslora: Literal[True] = Field(True, description="fixed by the method")
 
 
 class Rslora(Lora):
-    """Scale by alpha/sqrt(rank): the step does not shrink as the rank grows (Kalajdzievski 2023, 2312.03732)."""
+    """Scale by alpha/sqrt(rank): the update does not shrink as the rank grows (Kalajdzievski 2023, 2312.03732)."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = RsloraSettings
     rate: ClassVar[float] = 1e-4  # its scale is sqrt(rank) times LoRA's
 
 
 class DoraSettings(LoraSettings):
-    """LoRA of the direction, with lengths of their own."""
+    """LoRA of the direction, with lengths learned separately."""
 
-    dora: Literal[True] = Field(True, description="what this method is")
+    dora: Literal[True] = Field(True, description="fixed by the method")
 
 
 class Dora(Lora):
-    """W' = m (W + sBA) / ||W + sBA||, the length m of every output learned apart (Liu et al. 2024, 2402.09353)."""
+    """W' = m (W + sBA) / ||W + sBA||, the length m of every output learned separately (Liu et al. 2024, 2402.09353)."""
 
     Settings: ClassVar[type[TuningMethodSettings]] = DoraSettings
 
@@ -45,27 +45,29 @@ class PissaSettings(LoraSettings):
     """LoRA that starts from the largest singular vectors."""
 
     init: Literal["default"] = Field("default", description="fixed by the method")
-    iterations: int | None = Field(16, ge=1, description="of the fast decomposition; null: the exact one")
+    iterations: int | None = Field(
+        16, ge=1, description="iterations of the fast decomposition; null: the exact decomposition"
+    )
 
 
 class Pissa(Lora):
     """A and B start as the principal part of W, which the frozen base then lacks (Meng et al. 2024, 2404.02948).
 
-    Written as a plain LoRA of twice the rank, the start subtracted, so that it works on the untouched base.
+    Saved as a plain LoRA of twice the rank with the initial product subtracted, so that it works on the original base.
     """
 
     Settings: ClassVar[type[TuningMethodSettings]] = PissaSettings
-    rate: ClassVar[float] = 1e-4  # the largest directions of W move at once
+    rate: ClassVar[float] = 1e-4  # the largest directions of W are trained at once
 
     def config(self, targets: Targets) -> LoraConfig:
-        """LoRA with another start."""
+        """LoRA with PiSSA's initialisation."""
         config = super().config(targets)
         iterations = self.settings.iterations
         config.init_lora_weights = f"pissa_niter_{iterations}" if iterations else "pissa"
         return config
 
     def attach(self, targets: Targets) -> InjectedAdapter:
-        """Inject, and remember the start."""
+        """Inject, and keep the initial weights."""
         attached = super().attach(targets)
         attached.start = {name: tensor.detach().clone() for name, tensor in adapter_state(attached).items()}
         return attached
@@ -77,7 +79,7 @@ class Pissa(Lora):
         rank = self.settings.rank
         config = LoraConfig.from_peft_type(**attached.config.to_dict())  # type: ignore[union-attr]
         config.r, config.init_lora_weights = 2 * rank, True
-        # The scale alpha/rank (or alpha/sqrt(rank)) must stay what it was.
+        # The scale alpha/rank (or alpha/sqrt(rank)) must stay the same.
         config.lora_alpha = attached.config.lora_alpha * (2**0.5 if self.settings.rslora else 2)  # type: ignore[union-attr]
         joined = {}
         for name, tensor in state.items():
@@ -88,9 +90,9 @@ class Pissa(Lora):
 
 
 class LoraPlusSettings(LoraSettings):
-    """LoRA with two rates."""
+    """LoRA with two learning rates."""
 
-    ratio: float = Field(16.0, ge=1, description="rate of B over the rate of A")
+    ratio: float = Field(16.0, ge=1, description="learning rate of B divided by that of A")
 
 
 class LoraPlus(Lora):
@@ -107,20 +109,20 @@ class LoraPlus(Lora):
 class LoraFaSettings(LoraSettings):
     """LoRA with a frozen A."""
 
-    dora: Literal[False] = Field(False, description="does not go with this method")
+    dora: Literal[False] = Field(False, description="incompatible with this method")
     projected: bool = Field(
-        False, description="turn B's gradient into that of the best full update: g (A A^T)^-1 / s^2, as PEFT does it"
+        False, description="replace B's gradient by that of the best full update: g (A A^T)^-1 / s^2, as in PEFT"
     )
 
 
 class LoraFa(Lora):
-    """A stays random, only B moves, so that no layer keeps its wide input for the backward pass (2308.03303).
+    """A stays random and only B is trained, so no layer keeps its wide input for the backward pass (2308.03303).
 
-    Dropout would make such an input again; leave it at 0.
+    Dropout would require such an input again; leave it at 0.
     """
 
     Settings: ClassVar[type[TuningMethodSettings]] = LoraFaSettings
-    rate: ClassVar[float] = 1e-3  # half of it moves
+    rate: ClassVar[float] = 1e-3  # half of the matrices are trained
 
     def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject, then freeze every A."""
@@ -133,13 +135,13 @@ class LoraFa(Lora):
         return attached
 
     def num_trainable_parameters(self, targets: Targets) -> int:
-        """rank * out a layer."""
+        """rank * out per layer."""
         super().num_trainable_parameters(targets)
         return sum(self.settings.rank * layer.out_features for layer in targets.linears.values())
 
 
 def _project(layer: Any) -> None:
-    """Hook the gradient of one layer's B. The map is linear, so it may be applied to each pass before they add up."""
+    """Hook the gradient of B. The map is linear, so it can be applied to each micro-batch before they are summed."""
     down, up, scale = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER]
 
     def hook(gradient: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Merge adapters into the weights of their base, exactly, so that an ordinary model is left."""
+"""Merge adapters exactly into the weights of their base model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mllm_tailor.methods.method import MethodSet
 
 
 def merge(model: TunableModel, how: Literal["dequantised", "repacked"] = "dequantised") -> None:
-    """Merge every adapter into the weights, in place; afterwards the model is an ordinary one.
+    """Merge every adapter into the weights, in place; afterwards the model has no adapters.
 
-    A quantised base is dequantised first and the update added there, which keeps the trained function (relative error
-    4e-7 measured). `repacked` rounds every such sum to what 4 bits can hold, which loses part of the update: what a
-    model served in 4 bits would compute.
+    A quantised base is dequantised before the update is added, which keeps the trained function (measured relative
+    error 4e-7). `repacked` then rounds every sum to 4 bits, which loses part of the update: the result is what a model
+    served in 4 bits computes.
 
     Raises:
-        ModelError: for adapters whose function no single weight matrix can express, and for `repacked` without a base
-            in 4 bits.
+        ModelError: for adapters whose function no single weight matrix can express, and for `repacked` with a
+            base that is not in 4 bits.
     """
     packed = [name for name, module in model.model.named_modules() if _is_packed(module)]
     if how == "repacked" and not packed:
-        raise ModelError("this base is not packed to 4 bits — leave out `repacked`")
+        raise ModelError("this base is not quantised to 4 bits — leave out `repacked`")
     adapters: list[InjectedAdapter] = []
     if model.applied is not None:
         check_mergeable(model.applied.method)
@@ -51,14 +51,14 @@ def merge(model: TunableModel, how: Literal["dequantised", "repacked"] = "dequan
 
 
 def _is_packed(module: nn.Module) -> bool:
-    """Whether this is a 4-bit layer of bitsandbytes, which need not be installed; PEFT's layer around it is none."""
+    """Whether this is a 4-bit layer of bitsandbytes (which need not be installed); PEFT's layer around it is not."""
     kind = type(module)
     return kind.__name__ == "Linear4bit" and kind.__module__.startswith("bitsandbytes")
 
 
 @torch.no_grad()
 def _pack_and_unpack(network: nn.Module, names: Sequence[str]) -> None:
-    """Round layers to what NF4 with doubly quantised scales (arXiv 2305.14314) can hold, as loading packs them."""
+    """Round layers to NF4 with double quantisation (arXiv 2305.14314), as quantised loading does."""
     functional = need("bitsandbytes", "quantize", "merging into 4 bits", ModelError).functional
     for name in names:
         weight = network.get_submodule(name.removeprefix("base_model.model.")).weight
@@ -76,7 +76,7 @@ def check_mergeable(method: MethodSet) -> None:
         if not assignment.tuning_method.mergeable:
             raise ModelError(
                 f"`method.name` {assignment.tuning_method.name} cannot be merged into the weights — use the run or its "
-                "adapter as it is, or train with lora, which can"
+                "adapter as it is, or train with lora"
             )
 
 
@@ -91,7 +91,7 @@ def _merge_and_unload(adapters: list[InjectedAdapter]) -> None:
 
 
 def _onto_dequantised(model: TunableModel, adapters: list[InjectedAdapter]) -> list[InjectedAdapter]:
-    """The same adapters on dequantised weights: PEFT's layers for quantised ones would quantise the sum again."""
+    """The same adapters on dequantised weights: PEFT's layers for quantised weights would quantise the sum again."""
     saved = []
     for adapter in adapters:
         assert adapter.config is not None
@@ -104,7 +104,7 @@ def _onto_dequantised(model: TunableModel, adapters: list[InjectedAdapter]) -> l
 
 
 def _untie_adapted_head(network: nn.Module) -> None:
-    """An update of the output head must not reach the input embeddings that share its weight."""
+    """Untie an adapted output head: its update must not reach the input embeddings that share its weight."""
     head = network.get_output_embeddings()
     if not isinstance(head, BaseTunerLayer):
         return

@@ -21,21 +21,21 @@ from mllm_tailor.recipe.schema import PARTS
 
 WEIGHTS_FILE = "trained.safetensors"  # weights of the model itself that were trained, under their own names
 
-NOTHING = "`method.parts`: nothing is left to train — a tied head belongs to `language`, or choose other parts"
+NOTHING = "`method.parts`: nothing is left to train — a tied head belongs to `language`; choose other parts"
 
 
 @dataclass(frozen=True)
 class TrainableSummary:
-    """The weights that are trained: their names, how many in each part, and how many the model has in all."""
+    """The trained weights: their names, their number in each part, and the number of all weights of the model."""
 
     trainable: tuple[str, ...]
     counts: dict[str, int]  # part -> weights
     total: int
     modules: dict[str, int]  # part -> modules that carry trained weights
-    module_names: dict[str, tuple[str, ...]]  # part -> their names, layers folded together
+    module_names: dict[str, tuple[str, ...]]  # part -> their names, numbers of layers joined to ranges
 
     def lines(self, most: int = 12) -> list[str]:
-        """A line for each part: how many weights are trained, and in which modules."""
+        """A line for each part: the number of trained weights, and their modules."""
         lines = []
         for part, count in self.counts.items():
             if count:
@@ -47,7 +47,7 @@ class TrainableSummary:
 
 @dataclass(frozen=True)
 class MethodAssignment:
-    """One tuning method and the parts it trains."""
+    """A tuning method and the parts it trains."""
 
     parts: tuple[str, ...]
     tuning_method: TuningMethod
@@ -55,7 +55,7 @@ class MethodAssignment:
 
 @dataclass(frozen=True)
 class AppliedMethod:
-    """A method at work in a model: see `core.model.AppliedMethod`."""
+    """A method applied to a model: see `core.model.AppliedMethod`."""
 
     method: MethodSet
     adapters: tuple[InjectedAdapter, ...]  # in the order of the method's assignments
@@ -81,19 +81,19 @@ class MethodSet:
 
     @property
     def quantize(self) -> str | None:
-        """How the base is to be quantised; needed before it is loaded."""
+        """Quantisation of the base model, needed before it is loaded."""
         formats = (assignment.tuning_method.quantize for assignment in self.assignments)
         return next((quantize for quantize in formats if quantize), None)
 
     @property
     def quantize_skip(self) -> tuple[str, ...]:
-        """Parts that stay unquantised: all on which no quantising method works."""
+        """Parts that stay unquantised: all that no quantising method trains."""
         packed = {part for item in self.assignments if item.tuning_method.quantize for part in item.parts}
         return tuple(part for part in PARTS if part not in packed) if packed else ()
 
     @property
     def optimizer(self) -> str | None:
-        """The optimizer that a tuning method requires, if one does."""
+        """The optimizer that a tuning method requires, if any."""
         optimizers = (assignment.tuning_method.optimizer for assignment in self.assignments)
         return next((optimizer for optimizer in optimizers if optimizer), None)
 
@@ -120,7 +120,7 @@ class MethodSet:
         return self._count(model, total)
 
     def num_trainable_parameters(self, model: ModelModules) -> int:
-        """How many weights will be trained, by formula, without touching the model; one without weights will do.
+        """Number of trained weights, computed by formula without changing the model; a meta model suffices.
 
         Raises:
             ModelError, RecipeError: when the model lacks a part, a setting does not fit it, or nothing is trained.
@@ -133,9 +133,9 @@ class MethodSet:
         return count
 
     def save(self, model: TunableModel, folder: Path) -> None:
-        """Write what was trained: PEFT folders for adapters, plain safetensors for weights of the model itself.
+        """Save what was trained: PEFT folders for adapters, plain safetensors for weights of the model itself.
 
-        One adapter lies at the top of `folder`; several lie in subfolders named by their parts.
+        A single adapter is written to `folder` itself, several to subfolders named by their parts.
         """
         folder.mkdir(parents=True, exist_ok=True)
         pairs = list(zip(self.assignments, injected_adapters(model), strict=True))
@@ -156,10 +156,10 @@ class MethodSet:
         write_metadata(folder, describe_base(model), contents)
 
     def load(self, model: TunableModel, folder: Path, *, unquantised: bool = False) -> None:
-        """Put what `save` wrote into an untouched base.
+        """Load what `save` wrote into an untouched base model.
 
         Raises:
-            ModelError: when the base is another one, or a file is missing, damaged or changed.
+            ModelError: when the base differs, or a file is missing, damaged or changed.
         """
         metadata = read_metadata(folder)
         check_base(folder, metadata["base"], model, unquantised=unquantised)
@@ -173,7 +173,7 @@ class MethodSet:
         model.model.eval()
 
     def peak_learning_rate(self, stated: float | None) -> float:
-        """The peak learning rate of the first tuning method; `stated` is the recipe's common one."""
+        """The peak learning rate of the first tuning method; `stated` is the recipe's `train.learning_rate`."""
         return _peak_rate(self.assignments[0].tuning_method, stated)
 
     def learning_rates(self, model: TunableModel, stated: float | None) -> dict[str, float]:
@@ -195,7 +195,7 @@ class MethodSet:
             assignment.tuning_method.end_step(adapter, step, steps)
 
     def state_dict(self, model: TunableModel) -> list[dict[str, Any]]:
-        """Plain values that the tuning methods keep between steps."""
+        """The state of each tuning method between steps, as plain values."""
         return [dict(adapter.state) for adapter in injected_adapters(model)]
 
     def load_state_dict(self, model: TunableModel, states: Sequence[Mapping[str, Any]]) -> None:
@@ -241,12 +241,12 @@ class MethodSet:
 
 
 def _peak_rate(tuning_method: TuningMethod, stated: float | None) -> float:
-    """That of the part, else that of the whole training, else the method's default."""
+    """The learning rate of the part, else of the whole training, else the default of the method."""
     return float(tuning_method.settings.learning_rate or stated or tuning_method.rate)
 
 
 def _module_of(name: str, layers: Mapping[str, Any]) -> str:
-    """The module of the base model a weight belongs to or, for an adapter's weight, sits beside."""
+    """The module of the base model that holds a weight or that carries the adapter of the weight."""
     parent = name
     while parent := parent.rpartition(".")[0]:
         if parent in layers:
@@ -255,13 +255,13 @@ def _module_of(name: str, layers: Mapping[str, Any]) -> str:
 
 
 def injected_adapters(model: TunableModel) -> Sequence[InjectedAdapter]:
-    """What the method put into this model, in the order of its assignments."""
-    assert model.applied is not None, "a method is applied or loaded first"
+    """The adapters that the method injected into this model, in the order of its assignments."""
+    assert model.applied is not None, "no method was applied or loaded"
     return model.applied.adapters
 
 
 def trainable_state_dict(model: TunableModel) -> dict[str, Tensor]:
-    """Everything a method may change while training, by name: trained weights and all tensors of its adapters."""
+    """Every tensor that a method may change in training, by name: trained weights and all tensors of its adapters."""
     network: nn.Module = model.model
     layers = tuple(tuner_layers(network))
     trainable = {name for adapter in injected_adapters(model) for name in adapter.trainable}
@@ -274,7 +274,7 @@ def trainable_state_dict(model: TunableModel) -> dict[str, Tensor]:
 
 
 def _size(weight: nn.Parameter) -> int:
-    """How many weights a tensor stands for; NF4 keeps two in a byte."""
+    """Number of weights in a tensor; NF4 stores two in a byte."""
     state = getattr(weight, "quant_state", None)
     return int(state.shape.numel()) if state is not None else weight.numel()
 

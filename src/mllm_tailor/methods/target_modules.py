@@ -1,4 +1,4 @@
-"""Which modules and weights of an opened model a method aims at: parts compiled into exact names."""
+"""The modules and weights that a method targets: parts of a model compiled into exact names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAYER_NUMBER = re.compile(r"\.(?:layers?|blocks?|h)\.(\d+)\.")
 
 
 def under(name: str, prefixes: Sequence[str]) -> bool:
-    """Whether a dotted name is one of `prefixes` or lies inside one."""
+    """Whether a dotted name is in `prefixes` or below one of them."""
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
@@ -26,12 +26,12 @@ def part_of(name: str, parts: Mapping[str, Sequence[str]]) -> str:
 
 @dataclass(frozen=True)
 class Targets:
-    """The chosen parts of one model, narrowed to the last layers and to named linear layers where asked."""
+    """The chosen parts of one model, restricted to the last layers and to named linear layers where set."""
 
     model: nn.Module
     parts: Mapping[str, tuple[str, ...]]  # part -> prefixes of its module names
     leaves: tuple[str, ...] = ()  # last names of linear layers, such as q_proj; empty: all of them
-    preferred: tuple[str, ...] = ()  # the same, but a wish: those the parts have, or all where they have none
+    preferred: tuple[str, ...] = ()  # the same as a default: those that the parts have, or all where they have none
     last_layers: int | None = None  # only that many layers at the top of each part
 
     def __post_init__(self) -> None:
@@ -42,21 +42,21 @@ class Targets:
 
     @cached_property
     def linears(self) -> dict[str, nn.Linear]:
-        """Name and module of every linear layer aimed at."""
+        """Every targeted linear layer by name."""
         within = {name: module for name, module in self._linears().items() if self.within(name)}
-        wished = {name for name in within if name.rpartition(".")[2] in self.preferred}
-        found = {
+        preferred = {name for name in within if name.rpartition(".")[2] in self.preferred}
+        linears = {
             name: module
             for name, module in within.items()
-            if (name.rpartition(".")[2] in self.leaves if self.leaves else not wished or name in wished)
+            if (name.rpartition(".")[2] in self.leaves if self.leaves else not preferred or name in preferred)
         }
-        if not found:
-            raise ModelError(f"no linear layer in {', '.join(self.parts)} fits — choose other parts or targets")
-        return found
+        if not linears:
+            raise ModelError(f"no linear layer in {', '.join(self.parts)} matches — choose other parts or targets")
+        return linears
 
     @property
     def pattern(self) -> str:
-        """A regular expression that matches exactly the names of `linears`, as PEFT takes it."""
+        """A regular expression that matches exactly the names of `linears`, as PEFT expects it."""
         grouped: dict[str, list[str]] = {}
         for name in self.linears:
             parent, _, leaf = name.rpartition(".")
@@ -78,7 +78,7 @@ class Targets:
         return False
 
     def _linears(self) -> dict[str, nn.Linear]:
-        prefixes = [prefix for found in self.parts.values() for prefix in found]
+        prefixes = [prefix for names in self.parts.values() for prefix in names]
         return {
             name: module
             for name, module in self.model.named_modules()
@@ -90,19 +90,19 @@ class Targets:
 
 
 def layer_number(name: str) -> int | None:
-    """The number of the layer a name lies in, or None outside of layers."""
-    found = LAYER_NUMBER.search(f".{name}.")
-    return int(found.group(1)) if found else None
+    """The number of the layer that a name is in, or None outside of layers."""
+    match = LAYER_NUMBER.search(f".{name}.")
+    return int(match[1]) if match else None
 
 
 def folded(names: Iterable[str]) -> tuple[str, ...]:
-    """Names with the numbers of layers in one place: `layers.0-5.self_attn.q_proj`."""
-    found: dict[tuple[str, str], set[int]] = {}
+    """Names with the numbers of layers joined to ranges: `layers.0-5.self_attn.q_proj`."""
+    numbers_by_name: dict[tuple[str, str], set[int]] = {}
     for name in names:
         match = LAYER_NUMBER.search(f".{name}.")
         ends = (name[: match.start(1) - 1], name[match.end(1) - 1 :]) if match else (name, "")
-        found.setdefault(ends, set()).update([int(match[1])] if match else [])
-    return tuple(f"{before}{_spans(sorted(numbers))}{after}" for (before, after), numbers in found.items())
+        numbers_by_name.setdefault(ends, set()).update([int(match[1])] if match else [])
+    return tuple(f"{before}{_spans(sorted(numbers))}{after}" for (before, after), numbers in numbers_by_name.items())
 
 
 def _spans(numbers: Sequence[int]) -> str:
@@ -117,20 +117,20 @@ def _spans(numbers: Sequence[int]) -> str:
 
 
 def _layer(name: str) -> int:
-    """The same; what lies outside of layers counts as below them all."""
+    """The number of the layer; names outside of layers count as below all layers."""
     number = layer_number(name)
     return -1 if number is None else number
 
 
 def _alternatives(parents: Sequence[str], leaves: Sequence[str]) -> str:
-    """`(?:layers\\.0|layers\\.1)\\.(?:q_proj|v_proj)`, with the numbers of layers folded together."""
+    """`(?:layers\\.0|layers\\.1)\\.(?:q_proj|v_proj)`, with the numbers of layers grouped."""
     shapes: dict[tuple[str, str], list[str]] = {}
     for parent in parents:
-        found = LAYER_NUMBER.search(f".{parent}.")
-        if found is None:
+        match = LAYER_NUMBER.search(f".{parent}.")
+        if match is None:
             shapes.setdefault((re.escape(parent), ""), [])
             continue
-        start, end = found.start(1) - 1, found.end(1) - 1
+        start, end = match.start(1) - 1, match.end(1) - 1
         shapes.setdefault((re.escape(parent[:start]), re.escape(parent[end:])), []).append(parent[start:end])
     leaf = re.escape(leaves[0]) if len(leaves) == 1 else f"(?:{'|'.join(map(re.escape, leaves))})"
     return "|".join(

@@ -336,7 +336,7 @@ def test_methods_are_compared_and_a_failing_one_stops_nobody(
     told = json.loads((folder / "comparison.json").read_text())
     assert [one["name"] for one in told["methods"]] == words.split(",")
     assert told["untouched"]["value"] + norms.gain.value == pytest.approx(norms.score.value)
-    assert set(told["floors"]) == {"baseline_constant", "baseline_nearest"}
+    assert set(told["baselines"]) == {"baseline_constant", "baseline_nearest"}
     assert (folder / "comparison.svg").is_file() and "failed" in capsys.readouterr().out
     run = folder / "norms-learning_rate-0.003"
     before = (run / "predictions" / "base_unconstrained.jsonl").read_text()

@@ -105,8 +105,8 @@ def _scores(measured: dict[str, Any]) -> Iterator[str]:
     yield (
         "`python benchmarks/method_scores.py drawn` and `sroie`: the embedded model (12 million weights, as of its "
         "second milestone), company, date and total of 24 receipts to train on, each seen once, 12 steps; scored on "
-        "24 others. So little shows what a method costs and whether it learns at all; it does not tell neighbours "
-        "apart. Rates were reasoned, not searched. Seconds are CPU seconds of training on one thread; memory is"
+        "24 others. So little shows what a method costs and whether it learns at all; it does not separate "
+        "neighbours. Rates were reasoned, not searched. Seconds are CPU seconds of training on one thread; memory is"
         " the whole process's peak, Python and libraries included (about 0.6 GiB). A method that is in no table has "
         "not run yet; the command resumes where it stopped.\n"
     )
@@ -115,9 +115,9 @@ def _scores(measured: dict[str, Any]) -> Iterator[str]:
 
 
 def _table(title: str, found: dict[str, Any]) -> Iterator[str]:
-    floors = ", ".join(f"{name.removeprefix('floor_')} {value:.1f}" for name, value in found["floors"].items())
+    baselines = ", ".join(f"{name.removeprefix('baseline_')} {value:.1f}" for name, value in found["baselines"].items())
     yield f"### On {title}\n"
-    yield f"Untouched {found['untouched']['value']:.1f}; floors: {floors} ({found['metric']}, 0 to 100).\n"
+    yield f"Untouched {found['untouched']['value']:.1f}; baselines: {baselines} ({found['metric']}, 0 to 100).\n"
     yield "| method | score | gain (95 % interval) | rate | trained weights | seconds | peak memory | on disk |"
     yield "|---|---|---|---|---|---|---|---|"
     for one in sorted(found["methods"], key=lambda one: -(one["score"] or {"value": -1})["value"]):

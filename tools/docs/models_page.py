@@ -105,7 +105,7 @@ tailor merge RUN FOLDER --how repacked   # not exact; also unquantised. Says wha
 
 A merged folder is opened again and scored on held-out samples (`--samples`, 8), beside what the run recorded for the
 same ones; both stand in its README.md, with base and tuned scores of the whole held-out part, their interval, the
-floors, and how far rounding moved the logits. Merging a QLoRA adapter unpacks the base first.
+baselines, and how far rounding moved the logits. Merging a QLoRA adapter unpacks the base first.
 
 DoRA scales every row of a weight by its length. Merged and saved in bfloat16, it is known to have cost a published
 extractor 13 points of F1. Measured with `benchmarks/merge.py` (embedded model as of its second milestone, language

@@ -227,11 +227,11 @@ def _row(outcomes: Sequence[Outcome], wanted: Sequence[Wanted], folder: Path, bu
         return {"budget": budget, "methods": rows}
     scores = read_scores(RunFolder(folder / done.folder))
     metric = scores["metrics"][0]
-    floors = {
+    baselines = {
         name: found["metrics"][metric]["value"]
         for name, found in scores["systems"].items()
         if name.startswith("baseline_")
     }
     gain = scores["gain"][metric]
     common = {"budget": budget, "metric": metric, "better": gain["better"], "held_out": gain["count"]}
-    return {**common, "untouched": gain["base"], "floors": floors, "methods": rows}
+    return {**common, "untouched": gain["base"], "baselines": baselines, "methods": rows}

@@ -138,7 +138,7 @@ def in_words(found: LearningCurve) -> str:
 def _show(found: LearningCurve, untuned: Interval) -> None:
     table = Table(f"{found.metric.replace('_', ' ')} by labelled samples", "", "score", "95 % interval")
     rows = [("untuned", untuned), *zip(map(str, found.sizes), found.values, strict=True)]
-    rows.append((f"{2 * found.sizes[-1]}, foreseen", found.doubled))
+    rows.append((f"{2 * found.sizes[-1]}, estimated", found.doubled))
     for name, one in rows:
         table.add_row(name, f"{one.value:.1f}", f"{one.low:.1f} to {one.high:.1f}")
     show(table)

@@ -123,7 +123,7 @@ def _labels(rest: dict[str, Any], source: str) -> Iterator[tuple[str, str | None
     parses = labels.get("gt_parses") or [labels.get("gt_parse", labels)]
     for parse in parses:
         if not isinstance(parse, dict):
-            raise DataError(f"{source}: `{column}` should hold an object, found {kind_of(parse)} — mend the label")
+            raise DataError(f"{source}: `{column}` should hold an object, found {kind_of(parse)} — fix the label")
         question, answer = _conversation(parse)
         outer_question, outer_answer = _conversation(rest)
         yield question or outer_question, answer if answer is not None else outer_answer, parse, {**rest, **extra}
@@ -188,9 +188,9 @@ def _parse_label(text: str, source: str, column: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise DataError(f"{source}: `{column}` is not valid JSON ({error}) — mend the label") from None
+        raise DataError(f"{source}: `{column}` is not valid JSON ({error}) — fix the label") from None
     if not isinstance(value, dict):
-        raise DataError(f"{source}: `{column}` should hold an object, found {kind_of(value)} — mend the label")
+        raise DataError(f"{source}: `{column}` should hold an object, found {kind_of(value)} — fix the label")
     return value
 
 
@@ -239,7 +239,7 @@ def read_id(value: Any, source: str) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DataError(f"{source}: `id` should be text or a whole number, found {kind_of(value)} — mend the id")
+        raise DataError(f"{source}: `id` should be text or a whole number, found {kind_of(value)} — fix the id")
     return str(value)
 
 
@@ -265,7 +265,7 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
             return [Media(_kind(str(name or ""), hint or "image", source), data=value["bytes"])]
         value = value.get("path") or value.get("url") or value.get("file_name")
     if not isinstance(value, str) or not value:
-        raise DataError(f"{source}: a file is named by text, found {kind_of(value)} — mend the path")
+        raise DataError(f"{source}: a file is named by text, found {kind_of(value)} — fix the path")
     if value.startswith("data:"):
         declared = value[5:].partition("/")[0]
         kind: MediaKind = declared if declared in ("image", "video", "audio") else hint or "image"  # type: ignore[assignment]
@@ -287,7 +287,7 @@ def stitched(media: tuple[Media, ...], source: str) -> Media:
     """
     paths = tuple(item.path for item in media if item.path and item.kind == "image" and item.page is None)
     if len(paths) != len(media):
-        raise DataError(f"{source}: `views` are picture files of one page each — mend this row")
+        raise DataError(f"{source}: `views` are picture files of one page each — fix this row")
     return Media("image", paths[0], views=paths)
 
 
@@ -331,7 +331,7 @@ def group_key(value: object) -> str | None:
 def plain_value(value: Any, source: str, name: str) -> Any:
     """A label as JSON holds it: dates and decimals from tables become text; NaN is refused."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"{source}: `{name}` is {value}, which is not a value — mend the label or leave it empty")
+        raise DataError(f"{source}: `{name}` is {value}, which is not a value — fix the label or leave it empty")
     if isinstance(value, datetime.datetime) and value.tzinfo is None and value.time() == datetime.time():
         return value.date().isoformat()  # tables store dates as midnight
     if isinstance(value, (datetime.date, datetime.time)):

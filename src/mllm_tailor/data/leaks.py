@@ -18,7 +18,7 @@ from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.perceptual_hash import near_pairs
 
 HELD_OUT_KEEPS = "hold out by group, or exclude it: the held-out one is kept"
-RARE = 0.5  # labels tell samples apart when at least this share of them is distinct
+RARE = 0.5  # labels distinguish samples when at least this share of them is distinct
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,11 @@ COARSE_STEP, FINE_STEP = 8, 4  # grey levels by which brightness must rise; pape
 NEAR_COARSE = 2  # bits
 NEAR_FINE = 0.2  # differing bits over bits set in either: pages are mostly white, so common zeros say nothing
 TELLING_BITS = 32  # a picture with fewer fine bits set is blank and looks like every other blank one
-BANDS = ((0, 22), (22, 43), (43, 64))  # hashes at most 2 bits apart agree wholly in at least one of three bands
+BANDS = (
+    (0, 22),
+    (22, 43),
+    (43, 64),
+)  # hashes that differ in at most 2 bits agree wholly in at least one of three bands
 
 
 def difference_bits(image: Image.Image, side: int, step: int) -> np.ndarray:
@@ -57,9 +61,9 @@ def _near(one: np.ndarray, others: np.ndarray, candidates: np.ndarray) -> np.nda
     coarse = np.bitwise_count(others[candidates, :8] ^ one[:8]).sum(1)
     candidates = candidates[coarse <= NEAR_COARSE]
     fine = others[candidates, 8:]
-    apart = np.bitwise_count(fine ^ one[8:]).sum(1, dtype=np.int64)
+    distance = np.bitwise_count(fine ^ one[8:]).sum(1, dtype=np.int64)
     either = np.bitwise_count(fine | one[8:]).sum(1, dtype=np.int64)
-    return np.asarray(candidates[(apart <= NEAR_FINE * either) & (either >= TELLING_BITS)])
+    return np.asarray(candidates[(distance <= NEAR_FINE * either) & (either >= TELLING_BITS)])
 
 
 def _bytes(hashes: Sequence[str]) -> np.ndarray:

@@ -125,7 +125,7 @@ def _cut(samples: Sequence[Sample], chosen: set[str]) -> Parts:
 
 
 def _unit(sample: Sample) -> str:
-    """What may not be torn apart: a group, else the samples of one file, else the sample."""
+    """What a split keeps together: a group, else the samples of one file, else the sample."""
     if sample.group is not None:
         return f"group:{sample.group}"
     if sample.media and sample.media[0].path is not None:

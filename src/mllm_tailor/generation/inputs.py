@@ -115,7 +115,7 @@ def _of_rows(path: Path) -> Iterator[Sample]:
         try:
             row = parse_line(line, number)
         except ValueError as error:
-            yield _bad(f"{path.stem}-{number}", where, f"not valid JSON ({error}) — mend or remove this row")
+            yield _bad(f"{path.stem}-{number}", where, f"not valid JSON ({error}) — fix or remove this row")
             continue
         file = _file_of_row(row)
         try:
@@ -153,7 +153,7 @@ def _of_row(row: Any, folder: Path, where: str) -> Sample:
     history, system = earlier_turns(row.get("history"), row.get("system"), reader)
     question = row.get("question", "")
     if not isinstance(question, str):
-        raise DataError(f"{where}: `question` should be text, found {type(question).__name__} — mend it")
+        raise DataError(f"{where}: `question` should be text, found {type(question).__name__} — fix it")
     return Sample(
         id=str(row.get("id", stem)),
         media=media,
@@ -180,14 +180,14 @@ def _options(value: Any, where: str) -> tuple[str, ...]:
     """Of a multiple-choice question."""
     texts = list(value.values()) if isinstance(value, Mapping) else [] if value is None else value
     if not isinstance(texts, list) or not all(isinstance(text, (str, int, float)) for text in texts):
-        raise DataError(f"{where}: `options` should be a list of texts, found {value!r} — mend this row")
+        raise DataError(f"{where}: `options` should be a list of texts, found {value!r} — fix this row")
     return tuple(map(str, texts))
 
 
 def _names(value: Any, where: str) -> list[str]:
     names = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{where}: media are named by paths, found {value!r} — mend this row")
+        raise DataError(f"{where}: media are named by paths, found {value!r} — fix this row")
     return names
 
 

@@ -140,7 +140,10 @@ class DataSpec(Settings):
         "refuse", description="faulty samples refuse the run, or take no part and get a line in the ledger"
     )
     transcription_share: float = Field(
-        0.0, ge=0, le=1, description="share of the training samples also learned to be read aloud, if they bring `ocr`"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the training samples also used to learn transcription, where the data bring `ocr`",
     )
     limit: int | None = Field(None, ge=1, description="use only this many training samples (a seeded choice)")
     limit_held_out: int | None = Field(
@@ -206,7 +209,7 @@ class Train(Settings):
     gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="processes that share each step's passes on a processor; auto: one a core where a long training's "
+        description="worker processes for CPU training; auto: one a core where a long training's "
         "steps have passes for them and memory suffices. On GPUs: torchrun",
     )
     max_minutes: float | None = Field(
@@ -259,7 +262,7 @@ class Predict(Settings):
     constrained: bool = Field(True, description="hold the reply to the task's JSON schema")
     fields: Literal["together", "side_by_side"] = Field(
         "together",
-        description="`side_by_side` writes each field of a reply held to the schema in a row of its own, behind one "
+        description="`side_by_side` decodes each field of a constrained reply in its own sequence, behind one "
         "reading of the document: fewer steps, but no field sees the others, so score it first "
         "(docs/performance.md); max_new_tokens is then of each field",
     )

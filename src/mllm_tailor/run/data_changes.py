@@ -201,7 +201,7 @@ def is_used(folder: RunFolder, split: str) -> bool:
 
 
 def _from_training(folder: RunFolder) -> list[Path]:
-    """What follows from training samples: checkpoints apart, whose folder may be empty."""
+    """What follows from training samples: all but checkpoints, whose folder may be empty."""
     baselines = sorted(folder.predictions("*").parent.glob("baseline_*.jsonl"))
     return [folder.training, folder.adapter, folder.codebook, folder.predictions("training_before"), *baselines]
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """How a recipe is run, apart from what the recipe states."""
+    """How a recipe is run: what the recipe itself does not state."""
 
     exclude_faulty: bool = False  # leave faulty samples out instead of refusing
     fresh: bool = False  # set an existing run of this name aside

@@ -136,7 +136,7 @@ def predict_held_out(
     model: LoadedModel,
     cache: VisionFeatureCache,
 ) -> None:
-    """In every decoding mode, so that a gain in form is told apart from a gain in reading."""
+    """In every decoding mode, which separates a gain in form from a gain in reading."""
     logger.info(
         "Predicting %d held-out samples with the %s model: %s", len(splits.held_out), state, " and ".join(run.modes)
     )

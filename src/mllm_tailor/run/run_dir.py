@@ -92,7 +92,7 @@ class RunFolder:
 
     @property
     def cost_estimate(self) -> Path:
-        """What memory and time the check foresaw."""
+        """The estimated memory and time of the training."""
         return self.path / "cost_estimate.json"
 
     @property

@@ -75,7 +75,7 @@ def compose_franchise(rng: random.Random, chain: Chain | None = None, branch: Sh
 
 
 def _sums(desk: Till) -> None:
-    """The total is the amount to settle, neither the sum of the basket nor the amount received."""
+    """The total is the amount to pay, neither the sum of the basket nor the amount received."""
     bought = desk.purchase
     desk.pair("TOTAL OF BASKET", desk.money(bought.subtotal))
     for label, cents in (

@@ -158,7 +158,7 @@ class DrawnText:
 
 
 def _fit(cells: list[tuple[Cell, float]], width: float, scale: float) -> float:
-    """The largest em at which these (cell, length in em) stay within 0..width and apart; pixels."""
+    """The largest em at which these (cell, length in em) stay within 0..width and do not overlap; pixels."""
     best = float("inf")
     before: tuple[float, float] | None = None  # the anchor of the cell to the left, and its reach to the right in em
     for cell, length in cells:

@@ -41,12 +41,12 @@ class ClassifySettings(Settings):
     def _distinct(cls, classes: list[str]) -> list[str]:
         folded = [fold(name) for name in classes]
         if len(classes) == 1:
-            raise ValueError("there are at least 2 classes to tell apart")
+            raise ValueError("there are at least 2 classes")
         if not all(folded):
             raise ValueError("a class has a name")
         twice = next((name for name in classes if folded.count(fold(name)) > 1), None)
         if twice is not None:
-            raise ValueError(f"the class `{twice}` is named twice (case and spaces do not tell classes apart)")
+            raise ValueError(f"the class `{twice}` is named twice (case and spaces do not distinguish classes)")
         return classes
 
 
@@ -75,7 +75,7 @@ class Classify:
         found = {fold(label): " ".join(label.split()) for sample in samples if (label := self._label(sample))}
         if len(found) < 2:
             named = f"only `{next(iter(found.values()))}`" if found else "none"
-            raise DataError(f"classes to tell apart: {named} in the data — label it, or name `task.classify.label`")
+            raise DataError(f"classes: {named} in the data — label it, or name `task.classify.label`")
         return Classify(self.settings.model_dump() | {"classes": sorted(found.values())})
 
     def resolved_settings(self) -> dict[str, Any]:

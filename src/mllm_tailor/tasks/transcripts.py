@@ -1,4 +1,4 @@
-"""Reading aloud as a second task: a sample's own transcript, where the data brings one (`ocr`: text with its place)."""
+"""Transcription as a second task: a sample's own transcript, where the data brings one (`ocr`: text with its place)."""
 
 from __future__ import annotations
 

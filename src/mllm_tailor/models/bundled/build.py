@@ -145,5 +145,5 @@ def build_internvl(
 
 def save(model: InternVLForConditionalGeneration, processor: InternVLProcessor, folder: Path) -> None:
     """Write weights (safetensors), configuration, tokenizer, processor and template as transformers reads them."""
-    model.save_pretrained(folder, save_original_format=False)  # see OpenModel.save
+    model.save_pretrained(folder, save_original_format=False)  # see save.save_model
     processor.save_pretrained(folder)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from mllm_tailor.cli.app import run_command
+from mllm_tailor.commands.check import _power
 from mllm_tailor.commands.console import command
 from mllm_tailor.commands.list import LISTINGS
 from mllm_tailor.models import FAMILIES
+from mllm_tailor.scoring import samples_needed
 
 
 def document(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -56,3 +58,12 @@ def test_draw_then_init(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert str(data) in shown and f"Next: {command('check', recipe)}" in shown
     assert run_command(["draw", "recipts", str(tmp_path / "x")]) == 2
     assert "did you mean `receipts`" in capsys.readouterr().err
+
+
+def test_what_a_held_out_split_can_decide() -> None:
+    few, some, many = (_power(samples_needed([None] * count)) for count in (2, 40, 2000))
+    assert few == "2 held-out samples are too few for any interval; a gain of 5 points needs about 199."
+    assert "usually decide a gain of 11 points; one of 5 points needs about 199" in some
+    assert many.endswith("points.") and "needs" not in many
+    grouped = _power(samples_needed(["a"] * 10 + ["b"] * 10 + ["c"] * 10))
+    assert "30 held-out samples in 3 independent groups" in grouped and "groups)" in grouped

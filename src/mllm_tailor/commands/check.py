@@ -12,6 +12,7 @@ from mllm_tailor.data import DataIssue
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.check import CheckResult, DataCheck, ModelCheck, check_in_steps
 from mllm_tailor.run.cost_estimate import CostEstimate
+from mllm_tailor.scoring import SamplesNeeded
 
 SHOWN_WARNINGS = 20
 
@@ -41,6 +42,7 @@ def _show_data(check: DataCheck) -> None:
     for split in check.splits:
         splits.add_row(split.name.replace("_", " "), str(split.samples), str(split.groups or "–"))
     show(splits)
+    show(_power(check.power))
     # many formats of one field are a sign of labels that disagree
     fields = Table(
         "Fields", "field", "filled", "empty", "distinct", "longest", "formats (count, example)", numbers=False
@@ -62,6 +64,18 @@ def _show_data(check: DataCheck) -> None:
             show(f"  … and {len(warnings) - SHOWN_WARNINGS} more (all of them with --json)")
     if not check.ready:
         show("Fix these rows, or run with --exclude-faulty to leave them out.")
+
+
+def _power(power: SamplesNeeded) -> str:
+    """What a score on the held-out split can decide, in one sentence or two."""
+    units = f"{power.present_samples} held-out samples"
+    if power.present_units != power.present_samples:
+        units += f" in {power.present_units} independent groups"
+    needed = f"about {power.samples} samples ({power.units} groups)" if "groups" in units else f"about {power.samples}"
+    if power.smallest_gain is None:
+        return f"{units} are too few for any interval; a gain of {power.points:g} points needs {needed}."
+    decided = f"{units} usually decide a gain of {power.smallest_gain:.0f} points"
+    return f"{decided}." if power.enough else f"{decided}; one of {power.points:g} points needs {needed}."
 
 
 def _show_issues(issues: list[DataIssue]) -> None:

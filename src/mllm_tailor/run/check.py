@@ -24,6 +24,7 @@ from mllm_tailor.run.predict import generate, open_base
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.run.stages import leaks_between
+from mllm_tailor.scoring import SamplesNeeded, samples_needed
 
 SHOWN_SPANS = 3
 TRIED_TOKENS = 4  # of a reply, to see that samples of every modality can be predicted together
@@ -48,6 +49,7 @@ class DataCheck:
     splits: tuple[SplitSize, ...]
     validation: ValidationResult
     excludes: bool  # the recipe leaves faulty samples out instead of refusing them
+    power: SamplesNeeded  # what a score on the held-out split can decide
 
     @property
     def ready(self) -> bool:
@@ -63,6 +65,7 @@ class DataCheck:
             "fields": [asdict(facts) for facts in self.validation.fields],
             "errors": [asdict(issue) for issue in self.validation.errors()],
             "warnings": [asdict(issue) for issue in self.validation.warnings()],
+            "held_out_power": asdict(self.power),
         }
 
 
@@ -169,6 +172,7 @@ def _check_data(run: ResolvedRun, splits: Splits, validation: ValidationResult) 
         splits=(*sizes, SplitSize("excluded", len(splits.excluded), 0)),
         validation=validation,
         excludes=run.recipe.data.faulty == "exclude",
+        power=samples_needed([sample.group for sample in splits.held_out]),
     )
 
 

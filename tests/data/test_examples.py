@@ -88,7 +88,7 @@ def test_stratified_and_grouped_held_out(tmp_path: Path) -> None:
     _, held = split(dataset, HeldOut(fraction=0.1, stratify_by="label"), 0)
     assert Counter(sample.fields["label"] for sample in held) == {"common": 36, "rare": 4}
     train, held = split(dataset, HeldOut(fraction=0.1, stratify_by="label", group_by="site"), 0)
-    assert Counter(sample.fields["label"] for sample in held)["rare"] in range(0, 9)
+    assert Counter(sample.fields["label"] for sample in held)["rare"] in range(9)
     assert not {sample.fields["site"] for sample in train} & {sample.fields["site"] for sample in held}
     with pytest.raises(DataError, match="stratify by"):
         split(dataset, HeldOut(fraction=0.1, stratify_by="lable"), 0)

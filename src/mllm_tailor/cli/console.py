@@ -102,7 +102,7 @@ class LogHandler(logging.Handler):
             style = "yellow" if record.levelno >= logging.WARNING else "dim" if record.levelno < logging.INFO else ""
             name = f"{record.name}: " if record.levelno < logging.INFO else ""
             show_line(name + self.format(record), style)
-        except Exception:
+        except Exception:  # noqa: BLE001
             self.handleError(record)
 
 

@@ -82,7 +82,7 @@ def stream(model: LoadedModel, sample: Sample, max_new_tokens: int = 512) -> Ite
     def work() -> None:
         try:
             model.model.generate(**inputs, **settings)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (raised again in the main thread)
             failure.append(error)
             streamer.end()
 

@@ -160,7 +160,7 @@ def decode_one(media: Media) -> Decoded:
 def look(media: Media) -> Decoded:
     """Only whether the file is there and not empty."""
     try:
-        if (len(media.data) if media.data is not None else os.stat(media.path or "").st_size) == 0:
+        if (len(media.data) if media.data is not None else os.stat(media.path or "").st_size) == 0:  # noqa: PTH116
             return Decoded(problem=f"{media.describe()}: the file is empty — replace it or leave the row out")
     except OSError:
         return Decoded(problem=f"{media.describe()}: no such file — check the path in this row, or restore the file")

@@ -24,7 +24,7 @@ class Dataset:
 
     samples: tuple[Sample, ...]
     layout: str = ""
-    path: Path = Path(".")
+    path: Path = Path()
     notes: tuple[str, ...] = ()
     media_root: str | Path | None = None
 

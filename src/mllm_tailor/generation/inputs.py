@@ -199,7 +199,7 @@ def _media(key: MediaKind, name: str, folder: Path, where: str) -> tuple[Media, 
 
 def _place(folder: Path, name: str, where: str) -> Path:
     """A relative path stays inside the manifest's folder; an absolute one to media is the user's own word."""
-    whole = os.path.isabs(name) and media_kind(name) is not None and "\0" not in name
+    whole = os.path.isabs(name) and media_kind(name) is not None and "\0" not in name  # noqa: PTH117
     return Path(os.path.realpath(name)) if whole else inside(folder, name, where)
 
 

@@ -161,5 +161,5 @@ def _naming_the_file(name: str) -> Iterator[None]:
         raise DataError(f"{name}: far more pixels than a document needs — shrink it") from None
     except EOFError:
         raise DataError(f"{name}: has no such page — check the page number") from None
-    except Exception:  # decoders of damaged files raise anything: struct.error, zlib.error, KeyError, …
+    except Exception:  # decoders of damaged files raise anything: struct.error, zlib.error, KeyError, …  # noqa: BLE001
         raise DataError(f"{name}: damaged or cut off while decoding — copy it again from its source") from None

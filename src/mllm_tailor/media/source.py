@@ -47,7 +47,7 @@ SMALLER_IMAGE = "save it smaller"
 
 def media_kind(path: str | Path) -> MediaKind | None:
     """`image`, `video`, `audio` by suffix, or None."""
-    return _KINDS.get(os.path.splitext(path)[1].lower())
+    return _KINDS.get(os.path.splitext(path)[1].lower())  # noqa: PTH122
 
 
 def open_bytes(media: Media, limit: int, fix: str) -> IO[bytes]:
@@ -118,7 +118,7 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """
     if not _can_be_a_path(name):
         raise DataError(f"{where}: `{name[:80]!a}` cannot be the name of a file — correct the path")
-    path = os.path.join(folder, name)
+    path = os.path.join(folder, name)  # noqa: PTH118
     if not leads_inside(folder, path):
         raise DataError(f"{where}: `{name}` leads out of {folder} — keep media inside the data folder")
     return Path(os.path.realpath(path))

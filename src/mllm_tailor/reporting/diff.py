@@ -32,7 +32,7 @@ def _pieces(label: str, predicted: str) -> Iterator[tuple[Markup, Markup]]:
 
 
 def _mark(tag: str, text: str) -> Markup:
-    return Markup(f"<{tag}>{{}}</{tag}>").format(text) if text else Markup("")
+    return Markup(f"<{tag}>{{}}</{tag}>").format(text) if text else Markup("")  # noqa: S704
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:

@@ -212,7 +212,7 @@ def _generation_issues(model: LoadedModel, run: ResolvedRun, splits: Splits) -> 
             predictions = generate(mode, model, short, samples)
         except TailorError:
             raise
-        except Exception as error:  # whatever a native class stumbles on would end the run
+        except Exception as error:  # whatever a native class stumbles on would end the run  # noqa: BLE001
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             problem = f"{names}: cannot be predicted in one batch ({type(error).__name__}: {reason})"
             yield DataIssue(samples[0].source, problem, "leave out rows of one kind, or take another model")

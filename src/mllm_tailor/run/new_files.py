@@ -182,7 +182,7 @@ def stream(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Predicti
         try:
             predictor.predict(samples, keep)
             finished.put(None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (raised again by the reader)
             finished.put(error)
 
     thread = threading.Thread(target=work, name="predict", daemon=True)

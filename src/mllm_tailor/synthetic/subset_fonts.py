@@ -48,4 +48,4 @@ def subset(source: Path) -> Path:
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         path = subset(Path(argument))
-        print(f"{path.name}: {path.stat().st_size} bytes")
+        print(f"{path.name}: {path.stat().st_size} bytes")  # noqa: T201

@@ -188,7 +188,7 @@ class Folder:
         """The media files of a folder by their names without suffix."""
         if folder not in self._stems:
             names = [entry.name for entry in self.listing(folder) if media_kind(entry.name)]
-            self._stems[folder] = {os.path.splitext(name)[0]: name for name in names}
+            self._stems[folder] = {os.path.splitext(name)[0]: name for name in names}  # noqa: PTH122
         return self._stems[folder]
 
 

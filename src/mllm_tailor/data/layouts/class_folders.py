@@ -49,7 +49,7 @@ def _media_files(path: Path) -> Iterator[str]:
     """Media files in a folder and below it, relative to it, in order of name."""
     for root, folders, names in os.walk(path):
         folders.sort()
-        yield from (os.path.relpath(os.path.join(root, name), path) for name in sorted(names) if media_kind(name))
+        yield from (os.path.relpath(os.path.join(root, name), path) for name in sorted(names) if media_kind(name))  # noqa: PTH118
 
 
 def detect(folder: Folder) -> bool:

@@ -42,7 +42,7 @@ def build_tokenizer(
     )
 
 
-def build_processor(
+def build_processor(  # noqa: PLR0913
     tokenizer: PreTrainedTokenizerBase,
     image_size: int = 448,
     patch_size: int = 14,
@@ -85,7 +85,7 @@ def tokens_per_tile(image_size: int, patch_size: int = 14, downsample: float = 0
     return int(side * downsample) ** 2
 
 
-def build_internvl(
+def build_internvl(  # noqa: PLR0913
     tokenizer: PreTrainedTokenizerFast,
     *,
     vision_width: int,

@@ -23,7 +23,7 @@ from mllm_tailor.models import (
     media_features,
     save_model,
 )
-from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
+from mllm_tailor.models.inputs.dual_encoder import embed_images, embed_texts
 
 PAIRS = [
     Sample("a", (picture(60, 40),), answer="a red till receipt"),
@@ -37,7 +37,7 @@ def similarity(model: LoadedModel) -> torch.Tensor:
     """(pictures, texts) cosines."""
     model.model.eval()
     batch = collate([encode(sample, model) for sample in PAIRS], model)
-    return embed_pictures(model, batch) @ embed_texts(model, batch).T
+    return embed_images(model, batch) @ embed_texts(model, batch).T
 
 
 def test_the_same_numbers_as_the_processor_and_model_of_transformers(folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused_by_row(folder: Path) -> None:
     with pytest.raises(ModelError, match="generates no replies"):
         generate(PAIRS, model)
     for broken, said in (
-        (Sample("x", PAIRS[0].media, answer=" ", source="rows.csv:3"), "rows.csv:3: 1 pictures and 0 words"),
+        (Sample("x", PAIRS[0].media, answer=" ", source="rows.csv:3"), "rows.csv:3: 1 images and 0 words"),
         (Sample("x", (), answer="words", source="rows.csv:4"), "rows.csv:4: 0 pictures"),
         (Sample("x", PAIRS[0].media, answer="far too long " * 30, source="rows.csv:5"), r"rows.csv:5: \d+ tokens"),
     ):

@@ -238,7 +238,7 @@ def test_clips_are_read_frame_by_frame(tiny_model_folder: Path, tmp_path: Path) 
     assert len(generate([sample, Sample("b", (), "Hi")], model, max_new_tokens=2)) == 2
 
 
-SEEING_CLIPS = [name for name in RECIPES if FAMILIES[name].clips]
+SEEING_CLIPS = [name for name in RECIPES if FAMILIES[name].video_processor]
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_a_download_that_breaks_goes_on_where_it_broke(hub: Hub) -> None:
 
 def test_a_download_that_was_given_up_keeps_what_is_whole(hub: Hub) -> None:
     hub.breaks = 100
-    with pytest.raises(ModelError, match=r"owner/tiny: download failed .* files that are whole are kept"):
+    with pytest.raises(ModelError, match=r"owner/tiny: download failed .* complete files are kept"):
         find_checkpoint("owner/tiny")
     before, hub.asked, hub.breaks = {name for name, _ in hub.asked}, [], 0
     checkpoint = find_checkpoint("owner/tiny")

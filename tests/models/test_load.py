@@ -168,7 +168,7 @@ def test_layouts_that_need_their_own_code_say_what_to_take(kind: str, advice: st
 def test_weights_cut_off(folder: Path, keep: int) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"model\.safetensors: .*(damaged|cut off).*download it again"):
+    with pytest.raises(ModelError, match=r"model\.safetensors: .*(damaged|truncated).*download it again"):
         load_model(folder)
 
 
@@ -212,7 +212,7 @@ def test_a_weight_of_the_wrong_shape(folder: Path) -> None:
 
 def test_a_tokenizer_of_another_model(folder: Path) -> None:
     change_json(folder / "config.json", image_token_id=7)
-    with pytest.raises(ModelError, match=r"picture token 261 in the tokenizer, 7 in config\.json"):
+    with pytest.raises(ModelError, match=r"image token 261 in the tokenizer, 7 in config\.json"):
         load_model(folder)
 
 

@@ -140,7 +140,7 @@ def test_hidden_states_of_a_speech_model_from_a_folder(tones: list[Media], tmp_p
     assert book.centroids.shape == (4, 32) and book.units_of(tones[0])
     with pytest.raises(ModelError, match=r"lower model\.units\.layer"):
         fit_codebook(tones, Units(features=str(folder), layer=6, count=4), seed=0)
-    with pytest.raises(ModelError, match="no speech model opens"):
+    with pytest.raises(ModelError, match="no speech model can be loaded"):
         fit_codebook(tones, Units(features=str(tmp_path), count=4), seed=0)
 
 

@@ -35,7 +35,7 @@ replies = generate([sample], model, max_new_tokens=64)
   vector per sample.
 - `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts a picture as InternVL does, bit for bit, into a list
   of pictures.
-- `embed_pictures(model, batch)` and `embed_texts(model, batch)` give unit vectors for the families that compare
+- `embed_images(model, batch)` and `embed_texts(model, batch)` give unit vectors for the families that compare
   pictures with texts (CLIP, SigLIP); `batch` is `collate` of encoded samples with one picture and its text each.
 - `convert(source, destination)` in `mllm_tailor.models.convert`, and `tailor convert` on the command line, write an
   original InternVL checkpoint in the native layout.

@@ -12,7 +12,7 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Prediction, Sample
-from mllm_tailor.models import LoadedModel, collate, embed_pictures, embed_texts, encode
+from mllm_tailor.models import LoadedModel, collate, embed_images, embed_texts, encode
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import Task
 
@@ -63,7 +63,7 @@ def _embed(model: LoadedModel, samples: Sequence[Conversation], batch: int, prob
                 problems[index] = str(error)
         if items:
             inputs = collate(items, model)
-            parts.append(torch.stack([embed_pictures(model, inputs), embed_texts(model, inputs)]).float().cpu())
+            parts.append(torch.stack([embed_images(model, inputs), embed_texts(model, inputs)]).float().cpu())
     filled = [part for part in parts if part.shape[1]]
     return torch.cat(filled, dim=1) if filled else parts[0]
 

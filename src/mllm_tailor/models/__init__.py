@@ -19,7 +19,7 @@ from mllm_tailor.models.families import FAMILIES, Family
 from mllm_tailor.models.features import media_features
 from mllm_tailor.models.generate import generate
 from mllm_tailor.models.input_settings import InputSettings
-from mllm_tailor.models.inputs.dual_encoder import embed_pictures, embed_texts
+from mllm_tailor.models.inputs.dual_encoder import embed_images, embed_texts
 from mllm_tailor.models.inputs.tiling import tile_grid, tile_image
 from mllm_tailor.models.load import load_model
 from mllm_tailor.models.meta import MetaModel, load_meta_model
@@ -38,7 +38,7 @@ __all__ = [
     "collate",
     "context_error",
     "count_tokens",
-    "embed_pictures",
+    "embed_images",
     "embed_texts",
     "encode",
     "generate",

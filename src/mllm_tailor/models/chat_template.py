@@ -1,8 +1,8 @@
-"""From a conversation to its text, in the checkpoint's own chat template.
+"""Render a conversation as text by the chat template of the checkpoint.
 
-Nobody but the template writes control tokens: one that stands in a question, an answer or on a label of the data
-(`<|im_end|>`, `<IMG_CONTEXT>`; CVE-2026-44222) is read as the letters it consists of. Tokens that mark up content,
-such as `<box>`, pass.
+Only the template may write control tokens: a control token in a question, an answer or a label of the data
+(`<|im_end|>`, `<IMG_CONTEXT>`; CVE-2026-44222) is encoded as the letters of its text. Tokens that mark up content,
+such as `<box>`, are allowed.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ CONTENT_TOKENS = frozenset(
     {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
     | {f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end")}
 )
-# What transformers puts before and after a marked token. The second alone is a point that no token may span.
+# What transformers puts before and after a marked token. The second alone is a boundary that no token may cross.
 MARK, _, CUT = mark_control_tokens("x", re.compile("x")).partition("x")
 ChatMessage = dict[str, Any]  # as chat templates take it
 
 
 @dataclass(frozen=True)
 class RenderedConversation:
-    """A conversation as text: `prompt` ends where the model is to reply; `reply` is the answer with its end of turn."""
+    """A conversation as text: `prompt` ends where the reply begins; `reply` is the answer with its end of turn."""
 
     prompt: str
     reply: str | None
 
 
 def chat_messages(conversation: Conversation, system: str | None) -> list[ChatMessage]:
-    """The messages up to the question as chat templates take them; `system` is for conversations without their own."""
+    """The messages up to the question as chat templates take them; `system` is for conversations without any."""
     messages = conversation.messages
     text = system if conversation.system is None else conversation.system
     if messages[0].role == "system" and conversation.system is None:
@@ -50,7 +50,7 @@ def chat_messages(conversation: Conversation, system: str | None) -> list[ChatMe
 
 
 def _parts(message: Message) -> list[dict[str, str]]:
-    """Every content part in order; where there are media alone, an empty text, which templates expect."""
+    """Every content part in order; with only media, an empty text is added, which templates expect."""
     parts = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind} for part in message.content
     ]
@@ -58,10 +58,10 @@ def _parts(message: Message) -> list[dict[str, str]]:
 
 
 def render(conversation: Conversation, processor: Any, system: str | None) -> RenderedConversation:
-    """The conversation as text, with control tokens that stand in the data marked as mere letters.
+    """The conversation as text, with control tokens in the data marked as plain letters.
 
     Raises:
-        DataError: naming the row, for an empty answer, or for a message or a file that the template leaves out.
+        DataError: naming the row, for an empty answer, or for a message or a file that the template omits.
         ModelError: for a template that is missing or that does not keep the prompt when the answer is added.
     """
     name = conversation.name
@@ -74,17 +74,17 @@ def render(conversation: Conversation, processor: Any, system: str | None) -> Re
     if conversation.answer is None:
         return RenderedConversation(prompt, None)
     answer = mark_control_tokens(conversation.answer, control)
-    told = _apply(processor, [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}])
-    if not told.startswith(prompt):
+    whole = _apply(processor, [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}])
+    if not whole.startswith(prompt):
         raise ModelError(
-            "the chat template changes the prompt once the answer is known, so the loss cannot be laid on the answer "
-            "alone — fix chat_template.jinja of this checkpoint"
+            "the chat template changes the prompt once the answer is known, so the loss cannot be restricted to the "
+            "answer — fix chat_template.jinja of this checkpoint"
         )
-    return RenderedConversation(prompt, told[len(prompt) :])
+    return RenderedConversation(prompt, whole[len(prompt) :])
 
 
 def _check_whole(conversation: Conversation, asked: Sequence[ChatMessage], prompt: str, processor: Any) -> None:
-    """Refuse a conversation that the template shows only in part: some leave out system messages or images of replies.
+    """Refuse a conversation that the template renders only in part: some omit system messages or images of replies.
 
     Raises:
         DataError: naming the row and what is missing.
@@ -92,13 +92,13 @@ def _check_whole(conversation: Conversation, asked: Sequence[ChatMessage], promp
     for number, message in enumerate(asked, 1):
         words = [part["text"] for part in message["content"] if part["type"] == "text"]
         for text in words:
-            # Templates leave out the reasoning of earlier replies on purpose.
+            # Templates omit the reasoning of earlier replies on purpose.
             if message["role"] != "assistant" and text.strip() not in prompt:
                 raise DataError(
                     f"{conversation.name}: the chat template of this model leaves out message "
                     f"{number} (of the {message['role']}) — put its text into the question, or leave the row out"
                 )
-    written = re.sub(f"{MARK}.*?{CUT}", "", prompt, flags=re.DOTALL)  # without tokens that the data spell out
+    written = re.sub(f"{MARK}.*?{CUT}", "", prompt, flags=re.DOTALL)  # without tokens in the text of the data
     for kind in get_args(MediaKind):
         count = sum(media.kind == kind for media in conversation.media)
         counts = {written.count(token) for token in _placeholders(processor, kind)} - {0}
@@ -110,7 +110,7 @@ def _check_whole(conversation: Conversation, asked: Sequence[ChatMessage], promp
 
 
 def _placeholders(processor: Any, kind: MediaKind) -> set[str]:
-    """What may stand for a file of this kind in a rendered prompt."""
+    """The tokens that may represent a file of this kind in a rendered prompt."""
     names = {"image": ("image_token", "boi_token"), "video": ("video_token",), "audio": ("audio_token",)}[kind]
     return {token for name in names if (token := getattr(processor, name, None))}
 
@@ -122,12 +122,12 @@ def _apply(processor: Any, conversation: Sequence[ChatMessage], add_generation_p
     try:
         return processor.apply_chat_template(
             list(conversation),
-            # One class (SmolVLM) would take another template for videos, though the checkpoint's knows them.
+            # SmolVLM's class would use another template for videos, although that of the checkpoint has them.
             template if "video" in template else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
-    except Exception as error:  # a template is a program of the checkpoint: it may divide by zero or never end
+    except Exception as error:  # a template is code of the checkpoint and may raise anything
         raise ModelError(
             f"the chat template cannot be used ({_first_line(error)}) — fix chat_template.jinja"
         ) from error
@@ -139,7 +139,7 @@ def _first_line(error: Exception) -> str:
 
 
 def control_tokens(processor: Any) -> frozenset[str]:
-    """What only the template may write: special tokens and media placeholders, but not the marks of content."""
+    """What only the template may write: special tokens and media placeholders, except the marks of content."""
     special = {token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special}
     names = ("image_token", "video_token", "audio_token", "start_image_token", "end_image_token")
     placeholders = {getattr(processor, name, None) for name in names}
@@ -152,15 +152,15 @@ def _pattern(tokens: frozenset[str]) -> re.Pattern[str]:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, *, continues: bool = False) -> list[int]:
-    """Ids of rendered text: the template's control tokens become one id each, marked ones become their letters.
+    """Ids of rendered text: each control token of the template becomes an id, marked tokens become their letters.
 
-    `continues` says that the text follows another, so that no tokenizer puts its opening space before it.
+    `continues`: the text follows another, so no tokenizer may put a space before it.
     """
     return encode_marked_chat(tokenizer, CUT + text if continues else text)
 
 
 def stated_template(folder: Path, of_tokenizer: str | None) -> str | None:
-    """The chat template of a folder: its own file, in the new or the older form, before that of the tokenizer."""
+    """The chat template of a folder: its file, in the new or the older form, else that of the tokenizer."""
     older = folder / "chat_template.json"
     if (folder / "chat_template.jinja").exists() or not older.exists():
         return of_tokenizer  # tokenizers read the new form themselves

@@ -28,10 +28,10 @@ def build_chat_template(
     system: str | None = None,
     media: Mapping[str, str] = INTERNVL_MEDIA,
 ) -> str:
-    """A chat template: `begin`, then for each turn its role between the two texts, its words, `close` and `after`.
+    """A chat template: `begin`, then for each turn its role between the two texts, its content, `close` and `after`.
 
-    Images and videos stand where the message has them. `system` is the system text of conversations that bring none.
-    `media` maps a kind of file to its placeholder. The `generation` marks enclose an answer.
+    Images and videos keep their position in the message. `system` is the system text of conversations without any.
+    `media` maps a kind of file to its placeholder. The `generation` tags enclose an answer.
     """
     opened, named, closed, behind, start, said = (
         json.dumps(text, ensure_ascii=False) for text in (*role, close, after, begin, system or "")

@@ -17,12 +17,12 @@ from mllm_tailor.core.io import read_json
 
 logger = logging.getLogger(__name__)
 
-DUPLICATES = "consolidated*.safetensors"  # the same weights once more, under Mistral's own names
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's, never the model's own
+DUPLICATES = "consolidated*.safetensors"  # duplicates of the weights, under Mistral's names
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's files
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-ORIGINAL = "internvl_chat"  # model type of InternVL in its first layout, whose code is replaced by a conversion
+ORIGINAL = "internvl_chat"  # model type of InternVL in its first layout, which is converted
 INDEX = "model.safetensors.index.json"
-HEADER_LIMIT = 100 * 2**20  # the format's own limit for the header, in bytes
+HEADER_LIMIT = 100 * 2**20  # limit of the format for its header, in bytes
 BITS = {  # of an element, by safetensors' names
     **dict.fromkeys(("F4",), 4),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
@@ -31,28 +31,28 @@ BITS = {  # of an element, by safetensors' names
     **dict.fromkeys(("I32", "U32", "F32"), 32),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
 }
-DEPTHS = ("layers", "depth", "blocks")  # ends of settings that count layers
+DEPTHS = ("layers", "depth", "blocks")  # suffixes of settings that count layers
 MAX_DEPTH = 10_000  # of a plausible model; each layer costs time and memory even without weights
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Files of a checkpoint that can be opened: its folder, configuration and the shape of every weight."""
+    """A checkpoint on disk: its folder, configuration and the shape of every weight."""
 
     folder: Path
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
-    path: str  # the name it was asked for by
+    path: str  # the name it was requested by
     revision: str | None
 
     @property
     def parameters(self) -> int:
-        """How many weights there are."""
+        """Number of weights."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     @property
     def model_type(self) -> str:
-        """The kind of model that config.json names."""
+        """`model_type` of config.json."""
         return str(self.config.get("model_type"))
 
 
@@ -73,7 +73,7 @@ def reading(path: Path, problem: str, fix: str) -> Iterator[None]:
 
 
 def read_checkpoint(folder: Path, path: str, revision: str | None = None) -> Checkpoint:
-    """The checkpoint in a folder; `path` is the name it was asked for by.
+    """The checkpoint in a folder; `path` is the name it was requested by.
 
     Raises:
         ModelError: naming the file and what to do, for anything missing, damaged or unsafe.
@@ -89,7 +89,7 @@ def read_checkpoint(folder: Path, path: str, revision: str | None = None) -> Che
         raise ModelError(f"{file}: names no model_type — copy or download it again")
     _check_depths(config, file)
     if "auto_map" in config and config["model_type"] != ORIGINAL:
-        logger.warning("%s: its own Python code (auto_map) is not run; native classes are used", path)
+        logger.warning("%s: the Python code of the checkpoint (auto_map) is not run; native classes are used", path)
     return Checkpoint(folder, config, read_shapes(folder), path, revision)
 
 
@@ -146,7 +146,7 @@ def weight_files(folder: Path) -> set[Path]:
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:
-    """The header of one safetensors file, checked against the file's length. Metadata is left out.
+    """The header of a safetensors file, checked against the file's length. Metadata is left out.
 
     Raises:
         ModelError: when the file is truncated or not safetensors at all.
@@ -162,12 +162,12 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         end = max((_check_entry(entry) for entry in header.values()), default=0)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise ModelError(
-            f"{file}: not a safetensors file, or its head is damaged — copy or download it again"
+            f"{file}: not a safetensors file, or its header is damaged — copy or download it again"
         ) from None
     needed = 8 + length + end
     if size != needed:
         raise ModelError(
-            f"{file}: {size:,} bytes where its header announces {needed:,}; it is cut off or damaged — "
+            f"{file}: {size:,} bytes where its header states {needed:,}; it is truncated or damaged — "
             "copy or download it again"
         )
     return header

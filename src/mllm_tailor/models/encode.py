@@ -1,4 +1,4 @@
-"""Turns a conversation into ids, labels and pixels, and decides which tokens carry loss."""
+"""Encode a conversation as ids, labels and media tensors, and collate batches."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NAMES = {"image": "images", "video": "videos", "audio": "recordings"}
 
 
 def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answer", "all"] = "answer") -> Encoded:
-    """Ids, labels and pixels of a conversation; without an answer only the prompt, ready to generate from.
+    """Ids, labels and pixels of a conversation; without an answer only the prompt, to generate from.
 
-    A sample is asked in its own words (`as_conversation`); a task's wording needs `Task.phrase` first.
+    The prompt of a sample is used as it is (`as_conversation`); for that of a task, call `Task.phrase` first.
 
-    Loss lies on the answer and the token that closes the turn: not on the prompt, not on pictures, not on a newline the
-    template puts behind. `loss="all"` lays it on every token, for recipes that copy a published one. To a family that
-    compares, a sample is its picture and its text: the answer, or the prompt where there is none.
+    The loss covers the answer and the token that closes the turn, not the prompt, the media or a newline that the
+    template appends. `loss="all"` covers every token, to reproduce published recipes. For dual encoders a sample is an
+    image and a text: the answer, or the prompt where there is none.
 
     Raises:
-        DataError: naming the row, for an empty answer, an unreadable picture, or more tokens than the context holds.
+        DataError: naming the row, for an empty answer, an unreadable image, or more tokens than the context holds.
     """
     conversation = _readable(as_conversation(item), model)
     if model.family.compares:
@@ -56,19 +56,19 @@ def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answe
 
 @dataclass(frozen=True)
 class Length:
-    """How large a sample is to the model."""
+    """The size of a sample for the model."""
 
-    tokens: int  # of the whole sequence, pictures included
-    supervised: int  # of them, those that carry loss
+    tokens: int  # of the whole sequence, including media
+    supervised: int  # tokens with loss
     tiles: int
-    pixels: int  # of the pictures as they are stored
-    tiled_pixels: int  # of the same pictures as the model sees them, the thumbnail left out
-    media_tokens: int = 0  # of the tokens, those that stand for images, videos and recordings
-    reply_tokens: int = 0  # of the tokens, those of the answer and of what closes its turn
+    pixels: int  # of the images as stored
+    tiled_pixels: int  # of the images as the model reads them, without thumbnails
+    media_tokens: int = 0  # tokens of images, videos and recordings
+    reply_tokens: int = 0  # tokens of the answer and of the end of its turn
 
 
 def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
-    """The exact length `encode` gives. For tiled families no pixel is decoded: the pictures' sizes tell."""
+    """The exact length that `encode` gives. For tiled families no pixel is decoded: the sizes of images suffice."""
     conversation = _readable(as_conversation(item), model)
     sizes = [model.image_size(media) for media in conversation.media if media.kind == "image"]
     if model.family.compares:
@@ -107,7 +107,7 @@ def context_error(name: str, length: Length, model: LoadedModel) -> DataError | 
         return None
     words = length.tokens - length.media_tokens - length.reply_tokens
     parts = f"{length.media_tokens:,} of media, {words:,} of the prompt, {length.reply_tokens:,} of the answer"
-    fewer = "" if model.family.compares else "use fewer tiles (model.tiles.max), or "  # there only words count
+    fewer = "" if model.family.compares else "use fewer tiles (model.tiles.max), or "  # their images add no tokens
     return DataError(
         f"{name}: {length.tokens:,} tokens ({parts}), but the model's context holds {model.context:,} — {fewer}shorten "
         "or leave out this row"
@@ -115,7 +115,7 @@ def context_error(name: str, length: Length, model: LoadedModel) -> DataError | 
 
 
 def count_tokens(item: Conversation | Sample, model: LoadedModel) -> int:
-    """The exact number of tokens `encode` gives; see `measure_length`."""
+    """The exact number of tokens that `encode` gives; see `measure_length`."""
     return measure_length(item, model).tokens
 
 
@@ -124,7 +124,7 @@ def collate(
 ) -> dict[str, Tensor]:
     """A batch on the CPU: input_ids, attention_mask and labels (batch, longest), padded on `side`, and all media.
 
-    Media of the family's `token_wise` inputs are padded with the tokens; for a family with `per_sample` media, samples
+    Media of the family's `token_wise` inputs are padded with the tokens; for a family with `images_per_sample`, samples
     without media get empty ones. Dual encoders: see `inputs.dual_encoder.collate_pairs`.
     """
     if model.family.compares:
@@ -132,8 +132,8 @@ def collate(
     longest = max(item.length for item in items)
 
     def padded(rows: Sequence[Tensor], value: int) -> Tensor:
-        further = [max(row.shape[place] for row in rows) for place in range(1, rows[0].dim())]
-        batch = torch.full((len(rows), longest, *further), value, dtype=rows[0].dtype)
+        trailing = [max(row.shape[index] for row in rows) for index in range(1, rows[0].dim())]
+        batch = torch.full((len(rows), longest, *trailing), value, dtype=rows[0].dtype)
         for line, row in zip(batch, rows, strict=True):
             start = 0 if side == "right" else longest - len(row)
             line[start : start + len(row)][tuple(slice(size) for size in row.shape)] = row
@@ -156,7 +156,7 @@ def collate(
                 0,
             )
         else:
-            blank = [example.new_zeros(1, *[0] * (example.dim() - 1))] if model.family.per_sample else []
+            blank = [example.new_zeros(1, *[0] * (example.dim() - 1))] if model.family.images_per_sample else []
             batch[name] = _stacked(
                 [part for item in items for part in ([item.media[name]] if name in item.media else blank)]
             )
@@ -171,8 +171,8 @@ def prompt_inputs(items: Sequence[Conversation | Sample], model: LoadedModel) ->
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Parts one behind the other; where their further sizes differ, the smaller are filled up with zeros."""
-    sizes = [max(part.shape[place] for part in parts) for place in range(1, parts[0].dim())]
+    """Concatenate parts; where their trailing sizes differ, the smaller are padded with zeros."""
+    sizes = [max(part.shape[index] for part in parts) for index in range(1, parts[0].dim())]
     filled = []
     for part in parts:
         gaps = [
@@ -185,7 +185,7 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _readable(conversation: Conversation, model: LoadedModel) -> Conversation:
-    """The conversation as this model can read it, recordings as words where it has a codebook for them."""
+    """The conversation as this model can read it, recordings as unit tokens if it has a codebook."""
     if model.codebook is not None:
         conversation = model.codebook.spoken(conversation)
     for media in conversation.media:
@@ -204,13 +204,13 @@ def _reply_ids(conversation: RenderedConversation, model: LoadedModel) -> list[i
     ids = tokenize(model.tokenizer, conversation.reply, continues=True)
     if any(token in model.stop_ids for token in ids):
         return ids
-    # A template that ends no turn (LLaVA 1.5, PaliGemma): the model must learn to stop all the same.
+    # The template ends no turn (LLaVA 1.5, PaliGemma), but the model must learn to stop.
     return [*tokenize(model.tokenizer, conversation.reply.rstrip(), continues=True), model.tokenizer.eos_token_id]
 
 
 def _closed(reply: Sequence[int], model: LoadedModel) -> list[int]:
-    """Labels of the reply: everything up to the token that closes the turn; what stands behind it carries no loss."""
-    last = max((place for place, token in enumerate(reply) if token in model.stop_ids), default=-1)
+    """Labels of the reply: everything up to the token that closes the turn; what follows it carries no loss."""
+    last = max((index for index, token in enumerate(reply) if token in model.stop_ids), default=-1)
     return [*reply[: last + 1], *[NO_LOSS] * (len(reply) - last - 1)]
 
 

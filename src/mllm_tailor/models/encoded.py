@@ -12,7 +12,7 @@ NO_LOSS = -100  # the label torch's cross-entropy ignores
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample as model inputs; `labels` is NO_LOSS wherever a token carries no loss."""
+    """A sample as model inputs; `labels` is NO_LOSS for tokens without loss."""
 
     ids: Tensor  # (length,) int64
     labels: Tensor  # (length,) int64

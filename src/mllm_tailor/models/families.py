@@ -19,45 +19,45 @@ Parts = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model: where its parts lie, what it takes, and how its processor's numbers are batched.
+    """A kind of model: its parts, the media it reads, and how the outputs of its processor are batched.
 
     `parts` maps a part (vision, projector, language, audio, head) to the prefixes of its module and weight names.
     """
 
     name: str  # `model_type` in config.json
-    title: str  # the models people know it by
+    title: str  # names of its published models
     parts: Parts
     media: tuple[str, ...] = ("image",)
-    tiled: bool = False  # read by our own tiles rather than by the processor of transformers
-    token_wise: tuple[str, ...] = ()  # inputs with one entry a token, which grow with the answer and are padded with it
-    reply_kind: int = 0  # the kind (`token_type_ids`) of an answer's tokens
-    per_sample: bool = False  # pictures are batched sample by sample, so samples without any need empty ones
-    blanks: bool = False  # samples without pictures would see the empty ones of their batch; see `blanks`
-    compares: bool = False  # pictures with texts, each as one vector; such a family writes nothing
-    fills_text: bool = False  # texts are filled up to the longest one possible, and no mask tells where they end
-    clips: str = ""  # the video processor of transformers whose way of reading frames is followed; see `frames`
-    processor: str | None = None  # its class, where transformers does not tell it from the name
-    own: Mapping[str, str] = field(default_factory=dict)  # parts of the processor read by our code, "module:attribute"
+    tiled: bool = False  # images are tiled here instead of by the processor of transformers
+    token_wise: tuple[str, ...] = ()  # inputs with an entry per token, extended for the answer and padded with it
+    reply_kind: int = 0  # `token_type_ids` of the answer
+    images_per_sample: bool = False  # a batch dimension of samples: those without images need empty ones
+    masks_empty_images: bool = False  # the native class attends to empty images; see `patches.mllama`
+    compares: bool = False  # a dual encoder: a vector per image and per text, no generation
+    pads_to_context: bool = False  # texts are padded to the context length, without a mask
+    video_processor: str = ""  # transformers' video processor to reproduce; see `inputs.video_processor`
+    processor: str | None = None  # its class, where transformers does not map the name to it
+    processor_parts: Mapping[str, str] = field(default_factory=dict)  # loaded by our code: part -> "module:attribute"
     template: str | None = None  # the chat template of checkpoints that have none
-    template_first: bool = False  # it stands in for the checkpoint's own, which knows no media
-    idle: tuple[str, ...] = ()  # modules that no reply depends on: in no part, and never packed
-    left: tuple[str, ...] = ()  # folders of a checkpoint that hold adapters of its own, which are not applied
-    apart: bool = False  # the native class would mix the samples of a batch; see `apart`
-    inner: str | None = None  # the model inside the checkpoint that reads and writes text
-    vllm: Literal["adapter", "merged", ""] = ""  # what vLLM serves, by its own list of July 2026 (docs/models.md)
+    template_first: bool = False  # `template` replaces that of the checkpoint, which has no media
+    unused_modules: tuple[str, ...] = ()  # modules that no reply depends on: in no part, never quantised
+    unused_adapters: tuple[str, ...] = ()  # folders of adapters inside checkpoints, which are not applied
+    encodes_per_sample: bool = False  # the native class mixes the samples of a batch; see `patches.phi4`
+    inner: str | None = None  # the submodel of the checkpoint that is loaded
+    vllm: Literal["adapter", "merged", ""] = ""  # what vLLM serves, by its list of July 2026 (docs/models.md)
     note: str = ""  # what a user must know
-    linear_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # filled in from the opened model
+    linear_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # filled in from the loaded model
 
     @property
     def supports(self) -> dict[str, str]:
-        """What it can do, as tables show it. QLoRA and merging are tested for every family alike."""
-        reads = {name: "yes" if kind in self.media else "—" for kind, name in SHOWN.items()}
+        """Capabilities, as tables show them. QLoRA and merging are tested for every family."""
+        reads = {name: "yes" if kind in self.media else "—" for kind, name in MEDIA_COLUMNS.items()}
         return reads | {"QLoRA": "yes", "merge": "yes", "vLLM": self.vllm or "—"}
 
 
-SHOWN = {"image": "pictures", "video": "clips", "audio": "recordings"}
+MEDIA_COLUMNS = {"image": "images", "video": "videos", "audio": "recordings"}
 
-# Where almost all native classes keep their parts; adapters and freezing work by these names.
+# Parts of almost all native classes; adapters and freezing go by these names.
 USUAL: Parts = {
     "vision": ("model.vision_tower",),
     "projector": ("model.multi_modal_projector",),
@@ -89,13 +89,13 @@ AUDIO: Parts = {
     "language": ("model.language_model",),
     "head": ("lm_head",),
 }
-PHI_PICTURES, PHI_SOUNDS = "model.embed_tokens_extend.image_embed", "model.embed_tokens_extend.audio_embed"
+PHI_IMAGES, PHI_SOUNDS = "model.embed_tokens_extend.image_embed", "model.embed_tokens_extend.audio_embed"
 PHI: Parts = {
-    "vision": tuple(f"{PHI_PICTURES}.img_processor.{name}" for name in ("embeddings", "encoder", "post_layernorm")),
+    "vision": tuple(f"{PHI_IMAGES}.img_processor.{name}" for name in ("embeddings", "encoder", "post_layernorm")),
     "audio": (f"{PHI_SOUNDS}.encoder",),
     "projector": (
-        *(f"{PHI_PICTURES}.img_projection_{way}" for way in ("up", "down")),
-        *(f"{PHI_PICTURES}.{name}_img_feature_extensor" for name in ("global", "sub")),
+        *(f"{PHI_IMAGES}.img_projection_{way}" for way in ("up", "down")),
+        *(f"{PHI_IMAGES}.{name}_img_feature_extensor" for name in ("global", "sub")),
         *(f"{PHI_SOUNDS}.{way}_proj_for_{what}" for way in ("up", "down") for what in ("speech", "vision_speech")),
     ),
     "language": ("model.embed_tokens", "model.layers", "model.norm"),
@@ -107,8 +107,8 @@ PAIR: Parts = {
     "language": ("text_model",),
     "head": ("logit_scale",),
 }
-# The layers that pool a picture. The attention among them reads its weights itself, past any adapter, so its output
-# layer is named by its weights: it can be trained, but no adapter aims at it.
+# The layers that pool an image. Their attention reads its weights directly, bypassing any adapter, so its output layer
+# is listed by its weights: it can be trained, but no adapter targets it.
 POOLING = (
     "vision_model.head.probe",
     "vision_model.head.attention.in_proj_weight",
@@ -127,7 +127,7 @@ SIGLIP: Parts = {
 OMNI: Parts = QWEN | {"audio": ("model.audio_tower",)}
 TYPES = ("mm_token_type_ids",)
 SEEN = ("image", "video")
-PAIRS_ONLY = "compares pictures with texts and writes none"
+PAIRS_ONLY = "compares images with texts and generates none"
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -140,19 +140,43 @@ FAMILIES: dict[str, Family] = {
             tiled=True,
             vllm="adapter",
         ),
-        Family("qwen2_vl", "Qwen2-VL", QWEN, SEEN, token_wise=TYPES, clips="Qwen2VLVideoProcessor", vllm="adapter"),
-        Family("qwen2_5_vl", "Qwen2.5-VL", QWEN, SEEN, token_wise=TYPES, clips="Qwen2VLVideoProcessor", vllm="adapter"),
-        Family("qwen3_vl", "Qwen3-VL", QWEN, SEEN, token_wise=TYPES, clips="Qwen3VLVideoProcessor", vllm="adapter"),
+        Family(
+            "qwen2_vl",
+            "Qwen2-VL",
+            QWEN,
+            SEEN,
+            token_wise=TYPES,
+            video_processor="Qwen2VLVideoProcessor",
+            vllm="adapter",
+        ),
+        Family(
+            "qwen2_5_vl",
+            "Qwen2.5-VL",
+            QWEN,
+            SEEN,
+            token_wise=TYPES,
+            video_processor="Qwen2VLVideoProcessor",
+            vllm="adapter",
+        ),
+        Family(
+            "qwen3_vl",
+            "Qwen3-VL",
+            QWEN,
+            SEEN,
+            token_wise=TYPES,
+            video_processor="Qwen3VLVideoProcessor",
+            vllm="adapter",
+        ),
         Family(
             "qwen2_5_omni",
             "Qwen2.5-Omni",
             OMNI,
             (*SEEN, "audio"),
             token_wise=TYPES,
-            clips="Qwen2VLVideoProcessor",
+            video_processor="Qwen2VLVideoProcessor",
             inner="thinker",
             vllm="adapter",
-            note="its thinker alone is opened and saved: it reads pictures, clips and speech and writes text",
+            note="only its thinker is loaded and saved: it reads images, videos and speech and writes text",
         ),
         Family(
             "qwen2_5_omni_thinker",
@@ -160,7 +184,7 @@ FAMILIES: dict[str, Family] = {
             OMNI,
             (*SEEN, "audio"),
             token_wise=TYPES,
-            clips="Qwen2VLVideoProcessor",
+            video_processor="Qwen2VLVideoProcessor",
             processor="Qwen2_5OmniProcessor",
             vllm="adapter",
         ),
@@ -168,14 +192,19 @@ FAMILIES: dict[str, Family] = {
         Family("vipllava", "ViP-LLaVA", USUAL),
         Family("llava_next", "LLaVA-NeXT", NEWLINE, vllm="adapter"),
         Family(
-            "llava_onevision", "LLaVA-OneVision", NEWLINE, SEEN, clips="LlavaOnevisionVideoProcessor", vllm="merged"
+            "llava_onevision",
+            "LLaVA-OneVision",
+            NEWLINE,
+            SEEN,
+            video_processor="LlavaOnevisionVideoProcessor",
+            vllm="merged",
         ),
         Family(
             "llava_next_video",
             "LLaVA-NeXT-Video",
             NEWLINE | {"projector": (*NEWLINE["projector"], "model.vision_resampler")},
             SEEN,
-            clips="LlavaNextVideoVideoProcessor",
+            video_processor="LlavaNextVideoVideoProcessor",
             vllm="adapter",
         ),
         Family(
@@ -183,8 +212,8 @@ FAMILIES: dict[str, Family] = {
             "Video-LLaVA",
             USUAL | {"vision": ("model.image_tower", "model.video_tower")},
             SEEN,
-            clips="VideoLlavaVideoProcessor",
-            note="trained on 8 frames of a clip",
+            video_processor="VideoLlavaVideoProcessor",
+            note="trained on 8 frames per video",
         ),
         Family(
             "glm4v",
@@ -192,21 +221,21 @@ FAMILIES: dict[str, Family] = {
             GLM,
             SEEN,
             token_wise=TYPES,
-            clips="Glm4vVideoProcessor",
+            video_processor="Glm4vVideoProcessor",
             vllm="adapter",
-            note="rows with pictures and rows with clips do not go into one batch",
+            note="rows with images and rows with videos cannot share a batch",
         ),
         Family(
             "smolvlm",
             "SmolVLM2",
             IDEFICS,
             SEEN,
-            per_sample=True,
-            clips="SmolVLMVideoProcessor",
+            images_per_sample=True,
+            video_processor="SmolVLMVideoProcessor",
             vllm="adapter",
-            note="needs the num2words package; a row has pictures or a clip, not both",
+            note="needs the num2words package; a row has images or a video, not both",
         ),
-        Family("idefics3", "Idefics3, SmolVLM", IDEFICS, per_sample=True, vllm="adapter"),
+        Family("idefics3", "Idefics3, SmolVLM", IDEFICS, images_per_sample=True, vllm="adapter"),
         Family(
             "paligemma",
             "PaliGemma",
@@ -216,7 +245,7 @@ FAMILIES: dict[str, Family] = {
             reply_kind=1,
             template=PALIGEMMA,
             vllm="adapter",
-            note="every row needs a picture",
+            note="every row needs an image",
         ),
         Family("gemma3", "Gemma 3", USUAL, token_wise=("token_type_ids",), vllm="adapter"),
         Family(
@@ -224,8 +253,8 @@ FAMILIES: dict[str, Family] = {
             "Llama 3.2 Vision",
             USUAL | {"vision": ("model.vision_model",)},
             token_wise=("cross_attention_mask",),
-            per_sample=True,
-            blanks=True,
+            images_per_sample=True,
+            masks_empty_images=True,
         ),
         Family("qwen2_audio", "Qwen2-Audio", AUDIO, ("audio",), vllm="merged"),
         Family(
@@ -233,7 +262,7 @@ FAMILIES: dict[str, Family] = {
             "Granite Speech",
             AUDIO | {"audio": ("model.encoder",), "projector": ("model.projector",)},
             ("audio",),
-            own={"audio_processor": "mllm_tailor.models.inputs.granite_speech:SpeechFeatures"},
+            processor_parts={"audio_processor": "mllm_tailor.models.inputs.granite_speech:SpeechFeatures"},
             vllm="adapter",
         ),
         Family(
@@ -242,46 +271,48 @@ FAMILIES: dict[str, Family] = {
             AUDIO,
             ("audio",),
             processor="mllm_tailor.models.inputs.voxtral:VoxtralProcessor",
-            own={"tokenizer": "mllm_tailor.models.inputs.voxtral:read_tokenizer"},
+            processor_parts={"tokenizer": "mllm_tailor.models.inputs.voxtral:read_tokenizer"},
             template=VOXTRAL,
             template_first=True,
-            note="asked in words, as in a conversation; its separate mode for transcripts is not used",
+            note="prompted by text, as in a conversation; its transcription mode is not used",
         ),
         Family(
             "phi4_multimodal",
             "Phi-4-multimodal (native layout: revision refs/pr/70)",
             PHI,
             ("image", "audio"),
-            own={
+            processor_parts={
                 "image_processor": "mllm_tailor.models.inputs.phi4:DynamicCrops",
                 "audio_processor": "mllm_tailor.models.inputs.phi4:SpeechFrames",
             },
             template=PHI4,
             template_first=True,
-            idle=(f"{PHI_PICTURES}.img_processor.head",),
-            left=("vision-lora", "speech-lora"),
-            apart=True,
-            note="its own adapters (vision-lora, speech-lora) are not applied; see below",
+            unused_modules=(f"{PHI_IMAGES}.img_processor.head",),
+            unused_adapters=("vision-lora", "speech-lora"),
+            encodes_per_sample=True,
+            note="the adapters of its checkpoint (vision-lora, speech-lora) are not applied; see below",
         ),
         Family("clip", "CLIP", PAIR, compares=True, note=PAIRS_ONLY),
-        Family("siglip", "SigLIP, SigLIP 2 of fixed size", SIGLIP, compares=True, fills_text=True, note=PAIRS_ONLY),
+        Family(
+            "siglip", "SigLIP, SigLIP 2 of fixed size", SIGLIP, compares=True, pads_to_context=True, note=PAIRS_ONLY
+        ),
     )
 }
 
-# What a user may look for here, and why it is not there.
+# Models a user may look for, and why they are not supported.
 NOT_HERE = {
-    "CogVLM2": "exists only as its own remote code",
-    "Phi-3-Vision": "exists only as its own remote code",
+    "CogVLM2": "exists only as remote code",
+    "Phi-3-Vision": "exists only as remote code",
 }
 
-# Model types of layouts that work with their own code alone, and what to do instead.
+# Model types of layouts that need the code of their checkpoint, and what to use instead.
 OTHER_LAYOUTS = {
-    "phi4mm": "the first layout of Phi-4-multimodal — name revision refs/pr/70, which holds the native one",
+    "phi4mm": "the first layout of Phi-4-multimodal — name revision refs/pr/70, which holds the native layout",
     "phi3_v": f"Phi-3-Vision, which {NOT_HERE['Phi-3-Vision']} — take Phi-4-multimodal, revision refs/pr/70",
     "cogvlm2": f"CogVLM2, which {NOT_HERE['CogVLM2']} — take GLM-4.1V, by the same people",
 }
 
-# Words in module names that tell a part, for families nobody described.
+# Words in module names that indicate a part, for families without a description.
 SIGNS = {
     "audio": ("audio", "speech"),
     "projector": ("projector", "connector", "merger", "resampler", "newline", "aligner"),
@@ -292,7 +323,7 @@ SIGNS = {
 
 
 def guess_family(kind: str, model: nn.Module) -> Family:
-    """A family by the look of its modules, with a warning that says what was guessed."""
+    """A family guessed from the names of modules, with a warning that lists the guess."""
     parts: dict[str, tuple[str, ...]] = {}
     for name in _branches(model):
         leaf = name.rpartition(".")[2]
@@ -300,7 +331,7 @@ def guess_family(kind: str, model: nn.Module) -> Family:
         if part:
             parts[part] = (*parts.get(part, ()), name)
     if "language" not in parts:
-        raise ModelError(f"{kind}: no language model found among its modules — this kind of model is not supported")
+        raise ModelError(f"{kind}: no language model among its modules — this kind of model is not supported")
     shown = "; ".join(f"{part}: {', '.join(names)}" for part, names in parts.items())
     logger.warning("%s is not a family described here. Guessed from its modules: %s", kind, shown)
     media = tuple(media for media, part in (("image", "vision"), ("audio", "audio")) if part in parts)
@@ -308,7 +339,7 @@ def guess_family(kind: str, model: nn.Module) -> Family:
 
 
 def _branches(model: nn.Module) -> list[str]:
-    """Names of the big modules: those of the model, or of what it merely wraps."""
+    """Names of the top modules: those of the model, or of the model that it wraps."""
     names = []
     for name, child in model.named_children():
         inner = [f"{name}.{leaf}" for leaf, _ in child.named_children()]
@@ -318,11 +349,11 @@ def _branches(model: nn.Module) -> list[str]:
 
 
 def linear_names(model: nn.Module, parts: Parts) -> dict[str, tuple[str, ...]]:
-    """For each part the last names of its linear layers (`q_proj`, `fc1`, ...), which is what adapters aim at."""
-    found: dict[str, dict[str, None]] = {part: {} for part in parts}
+    """For each part the last names of its linear layers (`q_proj`, `fc1`, ...), which adapters target."""
+    names_by_part: dict[str, dict[str, None]] = {part: {} for part in parts}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             for part, prefixes in parts.items():
                 if any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes):
-                    found[part][name.rpartition(".")[2]] = None
-    return {part: tuple(names) for part, names in found.items()}
+                    names_by_part[part][name.rpartition(".")[2]] = None
+    return {part: tuple(names) for part, names in names_by_part.items()}

@@ -1,4 +1,4 @@
-"""One vector per sample from what a model sees or hears, for nearest-neighbour baselines."""
+"""A vector per sample from its encoded media, for nearest-neighbour baselines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.encode import encode, prompt_inputs
 from mllm_tailor.models.model import LoadedModel
 
-PLACEHOLDER = re.compile(r"(image|video|audio)_token_(id|index)")  # settings that name the token of a kind of media
+PLACEHOLDER = re.compile(r"(image|video|audio)_token_(id|index)")  # settings with the token of a kind of media
 
 
 class _Reached(Exception):
@@ -62,7 +62,7 @@ def _image_features(prompt: Conversation | Sample, model: LoadedModel) -> Tensor
 
 
 def _embedded_media(prompt: Conversation | Sample, model: LoadedModel) -> Tensor:
-    """(positions, width): what stands at the placeholders of media when the decoder begins."""
+    """(positions, width): the inputs of the decoder at the placeholders of media."""
     network = model.model
     embedded: list[Tensor] = []
 

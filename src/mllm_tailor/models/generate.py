@@ -16,7 +16,7 @@ from mllm_tailor.models.model import LoadedModel
 def generate(
     samples: Sequence[Conversation | Sample] | Sample, model: LoadedModel, max_new_tokens: int = 128, batch: int = 8
 ) -> list[str]:
-    """Greedy replies, `batch` samples at a time, in the order given; a single sample counts as a list of one."""
+    """Greedy replies, `batch` samples at a time, in the order given; a single sample gives a list with its reply."""
     samples = [samples] if isinstance(samples, Sample) else samples
     stop_ids, was_training = sorted(model.stop_ids), model.model.training
     model.model.eval()

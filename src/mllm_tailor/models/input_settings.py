@@ -9,7 +9,7 @@ from mllm_tailor.recipe.schema import ModelSpec, Tiles, Units
 
 @dataclass(frozen=True)
 class InputSettings:
-    """Settings that replace the checkpoint's own; None keeps those."""
+    """Settings that replace those of the checkpoint; None keeps them."""
 
     tiles: Tiles | None = None
     tile_size: int | None = None  # pixels along a tile's side; position embeddings are interpolated
@@ -20,5 +20,5 @@ class InputSettings:
 
     @classmethod
     def of(cls, spec: ModelSpec) -> InputSettings:
-        """Those of a recipe's `model`."""
+        """The settings of a recipe's `model`."""
         return cls(spec.tiles, spec.tile_size, spec.frames, spec.trim, spec.system, spec.units)

@@ -1,4 +1,4 @@
-"""Load a checkpoint by name: native transformers classes, safetensors weights, none of the checkpoint's own code."""
+"""Load a checkpoint by name: native transformers classes, safetensors weights, no code of the checkpoint."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ from mllm_tailor.models.resolve import find_checkpoint
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SMALL = 500_000_000  # weights; up to here float32 is kept, since updates of bf16 weights below 1/256 round away
-LARGEST_RATIO = 2  # of the weights config.json describes to those in the files: tied weights are stored once
-# transformers applies an adapter that it finds beside the weights; it finds none in a folder that cannot exist.
+SMALL = (
+    500_000_000  # weights; up to this size float32 is kept, since bf16 weights round away relative updates below 1/256
+)
+LARGEST_RATIO = 2  # of weights described by config.json to weights in the files: tied weights are stored once
+# transformers applies an adapter beside the weights; there is none in a folder that cannot exist.
 NO_ADAPTER = {"subfolder": "no adapter\0"}
 
 
@@ -52,7 +54,7 @@ def load_model(
     """Load `embedded`, `tiny`, a folder or a hub id.
 
     `dtype` is auto, float32, bfloat16 or float16, as a string or torch's own. auto keeps small models in float32 and
-    uses bfloat16 for others where the hardware supports it. `quantize` packs the linear layers into 4 bits (NF4 with
+    uses bfloat16 for others where the hardware supports it. `quantize` converts the linear layers to 4 bits (NF4 with
     double quantisation, arXiv 2305.14314) or 8, except the head and the parts or module names in `quantize_skip`.
     `mixed_precision` runs the vision tower under bf16 autocast (the weights keep their dtype), as training does where
     the hardware supports it.
@@ -70,13 +72,15 @@ def load_model(
     config = own_config(checkpoint, family)
     processor = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
     skipped = [name for part in ("head", *quantize_skip) for name in family.parts.get(part, (rf"(?:.*\.)?{part}",))]
-    model = _load(checkpoint, family, config, chosen, device, _quantization(quantize, [*skipped, *family.idle], device))
+    model = _load(
+        checkpoint, family, config, chosen, device, _quantization(quantize, [*skipped, *family.unused_modules], device)
+    )
     if family.tiled:
         check_fit(checkpoint, model, processor)
         if inputs.tile_size is not None:
             set_tile(processor, model.config, inputs.tile_size)
     elif inputs.tile_size is not None:
-        raise ModelError(f"`model.tile_size`: {family.title} has tiles of one size — leave the setting out")
+        raise ModelError(f"`model.tile_size`: {family.title} has tiles of a fixed size — leave the setting out")
     codebook = find_codebook(inputs.units, checkpoint.folder) if inputs.units else None
     if codebook is not None:
         add_tokens(model, processor.tokenizer, len(codebook.centroids))
@@ -121,7 +125,7 @@ def find_family(checkpoint: Checkpoint) -> Family:
     try:
         model = build_empty(config, checkpoint.folder)
     except ModelError as error:
-        if isinstance(error.__cause__, ValueError):  # transformers lists no such class for this configuration
+        if isinstance(error.__cause__, ValueError):  # transformers has no such class for this configuration
             raise ModelError(
                 f"{checkpoint.path}: {kind} reads no images or audio — {nearest(kind, FAMILIES)}"
             ) from None
@@ -130,8 +134,8 @@ def find_family(checkpoint: Checkpoint) -> Family:
 
 
 def _name_adapters(checkpoint: Checkpoint, family: Family) -> None:
-    """Warn of adapters in the folder: only the model itself is loaded."""
-    present = [name for name in family.left if (checkpoint.folder / name).is_dir()]
+    """Warn about adapters in the folder: only the model itself is loaded."""
+    present = [name for name in family.unused_adapters if (checkpoint.folder / name).is_dir()]
     if (checkpoint.folder / ADAPTER_CONFIG).is_file():
         present.append(f"the adapter beside the weights ({ADAPTER_CONFIG})")
     if present:
@@ -173,7 +177,7 @@ def _load(
     device: torch.device,
     quantization: BitsAndBytesConfig | None,
 ) -> Any:
-    """The model with all its weights; missing ones and ones of another shape are errors, not random numbers."""
+    """The model with all its weights; missing weights and wrong shapes are errors."""
     (disable_progress_bar if checkpoint.parameters < SMALL else enable_progress_bar)()
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     if family.inner:
@@ -204,7 +208,7 @@ def _load(
 
 
 def _check_size(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Refuse a configuration that describes a far larger model than the files hold, before memory is taken for it.
+    """Refuse a configuration that describes a far larger model than the files hold, before memory is allocated.
 
     Raises:
         ModelError: naming both sizes.
@@ -221,17 +225,17 @@ def _install_patches(model: Any, family: Family) -> None:
     cpu_attention.install(model)
     if hasattr(model.config, "ps_version"):
         original_internvl.install(model.model)
-    if family.blanks:
+    if family.masks_empty_images:
         mllama.install(model.model)
-    if family.apart:
+    if family.encodes_per_sample:
         phi4.install(model)
 
 
 def _keep_scales(model: torch.nn.Module) -> None:
-    """Keep 4-bit layers as they are.
+    """Disable repacking of 4-bit layers.
 
-    On CPUs with AVX-512, bitsandbytes repacks them with coarser scales at their first evaluation, for good: training
-    after an evaluation would continue with other weights than training without one, or fail.
+    On CPUs with AVX-512, bitsandbytes repacks them with coarser scales at their first evaluation, permanently: training
+    after an evaluation would continue with different weights, or fail.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

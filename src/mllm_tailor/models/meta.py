@@ -1,4 +1,4 @@
-"""The modules and shapes of a checkpoint without its weights: what a method would train, counted in a second."""
+"""The modules and shapes of a checkpoint without its weights: enough to count what a method trains."""
 
 from __future__ import annotations
 

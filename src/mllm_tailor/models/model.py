@@ -50,13 +50,13 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     folder: Path  # of its files
-    path: str  # the name it was asked for by
+    path: str  # the name it was requested by
     revision: str | None
     quantize: str | None = None
     frames: int = 8  # per video
     codebook: Codebook | None = None  # of models that read recordings as tokens
     trim: bool = False  # crop blank margins of images and videos before tiling
-    applied: AppliedMethod | None = None  # the tuning method at work in the model
+    applied: AppliedMethod | None = None  # the tuning method applied to the model
     mixed_precision: bool = False  # the vision tower runs under bf16 autocast, as it does in training
 
     @property
@@ -79,7 +79,7 @@ class LoadedModel:
         return image.crop(print_box(image)) if self.trim else image
 
     def image_size(self, media: Media) -> tuple[int, int]:
-        """(width, height) of `open_image`; nothing is decoded unless margins are to be cropped."""
+        """(width, height) of `open_image`; nothing is decoded unless margins are cropped."""
         if not self.trim:
             return image_size(media)
         left, top, right, bottom = box_of(media)
@@ -103,10 +103,10 @@ class LoadedModel:
 
     @property
     def context(self) -> int:
-        """The most tokens a prompt and its answer may have together."""
+        """The maximum number of tokens of a prompt with its answer."""
         config = self.model.config.get_text_config()
         rotary = getattr(config, "rope_parameters", None) or {}
-        # Dynamic scaling stretches the angles once the trained length is passed (arXiv 2309.00071).
+        # Dynamic scaling adapts the angles beyond the trained length (arXiv 2309.00071).
         stretch = rotary.get("factor", 1.0) if rotary.get("rope_type") == "dynamic" else 1.0
         return int(config.max_position_embeddings * stretch)
 
@@ -118,20 +118,20 @@ class LoadedModel:
             ModelError: for a dual encoder, which compares images with texts and generates none.
         """
         if self.family.compares:
-            raise ModelError(f"{self.path}: {self.family.title} generates no replies — name a model that does")
+            raise ModelError(f"{self.path}: {self.family.title} generates no replies — name a generative model")
         stated = self.model.generation_config.eos_token_id
         ids = {*(stated if isinstance(stated, list) else [stated]), self.tokenizer.eos_token_id}
         return frozenset(token for token in ids if token is not None)
 
     @property
     def pad_id(self) -> int:
-        """The token batches are padded with."""
+        """The token that pads batches."""
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else min(self.stop_ids))
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Fingerprint of the checkpoint (hashes of its files), so that an adapter is never used on another one."""
+        """Fingerprint of the checkpoint (hashes of its files), checked when an adapter is loaded."""
         weights = hashlib.sha256()
         for file in sorted(weight_files(self.folder)):
             weights.update(sha256(file).encode())
@@ -144,7 +144,7 @@ class LoadedModel:
         }
 
     def input_settings(self) -> dict[str, Any]:
-        """Settings that decide what a sample becomes: tiles, frames, margins, system text, chat template."""
+        """Settings that determine how a sample is encoded: tiles, frames, margins, system text, chat template."""
         template = self.processor.chat_template or self.tokenizer.chat_template or ""
         return {
             "tiles": self.tiles.model_dump(),

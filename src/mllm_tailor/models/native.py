@@ -14,7 +14,7 @@ from mllm_tailor.models.families import Family
 
 
 def native_config(stated: Mapping[str, Any], folder: Path) -> PreTrainedConfig:
-    """The configuration object, without what may name code to be fetched and run (auto_map, attention kernels).
+    """The configuration object, without settings that name code to download and run (auto_map, attention kernels).
 
     Raises:
         ModelError: naming config.json, for values that the native class cannot use.
@@ -29,7 +29,7 @@ def native_config(stated: Mapping[str, Any], folder: Path) -> PreTrainedConfig:
 
 
 def own_config(checkpoint: Checkpoint, family: Family) -> PreTrainedConfig:
-    """The configuration of the model that is loaded: the checkpoint's, or that of the inner model it is a part of."""
+    """The configuration of the model that is loaded: that of the checkpoint, or of its inner model."""
     stated = checkpoint.config
     with reading(checkpoint.folder / "config.json", "cannot be used", "copy or download it again"):
         stated = stated[f"{family.inner}_config"] if family.inner else stated
@@ -37,7 +37,7 @@ def own_config(checkpoint: Checkpoint, family: Family) -> PreTrainedConfig:
 
 
 def auto_class(*, dual_encoder: bool = False) -> Any:
-    """transformers' class that opens models which generate text or, for dual encoders, any model."""
+    """transformers' auto class for models that generate text or, for dual encoders, for any model."""
     return AutoModel if dual_encoder else AutoModelForMultimodalLM
 
 
@@ -45,7 +45,7 @@ def build_empty(config: PreTrainedConfig, folder: Path, *, dual_encoder: bool = 
     """The model on the meta device: modules and shapes, no weights, no memory.
 
     Raises:
-        ModelError: naming config.json, for sizes that make no model.
+        ModelError: naming config.json, for invalid sizes.
     """
     with reading(folder / "config.json", "describes no model", "copy or download it again"), torch.device("meta"):
         model: PreTrainedModel = auto_class(dual_encoder=dual_encoder).from_config(config)

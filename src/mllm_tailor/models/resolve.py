@@ -12,7 +12,7 @@ from mllm_tailor.models.bundled.tiny import tiny_folder
 from mllm_tailor.models.checkpoint import DUPLICATES, Checkpoint, read_checkpoint
 
 EMBEDDED = Path(__file__).parent / "bundled" / "embedded"
-# Never *.bin or *.pt. One file of code is fetched and never run: an original InternVL keeps its system text in there.
+# Never *.bin or *.pt. conversation.py is never run: an original InternVL keeps its system text in it.
 DOWNLOADED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "conversation.py")
 
 
@@ -46,8 +46,10 @@ def _download(name: str, revision: str | None) -> Path:
     except LocalEntryNotFoundError:
         raise ModelError(f"{name}: not in the local cache and the hub cannot be reached — go online once") from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise ModelError(f"{name}: the hub has no such model, or it is closed to you — check it and log in") from None
-    except (HTTPError, OSError) as error:  # a connection that breaks off is of the first kind
         raise ModelError(
-            f"{name}: download failed ({type(error).__name__}) — run again; files that are whole are kept"
+            f"{name}: the hub has no such model, or you have no access — check the name and log in"
+        ) from None
+    except (HTTPError, OSError) as error:  # a broken connection raises the first
+        raise ModelError(
+            f"{name}: download failed ({type(error).__name__}) — run again; complete files are kept"
         ) from error

@@ -13,14 +13,14 @@ from mllm_tailor.models.model import LoadedModel
 
 
 def save_model(model: LoadedModel, folder: Path) -> None:
-    """Write weights, tokenizer, processor and chat template, with the tiles and the system text in use.
+    """Write weights, tokenizer, processor and chat template, with the current tiles and system text.
 
     Raises:
-        ModelError: while an adapter or quantised weights are still in the model, which plain folders cannot hold.
+        ModelError: while the model has an adapter or quantised weights, which plain folders cannot hold.
     """
-    adapters = getattr(model.model, "peft_config", None)  # set by PEFT with its adapters and removed with them
+    adapters = getattr(model.model, "peft_config", None)  # PEFT sets it with its adapters and removes it with them
     if not isinstance(model.model, PreTrainedModel) or adapters or model.quantize:
-        raise ModelError("this model still has an adapter or packed weights — merge it first (`tailor merge`)")
+        raise ModelError("this model still has an adapter or quantised weights — merge it first (`tailor merge`)")
     if model.family.tiled:
         model.processor.keep(model.tiles, model.system)
         state_tiles(model.model.config, model.tiles)

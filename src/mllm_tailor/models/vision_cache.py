@@ -2,7 +2,7 @@
 
 An entry is a safetensors file named by its key and written under another name first. It carries the checksum of its
 tensors, so a damaged file is noticed when it is read and computed again. Features are keyed by the pixels and by every
-weight they follow from: what training computed for an image serves generation, and the other way round.
+weight they follow from: what training computed for an image serves generation, and vice versa.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class CacheEntry:
 
 
 class VisionFeatureCache:
-    """Entries by key. When memory is full it keeps what it has, for the next epoch or run to find."""
+    """Entries by key. When memory is full, it keeps its entries for the next epoch or run instead of evicting them."""
 
     def __init__(self, limit: int | None = None, folder: Path | None = None) -> None:
-        """`limit` in bytes; default: MEMORY_SHARE of what is available now. `folder` keeps entries on disk as well."""
+        """`limit` in bytes; default: MEMORY_SHARE of the available memory. `folder` keeps entries on disk as well."""
         self.folder = folder
         self.limit = int(psutil.virtual_memory().available * MEMORY_SHARE) if limit is None else limit
         self.bytes = 0
-        self.hits = 0  # how often an entry did not have to be computed
+        self.hits = 0  # lookups that found an entry
         self._entries: dict[str, CacheEntry] = {}
 
     def get(self, key: str) -> CacheEntry | None:
@@ -64,7 +64,7 @@ class VisionFeatureCache:
         return entry
 
     def put(self, key: str, entry: CacheEntry) -> None:
-        """Keep an entry on disk, where there is a folder, and in memory, where there is room."""
+        """Keep an entry on disk, if there is a folder, and in memory, if there is room."""
         self._remember(key, entry)
         if self.folder is not None:
             with atomic_file(self._file(key)) as partial:
@@ -82,7 +82,7 @@ class VisionFeatureCache:
             with safe_open(self._file(key), "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
                 metadata = dict(file.metadata() or {})
-        except SafetensorError:  # cut off
+        except SafetensorError:  # truncated
             return None
         if metadata.pop(CHECKSUM, None) != _checksum(tensors):
             return None
@@ -106,14 +106,14 @@ class VisionEncoder:
         self.weights = weights_key(model, bf16=self.bf16) if cache is not None and self.supported else ""
 
     def outputs(self, items: Sequence[Encoded]) -> Features | None:
-        """`mm_encoder_outputs` in place of `pixel_values`; None where the model needs the pixels themselves."""
+        """`mm_encoder_outputs` instead of `pixel_values`; None where the model needs the pixels themselves."""
         if not self.supported or any(set(item.media) != {"pixel_values"} for item in items):
             return None
         features = torch.cat([self.features(item.media["pixel_values"]) for item in items])
         return as_outputs(features.to(self.model.device, self.model.dtype))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(tiles, tokens, width) from (tiles, 3, height, width), in the format they were computed in."""
+        """(tiles, tokens, width) from (tiles, 3, height, width), in the dtype they were computed in."""
         if self.cache is None:
             return image_features(self.model, pixels, bf16=self.bf16)
         key = self.key(pixels)
@@ -125,18 +125,18 @@ class VisionEncoder:
         return entry.tensors["features"]
 
     def key(self, pixels: Tensor) -> str:
-        """Of the features of these pixels."""
+        """The cache key of the features of these pixels."""
         shape = [list(pixels.shape), str(pixels.dtype)]
         return f"features-{fingerprint(self.weights, shape, tensor_bytes(pixels))}"
 
 
 def takes_features(model: LoadedModel) -> bool:
-    """Whether the model's `forward` takes features in place of pixels; other families' come in other shapes."""
+    """Whether the model's `forward` takes features instead of pixels; those of other families have other shapes."""
     return model.family.tiled and "mm_encoder_outputs" in inspect.signature(model.model.forward).parameters
 
 
 def as_outputs(features: Tensor) -> Features:
-    """Features in the form the model's `forward` takes them."""
+    """Features as the model's `forward` takes them."""
     return {"image": BaseModelOutputWithPooling(pooler_output=features)}
 
 
@@ -154,9 +154,9 @@ def vision_prefixes(model: LoadedModel) -> tuple[str, ...]:
 
 
 def weights_key(model: LoadedModel, *, bf16: bool) -> str:
-    """A hash of every weight on the vision side, an adapter's included, and of the number format."""
+    """A hash of every weight on the vision side, including adapters, and of the dtypes."""
     prefixes = vision_prefixes(model)
-    # A PEFT wrapper adds words before and between; the weights under a part still follow its name.
+    # A PEFT wrapper adds a prefix and infixes; the names still contain that of their part.
     digest = hashlib.sha256(f"{model.dtype} {bf16} {torch.__version__}".encode())
     for name, weight in model.model.named_parameters():
         if any(prefix in name for prefix in prefixes):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import watch_memory
-from mllm_tailor.models import Length, LoadedModel, embed_pictures, embed_texts, encode
+from mllm_tailor.models import Length, LoadedModel, embed_images, embed_texts, encode
 from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.training.batches import Batch, collate_right, to_device
@@ -225,7 +225,7 @@ def _largest(
 def _loss(model: LoadedModel, batch: Batch) -> Tensor:
     """A scalar that depends on all a micro-batch computes; its value means nothing."""
     if model.family.compares:
-        return embed_pictures(model, batch).sum() + embed_texts(model, batch).sum()
+        return embed_images(model, batch).sum() + embed_texts(model, batch).sum()
     total, count = answer_loss(model.model, batch)
     return total / max(1, count)
 

@@ -1,4 +1,4 @@
-"""Make a native InternVL from nothing: configuration, random weights, byte tokenizer, processor, chat template."""
+"""Build an untrained native InternVL: configuration, random weights, byte tokenizer, processor, chat template."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mllm_tailor.models.inputs.internvl_processor import IMAGENET_MEAN, IMAGENET
 def build_tokenizer(
     special: Sequence[str] = SPECIAL_TOKENS, named: Mapping[str, str] = INTERNVL_TOKENS, **options: str
 ) -> PreTrainedTokenizerFast:
-    """One token for each of the 256 byte values, then the special tokens; no merges, so nothing is ever unknown."""
+    """One token for each of the 256 byte values, then the special tokens; no merges, so no text is unknown."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # the printable letter that stands for each byte
     core = Tokenizer(BPE({letter: number for number, letter in enumerate(letters)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -54,8 +54,8 @@ def build_processor(  # noqa: PLR0913
     downsample: float = 0.5,
     frame_text: str = "Frame{}: ",
 ) -> InternVLProcessor:
-    """A processor cutting pictures into tiles of `image_size` pixels, with ImageNet statistics."""
-    pictures = GotOcr2ImageProcessorPil(
+    """A processor that cuts images into tiles of `image_size` pixels, with ImageNet statistics."""
+    image_processor = GotOcr2ImageProcessorPil(
         size={"height": image_size, "width": image_size},
         image_mean=list(IMAGENET_MEAN),
         image_std=list(IMAGENET_STD),
@@ -64,7 +64,7 @@ def build_processor(  # noqa: PLR0913
         max_patches=max_tiles,
     )
     return InternVLProcessor(
-        pictures,
+        image_processor,
         tokenizer,
         image_seq_length=tokens_per_tile(image_size, patch_size, downsample),
         use_thumbnail=thumbnail,
@@ -74,7 +74,7 @@ def build_processor(  # noqa: PLR0913
 
 
 def tokens_per_tile(image_size: int, patch_size: int = 14, downsample: float = 0.5) -> int:
-    """Language tokens a square tile becomes: its patches, after pixel shuffle has joined 2x2 of them.
+    """Language tokens of a square tile: its patches, after pixel shuffle has joined 2x2 of them.
 
     >>> tokens_per_tile(448)
     256

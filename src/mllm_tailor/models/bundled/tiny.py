@@ -1,8 +1,8 @@
-"""`model: tiny`: an untrained InternVL of 1.8 million weights, for data unlike anything a model at hand has seen.
+"""`model: tiny`: an untrained InternVL of 1.8 million weights, for data unlike any pretraining data.
 
-Print, as the embedded model learned it, is no start for spoken units or drawn hands: a smaller model that begins from
-nothing learns them as well and in a tenth of the time. The weights are drawn by numpy's generator, which gives the same
-bits everywhere, so an adapter trained on them fits again wherever the model is built anew.
+The embedded model was pretrained on print, which does not help with speech units or drawings: a smaller untrained model
+learns them as well in a tenth of the time. The weights are drawn by numpy's generator, which gives the same bits on
+every machine, so an adapter trained on them fits wherever the model is rebuilt.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mllm_tailor.core.io import atomic_folder, cache_folder
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 
 NAME = "tiny"
-VERSION = 2  # of what is built; another one never meets the adapters of this one
-WIDTH, LAYERS, HEAD_WIDTH = 128, 4, 32  # of the tower and of the language model alike
-TILE = 56  # pixels a side: 16 patches, 4 tokens
+VERSION = 2  # of the built model; adapters of another version do not load
+WIDTH, LAYERS, HEAD_WIDTH = 128, 4, 32  # of the tower and of the language model
+TILE = 56  # pixels per side: 16 patches, 4 tokens
 CONTEXT = 4096  # tokens
-FINEST = 0.18  # cycles a pixel beyond which a fresh filter sees little
-EVEN = 8
-POSITION_SPREAD = 0.3  # beside patches of about 0.5, so that places can be told apart from the first step
+FINEST = 0.18  # cycles per pixel: cutoff of the initial filters
+EVEN = 8  # every such filter responds to brightness and colour only
+POSITION_SPREAD = 0.3  # patches have about 0.5, so positions are distinguishable from the first step
 
 
 def tiny_folder() -> Path:
-    """The folder of the tiny model, built at first use and kept in the cache (`TAILOR_CACHE`)."""
+    """The folder of the tiny model, built on first use and kept in the cache (`TAILOR_CACHE`)."""
     folder = cache_folder() / f"{NAME}-{VERSION}"
     if not (folder / "config.json").exists():
         with atomic_folder(folder, replace=folder.is_dir()) as partial:
@@ -37,7 +37,7 @@ def tiny_folder() -> Path:
 
 
 def build_tiny(folder: Path) -> None:
-    """Write the model: weights, tokenizer of bytes, processor."""
+    """Write the model: weights, byte tokenizer, processor."""
     tokenizer = build_tokenizer()
     with torch.random.fork_rng():
         model = build_internvl(
@@ -59,9 +59,10 @@ def build_tiny(folder: Path) -> None:
 
 @torch.no_grad()
 def draw_weights(model: nn.Module) -> None:
-    """Every matrix anew, so that signals keep their size from layer to layer; norms and biases stay as they are.
+    """Draw every matrix so that activations keep their scale from layer to layer; norms and biases stay the same.
 
-    Layers that end a branch begin smaller, by the root of the number of branches (Radford et al. 2019, section 2.3).
+    Layers at the end of a residual branch are divided by the root of the number of branches (Radford et al. 2019,
+    section 2.3).
     """
     generator = np.random.default_rng(0)
     for name, weight in sorted(model.named_parameters()):
@@ -69,7 +70,7 @@ def draw_weights(model: nn.Module) -> None:
             weight.fill_(1.0)
         if weight.dim() < 2:
             continue
-        spread = 1 / np.sqrt(weight[0].numel())  # of what a unit adds up
+        spread = 1 / np.sqrt(weight[0].numel())  # number of inputs of a unit
         if name.endswith(("o_proj.weight", "projection_layer.weight", "down_proj.weight", "fc2.weight")):
             spread /= np.sqrt(2 * LAYERS)
         if name.endswith(("position_embeddings", "embed_tokens.weight")):
@@ -81,13 +82,13 @@ def draw_weights(model: nn.Module) -> None:
 
 
 def smooth_filters(noise: np.ndarray) -> np.ndarray:
-    """Kernels (filters, colours, side, side) that see strokes and edges, made from noise; each has its norm at first.
+    """Kernels (filters, colours, side, side) for strokes and edges, made from noise; the norm of each is kept.
 
-    Patches of a picture are smooth, and most of what they hold is brightness: a filter of plain noise answers to little
-    else. So fine grain is taken out and a filter's sum made zero; one in EVEN sees brightness and colour alone.
+    Patches of images are smooth and mostly brightness, so a filter of white noise responds to little else. High
+    frequencies are therefore removed and the sum of each filter made zero; one in EVEN sees only brightness and colour.
     """
     side = noise.shape[-1]
-    waves = np.fft.fftfreq(side)  # cycles a pixel
+    waves = np.fft.fftfreq(side)  # cycles per pixel
     kept = np.exp(-((waves[:, None] ** 2 + waves[None] ** 2) / FINEST**2))
     shades = 1 + 0.5 * noise.mean(axis=(2, 3), keepdims=True) * side  # a filter's share in each colour
     smooth = np.fft.ifft2(np.fft.fft2(noise[:, :1]) * kept).real * shades

@@ -1,7 +1,7 @@
 """Original InternVL checkpoints (`model_type: internvl_chat`, Mini-InternVL to InternVL 3) in the native layout.
 
-The original layout works only with its own Python code and old transformers. The map of names, settings and traps was
-checked number by number; nothing of a checkpoint's code is ever run.
+The original layout works only with the Python code of the checkpoint and old transformers. The conversion of names and
+settings was checked numerically; no code of a checkpoint is run.
 """
 
 from mllm_tailor.models.checkpoint import ORIGINAL

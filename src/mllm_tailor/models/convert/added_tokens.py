@@ -1,8 +1,8 @@
-"""Added tokens at the ids their checkpoint states.
+"""Restore added tokens to the ids that their checkpoint states.
 
-InternLM2 and Yi name control tokens over unused pieces in the middle of their vocabulary (`<|im_start|>` is 92543 of
-92544). The tokenizers of transformers put such tokens behind the vocabulary instead, so that every id from there on
-would be another one's.
+InternLM2 and Yi index control tokens on unused entries inside their vocabulary (`<|im_start|>` is 92543 of 92544). The
+tokenizers of transformers append such tokens to the vocabulary instead, so their ids would differ from those of the
+model.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 def stated_tokens(folder: Path) -> dict[int, dict[str, Any]]:
     """Id and settings of every added token, of `tokenizer_config.json` and of the older `added_tokens.json`."""
     older, newer = stated_in(folder / "added_tokens.json"), stated_in(folder / "tokenizer_config.json")
-    found: dict[int, dict[str, Any]] = {int(place): {"content": token} for token, place in older.items()}
-    return found | {int(place): dict(entry) for place, entry in newer.get("added_tokens_decoder", {}).items()}
+    tokens: dict[int, dict[str, Any]] = {int(index): {"content": token} for token, index in older.items()}
+    return tokens | {int(index): dict(entry) for index, entry in newer.get("added_tokens_decoder", {}).items()}
 
 
 def stated_in(file: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing where there is none.
+    """The contents of a JSON file; empty if there is no file.
 
     Raises:
-        ModelError: for a file that is no JSON.
+        ModelError: for a file that is not JSON.
     """
     try:
         return dict(read_json(file)) if file.exists() else {}
@@ -41,18 +41,18 @@ def stated_in(file: Path) -> dict[str, Any]:
 
 
 def restore_added_token_ids(tokenizer: PreTrainedTokenizerBase, stated: Mapping[int, Mapping[str, Any]]) -> None:
-    """Move added tokens to their stated ids; pieces of the vocabulary that stood there are no more."""
-    names = {place: str(entry["content"]) for place, entry in stated.items()}
-    if all(tokenizer.convert_tokens_to_ids(token) == place for place, token in names.items()):
+    """Move added tokens to their stated ids; vocabulary entries with those ids are removed."""
+    names = {index: str(entry["content"]) for index, entry in stated.items()}
+    if all(tokenizer.convert_tokens_to_ids(token) == index for index, token in names.items()):
         return
     core = json.loads(tokenizer.backend_tokenizer.to_str())
     model = core["model"]
     taken = set(names.values())
-    kept = {piece: place for piece, place in model["vocab"].items() if place not in names and piece not in taken}
-    model["vocab"] = kept | {token: place for place, token in names.items()}
+    kept = {piece: index for piece, index in model["vocab"].items() if index not in names and piece not in taken}
+    model["vocab"] = kept | {token: index for index, token in names.items()}
     model["merges"] = [pair for pair in model["merges"] if _known(pair, model["vocab"])]
     usual = dict.fromkeys(FLAGS, False) | {"special": True}
-    core["added_tokens"] = [{"id": place, **usual, **entry} for place, entry in sorted(stated.items())]
+    core["added_tokens"] = [{"id": index, **usual, **entry} for index, entry in sorted(stated.items())]
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(core))
 
 

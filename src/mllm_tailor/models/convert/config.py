@@ -1,4 +1,4 @@
-"""The configuration of an original InternVL checkpoint, said in native words."""
+"""Translate the configuration of an original InternVL checkpoint to the native configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_tailor.models.bundled.build import tokens_per_tile
 
 Settings = Mapping[str, Any]
 
-# What the original vision class assumes where a file is silent (InternViT-6B).
+# Defaults of the original vision class (InternViT-6B).
 VISION_DEFAULTS: Settings = {
     "hidden_size": 3200,
     "num_hidden_layers": 48,
@@ -32,20 +32,20 @@ VISION_DEFAULTS: Settings = {
     "initializer_factor": 0.1,
 }
 
-# The native language model of each original one. InternLM2 is a Llama whose attention weights are stored together.
+# The native class of each original language model. InternLM2 is a Llama with fused attention weights.
 LANGUAGE_MODELS = {
     "InternLM2ForCausalLM": "llama",
     "LlamaForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Phi3ForCausalLM": "phi3",
 }
-KINDS = {  # by `model_type`, where a file names no class
+KINDS = {  # by `model_type`, for files without a class name
     "internlm2": "InternLM2ForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "phi3": "Phi3ForCausalLM",
 }
-# What the original classes assume otherwise than the native ones.
+# Defaults of the original classes that differ from the native classes.
 LANGUAGE_DEFAULTS: Mapping[str, Settings] = {"InternLM2ForCausalLM": {"vocab_size": 103168, "bias": True}}
 LANGUAGE_SETTINGS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
@@ -59,7 +59,7 @@ def language_class(stated: Settings, folder: Path) -> str:
     """The original language model's class name.
 
     Raises:
-        ModelError: when it is none of those that can be had natively.
+        ModelError: when there is no native class for it.
     """
     language = stated.get("llm_config") or {}
     name = (language.get("architectures") or [KINDS.get(str(language.get("model_type")), "nothing")])[0]
@@ -69,7 +69,7 @@ def language_class(stated: Settings, folder: Path) -> str:
 
 
 def native_config_of(stated: Settings, folder: Path, image_token_id: int) -> InternVLConfig:
-    """The native configuration; `ps_version` rides along, since v1 needs another pixel shuffle."""
+    """The native configuration; with `ps_version`, since v1 needs another pixel shuffle."""
     if stated.get("pad2square"):
         raise ModelError(f"{folder / 'config.json'}: pad2square, which no published checkpoint uses — not supported")
     vision = {**VISION_DEFAULTS, **(stated.get("vision_config") or {})}
@@ -86,12 +86,12 @@ def native_config_of(stated: Settings, folder: Path, image_token_id: int) -> Int
         image_seq_length=tokens,
         downsample_ratio=ratio,
         vision_feature_layer=stated.get("select_layer", -1),
-        tie_word_embeddings=False,  # the original never ties them, whatever its file says
+        tie_word_embeddings=False,  # the original code ignores the setting of its file
         architectures=["InternVLForConditionalGeneration"],
         dtype=stated.get("torch_dtype") or stated.get("dtype"),
     )
     config.ps_version = pixel_shuffle_version(stated, folder)
-    if config.ps_version == "v2":  # names other programs (llama.cpp) know the parts by; they compute this version alone
+    if config.ps_version == "v2":  # names that other programs (llama.cpp) expect; they support only this version
         config.vision_config.architectures = ["InternVisionModel"]
         config.text_config.architectures = [type_name(config.text_config)]
     return config
@@ -103,7 +103,7 @@ def type_name(language: Any) -> str:
 
 
 def pixel_shuffle_version(stated: Settings, folder: Path) -> str:
-    """`v2`, or `v1` where the file is silent, as it is in checkpoints older than the setting."""
+    """`v2`, or `v1` by default, as in checkpoints older than the setting."""
     version = stated.get("ps_version", "v1")
     if version not in ("v1", "v2"):
         raise ModelError(f"{folder / 'config.json'}: ps_version {version!r} — known: v1, v2")
@@ -122,11 +122,10 @@ def _vision(stated: Settings) -> InternVLVisionConfig:
         layer_norm_eps=stated["layer_norm_eps"],
         hidden_act=stated["hidden_act"],
         layer_scale_init_value=stated["initializer_factor"],
-        image_size=[stated["image_size"]]
-        * 2,  # that of the position embeddings, which the model stretches to the tiles
+        image_size=[stated["image_size"]] * 2,  # of the position embeddings, which the model interpolates to the tiles
         patch_size=[stated["patch_size"]] * 2,
         num_channels=stated["num_channels"],
-        use_mean_pooling=True,  # means: no further norm behind the last layer
+        use_mean_pooling=True,  # no norm after the last layer
     )
 
 
@@ -142,18 +141,18 @@ def _language(stated: Settings, name: str, folder: Path) -> Any:
 
 
 def _rotary(stated: Settings, name: str, folder: Path) -> dict[str, Any]:
-    """How positions turn into angles: plain, linear, dynamic NTK (arXiv 2309.00071), LongRoPE (2402.13753), Llama 3."""
+    """Rotary position settings: plain, linear, dynamic NTK (arXiv 2309.00071), LongRoPE (2402.13753), Llama 3."""
     scaling = dict(stated.get("rope_scaling") or {})
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     scaling.pop("type", None)
     kind = {"su": "longrope"}.get(kind, kind)
     if kind not in ("default", "linear", "dynamic", "longrope", "llama3", "yarn"):
-        raise ModelError(f"{folder / 'config.json'}: rope_scaling of type {kind!r} is not known")
+        raise ModelError(f"{folder / 'config.json'}: rope_scaling of type {kind!r} is not supported")
     if kind == "longrope":
-        # Must stand inside, or the factors of short and long inputs are told apart at the wrong length.
+        # Must be nested here, or short and long factors would be switched at the wrong length.
         scaling["original_max_position_embeddings"] = stated.get("original_max_position_embeddings", 4096)
     if name == "Phi3ForCausalLM" and kind == "yarn":
-        # What the original Phi-3 calls so is LongRoPE with another strength; the native class would take the usual one.
+        # The original Phi-3 uses this name for LongRoPE with an attention factor other than the native default.
         before = stated.get("original_max_position_embeddings", 4096)
         stretch = stated.get("max_position_embeddings", 4096) / before
         kind, scaling["original_max_position_embeddings"] = "longrope", before

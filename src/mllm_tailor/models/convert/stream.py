@@ -27,13 +27,13 @@ from mllm_tailor.recipe.schema import Tiles
 
 logger = logging.getLogger(__name__)
 
-CONVERSION = 2  # counts what conversions write otherwise than before, so that older copies are not taken for new ones
+CONVERSION = 2  # raised when the output of conversions changes, so that older cached copies are not used
 SHARD = 2**30  # bytes held before a file is written
 
 
 @dataclass(frozen=True)
 class Step:
-    """One weight of the source and what becomes of it."""
+    """A weight of the source and its native weights."""
 
     source: str
     targets: list[str]
@@ -44,7 +44,7 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
     """Write the original InternVL checkpoint `source` (a folder or a hub id) into the new folder `destination`.
 
     Everything is checked before the first weight is read, at most about `SHARD` bytes are held in memory, and the
-    folder appears only when it is whole.
+    folder appears only when it is complete.
 
     Raises:
         ModelError: naming the file and what to do.
@@ -54,25 +54,25 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
         raise ModelError(f"{target}: is not empty — name a new folder")
     checkpoint = find_checkpoint(source, revision)
     if checkpoint.model_type != ORIGINAL:
-        raise ModelError(f"{source}: is not in the original InternVL layout — it can be opened as it is")
+        raise ModelError(f"{source}: is not in the original InternVL layout — load it as it is")
     config, processor = _translate(checkpoint)
     weights = Source(checkpoint.folder)
     steps = _plan(checkpoint, weights, config)
-    with atomic_folder(target) as beside:
-        _write_weights(beside, _converted(weights, steps, checkpoint.folder, _shapes(config, checkpoint.folder)))
-        config.save_pretrained(beside)
-        processor.save_pretrained(beside)
+    with atomic_folder(target) as partial:
+        _write_weights(partial, _converted(weights, steps, checkpoint.folder, _shapes(config, checkpoint.folder)))
+        config.save_pretrained(partial)
+        processor.save_pretrained(partial)
         tokenizer = processor.tokenizer
         GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-        ).save_pretrained(beside)
+        ).save_pretrained(partial)
     if config.ps_version == "v1":
-        logger.warning("%s: its pixel shuffle is version 1, which only mllm-tailor computes natively", target)
+        logger.warning("%s: uses pixel shuffle version 1, which only mllm-tailor computes natively", target)
     return target
 
 
 def native_folder(checkpoint: Checkpoint) -> Path:
-    """The converted copy of an original checkpoint, made at first use and kept in the cache (`TAILOR_CACHE`)."""
+    """The converted copy of an original checkpoint, made on first use and kept in the cache (`TAILOR_CACHE`)."""
     files = [file.resolve() for file in sorted({*checkpoint.folder.glob("*.*"), *weight_files(checkpoint.folder)})]
     facts = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     key = fingerprint("conversion", CONVERSION, facts)
@@ -85,13 +85,13 @@ def native_folder(checkpoint: Checkpoint) -> Path:
             convert(checkpoint.folder, folder)
         except OSError as error:
             raise ModelError(
-                f"{folder}: cannot be written ({error}) — name a place with room in TAILOR_CACHE"
+                f"{folder}: cannot be written ({error}) — set TAILOR_CACHE to a folder with free space"
             ) from None
     return folder
 
 
 def _translate(checkpoint: Checkpoint) -> tuple[InternVLConfig, InternVLProcessor]:
-    """Configuration and processor in native words."""
+    """Native configuration and processor."""
     stated, folder = checkpoint.config, checkpoint.folder
     language = language_class(stated, folder)
     name, style = style_of(stated, folder, language)
@@ -115,7 +115,7 @@ def _translate(checkpoint: Checkpoint) -> tuple[InternVLConfig, InternVLProcesso
 
 
 def _tiles(stated: Mapping[str, Any]) -> Tiles:
-    """What a checkpoint cuts pictures into; the original class takes one tile and six where its file is silent."""
+    """The tiles of a checkpoint; the defaults are those of the original class."""
     if not stated.get("dynamic_image_size", False):
         return Tiles(min=1, max=1, thumbnail=False)
     fewest, most = stated.get("min_dynamic_patch", 1), stated.get("max_dynamic_patch", 6)
@@ -129,7 +129,7 @@ def _shapes(config: InternVLConfig, folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _plan(checkpoint: Checkpoint, weights: Source, config: InternVLConfig) -> list[Step]:
-    """What becomes of every weight, once names and shapes are known to fit."""
+    """A step for every weight, after checking names and shapes."""
     folder, stated = checkpoint.folder, checkpoint.config
     shapes = _shapes(config, folder)
     steps, reached = [], set()
@@ -139,7 +139,7 @@ def _plan(checkpoint: Checkpoint, weights: Source, config: InternVLConfig) -> li
             wanted = [shapes[target] for target in targets]
         except KeyError:
             raise ModelError(
-                f"{folder}: the weight {stored.name} is not part of this layout — other files mixed in?"
+                f"{folder}: the weight {stored.name} is not part of this layout — remove files of other models"
             ) from None
         rows = sum(shape[0] for shape in wanted)
         if targets and (rows, *wanted[0][1:]) != stored.shape:
@@ -150,7 +150,7 @@ def _plan(checkpoint: Checkpoint, weights: Source, config: InternVLConfig) -> li
         steps += [Step(name, targets, split)] if targets else []
         reached |= set(targets)
     missing = sorted(set(shapes) - reached)
-    if missing == ["lm_head.weight"]:  # tied when it was saved, so stored once
+    if missing == ["lm_head.weight"]:  # tied when saved, so stored once
         return [*steps, Step(_source_of(steps, "model.language_model.embed_tokens.weight"), missing, None)]
     if missing:
         raise ModelError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]} — download it again")
@@ -166,7 +166,7 @@ def _converted(
 ) -> Iterator[tuple[str, Tensor]]:
     for step in track(steps, f"Converting {folder.name}"):
         stored = weights.read(step.source)
-        # Parts of one tensor are copied, since a file cannot hold two tensors that share memory.
+        # Copied, since safetensors files cannot hold tensors that share memory.
         parts = [part.clone() for part in step.split(stored)] if step.split else [stored]
         for name, part in zip(step.targets, parts, strict=True):
             if tuple(part.shape) != shapes[name]:
@@ -200,5 +200,5 @@ def _write_weights(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
     for number, name in enumerate(names):
         (folder / f"{number}.part").rename(folder / name)
     if len(shards) > 1:
-        places = {weight: name for name, shard in zip(names, shards, strict=True) for weight in shard}
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+        weight_map = {weight: name for name, shard in zip(names, shards, strict=True) for weight in shard}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -17,7 +17,7 @@ from mllm_tailor.models.convert.added_tokens import restore_added_token_ids, sta
 
 @dataclass(frozen=True)
 class Style:
-    """How turns are written, and the system text of the checkpoints that keep none themselves."""
+    """The format of turns, and the system text of checkpoints without any."""
 
     role: tuple[str, str]
     close: str
@@ -51,7 +51,7 @@ def style_of(stated: Mapping[str, Any], folder: Path, language: str) -> tuple[st
     """The conversation style the checkpoint names.
 
     Raises:
-        ModelError: when it names none that is known.
+        ModelError: when the style is unknown.
     """
     name = stated.get("template") or USUAL_STYLES.get(language, "")
     if name not in STYLES:
@@ -60,10 +60,10 @@ def style_of(stated: Mapping[str, Any], folder: Path, language: str) -> tuple[st
 
 
 def system_text(stated: Mapping[str, Any], folder: Path, name: str) -> str:
-    """The system text: of the configuration, of the checkpoint's conversation.py, or the usual one of its style.
+    """The system text: from the configuration, from the checkpoint's conversation.py, or the default of its style.
 
-    Checkpoints of one style differ in it (Mini-InternVL 1.5 and InternVL2 do), and it moves scores. The Python file is
-    read as text and parsed; it is not run.
+    It differs between checkpoints of the same style (Mini-InternVL 1.5 and InternVL2) and affects scores. The Python
+    file is parsed as text; it is not run.
     """
     if isinstance(stated.get("system_message"), str):
         return str(stated["system_message"])
@@ -93,9 +93,9 @@ def _literals(node: ast.AST) -> dict[str, str]:
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase, style: Style, system: str, language: str) -> str:
-    """The chat template that writes what the original wrote, token for token."""
+    """The chat template that reproduces the original prompt, token for token."""
     begins = tokenizer.bos_token is not None and tokenizer.encode("a")[0] == tokenizer.bos_token_id
-    # The original Phi-3 tokenizer puts a lone space mark between the first token and the first turn.
+    # The original Phi-3 tokenizer puts a space token between the first token and the first turn.
     begin = (tokenizer.bos_token if begins else "") + (" " if language == "Phi3ForCausalLM" else "")
     return build_chat_template(style.role, style.close, style.after, begin=begin, system=system)
 
@@ -104,7 +104,7 @@ def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTok
     """The tokenizer from its vocabulary files, by a class of transformers.
 
     Raises:
-        ModelError: when files are missing, or the picture tokens are not among its tokens.
+        ModelError: when files are missing, or the tokenizer lacks the image tokens.
     """
     special = {
         "start_image_token": IMAGE_START,
@@ -115,17 +115,17 @@ def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTok
     kind, options = _tokenizer_class(folder, language)
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, **options)
-    except Exception as error:  # the readers below raise whatever comes, down to bare Exception
-        raise ModelError(f"{folder}: its tokenizer files cannot be read ({error}) — download them again") from error
+    except Exception as error:  # tokenizer readers raise anything, down to bare Exception
+        raise ModelError(f"{folder}: the tokenizer files cannot be read ({error}) — download them again") from error
     restore_added_token_ids(tokenizer, stated_tokens(folder))
     missing = [token for token in (IMAGE_START, IMAGE_END, IMAGE, style.close) if token not in tokenizer.get_vocab()]
     if missing:
         raise ModelError(f"{folder}: the tokenizer lacks {', '.join(missing)} — these files are of another checkpoint")
-    for name in ("auto_map", "trust_remote_code"):  # what names code is not handed on
+    for name in ("auto_map", "trust_remote_code"):  # settings that name code are dropped
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.SPECIAL_TOKENS_ATTRIBUTES = [*tokenizer.SPECIAL_TOKENS_ATTRIBUTES, *special]
     tokenizer.add_special_tokens(special)
-    tokenizer.eos_token = style.close  # what ends a reply; the original stops nowhere else
+    tokenizer.eos_token = style.close  # ends a reply; the original stops at no other token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = style.close
     tokenizer.padding_side = "left"
@@ -133,7 +133,7 @@ def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTok
 
 
 def _tokenizer_class(folder: Path, language: str) -> tuple[type[PreTrainedTokenizerBase], dict[str, Any]]:
-    """The class, and what the original ones took for granted."""
+    """The class, and the options that the original classes assumed."""
     if language == "Qwen2ForCausalLM":
         return Qwen2Tokenizer, {}
     if language == "LlamaForCausalLM" and (folder / "tokenizer.json").exists():
@@ -144,5 +144,5 @@ def _tokenizer_class(folder: Path, language: str) -> tuple[type[PreTrainedTokeni
     begins = {"add_bos_token": stated.get("add_bos_token") is not False}
     if language == "LlamaForCausalLM":
         return LlamaTokenizer, begins | {"legacy": stated.get("legacy") is not False}
-    # Their vocabularies were made without the space Llama puts before every text.
+    # Their vocabularies assume no leading space, which Llama adds to every text.
     return LlamaTokenizer, begins | {"add_prefix_space": False, "legacy": False}

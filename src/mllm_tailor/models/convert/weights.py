@@ -1,4 +1,4 @@
-"""Where every weight of an original InternVL checkpoint goes, and how stored-together ones are taken apart."""
+"""Map the weights of an original InternVL checkpoint to native names, and split fused weights."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ INTERNLM2_RENAMES: tuple[tuple[str, str], ...] = (
 )
 VISION_QKV = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.attn\.qkv\.(weight|bias)")
 LANGUAGE_QKV = re.compile(r"language_model\.model\.layers\.(\d+)\.attention\.wqkv\.(weight|bias)")
-COMPUTED = re.compile(r".*rotary_emb\.inv_freq")  # stored by old versions; follows from the configuration
+COMPUTED = re.compile(r".*rotary_emb\.inv_freq")  # stored by old versions; computed from the configuration
 
 Split = Callable[[Tensor], list[Tensor]]
 
@@ -60,7 +60,7 @@ def thirds(stored: Tensor) -> list[Tensor]:
 
 
 def grouped(config: Mapping[str, Any]) -> Split:
-    """Queries, keys, values of InternLM2: rows lie as (key-value heads, queries of the group + key + value, width)."""
+    """Queries, keys, values of InternLM2: rows are (key-value heads, queries of the group + key + value, width)."""
     groups = config.get("num_key_value_heads") or config["num_attention_heads"]
     queries = config["num_attention_heads"] // groups
 
@@ -74,23 +74,23 @@ def grouped(config: Mapping[str, Any]) -> Split:
 
 
 def destinations(name: str, llm: Mapping[str, Any], language: str) -> tuple[list[str], Split | None]:
-    """Native names of one original weight, in the order its parts come from the split; no names: it is not needed.
+    """Native names of an original weight, in the order of the split; no names: the weight is not needed.
 
     Raises:
-        KeyError: for a name this layout does not have.
+        KeyError: for a name that is not in this layout.
     """
     if COMPUTED.fullmatch(name):
         return [], None
-    if found := VISION_QKV.fullmatch(name):
-        attention = f"model.vision_tower.encoder.layer.{found[1]}.attention"
-        return [f"{attention}.{letter}_proj.{found[2]}" for letter in "qkv"], thirds
+    if match := VISION_QKV.fullmatch(name):
+        attention = f"model.vision_tower.encoder.layer.{match[1]}.attention"
+        return [f"{attention}.{letter}_proj.{match[2]}" for letter in "qkv"], thirds
     internlm2 = language == "InternLM2ForCausalLM"
-    if internlm2 and (found := LANGUAGE_QKV.fullmatch(name)):
+    if internlm2 and (match := LANGUAGE_QKV.fullmatch(name)):
         return [
-            f"model.language_model.layers.{found[1]}.self_attn.{letter}_proj.{found[2]}" for letter in "qkv"
+            f"model.language_model.layers.{match[1]}.self_attn.{letter}_proj.{match[2]}" for letter in "qkv"
         ], grouped(llm)
     if not internlm2 and name.startswith(("language_model.model.", "language_model.lm_head.")):
-        inner = name.removeprefix("language_model.")  # within it, the other three are stored as the native classes are
+        inner = name.removeprefix("language_model.")  # the other language models use the native names
         return [inner.replace("model.", "model.language_model.", 1) if inner.startswith("model.") else inner], None
     for pattern, replacement in RENAMES + (INTERNLM2_RENAMES if internlm2 else ()):
         renamed, count = re.subn("^" + pattern, replacement, name)
@@ -101,7 +101,7 @@ def destinations(name: str, llm: Mapping[str, Any], language: str) -> tuple[list
 
 @dataclass(frozen=True)
 class Stored:
-    """One weight as it lies on disk; `low_rank` names the two LoRA factors that belong to it, if it was tuned so."""
+    """A weight on disk; `low_rank` names its two LoRA factors, if it has any."""
 
     name: str  # in the file
     shape: tuple[int, ...]
@@ -109,7 +109,7 @@ class Stored:
 
 
 class Source:
-    """The weights of a folder by their plain names; LoRA factors are merged in as each is read."""
+    """The weights of a folder by their plain names; LoRA factors are merged when a weight is read."""
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}
@@ -122,16 +122,16 @@ class Source:
         self.weights: dict[str, Stored] = {}
         for name in sorted(shapes.keys() - factors):
             pair = _factors_of(name)
-            found = factors.intersection(pair)
-            if len(found) == 1:
-                raise ModelError(f"{folder}: {found.pop()} has no partner — this checkpoint is incomplete")
-            self.weights[plain_name(name)] = Stored(name, shapes[name], pair if found else None)
+            present = factors.intersection(pair)
+            if len(present) == 1:
+                raise ModelError(f"{folder}: {present.pop()} has no partner — this checkpoint is incomplete")
+            self.weights[plain_name(name)] = Stored(name, shapes[name], pair if present else None)
         claimed = {factor for stored in self.weights.values() for factor in stored.low_rank or ()}
-        if homeless := factors - claimed:
-            raise ModelError(f"{folder}: {min(homeless)} belongs to no weight — this checkpoint is incomplete")
+        if unmatched := factors - claimed:
+            raise ModelError(f"{folder}: {min(unmatched)} belongs to no weight — this checkpoint is incomplete")
 
     def read(self, name: str) -> Tensor:
-        """One weight, in memory."""
+        """Read a weight, with its LoRA factors merged."""
         stored = self.weights[name]
         weight = self._tensor(stored.name)
         if stored.low_rank:
@@ -145,11 +145,11 @@ class Source:
 
 
 def _factors_of(name: str) -> tuple[str, str]:
-    """The names LoRA factors of a weight would have."""
+    """The names of the LoRA factors of a weight."""
     stem = re.sub(r"(\.base_layer)?\.weight$", "", name)
     return f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight"
 
 
 def plain_name(name: str) -> str:
-    """The name without what PEFT wraps round it."""
+    """The name without the infixes of PEFT."""
     return name.replace(".base_model.model.", ".").replace(".base_layer.", ".")

@@ -1,1 +1,1 @@
-"""How each model family turns pictures, videos and recordings into tensors."""
+"""Encode images, videos and recordings as tensors, per model family."""

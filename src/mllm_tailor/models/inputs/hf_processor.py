@@ -1,7 +1,7 @@
-"""Families whose pictures, clips and recordings transformers' own processors read.
+"""Families with a processor of transformers for images, videos and recordings.
 
-Their processors insist on a video processor, which needs torchvision; a `FrameReader` stands in its place. Pillow does
-all resizing, so that every machine sees the same pixels.
+These processors require a video processor, which needs torchvision; a `FrameReader` replaces it. Pillow does all
+resizing, so that every machine gets the same pixels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mllm_tailor.media.audio import read_audio
 from mllm_tailor.models.chat_template import CUT, MARK, stated_template
 from mllm_tailor.models.checkpoint import reading
 from mllm_tailor.models.families import Family
-from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_clips
+from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_video_settings
 from mllm_tailor.models.inputs.voxtral import VoxtralProcessor
 from mllm_tailor.models.model import LoadedModel
 
@@ -44,21 +44,21 @@ LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
 @cache
 def with_frames(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """The processor class, contented with a `FrameReader` for its video processor."""
+    """The processor class, accepting a `FrameReader` as its video processor."""
 
     def check(self: ProcessorMixin, name: str, part: Any) -> type:
         return type(part)
 
     def to_dict(self: ProcessorMixin) -> dict[str, Any]:
         values = {key: value for key, value in kind.to_dict(self).items() if not isinstance(value, FrameReader)}
-        clips = getattr(self, "video_processor", None)
-        read = {"video_processor": clips.to_dict()} if clips is not None and clips.kind else {}
+        video = getattr(self, "video_processor", None)
+        read = {"video_processor": video.to_dict()} if video is not None and video.kind else {}
         return values | read | {"processor_class": kind.__name__}
 
     def init(self: ProcessorMixin, *parts: Any, **options: Any) -> None:
         kind.__init__(self, *parts, **options)
 
-    init.__signature__ = inspect.signature(kind.__init__)  # type: ignore[attr-defined]  # tells which parts there are
+    init.__signature__ = inspect.signature(kind.__init__)  # type: ignore[attr-defined]  # names the parts
     return type(
         kind.__name__, (kind,), {"check_argument_for_proper_class": check, "to_dict": to_dict, "__init__": init}
     )
@@ -68,7 +68,7 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
     """The processor of a folder by its native class.
 
     Raises:
-        ModelError: when there is none, a file is missing or a package is.
+        ModelError: when there is none, or a file or a package is missing.
     """
     name = family.processor or PROCESSOR_MAPPING_NAMES.get(family.name)
     if name is None:
@@ -82,11 +82,11 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
             "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
             "audio_processor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **LOCAL),
-        } | {part: partial(_read_own, where, folder) for part, where in family.own.items()}
+        } | {part: partial(_read_own, where, folder) for part, where in family.processor_parts.items()}
         parts = {part: readers[part]() for part in kind.get_attributes() if part in readers}
         if "video_processor" in kind.get_attributes():
-            clips = stated_clips(folder) if family.clips else {}
-            parts["video_processor"] = FrameReader(family.clips, parts.get("image_processor"), clips)
+            settings = stated_video_settings(folder) if family.video_processor else {}
+            parts["video_processor"] = FrameReader(family.video_processor, parts.get("image_processor"), settings)
         processor = with_frames(kind)(**parts, **_options(folder, kind, parts))
         stated = None if family.template_first else stated_template(folder, parts["tokenizer"].chat_template)
         processor.chat_template = stated or family.template
@@ -94,13 +94,13 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
 
 
 def _read_own(where: str, folder: Path) -> Any:
-    """A part of the processor that our own code reads: a class with files in a folder, or a function of the folder."""
+    """A part of the processor loaded by our code: a class with `from_pretrained`, or a function of the folder."""
     own = load(where)
     return own.from_pretrained(folder, local_files_only=True) if isinstance(own, type) else own(folder)
 
 
 def _options(folder: Path, kind: type[ProcessorMixin], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Further settings of the processor as its files state them."""
+    """Further settings of the processor from its files."""
     file = folder / "processor_config.json"
     stated = read_json(file) if file.exists() else {}
     taken = inspect.signature(kind.__init__).parameters
@@ -108,13 +108,13 @@ def _options(folder: Path, kind: type[ProcessorMixin], parts: Mapping[str, Any])
 
 
 def read_stock(prompt: str, conversation: Conversation, model: LoadedModel) -> tuple[list[int], dict[str, Tensor]]:
-    """Ids of the prompt and the model's other inputs, as the processor makes them.
+    """Ids of the prompt and the other inputs of the model, from the processor.
 
     Raises:
-        DataError: for media this family does not read.
+        DataError: for media that the processor cannot read.
     """
     processor = model.processor
-    # Control tokens typed by a user are broken by a space here: not every processor can take them as letters.
+    # Control tokens in the data are split by a space: not every processor can encode them as letters.
     prompt = re.sub(f"{MARK}(.)(.*?){CUT}", r"\1 \2", prompt)
     options: dict[str, Any] = {"add_special_tokens": not prompt.startswith(processor.tokenizer.bos_token or "\0")}
     if images := [model.open_image(media) for media in conversation.media if media.kind == "image"]:
@@ -124,23 +124,30 @@ def read_stock(prompt: str, conversation: Conversation, model: LoadedModel) -> t
         rate = int(extractor.sampling_rate)
         options["audio"] = [read_audio(media, rate) for media in sounds]
         _check_heard(conversation.name, sounds, [len(samples) / rate for samples in options["audio"]], model)
-    if clips := [model.open_video(media) for media in conversation.media if media.kind == "video"]:
-        options["videos"] = [clip.frames for clip in clips]
-        options["video_metadata"] = [describe(clip) for clip in clips]
+    if videos := [model.open_video(media) for media in conversation.media if media.kind == "video"]:
+        options["videos"] = [video.frames for video in videos]
+        options["video_metadata"] = [describe(video) for video in videos]
     try:
         inputs = dict(processor(text=[prompt], return_tensors="pt", **options))
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise DataError(f"{conversation.name}: {type(processor).__name__} cannot read it ({error})") from error
-    if "video_second_per_grid" in inputs:  # the processor counts two frames a second, whatever it was given
-        seconds = [processor.video_processor.temporal_patch_size * clip.seconds / len(clip.frames) for clip in clips]
+    if "video_second_per_grid" in inputs:  # the processor assumes two frames per second
+        seconds = [
+            processor.video_processor.temporal_patch_size * video.seconds / len(video.frames) for video in videos
+        ]
         inputs["video_second_per_grid"] = torch.tensor(seconds)
     ids = inputs.pop("input_ids")[0].tolist()
-    unused = ("attention_mask", "labels", "num_audio_tokens", *(() if model.family.apart else ("audio_embed_sizes",)))
+    unused = (
+        "attention_mask",
+        "labels",
+        "num_audio_tokens",
+        *(() if model.family.encodes_per_sample else ("audio_embed_sizes",)),
+    )
     return ids, {name: value for name, value in inputs.items() if name not in unused and isinstance(value, Tensor)}
 
 
 def hears(model: LoadedModel) -> float | None:
-    """Seconds of a recording that the family's feature extractor keeps; None where it keeps all of it."""
+    """Seconds of a recording that the family's feature extractor keeps; None if it keeps all."""
     extractor = getattr(model.processor, "feature_extractor", None)
     if isinstance(extractor, WhisperFeatureExtractor) and not isinstance(model.processor, VoxtralProcessor):
         return float(extractor.n_samples / extractor.sampling_rate)
@@ -148,7 +155,7 @@ def hears(model: LoadedModel) -> float | None:
 
 
 def _check_heard(name: str, sounds: Sequence[Media], seconds: Sequence[float], model: LoadedModel) -> None:
-    """Refuse recordings that the feature extractor would cut off without a word.
+    """Refuse recordings that the feature extractor would truncate silently.
 
     Raises:
         DataError: naming the row and the recording.
@@ -163,7 +170,7 @@ def _check_heard(name: str, sounds: Sequence[Media], seconds: Sequence[float], m
 
 
 def with_reply(media: Mapping[str, Tensor], length: int, family: Family) -> dict[str, Tensor]:
-    """Token-wise inputs (1, tokens, ...) lengthened for a reply: kinds by the family, masks as on the last token."""
+    """Token-wise inputs (1, tokens, ...) extended for a reply: token types of the family, masks of the last token."""
     longer = dict(media)
     for name in family.token_wise:
         if name in longer and length:

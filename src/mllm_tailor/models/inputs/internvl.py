@@ -1,4 +1,4 @@
-"""How InternVL reads pictures and clips: as square tiles, each a fixed number of tokens."""
+"""InternVL images and videos: square tiles with a fixed number of tokens each."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from mllm_tailor.models.inputs.tiling import count_tiles, tile_image, tiles_to_t
 from mllm_tailor.models.model import LoadedModel
 from mllm_tailor.recipe.schema import Tiles
 
-ONE_TILE = Tiles(min=1, max=1, thumbnail=False)  # what a frame of a clip becomes
+ONE_TILE = Tiles(min=1, max=1, thumbnail=False)  # for a video frame
 
 
-def shared_tiles(tiles: Tiles, pictures: int) -> Tiles:
-    """Several pictures share the most tiles a sample may have, as InternVL was trained."""
-    most = max(1, tiles.max // max(1, pictures))
+def shared_tiles(tiles: Tiles, images: int) -> Tiles:
+    """Several images share the maximum number of tiles of a sample, as in InternVL's training."""
+    most = max(1, tiles.max // max(1, images))
     return Tiles(min=min(tiles.min, most), max=most, thumbnail=tiles.thumbnail)
 
 
 def tiles_of(conversation: Conversation, tiles: Tiles) -> list[tuple[Media, Tiles]]:
-    """Every image of the conversation with its tiles; a video stands for its frames."""
-    pictures = sum(media.kind == "image" for media in conversation.media)
-    shared = shared_tiles(tiles, pictures)
+    """Every image of the conversation with its tiles; a video has a tile per frame."""
+    images = sum(media.kind == "image" for media in conversation.media)
+    shared = shared_tiles(tiles, images)
     return [(media, shared if media.kind == "image" else ONE_TILE) for media in conversation.media]
 
 
 def prompt_ids(prompt: str, conversation: Conversation, model: LoadedModel) -> list[int]:
-    """Ids of the prompt, every placeholder written out to one token for each feature of its picture.
+    """Ids of the prompt, every placeholder expanded to a token per feature of its image.
 
-    Only sizes are read: no pixel is decoded.
+    Only image sizes are read; no pixel is decoded.
     """
     processor = model.processor
     numbers = range(1, model.frames + 1)
@@ -47,7 +47,7 @@ def prompt_ids(prompt: str, conversation: Conversation, model: LoadedModel) -> l
     )
     if ids.count(context) != len(counts):
         raise ModelError(
-            f"the chat template wrote {ids.count(context)} picture placeholders for {len(counts)} pictures — "
+            f"the chat template wrote {ids.count(context)} image placeholders for {len(counts)} images — "
             "fix chat_template.jinja of this checkpoint"
         )
     written: list[int] = []
@@ -61,7 +61,7 @@ def prompt_ids(prompt: str, conversation: Conversation, model: LoadedModel) -> l
 
 
 def tile_counts(conversation: Conversation, model: LoadedModel) -> list[int]:
-    """Tiles of every picture and of every frame, in order."""
+    """Number of tiles of every image and of every frame, in order."""
     counts: list[int] = []
     for media, tiles in tiles_of(conversation, model.tiles):
         if media.kind == "image":
@@ -73,7 +73,7 @@ def tile_counts(conversation: Conversation, model: LoadedModel) -> list[int]:
 
 
 def pixels(conversation: Conversation, model: LoadedModel) -> dict[str, Tensor]:
-    """`pixel_values` (tiles, 3, size, size) of all pictures and clips."""
+    """`pixel_values` (tiles, 3, size, size) of all images and videos."""
     cut: list[Image.Image] = []
     for media, tiles in tiles_of(conversation, model.tiles):
         frames = model.open_video(media).frames if media.kind == "video" else [model.open_image(media)]

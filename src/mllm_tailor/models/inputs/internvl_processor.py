@@ -1,7 +1,7 @@
-"""A processor for InternVL that reads pictures with Pillow and needs no torchvision.
+"""A processor for InternVL that uses Pillow instead of torchvision.
 
-The stock InternVLProcessor insists on a video processor, which exists only with torchvision. Ours has the same name and
-file layout, so a folder it saves opens with the stock class elsewhere; clips are cut into frames before they get here.
+The stock InternVLProcessor requires a video processor, which exists only with torchvision. This class has the same name
+and file layout, so folders that it saves load with the stock class; videos are sampled to frames before they get here.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class InternVLProcessor(ProcessorMixin):
         **_: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        self.image_seq_length = image_seq_length  # language tokens one tile becomes
-        self.use_thumbnail = use_thumbnail  # our own keys: the stock class always appends the thumbnail,
-        self.system = system  # and knows no system text but one its template writes
-        self.frame_text = frame_text  # before each picture of a clip; checkpoints differ in it
+        self.image_seq_length = image_seq_length  # tokens per tile
+        self.use_thumbnail = use_thumbnail  # not in the stock class, which always appends a thumbnail
+        self.system = system  # not in the stock class, whose template writes it
+        self.frame_text = frame_text  # before each frame of a video; differs between checkpoints
         self.start_image_token = tokenizer.start_image_token
         self.end_image_token = tokenizer.end_image_token
         self.image_token = tokenizer.context_image_token
@@ -47,29 +47,29 @@ class InternVLProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.context_image_token_id
 
     def keep(self, tiles: Tiles, system: str | None) -> None:
-        """Make these the tiles and the system text that a saved copy opens with."""
-        pictures = self.image_processor
-        pictures.crop_to_patches, pictures.min_patches, pictures.max_patches = True, tiles.min, tiles.max
+        """Set the tiles and the system text that are saved."""
+        images = self.image_processor
+        images.crop_to_patches, images.min_patches, images.max_patches = True, tiles.min, tiles.max
         self.use_thumbnail, self.system = tiles.thumbnail, system
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
         """Ids, mask and tiles, ready for the model."""
         inputs = super().__call__(images=images, text=text, **options)
-        inputs.pop("num_patches", None)  # already spent on the placeholders
+        inputs.pop("num_patches", None)  # already used for the placeholders
         return inputs
 
     def to_dict(self) -> dict[str, Any]:
-        """Add the part the stock class reads, so that it opens our folders where torchvision exists."""
+        """Add the video settings of the stock class, so that it loads our folders where torchvision exists."""
         values = super().to_dict()
-        pictures = values["image_processor"]
+        images = values["image_processor"]
         shared = ("size", "image_mean", "image_std", "resample", "do_resize", "do_rescale", "do_normalize")
         values["video_processor"] = {"video_processor_type": "InternVLVideoProcessor"} | {
-            key: pictures[key] for key in shared if key in pictures
+            key: images[key] for key in shared if key in images
         }
         return values
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
-        """The text one placeholder stands for: one context token for every feature the picture becomes."""
+        """The expansion of a placeholder: a context token per feature of the image."""
         tiles = int(image_inputs["num_patches"][image_idx])
         return f"{self.start_image_token}{self.image_token * self.image_seq_length * tiles}{self.end_image_token}"
 
@@ -111,23 +111,23 @@ def _build_processor(
 
 
 def stated_tiles(processor: Any) -> Tiles:
-    """The checkpoint's own tiles; one for families that know none.
+    """The tiles of the checkpoint; a single tile for families without tiles.
 
-    `crop_to_patches` does not count: official folders say false there, and their processor cuts all the same.
+    `crop_to_patches` is ignored: it is false in official folders, although their processor cuts tiles.
     """
     if not isinstance(processor, InternVLProcessor):
         return Tiles(min=1, max=1, thumbnail=False)
-    pictures = processor.image_processor
-    return Tiles(min=pictures.min_patches, max=pictures.max_patches, thumbnail=processor.use_thumbnail)
+    images = processor.image_processor
+    return Tiles(min=images.min_patches, max=images.max_patches, thumbnail=processor.use_thumbnail)
 
 
 def state_tiles(config: Any, tiles: Tiles) -> None:
-    """Say in config.json too how many tiles there are; llama.cpp looks for it there, under the original names."""
+    """Set the number of tiles in config.json too, under the original names, where llama.cpp reads it."""
     config.min_dynamic_patch, config.max_dynamic_patch = tiles.min, tiles.max
 
 
 def set_tile(processor: InternVLProcessor, config: Any, side: int) -> None:
-    """Make tiles `side` pixels wide and high.
+    """Set the size of tiles to `side` pixels.
 
     Raises:
         ModelError: when the patches of such a tile cannot be joined 2x2.
@@ -138,22 +138,25 @@ def set_tile(processor: InternVLProcessor, config: Any, side: int) -> None:
     if side % patch or joined % 1:
         step = round(patch / config.downsample_ratio)
         raise ModelError(
-            f"model.tile_size {side}: not a multiple of {step} pixels — take {max(step, side // step * step)}"
+            f"model.tile_size {side}: not a multiple of {step} pixels — use {max(step, side // step * step)}"
         )
     processor.image_processor.size = {"height": side, "width": side}
     processor.image_seq_length = int(joined) ** 2
 
 
 def check_fit(checkpoint: Checkpoint, model: Any, processor: InternVLProcessor) -> None:
-    """Tokenizer, processor and weights of different checkpoints, mixed in one folder, are caught here."""
+    """Refuse tokenizer, processor and weights of different checkpoints in the same folder."""
     rows = model.get_input_embeddings().weight.shape[0]
-    # A clip's placeholder is always written out before it is tokenised; official folders number it past the last row.
+    # The video placeholder is expanded before tokenisation; in official folders its id is beyond the last row.
     vocabulary = processor.tokenizer.get_vocab()
     highest = max(number for token, number in vocabulary.items() if token != processor.video_token)
     if highest >= rows:
-        raise ModelError(f"{checkpoint.folder}: the tokenizer has {highest + 1} tokens, the model {rows} — wrong one")
+        raise ModelError(
+            f"{checkpoint.folder}: the tokenizer has {highest + 1} tokens, the model {rows} — "
+            "these files belong to different checkpoints"
+        )
     if processor.image_token_id != model.config.image_token_id:
         raise ModelError(
-            f"{checkpoint.folder}: picture token {processor.image_token_id} in the tokenizer, "
+            f"{checkpoint.folder}: image token {processor.image_token_id} in the tokenizer, "
             f"{model.config.image_token_id} in config.json — these files belong to different checkpoints"
         )

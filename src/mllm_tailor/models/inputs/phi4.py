@@ -1,7 +1,7 @@
-"""Phi-4-multimodal's pictures and recordings (arXiv 2503.01743, section 2.2) with Pillow, without torchvision.
+"""Phi-4-multimodal's images and recordings (arXiv 2503.01743, section 2.2) with Pillow, without torchvision.
 
-A picture is fitted into a grid of squares and padded with white; a mask tells which patches show it. One more square
-shows the whole of it. Resizing is Pillow's, as in the authors' own code; transformers' class resizes tensors.
+An image is fitted into a grid of squares and padded with white; a mask marks the patches of the image. Another square
+shows the whole image. Pillow resizes, as in the authors' code; transformers' class resizes tensors.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from mllm_tailor.models.inputs.tiling import tile_grid
 
-SHORTEST = 10  # pixels of a side that is left, below which a picture is too long and thin to be read
+SHORTEST = 10  # pixels of the short side after resizing; thinner images are refused
 
 
 class DynamicCrops(ImageProcessingMixin):
-    """Squares of `size` pixels, at most `dynamic_hd` of them for a picture."""
+    """Squares of `size` pixels, at most `dynamic_hd` per image."""
 
     model_input_names = ("image_pixel_values", "image_sizes", "image_attention_mask")
 
@@ -43,11 +43,11 @@ class DynamicCrops(ImageProcessingMixin):
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
     def __call__(self, images: Any, **_: Any) -> BatchFeature:
-        """What the model is given for all pictures of a sample.
+        """The inputs of the model for all images of a sample.
 
-        `image_pixel_values` (pictures, 1 + squares, 3, size, size), the whole picture first; `image_attention_mask`
-        (pictures, 1 + squares, patches, patches); `image_sizes` (pictures, 2), height and width of the grid in pixels;
-        `num_img_tokens`, a list. Pictures of fewer squares are filled up with empty ones.
+        `image_pixel_values` (images, 1 + squares, 3, size, size), the whole image first; `image_attention_mask`
+        (images, 1 + squares, patches, patches); `image_sizes` (images, 2), height and width of the grid in pixels;
+        `num_img_tokens`, a list. Images of fewer squares are padded with empty squares.
         """
         flat = images if isinstance(images[0], Image.Image) else [image for row in images for image in row]
         read = [self.crop(image) for image in flat]
@@ -73,10 +73,10 @@ class DynamicCrops(ImageProcessingMixin):
         return self.size["height"]
 
     def crop(self, image: Image.Image) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Squares, masks and grid (height, width) in pixels of one picture.
+        """Squares, masks and grid (height, width) in pixels of an image.
 
         Raises:
-            ValueError: when it is so long and thin that nothing of it would be left.
+            ValueError: when the image is too long and thin to be resized.
         """
         image = image.convert("RGB")
         columns, rows = self.grid(image.width, image.height)
@@ -98,14 +98,14 @@ class DynamicCrops(ImageProcessingMixin):
         return squares, torch.cat([torch.ones_like(shown[:1]), shown]), (height, width)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """(columns, rows): as many squares as the picture covers, or the nearest shape within what is allowed."""
+        """(columns, rows): as many squares as the image covers, or the nearest allowed shape."""
         columns, rows = math.ceil(width / self.side), math.ceil(height / self.side)
         if columns * rows > self.dynamic_hd:
             return tile_grid(width, height, 1, self.dynamic_hd, self.side)
         return columns, rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Under the name of the class it stands for, so that a saved folder opens with it elsewhere."""
+        """With the name of the class it replaces, so that a saved folder loads with that class."""
         return super().to_dict() | {"image_processor_type": "Phi4MultimodalImageProcessor"}
 
 
@@ -115,31 +115,31 @@ def _squares(values: Tensor, rows: int, columns: int) -> Tensor:
     return cut.permute(1, 3, 0, 2, 4).flatten(0, 1)
 
 
-def seen_places(mask: Tensor, size: Sequence[int], side: int) -> tuple[int, int]:
-    """(rows, columns) of pooled patches that show the picture; `mask` as above, of one picture."""
+def shown_patches(mask: Tensor, size: Sequence[int], side: int) -> tuple[int, int]:
+    """(rows, columns) of pooled patches that show the image; `mask` as above, of an image."""
     rows, columns = int(size[0]) // side, int(size[1]) // side
     pooled = mask[1 : 1 + rows * columns, ::2, ::2].unflatten(0, (rows, columns))
     return int(pooled[:, 0, :, 0].sum()), int(pooled[0, :, 0, :].sum())
 
 
 def count_tokens(mask: Tensor, size: Sequence[int], side: int) -> int:
-    """Tokens of one picture: pooled patches of its squares and of the whole, line ends, and one between them."""
-    rows, columns = seen_places(mask, size, side)
+    """Tokens of an image: pooled patches of its squares and of the whole, line ends, and a separator between them."""
+    rows, columns = shown_patches(mask, size, side)
     whole = math.ceil(mask.shape[-1] / 2)
     return rows * (columns + 1) + 1 + whole * (whole + 1)
 
 
 class SpeechFrames(Phi4MultimodalFeatureExtractor):
-    """The features of transformers, always with the mask that tells real frames from filling."""
+    """The features of transformers, always with the mask of padded frames."""
 
     def __call__(self, raw_speech: Any, **options: Any) -> BatchFeature:
         """`audio_input_features` (recordings, frames, 80), `audio_attention_mask` (recordings, frames), sizes."""
         options.setdefault("sampling_rate", self.sampling_rate)
-        found = super().__call__(raw_speech, **options)
-        if "audio_attention_mask" not in found:
-            found["audio_attention_mask"] = torch.ones(found["audio_input_features"].shape[:2], dtype=torch.bool)
-        return found
+        features = super().__call__(raw_speech, **options)
+        if "audio_attention_mask" not in features:
+            features["audio_attention_mask"] = torch.ones(features["audio_input_features"].shape[:2], dtype=torch.bool)
+        return features
 
     def to_dict(self) -> dict[str, Any]:
-        """Under the name of the class it stands for."""
+        """With the name of the class it replaces."""
         return super().to_dict() | {"feature_extractor_type": "Phi4MultimodalFeatureExtractor"}

@@ -1,10 +1,10 @@
-"""Recordings as words of a language model: frames of sound, clustered, each cluster a token of its own.
+"""Recordings as discrete speech units: clustered frames of sound, with a token per cluster.
 
-Features every 20 ms, the number of the nearest of K centroids for each, runs of one number written once (Lakhotia et
+Features every 20 ms, each mapped to the nearest of K centroids, repeated units written once (Lakhotia et
 al. 2021, "On Generative Spoken Language Modeling from Raw Audio", arXiv 2102.01192, which takes HuBERT's layer 6 and K
 of 50 to 200). Features are HuBERT's or wav2vec 2.0's hidden states from a folder or, with no download, the cepstrum: 13
-coefficients of 40 log-mel bands with their first and second slopes, on which HuBERT's own first targets were
-clustered (Hsu et al. 2021, arXiv 2106.07447, section IV.B). The cepstrum tells vowels and noises apart, not meaning.
+coefficients of 40 log-mel bands with their first and second slopes, the features of HuBERT's first clustering
+(Hsu et al. 2021, arXiv 2106.07447, section IV.B). The cepstrum distinguishes sounds, not meaning.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ FILE = "units.safetensors"  # in a run and beside the weights of a saved model
 WINDOW, HOP = 400, 320  # samples: 25 ms, 20 ms, as HuBERT's convolutions see and step
 BANDS, COEFFICIENTS = 40, 13
 LOWEST, HIGHEST = 20.0, 7600.0  # Hz
-USED = 0.975  # of the frequencies a recording can hold; where it was filtered, the last of them are empty
-HUSH = 3e-5  # power of a band, added to all: about 40 dB under speech at -26 dB, so that silence has no shape
-VERSION = "2"  # of the cepstrum: a codebook fits no other
-MOST_FRAMES = 60_000  # clustered; more change the centroids little
+USED = 0.975  # of the Nyquist frequency; the band above it is often filtered out
+NOISE_POWER = 3e-5  # added to every band: about 40 dB below speech at -26 dB, so that silence is uniform
+VERSION = "2"  # of the cepstrum; a codebook of another version does not fit
+MOST_FRAMES = 60_000  # clustered at most; more change the centroids little
 ROUNDS = 40
 
 Frames = NDArray[np.float32]  # (frames, width)
 
 
 def token(number: int) -> str:
-    """The word that stands for a unit."""
+    """The token of a unit."""
     return f"<au_{number}>"
 
 
 @dataclass
 class Codebook:
-    """Centroids (units, width) of frames standardised by `mean` and `scale`, and what made the frames."""
+    """Centroids (units, width) of frames standardised by `mean` and `scale`, and the settings of the frames."""
 
     centroids: Frames
     mean: Frames
     scale: Frames
     spec: Units
-    known: dict[Media, list[int]] = field(default_factory=dict, repr=False)  # units of recordings read before
+    known: dict[Media, list[int]] = field(default_factory=dict, repr=False)  # cached units of recordings
 
     def units_of(self, media: Media) -> list[int]:
-        """The recording's units, no two neighbours alike.
+        """The units of a recording, without repetitions.
 
         Raises:
             DataError: naming the file.
@@ -69,13 +69,13 @@ class Codebook:
         if media in self.known:
             return self.known[media]
         frames = (self._frames(media) - self.mean) / self.scale
-        found = [unit for unit, _ in groupby(nearest(frames, self.centroids).tolist())]
-        if media.data is None:  # a memory of changed recordings would hold all their bytes
-            self.known[media] = found
-        return found
+        units = [unit for unit, _ in groupby(nearest(frames, self.centroids).tolist())]
+        if media.data is None:  # a cache of in-memory recordings would hold all their bytes
+            self.known[media] = units
+        return units
 
     def spoken(self, conversation: Conversation) -> Conversation:
-        """The conversation with every recording written as its units and a newline, in its place."""
+        """The conversation with every recording replaced by its units and a newline."""
         return replace(conversation, messages=tuple(map(self._spoken, conversation.messages)))
 
     def _spoken(self, message: Message) -> Message:
@@ -102,7 +102,7 @@ class Codebook:
             with safe_open(file, "numpy") as stored:
                 spec = Units.model_validate_json(stored.metadata()["units"])
                 if spec.features == "cepstrum" and stored.metadata().get("version") != VERSION:
-                    raise ValueError("it is of an earlier version's cepstrum")
+                    raise ValueError("it belongs to an earlier version of the cepstrum")
                 return cls(*(stored.get_tensor(name) for name in ("centroids", "mean", "scale")), spec)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: no readable codebook of audio units ({error}) — run the recipe again") from None
@@ -118,7 +118,7 @@ def fit_codebook(recordings: Sequence[Media], spec: Units, seed: int) -> Codeboo
     """Cluster the frames of training recordings, once.
 
     Raises:
-        DataError: when they hold fewer frames than units are asked for.
+        DataError: when there are fewer frames than units.
     """
     if spec.features == "cepstrum" and spec.highest is None and recordings:
         rate = min(map(audio_rate, recordings))
@@ -137,20 +137,20 @@ def fit_codebook(recordings: Sequence[Media], spec: Units, seed: int) -> Codeboo
 
 
 def kmeans(points: Frames, count: int, random: np.random.Generator) -> Frames:
-    """Centroids (count, width) by Lloyd's iterations from a k-means++ start (Arthur and Vassilvitskii 2007)."""
+    """Centroids (count, width) by Lloyd's algorithm with k-means++ initialisation (Arthur and Vassilvitskii 2007)."""
     centroids = points[[int(random.integers(len(points)))]]
-    apart = _distances(points, centroids)[:, 0]
+    distances = _distances(points, centroids)[:, 0]
     while len(centroids) < count:
-        total = float(apart.sum(dtype=np.float64))
-        chances = apart / total if total > 0 else None
-        chosen = points[[int(random.choice(len(points), p=None if chances is None else _exact(chances)))]]
+        total = float(distances.sum(dtype=np.float64))
+        probabilities = distances / total if total > 0 else None
+        chosen = points[[int(random.choice(len(points), p=None if probabilities is None else _exact(probabilities)))]]
         centroids = np.concatenate([centroids, chosen])
-        apart = np.minimum(apart, _distances(points, chosen)[:, 0])
+        distances = np.minimum(distances, _distances(points, chosen)[:, 0])
     for _ in range(ROUNDS):
-        owner = nearest(points, centroids)
-        sizes = np.bincount(owner, minlength=count)
+        assignment = nearest(points, centroids)
+        sizes = np.bincount(assignment, minlength=count)
         sums = np.zeros_like(centroids, dtype=np.float64)
-        np.add.at(sums, owner, points)
+        np.add.at(sums, assignment, points)
         moved = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centroids).astype(np.float32)
         if np.array_equal(moved, centroids):
             break
@@ -158,14 +158,14 @@ def kmeans(points: Frames, count: int, random: np.random.Generator) -> Frames:
     return centroids
 
 
-def _exact(chances: NDArray[Any]) -> NDArray[np.float64]:
+def _exact(probabilities: NDArray[Any]) -> NDArray[np.float64]:
     """Chances whose sum is 1 to the last bit numpy asks for."""
-    wide = chances.astype(np.float64)
+    wide = probabilities.astype(np.float64)
     return wide / wide.sum()
 
 
 def nearest(points: Frames, centroids: Frames) -> NDArray[np.int64]:
-    """(points,) the place of the nearest centroid."""
+    """(points,) index of the nearest centroid."""
     return _distances(points, centroids).argmin(axis=1)
 
 
@@ -176,7 +176,7 @@ def _distances(points: Frames, centroids: Frames) -> Frames:
 
 
 def extractor(spec: Units) -> Callable[[Media], Frames]:
-    """What turns a recording, brought to one loudness, into frames."""
+    """A function from a recording, normalised in loudness, to frames."""
     if spec.features == "cepstrum":
         frames: Callable[[NDArray[np.float32]], Frames] = partial(cepstrum, highest=spec.highest or HIGHEST)
     else:
@@ -187,18 +187,17 @@ def extractor(spec: Units) -> Callable[[Media], Frames]:
 def cepstrum(samples: NDArray[np.float32], highest: float = HIGHEST) -> Frames:
     """(frames, 39) of 16 kHz sound: coefficients and two slopes, each of mean 0 and variance 1 in the recording.
 
-    Taking mean and variance out removes much of the microphone and of the voice (Viikki and Laurila 1998). Bands end at
-    `highest` Hz: above what a recording holds they would all be alike, and the cosines over them tell little more than
-    loudness.
+    Normalising mean and variance removes much of the effect of microphone and voice (Viikki and Laurila 1998). Bands
+    end at `highest` Hz: empty bands above it would make the cosine transform reflect little more than loudness.
     """
     count = max(1, math.ceil((len(samples) - WINDOW) / HOP) + 1)
     padded = np.pad(samples, (0, max(0, WINDOW + (count - 1) * HOP - len(samples))))
     emphasised = np.append(padded[:1], padded[1:] - 0.97 * padded[:-1])
     cut = np.lib.stride_tricks.sliding_window_view(emphasised, WINDOW)[::HOP] * np.hamming(WINDOW)
     power = np.abs(np.fft.rfft(cut, 512)) ** 2
-    bands = np.log(power @ mel_filters(512, highest).T + HUSH)
-    places = np.arange(BANDS)
-    cosines = np.cos(np.pi / BANDS * (places[None] + 0.5) * np.arange(COEFFICIENTS)[:, None])  # DCT-II
+    bands = np.log(power @ mel_filters(512, highest).T + NOISE_POWER)
+    bands_index = np.arange(BANDS)
+    cosines = np.cos(np.pi / BANDS * (bands_index[None] + 0.5) * np.arange(COEFFICIENTS)[:, None])  # DCT-II
     plain = bands @ cosines.T
     slope = slopes(plain)
     frames = np.concatenate([plain, slope, slopes(slope)], axis=1)
@@ -206,7 +205,7 @@ def cepstrum(samples: NDArray[np.float32], highest: float = HIGHEST) -> Frames:
 
 
 def slopes(frames: NDArray[Any]) -> NDArray[Any]:
-    """(frames, width) of the line of least squares through five frames, those at the ends repeated (Furui 1986)."""
+    """(frames, width) of the least-squares line through five frames, with the ends repeated (Furui 1986)."""
     padded = np.pad(frames, ((2, 2), (0, 0)), mode="edge")
     return (2 * (padded[4:] - padded[:-4]) + (padded[3:-1] - padded[1:-3])) / 10
 
@@ -226,7 +225,7 @@ def mel_filters(size: int, highest: float) -> NDArray[np.float64]:
 
 
 def _hidden_states(folder: Path, layer: int) -> Callable[[NDArray[np.float32]], Frames]:
-    """Hidden states of a speech model (HuBERT, wav2vec 2.0, WavLM) behind `layer` of its layers.
+    """Hidden states of a speech model (HuBERT, wav2vec 2.0, WavLM) after `layer` layers.
 
     Raises:
         ModelError: naming the folder.
@@ -236,14 +235,14 @@ def _hidden_states(folder: Path, layer: int) -> Callable[[NDArray[np.float32]], 
         model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}: no speech model opens here ({reason}) — see model.units.features") from None
+        raise ModelError(f"{folder}: no speech model can be loaded ({reason}) — see model.units.features") from None
     if layer > model.config.num_hidden_layers:
         raise ModelError(f"{folder}: has {model.config.num_hidden_layers} layers — lower model.units.layer ({layer})")
     model.eval()
 
     @torch.inference_mode()
     def frames(samples: NDArray[np.float32]) -> Frames:
-        padded = np.pad(samples, (0, max(0, WINDOW - len(samples))))  # shorter sound has no frame at all
+        padded = np.pad(samples, (0, max(0, WINDOW - len(samples))))  # shorter sound has no frame
         inputs = prepare(padded, sampling_rate=SPEECH_RATE, return_tensors="pt")
         return model(inputs["input_values"], output_hidden_states=True).hidden_states[layer][0].numpy()
 
@@ -251,17 +250,17 @@ def _hidden_states(folder: Path, layer: int) -> Callable[[NDArray[np.float32]], 
 
 
 def add_tokens(model: Any, tokenizer: Any, count: int) -> None:
-    """Make room for `count` units: words of the tokenizer and rows of the embedding, the same at every opening.
+    """Add `count` unit tokens to the tokenizer and rows to the embeddings, identical at every loading.
 
-    A new row is the mean of the old ones with noise of their size, seeded: units begin neither alike nor foreign.
+    A new row is the mean of the old rows plus seeded noise of their standard deviation.
     """
-    words = [token(number) for number in range(count)]
-    if not tokenizer.add_tokens(words):
-        return  # a saved model that has them
+    tokens = [token(number) for number in range(count)]
+    if not tokenizer.add_tokens(tokens):
+        return  # a saved model that already has them
     old = model.get_input_embeddings().weight.shape[0]
-    wanted = max(old, max(tokenizer.convert_tokens_to_ids(words)) + 1)
+    wanted = max(old, max(tokenizer.convert_tokens_to_ids(tokens)) + 1)
     model.resize_token_embeddings(wanted, mean_resizing=False)
-    first = tokenizer.convert_tokens_to_ids(words[0])
+    first = tokenizer.convert_tokens_to_ids(tokens[0])
     noise = torch.Generator().manual_seed(0)
     heads = (model.get_input_embeddings(), model.get_output_embeddings())
     with torch.no_grad():
@@ -272,7 +271,7 @@ def add_tokens(model: Any, tokenizer: Any, count: int) -> None:
 
 
 def find_codebook(spec: Units, folder: Path) -> Codebook:
-    """The codebook a recipe names, else the one in the model's folder.
+    """The codebook of the recipe, else that in the folder of the model.
 
     Raises:
         ModelError: when there is none, since units are fitted on training data by `tailor run`.

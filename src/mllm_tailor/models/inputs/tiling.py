@@ -1,4 +1,4 @@
-"""Cut pictures into square tiles, bit for bit as InternVL was trained (dynamic resolution, arXiv 2404.16821).
+"""Cut images into square tiles, bit for bit as in InternVL's training (dynamic resolution, arXiv 2404.16821).
 
 Pillow resizes: the torchvision backend of transformers differs from the reference by up to 29 grey levels.
 """
@@ -22,25 +22,25 @@ def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
 
 
 def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, size: int) -> tuple[int, int]:
-    """The (columns, rows) whose shape is nearest to a picture of `width` x `height` pixels, tiles being `size` wide.
+    """The (columns, rows) whose shape is nearest to an image of `width` x `height` pixels, tiles being `size` wide.
 
-    Between grids of the same shape the bigger wins as long as the picture has at least half its pixels.
+    Between grids of the same shape the larger wins if the image has more than half of its pixels.
 
     >>> tile_grid(463, 894, 1, 6, 448)
     (1, 2)
     """
-    best, all_reduce_min = (1, 1), float("inf")
+    best, smallest = (1, 1), float("inf")
     for columns, rows in _grids(min_tiles, max_tiles):
         difference = abs(width / height - columns / rows)
-        if difference < all_reduce_min:
-            best, all_reduce_min = (columns, rows), difference
-        elif difference == all_reduce_min and width * height > 0.5 * size * size * columns * rows:
+        if difference < smallest:
+            best, smallest = (columns, rows), difference
+        elif difference == smallest and width * height > 0.5 * size * size * columns * rows:
             best = (columns, rows)
     return best
 
 
 def count_tiles(width: int, height: int, min_tiles: int, max_tiles: int, size: int, thumbnail: bool) -> int:
-    """How many tiles `tile_image` makes, from the picture's size in pixels alone."""
+    """Number of tiles that `tile_image` makes, from the size of the image in pixels."""
     columns, rows = tile_grid(width, height, min_tiles, max_tiles, size)
     return columns * rows + (thumbnail and columns * rows > 1)
 
@@ -48,9 +48,9 @@ def count_tiles(width: int, height: int, min_tiles: int, max_tiles: int, size: i
 def tile_image(
     image: Image.Image, min_tiles: int = 1, max_tiles: int = 12, size: int = 448, thumbnail: bool = True
 ) -> list[Image.Image]:
-    """Square RGB tiles of `size` pixels: row by row, then the whole picture once more if there are several.
+    """Square RGB tiles of `size` pixels: row by row, then the whole image again if there are several.
 
-    The picture is stretched to the grid with bicubic resampling, not padded.
+    The image is stretched to the grid with bicubic resampling, not padded.
     """
     image = image.convert("RGB")
     columns, rows = tile_grid(image.width, image.height, min_tiles, max_tiles, size)
@@ -64,7 +64,7 @@ def tile_image(
 
 @lru_cache(maxsize=8)
 def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """(3, 256) float32: what each grey level of each channel becomes. Computed as torchvision does, in float32."""
+    """(3, 256) float32: the value of each grey level of each channel. Computed as torchvision does, in float32."""
     levels = np.arange(256, dtype=np.float32) / np.float32(255)
     return (levels - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
 

@@ -1,7 +1,7 @@
-"""Clips for the families transformers' processors read, without torchvision, which their video processors insist on.
+"""Videos for families with a processor of transformers, without torchvision, which its video processors require.
 
-A reader stands in the place of the video processor: it takes frames that are chosen already, and Pillow does all
-resizing, as for pictures. What a clip becomes in the text is left to the processor of transformers.
+A `FrameReader` replaces the video processor: it takes frames that are already sampled and resizes them by Pillow, as
+images are. The placeholders of videos are written by the processor of transformers.
 """
 
 from __future__ import annotations
@@ -21,74 +21,76 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.media.video import VideoFrames
 
 Frames = Sequence[Image.Image]
-Found = dict[str, Any]
-TICKS = 1000  # a second; times are told to transformers as numbers of frames at a rate
+Inputs = dict[str, Any]
+TICKS = 1000  # per second; transformers takes times as indices of frames at a rate
 
 
 class FrameReader:
-    """Reads frames as one of transformers' video processors does, named in `FAMILIES`; without a name it reads none."""
+    """Processes frames like the video processor of transformers called `kind`; without a name it accepts no video."""
 
     _auto_class = None
-    num_frames = None  # processors ask for these two before they know whether there is a clip
+    num_frames = None  # processors read these two even without a video
     fps = None
 
-    def __init__(self, kind: str, pictures: Any, stated: Mapping[str, Any]) -> None:
+    def __init__(self, kind: str, image_processor: Any, stated: Mapping[str, Any]) -> None:
         self.kind = kind
-        self.pictures = pictures  # the image processor
-        self.stated = dict(stated)  # settings for clips; those of pictures hold where they are silent
-        self.settings = {**(pictures.to_dict() if pictures is not None else {}), **self.stated}
+        self.image_processor = image_processor
+        self.stated = dict(stated)  # settings of videos; the defaults are those of images
+        self.settings = {**(image_processor.to_dict() if image_processor is not None else {}), **self.stated}
         self.merge_size = self.settings.get("merge_size", 2)
         self.temporal_patch_size = self.settings.get("temporal_patch_size", 2)
         self.model_input_names = ["pixel_values_videos", "video_grid_thw"]
 
     def to_dict(self) -> dict[str, Any]:
-        """As transformers stores it, so that a saved folder opens with the stock class elsewhere."""
+        """The settings as transformers stores them, so that a saved folder loads with the stock class."""
         names = ("image_processor_type", "processor_class", "auto_map")
         kept = {name: value for name, value in self.settings.items() if name not in names}
         return kept | {"video_processor_type": self.kind}
 
-    def __call__(self, videos: Sequence[Frames], video_metadata: Sequence[VideoMetadata], **_: Any) -> Found:
-        """Tensors of the clips, and when their frames were on screen."""
+    def __call__(self, videos: Sequence[Frames], video_metadata: Sequence[VideoMetadata], **_: Any) -> Inputs:
+        """Tensors of the videos, and the times of their frames."""
         return READERS[self.kind](self, videos) | {"video_metadata": list(video_metadata)}
 
 
-def stated_clips(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says about clips, in the newer place or the older."""
+def stated_video_settings(folder: Path) -> dict[str, Any]:
+    """Video settings of a checkpoint, from the newer or the older file."""
     newer, older = folder / "processor_config.json", folder / "video_preprocessor_config.json"
     stated = read_json(newer).get("video_processor") if newer.exists() else None
     return dict(stated or (read_json(older) if older.exists() else {}))
 
 
-def describe(clip: VideoFrames) -> VideoMetadata:
-    """When the frames of a clip are on screen."""
+def describe(video: VideoFrames) -> VideoMetadata:
+    """The times of the frames of a video."""
     return VideoMetadata(
-        total_num_frames=max(1, round(clip.seconds * TICKS)),
+        total_num_frames=max(1, round(video.seconds * TICKS)),
         fps=TICKS,
-        duration=clip.seconds,
-        frames_indices=[round(time * TICKS) for time in clip.times],
+        duration=video.seconds,
+        frames_indices=[round(time * TICKS) for time in video.times],
     )
 
 
 def _budget(size: Mapping[str, Any], share: float) -> dict[str, int]:
-    """Fewest and most pixels of a frame."""
+    """The minimum and maximum number of pixels of a frame."""
     fewest, most = math.ceil(size["shortest_edge"] / share), math.floor(size["longest_edge"] / share)
     return {"shortest_edge": fewest, "longest_edge": most}
 
 
-def _patches(reader: FrameReader, videos: Sequence[Frames], share: Callable[[int, int], float]) -> Found:
+def _patches(reader: FrameReader, videos: Sequence[Frames], share: Callable[[int, int], float]) -> Inputs:
     """`pixel_values_videos` (patches, values) with `temporal_patch_size` frames in each patch, and their grids.
 
-    The image processor makes patches of one frame, repeated. A clip without a full last patch repeats its last frame.
-    `share` tells from the number of frames and of frames in a patch by what to divide the pixels a clip may have.
+    The image processor makes patches of a repeated frame. A video without a full last patch repeats its last frame.
+    `share(frames, frames per patch)` is the divisor of the maximum number of pixels of a video.
     """
     depth, rows, grids = reader.temporal_patch_size, [], []
     for frames in videos:
         whole = [*frames, *[frames[-1]] * (-len(frames) % depth)]
         size = _budget(reader.settings["size"], share(len(whole), depth))
-        read = [reader.pictures(images=[frame], size=size, return_tensors="pt") for frame in whole]
-        side = reader.pictures.patch_size
-        single = torch.stack([one["pixel_values"].unflatten(1, (-1, depth, side * side))[:, :, 0] for one in read])
-        # (frames, places, channels, values) -> (times x places, channels x depth x values)
+        read = [reader.image_processor(images=[frame], size=size, return_tensors="pt") for frame in whole]
+        side = reader.image_processor.patch_size
+        single = torch.stack(
+            [inputs["pixel_values"].unflatten(1, (-1, depth, side * side))[:, :, 0] for inputs in read]
+        )
+        # (frames, positions, channels, values) -> (times x positions, channels x depth x values)
         joined = single.unflatten(0, (-1, depth)).permute(0, 2, 3, 1, 4)
         rows.append(joined.flatten(2).flatten(0, 1))
         _, height, width = read[0]["image_grid_thw"][0].tolist()
@@ -96,23 +98,23 @@ def _patches(reader: FrameReader, videos: Sequence[Frames], share: Callable[[int
     return {"pixel_values_videos": torch.cat(rows), "video_grid_thw": torch.tensor(grids)}
 
 
-def _frame_by_frame(reader: FrameReader, videos: Sequence[Frames]) -> Found:
-    """Qwen2-VL: every frame may have as many pixels as a picture."""
+def _frame_by_frame(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:
+    """Qwen2-VL: every frame may have as many pixels as an image."""
     return _patches(reader, videos, lambda frames, depth: 1)
 
 
-def _all_frames(reader: FrameReader, videos: Sequence[Frames]) -> Found:
-    """Qwen3-VL: the frames of a clip share its pixels."""
+def _all_frames(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:
+    """Qwen3-VL: the frames of a video share its pixels."""
     return _patches(reader, videos, lambda frames, depth: frames)
 
 
-def _all_frames_by_depth(reader: FrameReader, videos: Sequence[Frames]) -> Found:
-    """GLM-4V: the same, where a picture counts as the frames of one patch."""
+def _all_frames_by_depth(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:
+    """GLM-4V: as Qwen3-VL, but an image counts as the frames of a patch."""
     return _patches(reader, videos, lambda frames, depth: frames / depth)
 
 
-def _squares(reader: FrameReader, videos: Sequence[Frames]) -> Found:
-    """The LLaVA family: `pixel_values_videos` (clips, frames, 3, height, width), resized and cut to one size."""
+def _squares(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:
+    """The LLaVA family: `pixel_values_videos` (videos, frames, 3, height, width), resized and cut to one size."""
     taken = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
     taken += ("do_normalize", "image_mean", "image_std", "do_convert_rgb")
     stated = {"do_center_crop": False, **reader.settings}
@@ -122,8 +124,8 @@ def _squares(reader: FrameReader, videos: Sequence[Frames]) -> Found:
     }
 
 
-def _pictures(reader: FrameReader, videos: Sequence[Frames]) -> Found:
-    """SmolVLM: every frame is one square picture (clips, frames, 3, side, side), resized to its long edge before."""
+def _square_images(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:
+    """SmolVLM: every frame is a square image (videos, frames, 3, side, side), first resized by its long edge."""
     long, side = (reader.settings[name]["longest_edge"] for name in ("size", "max_image_size"))
     filter_ = Image.Resampling(reader.settings.get("resample", Image.Resampling.LANCZOS))
     squared = [[_fit(frame, long, filter_).resize((side, side), filter_) for frame in frames] for frames in videos]
@@ -136,19 +138,19 @@ def _pictures(reader: FrameReader, videos: Sequence[Frames]) -> Found:
 
 
 def _fit(frame: Image.Image, long: int, filter_: Image.Resampling) -> Image.Image:
-    """The long edge at `long` pixels, the other in proportion and even."""
+    """Resize the long edge to `long` pixels, the other in proportion to an even number."""
     wide = frame.width >= frame.height
     short = max(1, int(long * min(frame.size) / max(frame.size)))
     short += short % 2
     return frame.resize((long, short) if wide else (short, long), filter_)
 
 
-READERS: dict[str, Callable[[FrameReader, Sequence[Frames]], Found]] = {
+READERS: dict[str, Callable[[FrameReader, Sequence[Frames]], Inputs]] = {
     "Qwen2VLVideoProcessor": _frame_by_frame,
     "Qwen3VLVideoProcessor": _all_frames,
     "Glm4vVideoProcessor": _all_frames_by_depth,
     "LlavaOnevisionVideoProcessor": _squares,
     "LlavaNextVideoVideoProcessor": _squares,
     "VideoLlavaVideoProcessor": _squares,
-    "SmolVLMVideoProcessor": _pictures,
+    "SmolVLMVideoProcessor": _square_images,
 }

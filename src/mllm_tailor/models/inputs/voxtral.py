@@ -1,8 +1,7 @@
 """Voxtral's recordings and prompts (arXiv 2507.13264) without mistral-common.
 
-The processor of transformers leaves prompts to that package, which takes no answers to learn from. Its vocabulary file
-(`tekken.json`) is read by transformers itself, and its prompt is a chat template like any other
-(`family_templates.VOXTRAL`).
+The processor of transformers leaves prompts to that package, which encodes no answers for training. The vocabulary file
+(`tekken.json`) is read by transformers, and the prompt is a chat template (`family_templates.VOXTRAL`).
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin, 
 from transformers.integrations.mistral.tokenizer import convert_tekken_tokenizer
 
 AUDIO = "[AUDIO]"
-CHUNK = 480_000  # samples: recordings are filled up with silence to multiples of 30 s
-FRAMES = 3000  # of 10 ms, in such a chunk
-TOKENS = 375  # a chunk becomes so many, 12.5 a second
+CHUNK = 480_000  # samples: recordings are padded with silence to multiples of 30 s
+FRAMES = 3000  # of 10 ms, per chunk
+TOKENS = 375  # per chunk, 12.5 per second
 VOCABULARY = "tekken.json"
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder that has its own vocabulary file, or the one transformers writes."""
+    """The tokenizer of a folder with `tekken.json` or with the files that transformers writes."""
     if (folder / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     else:
@@ -35,7 +34,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 class VoxtralProcessor(ProcessorMixin):
-    """Feature extractor (Whisper's) and tokenizer, under the name and in the files of the class it stands for."""
+    """Feature extractor (Whisper's) and tokenizer, with the name and files of the class it replaces."""
 
     def __init__(
         self, feature_extractor: WhisperFeatureExtractor, tokenizer: PreTrainedTokenizerFast, **options: Any
@@ -51,7 +50,7 @@ class VoxtralProcessor(ProcessorMixin):
         chunks = [self._chunks(sound) for sound in audio]
         parts = "".join(text).split(AUDIO)
         if len(text) != 1 or len(parts) != len(chunks) + 1:
-            raise ValueError(f"{len(parts) - 1} places for {len(chunks)} recordings in {len(text)} texts")
+            raise ValueError(f"{len(parts) - 1} placeholders for {len(chunks)} recordings in {len(text)} texts")
         written = parts[0] + "".join(
             AUDIO * (TOKENS * len(chunk)) + part for chunk, part in zip(chunks, parts[1:], strict=True)
         )
@@ -59,17 +58,17 @@ class VoxtralProcessor(ProcessorMixin):
         return BatchFeature(dict(inputs) | ({"input_features": torch.cat(chunks)} if chunks else {}))
 
     def _chunks(self, sound: np.ndarray) -> torch.Tensor:
-        """(chunks, mels, 3000) log-mel features of one recording."""
-        read = self.feature_extractor
-        found = read(
+        """(chunks, mels, 3000) log-mel features of a recording."""
+        extractor = self.feature_extractor
+        features = extractor(
             sound,
-            sampling_rate=read.sampling_rate,
+            sampling_rate=extractor.sampling_rate,
             truncation=False,
             padding=True,
             pad_to_multiple_of=CHUNK,
             return_tensors="pt",
         )
-        return found["input_features"].reshape(read.feature_size, -1, FRAMES).transpose(0, 1).contiguous()
+        return features["input_features"].reshape(extractor.feature_size, -1, FRAMES).transpose(0, 1).contiguous()
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Any:
         """Write the vocabulary file too, which other programs (vLLM) read."""

@@ -1,12 +1,13 @@
 """Blocked attention for CPUs with bf16 products in hardware: 1.5 to 2 times as fast as torch's kernel.
 
 torch's CPU kernel spends most of its time between small products. Here a block of queries of one head is multiplied
-with its keys in one product whose scores stay in the cache, and the attention weights are recomputed in the backward
-pass instead of stored, as in FlashAttention (Dao et al. 2022, 2205.14135, section 3.1). Scores are rounded to bf16, as
-eager attention under autocast rounds them. All other cases (float32, GPUs, masks, dropout, single queries) use torch.
+with its keys in a single product whose scores stay in the cache, and the attention weights are recomputed in the
+backward pass instead of stored, as in FlashAttention (Dao et al. 2022, 2205.14135, section 3.1). Scores are rounded to
+bf16, as eager attention under autocast rounds them. All other cases (float32, GPUs, masks, dropout, single queries) use
+torch.
 
-`install` registers the function with transformers under its own name and selects it in one model; transformers' `sdpa`
-and other models stay as they are.
+`install` registers the function with transformers under a separate name and selects it in a single model;
+transformers' `sdpa` and other models stay unchanged.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _attention_weights(query: Tensor, keys: Tensor, causal: bool) -> Tensor:
 
 @functools.cache
 def _causal_bias(dtype: torch.dtype) -> Tensor:
-    """Added to the scores of a block with its own keys: -inf for keys after the query."""
+    """Added to the scores of a block with the keys of the same positions: -inf for keys after the query."""
     return torch.full((BLOCK, BLOCK), float("-inf"), dtype=dtype).triu(1)
 
 
@@ -109,7 +110,7 @@ def torch_attention() -> Iterator[None]:
 
 @contextmanager
 def attention_by(function: AttentionFunction) -> Iterator[None]:
-    """Call `function` in place of `attend`, with the same arguments: for keys and values outside of the cache."""
+    """Call `function` instead of `attend`, with the same arguments: for keys and values outside of the cache."""
     before = _replacement.set(function)
     try:
         yield

@@ -1,10 +1,10 @@
-"""LoRA's products summed where they arise, keeping for the backward pass only what is dear to compute again.
+"""Fused LoRA: products accumulated in place, with little saved for the backward pass.
 
-`y = W x + b + s B A x` as PEFT computes it writes the adapter's share, scales it and adds it, each a pass over memory
-as large as the layer's output, and back again. Here the products add into one buffer (Hu et al. 2021, 2106.09685,
-equation 3; the same sums, in another order), and nothing is kept but the input and `A x`. Under autocast the factors
-are rounded as autocast rounds them, the input once for all layers that read it. Of a gated layer (SwiGLU: Shazeer 2020,
-2002.05202) only the two factors are kept, and what enters its last product is multiplied again.
+PEFT computes `y = W x + b + s B A x` by writing the update, scaling it and adding it, each a pass over memory of the
+size of the output, and the same in the backward pass. Here the products accumulate in a single buffer (Hu et al. 2021,
+2106.09685, equation 3; the same sums, in another order), and only the input and `A x` are saved. Under autocast the
+factors are rounded as autocast rounds them, the input once for all layers that read it. Of a gated layer (SwiGLU:
+Shazeer 2020, 2002.05202) only the two factors are saved, and the input of its last product is recomputed.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ class Product(torch.autograd.Function):
     ) -> Tensor:
         """(rows, outputs) from x (rows, inputs); down (rank, inputs) is A, up (outputs, rank) B.
 
-        `rows` is x in the format of the factors, or x itself; a gradient goes to x.
+        `rows` is x in the dtype of the factors, or x itself; the gradient goes to x.
         """
-        found, inner = _multiply(rows, weight, bias, down, up, scale)
+        output, inner = _multiply(rows, weight, bias, down, up, scale)
         ctx.save_for_backward(rows, weight, down, up, inner)
         ctx.scale, ctx.format = scale, x.dtype
-        return found
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
-        """Only what somebody asks for."""
-        asked, _, _, _, down, up, _ = ctx.needs_input_grad
-        to_x, to_down, to_up = _gradients(gradients[0], *ctx.saved_tensors, ctx.scale, (asked, down, up))
+        """Only the gradients that are needed."""
+        needed, _, _, _, down, up, _ = ctx.needs_input_grad
+        to_x, to_down, to_up = _gradients(gradients[0], *ctx.saved_tensors, ctx.scale, (needed, down, up))
         return None if to_x is None else to_x.to(ctx.format), None, None, None, to_down, to_up, None
 
 
@@ -61,21 +61,21 @@ class GatedProduct(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         """(rows, outputs) from gate and other (rows, inputs); the rest as in `Product`."""
-        found, inner = _multiply(nn.functional.silu(gate) * other, weight, bias, down, up, scale)
+        output, inner = _multiply(nn.functional.silu(gate) * other, weight, bias, down, up, scale)
         ctx.save_for_backward(gate, other, weight, down, up, inner)
         ctx.scale = scale
-        return found
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
-        """Only what somebody asks for."""
+        """Only the gradients that are needed."""
         gate, other, *factors = ctx.saved_tensors
-        gate_asked, other_asked, _, _, down, up, _ = ctx.needs_input_grad
+        gate_needed, other_needed, _, _, down, up, _ = ctx.needs_input_grad
         opened = nn.functional.silu(gate)
-        asked = gate_asked or other_asked, down, up
-        to_rows, to_down, to_up = _gradients(gradients[0], opened * other, *factors, ctx.scale, asked)
-        to_gate = torch.ops.aten.silu_backward(to_rows * other, gate) if to_rows is not None and gate_asked else None
-        to_other = to_rows * opened if to_rows is not None and other_asked else None
+        needed = gate_needed or other_needed, down, up
+        to_rows, to_down, to_up = _gradients(gradients[0], opened * other, *factors, ctx.scale, needed)
+        to_gate = torch.ops.aten.silu_backward(to_rows * other, gate) if to_rows is not None and gate_needed else None
+        to_other = to_rows * opened if to_rows is not None and other_needed else None
         return to_gate, to_other, None, None, to_down, to_up, None
 
 
@@ -84,8 +84,8 @@ def _multiply(
 ) -> tuple[Tensor, Tensor]:
     """The sum, and `A x`."""
     inner = rows @ down.t()
-    found = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
-    return found.addmm_(inner, up.t(), alpha=scale), inner
+    output = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+    return output.addmm_(inner, up.t(), alpha=scale), inner
 
 
 def _gradients(
@@ -96,40 +96,40 @@ def _gradients(
     up: Tensor,
     inner: Tensor,
     scale: float,
-    asked: tuple[bool, bool, bool],
+    needed: tuple[bool, bool, bool],
 ) -> Gradients:
-    """Of rows, A and B, each None unless asked for."""
-    to_inner = gradient @ up * scale if asked[0] or asked[1] else None
-    to_rows = (gradient @ weight).addmm_(to_inner, down) if asked[0] else None
-    to_down = to_inner.t() @ rows if to_inner is not None and asked[1] else None
-    to_up = (gradient.t() @ inner).mul_(scale) if asked[2] else None
+    """Of rows, A and B, each None unless needed."""
+    to_inner = gradient @ up * scale if needed[0] or needed[1] else None
+    to_rows = (gradient @ weight).addmm_(to_inner, down) if needed[0] else None
+    to_down = to_inner.t() @ rows if to_inner is not None and needed[1] else None
+    to_up = (gradient.t() @ inner).mul_(scale) if needed[2] else None
     return to_rows, to_down, to_up
 
 
 class Rounding:
-    """Tensors in the format of autocast; the last one is remembered, since several layers read the same input."""
+    """Casts tensors to the dtype of autocast; the last result is kept, since several layers read the same input."""
 
     def __init__(self) -> None:
         self._source: weakref.ref[Tensor] | None = None
         self._version = -1
-        self._found: Tensor | None = None
+        self._result: Tensor | None = None
 
-    def __call__(self, source: Tensor, number: torch.dtype) -> Tensor:
-        """`source` itself where it has the format `number`, else a copy outside of the graph."""
-        if source.dtype == number:
+    def __call__(self, source: Tensor, dtype: torch.dtype) -> Tensor:
+        """`source` itself if it has this dtype, else a copy outside of the graph."""
+        if source.dtype == dtype:
             return source
-        if source.is_inference():  # nobody counts what is written into it
-            return source.to(number)
+        if source.is_inference():  # has no version counter
+            return source.to(dtype)
         known = self._source is not None and self._source() is source and self._version == source._version
-        if not known or self._found is None or self._found.dtype != number:
+        if not known or self._result is None or self._result.dtype != dtype:
             self._source, self._version = weakref.ref(source), source._version
-            self._found = source.detach().to(number)
-        return self._found
+            self._result = source.detach().to(dtype)
+        return self._result
 
 
 @contextmanager
 def fused_lora(network: nn.Module) -> Iterator[None]:
-    """Within, plain LoRA layers of `network` compute in this way; others, and whatever they are asked else, as ever."""
+    """Inside the block, plain LoRA layers of `network` use the fused products; all other computations are unchanged."""
     rounding = Rounding()
     changed = [(module, _forward_of(module, rounding)) for module in network.modules() if _is_plain(module)]
     changed += [(module, _gated_forward_of(module)) for module in network.modules() if _is_gated(module)]
@@ -143,7 +143,7 @@ def fused_lora(network: nn.Module) -> Iterator[None]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """A LoRA of one adapter without dropout, bias, hooks or a variant, on an unquantised frozen layer."""
+    """Whether this is LoRA of a single adapter, without dropout, bias, hooks or variant, on a frozen float layer."""
     if type(module) is not Linear or type(module.base_layer) is not nn.Linear or len(module.active_adapters) != 1:
         return False
     name = module.active_adapters[0]
@@ -160,7 +160,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _is_gated(module: nn.Module) -> bool:
-    """Whether a layer by the usual names multiplies a gate's SiLU with another product, tried on one row."""
+    """Whether an MLP with the usual names multiplies the SiLU of a gate with another product, tested on a row."""
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     act = getattr(module, "act_fn", None)
     if not isinstance(act, nn.SiLU | SiLUActivation) or not all(map(_is_plain, parts)) or parts[2]._forward_hooks:  # type: ignore[arg-type, union-attr]
@@ -172,13 +172,13 @@ def _is_gated(module: nn.Module) -> bool:
 
 
 def _factors(layer: Linear, x: Tensor) -> tuple[Tensor | None, ...] | None:
-    """Weight, bias, A and B as the arithmetic about x needs them; None: not to be had."""
+    """Weight, bias, A and B in the dtype of the computation on x; None if their dtypes differ."""
     name = layer.active_adapters[0]
-    found = layer.base_layer.weight, layer.base_layer.bias, layer.lora_A[name].weight, layer.lora_B[name].weight
+    factors = layer.base_layer.weight, layer.base_layer.bias, layer.lora_A[name].weight, layer.lora_B[name].weight
     if torch.is_autocast_enabled(x.device.type):
-        number = torch.get_autocast_dtype(x.device.type)
-        return tuple(one if one is None else one.to(number) for one in found)
-    return found if all(one is None or one.dtype == x.dtype for one in found) else None
+        dtype = torch.get_autocast_dtype(x.device.type)
+        return tuple(factor if factor is None else factor.to(dtype) for factor in factors)
+    return factors if all(factor is None or factor.dtype == x.dtype for factor in factors) else None
 
 
 def _computes_plainly(layer: Linear) -> bool:
@@ -193,10 +193,10 @@ def _forward_of(layer: Linear, rounding: Rounding) -> Any:
         if factors is None or others or more or not _computes_plainly(layer):
             return usual(x, *others, **more)
         rows = rounding(x, factors[0].dtype)  # type: ignore[union-attr]
-        found: Tensor = Product.apply(  # type: ignore[no-untyped-call]
+        output: Tensor = Product.apply(  # type: ignore[no-untyped-call]
             x.flatten(0, -2), rows.flatten(0, -2), *factors, layer.scaling[layer.active_adapters[0]]
         )
-        return found.unflatten(0, x.shape[:-1])
+        return output.unflatten(0, x.shape[:-1])
 
     return forward
 
@@ -207,15 +207,15 @@ def _gated_forward_of(module: nn.Module) -> Any:
     def forward(x: Tensor) -> Tensor:
         factors = _factors(last, x)  # type: ignore[arg-type]
         if factors is None or not _computes_plainly(last):  # type: ignore[arg-type]
-            found: Tensor = usual(x)
-            return found
+            unfused: Tensor = usual(x)
+            return unfused
         gate, other = module.gate_proj(x), module.up_proj(x)  # type: ignore[operator]
-        found = GatedProduct.apply(  # type: ignore[no-untyped-call]
+        output: Tensor = GatedProduct.apply(  # type: ignore[no-untyped-call]
             gate.flatten(0, -2),
             other.flatten(0, -2),
             *factors,
             last.scaling[last.active_adapters[0]],  # type: ignore[union-attr, index]
         )
-        return found.unflatten(0, x.shape[:-1])
+        return output.unflatten(0, x.shape[:-1])
 
     return forward

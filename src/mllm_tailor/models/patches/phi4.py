@@ -1,7 +1,7 @@
 """Phi-4-multimodal: encode the media of every sample in a batch as if it were alone.
 
-The native class decides once per batch: one sample with an image sends all recordings through the layers for recordings
-beside images, and shorter recordings are encoded together with their padding.
+The native class decides once per batch: a single sample with an image sends all recordings through the layers for
+recordings beside images, and shorter recordings are encoded together with their padding.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.models import Length, embed_pictures, embed_texts
+from mllm_tailor.models import Length, embed_images, embed_texts
 from mllm_tailor.training.batches import Batch
 from mllm_tailor.training.distributed import world_size
 from mllm_tailor.training.objectives.base import Objective, ObjectiveContext
@@ -86,7 +86,7 @@ class ContrastiveObjective(Objective):
 
     def _embed(self, batch: Batch) -> Tensor:
         """(2, pairs, width): images, texts."""
-        return torch.stack([embed_pictures(self.model, batch), embed_texts(self.model, batch)])
+        return torch.stack([embed_images(self.model, batch), embed_texts(self.model, batch)])
 
     def _differentiate(self) -> None:
         """The loss of all embeddings together, and its gradient with respect to each."""

@@ -108,7 +108,8 @@ class Adalora(TuningMethod):
             rows = weight.detach() if "lora_A" in key else weight.detach().T  # (rank, width)
             off = rows @ rows.T - torch.eye(len(rows), device=rows.device)
             slope = 2 * off @ rows / off.norm().clamp(min=1e-12) * (self.settings.orthogonal / count)
-            return gradient + (slope if "lora_A" in key else slope.T)
+            penalised: Tensor = gradient + (slope if "lora_A" in key else slope.T)
+            return penalised
 
         return add
 
@@ -130,9 +131,9 @@ class Adalora(TuningMethod):
 
     def budget(self, step: int, steps: int) -> float:
         """Mean rank of a layer after `step`: a cubic fall between `start` and `end` (equation 12)."""
-        first, last = self.settings.start * steps, (1 - self.settings.end) * steps
+        first, last = float(self.settings.start) * steps, (1 - float(self.settings.end)) * steps
         left = 1 - min(1.0, max(0.0, (step - first) / max(1.0, last - first)))
-        return self._target + (self.settings.rank - self._target) * left**3
+        return self._target + (int(self.settings.rank) - self._target) * left**3
 
     def _update_importance(self, layers: Mapping[str, Any]) -> None:
         """Running means of |w g| and of its deviation (equations 9 and 10)."""

@@ -35,7 +35,8 @@ def inject(model: nn.Module, config: PeftConfig) -> InjectedAdapter:
         for words in ("tie_word_embeddings", "Already found a `peft_config`", "vera_A and vera_B"):
             warnings.filterwarnings("ignore", message=f".*{words}")
         with bottleneck_layers.register():
-            tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
+            kind: Any = config.peft_type
+            tuner = PEFT_TYPE_TO_TUNER_MAPPING[kind](model, config, ADAPTER)
     added = {
         name: weight
         for name, weight in model.named_parameters()
@@ -59,13 +60,16 @@ def tuner_layers(model: nn.Module) -> dict[str, Any]:
 def adapter_state(attached: InjectedAdapter) -> dict[str, Tensor]:
     """The adapter's weights under PEFT's names, without the weights of other adapters in the model."""
     own = set(attached.tuner.targeted_module_names)
-    model = attached.model
+    model: Any = attached.model
     present = {
         name: tensor for name, tensor in model.state_dict().items() if any(name.startswith(f"{key}.") for key in own)
     }
     model.peft_config = {ADAPTER: attached.config}
     with bottleneck_layers.register():
-        return get_peft_model_state_dict(model, state_dict=present, adapter_name=ADAPTER, save_embedding_layers=False)
+        state: dict[str, Tensor] = get_peft_model_state_dict(
+            model, state_dict=present, adapter_name=ADAPTER, save_embedding_layers=False
+        )
+        return state
 
 
 def write_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor]) -> None:
@@ -75,7 +79,7 @@ def write_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor])
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     was = config.inference_mode
     config.inference_mode = True
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     config.inference_mode = was
 
 
@@ -109,9 +113,10 @@ def restore(model: nn.Module, config: PeftConfig, state: Mapping[str, Tensor]) -
     if hasattr(config, "init_lora_weights"):
         config.init_lora_weights = True  # an expensive initialisation would only be overwritten
     attached = inject(model, config)
-    model.peft_config = {ADAPTER: attached.config}
+    adapted: Any = model
+    adapted.peft_config = {ADAPTER: attached.config}
     with bottleneck_layers.register():
-        result = set_peft_model_state_dict(model, dict(state), ADAPTER)
+        result: Any = set_peft_model_state_dict(adapted, dict(state), ADAPTER)
     if result.unexpected_keys:
         raise KeyError(result.unexpected_keys[0])
     return attached

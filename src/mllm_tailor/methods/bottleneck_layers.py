@@ -8,7 +8,7 @@ nothing (the authors' initialisation is not neutral).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
@@ -40,8 +40,8 @@ class BottleneckConfig(PeftConfig):
     modules_to_save: list[str] | None = field(default=None)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = PEFT_TYPE  # type: ignore[assignment]  # compares and hashes as a member of PEFT's enumeration
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.peft_type = PEFT_TYPE  # compares and hashes as a member of PEFT's enumeration
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
@@ -65,10 +65,11 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         base: Any = self.get_base_layer()
         width_in = base.out_features if self.position == "behind" else base.in_features
         width_out = base.in_features if self.position == "front" else base.out_features
-        self.bottleneck_down[adapter_name] = nn.Linear(width_in, config.width, bias=False)
-        self.bottleneck_up[adapter_name] = nn.Linear(config.width, width_out, bias=False)
-        nn.init.kaiming_uniform_(self.bottleneck_down[adapter_name].weight, a=5**0.5)
-        nn.init.zeros_(self.bottleneck_up[adapter_name].weight)
+        down = nn.Linear(width_in, config.width, bias=False)
+        up = nn.Linear(config.width, width_out, bias=False)
+        nn.init.kaiming_uniform_(down.weight, a=5**0.5)
+        nn.init.zeros_(up.weight)
+        self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(adapter_name)
 
@@ -76,16 +77,19 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """s f(h), computed in the dtype of the adapter."""
         name = self.active_adapters[0]
         down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-        inner = self.activation(down(self.dropout(hidden.to(down.weight.dtype))))
-        return (self.scale * up(inner)).to(hidden.dtype)
+        dtype = down.get_parameter("weight").dtype
+        inner = self.activation(down(self.dropout(hidden.to(dtype))))
+        update: Tensor = (self.scale * up(inner)).to(hidden.dtype)
+        return update
 
     def forward(self, hidden: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """The layer with its adapter, or without it while adapters are disabled."""
-        if self.disable_adapters:
-            return self.base_layer(hidden, *arguments, **named)
-        if self.position == "front":
-            return self.base_layer(hidden + self.adapt(hidden), *arguments, **named)
-        result = self.base_layer(hidden, *arguments, **named)
+        inputs = hidden
+        if self.position == "front" and not self.disable_adapters:
+            inputs = hidden + self.adapt(hidden)
+        result: Tensor = self.base_layer(inputs, *arguments, **named)
+        if self.disable_adapters or self.position == "front":
+            return result
         return result + self.adapt(result if self.position == "behind" else hidden)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -102,9 +106,9 @@ class BottleneckModel(BaseTuner):
 
     prefix: str = PREFIX
     tuner_layer_cls = BottleneckLayer
-    target_module_mapping: ClassVar[dict[str, Any]] = {}
+    target_module_mapping: dict[str, Any] = {}  # noqa: RUF012 - as PEFT declares it
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]  # PEFT passes further keywords
         self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: nn.Module, current_key: str,
         **_: Any,
     ) -> None:  # fmt: skip

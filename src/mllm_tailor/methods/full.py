@@ -100,7 +100,7 @@ class Mezo(Full):
     @property
     def optimizer_options(self) -> dict[str, Any]:
         """The settings of the optimizer."""
-        return self.settings.model_dump(include={"epsilon", "exact", "objective"})
+        return dict(self.settings.model_dump(include={"epsilon", "exact", "objective"}))
 
 
 class GaloreSettings(TuningMethodSettings):
@@ -124,7 +124,7 @@ class Galore(Full):
     @property
     def optimizer_options(self) -> dict[str, Any]:
         """The settings of the optimizer."""
-        return self.settings.model_dump(include={"rank", "interval", "scale"})
+        return dict(self.settings.model_dump(include={"rank", "interval", "scale"}))
 
     def num_trainable_parameters(self, targets: Targets) -> int:
         """Number of the chosen weights; refuses a rank that makes no gradient smaller."""
@@ -171,7 +171,7 @@ class Lisa(Full):
 
     def begin_step(self, attached: InjectedAdapter, step: int, seed: int) -> None:
         """Unfreeze the layers of this interval, drawn at its first step."""
-        numbers = sorted({layer_number(name) for name in attached.trainable} - {None})
+        numbers = sorted({number for name in attached.trainable if (number := layer_number(name)) is not None})
         if step % self.settings.interval == 0:
             count = min(self.settings.layers, len(numbers))
             attached.state["awake"] = sorted(random.Random(seed).sample(numbers, count))

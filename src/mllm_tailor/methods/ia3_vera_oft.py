@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from peft import IA3Config, OFTConfig, VeraConfig
@@ -28,7 +29,7 @@ class Ia3(TuningMethod):
 
     Settings: ClassVar[type[TuningMethodSettings]] = Ia3Settings
     rate: ClassVar[float] = 3e-3  # T-Few's (2205.05638)
-    preferred: ClassVar[tuple[str, ...]] = ("k_proj", "v_proj", *FEEDFORWARD)
+    preferred: Sequence[str] = ("k_proj", "v_proj", *FEEDFORWARD)
 
     def attach(self, targets: Targets) -> InjectedAdapter:
         """Inject vectors of ones."""

@@ -65,9 +65,8 @@ class Lora(TuningMethod):
         """rank * (in + out) per layer, and for DoRA a length per output."""
         check_rank(self.settings.rank, targets)
         lengths = sum(layer.out_features for layer in targets.linears.values()) if self.settings.dora else 0
-        return lengths + sum(
-            self.settings.rank * (layer.in_features + layer.out_features) for layer in targets.linears.values()
-        )
+        rank = int(self.settings.rank)
+        return lengths + sum(rank * (layer.in_features + layer.out_features) for layer in targets.linears.values())
 
 
 class Qlora(Lora):

@@ -63,7 +63,7 @@ class Pissa(Lora):
         """LoRA with PiSSA's initialisation."""
         config = super().config(targets)
         iterations = self.settings.iterations
-        config.init_lora_weights = f"pissa_niter_{iterations}" if iterations else "pissa"
+        config.init_lora_weights = f"pissa_niter_{iterations}" if iterations else "pissa"  # type: ignore[assignment]
         return config
 
     def attach(self, targets: Targets) -> InjectedAdapter:
@@ -145,6 +145,7 @@ def _project(layer: Any) -> None:
     down, up, scale = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER]
 
     def hook(gradient: Tensor) -> Tensor:
-        return gradient @ torch.linalg.pinv(down.detach() @ down.detach().T) / scale**2
+        projected: Tensor = gradient @ torch.linalg.pinv(down.detach() @ down.detach().T) / scale**2
+        return projected
 
     up.register_hook(hook)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -61,7 +61,7 @@ def _pack_and_unpack(network: nn.Module, names: Sequence[str]) -> None:
     """Round layers to NF4 with double quantisation (arXiv 2305.14314), as quantised loading does."""
     functional = need("bitsandbytes", "quantize", "merging into 4 bits", ModelError).functional
     for name in names:
-        weight = network.get_submodule(name.removeprefix("base_model.model.")).weight
+        weight = network.get_submodule(name.removeprefix("base_model.model.")).get_parameter("weight")
         codes, state = functional.quantize_4bit(weight.float(), quant_type="nf4", compress_statistics=True)
         weight.copy_(functional.dequantize_4bit(codes, state))
 
@@ -103,13 +103,14 @@ def _onto_dequantised(model: TunableModel, adapters: list[InjectedAdapter]) -> l
     return [restore(model.model, config, state) for config, state in saved]
 
 
-def _untie_adapted_head(network: nn.Module) -> None:
+def _untie_adapted_head(network: Any) -> None:
     """Untie an adapted output head: its update must not reach the input embeddings that share its weight."""
     head = network.get_output_embeddings()
     if not isinstance(head, BaseTunerLayer):
         return
     embeddings = network.get_input_embeddings()
-    if head.get_base_layer().weight is embeddings.weight:
-        head.get_base_layer().weight = nn.Parameter(embeddings.weight.detach().clone(), requires_grad=False)
+    layer: Any = head.get_base_layer()
+    if layer.weight is embeddings.weight:
+        layer.weight = nn.Parameter(embeddings.weight.detach().clone(), requires_grad=False)
         network.config.tie_word_embeddings = False
         network.config.get_text_config().tie_word_embeddings = False

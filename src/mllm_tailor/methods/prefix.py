@@ -6,7 +6,6 @@ and values. Batching, cached decoding and schemas therefore work unchanged; PEFT
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +24,7 @@ START = 0.1  # standard deviation of the initial keys and values
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
 ) -> tuple[Tensor, None]:
     """SDPA over the keys of the layer and its prefix, if there is one: (batch, heads, length, channels) each."""
     prefix = getattr(module, "prefix", None)
@@ -106,7 +105,7 @@ class Prefix(TuningMethod):
         return start | gate
 
 
-def _hand_over(module: nn.Module, _: Any) -> None:
+def _hand_over(module: Any, _: Any) -> None:
     names = ("prefix_key", "prefix_value", "prefix_gate")
     module.prefix = tuple(getattr(module, name) for name in names if hasattr(module, name))
 
@@ -134,7 +133,8 @@ class Prompt(TuningMethod):
     def attach(self, targets: Targets) -> InjectedAdapter:
         """Register a matrix on the decoder, and a hook that computes keys and values from it."""
         name, decoder = _decoder(targets)
-        words: Tensor = targets.model.get_input_embeddings().weight  # type: ignore[operator, union-attr, assignment]
+        network: Any = targets.model
+        words: Tensor = network.get_input_embeddings().weight
         chosen = torch.randint(len(words), (self.settings.length,)).to(words.device)
         decoder.register_parameter("prompt", nn.Parameter(words.detach()[chosen].float().clone()))
         _use_attention(targets)
@@ -147,13 +147,14 @@ class Prompt(TuningMethod):
 
     def num_trainable_parameters(self, targets: Targets) -> int:
         """length * width."""
-        return int(self.settings.length * targets.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator, union-attr]
+        network: Any = targets.model
+        return int(self.settings.length * network.get_input_embeddings().weight.shape[1])
 
 
 class _PromptPrefix:
     """Runs the decoder over the learned embeddings before it runs over the text; only once while they do not change."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
+    def __init__(self, modules: list[Any]) -> None:
         self.modules = modules
         self.running = False
         self.computed_for: tuple[int, int, bool] | None = None
@@ -168,7 +169,9 @@ class _PromptPrefix:
         self.computed_for = None if torch.is_grad_enabled() else now
 
     def _run(self, decoder: nn.Module, weight: Tensor) -> None:
-        recomputing = [module for module in decoder.modules() if getattr(module, "gradient_checkpointing", False)]
+        recomputing: list[Any] = [
+            module for module in decoder.modules() if getattr(module, "gradient_checkpointing", False)
+        ]
         self.running = True
         for module in self.modules:
             module.prefix = "collect"
@@ -220,5 +223,5 @@ def _use_attention(targets: Targets) -> None:
 
 
 def _channels(module: nn.Module) -> int:
-    config: Mapping[str, Any] | Any = module.config
+    config: Any = module.config
     return int(getattr(module, "head_dim", None) or config.hidden_size // config.num_attention_heads)

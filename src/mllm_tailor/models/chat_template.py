@@ -51,7 +51,7 @@ def chat_messages(conversation: Conversation, system: str | None) -> list[ChatMe
 
 def _parts(message: Message) -> list[dict[str, str]]:
     """Every content part in order; with only media, an empty text is added, which templates expect."""
-    parts = [
+    parts: list[dict[str, str]] = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind} for part in message.content
     ]
     return parts if any(isinstance(part, str) for part in message.content) else [*parts, {"type": "text", "text": ""}]
@@ -120,13 +120,14 @@ def _apply(processor: Any, conversation: Sequence[ChatMessage], add_generation_p
     if not template:
         raise ModelError("this checkpoint has no chat template — put its chat_template.jinja beside the weights")
     try:
-        return processor.apply_chat_template(
+        text: str = processor.apply_chat_template(
             list(conversation),
             # SmolVLM's class would use another template for videos, although that of the checkpoint has them.
             template if "video" in template else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
+        return text
     except Exception as error:  # a template is code of the checkpoint and may raise anything
         raise ModelError(
             f"the chat template cannot be used ({_first_line(error)}) — fix chat_template.jinja"

@@ -132,8 +132,8 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def weight_files(folder: Path) -> set[Path]:
     """The safetensors files that make up a checkpoint; a missing shard is an error naming it."""
     if not (folder / INDEX).exists():
-        files = (file for file in folder.glob("*.safetensors") if not file.match(DUPLICATES))
-        return {file for file in files if file.name != ADAPTER_WEIGHTS}
+        present = (file for file in folder.glob("*.safetensors") if not file.match(DUPLICATES))
+        return {file for file in present if file.name != ADAPTER_WEIGHTS}
     try:
         names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
         files = [folder / name for name in names]

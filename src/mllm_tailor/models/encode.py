@@ -39,9 +39,9 @@ def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answe
     """
     conversation = _readable(as_conversation(item), model)
     if model.family.compares:
-        ids, media = read_pair(conversation, model)
-        _check_length(conversation, ids, (), model)
-        return Encoded(torch.tensor(ids), torch.full((len(ids),), NO_LOSS), media, answer_start=len(ids))
+        pair, media = read_pair(conversation, model)
+        _check_length(conversation, pair, (), model)
+        return Encoded(torch.tensor(pair), torch.full((len(pair),), NO_LOSS), media, answer_start=len(pair))
     rendered = render(conversation, model.processor, model.system)
     if model.family.tiled:
         prompt, media = prompt_ids(rendered.prompt, conversation, model), pixels(conversation, model)

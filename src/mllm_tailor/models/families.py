@@ -14,7 +14,7 @@ from mllm_tailor.models.family_templates import PALIGEMMA, PHI4, VOXTRAL
 
 logger = logging.getLogger(__name__)
 
-Parts = Mapping[str, tuple[str, ...]]
+Parts = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

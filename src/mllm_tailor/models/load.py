@@ -70,7 +70,7 @@ def load_model(
     family = find_family(checkpoint)
     _name_adapters(checkpoint, family)
     config = own_config(checkpoint, family)
-    processor = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
+    processor: Any = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
     skipped = [name for part in ("head", *quantize_skip) for name in family.parts.get(part, (rf"(?:.*\.)?{part}",))]
     model = _load(
         checkpoint, family, config, chosen, device, _quantization(quantize, [*skipped, *family.unused_modules], device)
@@ -178,7 +178,10 @@ def _load(
     quantization: BitsAndBytesConfig | None,
 ) -> Any:
     """The model with all its weights; missing weights and wrong shapes are errors."""
-    (disable_progress_bar if checkpoint.parameters < SMALL else enable_progress_bar)()
+    if checkpoint.parameters < SMALL:
+        disable_progress_bar()
+    else:
+        enable_progress_bar()
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     if family.inner:
         options["key_mapping"] = {rf"^{family.inner}\.": ""}
@@ -231,7 +234,7 @@ def _install_patches(model: Any, family: Family) -> None:
         phi4.install(model)
 
 
-def _keep_scales(model: torch.nn.Module) -> None:
+def _keep_scales(model: Any) -> None:
     """Disable repacking of 4-bit layers.
 
     On CPUs with AVX-512, bitsandbytes repacks them with coarser scales at their first evaluation, permanently: training

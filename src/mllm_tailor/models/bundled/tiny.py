@@ -95,4 +95,5 @@ def smooth_filters(noise: np.ndarray) -> np.ndarray:
     smooth -= smooth.mean(axis=(1, 2, 3), keepdims=True)
     smooth[::EVEN] = np.broadcast_to(shades, noise.shape)[::EVEN]
     norms = np.sqrt((smooth**2).sum(axis=(1, 2, 3), keepdims=True) / noise[0].size)
-    return (smooth / norms).astype(np.float32)
+    filters: np.ndarray = (smooth / norms).astype(np.float32)
+    return filters

@@ -92,8 +92,10 @@ def native_config_of(stated: Settings, folder: Path, image_token_id: int) -> Int
     )
     config.ps_version = pixel_shuffle_version(stated, folder)
     if config.ps_version == "v2":  # names that other programs (llama.cpp) expect; they support only this version
-        config.vision_config.architectures = ["InternVisionModel"]
-        config.text_config.architectures = [type_name(config.text_config)]
+        vision_config: Any = config.vision_config
+        vision_config.architectures = ["InternVisionModel"]
+        text_config: Any = config.text_config
+        text_config.architectures = [type_name(text_config)]
     return config
 
 
@@ -136,7 +138,7 @@ def _language(stated: Settings, name: str, folder: Path) -> Any:
         kept["attention_bias"] = bool(stated["bias"])
     if name == "Qwen2ForCausalLM" and not stated.get("use_sliding_window"):
         kept.pop("sliding_window", None)
-    kind = CONFIG_MAPPING[LANGUAGE_MODELS[name]]
+    kind: Any = CONFIG_MAPPING[LANGUAGE_MODELS[name]]
     return kind(**kept, rope_parameters=_rotary(stated, name, folder), tie_word_embeddings=False, use_cache=True)
 
 

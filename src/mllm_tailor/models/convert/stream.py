@@ -96,13 +96,14 @@ def _translate(checkpoint: Checkpoint) -> tuple[InternVLConfig, InternVLProcesso
     language = language_class(stated, folder)
     name, style = style_of(stated, folder, language)
     tokenizer = native_tokenizer(folder, language, style)
-    config = native_config_of(stated, folder, tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
-    patch = config.vision_config.patch_size[0]
+    config = native_config_of(stated, folder, int(tokenizer.get_vocab()["<IMG_CONTEXT>"]))
+    vision: Any = config.vision_config
+    patch = vision.patch_size[0]
     tiles = _tiles(stated)
     state_tiles(config, tiles)
     processor = build_processor(
         tokenizer,
-        stated.get("force_image_size") or config.vision_config.image_size[0],
+        stated.get("force_image_size") or vision.image_size[0],
         patch,
         min_tiles=tiles.min,
         max_tiles=tiles.max,

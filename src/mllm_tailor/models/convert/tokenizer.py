@@ -106,13 +106,14 @@ def native_tokenizer(folder: Path, language: str, style: Style) -> PreTrainedTok
     Raises:
         ModelError: when files are missing, or the tokenizer lacks the image tokens.
     """
-    special = {
+    special: dict[str, Any] = {
         "start_image_token": IMAGE_START,
         "end_image_token": IMAGE_END,
         "context_image_token": IMAGE,
         "video_token": VIDEO,
     }
     kind, options = _tokenizer_class(folder, language)
+    tokenizer: PreTrainedTokenizerBase
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # tokenizer readers raise anything, down to bare Exception

@@ -141,7 +141,8 @@ class Source:
 
     def _tensor(self, name: str) -> Tensor:
         with safe_open(self.files[name], framework="pt") as file:
-            return file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
 
 
 def _factors_of(name: str) -> tuple[str, str]:

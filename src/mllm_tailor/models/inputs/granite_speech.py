@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchFeature, GraniteSpeechFeatureExtractor, SequenceFeatureExtractor
@@ -44,8 +42,8 @@ class SpeechFeatures(GraniteSpeechFeatureExtractor):
         self.projector_window_size = projector_window_size
         self.projector_downsample_rate = projector_downsample_rate
 
-    def __call__(self, audios: Sequence[np.ndarray] | np.ndarray, device: str | None = None) -> BatchFeature:
-        """Features of mono recordings, the mask of those that the projector keeps, and their numbers."""
+    def __call__(self, audios: Any, device: str | None = None) -> BatchFeature:
+        """Features of mono recordings (arrays), the mask of those that the projector keeps, and their numbers."""
         sounds, lengths = self._get_audios_and_audio_lengths(audios)
         sizes = torch.tensor(self._get_num_audio_features(lengths))
         mask = torch.arange(int(sizes.max()))[None] < sizes[:, None]

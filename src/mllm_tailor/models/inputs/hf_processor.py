@@ -95,8 +95,9 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
 
 def _read_own(where: str, folder: Path) -> Any:
     """A part of the processor loaded by our code: a class with `from_pretrained`, or a function of the folder."""
-    own = load(where)
-    return own.from_pretrained(folder, local_files_only=True) if isinstance(own, type) else own(folder)
+    own: Any = load(where)
+    from_pretrained = getattr(own, "from_pretrained", None)
+    return from_pretrained(folder, local_files_only=True) if from_pretrained else own(folder)
 
 
 def _options(folder: Path, kind: type[ProcessorMixin], parts: Mapping[str, Any]) -> dict[str, Any]:

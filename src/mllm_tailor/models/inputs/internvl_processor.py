@@ -35,7 +35,7 @@ class InternVLProcessor(ProcessorMixin):
         chat_template: str | None = None,
         **_: Any,
     ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
         self.image_seq_length = image_seq_length  # tokens per tile
         self.use_thumbnail = use_thumbnail  # not in the stock class, which always appends a thumbnail
         self.system = system  # not in the stock class, whose template writes it
@@ -54,7 +54,7 @@ class InternVLProcessor(ProcessorMixin):
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
         """Ids, mask and tiles, ready for the model."""
-        inputs = super().__call__(images=images, text=text, **options)
+        inputs: BatchFeature = super().__call__(images=images, text=text, **options)
         inputs.pop("num_patches", None)  # already used for the placeholders
         return inputs
 

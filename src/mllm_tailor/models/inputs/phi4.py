@@ -37,7 +37,7 @@ class DynamicCrops(ImageProcessingMixin):
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(**options)  # type: ignore[no-untyped-call]
         self.size = dict(size or {"height": 448, "width": 448})
         self.patch_size, self.dynamic_hd = patch_size, dynamic_hd
         self.image_mean, self.image_std = list(image_mean), list(image_std)
@@ -112,17 +112,18 @@ class DynamicCrops(ImageProcessingMixin):
 def _squares(values: Tensor, rows: int, columns: int) -> Tensor:
     """(channels, height, width) -> (rows x columns, channels, side, side), row by row."""
     cut = values.unflatten(2, (columns, -1)).unflatten(1, (rows, -1))
-    return cut.permute(1, 3, 0, 2, 4).flatten(0, 1)
+    squares: Tensor = cut.permute(1, 3, 0, 2, 4).flatten(0, 1)
+    return squares
 
 
-def shown_patches(mask: Tensor, size: Sequence[int], side: int) -> tuple[int, int]:
+def shown_patches(mask: Tensor, size: Sequence[int] | Tensor, side: int) -> tuple[int, int]:
     """(rows, columns) of pooled patches that show the image; `mask` as above, of an image."""
     rows, columns = int(size[0]) // side, int(size[1]) // side
     pooled = mask[1 : 1 + rows * columns, ::2, ::2].unflatten(0, (rows, columns))
     return int(pooled[:, 0, :, 0].sum()), int(pooled[0, :, 0, :].sum())
 
 
-def count_tokens(mask: Tensor, size: Sequence[int], side: int) -> int:
+def count_tokens(mask: Tensor, size: Sequence[int] | Tensor, side: int) -> int:
     """Tokens of an image: pooled patches of its squares and of the whole, line ends, and a separator between them."""
     rows, columns = shown_patches(mask, size, side)
     whole = math.ceil(mask.shape[-1] / 2)
@@ -132,7 +133,7 @@ def count_tokens(mask: Tensor, size: Sequence[int], side: int) -> int:
 class SpeechFrames(Phi4MultimodalFeatureExtractor):
     """The features of transformers, always with the mask of padded frames."""
 
-    def __call__(self, raw_speech: Any, **options: Any) -> BatchFeature:
+    def __call__(self, raw_speech: Any, **options: Any) -> BatchFeature:  # type: ignore[override]
         """`audio_input_features` (recordings, frames, 80), `audio_attention_mask` (recordings, frames), sizes."""
         options.setdefault("sampling_rate", self.sampling_rate)
         features = super().__call__(raw_speech, **options)

@@ -103,7 +103,8 @@ class Codebook:
                 spec = Units.model_validate_json(stored.metadata()["units"])
                 if spec.features == "cepstrum" and stored.metadata().get("version") != VERSION:
                     raise ValueError("it belongs to an earlier version of the cepstrum")
-                return cls(*(stored.get_tensor(name) for name in ("centroids", "mean", "scale")), spec)
+                centroids, mean, scale = (stored.get_tensor(name) for name in ("centroids", "mean", "scale"))
+                return cls(centroids, mean, scale, spec)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{file}: no readable codebook of audio units ({error}) — run the recipe again") from None
 
@@ -159,20 +160,20 @@ def kmeans(points: Frames, count: int, random: np.random.Generator) -> Frames:
 
 
 def _exact(probabilities: NDArray[Any]) -> NDArray[np.float64]:
-    """Chances whose sum is 1 to the last bit numpy asks for."""
+    """Probabilities in float64, whose sum is as near to 1 as numpy requires."""
     wide = probabilities.astype(np.float64)
-    return wide / wide.sum()
+    return np.asarray(wide / wide.sum(), np.float64)
 
 
 def nearest(points: Frames, centroids: Frames) -> NDArray[np.int64]:
     """(points,) index of the nearest centroid."""
-    return _distances(points, centroids).argmin(axis=1)
+    return np.asarray(_distances(points, centroids).argmin(axis=1), np.int64)
 
 
 def _distances(points: Frames, centroids: Frames) -> Frames:
     """(points, centroids) squared distances, never below zero."""
     squares = (points**2).sum(1)[:, None] + (centroids**2).sum(1)[None] - 2 * points @ centroids.T
-    return np.maximum(squares, 0)
+    return np.asarray(np.maximum(squares, 0))
 
 
 def extractor(spec: Units) -> Callable[[Media], Frames]:
@@ -201,13 +202,13 @@ def cepstrum(samples: NDArray[np.float32], highest: float = HIGHEST) -> Frames:
     plain = bands @ cosines.T
     slope = slopes(plain)
     frames = np.concatenate([plain, slope, slopes(slope)], axis=1)
-    return ((frames - frames.mean(0)) / (frames.std(0) + 1e-3)).astype(np.float32)
+    return np.asarray((frames - frames.mean(0)) / (frames.std(0) + 1e-3), np.float32)
 
 
 def slopes(frames: NDArray[Any]) -> NDArray[Any]:
     """(frames, width) of the least-squares line through five frames, with the ends repeated (Furui 1986)."""
     padded = np.pad(frames, ((2, 2), (0, 0)), mode="edge")
-    return (2 * (padded[4:] - padded[:-4]) + (padded[3:-1] - padded[1:-3])) / 10
+    return np.asarray((2 * (padded[4:] - padded[:-4]) + (padded[3:-1] - padded[1:-3])) / 10)
 
 
 @cache
@@ -244,7 +245,8 @@ def _hidden_states(folder: Path, layer: int) -> Callable[[NDArray[np.float32]], 
     def frames(samples: NDArray[np.float32]) -> Frames:
         padded = np.pad(samples, (0, max(0, WINDOW - len(samples))))  # shorter sound has no frame
         inputs = prepare(padded, sampling_rate=SPEECH_RATE, return_tensors="pt")
-        return model(inputs["input_values"], output_hidden_states=True).hidden_states[layer][0].numpy()
+        states = model(inputs["input_values"], output_hidden_states=True).hidden_states[layer][0]
+        return np.asarray(states.numpy())
 
     return frames
 

@@ -115,8 +115,10 @@ def _all_frames_by_depth(reader: FrameReader, videos: Sequence[Frames]) -> Input
 
 def _squares(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:
     """The LLaVA family: `pixel_values_videos` (videos, frames, 3, height, width), resized and cut to one size."""
-    taken = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
-    taken += ("do_normalize", "image_mean", "image_std", "do_convert_rgb")
+    taken = (
+        *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor"),
+        *("do_normalize", "image_mean", "image_std", "do_convert_rgb"),
+    )
     stated = {"do_center_crop": False, **reader.settings}
     cut = CLIPImageProcessorPil(**{name: stated[name] for name in taken if stated.get(name) is not None})
     return {

@@ -25,6 +25,7 @@ VOCABULARY = "tekken.json"
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder with `tekken.json` or with the files that transformers writes."""
+    tokenizer: PreTrainedTokenizerFast
     if (folder / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     else:
@@ -39,7 +40,7 @@ class VoxtralProcessor(ProcessorMixin):
     def __init__(
         self, feature_extractor: WhisperFeatureExtractor, tokenizer: PreTrainedTokenizerFast, **options: Any
     ) -> None:
-        super().__init__(feature_extractor, tokenizer, **options)
+        super().__init__(feature_extractor, tokenizer, **options)  # type: ignore[no-untyped-call]
         self.audio_token = AUDIO
         self.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO)
 
@@ -68,9 +69,12 @@ class VoxtralProcessor(ProcessorMixin):
             pad_to_multiple_of=CHUNK,
             return_tensors="pt",
         )
-        return features["input_features"].reshape(extractor.feature_size, -1, FRAMES).transpose(0, 1).contiguous()
+        chunks: torch.Tensor = (
+            features["input_features"].reshape(extractor.feature_size, -1, FRAMES).transpose(0, 1).contiguous()
+        )
+        return chunks
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> Any:
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> Any:  # type: ignore[override]
         """Write the vocabulary file too, which other programs (vLLM) read."""
         written = super().save_pretrained(save_directory, **options)
         source, target = getattr(self.tokenizer, "vocabulary_file", None), Path(save_directory) / VOCABULARY

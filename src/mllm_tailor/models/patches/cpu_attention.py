@@ -133,7 +133,8 @@ def attend(
     scale = named.get("scaling") or query.shape[-1] ** -0.5
     stated = named.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if stated is None else stated)
-    return BlockedAttention.apply(query, key, value, scale, causal).transpose(1, 2).contiguous(), None
+    output: Tensor = BlockedAttention.apply(query, key, value, scale, causal)  # type: ignore[no-untyped-call]
+    return output.transpose(1, 2).contiguous(), None
 
 
 def _supported(query: Tensor, key: Tensor, value: Tensor, named: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ Shazeer 2020, 2002.05202) only the two factors are saved, and the input of its l
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         """Only the gradients that are needed."""
         needed, _, _, _, down, up, _ = ctx.needs_input_grad
-        to_x, to_down, to_up = _gradients(gradients[0], *ctx.saved_tensors, ctx.scale, (needed, down, up))
+        to_x, to_down, to_up = _gradients(gradients[0], ctx.saved_tensors, ctx.scale, (needed, down, up))
         return None if to_x is None else to_x.to(ctx.format), None, None, None, to_down, to_up, None
 
 
@@ -73,7 +73,7 @@ class GatedProduct(torch.autograd.Function):
         gate_needed, other_needed, _, _, down, up, _ = ctx.needs_input_grad
         opened = nn.functional.silu(gate)
         needed = gate_needed or other_needed, down, up
-        to_rows, to_down, to_up = _gradients(gradients[0], opened * other, *factors, ctx.scale, needed)
+        to_rows, to_down, to_up = _gradients(gradients[0], (opened * other, *factors), ctx.scale, needed)
         to_gate = torch.ops.aten.silu_backward(to_rows * other, gate) if to_rows is not None and gate_needed else None
         to_other = to_rows * opened if to_rows is not None and other_needed else None
         return to_gate, to_other, None, None, to_down, to_up, None
@@ -88,19 +88,11 @@ def _multiply(
     return output.addmm_(inner, up.t(), alpha=scale), inner
 
 
-def _gradients(
-    gradient: Tensor,
-    rows: Tensor,
-    weight: Tensor,
-    down: Tensor,
-    up: Tensor,
-    inner: Tensor,
-    scale: float,
-    needed: tuple[bool, bool, bool],
-) -> Gradients:
-    """Of rows, A and B, each None unless needed."""
+def _gradients(gradient: Tensor, saved: Sequence[Tensor], scale: float, needed: tuple[bool, bool, bool]) -> Gradients:
+    """Of rows, A and B, each None unless needed; `saved` is rows, weight, A, B and `A x`."""
+    rows, weight, down, up, inner = saved
     to_inner = gradient @ up * scale if needed[0] or needed[1] else None
-    to_rows = (gradient @ weight).addmm_(to_inner, down) if needed[0] else None
+    to_rows = (gradient @ weight).addmm_(to_inner, down) if to_inner is not None and needed[0] else None
     to_down = to_inner.t() @ rows if to_inner is not None and needed[1] else None
     to_up = (gradient.t() @ inner).mul_(scale) if needed[2] else None
     return to_rows, to_down, to_up
@@ -134,7 +126,7 @@ def fused_lora(network: nn.Module) -> Iterator[None]:
     changed = [(module, _forward_of(module, rounding)) for module in network.modules() if _is_plain(module)]
     changed += [(module, _gated_forward_of(module)) for module in network.modules() if _is_gated(module)]
     for module, forward in changed:
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
     try:
         yield
     finally:
@@ -161,17 +153,17 @@ def _is_plain(module: nn.Module) -> bool:
 @torch.no_grad()
 def _is_gated(module: nn.Module) -> bool:
     """Whether an MLP with the usual names multiplies the SiLU of a gate with another product, tested on a row."""
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    parts: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     act = getattr(module, "act_fn", None)
-    if not isinstance(act, nn.SiLU | SiLUActivation) or not all(map(_is_plain, parts)) or parts[2]._forward_hooks:  # type: ignore[arg-type, union-attr]
+    if not isinstance(act, nn.SiLU | SiLUActivation) or not all(map(_is_plain, parts)) or parts[2]._forward_hooks:
         return False
     gate, other, last = parts
-    weight = gate.base_layer.weight  # type: ignore[union-attr]
+    weight = gate.base_layer.weight
     row = torch.linspace(-1, 1, weight.shape[1], dtype=weight.dtype, device=weight.device)[None]
-    return bool(torch.equal(module(row), last(nn.functional.silu(gate(row)) * other(row))))  # type: ignore[misc]
+    return bool(torch.equal(module(row), last(nn.functional.silu(gate(row)) * other(row))))
 
 
-def _factors(layer: Linear, x: Tensor) -> tuple[Tensor | None, ...] | None:
+def _factors(layer: Any, x: Tensor) -> tuple[Any, ...] | None:
     """Weight, bias, A and B in the dtype of the computation on x; None if their dtypes differ."""
     name = layer.active_adapters[0]
     factors = layer.base_layer.weight, layer.base_layer.bias, layer.lora_A[name].weight, layer.lora_B[name].weight
@@ -181,41 +173,44 @@ def _factors(layer: Linear, x: Tensor) -> tuple[Tensor | None, ...] | None:
     return factors if all(factor is None or factor.dtype == x.dtype for factor in factors) else None
 
 
-def _computes_plainly(layer: Linear) -> bool:
+def _computes_plainly(layer: Any) -> bool:
     return not layer.disable_adapters and not layer.merged and _is_plain(layer)
 
 
-def _forward_of(layer: Linear, rounding: Rounding) -> Any:
+def _forward_of(layer: Any, rounding: Rounding) -> Any:
     usual = layer.forward
 
     def forward(x: Tensor, *others: Any, **more: Any) -> Tensor:
         factors = _factors(layer, x)
         if factors is None or others or more or not _computes_plainly(layer):
-            return usual(x, *others, **more)
-        rows = rounding(x, factors[0].dtype)  # type: ignore[union-attr]
+            unfused: Tensor = usual(x, *others, **more)
+            return unfused
+        rows = rounding(x, factors[0].dtype)
         output: Tensor = Product.apply(  # type: ignore[no-untyped-call]
             x.flatten(0, -2), rows.flatten(0, -2), *factors, layer.scaling[layer.active_adapters[0]]
         )
-        return output.unflatten(0, x.shape[:-1])
+        shaped: Tensor = output.unflatten(0, x.shape[:-1])
+        return shaped
 
     return forward
 
 
-def _gated_forward_of(module: nn.Module) -> Any:
+def _gated_forward_of(module: Any) -> Any:
     usual, last = module.forward, module.down_proj
 
     def forward(x: Tensor) -> Tensor:
-        factors = _factors(last, x)  # type: ignore[arg-type]
-        if factors is None or not _computes_plainly(last):  # type: ignore[arg-type]
+        factors = _factors(last, x)
+        if factors is None or not _computes_plainly(last):
             unfused: Tensor = usual(x)
             return unfused
-        gate, other = module.gate_proj(x), module.up_proj(x)  # type: ignore[operator]
+        gate, other = module.gate_proj(x), module.up_proj(x)
         output: Tensor = GatedProduct.apply(  # type: ignore[no-untyped-call]
             gate.flatten(0, -2),
             other.flatten(0, -2),
             *factors,
-            last.scaling[last.active_adapters[0]],  # type: ignore[union-attr, index]
+            last.scaling[last.active_adapters[0]],
         )
-        return output.unflatten(0, x.shape[:-1])
+        shaped: Tensor = output.unflatten(0, x.shape[:-1])
+        return shaped
 
     return forward

@@ -99,10 +99,11 @@ def _last_layer(network: nn.Module) -> nn.Module | None:
     layers = getattr(network.get_decoder(), "layers", None)  # type: ignore[operator]
     if not layers or type(layers[-1]).__name__ not in KINDS:
         return None
-    layer: nn.Module = layers[-1]
+    layer: Any = layers[-1]
     recomputed = layer.training and getattr(layer, "gradient_checkpointing", False)
     supported = layer.self_attn.config._attn_implementation in ("sdpa", cpu_attention.NAME)
-    return layer if supported and not recomputed else None
+    last: nn.Module | None = layer if supported and not recomputed else None
+    return last
 
 
 def _cut(given: Mapping[str, Any], part: slice) -> dict[str, Any]:

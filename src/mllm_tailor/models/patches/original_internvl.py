@@ -14,7 +14,7 @@ def install(model: Any) -> Handle:
     """Give a converted InternVL (the inner model) the original pixel shuffle and the epsilon of its query-key norms."""
     config = model.config
     shuffle = install_first_pixel_shuffle(model) if config.ps_version == "v1" else None
-    norms = [
+    norms: list[Any] = [
         norm
         for module in model.vision_tower.modules()
         for norm in (getattr(module, "q_norm", None), getattr(module, "k_norm", None))

@@ -346,7 +346,7 @@ class TestRefusals:
             ({"name": "dylora", "rslora": True}, "rslora"),
             ({"name": "lora_fa", "dora": True}, "dora"),
             ({"name": "pissa", "init": "gaussian"}, "init"),
-            ({"name": "lora", "init": "loftq"}, r"`init`: loftq .* on a GPU only .* use method qlora"),
+            ({"name": "lora", "init": "loftq"}, r"`init`: loftq .* only on a GPU.* use method qlora"),
             ({"name": "bottleneck", "placement": "serial"}, "placement"),
         ],
     )

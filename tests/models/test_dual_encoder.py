@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused_by_row(folder: Path) -> None:
         generate(PAIRS, model)
     for broken, said in (
         (Sample("x", PAIRS[0].media, answer=" ", source="rows.csv:3"), "rows.csv:3: 1 images and 0 words"),
-        (Sample("x", (), answer="words", source="rows.csv:4"), "rows.csv:4: 0 pictures"),
+        (Sample("x", (), answer="words", source="rows.csv:4"), "rows.csv:4: 0 images"),
         (Sample("x", PAIRS[0].media, answer="far too long " * 30, source="rows.csv:5"), r"rows.csv:5: \d+ tokens"),
     ):
         with pytest.raises(DataError, match=said):

@@ -64,7 +64,7 @@ torchvision is needed. Families that write times into the prompt (Qwen3-VL, GLM-
 
 ## Families
 
-| `model_type` | models | pictures | clips | recordings | QLoRA | merge | vLLM | note |
+| `model_type` | models | images | videos | recordings | QLoRA | merge | vLLM | note |
 |---|---|---|---|---|---|---|---|---|
 """
 

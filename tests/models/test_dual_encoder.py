@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.images import picture
+from fixtures.pairs import KINDS, write_pair_family
 from fixtures.small_job import open_small, shake, small_recipe
 
 from mllm_tailor.core.errors import DataError, ModelError
@@ -30,6 +31,13 @@ PAIRS = [
     Sample("b", (picture(90, 70, 1),), answer="two dogs, asleep on the sofa"),
     Sample("c", (picture(40, 90, 2),), prompt="rain"),
 ]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("pairs") / str(request.param)
+    write_pair_family(found, request.param)
+    return found
 
 
 @torch.no_grad()

@@ -180,7 +180,7 @@ def test_a_mixture_runs_from_beginning_to_end(
     run = run_recipe(file, [], exclude_faulty=False, fresh=False)
     rows = [row for _, row in read_jsonl(run.path / "log.jsonl")]
     assert len([row for row in rows if "loss" in row]) == 4 + 1  # 16 receipts and 4 questions, 4 a step
-    shown = capsys.readouterr().err
+    shown = capsys.readouterr().out
     assert "An epoch of training" in shown and "general" in shown
     assert "mixed" in run.report.read_text()
 

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from mllm_tailor.cli.app import app
 from mllm_tailor.core.errors import ModelError, RunError
+from mllm_tailor.core.manifest import create, record
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import predict, read_inputs
 from mllm_tailor.generation.constrain import Grammar, Vocabulary
@@ -38,7 +39,7 @@ from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.run import vllm_model as served
 from mllm_tailor.run.predict import open_base, open_tuned
-from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.resolve import resolve_saved
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.run.vllm_model import drop_weights, merged_folder
 from mllm_tailor.tasks import open_task
@@ -298,10 +299,12 @@ def test_the_merged_folder_is_written_once_and_says_the_same(
     recipe = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"path": str(tiny_model_folder), "device": "cpu"})}
     )
-    recipe = resolve(recipe)
+    recipe = resolve_saved(recipe)
     shake(model, 0.2)
     run = RunFolder(tmp_path)
     method.save(model, run.adapter)
+    create(run.path)
+    record(run.path, run.adapter)
     folder = merged_folder(recipe, run)
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert merged_folder(recipe, run) == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
@@ -318,13 +321,14 @@ def test_the_merged_folder_is_written_once_and_says_the_same(
     assert next(merged.model.parameters()).is_meta and torch.equal(encode(question, merged).ids, ids)
     shake(model)
     method.save(model, run.adapter)
+    record(run.path, run.adapter)
     assert merged_folder(recipe, run) != folder
     assert not [part for part in tmp_path.iterdir() if part.name.startswith(".merged")]
 
 
 @pytest.fixture
 def calm_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """vLLM on one thread of a processor, without reaching for the network."""
+    """vLLM on one CPU thread, without reaching for the network."""
     for name, value in {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",

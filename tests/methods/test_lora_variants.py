@@ -14,7 +14,7 @@ from fixtures.small_job import (
     difference,
     exact_logits,
     logits,
-    make_samples,
+    make_conversations,
     open_small,
     prepare,
     shake,
@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 
 from mllm_tailor.cli.app import app
 from mllm_tailor.core.errors import ModelError, RecipeError, RunError
+from mllm_tailor.core.manifest import create, record
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import bottleneck_layers, make_method, truncate
 from mllm_tailor.methods.adapters import tuner_layers
@@ -43,7 +44,7 @@ QUERY = "model.language_model.layers.0.self_attn.q_proj"
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    return make_samples(tmp_path_factory.mktemp("pictures"), 4)
+    return make_conversations(tmp_path_factory.mktemp("pictures"), 4)
 
 
 def backward(model: Any, samples: list[Sample]) -> None:
@@ -182,10 +183,13 @@ class TestDylora:
         run = tmp_path / "run"
         method.save(model, run / "adapter")
         (run / "recipe.yaml").write_text(dump_recipe(recipe))
+        create(run)
+        record(run, run / "adapter", run / "recipe.yaml")
         words = ["truncate", str(run), "--rank", "2", "--out", str(tmp_path / "cut")]
         with pytest.raises(RunError, match="training has not ended"):
             CliRunner().invoke(app, words, catch_exceptions=False)
         (run / "training.json").write_text("{}")
+        record(run, run / "training.json")
         assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
         cut = peft.PeftConfig.from_pretrained(str(tmp_path / "cut"))
         assert (cut.peft_type, cut.r, cut.lora_alpha) == ("LORA", 2, 12)

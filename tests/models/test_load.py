@@ -32,7 +32,7 @@ def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def sample() -> Sample:
-    from test_encode import picture
+    from fixtures.images import picture
 
     return Sample("a", media=(picture(60, 120),), prompt="Total?", answer="9.00")
 

@@ -20,7 +20,7 @@ from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.models import measure_length
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.cost_estimate import Shape, extrapolate
-from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.resolve import resolve_saved
 from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.training import StepProfile, TrainingConfig, profile_step
 
@@ -119,7 +119,7 @@ def write_recipe(folder: Path, opened: Path, receipts: Path, **changes: object) 
 def test_milder_settings_only_where_they_make_sense(tmp_path: Path) -> None:
     def last(**changes: object) -> list[str]:
         path = write_recipe(tmp_path, Path("embedded"), tmp_path, **changes)
-        return list(milder(resolve(read_recipe(path))))[-1]
+        return list(milder(resolve_saved(read_recipe(path))))[-1]
 
     assert last() == [
         "train.micro_batch_size=1",

@@ -81,7 +81,7 @@ def test_a_run_leaves_everything_a_reader_needs(finished: Path, receipts: Path) 
     assert set(scores["systems"]) == {
         f"{who}_{mode}" for who in ("base", "tuned") for mode in ("constrained", "unconstrained")
     } | {"baseline_constant", "baseline_nearest"}
-    assert scores["gain"]["fuzzy"]["difference"].keys() == {"value", "low", "high"}
+    assert scores["gain"]["fuzzy"]["difference"].keys() == {"value", "low", "high", "units"}
     assert scores["systems"]["tuned_constrained"]["metrics"]["parse_rate"]["value"] == 100
     value = scores["gain"]["fuzzy"]["tuned"]["value"]
     assert f"{value:.1f}" in (finished / "report.html").read_text()
@@ -120,7 +120,15 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     """Folders as a kill leaves them: half the base's replies; training done and half of the tuned replies."""
     recipe = write_yaml(tmp_path, receipts, tiny_model_folder)
     started = start_run(make_recipe(yaml.safe_load(recipe.read_text())))
-    for name in ("samples.jsonl", "held_out.jsonl", "data.json", "environment.json", "training.json", "adapter"):
+    for name in (
+        "samples.jsonl",
+        "held_out.jsonl",
+        "data.json",
+        "environment.json",
+        "cost_estimate.json",
+        "training.json",
+        "adapter",
+    ):
         source, target = finished / name, started.path / name
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     for which in (
@@ -341,8 +349,11 @@ def test_methods_are_compared_and_a_failing_one_stops_nobody(
     run = folder / "norms-learning_rate-0.003"
     before = (run / "predictions" / "base_unconstrained.jsonl").read_text()
     assert before == (folder / "shared" / "predictions" / "base_unconstrained.jsonl").read_text()
-    seen = list((run / "features").rglob("features-*.safetensors"))  # training pictures, once for all runs
-    assert seen and max(file.stat().st_mtime for file in seen) <= (folder / "shared" / "done").stat().st_mtime
+    seen = list((run / "features").rglob("features-*.safetensors"))
+    done = (folder / "shared" / "done").stat().st_mtime
+    late = [file for file in seen if file.stat().st_mtime > done]
+    dev = [row for _, row in read_jsonl(run / "samples.jsonl") if row["part"] == "dev"]
+    assert len(seen) > len(late) and len(late) <= len(dev), "training images are seen once for all runs"
     written = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
     assert compare_methods(recipe, overrides, words, "1e") == [lora, pissa, norms]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.json")} == written

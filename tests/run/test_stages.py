@@ -19,6 +19,7 @@ from mllm_tailor.commands.predict import predict_paths
 from mllm_tailor.commands.run import report_run, run_recipe
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl, sha256
+from mllm_tailor.core.manifest import record
 from mllm_tailor.models import load_model
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.run_dir import open_run, start_run
@@ -137,6 +138,7 @@ def test_a_run_that_was_moved_still_finds_its_models(finished: Path, receipts: P
     shutil.copytree(finished, moved)
     recipe = (moved / "2-all" / "recipe.yaml").read_text()
     (moved / "2-all" / "recipe.yaml").write_text(recipe.replace(str(finished), "/gone/tiny"))
+    record(moved / "2-all", moved / "2-all" / "recipe.yaml")  # as if it had been written at that place
     assert open_run(moved).recipe().model.path == str(moved / "1-total" / "model")
 
 

@@ -270,14 +270,14 @@ class TestBf16:
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         with torch.autocast("cpu", torch.bfloat16):
             usual = learned(model, batch)
-            with frozen_in_bf16(model, True):
+            with frozen_in_bf16(model, bf16=True):
                 held = [name for name, weight in weights.items() if weight.dtype == torch.bfloat16]
                 found = learned(model, batch)
         assert len(held) == 2 * 7 - 1 + 6 + 1, "all linear layers and their biases, the head; not the finer one"
         assert finer.dtype == torch.float32 and all("lora" not in name and "vision" not in name for name in held)
         assert found[0] == usual[0] and all(torch.equal(found[1][name], usual[1][name]) for name in usual[1])
         assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
-        with frozen_in_bf16(model, False):
+        with frozen_in_bf16(model, bf16=False):
             assert all(weight.dtype == torch.float32 for weight in weights.values())
 
     def test_summed_products_round_no_worse_than_usual(self, tiny_model_folder: Path, tmp_path: Path) -> None:

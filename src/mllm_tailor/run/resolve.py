@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mllm_tailor.core.device import computes_in_bf16, pick_device
-from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples, shared_system
 from mllm_tailor.methods import MethodSet, make_method
@@ -97,9 +97,10 @@ def _with_shared_system(data: DataSpec, model: ModelSpec) -> ModelSpec:
     Raises:
         RecipeError: where the recipe sets another one, which the rows' own text would replace in training.
     """
-    if not Path(data.train).exists():
-        return model  # reading names it
-    system = shared_system(data.train, data.layout)
+    try:
+        system = shared_system(data.train, data.layout) if Path(data.train).exists() else None
+    except DataError:
+        return model  # where the data are needed, reading them names the fault
     if system is None or system == model.system:
         return model
     if model.system is not None:

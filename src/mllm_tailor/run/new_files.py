@@ -107,15 +107,23 @@ def predict_to_file(out: Path, predictor: Predictor, samples: Sequence[Sample]) 
     """Write one JSON row for each sample to `out` as it is made; at the end, in the order of the samples.
 
     Interrupted, the same call keeps the rows of files that have not changed since; those with a problem are tried
-    again. A finished `out` is replaced.
+    again. A finished `out` is replaced once there is a first new row, so not by a call whose model cannot be opened.
     """
     by_id = {sample.id: sample for sample in samples}
-    rows = _begin(out, predictor.key(), by_id)
+    state = {"key": predictor.key(), "inputs": {name: _identity(sample) for name, sample in by_id.items()}}
+    rows = _rows_kept(out, state, by_id)
+    begun = False
     missing = [sample for sample in samples if sample.id not in rows]
     if missing and predictor.run.task.name == "match":
         missing = list(samples)  # each is ranked among all others
 
     def keep(prediction: Prediction) -> None:
+        nonlocal begun
+        if not begun:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(_state_file(out), state)
+            write_jsonl(out, rows.values())
+            begun = True
         if prediction.id not in rows:
             rows[prediction.id] = prediction_row(by_id[prediction.id], prediction)
             append_jsonl(out, rows[prediction.id])
@@ -128,28 +136,23 @@ def predict_to_file(out: Path, predictor: Predictor, samples: Sequence[Sample]) 
     return ordered
 
 
-def _begin(out: Path, key: str, samples: Mapping[str, Sample]) -> dict[str, dict[str, Any]]:
-    """The rows that an interrupted call has written for the same files and model; `out` then holds these alone."""
+def _rows_kept(out: Path, state: Mapping[str, Any], samples: Mapping[str, Sample]) -> dict[str, dict[str, Any]]:
+    """The rows that an interrupted call has written for the same files and model."""
     state_file = _state_file(out)
-    inputs = {sample_id: _identity(sample) for sample_id, sample in samples.items()}
-    rows: dict[str, dict[str, Any]] = {}
-    if state_file.is_file() and out.is_file():
-        before = read_json(state_file)
-        if before["key"] == key:
-            content = out.read_bytes()
-            write_atomic(out, content[: content.rfind(b"\n") + 1])  # without a line that was cut off
-            written = (row for _, row in read_jsonl(out) if "problem" not in row)
-            rows = {
-                row["id"]: row
-                for row in written
-                if row["id"] in samples and before["inputs"].get(row["id"]) == inputs[row["id"]]
-            }
-            logger.info(
-                "%d rows of the interrupted run in %s are kept; %d to go", len(rows), out, len(samples) - len(rows)
-            )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(state_file, {"key": key, "inputs": inputs})
-    write_jsonl(out, rows.values())
+    if not (state_file.is_file() and out.is_file()):
+        return {}
+    before = read_json(state_file)
+    if before["key"] != state["key"]:
+        return {}
+    content = out.read_bytes()
+    write_atomic(out, content[: content.rfind(b"\n") + 1])  # without a line that was cut off
+    written = (row for _, row in read_jsonl(out) if "problem" not in row)
+    rows = {
+        row["id"]: row
+        for row in written
+        if row["id"] in samples and before["inputs"].get(row["id"]) == state["inputs"][row["id"]]
+    }
+    logger.info("%d rows of the interrupted run in %s are kept; %d to go", len(rows), out, len(samples) - len(rows))
     return rows
 
 

@@ -171,8 +171,8 @@ def test_a_gesture_is_seen_classified_and_counted(tiny_model_folder: Path) -> No
         open_task("classify", ["wave", "tap", "swipe up"]),
     )
     clips = [Media("video", path) for path in sorted((folder / "videos").glob("*/*.mp4"))[:200:199]]
-    samples = [task.phrase(Sample(str(place), (clip,), answer="wave")) for place, clip in enumerate(clips)]
-    for sample in samples:
+    samples = [Sample(str(index), (clip,), answer="wave") for index, clip in enumerate(clips)]
+    for sample in map(task.phrase, samples):
         encoded = encode(sample, model)
         assert count_tokens(sample, model) == encoded.length
         assert encoded.media["pixel_values"].shape == (4, 3, 56, 56)

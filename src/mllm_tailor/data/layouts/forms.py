@@ -121,14 +121,16 @@ def _parse(text: str, source: str) -> Mapping[str, Any]:
         value = parse_json(text)
     except ValueError as error:
         raise DataError(f"{source}: not valid JSON ({error}) — correct or remove this row") from None
-    if not isinstance(value, Mapping) or not isinstance(value.get("annotations"), list):
+    marks = value.get("annotations") if isinstance(value, Mapping) else None
+    named = isinstance(value, Mapping) and isinstance(value.get("file_name"), str)
+    if not named or not isinstance(marks, list) or not all(isinstance(mark, Mapping) for mark in marks):
         raise DataError(f"{source}: a row is an object with `file_name` and `annotations` — correct or remove it")
     return value
 
 
 def _receipt(row: Mapping[str, Any], names: Mapping[str, str], roots: Roots, where: tuple[str, str | None]) -> Sample:
     source, split = where
-    media = pages_of(locate(str(row.get("file_name")), roots, source), "image")
+    media = pages_of(locate(row["file_name"], roots, source), "image")
     fields: dict[str, str] = {}
     marks: Sequence[Any] = row["annotations"]
     for mark in marks:
@@ -139,9 +141,7 @@ def _receipt(row: Mapping[str, Any], names: Mapping[str, str], roots: Roots, whe
             field = name.removesuffix(VALUE_ENDING)
             fields[field] = f"{fields[field]} {mark.get('text')}" if field in fields else str(mark.get("text"))
     words = [{"quad": _corners(mark.get("box"), source), "text": str(mark.get("text"))} for mark in marks]
-    return Sample(
-        Path(str(row["file_name"])).stem, media, fields=fields, split=split, source=source, extra={"ocr": words}
-    )
+    return Sample(Path(row["file_name"]).stem, media, fields=fields, split=split, source=source, extra={"ocr": words})
 
 
 FUNSD = Layout(lambda folder: bool(_funsd_folders(folder)), read_funsd)

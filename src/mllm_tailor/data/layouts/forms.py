@@ -121,11 +121,12 @@ def _parse(text: str, source: str) -> Mapping[str, Any]:
         value = parse_json(text)
     except ValueError as error:
         raise DataError(f"{source}: not valid JSON ({error}) — correct or remove this row") from None
-    marks = value.get("annotations") if isinstance(value, Mapping) else None
-    named = isinstance(value, Mapping) and isinstance(value.get("file_name"), str)
-    if not named or not isinstance(marks, list) or not all(isinstance(mark, Mapping) for mark in marks):
+    row: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+    marks = row.get("annotations")
+    whole = isinstance(marks, list) and all(isinstance(mark, Mapping) for mark in marks)
+    if not whole or not isinstance(row.get("file_name"), str):
         raise DataError(f"{source}: a row is an object with `file_name` and `annotations` — correct or remove it")
-    return value
+    return row
 
 
 def _receipt(row: Mapping[str, Any], names: Mapping[str, str], roots: Roots, where: tuple[str, str | None]) -> Sample:

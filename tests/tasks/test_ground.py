@@ -132,7 +132,7 @@ def test_tiles_of_another_size(tiny_model_folder: Path, tmp_path: Path) -> None:
     assert len(generate([sample], small, max_new_tokens=2)) == 1
     save_model(small, tmp_path / "saved")
     assert encode(sample, load_model(tmp_path / "saved", device="cpu")).length == encode(sample, small).length
-    with pytest.raises(ModelError, match="take 28"):
+    with pytest.raises(ModelError, match="use 28"):
         load_model(tiny_model_folder, device="cpu", inputs=InputSettings(tile_size=42))
 
 

@@ -10,9 +10,10 @@ LOCKED ?= --require-hashes
 setup: $(READY)
 
 # Python 3.11 to 3.14 share one lock; where no lock fits (another platform), `pip install '.[dev]'` resolves anew.
-$(READY): pyproject.toml requirements.lock
+$(READY): pyproject.toml requirements.lock requirements-torch.lock
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(LOCKED) --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-torch.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(READY)
 

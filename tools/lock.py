@@ -4,7 +4,11 @@
 
 Versions are those installed here, so that what was tested is what is locked. Hashes come from the package index that
 pip uses, for every file of a version, so that one lock serves all platforms. Where a wheel was installed from a local
-folder (a CPU build of torch, for example), its hash is added: pass such folders as arguments.
+folder, its hash is added: pass such folders as arguments.
+
+torch is the exception, in a file of its own (requirements-torch.lock): the same version comes as builds for CPU, CUDA
+and ROCm from different indexes, and a CUDA build needs NVIDIA's packages beside it. The version is locked; the build,
+with what it needs, is the one that pip finds on the machine.
 """
 
 from __future__ import annotations
@@ -26,8 +30,12 @@ from pip._internal.models.index import PyPI
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LOCK = REPOSITORY / "requirements.lock"
+TORCH_LOCK = REPOSITORY / "requirements-torch.lock"
 NO_LOCK = {"mllm-tailor", "pip", "setuptools", "wheel"}
 HEAD = """# Every package that `make demo` and `make test` install, with the hashes of all its files.
+# Written by tools/lock.py from a tested environment; do not edit by hand.
+"""
+TORCH_HEAD = """# torch's version without hashes: its builds (CPU, CUDA, ROCm) differ, and pip takes the one it finds.
 # Written by tools/lock.py from a tested environment; do not edit by hand.
 """
 
@@ -80,6 +88,7 @@ def local_hashes(folders: list[Path]) -> Iterator[tuple[str, str]]:
 def main() -> None:
     """Write the lock file."""
     pins = {name: metadata.version(name) for name in sorted(closure())}
+    TORCH_LOCK.write_text(f"{TORCH_HEAD}torch=={pins.pop('torch').split('+')[0]}\n", encoding="utf-8")
     local: dict[str, set[str]] = {}
     for pin, digest in local_hashes([Path(word) for word in sys.argv[1:]]):
         local.setdefault(pin, set()).add(digest)
@@ -93,7 +102,7 @@ def main() -> None:
             raise SystemExit(f"{pin}: no file on the index and none in the given folders")
         lines.append(" \\\n    ".join([pin, *(f"--hash=sha256:{digest}" for digest in every)]) + "\n")
     LOCK.write_text("".join(lines), encoding="utf-8")
-    print(f"{len(pins)} packages in {LOCK.name}")
+    print(f"{len(pins)} packages in {LOCK.name}, torch in {TORCH_LOCK.name}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -44,3 +45,11 @@ def test_every_locked_package_has_hashes() -> None:
     pins = [line for line in lines if line and not line.startswith(("#", " "))]
     assert pins and all("==" in pin and pin.endswith("\\") for pin in pins)
     assert sum(line.startswith("    --hash=sha256:") for line in lines) >= len(pins)
+
+
+def test_torch_is_locked_by_version_alone() -> None:
+    """A build of torch for CUDA needs packages that one for CPUs doesn't, so its lock has neither hash nor closure."""
+    lines = (REPOSITORY / "requirements-torch.lock").read_text(encoding="utf-8").splitlines()
+    (pin,) = [line for line in lines if not line.startswith("#")]
+    assert re.fullmatch(r"torch==[\d.]+", pin)
+    assert "\ntorch==" not in (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ instead of being decoded one by one; sequences whose forced spans differ in leng
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -50,22 +50,32 @@ class GenerationEngine:
         self.rows: list[ReplySequence] = []  # as they lie in the KV cache
         self.waiting_group: list[ReplySequence] | None = None  # did not fit yet
         self.kv = no_cache(0)
+        self.on_step: Callable[[Sequence[ReplySequence]], None] | None = None  # gets the rows that a step continued
 
     @torch.inference_mode()
     def run(self, waiting: Iterator[list[ReplySequence]]) -> Iterator[ReplySequence]:
-        """Sequences as they finish. Groups that share media, at most `slots` rows each, join when half is free."""
+        """Sequences as they finish. Groups that share media, at most `slots` rows each, join when half is free.
+
+        An empty group means that nothing is waiting at the moment: it is asked again before the next step.
+        """
         self.waiting_group = next(waiting, None)
-        while self.waiting_group or self.rows:
+        while self.waiting_group is not None or self.rows:
             unfinished = [index for index, row in enumerate(self.rows) if not row.done]
             joining: list[ReplySequence] = []
             if len(unfinished) <= self.slots // 2:
-                while self.waiting_group and len(unfinished) + len(joining) + len(self.waiting_group) <= self.slots:
-                    joining += self.waiting_group
+                while self._fits(len(unfinished) + len(joining)):
+                    joining += self.waiting_group or ()
                     self.waiting_group = next(waiting, None)
+                    if self.waiting_group == []:
+                        break
             if joining or not unfinished or len(unfinished) <= COMPACT_BELOW * len(self.rows):
                 yield from self._renew(unfinished, joining)
             if any(not row.done for row in self.rows):
                 yield from self._step()
+
+    def _fits(self, occupied: int) -> bool:
+        """Whether the waiting group, where there is one, fits beside this many rows."""
+        return self.waiting_group is not None and occupied + len(self.waiting_group) <= self.slots
 
     def _renew(self, unfinished: list[int], joining: list[ReplySequence]) -> list[ReplySequence]:
         """Drop the finished rows and add new ones; returns those that are finished after their first token."""
@@ -132,6 +142,8 @@ class GenerationEngine:
         unfinished = [row for row in self.rows if not row.done]
         self._decode_block()
         share_time(started, unfinished)
+        if self.on_step is not None:
+            self.on_step(unfinished)
         return [row for row in unfinished if row.done]
 
     def _decode_block(self) -> None:

@@ -92,7 +92,7 @@ class Predictor:
         groups = self._group(samples)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as worker:
             for sequence in self.engine.run(self._sequences(groups, worker)):
-                prediction = self._assemble(sequence, self._prediction(samples[sequence.index].id, sequence))
+                prediction = self.finish(samples[sequence.index].id, sequence)
                 if prediction is not None:
                     yield Result(sequence.index, sequence.mode, prediction)
                 yield from self._failures()
@@ -127,43 +127,60 @@ class Predictor:
         remaining = iter(groups)
         while True:
             while sum(map(len, ahead)) < 2 * self.settings.batch_size and (group := next(remaining, None)):
-                ahead.append([_Encoding(item, worker.submit(self._encode, item.conversation)) for item in group])
+                ahead.append([_Encoding(item, worker.submit(self.encode, item.conversation)) for item in group])
             if not ahead:
                 return
             sequences = [sequence for encoding in ahead.popleft() for sequence in self._sequences_of(encoding)]
             if sequences:
                 yield sequences
 
-    def _sequences_of(self, encoding: _Encoding) -> Iterator[ReplySequence]:
+    def _sequences_of(self, encoding: _Encoding) -> list[ReplySequence]:
         """A sequence per reply of a sample; none where the sample cannot be encoded."""
         index, conversation = encoding.question.index, encoding.question.conversation
         try:
             encoded, seconds = encoding.future.result()
-            if encoded.length >= self.model.context:
-                raise DataError(
-                    f"{conversation.name}: the prompt fills the model's context of "
-                    f"{self.model.context:,} tokens — use fewer tiles (model.tiles.max) or a shorter question"
-                )
         except DataError as error:
             self._fail(index, conversation.id, error)
-            return
-        limit = min(self.settings.max_new_tokens, self.model.context - encoded.length)
-        for mode, name in self.replies:
-            guided = mode is DecodingMode.CONSTRAINED and self.grammars
-            yield ReplySequence(
-                index=index,
+            return []
+        return self.begin_replies(encoding.question, encoded, seconds)
+
+    def encode(self, conversation: Conversation) -> tuple[Encoded, float]:
+        """A prompt, and the seconds that encoding it took.
+
+        Raises:
+            DataError: naming the sample, for media that cannot be read or a prompt that leaves no room for a reply.
+        """
+        started = time.perf_counter()
+        encoded = encode(conversation, self.model)
+        if encoded.length >= self.model.context:
+            raise DataError(
+                f"{conversation.name}: the prompt fills the model's context of "
+                f"{self.model.context:,} tokens — use fewer tiles (model.tiles.max) or a shorter question"
+            )
+        return encoded, time.perf_counter() - started
+
+    def begin_replies(
+        self, question: Question, encoded: Encoded, seconds: float, limit: int | None = None
+    ) -> list[ReplySequence]:
+        """A sequence for each reply to a question; `limit` may lower the recipe's number of tokens of each."""
+        room = min(self.settings.max_new_tokens, self.model.context - encoded.length)
+        return [
+            ReplySequence(
+                index=question.index,
                 encoded=encoded,
-                media=conversation.media,
+                media=question.conversation.media,
                 mode=mode,
-                guide=self.grammars[name].guide() if guided else None,
-                limit=limit,
+                guide=self.grammars[name].guide() if mode is DecodingMode.CONSTRAINED and self.grammars else None,
+                limit=room if limit is None else min(room, limit),
                 seconds=seconds / len(self.replies),
                 name=name,
             )
+            for mode, name in self.replies
+        ]
 
-    def _encode(self, conversation: Conversation) -> tuple[Encoded, float]:
-        started = time.perf_counter()
-        return encode(conversation, self.model), time.perf_counter() - started
+    def finish(self, sample_id: str, sequence: ReplySequence) -> Prediction | None:
+        """The prediction of a sample, once all sequences of its reply are finished."""
+        return self._assemble(sequence, self._prediction(sample_id, sequence))
 
     def _fail(self, index: int, sample_id: str, error: DataError) -> None:
         self.failed.append((index, Prediction(sample_id, "", problem=str(error))))

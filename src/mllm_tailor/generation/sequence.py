@@ -68,6 +68,10 @@ class ReplySequence:
         if self.full and not self._scores_value(vocabulary):
             self._finish()
 
+    def abandon(self) -> None:
+        """End the reply where it is: nobody waits for it any more."""
+        self.done, self.pending = True, []
+
     def fork(self) -> ReplySequence:
         """A copy that can continue differently."""
         guide = None if self.guide is None else self.guide.copy()

@@ -109,7 +109,7 @@ def test_predict_writes_the_rows_of_the_run_again(finished: Path, receipts: Path
     rows = [row for _, row in read_jsonl(out)]
     assert [row["id"] for row in rows] == [*recorded, "broken"]
     assert [row["text"] for row in rows[:-1]] == [row.text for row in recorded.values()]
-    assert set(rows[0]) >= {"id", "fields", "confidence", "text", "seconds"}
+    assert set(rows[0]) >= {"id", "fields", "raw", "text", "seconds"}
     assert "broken.jpg" in rows[-1]["problem"] and rows[-1]["text"] == ""
 
 

@@ -132,7 +132,7 @@ def test_a_run_is_scored_by_likelihood_and_predicts_from_a_manifest(tmp_path: Pa
     assert all(
         row["fields"]["option"] in "ABC"[: len(asked["options"])] for row, asked in zip(found, new, strict=False)
     )
-    assert all(0 < row["confidence"]["option"] <= 1 for row in found[:-1])
+    assert all(0 < row["raw"]["option"]["mean"] <= 1 for row in found[:-1])
     assert "0 options" in found[-1]["problem"]  # one bad row stops no other
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fixtures.replies import means
 from PIL import Image, ImageDraw
 from rich.console import Console
 
@@ -71,7 +72,7 @@ def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: LoadedMo
     best = [CLASSES[column] for column in expected.argmax(-1)]
     assert [prediction.fields["class"] for prediction in predictions] == best
     shares = expected.softmax(-1).amax(-1)
-    confidences = torch.tensor([prediction.confidence["class"] for prediction in predictions])
+    confidences = torch.tensor([means(prediction)["class"] for prediction in predictions])
     assert torch.allclose(confidences, shares, atol=1e-3)
 
 

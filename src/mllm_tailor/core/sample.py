@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 MediaKind = Literal["image", "video", "audio"]
 Role = Literal["system", "user", "assistant"]
+RawScores = Mapping[str, Mapping[str, float]]  # path of a value (`total`, `items.0.price`) -> score by name
 Position = tuple[int, int]  # (turn, character of its text before which a file stands)
 
 
@@ -89,17 +90,32 @@ class Prediction:
     id: str
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict)
-    confidence: Mapping[str, float] = field(default_factory=dict)  # 0..1 for each field
+    confidence: Mapping[str, float] = field(
+        default_factory=dict
+    )  # 0..1 by value, calibrated; empty without calibration
     seconds: float = 0.0
     problem: str | None = None  # why `fields` could not be read from `text`, if so
     cut: bool = False  # the reply hit the token limit
+    raw: RawScores = field(default_factory=dict)  # what the model's own probabilities say of each value
+    accept: Mapping[str, bool] | None = None  # by value; None where nothing is promised
+
+    def likelihood(self, name: str) -> float | None:
+        """By which values of one run are sorted: the calibrated confidence, else the model's mean probability."""
+        raw = self.raw.get(name)
+        return self.confidence.get(name, raw["mean"] if raw else None)
 
     def row(self) -> dict[str, Any]:
         """The JSON row written to predictions.jsonl."""
         row: dict[str, Any] = {
             "id": self.id,
             "fields": dict(self.fields),
-            "confidence": {name: round(value, 4) for name, value in self.confidence.items()},
+        }
+        if self.confidence:
+            row["confidence"] = {name: round(value, 4) for name, value in self.confidence.items()}
+        if self.accept is not None:
+            row["accept"] = dict(self.accept)
+        row |= {
+            "raw": {name: dict(scores) for name, scores in self.raw.items()},
             "text": self.text,
             "seconds": round(self.seconds, 4),
         }
@@ -120,4 +136,6 @@ class Prediction:
             seconds=float(row.get("seconds", 0.0)),
             problem=row.get("problem"),
             cut=bool(row.get("cut", False)),
+            raw=row.get("raw") or {},
+            accept=row.get("accept"),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class BeamState:
 
     live: list[Beam]  # the most probable first
     best: Beam | None = None  # the most probable finished one
+    finished: list[Beam] = field(default_factory=list)  # all finished ones, the best among them
     seconds: float = 0.0
 
     @property
@@ -43,7 +44,8 @@ class BeamState:
 class BeamSearch:
     """Decodes replies by beam search, one batch of documents after another.
 
-    The beams of a document advance in step, so forced tokens are decoded one by one.
+    The beams of a document advance in step, so forced tokens are decoded one by one. The reply brings all candidates
+    that were left when it was chosen, with the log-probability of what is written of each.
     """
 
     def __init__(self, engine: GenerationEngine, slots: int, num_beams: int) -> None:
@@ -84,6 +86,7 @@ class BeamSearch:
         assert state.best is not None  # the limit ends every beam
         sequence = state.best.sequence
         sequence.seconds += state.seconds
+        sequence.candidates = [(beam.sequence.tokens, beam.score) for beam in (*state.finished, *state.live)]
         return sequence
 
     def _step(self, states: Sequence[BeamState]) -> None:
@@ -115,6 +118,8 @@ class BeamSearch:
             beam = Beam(sequence, score, first + parent)
             if not sequence.done:
                 live.append(beam)
-            elif state.best is None or score > state.best.score:
+                continue
+            state.finished.append(beam)
+            if state.best is None or score > state.best.score:
                 state.best = beam
         state.live = live

@@ -1,69 +1,87 @@
-"""Confidence of a field: the geometric mean of the probabilities of the tokens of its value."""
+"""What the model's own probabilities say of each value of a reply, before any calibration.
+
+A value is named by its path: a field by its name (`total`), the cell of a list by field, row and column
+(`items.0.price`), a member of an object by both names (`seller.name`).
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
+
+from mllm_tailor.core.sample import RawScores
 
 _DECODER = json.JSONDecoder()
 _BLANK = " \t\r\n"
+DIGITS = 6  # kept of a score, so that stored and fresh scores are calibrated alike
+
+Span = tuple[int, int]  # first and last character (exclusive)
+Candidate = tuple[bytes, float]  # a reply, or what is written of it, and the log-probability of its tokens
 
 
-def value_spans(text: str) -> dict[str, tuple[int, int]]:
-    """The (start, end) characters of each value of the first JSON object in `text`.
+def value_spans(text: str) -> dict[str, Span]:
+    """The (start, end) characters of each value of the first JSON object in `text`, by path, outer before inner.
 
     A string's quotes are left out, but an empty string is its closing quote: the token by which the model chose to
-    write nothing. Parsing stops at the first error; the values before it count.
+    write nothing. Lists of objects and objects have a span, and so has each value in them. Parsing stops at the first
+    error; the values before it count.
 
     >>> value_spans('{"a": "xy", "b": ""}')
     {'a': (7, 9), 'b': (18, 19)}
+    >>> value_spans('{"l": [{"c": 1}]}')
+    {'l': (6, 16), 'l.0.c': (13, 14)}
     """
-    spans: dict[str, tuple[int, int]] = {}
-    position = text.find("{") + 1
-    if not position:
-        return spans
-    try:
-        while text[_skip(text, position)] != "}":
-            key, position = _DECODER.raw_decode(text, _skip(text, position))
-            position = _skip(text, position)
-            if text[position] != ":" or not isinstance(key, str):
-                break
-            start = _skip(text, position + 1)
-            value, position = _DECODER.raw_decode(text, start)
-            quoted = isinstance(value, str)
-            spans[key] = (start + quoted, position - quoted) if value != "" else (position - 1, position)
-            position = _skip(text, position)
-            position += text[position] == ","
-    except (ValueError, IndexError, RecursionError):
-        pass  # broken or cut off: the values so far count
-    return spans
+    spans: dict[str, Span | None] = {}  # None: not finished
+    position = text.find("{")
+    if position >= 0:
+        with suppress(ValueError, IndexError, RecursionError):  # broken or cut off: the values so far count
+            _read_object(text, position, "", spans)
+    return {path: span for path, span in spans.items() if span is not None}
 
 
-def field_confidence(pieces: Sequence[bytes], logprobs: Sequence[float]) -> dict[str, float]:
-    """Confidence 0..1 of each field of a JSON reply, from the bytes of its tokens and their log-probabilities.
-
-    Spans are found in bytes: JSON's syntax is ASCII, so decoding each byte as one letter (Latin-1) keeps it, and a
-    token that holds half a character still has an exact position.
-    """
-    letters = b"".join(pieces).decode("latin-1")
-    ends = list(accumulate(map(len, pieces)))
-    confidences = {}
-    for key, (start, end) in value_spans(letters).items():
-        name = key.encode("latin-1", "reposition").decode("utf-8", "reposition")
-        inside = [
-            logprob
-            for piece, stop, logprob in zip(pieces, ends, logprobs, strict=True)
-            if stop > start and stop - len(piece) < end and piece
-        ]
-        confidences[name] = mean_probability(inside)
-    return confidences
+def _read_object(text: str, position: int, prefix: str, spans: dict[str, Span | None]) -> int:
+    """Enter the values of the object that begins at `position`; returns where it ends."""
+    position = _skip(text, position + 1)
+    while text[position] != "}":
+        key, position = _DECODER.raw_decode(text, position)
+        position = _skip(text, position)
+        if text[position] != ":" or not isinstance(key, str):
+            raise ValueError
+        position = _skip(text, _read_value(text, _skip(text, position + 1), prefix + key, spans))
+        position = _skip(text, position + (text[position] == ","))
+    return position + 1
 
 
-def mean_probability(logprobs: Sequence[float]) -> float:
-    """Geometric mean of probabilities given as logarithms; 0 for an empty list."""
-    return min(1.0, math.exp(sum(logprobs) / len(logprobs))) if logprobs else 0.0
+def _read_value(text: str, start: int, path: str, spans: dict[str, Span | None]) -> int:
+    if text[start] in "{[":
+        spans[path] = None  # outer before inner
+        end = (
+            _read_object(text, start, f"{path}.", spans) if text[start] == "{" else _read_list(text, start, path, spans)
+        )
+        spans[path] = (start, end)
+        return end
+    value, end = _DECODER.raw_decode(text, start)
+    quoted = isinstance(value, str)
+    spans[path] = (start + quoted, end - quoted) if value != "" else (end - 1, end)
+    return end
+
+
+def _read_list(text: str, position: int, path: str, spans: dict[str, Span | None]) -> int:
+    """A list of objects has rows; any other list is one value."""
+    row, position = 0, _skip(text, position + 1)
+    while text[position] != "]":
+        if text[position] == "{":
+            position = _read_object(text, position, f"{path}.{row}.", spans)
+        else:
+            _, position = _DECODER.raw_decode(text, position)
+        position = _skip(text, position)
+        position = _skip(text, position + (text[position] == ","))
+        row += 1
+    return position + 1
 
 
 def _skip(text: str, position: int) -> int:
@@ -73,11 +91,83 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def confidence_of(
-    fields: Mapping[str, object], pieces: Sequence[bytes], logprobs: Sequence[float], *, json_reply: bool
-) -> dict[str, float]:
-    """Confidence of the parsed `fields`; without JSON every field gets the confidence of the whole reply."""
+def value_scores(pieces: Sequence[bytes], logprobs: Sequence[float]) -> dict[str, dict[str, float]]:
+    """`mean` and `least` of each value of a JSON reply, from the bytes of its tokens and their log-probabilities.
+
+    Spans are found in bytes: JSON's syntax is ASCII, so decoding each byte as one letter (Latin-1) keeps it, and a
+    token that holds half a character still has an exact position.
+    """
+    ends = list(accumulate(map(len, pieces)))
+    result = {}
+    for path, (start, end) in value_spans(b"".join(pieces).decode("latin-1")).items():
+        inside = [
+            logprob
+            for piece, stop, logprob in zip(pieces, ends, logprobs, strict=True)
+            if stop > start and stop - len(piece) < end and piece
+        ]
+        result[_name(path)] = token_scores(inside)
+    return result
+
+
+def _name(path: str) -> str:
+    """The path as text, from letters that each hold a byte."""
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def token_scores(logprobs: Sequence[float]) -> dict[str, float]:
+    """Geometric mean and least of probabilities given as logarithms; 0 for an empty list."""
+    if not logprobs:
+        return {"mean": 0.0, "least": 0.0}
+    mean, least = (min(1.0, math.exp(value)) for value in (sum(logprobs) / len(logprobs), min(logprobs)))
+    return {"mean": round(mean, DIGITS), "least": round(least, DIGITS)}
+
+
+def raw_scores(
+    fields: Mapping[str, object],
+    pieces: Sequence[bytes],
+    logprobs: Sequence[float],
+    *,
+    json_reply: bool,
+    candidates: Sequence[Candidate] = (),
+) -> RawScores:
+    """Scores of the values in the parsed `fields`; without JSON every field gets those of the whole reply.
+
+    `candidates` are all replies that a beam search still held at its end, the chosen one among them.
+    """
     if not json_reply:
-        return dict.fromkeys(fields, mean_probability(logprobs))
-    confidences = field_confidence(pieces, logprobs)
-    return {name: confidences[name] for name in fields if name in confidences}
+        return {name: token_scores(logprobs) for name in fields}
+    scores = value_scores(pieces, logprobs)
+    for path, share in agreement(b"".join(pieces), candidates).items():
+        scores[path]["beams"] = round(share, DIGITS)
+    known = dict.fromkeys(fields)
+    return {path: values for path, values in scores.items() if _field_of(path, known) is not None}
+
+
+def _field_of(path: str, fields: Mapping[str, object]) -> str | None:
+    """The field that a path lies in; names of fields may hold dots."""
+    return next((name for name in fields if path == name or path.startswith(f"{name}.")), None)
+
+
+def agreement(reply: bytes, candidates: Sequence[Candidate]) -> dict[str, float]:
+    """For each value of a reply the share of the candidates' probability that has the same value.
+
+    A candidate in which the value is not finished has no say in it.
+    """
+    if not candidates:
+        return {}
+    most = max(logprob for _, logprob in candidates)
+    same: dict[str, float] = defaultdict(float)
+    total: dict[str, float] = defaultdict(float)
+    chosen = dict(_values(reply))
+    for text, logprob in candidates:
+        weight = math.exp(logprob - most)
+        for path, value in _values(text):
+            total[path] += weight
+            same[path] += weight * (value == chosen.get(path))
+    return {path: same[path] / total[path] for path in chosen if total.get(path)}
+
+
+def _values(reply: bytes) -> Iterator[tuple[str, str]]:
+    letters = reply.decode("latin-1")
+    for path, (start, end) in value_spans(letters).items():
+        yield _name(path), letters[start:end]

@@ -19,6 +19,7 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.generation.confidence import DIGITS
 from mllm_tailor.generation.kv_cache import append_columns, compact
 from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.models import Encoded, LoadedModel, encode
@@ -39,7 +40,7 @@ def choose(
     on_done: Callable[[Prediction], None] | None = None,
     cache: VisionFeatureCache | None = None,
 ) -> list[Prediction]:
-    """The most likely reply to each sample, in their order; its confidence is its share of all replies' probability.
+    """The most likely reply to each sample, in their order; `raw` holds its share of all replies' probability.
 
     A sample that cannot be read becomes a prediction without text whose `problem` states why.
     """
@@ -96,8 +97,8 @@ class LikelihoodScorer:
             shares = scores.softmax(-1)
             best = int(shares.argmax())
             reply = self.task.parse(replies[best])
-            confidence = dict.fromkeys(reply.fields, float(shares[best]))
-            yield Prediction(sample.id, replies[best], reply.fields, confidence, seconds, reply.problem)
+            raw = {name: {"mean": round(float(shares[best]), DIGITS)} for name in reply.fields}
+            yield Prediction(sample.id, replies[best], reply.fields, seconds=seconds, problem=reply.problem, raw=raw)
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[tuple[Encoded, Sequence[str]]]) -> list[Tensor]:

@@ -52,8 +52,8 @@ class FieldAssembler:
             prediction.id,
             json.dumps(fields, ensure_ascii=False),
             fields,
-            {name: part.confidence[name] for name, part in parts if name in part.confidence},
-            sum(part.seconds for _, part in parts),
-            next((part.problem for _, part in parts if part.problem), None),
-            any(part.cut for _, part in parts),
+            seconds=sum(part.seconds for _, part in parts),
+            problem=next((part.problem for _, part in parts if part.problem), None),
+            cut=any(part.cut for _, part in parts),
+            raw={path: scores for _, part in parts for path, scores in part.raw.items()},
         )

@@ -15,7 +15,7 @@ from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.regions import move_value, uncropped
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation.beam_search import BeamSearch
-from mllm_tailor.generation.confidence import confidence_of
+from mllm_tailor.generation.confidence import raw_scores
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.per_field import FieldAssembler, grammars_of
@@ -213,9 +213,20 @@ class Predictor:
         pieces = [self.vocabulary.bytes_of(token) for token in sequence.tokens]
         text = b"".join(pieces).decode("utf-8", "replace")
         reply = self.task.parse(text)
-        confidence = confidence_of(reply.fields, pieces, sequence.logprobs, json_reply=self.json_reply)
+        candidates = [
+            (b"".join(map(self.vocabulary.bytes_of, tokens)), logprob) for tokens, logprob in sequence.candidates
+        ]
+        raw = raw_scores(reply.fields, pieces, sequence.logprobs, json_reply=self.json_reply, candidates=candidates)
         fields = self._on_whole_images(_writable(dict(reply.fields)), sequence.media)
-        return Prediction(sample_id, text, fields, confidence, sequence.seconds, reply.problem, sequence.cut)
+        return Prediction(
+            sample_id,
+            text,
+            fields,
+            seconds=sequence.seconds,
+            problem=reply.problem,
+            cut=sequence.cut,
+            raw=raw,
+        )
 
 
 def vocabulary_of(model: LoadedModel) -> Vocabulary:

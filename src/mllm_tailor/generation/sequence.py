@@ -34,6 +34,7 @@ class ReplySequence:
     cut: bool = False  # at the limit
     done: bool = False
     name: str = ""  # of the field it holds, where fields are generated side by side
+    candidates: list[tuple[list[int], float]] = field(default_factory=list)  # of a beam search, see `BeamSearch`
     prefix: Prefix | None = None  # of keys and values it shares, where these are not in the KV cache
 
     def begin(self, fed: int, position: int, *, feed_forced: bool) -> None:

@@ -106,7 +106,7 @@ def find_wrong_values(data: ReportData) -> WrongValues:
             if kind != "right":
                 reply = tuned.fields.get(name)
                 nearest = as_text(nearest_reference(label, reply))
-                confidence = tuned.confidence.get(name)
+                confidence = tuned.likelihood(name)
                 rows.append(
                     WrongValue(
                         tuned.id, name, nearest, as_text(reply), as_text(base.fields.get(name)), kind, confidence

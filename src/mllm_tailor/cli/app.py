@@ -72,7 +72,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 
 @app.callback()
 def _options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
     verbose: Verbose = 0,
@@ -97,7 +97,7 @@ def command(name: str | None = None, *, json: bool = False) -> Callable[[Callabl
         def with_output(*, verbose: int = 0, quiet: int = 0, as_json: bool = False, **arguments: object) -> None:
             if verbose or quiet:
                 set_up_output(verbose - quiet)
-            use_json(as_json)
+            use_json(as_json=as_json)
             function(**arguments)
 
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
@@ -459,7 +459,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except TailorError as error:
         show_error(str(error))
     finally:
-        use_json(False)
+        use_json(as_json=False)
     return FAILED
 
 

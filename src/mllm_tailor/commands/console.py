@@ -25,7 +25,7 @@ console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 _json_asked_for = False
 
 
-def use_json(as_json: bool) -> None:
+def use_json(*, as_json: bool) -> None:
     """From now on print JSON documents only, or lines and tables only."""
     global _json_asked_for
     _json_asked_for = as_json

@@ -86,20 +86,20 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
     cache = empty_cache()
     for layer in range(len(first.cache.layers)):
         if layer in first.cross:
-            layers = [(kv.cache.layers[layer], list(rows)) for kv, rows in parts]
-            widest = max(part.keys.shape[2] for part, _ in layers)  # rows may have different numbers of images
+            widest = max(_states(kv, layer, "keys").shape[2] for kv, _ in parts)  # rows differ in number of images
             keys, values = (
-                torch.cat([_pad_images(getattr(part, name)[rows], widest) for part, rows in layers]) for name in NAMES
+                torch.cat([_pad_images(_states(kv, layer, name)[list(rows)], widest) for kv, rows in parts])
+                for name in NAMES
             )
             cache.update(keys, values, layer)
             continue
         packed = []
         for name in NAMES:
-            example = getattr(first.cache.layers[layer], name)
+            example = _states(first, layer, name)
             states = example.new_zeros(len(columns), example.shape[1], longest, example.shape[3])
             for index, (kv, row, used) in enumerate(columns):
                 if counts[index]:
-                    states[index, :, longest - counts[index] :] = getattr(kv.cache.layers[layer], name)[row][:, used]
+                    states[index, :, longest - counts[index] :] = _states(kv, layer, name)[row][:, used]
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
     return KVCache(cache, mask, first.cross)
@@ -107,7 +107,13 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
 
 def cross_keys(kv: KVCache) -> int:
     """How many keys of images a row has in the cross-attention layers."""
-    return int(kv.cache.layers[min(kv.cross)].keys.shape[2])
+    return _states(kv, min(kv.cross), "keys").shape[2]
+
+
+def _states(kv: KVCache, layer: int, name: str) -> Tensor:
+    """The keys or values of a layer (rows, heads, columns, channels)."""
+    states: Tensor = getattr(kv.cache.layers[layer], name)
+    return states
 
 
 def _pad_images(states: Tensor, width: int) -> Tensor:

@@ -92,7 +92,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             return result
         return result + self.adapt(result if self.position == "behind" else hidden)
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: FBT001, FBT002 - PEFT's
         """Impossible: there is an activation between the two matrices."""
         raise ValueError("a bottleneck adapter has an activation inside, which no single weight matrix can express")
 

@@ -33,7 +33,7 @@ class Full(TuningMethod):
         for weight in chosen.values():
             if self.keeps_float32:
                 weight.data = weight.data.float()
-            weight.requires_grad_(True)
+            weight.requires_grad_()
         return InjectedAdapter(targets.model, tuple(chosen))
 
     def num_trainable_parameters(self, targets: Targets) -> int:
@@ -184,4 +184,4 @@ class Lisa(Full):
         """Unfreeze all layers between steps, so that other code sees every trained weight."""
         weights = dict(attached.model.named_parameters())
         for name in attached.trainable:
-            weights[name].requires_grad_(True)
+            weights[name].requires_grad_()

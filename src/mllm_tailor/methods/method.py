@@ -111,7 +111,7 @@ class MethodSet:
         """
         network: nn.Module = model.model
         total = sum(_size(weight) for weight in network.parameters())
-        network.requires_grad_(False)
+        network.requires_grad_(requires_grad=False)
         adapters = tuple(item.tuning_method.attach(self._targets(item, model)) for item in self.assignments)
         trainable = {name for adapter in adapters for name in adapter.trainable}
         for name, weight in network.named_parameters():
@@ -169,7 +169,7 @@ class MethodSet:
             _load_weights(model.model, folder / WEIGHTS_FILE)
         adapters = tuple(read_adapter(model.model, folder / name) for name in metadata["adapters"])
         model.applied = AppliedMethod(self, adapters)
-        model.model.requires_grad_(False)
+        model.model.requires_grad_(requires_grad=False)
         model.model.eval()
 
     def peak_learning_rate(self, stated: float | None) -> float:

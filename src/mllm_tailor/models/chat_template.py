@@ -115,7 +115,7 @@ def _placeholders(processor: Any, kind: MediaKind) -> set[str]:
     return {token for name in names if (token := getattr(processor, name, None))}
 
 
-def _apply(processor: Any, conversation: Sequence[ChatMessage], add_generation_prompt: bool = False) -> str:
+def _apply(processor: Any, conversation: Sequence[ChatMessage], *, add_generation_prompt: bool = False) -> str:
     template = processor.chat_template or processor.tokenizer.chat_template
     if not template:
         raise ModelError("this checkpoint has no chat template — put its chat_template.jinja beside the weights")

@@ -51,7 +51,7 @@ def scatter(points: Sequence[Point], cost_name: str, score_name: str, *, lower: 
 
     best = front(points, lower=lower)
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (position(point.cost, point.score.value) for point in best))
-    marks = [_mark(point, position, point in best) for point in points]
+    marks = [_mark(point, position, on_front=point in best) for point in points]
     labels = [_text(LEFT - 10, position(0, value)[1] + 4, tick_text(value), "end") for value in ticks]
     labels += [_text(position(cost, 0)[0], bottom + 20, tick_text(cost), "middle") for cost in costs]
     labels += [_text(LEFT, HEIGHT - 10, f"across: {cost_name} · up: {score_name} · thin lines: 95 % intervals")]
@@ -75,7 +75,7 @@ def scatter(points: Sequence[Point], cost_name: str, score_name: str, *, lower: 
     )
 
 
-def _mark(point: Point, position: Callable[[float, float], tuple[float, float]], on_front: bool) -> Markup:
+def _mark(point: Point, position: Callable[[float, float], tuple[float, float]], *, on_front: bool) -> Markup:
     x, y = position(point.cost, point.score.value)
     _, lowest = position(point.cost, point.score.low)
     _, highest = position(point.cost, point.score.high)

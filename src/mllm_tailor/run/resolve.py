@@ -134,7 +134,7 @@ def _samples(data: DataSpec) -> Iterator[Sample]:
     sources += [(source.train, source.layout, source.media_root) for source in data.sources if source.task is None]
     for path, layout, media_root in sources:
         if path is not None:
-            yield from read_samples(path, layout, on_issue=lambda issue: None, media_root=media_root).samples
+            yield from read_samples(path, layout, on_issue=lambda _: None, media_root=media_root).samples
 
 
 def decoding_modes(task: Task) -> tuple[DecodingMode, ...]:

@@ -85,7 +85,7 @@ def _compute(folder: RunFolder) -> None:
     write_held_out(folder, run.task, splits)
     predict_held_out(folder, run, splits, "base", model, VisionFeatureCache(folder=features))
     write_baselines(folder, run, splits, model)
-    model.model.requires_grad_(False)
+    model.model.requires_grad_(requires_grad=False)
     tiled = replace(model, tiles=run.recipe.train.tiles or model.tiles)
     make_batch_source(tiled, splits.learned, TrainingConfig.from_recipe(run.recipe), features)
     write_atomic(folder.path / DONE, "")

@@ -15,7 +15,7 @@ def _code(till: Till) -> str:
     )
 
 
-def _fitted(till: Till, text: str, columns: float) -> str:
+def _fitted(text: str, columns: float) -> str:
     return text[: max(6, int(columns))].strip()
 
 
@@ -36,7 +36,7 @@ def items_columns(till: Till) -> None:
     for item in till.purchase.items:
         cells = [
             Cell(str(item.quantity), stops[0], LEFT if quantity_first else MIDDLE),
-            Cell(_fitted(till, item.text, room), stops[1], LEFT),
+            Cell(_fitted(item.text, room), stops[1], LEFT),
         ]
         cells += [Cell(till.money(item.price), *stop) for stop in price] + [Cell(till.money(item.amount), 1.0, RIGHT)]
         till.sheet.add(Row(tuple(sorted(cells, key=lambda cell: cell.at))))
@@ -48,7 +48,7 @@ def items_code_below(till: Till) -> None:
     suffix = f" {tax}" if till.likely(0.6) else ""
     with_code = till.likely(0.7)
     for item in till.purchase.items:
-        till.left(_fitted(till, item.text, till.sheet.columns * 0.85))
+        till.left(_fitted(item.text, till.sheet.columns * 0.85))
         first = [Cell(item.code, 0.02, LEFT)] if with_code else []
         middle = Cell(f"{item.quantity}{times}{money(till.locale, item.price)}", 0.7, RIGHT)
         till.sheet.add(Row((*first, middle, Cell(till.money(item.amount) + suffix, 1.0, RIGHT))))
@@ -65,7 +65,7 @@ def items_code_above(till: Till) -> None:
     till.line()
     pieces, discount = till.rng.choice((" PC", " UNIT", "", " PCS")), till.likely(0.3)
     for item in till.purchase.items:
-        till.left(_fitted(till, f"{item.code} {item.text}", till.sheet.columns * 0.95))
+        till.left(_fitted(f"{item.code} {item.text}", till.sheet.columns * 0.95))
         cells = [Cell(f"{item.quantity}{pieces}", 0.12, LEFT), Cell(f"{money(till.locale, item.price)}", 0.6, RIGHT)]
         cells += [Cell("0.00", 0.78, RIGHT)] if discount else []
         till.sheet.add(Row((*cells, Cell(f"{till.money(item.amount)}", 1.0, RIGHT))))
@@ -75,8 +75,8 @@ def items_at(till: Till) -> None:
     """Code, description and amount; several of one kind are explained in a second row."""
     currency, tail = till.currency, till.rng.choice(("", " S", " *", " T"))
     for item in till.purchase.items:
-        text = _fitted(till, f"{item.code[:4]} {item.text}", till.sheet.columns * 0.68)
-        till.pair(text, till.money(item.amount, True) + tail)
+        text = _fitted(f"{item.code[:4]} {item.text}", till.sheet.columns * 0.68)
+        till.pair(text, till.money(item.amount, currency=True) + tail)
         if item.quantity > 1:
             till.left(f"@{item.quantity} x {currency} {money(till.locale, item.price)}", at=0.05)
 
@@ -84,7 +84,7 @@ def items_at(till: Till) -> None:
 def items_plain(till: Till) -> None:
     """Cafe style: quantity, name, amount, no headings."""
     for item in till.purchase.items:
-        name = _fitted(till, item.text, till.sheet.columns * 0.66)
+        name = _fitted(item.text, till.sheet.columns * 0.66)
         till.pair(f"{item.quantity} {name}" if till.likely(0.9) else name, till.money(item.amount))
 
 
@@ -98,7 +98,7 @@ def items_tax_first(till: Till) -> None:
     for item in till.purchase.items:
         texts = (tax, str(item.quantity), till.money(item.price), till.money(item.amount))
         till.sheet.add(Row(tuple(Cell(text, *stop) for text, stop in zip(texts, stops, strict=True))))
-        till.left(_fitted(till, f"{item.code[:3]} {item.text}", till.sheet.columns * 0.85), at=0.08)
+        till.left(_fitted(f"{item.code[:3]} {item.text}", till.sheet.columns * 0.85), at=0.08)
 
 
 def items_numbered(till: Till) -> None:
@@ -108,7 +108,7 @@ def items_numbered(till: Till) -> None:
             Row(
                 (
                     Cell(f"{index}. {item.code[:9]}", 0.0, LEFT),
-                    Cell(_fitted(till, item.text, till.sheet.columns * 0.5), 0.45, LEFT),
+                    Cell(_fitted(item.text, till.sheet.columns * 0.5), 0.45, LEFT),
                 )
             )
         )
@@ -128,7 +128,7 @@ def items_numbered(till: Till) -> None:
 def items_inline(till: Till) -> None:
     """Everything about an item in one run of text, the amount at the edge; the name alone above it."""
     for item in till.purchase.items:
-        till.left(_fitted(till, item.text, till.sheet.columns * 0.9), bold=till.likely(0.05))
+        till.left(_fitted(item.text, till.sheet.columns * 0.9), bold=till.likely(0.05))
         till.pair(
             f"    {item.quantity} x {money(till.locale, item.price)} ",
             till.money(item.amount) + till.rng.choice(("", "", " SR")),
@@ -141,7 +141,7 @@ def items_boxed(till: Till) -> None:
     spots = ((0.05, MIDDLE), (0.12, LEFT), (0.68, MIDDLE), (0.98, RIGHT))
     heads = ("No", till.word("description"), till.word("quantity"), till.word("amount"))
     rows = [heads] + [
-        (str(index), _fitted(till, item.text, till.sheet.columns * 0.42), str(item.quantity), till.money(item.amount))
+        (str(index), _fitted(item.text, till.sheet.columns * 0.42), str(item.quantity), till.money(item.amount))
         for index, item in enumerate(till.purchase.items, 1)
     ]
     for texts in rows:
@@ -158,17 +158,17 @@ def _sums(till: Till) -> list[tuple[str, str, str]]:
     bought, total = till.purchase, till.money(till.purchase.total)
     sums: list[tuple[str, str, str]] = []
 
-    def put(role: str, amount: str, shown: bool = True) -> None:
+    def put(role: str, amount: str, *, shown: bool = True) -> None:
         if shown:
             sums.append((role, till.word(role), till.record_fact(role, amount)))
 
     always = bool(bought.discount or bought.service or not bought.tax_included)
-    put("subtotal", till.money(bought.subtotal), always or till.likely(0.6))
-    put("discount", till.money(-bought.discount), bool(bought.discount) or till.likely(0.15))
-    put("service", till.money(bought.service), bool(bought.service))
-    put("tax", till.money(bought.tax), not bought.tax_included or till.likely(0.3))
+    put("subtotal", till.money(bought.subtotal), shown=always or till.likely(0.6))
+    put("discount", till.money(-bought.discount), shown=bool(bought.discount) or till.likely(0.15))
+    put("service", till.money(bought.service), shown=bool(bought.service))
+    put("tax", till.money(bought.tax), shown=not bought.tax_included or till.likely(0.3))
     coins = till.locale.rounds_to == 5
-    put("rounding", till.money(bought.rounding), bool(bought.rounding) or (coins and till.likely(0.5)))
+    put("rounding", till.money(bought.rounding), shown=bool(bought.rounding) or (coins and till.likely(0.5)))
     put("total", total)
     if bought.by_card:
         put("card", total)
@@ -229,7 +229,7 @@ def totals_big(till: Till) -> None:
         if role == "total":
             till.line()
             wide, scale = till.rng.choice((1.0, 0.8)), till.rng.choice((1.3, 1.5, 1.7))
-            amount = till.money(till.purchase.total, till.likely(0.4))
+            amount = till.money(till.purchase.total, currency=till.likely(0.4))
             till.pair(
                 label if len(label) <= 16 else label.split("(")[0].split(" Incl")[0].strip()[:20],
                 amount,

@@ -264,7 +264,7 @@ def wrap(text: str, width: int) -> list[str]:
     return lines
 
 
-def make_item(rng: random.Random, locale: Locale, upper: bool) -> Item:
+def make_item(rng: random.Random, locale: Locale, *, upper: bool) -> Item:
     text = rng.choice(locale.goods)
     if rng.random() < 0.3:
         text = f"{invented(rng)} {text}"
@@ -289,7 +289,7 @@ def make_item(rng: random.Random, locale: Locale, upper: bool) -> Item:
 
 def make_purchase(rng: random.Random, locale: Locale, *, upper: bool, most: int = 9) -> Purchase:
     """One to `most` items and an honest sum: items - discount + service + tax + rounding = total."""
-    items = tuple(make_item(rng, locale, upper) for _ in range(min(most, 1 + int(rng.expovariate(0.18)))))
+    items = tuple(make_item(rng, locale, upper=upper) for _ in range(min(most, 1 + int(rng.expovariate(0.18)))))
     subtotal = sum(item.amount for item in items)
     discount = round(subtotal * rng.choice((5, 10, 20)) / 100) if rng.random() < 0.2 else 0
     service = round((subtotal - discount) * 0.1) if rng.random() < 0.12 else 0
@@ -305,7 +305,7 @@ def make_purchase(rng: random.Random, locale: Locale, *, upper: bool, most: int 
     return Purchase(items, subtotal, discount, service, tax, rate, included, total - exact, total, paid, by_card)
 
 
-def money(locale: Locale, cents: int, thousands: bool = True) -> str:
+def money(locale: Locale, cents: int, *, thousands: bool = True) -> str:
     """Cents as printed: 1,234.50 or 1.234,50."""
     text = f"{abs(cents) / 100:,.2f}" if thousands else f"{abs(cents) / 100:.2f}"
     if locale.decimal == ",":
@@ -313,7 +313,7 @@ def money(locale: Locale, cents: int, thousands: bool = True) -> str:
     return "-" + text if cents < 0 else text
 
 
-def make_date(rng: random.Random, locale: Locale, upper: bool, pattern: str | None = None) -> str:
+def make_date(rng: random.Random, locale: Locale, pattern: str | None = None, *, upper: bool) -> str:
     """A day of 2010 to 2026 in one of the country's ways, or in the given one."""
     year, month, day = rng.randint(2010, 2026), rng.randint(1, 12), rng.randint(1, 28 if rng.random() < 0.9 else 30)
     day = min(day, 28) if month == 2 else day

@@ -33,8 +33,8 @@ def compose_invoice(rng: random.Random, layout: str) -> Sheet:
     sheet = Sheet("invoices", layout, rng.randint(66, 84), leading=rng.choice((1.25, 1.4, 1.55)))
     facts = {
         "invoice_number": rng.choice(("INV-", "", "RE", "F", "20")) + digits(rng, rng.choice((4, 6, 8))),
-        "date": content.make_date(rng, locale, False),
-        "due_date": content.make_date(rng, locale, False),
+        "date": content.make_date(rng, locale, upper=False),
+        "due_date": content.make_date(rng, locale, upper=False),
     }
     labels = {
         "invoice_number": _label(rng, locale, "number"),
@@ -96,7 +96,7 @@ def compose_ticket(rng: random.Random, layout: str) -> Sheet:
     sheet = Sheet("tickets", layout, rng.randint(26, 38), leading=rng.choice((1.3, 1.5)))
     town = partial(lambda: content.make_address(rng, locale)[-1].strip(" .,"))
     facts = {
-        "date": content.make_date(rng, locale, rng.random() < 0.5),
+        "date": content.make_date(rng, locale, upper=rng.random() < 0.5),
         "time": content.make_time(rng),
         "number": digits(rng, rng.choice((6, 8, 10))),
         "price": money(locale, rng.randint(100, 20000)),
@@ -175,7 +175,7 @@ def _answers(rng: random.Random, locale: Locale) -> dict[str, str]:
     name, firm = f"{content.person(rng)} {content.invented(rng)}", content.brand(rng, locale)
     return {
         "name": name,
-        "date_of_birth": content.make_date(rng, locale, False),
+        "date_of_birth": content.make_date(rng, locale, upper=False),
         "address": " ".join(content.make_address(rng, locale))[:52].strip(),
         "phone": content.make_phone(rng, locale),
         "email": f"{name.split()[0].lower()}{rng.randint(1, 99)}@{content.invented(rng).lower()}.com",
@@ -186,7 +186,7 @@ def _answers(rng: random.Random, locale: Locale) -> dict[str, str]:
         "employer": content.company(rng, locale, firm),
         "amount": money(locale, rng.randint(1000, 900000)),
         "reference": f"{rng.choice('ABCX')}{digits(rng, 3)}/{digits(rng, 4)}",
-        "signed_on": content.make_date(rng, locale, False),
+        "signed_on": content.make_date(rng, locale, upper=False),
     }
 
 
@@ -229,7 +229,7 @@ def compose_paragraph(rng: random.Random, layout: str) -> Sheet:
     sheet.fields = {"title": heading}
     _put(sheet, (heading, 0.0, LEFT), scale=rng.choice((1.0, 1.3, 1.6)), bold=rng.random() < 0.7)
     if layout == "letter":
-        sheet.fields["date"] = content.make_date(rng, locale, False)
+        sheet.fields["date"] = content.make_date(rng, locale, upper=False)
         _put(sheet, (sheet.fields["date"], 1.0, RIGHT))
     for number in range(1, rng.randint(2, 6)):
         if layout == "random":
@@ -302,7 +302,7 @@ def _figure(rng: random.Random, locale: Locale, kind: str) -> str:
         return money(locale, rng.randint(10, 500000))
     if kind == "count":
         return str(rng.randint(0, 9999))
-    return f"{rng.randint(0, 1000) / 10}%" if kind == "percent" else content.make_date(rng, locale, False)
+    return f"{rng.randint(0, 1000) / 10}%" if kind == "percent" else content.make_date(rng, locale, upper=False)
 
 
 def _kind(compose: Callable[..., Sheet], names: str) -> dict[str, Callable[[random.Random], Sheet]]:

@@ -170,7 +170,7 @@ def _face(rng: random.Random, fonts: FontSet, style: Style, sheet: Sheet) -> Fac
         return fonts[style.font]
     needed = {char for row in sheet.rows for cell in row.cells for char in cell.text}
     mono = rng.random() < 0.5
-    for face in (fonts.pick(rng, mono) for _ in range(8)):
+    for face in (fonts.pick(rng, monospaced=mono) for _ in range(8)):
         if needed <= face.known:
             return face
     return _shipped()["Sans-Regular"]

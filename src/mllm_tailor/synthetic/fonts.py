@@ -60,15 +60,15 @@ class Face:
     def monospaced(self) -> bool:
         return abs(self.metrics.advances["i"] - self.metrics.advances["W"]) < 0.01
 
-    def glyphs(self, size: float, wide: float = 1.0, bold: bool = False) -> GlyphMasks:
+    def glyphs(self, size: float, wide: float = 1.0, *, bold: bool = False) -> GlyphMasks:
         """The glyph masks at an em of `size` pixels, stretched sideways by `wide`."""
-        return _masks(self.path, self.bold_path if bold else None, round(size * 2) / 2, round(wide, 2), bold)
+        return _masks(self.path, self.bold_path if bold else None, round(size * 2) / 2, round(wide, 2), bold=bold)
 
 
 class GlyphMasks(dict[str, Glyph]):
     """Character to Glyph, drawn when first asked for."""
 
-    def __init__(self, path: str, size: float, wide: float, thicken: bool) -> None:
+    def __init__(self, path: str, size: float, wide: float, *, thicken: bool) -> None:
         super().__init__()
         self.font, self.wide, self.thicken = _font(path, size), wide, max(1, round(size / 18)) if thicken else 0
 
@@ -88,10 +88,10 @@ class GlyphMasks(dict[str, Glyph]):
 _MASKS: OrderedDict[tuple[str, str | None, float, float, bool], GlyphMasks] = OrderedDict()
 
 
-def _masks(path: str, bold_path: str | None, size: float, wide: float, bold: bool) -> GlyphMasks:
+def _masks(path: str, bold_path: str | None, size: float, wide: float, *, bold: bool) -> GlyphMasks:
     key = (path, bold_path, size, wide, bold)
     if key not in _MASKS:
-        _MASKS[key] = GlyphMasks(bold_path or path, size, wide, bold and bold_path is None)
+        _MASKS[key] = GlyphMasks(bold_path or path, size, wide, thicken=bold and bold_path is None)
         if len(_MASKS) > CACHED_SIZES:
             _MASKS.popitem(last=False)
     _MASKS.move_to_end(key)
@@ -130,7 +130,7 @@ class FontSet:
         shipped = cls.shipped().faces
         return cls(shipped + tuple(face for face in faces if readable(face)))
 
-    def pick(self, rng: random.Random, monospaced: bool) -> Face:
+    def pick(self, rng: random.Random, *, monospaced: bool) -> Face:
         """Any face; all fonts of one folder together weigh as much as those of another."""
         folders = self._folders[monospaced] or self._folders[not monospaced]
         return rng.choice(folders[rng.choice(list(folders))])

@@ -44,9 +44,9 @@ def compose_franchise(rng: random.Random, chain: Chain | None = None, branch: Sh
     chain = chain or make_chain(rng, 1)
     shop = branch or chain.branches[0]
     sheet = Sheet("receipts", "franchise", COLUMNS, leading=1.25)
-    date, printed = (content.make_date(rng, shop.locale, True, chain.date) for _ in range(2))
+    date, printed = (content.make_date(rng, shop.locale, chain.date, upper=True) for _ in range(2))
     bought = content.make_purchase(rng, shop.locale, upper=True, most=6)
-    desk = Till(rng, sheet, shop, bought, date, content.make_time(rng), True, "=")
+    desk = Till(rng, sheet, shop, bought, date, content.make_time(rng), upper=True, rule="=")
     desk.centre(chain.brand, scale=1.6, bold=True)
     desk.centre("head office: " + chain.head_office[0])
     for line in chain.head_office[1:]:

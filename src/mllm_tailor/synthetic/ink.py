@@ -12,7 +12,7 @@ def print_text(text: DrawnText, face: Face) -> np.ndarray:
     """The page's ink, (height, width); `text` must have been placed with the face's own metrics."""
     page = np.zeros((text.height, text.width), dtype=np.uint8)
     for line in text.cells:
-        glyphs = face.glyphs(line.size, line.wide, line.bold)
+        glyphs = face.glyphs(line.size, line.wide, bold=line.bold)
         base = round(line.baseline)
         for char, start in zip(line.text, line.starts, strict=False):
             if char != " ":

@@ -130,7 +130,7 @@ def draw_step(rng: random.Random, step: str, food: str, vessel: str) -> list[Ima
     return frames
 
 
-def _add(canvas: Canvas, food: str, vessel: str, done: float, start: float, wave: float) -> None:
+def _add(canvas: Canvas, food: str, vessel: str, done: float, start: float, _wave: float) -> None:
     canvas.vessel(vessel)
     canvas.food(food, start + (50 - start) * done, 16 + 52 * done, 0.8)
 
@@ -139,14 +139,14 @@ def _take(canvas: Canvas, food: str, vessel: str, done: float, start: float, wav
     _add(canvas, food, vessel, 1 - done, start, wave)
 
 
-def _stir(canvas: Canvas, food: str, vessel: str, done: float, start: float, wave: float) -> None:
+def _stir(canvas: Canvas, food: str, vessel: str, done: float, _start: float, wave: float) -> None:
     turn = 2 * math.pi * (2 * done + wave)
     canvas.vessel(vessel)
     canvas.food(food, 50 - 12 * math.cos(turn), 68 - 4 * math.sin(turn), 0.8)
     canvas.box(50 + 18 * math.cos(turn), 44 + 4 * math.sin(turn), 4, 46, "#a1887f")
 
 
-def _cut(canvas: Canvas, food: str, vessel: str, done: float, start: float, wave: float) -> None:
+def _cut(canvas: Canvas, food: str, _vessel: str, done: float, _start: float, wave: float) -> None:
     canvas.box(50, 80, 84, 16, "#bcaaa4")
     gap = 16 * max(0.0, done - 0.4)
     canvas.food(food, 42 - gap, 66, 0.6)

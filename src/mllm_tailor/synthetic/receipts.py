@@ -107,7 +107,7 @@ def compose_receipt(rng: random.Random, layout: str) -> Sheet:
         sheet,
         content.make_shop(rng, locale, upper=upper, width=columns - rng.choice((2, 6, 10))),
         content.make_purchase(rng, locale, upper=upper or rng.random() < 0.5, most=14),
-        content.make_date(rng, locale, upper),
+        content.make_date(rng, locale, upper=upper),
         content.make_time(rng),
         upper,
         rng.choice(("-", "-", "-", "=", ".", "*", "_", "line", "line", "")),

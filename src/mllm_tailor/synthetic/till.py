@@ -46,7 +46,7 @@ class Till:
     def likely(self, chance: float) -> bool:
         return self.rng.random() < chance
 
-    def money(self, cents: int, currency: bool = False) -> str:
+    def money(self, cents: int, *, currency: bool = False) -> str:
         return (self.currency if currency else "") + money(self.locale, cents)
 
     @property
@@ -71,7 +71,7 @@ class Till:
 # --- header -----------------------------------------------------------------------------------------------------------
 
 
-def header(till: Till, anchor: float = MIDDLE, big: bool = False, date_after_name: bool = False) -> None:
+def header(till: Till, anchor: float = MIDDLE, *, big: bool = False, date_after_name: bool = False) -> None:
     """A logo or brand now and then, then company, registration, address and telephone lines."""
     at = 0.5 if anchor == MIDDLE else 0.0
     bold = till.likely(0.4)

@@ -78,7 +78,7 @@ def all_reduce_min(value: int, device: torch.device) -> int:
     return int(smallest)
 
 
-def any_rank(condition: bool, device: torch.device) -> bool:
+def any_rank(device: torch.device, *, condition: bool) -> bool:
     """Whether the condition holds on any process: all must save, score and stop after the same step."""
     return all_reduce_sum(float(condition), device) > 0
 

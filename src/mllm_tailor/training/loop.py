@@ -173,7 +173,7 @@ class Training:
             if due:
                 self._evaluate(log)
             late = time.monotonic() - saved > 60 * self.config.train.checkpoint_every
-            if due or ended or any_rank(late, device):
+            if due or ended or any_rank(device, condition=late):
                 self._save()
                 saved = time.monotonic()
             if ended:
@@ -181,12 +181,12 @@ class Training:
             signal.busy = True
             self._step(log)
             signal.busy = False
-            if any_rank(signal.requested, device):
+            if any_rank(device, condition=signal.requested):
                 raise KeyboardInterrupt
 
     def _ended(self) -> bool:
         done = self.progress.step >= self.schedule.steps
-        return any_rank(done or self.time_budget.spent(self.progress), self.model.device)
+        return any_rank(self.model.device, condition=done or self.time_budget.spent(self.progress))
 
     def _open_log(self) -> TrainingLog | SilentLog:
         return TrainingLog(self.folder, self.schedule.steps, self.progress) if rank() == 0 else SilentLog()

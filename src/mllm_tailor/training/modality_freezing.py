@@ -54,9 +54,9 @@ def frozen(weights: Sequence[nn.Parameter]) -> Iterator[None]:
     """Within, these weights get no gradient."""
     changed = [weight for weight in weights if weight.requires_grad]
     for weight in changed:
-        weight.requires_grad_(False)
+        weight.requires_grad = False
     try:
         yield
     finally:
         for weight in changed:
-            weight.requires_grad_(True)
+            weight.requires_grad_()

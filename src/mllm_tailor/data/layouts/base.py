@@ -220,7 +220,7 @@ def row_layout(
     suffixes: tuple[str, ...] = ROW_SUFFIXES,
 ) -> Layout:
     """The layout of files of rows, in any container, whose first row `recognises`."""
-    return folder_layout(recognised(recognises, suffixes), lambda row, folder, roots: samples(row, roots))
+    return folder_layout(recognised(recognises, suffixes), lambda row, _, roots: samples(row, roots))
 
 
 def recognised(recognises: Recognises, suffixes: tuple[str, ...] = ROW_SUFFIXES) -> Callable[[Folder], list[LabelFile]]:

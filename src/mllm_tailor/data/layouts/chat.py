@@ -61,7 +61,7 @@ def row_samples(said: list[Said], reader: KeyReader, row: Row, roots: tuple[Path
         said = [Said("system", (system,)), *said]
     learned = learned_by(reader)
     if learned is False:
-        said = [Said(message.role, message.parts, False) for message in said]
+        said = [Said(message.role, message.parts, learned=False) for message in said]
     files = beside(reader, roots)
     images = [media for message in said for media in message.media if media.kind == "image"]
     images += [media for file in files for media in file if media.kind == "image" and media not in images]

@@ -77,7 +77,7 @@ def _samples(
         yield from region_samples(sample, regions)
 
 
-def _file_name(value: Any, folder: Folder, roots: Roots) -> Any:
+def _file_name(value: Any, _folder: Folder, roots: Roots) -> Any:
     """The name of an uploaded file as it was before the upload, where no file has the name it was given then."""
     if not isinstance(value, str) or not _UPLOAD.match(value):
         return value

@@ -46,7 +46,7 @@ LOCAL = {"trust_remote_code": False, "local_files_only": True}
 def with_frames(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """The processor class, accepting a `FrameReader` as its video processor."""
 
-    def check(self: ProcessorMixin, name: str, part: Any) -> type:
+    def check(_self: ProcessorMixin, _name: str, part: Any) -> type:
         return type(part)
 
     def to_dict(self: ProcessorMixin) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def tile_counts(conversation: Conversation, model: LoadedModel) -> list[int]:
     for media, tiles in tiles_of(conversation, model.tiles):
         if media.kind == "image":
             width, height = model.image_size(media)
-            counts.append(count_tiles(width, height, tiles.min, tiles.max, model.tile_size, tiles.thumbnail))
+            counts.append(count_tiles(width, height, tiles.min, tiles.max, model.tile_size, thumbnail=tiles.thumbnail))
         else:
             counts += [1] * model.frames
     return counts
@@ -78,7 +78,7 @@ def pixels(conversation: Conversation, model: LoadedModel) -> dict[str, Tensor]:
     for media, tiles in tiles_of(conversation, model.tiles):
         frames = model.open_video(media).frames if media.kind == "video" else [model.open_image(media)]
         for image in frames:
-            cut += tile_image(image, tiles.min, tiles.max, model.tile_size, tiles.thumbnail)
+            cut += tile_image(image, tiles.min, tiles.max, model.tile_size, thumbnail=tiles.thumbnail)
     if not cut:
         return {}
     statistics = model.processor.image_processor

@@ -29,6 +29,7 @@ class InternVLProcessor(ProcessorMixin):
         image_processor: GotOcr2ImageProcessorPil,
         tokenizer: PreTrainedTokenizerBase,
         image_seq_length: int = 256,
+        *,
         use_thumbnail: bool = True,
         system: str | None = None,
         frame_text: str = "Frame{}: ",

@@ -39,14 +39,14 @@ def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, size: int
     return best
 
 
-def count_tiles(width: int, height: int, min_tiles: int, max_tiles: int, size: int, thumbnail: bool) -> int:
+def count_tiles(width: int, height: int, min_tiles: int, max_tiles: int, size: int, *, thumbnail: bool) -> int:
     """Number of tiles that `tile_image` makes, from the size of the image in pixels."""
     columns, rows = tile_grid(width, height, min_tiles, max_tiles, size)
     return columns * rows + (thumbnail and columns * rows > 1)
 
 
 def tile_image(
-    image: Image.Image, min_tiles: int = 1, max_tiles: int = 12, size: int = 448, thumbnail: bool = True
+    image: Image.Image, min_tiles: int = 1, max_tiles: int = 12, size: int = 448, *, thumbnail: bool = True
 ) -> list[Image.Image]:
     """Square RGB tiles of `size` pixels: row by row, then the whole image again if there are several.
 

@@ -100,12 +100,12 @@ def _patches(reader: FrameReader, videos: Sequence[Frames], share: Callable[[int
 
 def _frame_by_frame(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:
     """Qwen2-VL: every frame may have as many pixels as an image."""
-    return _patches(reader, videos, lambda frames, depth: 1)
+    return _patches(reader, videos, lambda _frames, _depth: 1)
 
 
 def _all_frames(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:
     """Qwen3-VL: the frames of a video share its pixels."""
-    return _patches(reader, videos, lambda frames, depth: frames)
+    return _patches(reader, videos, lambda frames, _depth: frames)
 
 
 def _all_frames_by_depth(reader: FrameReader, videos: Sequence[Frames]) -> Inputs:

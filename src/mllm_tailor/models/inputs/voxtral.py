@@ -45,7 +45,7 @@ class VoxtralProcessor(ProcessorMixin):
         self.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO)
 
     def __call__(
-        self, text: Sequence[str], audio: Sequence[np.ndarray] = (), add_special_tokens: bool = True, **_: Any
+        self, text: Sequence[str], audio: Sequence[np.ndarray] = (), *, add_special_tokens: bool = True, **_: Any
     ) -> BatchFeature:
         """Ids, mask, and `input_features` (chunks of all recordings, mels, 3000) of mono recordings at 16 kHz."""
         chunks = [self._chunks(sound) for sound in audio]

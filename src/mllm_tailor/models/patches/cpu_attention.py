@@ -41,14 +41,21 @@ class BlockedAttention(torch.autograd.Function):
     """softmax(q kᵀ · scale) v of [batch, heads, tokens, width]; `causal`: no token sees later ones."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool) -> Tensor:
+    def forward(  # autograd passes positional arguments only
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        causal: bool,  # noqa: FBT001
+    ) -> Tensor:
         shape = query.shape
         query, key, value = (tensor.flatten(0, 1) for tensor in (query * scale, key, value))
         keys = key.transpose(1, 2).contiguous()
         out = torch.empty_like(query)
         for head in range(len(query)):
-            for start, end, seen in _blocks(query, causal):
-                weights = _attention_weights(query[head, start:end], keys[head, :, :seen], causal)
+            for start, end, seen in _blocks(query, causal=causal):
+                weights = _attention_weights(query[head, start:end], keys[head, :, :seen], causal=causal)
                 torch.mm(weights, value[head, :seen], out=out[head, start:end])
         ctx.save_for_backward(query, keys, value)
         ctx.shape, ctx.scale, ctx.causal = shape, scale, causal
@@ -63,9 +70,9 @@ class BlockedAttention(torch.autograd.Function):
         for head in range(len(query)):
             # Every block adds to these two, so they are summed in float32 and rounded to bf16 once.
             key_sum, value_sum = (torch.zeros(query.shape[1:]) for _ in range(2))
-            for start, end, seen in _blocks(query, ctx.causal):
+            for start, end, seen in _blocks(query, causal=ctx.causal):
                 block, grad_out = query[head, start:end], gradient[head, start:end]
-                weights = _attention_weights(block, keys[head, :, :seen], ctx.causal)
+                weights = _attention_weights(block, keys[head, :, :seen], causal=ctx.causal)
                 value_sum[:seen] += weights.t() @ grad_out
                 grad_weights = grad_out @ values[head, :, :seen]
                 grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
@@ -76,7 +83,7 @@ class BlockedAttention(torch.autograd.Function):
         return grad_query.view(ctx.shape), grad_key.view(ctx.shape), grad_value.view(ctx.shape), None, None
 
 
-def _blocks(query: Tensor, causal: bool) -> Iterator[tuple[int, int, int]]:
+def _blocks(query: Tensor, *, causal: bool) -> Iterator[tuple[int, int, int]]:
     """First and last query of each block, and how many keys they see."""
     length = query.shape[1]
     for start in range(0, length, BLOCK):
@@ -84,7 +91,7 @@ def _blocks(query: Tensor, causal: bool) -> Iterator[tuple[int, int, int]]:
         yield start, end, end if causal else length
 
 
-def _attention_weights(query: Tensor, keys: Tensor, causal: bool) -> Tensor:
+def _attention_weights(query: Tensor, keys: Tensor, *, causal: bool) -> Tensor:
     scores = query @ keys
     if causal:  # the last keys are those of the queries themselves
         count = len(query)

@@ -37,7 +37,7 @@ def install_first_pixel_shuffle(model: Any) -> Handle:
     """Join patches as the first checkpoints (`ps_version: v1`) do: the same tokens, columns before rows."""
     second = model.pixel_shuffle
 
-    def pixel_shuffle(self: Any, vision_features: Tensor, scale_factor: float = 0.5) -> Tensor:
+    def pixel_shuffle(_self: Any, vision_features: Tensor, scale_factor: float = 0.5) -> Tensor:
         joined: Tensor = second(vision_features, scale_factor)  # (tiles, rows, columns, width)
         return joined.transpose(1, 2).contiguous()
 

@@ -57,11 +57,11 @@ def published(text: str) -> list[str]:
     return [_DIGITS.get(word, word) for word in plain.split() if word not in _ARTICLES]
 
 
-def _accuracy(label: Any, predicted: Any, kind: str) -> Ratio:
+def _accuracy(label: Any, predicted: Any, _kind: str) -> Ratio:
     return right(published(as_text(label)) == published(as_text(predicted)))
 
 
-def _token_recall(label: Any, predicted: Any, kind: str) -> Ratio:
+def _token_recall(label: Any, predicted: Any, _kind: str) -> Ratio:
     """The convention of LLaVA-Med (Li et al. 2023) for open questions; repeated words must be repeated."""
     expected, actual = Counter(words(as_text(label))), Counter(words(as_text(predicted)))
     return Ratio(float((expected & actual).total() / expected.total()), 1.0) if expected else NOTHING

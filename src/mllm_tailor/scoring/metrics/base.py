@@ -26,7 +26,7 @@ class Ratio(NamedTuple):
 NOTHING = Ratio(0.0, 0.0)
 
 
-def right(yes: bool) -> Ratio:
+def right(yes: bool) -> Ratio:  # noqa: FBT001 - the truth value is all there is
     """One comparison that is right or wrong."""
     return Ratio(float(yes), 1.0)
 

@@ -125,17 +125,17 @@ def references_of(label: Any) -> list[Words]:
     return [split for text in texts if (split := words(as_text(text)))]
 
 
-def _rouge_l(label: Any, predicted: Any, kind: str) -> Ratio:
+def _rouge_l(label: Any, predicted: Any, _kind: str) -> Ratio:
     references, said = references_of(label), words(as_text(predicted))
     return Ratio(max(rouge_l(reference, said) for reference in references), 1.0) if references else NOTHING
 
 
-def _bleu(label: Any, predicted: Any, kind: str) -> Ratio:
+def _bleu(label: Any, predicted: Any, _kind: str) -> Ratio:
     references = references_of(label)
     return Ratio(bleu(references, words(as_text(predicted))), 1.0) if references else NOTHING
 
 
-def _cider_of(rarity: Rarity, label: Any, predicted: Any, kind: str) -> Ratio:
+def _cider_of(rarity: Rarity, label: Any, predicted: Any, _kind: str) -> Ratio:
     """A text whose n-grams all have weight 0 (every label contains them) is not scored."""
     references = [
         text for text in references_of(label) if any(any(rarity.weigh(text, order).values()) for order in ORDERS)

@@ -14,13 +14,13 @@ from mllm_tailor.scoring.metrics.base import ByField, Ratio
 from mllm_tailor.scoring.text import as_text
 
 
-def _words(label: Any, predicted: Any, kind: str) -> Ratio:
+def _words(label: Any, predicted: Any, _kind: str) -> Ratio:
     """Words are separated by white space and compared as written."""
     expected, actual = as_text(label).split(), as_text(predicted).split()
     return Ratio(float(Levenshtein.distance(expected, actual)), float(len(expected)))
 
 
-def _characters(label: Any, predicted: Any, kind: str) -> Ratio:
+def _characters(label: Any, predicted: Any, _kind: str) -> Ratio:
     """Characters as written, with white space reduced to single spaces."""
     expected, actual = (" ".join(as_text(value).split()) for value in (label, predicted))
     return Ratio(float(Levenshtein.distance(expected, actual)), float(len(expected)))

@@ -23,7 +23,7 @@ def overlap(first: Sequence[float], second: Sequence[float]) -> float:
     return float(shared / union) if union > 0 else 0.0
 
 
-def _iou(label: Any, predicted: Any, kind: str) -> Ratio:
+def _iou(label: Any, predicted: Any, _kind: str) -> Ratio:
     if not is_box(label):
         return NOTHING  # not a box field
     return Ratio(overlap(label, predicted) if is_box(predicted) else 0.0, 1.0)

@@ -54,7 +54,7 @@ def _is_corner(value: Any) -> bool:
     return pair and all(isinstance(part, (int, float)) for part in value)
 
 
-def _mask_iou(label: Any, predicted: Any, kind: str) -> Ratio:
+def _mask_iou(label: Any, predicted: Any, _kind: str) -> Ratio:
     if not are_outlines(label):
         return NOTHING  # not a field of outlines
     return Ratio(mask_overlap(label, predicted) if are_outlines(predicted) else 0.0, 1.0)

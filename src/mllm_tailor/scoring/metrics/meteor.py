@@ -76,7 +76,7 @@ def _longest_run(reference: Words, said: Words, left: set[int], right: set[int])
     return best[0], -best[1], -best[2]
 
 
-def _meteor(label: Any, predicted: Any, kind: str) -> Ratio:
+def _meteor(label: Any, predicted: Any, _kind: str) -> Ratio:
     references, said = references_of(label), words(as_text(predicted))
     return Ratio(max(meteor(reference, said) for reference in references), 1.0) if references else NOTHING
 

@@ -10,16 +10,16 @@ from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Ratio, Whole, rig
 from mllm_tailor.scoring.text import is_empty
 
 
-def _parsed(labels: Mapping[str, Any], prediction: Prediction) -> Ratio:
+def _parsed(_labels: Mapping[str, Any], prediction: Prediction) -> Ratio:
     return right(prediction.problem is None)
 
 
-def _absent(label: Any, predicted: Any, kind: str) -> Ratio:
+def _absent(label: Any, predicted: Any, _kind: str) -> Ratio:
     """Over the labelled values."""
     return NOTHING if is_empty(label) else right(is_empty(predicted))
 
 
-def _invented(label: Any, predicted: Any, kind: str) -> Ratio:
+def _invented(label: Any, predicted: Any, _kind: str) -> Ratio:
     """Over the values that the label leaves empty."""
     return right(not is_empty(predicted)) if is_empty(label) else NOTHING
 

@@ -10,7 +10,7 @@ from mllm_tailor.scoring.metrics.base import ByField, Ratio, right
 def recall_at(k: int) -> ByField:
     """Each field is a ranking, such as texts for an image or images for a text; a sample's score is their mean."""
 
-    def compare(label: Any, ranking: Any, kind: str) -> Ratio:
+    def compare(label: Any, ranking: Any, _kind: str) -> Ratio:
         first = ranking[:k] if isinstance(ranking, list) else [ranking]
         return right(label in first)
 

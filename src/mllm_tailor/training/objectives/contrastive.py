@@ -28,7 +28,7 @@ from mllm_tailor.training.objectives.base import Objective, ObjectiveContext
 MAX_LOG_SCALE = math.log(100.0)
 
 
-def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, _bias: Tensor | None = None) -> Tensor:
     """The loss of unit vectors (pairs, width); the i-th image and the i-th text belong together."""
     logits = scale.clamp(max=MAX_LOG_SCALE).exp() * images @ texts.T
     targets = torch.arange(len(logits), device=logits.device)
@@ -93,7 +93,7 @@ class ContrastiveObjective(Objective):
         embeddings = torch.cat([part for _, part, _ in self.embedded], dim=1).float().detach()
         with_gradients = torch.is_grad_enabled()
         with torch.enable_grad():
-            embeddings.requires_grad_(True)
+            embeddings.requires_grad_()
             self.total = self._loss(embeddings)
             gradient = torch.autograd.grad(self.total, embeddings, retain_graph=True)[0]
             self.total = self._loss(embeddings.detach()) if with_gradients else self.total.detach()

@@ -178,7 +178,7 @@ def load_teacher(student: LoadedModel, settings: Distill, dtype: str) -> LoadedM
             f"`train.distill.teacher` {settings.teacher}: its vocabulary is not the student's, so their logits cannot "
             "be compared — use a teacher of the same family, or `of: vision`"
         )
-    teacher.model.requires_grad_(False).eval()
+    teacher.model.requires_grad_(requires_grad=False).eval()
     return teacher
 
 

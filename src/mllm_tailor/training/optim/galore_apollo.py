@@ -84,7 +84,7 @@ def adam(state: dict[str, Any], gradient: Tensor) -> Tensor:
     return mean / (square.sqrt() + EPSILON)
 
 
-def galore_step(optimizer: Projected, state: dict[str, Any], gradient: Tensor, index: int) -> Tensor:
+def galore_step(optimizer: Projected, state: dict[str, Any], gradient: Tensor, _index: int) -> Tensor:
     """Adam in the largest singular directions."""
     if optimizer.due(state):
         left = torch.linalg.svd(gradient, full_matrices=False).U

@@ -43,9 +43,9 @@ class MezoStep:
         self.network.eval()
         perturbed = self._perturbed_modules if self.exact else self._perturbed_in_place
         with perturbed(seed, self.epsilon):
-            plus = micro_batches(lambda share: None)
+            plus = micro_batches(lambda _: None)
         with perturbed(seed, -self.epsilon):
-            minus = micro_batches(lambda share: None)
+            minus = micro_batches(lambda _: None)
         self.network.train(was_training)
         row = (seed, (plus - minus) / (2 * self.epsilon), factor)
         replay(self.groups, [row])

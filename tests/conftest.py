@@ -33,7 +33,7 @@ def library_output() -> Iterator[None]:
     logger.handlers[:] = handlers
     logger.setLevel(level)
     set_progress_factory(None)
-    use_json(False)
+    use_json(as_json=False)
 
 
 @pytest.fixture(scope="session")

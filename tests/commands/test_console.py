@@ -74,10 +74,10 @@ def test_widths_take_from_the_widest_first() -> None:
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
-    use_json(True)
+    use_json(as_json=True)
     show("a line for people")
     show_json({"path": Path("runs/ä [b]"), "scores": (1.5, float("nan")), 3: {"x": float("inf")}})
     assert json.loads(capsys.readouterr().out) == {"path": "runs/ä [b]", "scores": [1.5, None], "3": {"x": None}}
-    use_json(False)
+    use_json(as_json=False)
     show_json({})
     assert capsys.readouterr().out == ""

@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests: where real data lies, and tiny models."""
+"""Fixtures shared by all tests: where real data lies, and tiny models.
+
+Imports stay light, as the main process of pytest-xdist loads this file and runs no test: torch is loaded by the tests.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fixtures.families import families  # noqa: F401 (a fixture of several rooms)
-from fixtures.original_checkpoint import cache  # noqa: F401
 from fixtures.real_data import real_data
 
 from mllm_tailor.commands.console import use_json
@@ -40,6 +41,19 @@ def library_output() -> Iterator[None]:
 def sroie() -> Path:
     """The 626 labelled SROIE receipts."""
     return real_data("sroie")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where converted copies go."""
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of families made so far (fixtures.families.family_folder), one folder each."""
+    return tmp_path_factory.mktemp("families")
 
 
 @pytest.fixture(scope="session")

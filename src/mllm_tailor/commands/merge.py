@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mllm_tailor.commands.console import show
-from mllm_tailor.commands.verify import Agreement, agreement, observe
+from mllm_tailor.commands.verify import Agreement, agreement, observe, reply_tokens
 from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.core.io import atomic_folder
 from mllm_tailor.core.manifest import MANIFEST, create, record, verify
@@ -52,7 +52,7 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     samples = read_held_out(folder).samples[:count] if count else ()
     phrased = [run.task.phrase(sample) for sample in samples]
     writes = bool(samples) and not model.family.compares
-    before = observe(model, phrased) if writes else None
+    before = observe(model, phrased, reply_tokens(run)) if writes else None
     if how == "unquantised":
         model = open_base(run)
         run.method.load(model, folder.adapter, unquantised=True)
@@ -71,7 +71,8 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
         return write_card(out, folder, run, model, "merged", "")
     exported = run.with_model(path=str(out), revision=None, dtype=str(model.dtype).removeprefix("torch."))
     saved = open_base(exported)
-    rounding = agreement("exported", before, observe(saved, phrased)) if before else None
+    after = observe(saved, phrased, reply_tokens(run)) if before else None
+    rounding = agreement("exported", before, after) if before and after else None
     said = [f"Merged as `{how}`: {WAYS[how]}." if WAYS[how] else "", _rescored(folder, exported, saved, samples)]
     checked = "\n\n".join(filter(None, [*said, _rounding(rounding, run, model)]))
     write_card(out, folder, run, model, "merged", f"## This folder, opened again\n\n{checked}")

@@ -22,7 +22,7 @@ from mllm_tailor.run.predict import open_base, open_for_training, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
 from mllm_tailor.run.run_dir import open_run
 
-REPLY_TOKENS = 128
+REPLY_TOKENS = 128  # of a reply that is compared, at most
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,19 @@ def verify_run(path: Path, count: int) -> bool:
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
     run = resolve_saved(folder.recipe())
     samples = [run.task.phrase(sample) for sample in read_held_out(folder).samples[:count]]
+    longest = reply_tokens(run)
     tuned = open_tuned(run, folder.adapter)
-    reference = observe(tuned, samples)
-    rows = [agreement("adapter, opened again", reference, observe(open_tuned(run, folder.adapter), samples))]
+    reference = observe(tuned, samples, longest)
+    again = observe(open_tuned(run, folder.adapter), samples, longest)
+    rows = [agreement("adapter, opened again", reference, again)]
     merge(tuned)
-    rows.append(agreement("merged", reference, observe(tuned, samples)))
+    rows.append(agreement("merged", reference, observe(tuned, samples, longest)))
     update = _update(tuned, run)
     with tempfile.TemporaryDirectory() as out:
         save_model(tuned, Path(out))
         exported = open_base(run.with_model_folder(Path(out)))
-        rows.append(agreement("exported, opened again", reference, observe(exported, samples)))
-    untouched = agreement("untouched base", reference, observe(open_base(run), samples))
+        rows.append(agreement("exported, opened again", reference, observe(exported, samples, longest)))
+    untouched = agreement("untouched base", reference, observe(open_base(run), samples, longest))
     _show(rows, untouched)
     tensors = _tensors(folder.adapter)
     show(f"All {tensors} tensors of the adapter found their place and change the weights by {update:.3%}.")
@@ -95,8 +97,13 @@ def _tensors(adapter: Path) -> int:
     return count
 
 
+def reply_tokens(run: ResolvedRun) -> int:
+    """The longest reply that is compared: no longer than the run's replies can be."""
+    return min(REPLY_TOKENS, run.recipe.predict.max_new_tokens)
+
+
 @torch.no_grad()
-def observe(model: LoadedModel, samples: Sequence[Conversation]) -> Outputs:
+def observe(model: LoadedModel, samples: Sequence[Conversation], max_new_tokens: int = REPLY_TOKENS) -> Outputs:
     """Logits and replies of a model, computed in float32 so that rounding hides no difference of the weights."""
     model.model.eval()
     for module in model.model.modules():
@@ -108,7 +115,7 @@ def observe(model: LoadedModel, samples: Sequence[Conversation]) -> Outputs:
         batch.pop("labels")
         found = model.model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
         logits.append(found.float().cpu())
-    return Outputs(tuple(logits), tuple(generate(samples, model, max_new_tokens=REPLY_TOKENS)))
+    return Outputs(tuple(logits), tuple(generate(samples, model, max_new_tokens=max_new_tokens)))
 
 
 def agreement(form: str, one: Outputs, other: Outputs) -> Agreement:

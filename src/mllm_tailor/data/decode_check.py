@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import queue
 import subprocess
@@ -31,6 +32,7 @@ from mllm_tailor.media.video import read_frames
 
 WORKER_BYTES = 6 * 2**30  # address space of one worker; the largest picture allowed needs about 2 GiB in passing
 FILE_SECONDS = 60.0
+FILES_PER_WORKER = 16  # starting a process costs what decoding about this many images does
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def decode_all(
     media: Sequence[Media], workers: int | None = None, progress: Callable[[], object] = lambda: None
 ) -> list[Decoded]:
     """Decode every file; `progress` is called once for each, from several threads."""
-    count = min(workers or cpu_count(), len(media)) or 1
+    count = min(workers or cpu_count(), math.ceil(len(media) / FILES_PER_WORKER)) or 1
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     everyone = [_Worker() for _ in range(count)]
     for worker in everyone:

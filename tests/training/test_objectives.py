@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from fixtures.small_job import (
     make_conversations,
     open_small,
     prepare,
+    resumes_exactly,
     small_recipe,
-    snapshot,
     train,
 )
 from torch import Tensor
@@ -27,7 +25,6 @@ from mllm_tailor.core.errors import DataError, ModelError, RecipeError, RunError
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import load_model
 from mllm_tailor.training import (
-    Interrupted,
     ObjectiveInputs,
     TrainingConfig,
     TrainingEvent,
@@ -36,7 +33,6 @@ from mllm_tailor.training import (
 )
 from mllm_tailor.training.objectives.cross_entropy import answer_log_probabilities, answer_logits, answer_loss
 from mllm_tailor.training.objectives.distillation import kept_divergence, top_log_probabilities
-from mllm_tailor.training.objectives.dpo import preference_loss
 
 LORA = {"name": "lora", "rank": 4}
 VISION = {"name": "full", "parts": ["vision"]}
@@ -45,33 +41,6 @@ VISION = {"name": "full", "parts": ["vision"]}
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
     return make_conversations(tmp_path_factory.mktemp("pictures"), 6)
-
-
-def resumes_exactly(
-    begin: Callable[[], tuple[Any, Any, Any]],
-    samples: list[Conversation],
-    folder: Path,
-    objective_inputs: ObjectiveInputs,
-) -> Any:
-    """Broken off inside the third step and taken up by a fresh model: the same bits as undisturbed."""
-
-    def stop(event: TrainingEvent) -> None:
-        if (event.kind, event.step) == ("step", 3):
-            raise KeyboardInterrupt
-
-    model, method, recipe = begin()
-    whole = train(model, method, samples, recipe, folder / "whole", objective_inputs=objective_inputs)
-    wanted = snapshot(model)
-    model, method, recipe = begin()
-    often = recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_every": 1e-9})})
-    with pytest.raises(Interrupted):
-        train(model, method, samples, often, folder / "cut", on_event=stop, objective_inputs=objective_inputs)
-    model, method, recipe = begin()
-    again = train(model, method, samples, recipe, folder / "cut", objective_inputs=objective_inputs)
-    assert again.losses == whole.losses
-    after = snapshot(model)
-    assert all(torch.equal(wanted[name], after[name]) for name in wanted)
-    return whole
 
 
 class TestLogits:
@@ -218,42 +187,6 @@ class TestDistillation:
         model, method, recipe = prepare(tiny_model_folder, VISION, distill=distill)
         with pytest.raises(ModelError, match="has 2 layers"):
             train(model, method, samples, recipe, tmp_path)
-
-
-class TestPreference:
-    def test_the_formula(self) -> None:
-        right, wrong = torch.tensor([0.5, -1.0]), torch.tensor([0.2, 1.0])
-        wanted = -(torch.sigmoid(0.1 * (right - wrong))).log().sum()
-        assert float(preference_loss(right, wrong, 0.1)) == pytest.approx(float(wanted))
-
-    def test_from_log_2_towards_the_labels(
-        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
-    ) -> None:
-        """The first loss is log 2, since model and reference are one; then right answers gain on wrong ones."""
-        rejected = {sample.id: f'{{"total": "{sample.id}9"}}' for sample in samples[:5]}
-        wrong = [replace(sample, answer=rejected[sample.id]) for sample in samples[:5]]
-
-        def begin() -> Any:
-            return prepare(tiny_model_folder, LORA, prefer={"beta": 0.5}, epochs=3, batch_size=2, learning_rate=3e-3)
-
-        model, _, _ = begin()
-        with torch.no_grad():
-            before = [answer_log_probabilities(model.model, batch_of(model, part)) for part in (samples[:5], wrong)]
-        result = resumes_exactly(begin, samples, tmp_path, ObjectiveInputs(rejected=rejected))
-        assert result.losses[0] == pytest.approx(0.6931, abs=1e-4)
-        assert result.losses[-1] < 0.5
-        model, method, recipe = begin()
-        train(
-            model, method, samples, recipe, tmp_path / "once more", objective_inputs=ObjectiveInputs(rejected=rejected)
-        )
-        with torch.no_grad():
-            after = [answer_log_probabilities(model.model, batch_of(model, part)) for part in (samples[:5], wrong)]
-        assert (after[0] - after[1]).mean() > (before[0] - before[1]).mean()
-
-    def test_nothing_read_wrong(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
-        model, method, recipe = prepare(tiny_model_folder, LORA, prefer={})
-        with pytest.raises(RunError, match="answers every training sample correctly"):
-            train(model, method, samples, recipe, tmp_path, objective_inputs=ObjectiveInputs(rejected={}))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def every_method(teacher: Path, pairs: Path) -> dict[str, dict[str, Any]]:
     return specs | {
         "distilled": small_spec(lora, 1, train={"distill": told}),
         "distilled vision": small_spec(vision, 2, train={"distill": {**told, "of": "vision", "layers": 2}}),
-        "preferred": small_spec(lora, 3, train={"prefer": {}}, rejected=wrong),
+        "preferred": small_spec(lora, 3, train={"prefer": {"loss": "mpo"}}, rejected=wrong),
         "contrast": small_spec(lora, 4, train={"micro_batch_size": 1}, model=str(pairs)),
     }
 

@@ -23,6 +23,7 @@ from mllm_tailor.training.checkpoint import (
     save_verified,
     write_checkpoint,
 )
+from mllm_tailor.training.objectives.base import Objective
 from mllm_tailor.training.optim.registry import OptimizerStep
 from mllm_tailor.training.state import Progress
 from mllm_tailor.training.trainable import tuning_method_of
@@ -31,14 +32,15 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointManager:
-    """Saves and restores a training; `extra` are trained tensors outside the model."""
+    """Saves and restores a training: the method's weights, those of the objective, and the state of both."""
 
     def __init__(
-        self, folder: Path, model: LoadedModel, optimizer: OptimizerStep, *, extra: Mapping[str, Tensor], keep: int,
+        self, folder: Path, model: LoadedModel, optimizer: OptimizerStep, objective: Objective, *, keep: int,
         fingerprint: str,
     ) -> None:  # fmt: skip
         """`keep`: checkpoints kept; `fingerprint`: of everything that must be the same for a resume."""
-        self.model, self.optimizer, self.extra = model, optimizer, extra
+        self.model, self.optimizer, self.objective = model, optimizer, objective
+        self.extra = objective.extra_parameters()
         self.method = tuning_method_of(model)
         self.keep, self.fingerprint = keep, fingerprint
         self.folder, self.checkpoints = folder, folder / "checkpoints"
@@ -51,6 +53,7 @@ class CheckpointManager:
             "progress": asdict(progress),
             "optimizer": numbers,
             "method": self.method.state_dict(self.model),
+            "objective": self.objective.state_dict(),
             "fingerprint": self.fingerprint,
         }
         groups = {"weights": self._weights(), "optimizer": tensors}
@@ -74,6 +77,7 @@ class CheckpointManager:
         self._load(checkpoint.tensors["weights"])
         self.optimizer.restore(checkpoint.tensors["optimizer"], checkpoint.values["optimizer"])
         self.method.load_state_dict(self.model, checkpoint.values["method"])
+        self.objective.load_state_dict(checkpoint.values["objective"])
         return Progress(**checkpoint.values["progress"])
 
     def save_best(self, progress: Progress) -> None:
@@ -93,7 +97,7 @@ class CheckpointManager:
             self.method.save(self.model, partial)
 
     def _weights(self) -> Mapping[str, Tensor]:
-        return trainable_state_dict(self.model) | dict(self.extra)
+        return trainable_state_dict(self.model) | self.extra
 
     @torch.no_grad()
     def _load(self, tensors: Mapping[str, Tensor]) -> None:

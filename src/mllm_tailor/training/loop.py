@@ -114,7 +114,7 @@ class Training:
         optimizer = self._make_optimizer(extra)
         self.progress = Progress(token_budget=prepare_memory(model, settings, max(size.tokens for size in lengths)))
         self.checkpoints = CheckpointManager(
-            folder, model, optimizer, extra=extra, keep=settings.keep_checkpoints,
+            folder, model, optimizer, objective, keep=settings.keep_checkpoints,
             fingerprint=f"{config.fingerprint} {samples_fingerprint(objective.samples)}",
         )  # fmt: skip
         self.batches = self._make_batches(objective, tiled)

@@ -99,7 +99,9 @@ class StepRunner:
         step = progress.step
         while True:
             try:
-                return self._update(progress, factor), progress
+                result = self._update(progress, factor)
+                self.objective.end_step()
+                return result, progress
             except torch.OutOfMemoryError as error:
                 largest = self.planner.largest(step, progress)
                 if largest == 1 or world_size() > 1 or not self.optimizer.accumulates:

@@ -62,8 +62,18 @@ class Objective(ABC):
     def prepare(self, source: BatchSource, folder: Path, chunks: Sequence[tuple[int, ...]]) -> None:  # noqa: B027
         """Compute once, with the weights before the first step, what all steps need; `folder` keeps it for a resume."""
 
-    def start_step(self) -> None:  # noqa: B027 - most objectives need none of these three
+    def start_step(self) -> None:  # noqa: B027 - most objectives need none of these
         """Called before the micro-batches of a step, and again when they are run again."""
+
+    def end_step(self) -> None:  # noqa: B027
+        """Called once after a step's last micro-batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values that a checkpoint must hold for a resumed training to continue bit for bit."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restore what `state_dict` returned."""
 
     def precompute(self, batch: Batch, indices: tuple[int, ...]) -> None:  # noqa: B027
         """See a micro-batch, without gradients, before the first loss of its step."""

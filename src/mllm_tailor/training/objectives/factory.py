@@ -29,7 +29,9 @@ TABLE = {
     "contrastive": ObjectiveEntry(
         f"{HERE}.contrastive:ContrastiveObjective", "images and texts that belong together", "task.match"
     ),
-    "dpo": ObjectiveEntry(f"{HERE}.dpo:DPO", "labels preferred to the model's wrong answers", "train.prefer"),
+    "preference": ObjectiveEntry(
+        f"{HERE}.preference:make_preference", "labels preferred to the model's wrong answers", "train.prefer"
+    ),
     "logits": ObjectiveEntry(
         f"{HERE}.distillation:LogitDistillation", "labels and a teacher's logits", "train.distill"
     ),
@@ -47,7 +49,7 @@ def requested_objectives(train: Train, method_options: Mapping[str, Any], *, com
     own = method_options.get("objective")
     return [
         *(["contrastive"] if compares else []),
-        *(["dpo"] if train.prefer is not None else []),
+        *(["preference"] if train.prefer is not None else []),
         *([train.distill.of] if train.distill is not None else []),
         *([str(own)] if own in OBJECTIVES else []),
     ]

@@ -69,7 +69,7 @@ def by_fraction(
     """
     units: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
-        units[_unit(sample)].append(sample.id)
+        units[split_unit(sample)].append(sample.id)
     wanted = max(1, round(fraction * len(samples)))
     ranked = sorted(units, key=lambda unit: hashlib.sha256(f"{salt}:{unit}".encode(errors="replace")).digest())
     if strata is not None:
@@ -112,8 +112,10 @@ def _check_known(samples: Sequence[Sample], name: str, purpose: str) -> None:
 def by_name(samples: Sequence[Sample], fraction: float, salt: str) -> Parts:
     """Hold out a unit where its hash lies in the lowest `fraction` of all hashes: no other unit has a say in it."""
     limit = fraction * 2**64
-    hashes = {unit: hashlib.sha256(f"{salt}:{unit}".encode(errors="replace")).digest() for unit in map(_unit, samples)}
-    chosen = {sample.id for sample in samples if int.from_bytes(hashes[_unit(sample)][:8]) < limit}
+    hashes = {
+        unit: hashlib.sha256(f"{salt}:{unit}".encode(errors="replace")).digest() for unit in map(split_unit, samples)
+    }
+    chosen = {sample.id for sample in samples if int.from_bytes(hashes[split_unit(sample)][:8]) < limit}
     return _cut(samples, chosen)
 
 
@@ -124,7 +126,7 @@ def _cut(samples: Sequence[Sample], chosen: set[str]) -> Parts:
     )
 
 
-def _unit(sample: Sample) -> str:
+def split_unit(sample: Sample) -> str:
     """What a split keeps together: a group, else the samples of one file, else the sample."""
     if sample.group is not None:
         return f"group:{sample.group}"

@@ -48,6 +48,20 @@ def draw_page(media: Media, limits: ImageLimits = IMAGE_LIMITS, resolution: floa
         return image.convert("RGB")
 
 
+def page_text(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> str:
+    """The text layer of one page; empty where the page is a scan.
+
+    Raises:
+        DataError: as `draw_page`.
+    """
+    with _page(media, limits, RESOLUTION) as (page, _):
+        layer = page.get_textpage()
+        try:
+            return str(layer.get_text_bounded())
+        finally:
+            layer.close()
+
+
 def page_size(media: Media, limits: ImageLimits = IMAGE_LIMITS, resolution: float = RESOLUTION) -> tuple[int, int]:
     """(width, height) in pixels that `draw_page` gives, without drawing."""
     with _page(media, limits, resolution) as (_, size):

@@ -140,6 +140,9 @@ class DataSpec(Settings):
     faulty: Literal["refuse", "exclude"] = Field(
         "refuse", description="faulty samples refuse the run, or take no part and get a line in the ledger"
     )
+    corrections: str | None = Field(
+        None, description="decisions of `tailor audit`: labels they fix are replaced as they are read, by the ledger"
+    )
     transcription_share: float = Field(
         0.0,
         ge=0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from mllm_tailor.data import (
     split_dev,
     validate,
 )
+from mllm_tailor.data.corrections import Corrected, correct, read_decisions
 from mllm_tailor.recipe import DataSpec, Source
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.slices import check_columns
@@ -65,6 +67,7 @@ class Splits:
     transcriptions: tuple[Conversation, ...] = ()  # training samples once more, as a reading task
     mixed: tuple[MixtureSource, ...] = ()  # other sources, each with its own task
     excluded: tuple[Excluded, ...] = ()
+    corrected: tuple[Corrected, ...] = ()  # labels that `data.corrections` replaced
 
     @property
     def learned(self) -> tuple[Conversation, ...]:
@@ -116,7 +119,7 @@ def prepare(
     """
     data, seed, task = run.recipe.data, run.recipe.seed, run.task
     issues: list[DataIssue] = []
-    layout, train, held_out = _read_splits(data, seed, issues)
+    layout, train, held_out, corrected = read_splits(run, issues)
     check_columns(run.recipe.score_by, held_out)
     limited: list[Excluded] = []
     train = _limit(train, data.limit, seed, "data.limit", limited)
@@ -147,15 +150,29 @@ def prepare(
         transcriptions=tuple(transcription_samples(learned, data.transcription_share, seed)),
         mixed=mixed,
         excluded=_excluded(limited, dropped, errors, rows),
+        corrected=corrected,
     )
     return splits, validation
 
 
-def _read_splits(data: DataSpec, seed: int, issues: list[DataIssue]) -> tuple[str, list[Sample], list[Sample]]:
-    """Layout, training samples, held-out samples. Rows that cannot be read are collected in `issues`."""
+def read_splits(
+    run: ResolvedRun, issues: list[DataIssue]
+) -> tuple[str, list[Sample], list[Sample], tuple[Corrected, ...]]:
+    """Layout, training samples, held-out samples, corrected labels. Rows that cannot be read go to `issues`.
+
+    Labels are corrected before the split, which may group by them; those of a second folder after it.
+    """
+    data = run.recipe.data
+    decisions = read_decisions(Path(data.corrections)) if data.corrections is not None else []
     dataset = read_samples(data.train, data.layout, on_issue=issues.append, media_root=data.media_root)
-    train, held_out = split(dataset, data.held_out, seed, on_issue=issues.append)
-    return dataset.layout, list(train), list(held_out)
+    ids = {sample.id for sample in dataset.samples}
+    first = [decision for decision in decisions if decision.id in ids or data.held_out.folder is None]
+    samples, corrected = correct(dataset.samples, run.task, first, data.corrections or "")
+    dataset = replace(dataset, samples=tuple(samples))
+    train, held_out = split(dataset, data.held_out, run.recipe.seed, on_issue=issues.append)
+    rest = [decision for decision in decisions if decision not in first]
+    samples, more = correct(held_out, run.task, rest, data.corrections or "")
+    return dataset.layout, list(train), samples, (*corrected, *more)
 
 
 def _excluded(

@@ -51,7 +51,9 @@ def measure_all(model: LoadedModel, task: Task, splits: Splits) -> tuple[dict[st
 
 
 def write_ledger(path: Path, task: Task, splits: Splits, lengths: Mapping[str, Length]) -> None:
-    """One row a sample: split, size, the scale its images are seen at (below 1: shrunk), or why it takes no part."""
+    """One row a sample: split, size, the scale its images are seen at (below 1: shrunk), corrected labels, or why it
+    takes no part.
+    """
     notes = classes_not_trained(task, splits.train, splits.held_out)
     rows = []
     for split, samples in splits.by_name().items():
@@ -59,13 +61,24 @@ def write_ledger(path: Path, task: Task, splits: Splits, lengths: Mapping[str, L
         distinct = {sample.id: sample for sample in samples}
         for sample in distinct.values():
             note = {"note": notes[sample.id]} if split == "held_out" and sample.id in notes else {}
-            rows.append(_row(sample, split, lengths[sample.id], times[sample.id]) | note)
+            row = _row(sample, split, lengths[sample.id], times[sample.id])
+            rows.append(row | note | _corrections(splits, sample.id))
     for reason, count in Counter(notes.values()).items():
         logger.warning("%d held-out samples: %s", count, reason)
     rows += [
         {"id": item.id, "source": item.source, "part": "excluded", "reason": item.reason} for item in splits.excluded
     ]
     write_jsonl(path, rows)
+
+
+def _corrections(splits: Splits, identifier: str) -> dict[str, object]:
+    """The labels of a sample that an audit's decisions replaced, with what the data state."""
+    fields = {
+        item.field: {"label": item.before, "value": item.after}
+        for item in splits.corrected
+        if item.id == identifier.partition("#")[0] or item.id == identifier
+    }
+    return {"corrected": fields} if fields else {}
 
 
 def _row(sample: Sample | Conversation, split: str, length: Length, times: int) -> dict[str, object]:

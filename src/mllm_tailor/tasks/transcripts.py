@@ -10,6 +10,7 @@ from typing import Any
 from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.sample import Sample
 
+TRANSCRIPTS = ("ocr", "transcript", "ocr_text", "page_text", "words")  # columns that hold the text of a page
 READ_PROMPT = "Read the text."  # the embedded model was taught these words
 
 
@@ -18,6 +19,20 @@ def transcription_samples(samples: Sequence[Sample], share: float, seed: int) ->
     able = [sample for sample in samples if sample.extra.get("ocr")]
     ranked = sorted(able, key=lambda sample: hashlib.sha256(f"{seed}:read:{sample.id}".encode()).digest())
     return [_reading(sample) for sample in ranked[: round(share * len(able))]]
+
+
+def stated_text(sample: Sample) -> str | None:
+    """The transcript that the data bring beside the labels: texts with quads, a list of texts, or one text."""
+    for name in TRANSCRIPTS:
+        value = sample.extra.get(name)
+        if isinstance(value, str) and value.strip():
+            return value
+        if isinstance(value, list) and value:
+            if all(isinstance(word, Mapping) and "quad" in word and "text" in word for word in value):
+                return "\n".join(rows_of(value))
+            texts = [word.get("text") if isinstance(word, Mapping) else word for word in value]
+            return "\n".join(text for text in texts if isinstance(text, str)) or None
+    return None
 
 
 def _reading(sample: Sample) -> Conversation:

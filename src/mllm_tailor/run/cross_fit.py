@@ -1,0 +1,113 @@
+"""Cross-fitted readings: every sample is read by a model that was trained on the other folds. Resumable.
+
+Each fold is a run folder of its own below `FOLDER/fold-K`, with the same checkpoints and predictions as any run, so the
+same call continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mllm_tailor.core.device import seed_everything
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.data.split import split_unit
+from mllm_tailor.generation import VisionFeatureCache
+from mllm_tailor.run.data_changes import reconcile
+from mllm_tailor.run.dataset import Splits
+from mllm_tailor.run.lock import owned
+from mllm_tailor.run.pipeline import check_model, tune
+from mllm_tailor.run.predict import open_tuned, predict_to_files
+from mllm_tailor.run.resolve import ResolvedRun
+from mllm_tailor.run.run_dir import read_predictions, start_run
+from mllm_tailor.tasks import transcription_samples
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """How readings are cross-fitted."""
+
+    folds: int
+    max_minutes: float  # of training, over all folds
+
+
+def cross_fit(
+    run: ResolvedRun, samples: Sequence[Sample], layout: str, folder: Path, settings: CrossFit
+) -> list[Prediction]:
+    """Train a model without each fold in turn, and read the fold with it.
+
+    Groups (else the samples of one file) stay within one fold. Readings are made without beams, in the recipe's
+    decoding mode.
+
+    Raises:
+        RecipeError: when there are fewer groups than folds.
+        RunError: when the data or the recipe changed since the readings began.
+    """
+    check_model(run)
+    predictions: list[Prediction] = []
+    for number, fold in enumerate(make_folds(samples, settings.folds, run.recipe.seed), 1):
+        train = run.recipe.train.model_copy(update={"max_minutes": settings.max_minutes / settings.folds})
+        recipe = run.recipe.model_copy(
+            update={
+                "name": f"fold-{number}",
+                "output": str(folder),
+                "train": train,
+                "predict": run.recipe.predict.model_copy(update={"num_beams": 1}),
+                "data": run.recipe.data.model_copy(update={"dev": 0.0, "sources": []}),
+            }
+        )
+        with owned(folder / recipe.name):
+            predictions += _read_fold(replace(run, recipe=recipe), samples, fold, layout)
+    return predictions
+
+
+def _read_fold(run: ResolvedRun, samples: Sequence[Sample], fold: Sequence[Sample], layout: str) -> list[Prediction]:
+    folder = start_run(run.recipe)
+    path = folder.predictions(run.system("tuned"))
+    if len(read_predictions(path)) < len(fold):
+        ids = {sample.id for sample in fold}
+        learned = tuple(sample for sample in samples if sample.id not in ids)
+        data, seed = run.recipe.data, run.recipe.seed
+        splits = Splits(
+            layout=layout,
+            train=learned,
+            dev=(),
+            held_out=tuple(fold),
+            phrased=tuple(map(run.task.phrase, learned)),
+            transcriptions=tuple(transcription_samples(learned, data.transcription_share, seed)),
+        )
+        logger.info("%s: %d samples are read by a model of the other %d", run.name, len(fold), len(learned))
+        reconcile(folder, splits)
+        seed_everything(seed)
+        cache = VisionFeatureCache(folder=folder.features)
+        tune(folder, run, splits, cache)
+        predict_to_files({run.mode: path}, open_tuned(run, folder.adapter), run, fold, cache)
+    return read_predictions(path)
+
+
+def make_folds(samples: Sequence[Sample], count: int, seed: int) -> list[list[Sample]]:
+    """Folds of nearly equal size that keep groups whole; independent of the samples' order.
+
+    Raises:
+        RecipeError: when there are fewer units than folds.
+    """
+    units: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        units[split_unit(sample)].append(sample)
+    if len(units) < count:
+        raise RecipeError(f"--folds {count}: the samples form only {len(units)} groups — take fewer folds")
+
+    def order(unit: str) -> tuple[int, bytes]:
+        return -len(units[unit]), hashlib.sha256(f"{seed}:fold:{unit}".encode(errors="replace")).digest()
+
+    folds: list[list[Sample]] = [[] for _ in range(count)]
+    for unit in sorted(units, key=order):  # large groups first, each to the smallest fold
+        min(folds, key=len).extend(units[unit])
+    return folds

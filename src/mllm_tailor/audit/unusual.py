@@ -16,8 +16,8 @@ RARE = 0.02  # share of the values
 REGULAR = 0.1  # a field is written regularly if it has at most this many shapes a value
 MOST_OF_GROUP = 0.8  # of its values written alike make a habit of a group
 GROUP = 4  # other values of a group from which its habit can be told
-FAR_DAYS = 3 * 366  # beyond the middle 98 % of the dates
-FAR_RATIO = 30.0  # beyond the middle 98 % of the amounts
+FAR_DAYS = 3 * 366  # beyond the quartiles of the dates, and four times their distance
+FAR_RATIO = 50.0  # beyond the quartiles of the amounts
 
 
 def find_unusual(columns: Sequence[Column]) -> Iterator[Evidence]:
@@ -84,15 +84,15 @@ def _group_shapes(column: Column) -> Iterator[Evidence]:
 
 
 def _far_off(column: Column) -> Iterator[Evidence]:
-    """Dates and amounts far beyond the middle 98 % of their field."""
+    """Dates and amounts far beyond the middle half of their field."""
     numbers = [(value, number) for value in column.values if (number := _number(value, column.kind)) is not None]
     if len(numbers) < ENOUGH:
         return
-    cuts = statistics.quantiles([number for _, number in numbers], n=100)
+    low, _, high = statistics.quantiles([number for _, number in numbers])
     if column.kind == "date":
-        low, high = cuts[0] - FAR_DAYS, cuts[-1] + FAR_DAYS
+        low, high = low - 4 * (high - low) - FAR_DAYS, high + 4 * (high - low) + FAR_DAYS
     else:
-        low, high = cuts[0] / FAR_RATIO, cuts[-1] * FAR_RATIO
+        low, high = low / FAR_RATIO, high * FAR_RATIO
     far = [value for value, number in numbers if not low <= number <= high]
     for value in far:
         reason = f"{quoted(value.text)} is far from all other values of {column.name}"

@@ -152,6 +152,49 @@ def check(
 
 
 @command(json=True)
+def audit(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    readings: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--readings",
+            help="A run (its held-out readings), or predictions of samples that did not train the system; may be given "
+            "several times. Default: the recipe's own run, if it is finished.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", help="Train on all folds but one and read it, for each fold. Resumable.")
+    ] = None,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="With --folds: of training, in all.")] = 60.0,
+    shown: Annotated[int, typer.Option("--show", min=1, help="Labels on the page.")] = 100,
+    decode: Annotated[bool, typer.Option(help="Open every file, to find copies of one page.")] = True,
+    apply: Annotated[
+        Path | None, typer.Option("--apply", help="Take up decisions that the page has written, and audit nothing.")
+    ] = None,
+) -> None:
+    """Find labels that may be wrong, and decide about them.
+
+    Ranks all labels by what speaks against them: other labels, the text of the page, copies, readings of models
+    that did not learn them. Label files are never changed: a run applies the decisions (data.corrections).
+    """
+    from mllm_tailor.commands.audit import apply_to_recipe, audit_recipe
+
+    if apply is not None:
+        apply_to_recipe(recipe, overrides or [], apply)
+    else:
+        audit_recipe(
+            recipe,
+            overrides or [],
+            readings=readings or (),
+            folds=folds,
+            minutes=minutes,
+            shown=shown,
+            decode=decode,
+        )
+
+
+@command(json=True)
 def run(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -112,7 +112,8 @@ def _replace(sample: Sample, task: Task, decision: Decision) -> tuple[Sample, Co
         return None
     if present != decision.label:
         raise DataError(
-            f"{sample.id}: {decision.field} is now {present!r}, and the decision was about {decision.label!r} — decide again"
+            f"{sample.id}: {decision.field} is now {present!r}, and the decision was about {decision.label!r} — "
+            "decide again"
         )
     if sample.fields or decision.field != task.field_names[0]:
         changed = replace(sample, fields={**sample.fields, decision.field: decision.value})

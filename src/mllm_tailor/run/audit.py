@@ -118,15 +118,21 @@ def audit(recipe: Recipe, options: AuditOptions = AuditOptions()) -> AuditResult
         samples={sample.id: sample for sample in samples},
         labels=labels,
         readings=readings,
-        sources={
-            "labels": len(pages),
-            "text of the page": sum(bool(page.text) for page in pages),
-            "image hash": sum(bool(page.looks) for page in pages),
-            **{f"readings: {name}": len(predictions) for name, predictions in readings.items()},
-        },
+        sources=_sources(pages, readings),
         decided=len(suspects) - len(left),
         unreadable=tuple(issues),
     )
+
+
+def _sources(pages: Sequence[LabelledPage], readings: Mapping[str, Sequence[Prediction]]) -> dict[str, int]:
+    """Samples for which each kind of evidence is there; kinds without any left out."""
+    counts = {
+        "labels": len(pages),
+        "text of the page": sum(bool(page.text) for page in pages),
+        "copies": sum(bool(page.contents) for page in pages),
+        **{f"readings of {name}": len(predictions) for name, predictions in readings.items()},
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _read(run: ResolvedRun) -> tuple[str, list[Sample], list[DataIssue]]:

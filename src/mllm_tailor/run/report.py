@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import ImageDraw
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 STRIP_FRAMES = 4  # of a video
 LABEL_COLOR, REPLY_COLOR = "#1c8f6b", "#d0402b"  # of boxes
+NO_REGIONS: Mapping[str, list[list[list[float]]]] = MappingProxyType({})
 PICTURE_SIDE = 900  # pixels; large enough to read a receipt on a screen
 NOTES = {
     "train": "learned from",
@@ -136,8 +138,8 @@ def _images(scores: RunScores) -> dict[str, bytes]:
     base, tuned = (scores.systems[System(state, scores.mode).key] for state in ("base", "tuned"))
     indices = {index for chosen in choose(base, tuned, scores.metrics[0]).values() for index in chosen}
     samples = scores.held_out.samples
-    pictures = {samples[index].id: _picture(samples[index], _regions(scores, index)) for index in indices}
-    return {identifier: picture for identifier, picture in pictures.items() if picture}
+    pictures = {samples[index].id: picture(samples[index], _regions(scores, index)) for index in indices}
+    return {identifier: jpeg for identifier, jpeg in pictures.items() if jpeg}
 
 
 def _regions(scores: RunScores, index: int) -> dict[str, list[list[list[float]]]]:
@@ -155,7 +157,8 @@ def _outlines(fields: Mapping[str, Any]) -> list[list[list[float]]]:
     return polygon if polygon is not None and are_outlines(polygon) else []
 
 
-def _picture(sample: Sample, regions: Mapping[str, list[list[list[float]]]]) -> bytes | None:
+def picture(sample: Sample, regions: Mapping[str, list[list[list[float]]]] = NO_REGIONS) -> bytes | None:
+    """A small JPEG of a sample's first image or video, with outlines by color; None where it has none."""
     media = next((media for media in sample.media if media.kind != "audio"), None)
     if media is None:
         return None

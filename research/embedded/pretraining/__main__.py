@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import torch
 import yaml
 from mllm_tailor.models.resolve import EMBEDDED
 
-from pretraining import fonts
+from pretraining import checkpoint, fonts
 
 
 def setting(value: str) -> object:
@@ -20,13 +21,23 @@ def setting(value: str) -> object:
         return value
 
 
+def next_time(clock: str) -> float:
+    """The next UTC moment at which the clock shows HH:MM, in seconds since 1970."""
+    hour, minute = map(int, clock.split(":"))
+    now = datetime.now(UTC)
+    moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return (moment if moment > now else moment + timedelta(days=1)).timestamp()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pretraining", description=__doc__)
-    parser.add_argument("stage", choices=["fonts", "vision", "language", "keep", "join", "ship", "score"])
+    parser.add_argument("stage", choices=["fonts", "vision", "language", "copy", "keep", "join", "ship", "score"])
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the stage in all, restarts included")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of from the stage's checkpoint")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", help="checkpoint to write (default: the stage's name)")
+    parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints (default: .checkpoints here)")
+    parser.add_argument("--until", help="UTC time HH:MM at which to save and stop, its minutes used up or not (copy)")
     parser.add_argument("--folder", type=Path, default=EMBEDDED, help="where `ship` writes")
     parser.add_argument(
         "--set",
@@ -38,6 +49,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = {name: setting(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    if arguments.checkpoints:
+        checkpoint.FOLDER = arguments.checkpoints
+    if arguments.until:
+        settings["until"] = next_time(arguments.until)
     if arguments.stage == "fonts":
         print("apt-get install -y --no-install-recommends " + fonts.PACKAGES)
         print(
@@ -63,12 +78,12 @@ def main() -> None:
         return
     from mllm_tailor.training import distributed as processes
 
-    from pretraining import join, language, vision
+    from pretraining import flow_language, language, stage3_joint, vision
 
     processes.init_process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if processes.world_size() > 1 and arguments.stage != "join":
         parser.error(f"{arguments.stage} draws the same in every process: torchrun is for join")
-    stage = {"vision": vision, "language": language, "join": join}[arguments.stage]
+    stage = {"vision": vision, "language": language, "copy": flow_language, "join": stage3_joint}[arguments.stage]
     stage.train(
         arguments.minutes,
         not arguments.fresh,

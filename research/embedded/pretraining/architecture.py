@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -93,14 +94,16 @@ def start_language(modules: dict[str, nn.Module], folder: Path) -> None:
 class SymbolEmbedding(nn.Module):
     """What the projector will have to produce, from the characters themselves instead of their pixels.
 
-    A visual token is the sum over its 12 slots of the language model's own embedding of the character, turned by a
+    A visual token is the sum over its `slots` of the language model's own embedding of the character, turned by a
     matrix of the slot, plus the token's row and column in its tile. At first every slot has channels of its own, so
-    that one attention head can carry a character undisturbed by the other eleven, and the last 16 hold the place.
+    that one attention head can carry a character undisturbed by the others, and the last 16 hold the place.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(
+        self, width: int, slots: int = 4 * glyph_slots.SLOTS, characters: Sequence[str] = glyph_slots.CHARACTERS
+    ) -> None:
         super().__init__()
-        count, places = 4 * glyph_slots.SLOTS, 16
+        count, places = slots, 16
         own = (width - places) // count  # channels of a slot
         shared = torch.linalg.qr(torch.randn(width, width))[0][:, :own] * (width / own) ** 0.5
         turns = torch.zeros(count, width, width)
@@ -111,7 +114,7 @@ class SymbolEmbedding(nn.Module):
         code = 1.5 * torch.stack([angle.cos(), angle.sin()], -1).flatten(1)  # [SIDE, 8]
         self.row_embed = nn.Parameter(nn.functional.pad(code, (width - places, places // 2)))
         self.column_embed = nn.Parameter(nn.functional.pad(code, (width - places // 2, 0)))
-        ids = [encode(glyph_slots.character_of(index))[0] if index else 0 for index in range(glyph_slots.CLASSES)]
+        ids = [encode(character)[0] if character else 0 for character in characters]
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
 
     def forward(

@@ -27,9 +27,12 @@ MOST = 3  # places of one character that count: a text may stand on the page mor
 
 def answer_places(page: Page, answer: str) -> np.ndarray:
     """Places [characters, MOST] (visual token * 12 + slot) an answer was copied from; -1 where it was not."""
+    return places_in("\n".join(page.lines), text_places(page.places), answer)
+
+
+def places_in(text: str, known: np.ndarray, answer: str) -> np.ndarray:
+    """Places [characters, MOST] an answer was copied from, where `known` holds those of the text's characters."""
     places = np.full((len(answer), MOST), -1)
-    text = "\n".join(page.lines)
-    known = text_places(page.places)
     for start, piece in copied_pieces(answer):
         at, number = _find(text, piece, 0), 0
         while at >= 0 and number < MOST:
@@ -69,12 +72,13 @@ def copied_pieces(answer: str) -> list[tuple[int, str]]:
 class Guide(nn.Module):
     """Listens to a language model's layers and says how far its guided heads are from where they should look."""
 
-    def __init__(self, language: nn.Module, heads: int = 2) -> None:
+    def __init__(self, language: nn.Module, heads: int = 2, slots: int = SLOTS) -> None:
         super().__init__()
         config = language.config
+        self.slots = slots
         self.heads, self.size = heads, config.hidden_size // config.num_attention_heads
         self.layers = list(range(1, config.num_hidden_layers))
-        self.slot_names = nn.ModuleList(nn.Linear(config.hidden_size, SLOTS) for _ in self.layers)
+        self.slot_names = nn.ModuleList(nn.Linear(config.hidden_size, slots) for _ in self.layers)
         self.heard: dict[tuple[int, str], torch.Tensor] = {}
         self.rotary = [language.rotary_emb]  # in a list: not a part of this module
         for layer in self.layers:
@@ -114,12 +118,12 @@ class Guide(nn.Module):
                 known = wanted >= 0
                 scores = query[row][:, asked] @ key[row].mT * self.size**-0.5  # [heads, n, length]
                 scores = scores.float().masked_fill(positions > asked[:, None], -torch.inf).log_softmax(-1)
-                token = (wanted.clamp(min=0) // SLOTS + first).expand(self.heads, -1, -1)
+                token = (wanted.clamp(min=0) // self.slots + first).expand(self.heads, -1, -1)
                 found = scores.gather(-1, token).masked_fill(~known, -torch.inf)
                 same = _repeated(token[0], known)  # two places in one token are one look
                 looks.append(-found.masked_fill(same, -torch.inf).logsumexp(-1).flatten())
                 landed.append((found.detach().exp().amax(-1) > 0.5).float().mean())
-                slot = wanted.clamp(min=0) % SLOTS
+                slot = wanted.clamp(min=0) % self.slots
                 chosen = named[row, asked].gather(-1, slot).masked_fill(~known | _repeated(slot, known), -torch.inf)
                 names.append(-chosen.logsumexp(-1))
         self.heard.clear()
@@ -136,7 +140,7 @@ def _repeated(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
 BACK = (1, 2, 3, 4, 1, 16, 2, 15)  # distances the heads of the first layer look back; 16 tokens are a row of a tile
 
 
-def look_back(language: nn.Module) -> None:
+def look_back(language: nn.Module, back: Sequence[int] = BACK) -> None:
     """Make heads of a fresh model attend to a fixed distance back: all of the first layer, half of the second.
 
     In every further layer two do, one and two positions: there they carry where the characters before were shown, from
@@ -145,7 +149,7 @@ def look_back(language: nn.Module) -> None:
     heads = language.config.num_attention_heads
     for number, layer in enumerate(language.layers):
         for index in range(heads if number == 0 else heads // 2 if number == 1 else min(2, heads // 2)):
-            look_back_by(language, layer.self_attn, heads - 1 - index, BACK[index % len(BACK)])
+            look_back_by(language, layer.self_attn, heads - 1 - index, back[index % len(back)])
 
 
 @torch.no_grad()

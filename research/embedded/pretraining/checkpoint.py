@@ -26,7 +26,7 @@ def save(name: str, modules: dict[str, torch.nn.Module], optimizers: list[torch.
             for key, value in state.items():
                 tensors[f"optimizer{number}/{index}/{key}"] = torch.as_tensor(value).clone()
     tensors["random"] = torch.get_rng_state()
-    FOLDER.mkdir(exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     target = FOLDER / f"{name}.safetensors"
     partial = target.with_suffix(".partial")
     save_file(tensors, partial, metadata={"facts": json.dumps(facts)})

@@ -21,6 +21,9 @@ def character_of(index: int) -> str:
     return "" if index == NONE else chr(index + 31)
 
 
+CHARACTERS = tuple(character_of(index) for index in range(CLASSES))
+
+
 def fill_slots(classes: np.ndarray, x: np.ndarray, y: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Characters (class, centre in px) to labels [rows, columns, SLOTS]; a patch holding more is ignored."""
     return place_slots(classes, x, y, rows, columns)[0]

@@ -6,6 +6,7 @@ processor's few cores this uses them better than several threads do.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -19,7 +20,10 @@ SAVE_EVERY = 120  # seconds
 
 
 class Stage:
-    """A stage of `minutes` of the wall clock, its restarts included; `facts` is what it remembers beside weights."""
+    """A stage of `minutes` of the wall clock, its restarts included; `facts` is what it remembers beside weights.
+
+    `until` (seconds since 1970) ends a session of it, its minutes used up or not; one process only.
+    """
 
     def __init__(
         self,
@@ -30,9 +34,10 @@ class Stage:
         rate: float,
         flat: float,
         every: int,
+        until: float = math.inf,
     ) -> None:
         self.name, self.minutes, self.modules, self.optimizers = name, minutes, modules, optimizers
-        self.rate, self.flat, self.every = rate, flat, every
+        self.rate, self.flat, self.every, self.until = rate, flat, every, until
         self.facts: dict[str, float] = {"step": 0, "seconds": 0.0}
         self.done = 0.0  # share of the minutes that is over
         self._figures: list[list[float]] = []
@@ -44,7 +49,7 @@ class Stage:
     def steps(self) -> Iterator[float]:
         """The share of the time that is over, once for each step, until none is left; saves every two minutes."""
         self._started = saved = time.time() - self.facts["seconds"]
-        while (seconds := self._clock()) < 60 * self.minutes:
+        while (seconds := self._clock()) < 60 * self.minutes and time.time() < self.until:
             self.done = seconds / 60 / self.minutes
             yield self.done
             if time.time() - saved > SAVE_EVERY:

@@ -31,13 +31,13 @@ def next_time(clock: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pretraining", description=__doc__)
-    parser.add_argument("stage", choices=["fonts", "vision", "language", "copy", "keep", "join", "ship", "score"])
+    parser.add_argument("stage", choices=["fonts", "vision", "language", "copy", "lines", "keep", "join", "ship", "score"])
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the stage in all, restarts included")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of from the stage's checkpoint")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", help="checkpoint to write (default: the stage's name)")
     parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints (default: .checkpoints here)")
-    parser.add_argument("--until", help="UTC time HH:MM at which to save and stop, its minutes used up or not (copy)")
+    parser.add_argument("--until", help="UTC time HH:MM at which to save and stop, its minutes used up or not (copy, lines)")
     parser.add_argument("--folder", type=Path, default=EMBEDDED, help="where `ship` writes")
     parser.add_argument(
         "--set",
@@ -78,12 +78,12 @@ def main() -> None:
         return
     from mllm_tailor.training import distributed as processes
 
-    from pretraining import flow_language, language, stage3_joint, vision
+    from pretraining import flow_language, flow_vision, language, stage3_joint, vision
 
     processes.init_process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if processes.world_size() > 1 and arguments.stage != "join":
         parser.error(f"{arguments.stage} draws the same in every process: torchrun is for join")
-    stage = {"vision": vision, "language": language, "copy": flow_language, "join": stage3_joint}[arguments.stage]
+    stage = {"vision": vision, "language": language, "copy": flow_language, "lines": flow_vision, "join": stage3_joint}[arguments.stage]
     stage.train(
         arguments.minutes,
         not arguments.fresh,

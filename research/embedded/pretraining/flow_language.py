@@ -19,7 +19,7 @@ from pretraining.stage import Stage
 BACK = (1, 2, 3, 4, 5, 6, 1, 2)  # distances the heads of the first layer look back
 GUIDED = 4  # heads of each layer that are told where to look: together they carry what a cell shows
 CHARACTERS = tuple(flow.character_of(index) for index in range(flow.CLASSES))
-PROBE_EVERY = 600  # seconds
+PROBE_EVERY = 1500  # seconds
 
 
 def build(**sizes: int) -> tuple[nn.Module, nn.ModuleDict]:
@@ -65,7 +65,7 @@ def guesses(parts: nn.ModuleDict, examples: list[Example]) -> Iterator[list[np.n
         yield np.split(right, ends[:-1])
 
 
-def probe(parts: nn.ModuleDict, count: int = 24) -> dict[str, float]:
+def probe(parts: nn.ModuleDict, count: int = 12) -> dict[str, float]:
     """How well words never seen are copied from receipts of layouts never trained on, perfect symbols.
 
     `reading`: share of the characters of pages read out; `invented`: of their invented words; a field's name: share
@@ -139,7 +139,7 @@ def train(
         stage.learn(loss + guide * (look + slot), figures, f"level {stage.facts['level']:.3f}")
         average.update_parameters(parts)
         stage.facts["level"] = language.next_level(stage.facts["level"], right)
-        if time.time() - probed > PROBE_EVERY:
+        if time.time() - probed > PROBE_EVERY and stage.facts["level"] > 0.1:
             shares = probe(average.module)
             print("probe", " ".join(f"{key} {value:.3f}" for key, value in shares.items()), flush=True)
             guided.heard.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,14 +18,16 @@ FREQUENCIES = math.pi * torch.tensor([0.95, 0.78, 0.62, 0.47, 0.33, 0.20, 0.10, 
 OFFSETS = [(0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)]  # (row, column) head h looks at
 
 
-def build_tower(width: int = 256, layers: int = 6, heads: int = 8, ratio: int = 3) -> InternVLVisionModel:
+def build_tower(
+    width: int = 256, layers: int = 6, heads: int = 8, ratio: int = 3, patch: int = glyph_slots.PATCH
+) -> InternVLVisionModel:
     config = InternVLVisionConfig(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=ratio * width,
         image_size=[448, 448],
-        patch_size=[glyph_slots.PATCH, glyph_slots.PATCH],
+        patch_size=[patch, patch],
         attention_bias=True,
         use_qk_norm=False,
         norm_type="layer_norm",
@@ -67,7 +70,11 @@ def _rotation(offset: tuple[int, int]) -> torch.Tensor:
 
 @torch.no_grad()
 def initialise_local(
-    tower: InternVLVisionModel, sample: torch.Tensor, strength: float = 2.0, sharpness: float = 1.6
+    tower: InternVLVisionModel,
+    sample: torch.Tensor,
+    strength: float = 2.0,
+    sharpness: float = 1.6,
+    offsets: Sequence[tuple[int, int]] = tuple(OFFSETS),
 ) -> None:
     """Make a fresh tower start as a small convolution: each head attends to one neighbouring patch.
 
@@ -99,22 +106,23 @@ def initialise_local(
             nn.init.zeros_(linear.bias)
         for head in range(heads):
             rows = slice(head * size, head * size + codes)
-            attention.q_proj.weight[rows, :codes] += sharpness * _rotation(OFFSETS[head % len(OFFSETS)])
+            attention.q_proj.weight[rows, :codes] += sharpness * _rotation(offsets[head % len(offsets)])
             attention.k_proj.weight[rows, :codes] += torch.eye(codes)
 
 
 def _whiten(projection: nn.Conv2d, sample: torch.Tensor, codes: int) -> None:
-    patch = glyph_slots.PATCH
+    patch = projection.kernel_size[0]
     pixels = normalise(sample)[:, :1]
     patches = pixels.unfold(2, patch, patch).unfold(3, patch, patch).reshape(-1, patch * patch)
     mean = patches.mean(0)
     covariance = (patches - mean).T @ (patches - mean) / len(patches)
     values, vectors = torch.linalg.eigh(covariance)
-    whiten = vectors @ torch.diag((values + 0.02 * values.mean() * 10).rsqrt()) @ vectors.T
     channels = projection.out_channels - codes
-    mix = torch.randn(channels, patch * patch)
+    kept = min(channels, patch * patch)  # a patch of more pixels than channels is seen through its main components
+    whiten = torch.diag((values + 0.02 * values.mean() * 10).rsqrt())[-kept:] @ vectors.T
+    mix = torch.randn(channels, kept)
     mix /= mix.norm(dim=1, keepdim=True)
-    filters = mix @ whiten  # [channels, 196]
+    filters = mix @ whiten  # [channels, patch * patch]
     scale = ((patches - mean) @ filters.T).std()
     filters = filters / scale
     projection.weight.zero_()
@@ -155,15 +163,16 @@ def patch_features(tower: InternVLVisionModel, pixels: torch.Tensor, windows: in
 
 
 class GlyphHead(nn.Module):
-    """Names up to three characters of every patch: [..., width] to logits [..., SLOTS, CLASSES]."""
+    """Names up to `slots` characters of every patch: [..., width] to logits [..., slots, classes]."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, slots: int = glyph_slots.SLOTS, classes: int = glyph_slots.CLASSES) -> None:
         super().__init__()
+        self.shape = (slots, classes)
         self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, glyph_slots.SLOTS * glyph_slots.CLASSES)
+        self.linear = nn.Linear(width, slots * classes)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.norm(features)).unflatten(-1, (glyph_slots.SLOTS, glyph_slots.CLASSES))
+        return self.linear(self.norm(features)).unflatten(-1, self.shape)
 
 
 def load_tower(name: str) -> tuple[InternVLVisionModel, GlyphHead]:

@@ -56,7 +56,7 @@ def document_tile(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def glyph_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of the slots; an empty slot counts a sixth, so that paper does not drown print."""
-    flat, target = logits.float().reshape(-1, glyph_slots.CLASSES), labels.reshape(-1)
+    flat, target = logits.float().reshape(-1, logits.shape[-1]), labels.reshape(-1)
     loss = nn.functional.cross_entropy(flat, target, ignore_index=glyph_slots.IGNORED, reduction="none")
     weight = torch.where(target == glyph_slots.NONE, 1 / 6, 1.0) * (target != glyph_slots.IGNORED)
     return (loss * weight).sum() / weight.sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,15 @@ import yaml
 from mllm_tailor.models.resolve import EMBEDDED
 
 from pretraining import checkpoint, fonts
+
+
+STAGES = {  # module of each stage that trains
+    "vision": "vision",
+    "language": "language",
+    "copy": "flow_language",
+    "lines": "flow_vision",
+    "join": "stage3_joint",
+}
 
 
 def setting(value: str) -> object:
@@ -31,13 +41,13 @@ def next_time(clock: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pretraining", description=__doc__)
-    parser.add_argument("stage", choices=["fonts", "vision", "language", "copy", "lines", "keep", "join", "ship", "score"])
+    parser.add_argument("stage", choices=["fonts", *STAGES, "keep", "ship", "score"])
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the stage in all, restarts included")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of from the stage's checkpoint")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", help="checkpoint to write (default: the stage's name)")
     parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints (default: .checkpoints here)")
-    parser.add_argument("--until", help="UTC time HH:MM at which to save and stop, its minutes used up or not (copy, lines)")
+    parser.add_argument("--until", help="UTC time HH:MM at which to save and stop (copy, lines)")
     parser.add_argument("--folder", type=Path, default=EMBEDDED, help="where `ship` writes")
     parser.add_argument(
         "--set",
@@ -78,12 +88,10 @@ def main() -> None:
         return
     from mllm_tailor.training import distributed as processes
 
-    from pretraining import flow_language, flow_vision, language, stage3_joint, vision
-
     processes.init_process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if processes.world_size() > 1 and arguments.stage != "join":
         parser.error(f"{arguments.stage} draws the same in every process: torchrun is for join")
-    stage = {"vision": vision, "language": language, "copy": flow_language, "lines": flow_vision, "join": stage3_joint}[arguments.stage]
+    stage = importlib.import_module(f"pretraining.{STAGES[arguments.stage]}")
     stage.train(
         arguments.minutes,
         not arguments.fresh,

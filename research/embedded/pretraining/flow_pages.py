@@ -14,7 +14,9 @@ from pretraining import attention_supervision, flow, pages, questions, words
 from pretraining.language import Example
 
 RUN = re.compile(r"[A-Za-z]{2,}|[0-9]+")
-UPPER, LOWER, DIGITS = (np.array(list(letters)) for letters in (string.ascii_uppercase, string.ascii_lowercase, "0123456789"))
+UPPER, LOWER, DIGITS = (
+    np.array(list(letters)) for letters in (string.ascii_uppercase, string.ascii_lowercase, string.digits)
+)
 NAMED = ("company", "address")  # the fields whose words the probe and the practice invent
 
 

@@ -74,7 +74,7 @@ def _lines(rng: np.random.Generator, atlas: fonts.Atlas, count: int) -> list[tup
 
 
 def _middle(atlas: fonts.Atlas) -> float:
-    """Where the middle of print lies below a line's top: halfway from the capitals' top to a little under their foot."""
+    """Where the middle of print lies below a line's top: a little under that of the capitals."""
     top = atlas.offsets["H"][1]
     return top + 0.55 * len(atlas.masks["H"])
 
@@ -87,9 +87,9 @@ def _write_row(
     blank = atlas.advances[" "]
     while x < width:
         for text in words.snippet(rng).split():
-            if x > 0.5 * atlas.height and x + sum(atlas.advances.get(letter, 0) for letter in text) > width:
-                if rng.random() < 0.9:
-                    return
+            fits = x + sum(atlas.advances.get(letter, 0) for letter in text) <= width
+            if not fits and x > 0.5 * atlas.height and rng.random() < 0.9:
+                return
             x = pen.write(text, x, y, atlas)
             if rng.random() < MARKED:
                 marks.append(x + rng.uniform(0, 0.2) * blank)

@@ -21,9 +21,7 @@ PROBE_EVERY = 900  # seconds
 
 def build(ratio: int = 4, **sizes: int) -> nn.ModuleDict:
     eye = tower.build_tower(ratio=ratio, patch=flow.CELL, **sizes)
-    return nn.ModuleDict(
-        {"tower": eye, "head": tower.GlyphHead(eye.config.hidden_size, flow.SLOTS, flow.CLASSES)}
-    )
+    return nn.ModuleDict({"tower": eye, "head": tower.GlyphHead(eye.config.hidden_size, flow.SLOTS, flow.CLASSES)})
 
 
 def drawn(seed: int, first: int, held_out: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -89,7 +87,8 @@ def train(
     if resume and checkpoint.exists(name):
         stage.resume()
         print(f"resumed at step {stage.facts['step']:.0f}", flush=True)
-    print(f"{sum(p.numel() for p in parts.parameters()):,} parameters, {len(fonts.font_files())} font files", flush=True)
+    count = sum(p.numel() for p in parts.parameters())
+    print(f"{count:,} parameters, {len(fonts.font_files())} font files", flush=True)
     sets, tiles, probed = tests(), drawn(seed, int(stage.facts["tiles"])), time.time()
     for _ in stage.steps():
         grey, labels = stacked([next(tiles) for _ in range(batch)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -119,7 +120,7 @@ def _slopes(ink: np.ndarray) -> Slopes:
     """
     height, width = ink.shape
     edges = np.linspace(0, width, STRIPS + 1).astype(int)
-    sums = np.stack([ink[:, left:right].sum(1) for left, right in zip(edges[:-1], edges[1:], strict=True)])
+    sums = np.stack([ink[:, left:right].sum(1) for left, right in pairwise(edges)])
     inked = sums[sums > 0.5]
     if not len(inked):
         return (0.0,) * KNOTS
@@ -274,7 +275,8 @@ def _draw(result: Image.Image, page: PrintedPage, piece: Piece) -> None:
     """One piece, level, at its scale, in the middle of its row, and as dark as any print."""
     line = piece.line
     top, bottom = line.top - 1, line.bottom + 1
-    size = (max(1, round((piece.right - piece.left) * piece.scale)), min(flow.CELL, round((bottom - top) * piece.scale)))
+    wide, tall = (piece.right - piece.left) * piece.scale, (bottom - top) * piece.scale
+    size = (max(1, round(wide)), min(flow.CELL, round(tall)))
     slope = page.slope((top + bottom) / 2)
     y = top + slope * (piece.left - page.grey.width / 2)
     step = 1 / piece.scale

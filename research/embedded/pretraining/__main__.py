@@ -13,7 +13,6 @@ from mllm_tailor.models.resolve import EMBEDDED
 
 from pretraining import checkpoint, fonts
 
-
 STAGES = {  # module of each stage that trains
     "vision": "vision",
     "language": "language",

@@ -19,6 +19,7 @@ STAGES = {  # module of each stage that trains
     "copy": "flow_language",
     "lines": "flow_vision",
     "join": "stage3_joint",
+    "read": "flow_join",
 }
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", help="checkpoint to write (default: the stage's name)")
     parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints (default: .checkpoints here)")
-    parser.add_argument("--until", help="UTC time HH:MM at which to save and stop (copy, lines)")
+    parser.add_argument("--until", help="UTC time HH:MM at which to save and stop (copy, lines, read)")
     parser.add_argument("--folder", type=Path, default=EMBEDDED, help="where `ship` writes")
     parser.add_argument(
         "--set",

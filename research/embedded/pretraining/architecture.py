@@ -46,9 +46,13 @@ def conversation_ids(visual: int, turns: tuple[tuple[str, str], ...]) -> tuple[l
 
 
 def build_model(
-    width: int = 256, layers: int = 6, heads: int = 8, vision: dict[str, int] | None = None
+    width: int = 256,
+    layers: int = 6,
+    heads: int = 8,
+    vision: dict[str, int] | None = None,
+    downsample: float = 0.5,
 ) -> InternVLForConditionalGeneration:
-    """A random model; its parts are trained one after the other."""
+    """A random model; its parts are trained one after the other. A visual token is 1 / `downsample` patches a side."""
     eye = tower.build_tower(**(vision or {}))
     text = Qwen2Config(
         vocab_size=len(TOKENIZER),
@@ -70,6 +74,7 @@ def build_model(
             text_config=text,
             image_token_id=IMAGE,
             image_seq_length=VISUAL,
+            downsample_ratio=downsample,
             tie_word_embeddings=False,
         )
     )

@@ -260,7 +260,11 @@ def set_pieces(page: PrintedPage) -> tuple[list[Piece], list[tuple[int, float]],
 
 def flow_image(image: Image.Image) -> Image.Image:
     """The page's lines one after the other as a grey image of whole tiles, one above the other."""
-    page = read_page(image)
+    return draw_flow(read_page(image))
+
+
+def draw_flow(page: PrintedPage) -> Image.Image:
+    """As `flow_image`, of a page whose lines were found."""
     pieces, marks, rows = set_pieces(page)
     tiles = -(-rows // flow.COLUMNS)
     result = Image.new("L", (flow.WIDTH, tiles * flow.WIDTH), 255)

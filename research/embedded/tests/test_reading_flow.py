@@ -9,7 +9,19 @@ import pytest
 import torch
 from mllm_tailor.synthetic import FontSet, Style, draw_document
 
-from pretraining import checkpoint, flow, flow_language, flow_pages, flow_tiles, fonts, text_lines
+from pretraining import (
+    checkpoint,
+    flow,
+    flow_join,
+    flow_language,
+    flow_pages,
+    flow_pictures,
+    flow_tiles,
+    fonts,
+    pictures,
+    text_lines,
+    tower,
+)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -76,3 +88,25 @@ def test_the_copying_stage_goes_on_where_it_stopped(tmp_path: Path, monkeypatch:
     flow_language.train(0, True, seed=2, **sizes)  # another seed: all of it comes from the checkpoint
     checkpoint.load("copy", dict(parts.items()))
     assert torch.equal(parts["lm_head"].weight, stored)
+
+
+def test_the_joined_model_sees_the_cells_that_its_training_sees() -> None:
+    """What the stages compute by hand is what transformers computes from pixels."""
+    torch.manual_seed(0)
+    parts = flow_join.build(ratio=1, width=64, layers=2, heads=2)
+    model = parts["model"].eval()
+    grey = torch.randint(0, 255, (2, flow.WIDTH, flow.WIDTH), dtype=torch.uint8)
+    with torch.no_grad():
+        pixels = tower.normalise(grey)
+        mine = flow_join.visual_tokens(model, tower.patch_features(model.model.vision_tower, pixels))
+        theirs = model.model.get_image_features(pixel_values=pixels).pooler_output
+    assert torch.allclose(mine, theirs.flatten(0, 1), atol=1e-5)
+
+
+def test_labels_of_a_drawn_document_name_its_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "font_set", FontSet.shipped)  # the same on every machine
+    picture = flow_pictures.drawn(np.random.default_rng([3, 2]))
+    shown, pairs = picture.page.shown.cells.ravel(), zip(picture.page.shown.text, picture.page.shown.known, strict=True)
+    assert all(place < 0 or flow.character_of(shown[place]) == letter for letter, place in pairs)
+    assert (picture.page.shown.known >= 0).mean() > 0.9
+    assert len(picture.page.shown.cells) == len(picture.tiles) * flow.TOKENS

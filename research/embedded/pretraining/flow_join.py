@@ -1,0 +1,143 @@
+"""The reader as a whole: tower, projector and language model learn together on drawn documents set line after line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from pretraining import (
+    architecture,
+    attention_supervision,
+    checkpoint,
+    flow,
+    flow_language,
+    flow_pictures,
+    flow_vision,
+    optim,
+    stage3_joint,
+    tower,
+    vision,
+)
+from pretraining.architecture import IMAGE, SymbolEmbedding
+from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places
+from pretraining.stage import Stage
+
+Sample = tuple[np.ndarray, Example]  # grey tiles [n, 448, 448] and the conversation about them
+
+
+def build(ratio: int = 4, **sizes: int) -> dict[str, nn.Module]:
+    """The whole model, and what helps to train it: glyph head, symbols and guide."""
+    model = architecture.build_model(**sizes, vision={"patch": flow.CELL, "ratio": ratio}, downsample=1.0)
+    text = model.model.language_model
+    return {
+        "model": model,
+        "head": tower.GlyphHead(model.config.vision_config.hidden_size, flow.SLOTS, flow.CLASSES),
+        "symbols": SymbolEmbedding(text.config.hidden_size, flow.SLOTS, flow_language.CHARACTERS),
+        "guide": attention_supervision.Guide(text, flow_language.GUIDED, flow.SLOTS),
+    }
+
+
+def take_stages(parts: dict[str, nn.Module], lines: str, copy: str) -> None:
+    """Take the averaged weights of the two stages that came before."""
+    model = parts["model"]
+    eye = nn.ModuleDict({"tower": model.model.vision_tower, "head": parts["head"]})
+    text = nn.ModuleDict(
+        {"language": model.model.language_model, "lm_head": model.lm_head, "symbols": parts["symbols"]}
+    )
+    for name, module in ((lines, eye), (copy, text)):
+        averaged = torch.optim.swa_utils.AveragedModel(module)
+        checkpoint.load(name, {"average": averaged})
+        module.load_state_dict(averaged.module.state_dict())
+    checkpoint.load(copy, {"guide": parts["guide"]})
+
+
+def visual_tokens(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Features of the cells [tiles, 256, width] to [tiles * 256, text width]; a cell is a token."""
+    return model.model.multi_modal_projector(features).flatten(0, 1)
+
+
+def align(parts: dict[str, nn.Module], count: int = 120, steps: int = 400) -> None:
+    """Teach the fresh projector what the symbols of the language model are, on features computed once."""
+    model, tiles = parts["model"], flow_vision.drawn(31, 0)
+    grey, labels = flow_vision.stacked([next(tiles) for _ in range(count)])
+    with torch.no_grad():
+        features = torch.cat(
+            [tower.patch_features(model.model.vision_tower, tower.normalise(part)) for part in grey.split(4)]
+        )
+        oracle = parts["symbols"](labels.flatten(0, 1), model.get_input_embeddings()).unflatten(0, labels.shape[:2])
+    optimizers = optim.make_optimizers([model.model.multi_modal_projector], 3e-3)
+    for step in range(steps):
+        chosen = torch.randint(count, (6,))
+        known = (labels[chosen] >= 0).all(-1).flatten()
+        target = oracle[chosen].flatten(0, 1)[known]
+        distance = (visual_tokens(model, features[chosen])[known] - target).pow(2).mean() / target.pow(2).mean()
+        distance.backward()
+        optim.step(optimizers, 3e-3 * optim.rate_at(step / steps))
+        if step % 100 == 99:
+            print(f"projector step {step + 1} distance {distance.item():.3f}", flush=True)
+
+
+def losses(parts: dict[str, nn.Module], batch: list[Sample]) -> tuple[dict[str, torch.Tensor], float]:
+    """Answer loss, distance of the projector from the symbols, glyph loss and the guide's two of a few documents."""
+    model = parts["model"]
+    grey = torch.from_numpy(np.concatenate([tiles for tiles, _ in batch]))
+    examples = [example for _, example in batch]
+    cells = torch.from_numpy(np.concatenate([example.tokens for example in examples]))
+    ids, targets = assemble(examples)
+    features = tower.patch_features(model.model.vision_tower, tower.normalise(grey))
+    glyph = vision.glyph_loss(parts["head"](features), cells.view(len(grey), flow.TOKENS, flow.SLOTS))
+    visual = visual_tokens(model, features)
+    with torch.no_grad():
+        oracle = parts["symbols"](cells, model.get_input_embeddings())
+    filled, known = (cells > 0).any(1), (cells >= 0).all(1)
+    weight = known.float() * torch.where(filled, 1.0, 0.2)
+    distance = ((visual - oracle).pow(2).mean(-1) * weight).sum() / weight.sum() / oracle[filled].pow(2).mean()
+    embeds = model.get_input_embeddings()(ids)
+    embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual)
+    answer, right = answer_loss(model.model.language_model, model.lm_head, embeds, targets)
+    look, slot, _ = parts["guide"](assemble_places(examples, targets), FIRST)
+    return {"answer": answer, "oracle": distance, "glyph": glyph, "look": look, "slot": slot}, right
+
+
+def drawn(seed: int, first: int, batch: int) -> Iterator[list[Sample]]:
+    number = first
+    while True:
+        yield [flow_pictures.random_example(np.random.default_rng([seed, number + index])) for index in range(batch)]
+        number += batch
+
+
+def train(
+    minutes: float,
+    resume: bool,
+    rate: float = 1e-3,
+    batch: int = 3,
+    seed: int = 24,
+    name: str = "read",
+    lines: str = "lines",
+    copy: str = "copy",
+    until: float = math.inf,
+    guide: float = 0.1,
+    **sizes: int,
+) -> None:
+    """Join the checkpoints `lines` and `copy` and train for `minutes` in all or until the moment `until`."""
+    torch.manual_seed(seed)
+    parts = build(**sizes)
+    resumed = resume and checkpoint.exists(name)
+    if not resumed:
+        take_stages(parts, lines, copy)
+        align(parts)
+    parts["symbols"].requires_grad_(False)
+    optimizers = stage3_joint.make_optimizers(parts, rate)
+    stage = Stage(name, minutes, parts, optimizers, rate, flat=0.5, every=25, until=until)
+    if resumed:
+        stage.resume()
+    samples = drawn(seed, int(stage.facts["step"]) * batch, batch)
+    for done in stage.steps():
+        found, right = losses(parts, next(samples))
+        pull = max(0.05, 1 - done / 0.6)
+        beside = pull * found["oracle"] + 0.7 * found["glyph"] + guide * (found["look"] + found["slot"])
+        stage.learn(found["answer"] + beside, {"right": right, **found})

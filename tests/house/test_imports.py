@@ -13,6 +13,7 @@ import hashlib, importlib, json, logging, os, pkgutil, sys, warnings
 # What our modules import from elsewhere comes first: its side effects are its own.
 import accelerate, bitsandbytes, huggingface_hub, jinja2, llguidance, numpy, peft, PIL.Image, PIL.ImageFile, psutil
 import pyarrow, pydantic
+import fastapi, fastapi.responses, prometheus_client, starlette.routing, uvicorn, httpx2
 import rich.console, tensorboard, tokenizers, torch, transformers, typer
 import av, pypdfium2, soundfile
 import transformers.integrations.sdpa_attention, transformers.masking_utils, transformers.models.auto.modeling_auto

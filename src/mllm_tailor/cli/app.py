@@ -448,6 +448,36 @@ def verify(
 
 
 @command()
+def serve(
+    run_folders: Annotated[
+        list[Path], typer.Argument(help="Run folders; those over one base share it.", metavar="RUN...")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than this machine's needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Host whose http(s) addresses may be fetched; may be given several times."),
+    ] = None,
+    requests: Annotated[
+        int, typer.Option("--requests", min=1, help="Requests in the server at a time; further ones get 429.")
+    ] = 64,
+    files: Annotated[
+        Path | None,
+        typer.Option("--files", help="Folder that keeps uploaded files and batches; default: none is kept."),
+    ] = None,
+) -> None:
+    """Serve runs behind OpenAI's endpoints.
+
+    TAILOR_API_KEY is the key that clients must send. See docs/serving.md.
+    """
+    from mllm_tailor.commands.serve import serve_runs
+
+    serve_runs(run_folders, host=host, port=port, allowed_hosts=allow_host or (), requests=requests, files=files)
+
+
+@command()
 def chat(
     model_or_run: Annotated[str, typer.Argument(help="A run folder, `embedded`, a model folder or a hub id.")],
     files: Annotated[list[Path] | None, typer.Argument(help="Images, videos or recordings to ask about.")] = None,

@@ -110,7 +110,7 @@ class Guide:
         it.
         """
         written = list(map(self._vocabulary.bytes_of, tokens))
-        while written and _dangling(b"".join(written)) and self._matcher.rollback(1):
+        while written and dangling(b"".join(written)) and self._matcher.rollback(1):
             written.pop()
         added: list[int] = []
         masks = llguidance.numpy.allocate_token_bitmask(1, self._vocabulary.width)
@@ -130,7 +130,7 @@ def allowed_tokens(masks: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
     return np.unpackbits(masks.view(np.uint8), axis=1, count=width, bitorder="little").astype(bool)
 
 
-def _dangling(tail: bytes) -> bool:
+def dangling(tail: bytes) -> bool:
     """Whether the bytes end inside a UTF-8 character or after a lone backslash."""
     if (len(tail) - len(tail.rstrip(b"\\"))) % 2:
         return True

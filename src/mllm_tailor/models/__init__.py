@@ -25,6 +25,7 @@ from mllm_tailor.models.load import load_model
 from mllm_tailor.models.meta import MetaModel, load_meta_model
 from mllm_tailor.models.model import LoadedModel
 from mllm_tailor.models.save import save_model
+from mllm_tailor.models.share import share_weights
 
 __all__ = [
     "FAMILIES",
@@ -48,6 +49,7 @@ __all__ = [
     "media_features",
     "prompt_inputs",
     "save_model",
+    "share_weights",
     "tile_grid",
     "tile_image",
 ]

@@ -97,12 +97,24 @@ def open_tuned(run: ResolvedRun, adapter: Path) -> LoadedModel:
     Raises:
         RunError: when a file of the adapter is damaged or missing.
     """
+    return add_adapter(open_in_use(run), run, adapter)
+
+
+def open_in_use(run: ResolvedRun) -> LoadedModel:
+    """The base model in the number format in which the tuned model is used."""
+    return open_base(run) if run.recipe.predict.weights == "unquantised" else open_for_training(run)
+
+
+def add_adapter(model: LoadedModel, run: ResolvedRun, adapter: Path) -> LoadedModel:
+    """Apply a run's trained update to its base model.
+
+    Raises:
+        RunError: when a file of the adapter is damaged or missing.
+    """
     if (adapter.parent / MANIFEST).is_file():
         verify(adapter.parent, adapter)
-    unquantised = run.recipe.predict.weights == "unquantised"
-    model = open_base(run) if unquantised else open_for_training(run)
     tiles = model.tiles
-    run.method.load(model, adapter, unquantised=unquantised)
+    run.method.load(model, adapter, unquantised=run.recipe.predict.weights == "unquantised")
     if run.recipe.train.tiles:  # the recipe asks for other tiles in use than in training
         model.tiles = tiles
     return model

@@ -1,0 +1,159 @@
+"""One turn of a route at the engine: its waiting requests are decoded together, and later ones join them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, MutableMapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.loglikelihood import ROWS, LikelihoodScorer
+from mllm_tailor.generation.predictor import Predictor, Question
+from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.models import Encoded
+from mllm_tailor.serving.jobs import Job, JobQueue, Outcome, Route, Token
+from mllm_tailor.serving.text_pieces import TextPieces
+
+TURN = 2.0  # seconds that a request of another route waits before no further one joins this turn
+
+Begun = MutableMapping[int, Job]  # by the index under which the engine knows them
+
+
+def generation_turn(predictor: Predictor, queue: JobQueue, route: Route, begun: Begun) -> None:
+    """Generate replies until no job of the route is left, or another route has waited long enough."""
+    turn = GenerationTurn(predictor, queue, route, begun)
+    engine = predictor.engine
+    if isinstance(engine, GenerationEngine):
+        engine.on_step = turn.on_step
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as encoder:
+        for sequence in engine.run(turn.arriving(encoder)):
+            turn.finish(sequence)
+
+
+class GenerationTurn:
+    """The requests that are being decoded together."""
+
+    def __init__(self, predictor: Predictor, queue: JobQueue, route: Route, begun: Begun) -> None:
+        self.predictor, self.queue, self.route, self.begun = predictor, queue, route, begun
+        self.joins = isinstance(predictor.engine, GenerationEngine)  # beams are decoded batch by batch
+        self.number = 0
+        self.running: dict[int, list[ReplySequence]] = {}  # the sequences of each reply
+        self.pieces: dict[int, TextPieces] = {}
+        self.ahead: deque[tuple[Question, Job, Future[tuple[Encoded, float]]]] = deque()
+
+    def arriving(self, encoder: ThreadPoolExecutor) -> Iterator[list[ReplySequence]]:
+        """Sequences to decode, an empty group while none is waiting and others are still decoded."""
+        while True:
+            self._look_ahead(encoder)
+            if self.ahead:
+                sequences = self._begin(*self.ahead.popleft())
+                if sequences:
+                    yield sequences
+            elif self.running and self.joins:
+                yield []
+            else:
+                return
+
+    def _look_ahead(self, encoder: ThreadPoolExecutor) -> None:
+        """Phrase and encode what waits, a batch ahead of the model."""
+        most = 2 * self.predictor.settings.batch_size
+        while len(self.ahead) < most and (job := self.queue.take(self.route, TURN)) is not None:
+            if job.abandoned:
+                job.result.cancel()
+                continue
+            self.number += 1
+            self.begun[self.number] = job
+            try:
+                conversation = self.predictor.task.phrase(job.sample.unlabelled())
+            except DataError as error:
+                self._fail(self.number, job, error)
+                continue
+            encoded = encoder.submit(self.predictor.encode, conversation)
+            self.ahead.append((Question(self.number, conversation), job, encoded))
+
+    def _begin(
+        self, question: Question, job: Job, encoding: Future[tuple[Encoded, float]]
+    ) -> list[ReplySequence] | None:
+        try:
+            encoded, seconds = encoding.result()
+        except DataError as error:
+            self._fail(question.index, job, error)
+            return None
+        sequences = self.predictor.begin_replies(question, encoded, seconds, job.limit)
+        self.running[question.index] = list(sequences)
+        if job.on_text is not None and len(sequences) == 1 and self.joins:
+            self.pieces[question.index] = TextPieces(self.predictor.vocabulary)
+        return sequences
+
+    def on_step(self, rows: Sequence[ReplySequence]) -> None:
+        """After a step: pass on what was written, and end replies that nobody waits for."""
+        for row in rows:
+            job = self.begun.get(row.index)
+            if job is None or job.abandoned:
+                row.abandon()
+            elif row.index in self.pieces and job.on_text is not None:
+                text = self.pieces[row.index].add(row.tokens)
+                if text and not row.done:  # the rest comes with the result
+                    job.on_text(text)
+
+    def finish(self, sequence: ReplySequence) -> None:
+        """A sequence is finished; with the last one of a reply its job is answered."""
+        index = sequence.index
+        job = self.begun.get(index)
+        if job is None:
+            return
+        if job.abandoned:
+            job.result.cancel()
+            self._forget(index)
+            self.predictor.assemblers.pop(index, None)
+            return
+        prediction = self.predictor.finish(job.sample.id, sequence)
+        if prediction is None:
+            return
+        sequences = self.running[index]
+        tokens = tuple(
+            Token(self.predictor.vocabulary.bytes_of(token), logprob)
+            for each in sequences
+            for token, logprob in zip(each.tokens, each.logprobs, strict=True)
+        )
+        self._forget(index)
+        job.result.set_result(Outcome(prediction, sequences[0].encoded.length, tokens))
+
+    def _fail(self, index: int, job: Job, error: DataError) -> None:
+        self._forget(index)
+        job.result.set_result(Outcome(Prediction(job.sample.id, "", problem=str(error))))
+
+    def _forget(self, index: int) -> None:
+        for known in (self.begun, self.running, self.pieces):
+            known.pop(index, None)
+
+
+def compare_turn(scorer: LikelihoodScorer, queue: JobQueue, route: Route, begun: Begun, batch_size: int) -> None:
+    """Answer the waiting jobs of a route whose replies are compared, as many together as fit side by side."""
+    rows = 0
+    while len(begun) < batch_size and rows < ROWS and (job := queue.take(route, TURN)) is not None:
+        if job.abandoned:
+            job.result.cancel()
+            continue
+        begun[len(begun)] = job
+        rows += len(job.sample.options) or len(getattr(route.task, "classes", ()))
+    jobs = list(begun.values())
+    prompts = []
+    for job in jobs:
+        try:
+            prompts.append((job, *scorer.encode(job.sample)))
+        except DataError as error:
+            job.result.set_result(Outcome(Prediction(job.sample.id, "", problem=str(error))))
+    scores = scorer.score([(encoded, replies) for _, encoded, replies in prompts]) if prompts else []
+    for (job, encoded, replies), logprobs in zip(prompts, scores, strict=True):
+        shares = logprobs.softmax(-1)
+        best = int(shares.argmax())
+        reply = route.task.parse(replies[best])
+        confidence = dict.fromkeys(reply.fields, float(shares[best]))
+        prediction = Prediction(job.sample.id, replies[best], reply.fields, confidence, 0.0, reply.problem)
+        token = Token(replies[best].encode(), float(shares[best].log()))
+        job.result.set_result(
+            Outcome(prediction, encoded.length, (token,), tuple(zip(replies, shares.tolist(), strict=True)))
+        )

@@ -17,6 +17,10 @@ def _is(*values: Any) -> Callable[[Any], bool]:
     return lambda value: any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in values)
 
 
+def _is_false(value: Any) -> bool:
+    return value is False
+
+
 CHAT_CHECKS: Mapping[str, Check] = {
     "temperature": (_is(0), f"{GREEDY} — 0, or leave it out"),
     "top_p": (_is(1), f"{GREEDY} — 1, or leave it out"),
@@ -26,7 +30,7 @@ CHAT_CHECKS: Mapping[str, Check] = {
     "frequency_penalty": (_is(0), "tokens are chosen by probability alone — 0, or leave it out"),
     "logit_bias": (_is({}), "tokens are chosen by probability alone — leave it out"),
     "top_logprobs": (_is(0), "only the chosen token's probability is kept — 0, or leave it out"),
-    "store": (_is(False), "nothing is stored — false, or leave it out"),
+    "store": (_is_false, "nothing is stored — false, or leave it out"),
     "modalities": (_is(["text"]), "replies are text"),
     "metadata": (_is({}), "nothing is stored — leave it out"),
     "service_tier": (_is("auto", "default"), "there is one tier — auto, or leave it out"),
@@ -37,7 +41,7 @@ RESPONSES_CHECKS: Mapping[str, Check] = {
     **{name: CHAT_CHECKS[name] for name in ("temperature", "top_p", "top_logprobs", "store", "metadata")},
     "service_tier": CHAT_CHECKS["service_tier"],
     "truncation": (_is("disabled"), "nothing is cut from a request — disabled, or leave it out"),
-    "background": (_is(False), "use /v1/batches"),
+    "background": (_is_false, "use /v1/batches"),
     "include": (_is([]), "leave it out"),
     "previous_response_id": (_is(), "nothing is stored — send the earlier messages again"),
     "conversation": (_is(), "nothing is stored — send the earlier messages again"),

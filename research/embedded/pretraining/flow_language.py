@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pretraining import architecture, attention_supervision, checkpoint, flow, flow_pages, language, optim, questions
+from pretraining import architecture, attention_supervision, checkpoint, copying, flow, flow_pages, language, optim
 from pretraining.architecture import SymbolEmbedding
 from pretraining.language import FIRST, Example, assemble, assemble_places
 from pretraining.stage import Stage
@@ -50,53 +50,6 @@ def packed(pool: list[Example], budget: int, rng: np.random.Generator) -> Iterat
         found[-1].append(example)
     for index in rng.permutation(len(found)):
         yield found[index]
-
-
-@torch.no_grad()
-def guesses(parts: nn.ModuleDict, examples: list[Example]) -> Iterator[list[np.ndarray]]:
-    """For each example, for each answer, whether each of its characters is guessed right, the ones before given."""
-    for example in examples:
-        ids, labels = assemble([example])
-        embeds = language.symbol_embeds(parts["language"], parts["symbols"], ids, [example])
-        hidden = parts["language"](inputs_embeds=embeds, use_cache=False).last_hidden_state
-        asked = labels[0, 1:] != -100
-        right = (parts["lm_head"](hidden[0, :-1][asked]).argmax(-1) == labels[0, 1:][asked]).numpy()
-        ends = np.cumsum([len(answer) + 1 for _, answer in example.turns])
-        yield np.split(right, ends[:-1])
-
-
-def probe(parts: nn.ModuleDict, count: int = 12) -> dict[str, float]:
-    """How well words never seen are copied from receipts of layouts never trained on, perfect symbols.
-
-    `reading`: share of the characters of pages read out; `invented`: of their invented words; a field's name: share
-    of the pages whose value is right to the letter when the characters before are given.
-    """
-    whole, fields, texts = [], [], []
-    for index in range(count):
-        rng = np.random.default_rng([177, index])
-        page = flow_pages.document(rng, held_out=True, invent=1.0)
-        if not page.shown.text.isascii() or len(page.shown.text) > 1200:
-            continue
-        whole.append(page.example((("Read the text.", page.shown.text),)))
-        fields.append(page.example((questions.extraction(page, rng, plain=True),)))
-        texts.append(page)
-    read = [right for (right,) in guesses(parts, whole)]
-    exact: dict[str, list[float]] = {}
-    letters: list[np.ndarray] = []
-    for page, example, (right,) in zip(texts, fields, guesses(parts, fields), strict=True):
-        answer = example.turns[0][1]
-        keys = [key for key in questions.MAIN if key in page.fields]
-        for key, (start, value) in zip(keys, attention_supervision.copied_pieces(answer), strict=True):
-            exact.setdefault(key, []).append(float(right[start : start + len(value)].all()))
-            if key in flow_pages.NAMED:
-                letters.append(right[start : start + len(value)])
-    shares = {key: float(np.mean(values)) for key, values in exact.items()}
-    return {
-        "pages": len(read),
-        "reading": float(np.concatenate(read).mean()),
-        "names": float(np.concatenate(letters).mean()),
-        **shares,
-    }
 
 
 def train(
@@ -140,7 +93,7 @@ def train(
         average.update_parameters(parts)
         stage.facts["level"] = language.next_level(stage.facts["level"], right)
         if time.time() - probed > PROBE_EVERY and stage.facts["level"] > 0.1:
-            shares = probe(average.module)
+            shares = copying.shares(average.module, list(copying.flow_samples(12)))
             print("probe", " ".join(f"{key} {value:.3f}" for key, value in shares.items()), flush=True)
             guided.heard.clear()
             probed = time.time()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from mllm_tailor.synthetic import DrawnText, text_layout
-from mllm_tailor.synthetic.page import MONO, SANS
+from mllm_tailor.synthetic.page import MONO, SANS, Sheet
 
 from pretraining import attention_supervision, flow, pages, questions, words
 from pretraining.language import Example
@@ -47,26 +47,44 @@ def invented(run: str, rng: np.random.Generator) -> str:
     return "".join(np.where(upper, rng.choice(UPPER, len(run)), rng.choice(LOWER, len(run))))
 
 
-def reworded(text: DrawnText, rng: np.random.Generator, share: float, only: set[str] | None = None) -> DrawnText:
-    """The document with a share of its words (those in `only`) replaced by invented ones, in its fields alike."""
-    known: dict[str, str] = {}
+class Rewording:
+    """Replaces a share of the words (those in `only`, else all) by invented ones, the same word always alike."""
 
-    def one(match: re.Match[str]) -> str:
+    def __init__(self, rng: np.random.Generator, share: float, only: set[str] | None = None) -> None:
+        self.rng, self.share, self.only = rng, share, only
+        self.known: dict[str, str] = {}
+
+    def text(self, text: str) -> str:
+        return RUN.sub(self._word, text)
+
+    def fields(self, fields: dict[str, str]) -> dict[str, str]:
+        return {key: self.text(value) for key, value in fields.items()}
+
+    def _word(self, match: re.Match[str]) -> str:
         run = match[0]
-        if only is not None and run not in only:
+        if self.only is not None and run not in self.only:
             return run
-        if run not in known:
-            known[run] = invented(run, rng) if rng.random() < share else run
-        return known[run]
-
-    cells = tuple(cell._replace(text=RUN.sub(one, cell.text)) for cell in text.cells)
-    fields = {key: RUN.sub(one, value) for key, value in text.fields.items()}
-    return replace(text, cells=cells, fields=fields)
+        if run not in self.known:
+            self.known[run] = invented(run, self.rng) if self.rng.random() < self.share else run
+        return self.known[run]
 
 
-def named_words(text: DrawnText) -> set[str]:
+def reworded(text: DrawnText, words: Rewording) -> DrawnText:
+    """A placed document in other words, in its fields alike; every character stays where it stood."""
+    cells = tuple(cell._replace(text=words.text(cell.text)) for cell in text.cells)
+    return replace(text, cells=cells, fields=words.fields(text.fields))
+
+
+def reworded_sheet(sheet: Sheet, words: Rewording) -> Sheet:
+    """A composed document in other words, to be drawn."""
+    rows = [row._replace(cells=tuple(cell._replace(text=words.text(cell.text)) for cell in row.cells))
+            for row in sheet.rows]  # fmt: skip
+    return replace(sheet, rows=rows, fields=words.fields(sheet.fields), facts=words.fields(sheet.facts))
+
+
+def named_words(fields: dict[str, str]) -> set[str]:
     """Words of the fields that name somebody or some place."""
-    return {run for key in NAMED for run in RUN.findall(text.fields.get(key, "")) if run.isalpha()}
+    return {run for key in NAMED for run in RUN.findall(fields.get(key, "")) if run.isalpha()}
 
 
 def drawn(rng: np.random.Generator, held_out: bool = False) -> DrawnText:
@@ -83,7 +101,7 @@ def document(rng: np.random.Generator, held_out: bool = False, invent: float = 0
     """A document whose fields can be asked for; with probability `invent` names and streets are invented words."""
     text = drawn(rng, held_out)
     if rng.random() < invent:
-        text = reworded(text, rng, 0.8, named_words(text))
+        text = reworded(text, Rewording(rng, 0.8, named_words(text.fields)))
     shown = flow.set_flow(flow.lines_of(text), rng, whole_tiles=rng.random() < 0.7)
     return FlowPage(text.kind, shown, text.fields)
 
@@ -93,7 +111,7 @@ def few_lines(rng: np.random.Generator, most: int) -> FlowPage:
     count = int(rng.integers(1, most + 1))
     if rng.random() < 0.5:
         text = drawn(rng)
-        lines = flow.lines_of(reworded(text, rng, rng.choice([0.0, 0.6, 1.0])))
+        lines = flow.lines_of(reworded(text, Rewording(rng, rng.choice([0.0, 0.6, 1.0]))))
         start = int(rng.integers(max(1, len(lines) - count + 1)))
         lines = lines[start : start + count]
     else:

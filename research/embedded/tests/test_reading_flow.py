@@ -42,7 +42,7 @@ def test_cells_are_in_reading_order() -> None:
 def test_invented_words_are_the_same_on_the_page_and_in_its_fields() -> None:
     rng = np.random.default_rng(0)
     text = flow_pages.drawn(rng)
-    again = flow_pages.reworded(text, rng, 1.0, flow_pages.named_words(text))
+    again = flow_pages.reworded(text, flow_pages.Rewording(rng, 1.0, flow_pages.named_words(text.fields)))
     printed = " ".join(cell.text for cell in again.cells)
     assert again.fields["company"] != text.fields["company"]
     for key in ("company", "total"):

@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.cli.main import VLLM
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "predict_vllm.json"
 FIELDS = {"company": "string", "date": "date", "address": "string", "total": "amount"}
@@ -29,6 +31,7 @@ ENGINES = ("ours", "vllm")
 WARM_UP = 2  # receipts
 SEED = 20_000
 THREADS = {
+    **VLLM,
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as many threads as OMP_NUM_THREADS says, on any core
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB

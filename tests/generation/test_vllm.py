@@ -25,6 +25,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mllm_tailor.cli.app import app
+from mllm_tailor.cli.main import VLLM
 from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.manifest import create, record
 from mllm_tailor.core.sample import Media, Sample
@@ -39,10 +40,11 @@ from mllm_tailor.models import FAMILIES, InputSettings, LoadedModel, collate, en
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.run import vllm_model as served
+from mllm_tailor.run.merged import merged_folder
 from mllm_tailor.run.predict import open_base, open_tuned
 from mllm_tailor.run.resolve import resolve_saved
 from mllm_tailor.run.run_dir import RunFolder
-from mllm_tailor.run.vllm_model import drop_weights, merged_folder
+from mllm_tailor.run.vllm_model import drop_weights, merged_path
 from mllm_tailor.tasks import open_task
 
 NEAR = 0.5  # of logits up to 20, whose last place in bf16 is an eighth
@@ -306,9 +308,12 @@ def test_the_merged_folder_is_written_once_and_says_the_same(
     method.save(model, run.adapter)
     create(run.path)
     record(run.path, run.adapter)
-    folder = merged_folder(recipe, run)
+    folder = merged_folder(recipe, run, merged_path(recipe, run))
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert merged_folder(recipe, run) == folder and (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert (
+        merged_folder(recipe, run, merged_path(recipe, run)) == folder
+        and (folder / "model.safetensors").stat().st_mtime_ns == before
+    )
     readable = [sample for sample in samples if sample.id != "broken"]
     merged = open_base(recipe.with_model_folder(folder))
     texts = [
@@ -323,7 +328,7 @@ def test_the_merged_folder_is_written_once_and_says_the_same(
     shake(model)
     method.save(model, run.adapter)
     record(run.path, run.adapter)
-    assert merged_folder(recipe, run) != folder
+    assert merged_path(recipe, run) != folder
     assert not [part for part in tmp_path.iterdir() if part.name.startswith(".merged")]
 
 
@@ -331,6 +336,7 @@ def test_the_merged_folder_is_written_once_and_says_the_same(
 def calm_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """vLLM on one CPU thread, without reaching for the network."""
     for name, value in {
+        **VLLM,
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",

@@ -10,6 +10,11 @@ import sys
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+VLLM = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: no second copy of this program, and Ctrl-C ends all of it
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 
 
 def prepare_process() -> None:
@@ -21,6 +26,8 @@ def prepare_process() -> None:
     # oneDNN keeps the kernels of 1,024 products, a third of a MiB each, and samples of ever new lengths fill that. A
     # few forward passes' worth is as quick; fewer than one pass uses is not.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    for name, value in VLLM.items():
+        os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal of another encoding shows `?` for what it lacks
             stream.reconfigure(errors="replace")

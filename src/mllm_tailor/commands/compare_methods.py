@@ -134,7 +134,7 @@ def with_method(base: ResolvedRun, one: Wanted, budget: Budget, folder: Path) ->
     values = recipe.model_dump(mode="json")
     values |= {"name": one.folder, "method": {"name": one.name, **kept, **one.settings}, "output": str(folder)}
     values["train"] |= budget.train() | ({} if group_by_length else {"learning_rate": None})
-    return resolve(make_recipe(values))
+    return resolve_saved(make_recipe(values))
 
 
 def _outcome(one: Wanted, base: ResolvedRun, budget: Budget, folder: Path, shared: RunFolder) -> Outcome:

@@ -19,7 +19,7 @@ from mllm_tailor.reporting import write_curve
 from mllm_tailor.run.data_changes import same_held_out
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.pipeline import check_run, run_pipeline
-from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, finished, own_run, read_scores, share_predictions
 from mllm_tailor.scoring import LearningCurve, Scores, fit_curve
 from mllm_tailor.scoring.intervals import Interval
@@ -84,7 +84,7 @@ def _limited(run: ResolvedRun, size: int | None, folder: Path) -> ResolvedRun:
     values = run.recipe.model_dump(mode="json") | {"name": str(size or "all"), "output": str(folder)}
     if size is not None:
         values["data"] |= {"limit": size}
-    return resolve(make_recipe(values))
+    return resolve_saved(make_recipe(values))
 
 
 def _point(resolved: ResolvedRun, *, exclude_faulty: bool) -> RunFolder:

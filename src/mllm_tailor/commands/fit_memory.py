@@ -18,7 +18,7 @@ from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.cost_estimate import estimate_cost
 from mllm_tailor.run.dataset import Splits, prepare
-from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.training import ONE_PASS
 
 SHARE = 0.9  # of the free memory: other programs need some too
@@ -50,8 +50,10 @@ def fit_recipe(path: Path, overrides: list[str], memory: str | None) -> bool:
     splits, _ = prepare(run, exclude_faulty=True, decode=False)
     trials: list[Trial] = []
     for changes in milder(run):
-        changed = read_recipe(path, [*overrides, *changes]).model_copy(update={"task": run.recipe.task})
-        trials.append(_try(resolve(changed), splits, changes, available))
+        changed = read_recipe(path, [*overrides, *changes])
+        model = changed.model.model_copy(update={"system": run.model.system})
+        changed = changed.model_copy(update={"task": run.recipe.task, "model": model})
+        trials.append(_try(resolve_saved(changed), splits, changes, available))
         if trials[-1].fits:
             break
     chosen = trials[-1] if trials[-1].fits else None

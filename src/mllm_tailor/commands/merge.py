@@ -14,9 +14,10 @@ from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.core.io import atomic_folder
 from mllm_tailor.core.manifest import MANIFEST, create, record, verify
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.methods import check_mergeable, merge, truncate
-from mllm_tailor.models import LoadedModel, save_model
+from mllm_tailor.methods import check_mergeable, truncate
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.data_record import read_held_out
+from mllm_tailor.run.merged import save_merged
 from mllm_tailor.run.model_card import write_card
 from mllm_tailor.run.predict import generate, open_base, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
@@ -60,11 +61,9 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
         model.dtype = getattr(torch, dtype)
         if dtype == "float32" and not model.quantize:
             model.model.float()  # what is added up must not be rounded on the way
-    merge(model, "repacked" if how == "repacked" else "dequantised")
     if WAYS[how]:
         show((f"{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}", "yellow"))
-    with atomic_folder(out) as partial:
-        save_model(model, partial)
+    with save_merged(model, out, "repacked" if how == "repacked" else "dequantised") as partial:
         create(partial)
         record(partial, *(file for file in partial.iterdir() if file.name != MANIFEST))
     if not samples:

@@ -23,7 +23,7 @@ from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.pipeline import check_run, tune
-from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.run.run_dir import own_run
 
 KEEP = 3  # one in so many goes on to the next round
@@ -112,7 +112,7 @@ def with_candidate(
     values["train"] |= {"learning_rate": one.learning_rate, **budget.train()}
     if one.rank is not None:
         values["method"] |= {"rank": one.rank}
-    return resolve(make_recipe(values))
+    return resolve_saved(make_recipe(values))
 
 
 def _check(run: ResolvedRun, budget: Budget, candidates: Sequence[Candidate], folder: Path) -> None:

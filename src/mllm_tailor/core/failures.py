@@ -33,7 +33,6 @@ FIXES = {
 }
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how the library that writes weights words an error of the system
 NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|bad_alloc")
-SHOWN = 200  # characters of a path
 
 
 @contextmanager
@@ -62,7 +61,7 @@ def as_messages() -> Iterator[None]:
 def describe(error: OSError) -> str:
     """The file, what the system says, and what to do about it."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    where = " -> ".join(name if len(name) <= SHOWN else f"{name[:SHOWN]}…" for name in names)
+    where = " -> ".join(names)
     fix = FIXES.get(error.errno or 0, f"when that is put right, {AGAIN.removeprefix('then ')}")
     return f"{where}{': ' if where else ''}{error.strerror} — {fix}"
 

@@ -7,7 +7,7 @@ from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.leaks import find_shared
 from mllm_tailor.data.mixture import mix, ranked, read_source, source_names
 from mllm_tailor.data.propose_recipe import propose_recipe, summarise
-from mllm_tailor.data.read import Dataset, list_issues, merged, read_samples, shared_system
+from mllm_tailor.data.read import Dataset, list_issues, may_share_system, merged, read_samples, shared_system
 from mllm_tailor.data.split import split, split_dev
 from mllm_tailor.data.validate import FieldFacts, ValidationResult, exclusions, validate
 
@@ -22,6 +22,7 @@ __all__ = [
     "find_shared",
     "group_key",
     "list_issues",
+    "may_share_system",
     "merged",
     "mix",
     "propose_recipe",

@@ -104,22 +104,22 @@ def without_links_out(folder: Folder, samples: Sequence[Sample]) -> tuple[list[S
     return kept, issues
 
 
-def shared_system(path: str | Path, layout: str | None = None) -> str | None:
-    """The system text that every sample brings; None where one brings none, or another. Reading stops there.
+def may_share_system(path: str | Path, layout: str | None = None) -> bool:
+    """Whether the first sample brings a system text. Reading stops there.
 
     Raises:
         DataError: when no layout is recognised.
     """
     folder = Folder(path)
     reader: Layout = LAYOUTS.load(layout or detect(folder)[0])
-    text: str | None = None
-    for item in reader.read(folder):
-        if isinstance(item, DataIssue):
-            continue
-        if item.system is None or text not in (None, item.system):
-            return None
-        text = item.system
-    return text
+    first = next((item for item in reader.read(folder) if isinstance(item, Sample)), None)
+    return first is not None and first.system is not None
+
+
+def shared_system(samples: Sequence[Sample]) -> str | None:
+    """The system text that every sample brings; None where one brings none, or another."""
+    texts = {sample.system for sample in samples}
+    return texts.pop() if len(texts) == 1 else None
 
 
 def merged(issues: Sequence[DataIssue]) -> list[DataIssue]:

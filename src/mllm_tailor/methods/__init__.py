@@ -7,13 +7,14 @@
 
 from mllm_tailor.methods.dylora import truncate
 from mllm_tailor.methods.factory import make_method
-from mllm_tailor.methods.merge import check_mergeable, merge
+from mllm_tailor.methods.merge import MergeWay, check_mergeable, merge
 from mllm_tailor.methods.method import AppliedMethod, MethodSet, TrainableSummary, trainable_state_dict
 from mllm_tailor.methods.registry import METHODS
 
 __all__ = [
     "METHODS",
     "AppliedMethod",
+    "MergeWay",
     "MethodSet",
     "TrainableSummary",
     "check_mergeable",

@@ -16,8 +16,10 @@ from mllm_tailor.methods.adapters import adapter_state, restore
 from mllm_tailor.methods.base import InjectedAdapter
 from mllm_tailor.methods.method import MethodSet
 
+MergeWay = Literal["dequantised", "repacked"]
 
-def merge(model: TunableModel, how: Literal["dequantised", "repacked"] = "dequantised") -> None:
+
+def merge(model: TunableModel, how: MergeWay = "dequantised") -> None:
     """Merge every adapter into the weights, in place; afterwards the model has no adapters.
 
     A quantised base is dequantised before the update is added, which keeps the trained function (measured relative

@@ -28,12 +28,13 @@ class Budget:
     amount: float
 
     def train(self) -> dict[str, Any]:
-        """Settings of the training that keep to it; memory is measured, not set."""
+        """Settings of `train` that keep to it, whatever the recipe had; memory is measured, not set."""
+        if self.unit == "memory":
+            return {}
+        values: dict[str, Any] = {"steps": None, "max_minutes": None}
         if self.unit == "minutes":
-            return {"minutes": self.amount, "epochs": 1000}
-        if self.unit == "steps":
-            return {"steps": max(1, round(self.amount))}
-        return {"epochs": self.amount} if self.unit == "epochs" else {}
+            return values | {"max_minutes": self.amount, "epochs": 1000}
+        return values | ({"steps": max(1, round(self.amount))} if self.unit == "steps" else {"epochs": self.amount})
 
     def part(self, share: float) -> Budget:
         """A share of it."""

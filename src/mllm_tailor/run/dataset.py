@@ -17,7 +17,6 @@ from mllm_tailor.data import (
     exclusions,
     mix,
     ranked,
-    read_samples,
     read_source,
     source_names,
     split,
@@ -164,7 +163,8 @@ def read_splits(
     """
     data = run.recipe.data
     decisions = read_decisions(Path(data.corrections)) if data.corrections is not None else []
-    dataset = read_samples(data.train, data.layout, on_issue=issues.append, media_root=data.media_root)
+    dataset, of_rows = run.training_data.take()
+    issues += of_rows
     ids = {sample.id for sample in dataset.samples}
     first = [decision for decision in decisions if decision.id in ids or data.held_out.folder is None]
     samples, corrected = correct(dataset.samples, run.task, first, data.corrections or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,12 +11,39 @@ import torch
 from mllm_tailor.core.device import computes_in_bf16, pick_device
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data import read_samples, shared_system
+from mllm_tailor.data import DataIssue, Dataset, may_share_system, read_samples, shared_system
 from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.recipe import DataSpec, DecodingMode, ModelSpec, Predict, Recipe
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.scoring.systems import ModelState, System
 from mllm_tailor.tasks import ChoiceTask, DataDependentTask, Task, open_task
+
+
+class TrainingData:
+    """The samples of `data.train` and the issues of its rows, read when first asked for."""
+
+    def __init__(self, data: DataSpec) -> None:
+        self.data = data
+        self._read: tuple[Dataset, list[DataIssue]] | None = None
+
+    def read(self) -> tuple[Dataset, list[DataIssue]]:
+        """Data set and issues; kept, since settings of a recipe may depend on them before the samples are split.
+
+        Raises:
+            DataError: when there is no readable sample.
+        """
+        if self._read is None:
+            issues: list[DataIssue] = []
+            data = self.data
+            dataset = read_samples(data.train, data.layout, on_issue=issues.append, media_root=data.media_root)
+            self._read = dataset, issues
+        return self._read
+
+    def take(self) -> tuple[Dataset, list[DataIssue]]:
+        """As `read`, and keep nothing: the last use, or the next one reads the files as they are then."""
+        result = self.read()
+        self._read = None
+        return result
 
 
 @dataclass(frozen=True)
@@ -31,6 +58,7 @@ class ResolvedRun:
     metrics: tuple[str, ...]  # the first is the headline
     lower_is_better: bool  # of the headline
     bf16: bool  # whether products are computed in bf16
+    training_data: TrainingData = field(compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -63,20 +91,22 @@ def resolve(recipe: Recipe) -> ResolvedRun:
         RecipeError: naming a setting that is unknown or does not go with another.
         DataError: when the data do not hold what the task needs of them.
     """
-    model = _with_shared_system(recipe.data, recipe.model)
-    return resolve_saved(recipe.model_copy(update={"model": model}))
+    training_data = TrainingData(recipe.data)
+    model = _with_shared_system(training_data, recipe.model)
+    return resolve_saved(recipe.model_copy(update={"model": model}), training_data)
 
 
-def resolve_saved(recipe: Recipe) -> ResolvedRun:
+def resolve_saved(recipe: Recipe, training_data: TrainingData | None = None) -> ResolvedRun:
     """Resolve the recipe of a run folder, in which the settings from the data are filled in: no data are read.
 
     Raises:
         RecipeError: naming a setting that is unknown or does not go with another.
     """
+    training_data = training_data or TrainingData(recipe.data)
     device = check_device(recipe.model.device)
     task = open_task(recipe.task_name, recipe.task_settings)
     if isinstance(task, DataDependentTask):  # a class that only held-out samples have is a class, too
-        task = task.resolve_from(_samples(recipe.data))
+        task = task.resolve_from(_samples(training_data))
         recipe = recipe.model_copy(update={"task": {recipe.task_name: task.resolved_settings()}})
     metrics = metric_names(recipe.score, task)
     return ResolvedRun(
@@ -88,17 +118,20 @@ def resolve_saved(recipe: Recipe) -> ResolvedRun:
         metrics=metrics,
         lower_is_better=METRICS.load(metrics[0]).better == "lower",
         bf16=computes_in_bf16(recipe.model.dtype, device),
+        training_data=training_data,
     )
 
 
-def _with_shared_system(data: DataSpec, model: ModelSpec) -> ModelSpec:
+def _with_shared_system(training_data: TrainingData, model: ModelSpec) -> ModelSpec:
     """The model with the system text that all rows share, so that predict, chat and export use it too.
 
     Raises:
         RecipeError: where the recipe sets another one, which the rows' own text would replace in training.
     """
+    data, system = training_data.data, None
     try:
-        system = shared_system(data.train, data.layout) if Path(data.train).exists() else None
+        if Path(data.train).exists() and may_share_system(data.train, data.layout):
+            system = shared_system(training_data.read()[0].samples)
     except DataError:
         return model  # where the data are needed, reading them names the fault
     if system is None or system == model.system:
@@ -128,9 +161,11 @@ def check_device(wanted: str | None) -> torch.device:
     return device
 
 
-def _samples(data: DataSpec) -> Iterator[Sample]:
+def _samples(training_data: TrainingData) -> Iterator[Sample]:
     """Every sample of the recipe's task; rows that cannot be read are reported when the data are validated."""
-    sources = [(data.train, data.layout, data.media_root), (data.held_out.folder, None, data.media_root)]
+    data = training_data.data
+    yield from training_data.read()[0].samples
+    sources: list[tuple[str | None, str | None, str | None]] = [(data.held_out.folder, None, data.media_root)]
     sources += [(source.train, source.layout, source.media_root) for source in data.sources if source.task is None]
     for path, layout, media_root in sources:
         if path is not None:

@@ -16,7 +16,7 @@ from mllm_tailor.recipe import ModelSpec, Recipe, dump_recipe, read_recipe, stag
 from mllm_tailor.run.lock import LOCK, OWNER, owned
 from mllm_tailor.scoring.systems import System
 
-FOLDED = "model"
+MERGED = "model"
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class RunFolder:
         return place if place.is_dir() else None
 
     @property
-    def folded(self) -> Path:
-        """The model with what was trained folded in, from which the next stage starts."""
-        return self.path / FOLDED
+    def merged(self) -> Path:
+        """Base and adapter merged, from which the next stage starts."""
+        return self.path / MERGED
 
     def predictions(self, system: System | str) -> Path:
         """Replies of one system, or of what else the run predicts."""
@@ -127,7 +127,7 @@ class RunFolder:
         model = with_codebook(recipe.model, self.codebook)
         named = Path(model.path)
         moved = self.path.parent / named.parent.name / named.name
-        if named.name == FOLDED and not named.exists() and moved.is_dir():
+        if named.name == MERGED and not named.exists() and moved.is_dir():
             model = model.model_copy(update={"path": str(moved)})
         return recipe.model_copy(update={"model": model})
 

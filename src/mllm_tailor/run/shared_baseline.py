@@ -24,7 +24,7 @@ from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.pipeline import predict_held_out, write_baselines
 from mllm_tailor.run.predict import open_base
-from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
+from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, own_run, share_predictions
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.training import TrainingConfig
@@ -41,7 +41,7 @@ def compute_shared_baseline(run: ResolvedRun, folder: Path) -> RunFolder:
         RunError: when that fails; the reason was written to standard error.
     """
     values = run.recipe.model_dump(mode="json") | {"name": "shared", "output": str(folder)}
-    with own_run(resolve(make_recipe(values)).recipe) as shared:
+    with own_run(resolve_saved(make_recipe(values)).recipe) as shared:
         pass
     if not recorded(shared.path, shared.path / DONE):
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(shared.path,))

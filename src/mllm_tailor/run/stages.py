@@ -12,18 +12,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError, RecipeError
-from mllm_tailor.core.io import atomic_folder, write_json
-from mllm_tailor.core.manifest import forget, record, verify
+from mllm_tailor.core.io import write_json
+from mllm_tailor.core.manifest import forget, record
 from mllm_tailor.data import DataIssue, find_shared
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.methods import merge
-from mllm_tailor.models import LoadedModel, save_model
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import stage_recipes
 from mllm_tailor.reporting import write_stages
 from mllm_tailor.run.data_changes import drop_predictions, reconcile, remove
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.dataset import Excluded, Splits, refusal
 from mllm_tailor.run.events import Notify, StageEnded, StageStarted, ignore
+from mllm_tailor.run.merged import merged_folder
 from mllm_tailor.run.pipeline import check_model, report, run_pipeline
 from mllm_tailor.run.predict import open_base, open_tuned, predict_to_files
 from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
@@ -68,7 +68,8 @@ def run_stages(
     started: list[RunFolder] = []
     for number, (run, splits) in enumerate(stages, 1):
         if started:
-            run = run.with_model_folder(write_merged(started[-1]))
+            before = started[-1]
+            run = run.with_model_folder(merged_folder(resolve_saved(before.recipe()), before, before.merged))
         notify(StageStarted(number, len(stages), run.name))
         with own_run(run.recipe) as stage:
             started.append(stage)
@@ -139,21 +140,6 @@ def _without(name: str, splits: Splits, issues: Sequence[DataIssue]) -> Splits:
     if not left.train:
         raise DataError(f"{name}: other stages hold out everything it trains on — hold out the same files")
     return left
-
-
-def write_merged(stage: RunFolder) -> Path:
-    """The checkpoint that a finished stage leaves to the next: base and update in one, whole or not there."""
-    folder = stage.folded
-    if not folder.is_dir():
-        logger.info("Merging what %s learned into the model: %s", stage.path.name, folder)
-        model = open_tuned(resolve_saved(stage.recipe()), stage.adapter)
-        merge(model)
-        with atomic_folder(folder) as partial:
-            save_model(model, partial)
-        record(stage.path, folder)
-    else:
-        verify(stage.path, folder)
-    return folder
 
 
 def _predict_others(folder: RunFolder, now: int, run: ResolvedRun, stage: RunFolder, stages: Sequence[Stage]) -> None:

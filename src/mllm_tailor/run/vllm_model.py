@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import gc
-import logging
 from pathlib import Path
 
 import torch
 
 from mllm_tailor.core.errors import ModelError, RunError
-from mllm_tailor.core.io import atomic_folder, fingerprint, sha256
-from mllm_tailor.core.manifest import record, verify
+from mllm_tailor.core.io import fingerprint, sha256
 from mllm_tailor.generation.vllm.engine import VllmEngine, import_vllm
 from mllm_tailor.generation.vllm.requests import check_family
-from mllm_tailor.methods import check_mergeable, merge
-from mllm_tailor.models import LoadedModel, save_model
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.load import find_family, find_native
 from mllm_tailor.recipe import DecodingMode, Predict
-from mllm_tailor.run.predict import open_base, open_tuned
+from mllm_tailor.run.merged import merged_folder
+from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
-
-logger = logging.getLogger(__name__)
 
 
 def open_served(run: ResolvedRun, folder: RunFolder | None, mode: DecodingMode) -> tuple[LoadedModel, VllmEngine]:
@@ -39,7 +35,9 @@ def open_served(run: ResolvedRun, folder: RunFolder | None, mode: DecodingMode) 
             f"{run.model.path}: audio units are words this checkpoint does not hold before it is trained — "
             "use `--engine builtin`"
         )
-    model = open_base(run if folder is None else run.with_model_folder(merged_folder(run, folder)))
+    model = open_base(
+        run if folder is None else run.with_model_folder(merged_folder(run, folder, merged_path(run, folder)))
+    )
     drop_weights(model)
     return model, VllmEngine(model, model.folder, run.task.schema() if mode is DecodingMode.CONSTRAINED else None)
 
@@ -61,31 +59,12 @@ def _check_mode(settings: Predict, mode: DecodingMode) -> None:
             )
 
 
-def merged_folder(run: ResolvedRun, folder: RunFolder) -> Path:
-    """The run's adapter in its base, in the run's number format: a folder inside the run, written once an adapter.
-
-    Raises:
-        ModelError: for a method no single weight matrix can express.
-    """
-    target = folder.path / f"merged-{_key(run, folder.adapter)}"
-    if target.is_dir():
-        verify(folder.path, target)
-        return target
-    check_mergeable(run.method)
-    logger.info("Merging the adapter for vLLM, once, into %s", target)
-    model = open_tuned(run, folder.adapter)
-    merge(model)
-    with atomic_folder(target, replace=False) as partial:
-        save_model(model, partial)
-    record(folder.path, target)
-    return target
-
-
-def _key(run: ResolvedRun, adapter: Path) -> str:
-    """Of what the merged weights follow from: the adapter's files, its base, and what it is added to."""
-    files = sorted(file for file in adapter.rglob("*") if file.is_file())
-    sums = [[str(file.relative_to(adapter)), sha256(file)] for file in files]
-    return fingerprint(run.model.model_dump(mode="json"), run.recipe.predict.weights, sums)[:12]
+def merged_path(run: ResolvedRun, folder: RunFolder) -> Path:
+    """Named by what the merged weights depend on: the adapter's files, its base, and the base's weights in use."""
+    files = sorted(file for file in folder.adapter.rglob("*") if file.is_file())
+    sums = [[str(file.relative_to(folder.adapter)), sha256(file)] for file in files]
+    key = fingerprint(run.model.model_dump(mode="json"), run.recipe.predict.weights, sums)[:12]
+    return folder.path / f"merged-{key}"
 
 
 def drop_weights(model: LoadedModel) -> None:

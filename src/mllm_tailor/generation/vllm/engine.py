@@ -1,12 +1,11 @@
 """vLLM instead of the built-in engine, for many files on a GPU (https://docs.vllm.ai, Kwon et al. 2023, 2309.06180).
 
-It runs inside this process, without its own processor, sampling or telemetry; see `requests` for its inputs.
+It runs without its own processor or sampling; see `requests` for its inputs. The command line has it run inside this
+process, without telemetry (`cli.main.VLLM`); a program that uses this class sets the same variables itself.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,11 +23,6 @@ from mllm_tailor.recipe import DecodingMode
 
 MAX_SEQUENCES = 64  # given to vLLM at a time; their pixels wait in this process's memory
 STEP_TOKENS = 8192  # of prompts in one step
-QUIET = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: no second copy of this program, and Ctrl-C ends it all
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 INSTALL = "pip install 'vllm>=0.32' and then mllm-tailor once more, whose newer transformers vLLM runs with"
 
 
@@ -135,15 +129,23 @@ class VllmEngine:
 
 
 def import_vllm() -> Any:
-    """vLLM, quiet, in one process and with a device to run on.
+    """vLLM, with a device to run on.
 
     Raises:
         ModelError: when it is not installed, of an unsupported version, or without a device.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("vllm").setLevel(logging.ERROR)  # until it reads its own setting
-    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        vllm = _import_modules()
+    if not vllm.platforms.current_platform.device_type:
+        raise ModelError(
+            "this vLLM is built for a device that is not here — use `--engine builtin`, or install a build for this "
+            "machine"
+        )
+    return vllm
+
+
+def _import_modules() -> Any:
     try:
         import vllm
     except ImportError as error:
@@ -158,9 +160,4 @@ def import_vllm() -> Any:
         import vllm.sampling_params
     except ImportError as error:
         raise ModelError(f"vLLM {vllm.__version__} lacks a required module ({error}) — {INSTALL}") from None
-    if not vllm.platforms.current_platform.device_type:
-        raise ModelError(
-            "this vLLM is built for a device that is not here — use `--engine builtin`, or install a build for this "
-            "machine"
-        )
     return vllm

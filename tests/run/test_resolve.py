@@ -1,0 +1,55 @@
+"""What resolving a recipe takes from the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.data import Dataset
+from mllm_tailor.recipe import make_recipe
+from mllm_tailor.run import resolve as module
+from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.resolve import resolve
+
+
+def chat(folder: Path, systems: list[str | None], **model: Any) -> dict[str, Any]:
+    """A recipe on chat rows of text, each with its system text."""
+    rows = []
+    for number, system in enumerate(systems):
+        said = [("system", system)] if system else []
+        said += [("user", f"question {number}"), ("assistant", f"answer {number}")]
+        rows.append({"messages": [{"role": role, "content": text} for role, text in said]})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"data": str(folder), "task": "answer", "model": {"path": "tiny", "device": "cpu", **model}}
+
+
+def test_a_system_text_that_all_rows_share_is_the_model_s_and_rows_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = []
+
+    def counted(*arguments: Any, **settings: Any) -> Dataset:
+        readings.append(arguments)
+        return module_read(*arguments, **settings)
+
+    module_read = module.read_samples
+    monkeypatch.setattr(module, "read_samples", counted)
+    run = resolve(make_recipe(chat(tmp_path, ["Be brief."] * 10)))
+    assert run.model.system == "Be brief."
+    splits, _ = prepare(run)
+    assert len(splits.train) + len(splits.dev) + len(splits.held_out) == 10
+    assert len(readings) == 1
+
+
+@pytest.mark.parametrize("systems", [["Be brief."] * 9 + ["Be long."], ["Be brief."] * 9 + [None], [None] * 10])
+def test_other_system_texts_stay_with_their_rows(tmp_path: Path, systems: list[str | None]) -> None:
+    assert resolve(make_recipe(chat(tmp_path, systems))).model.system is None
+
+
+def test_two_system_texts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="leave one of them out"):
+        resolve(make_recipe(chat(tmp_path, ["Be brief."] * 3, system="Be long.")))

@@ -14,15 +14,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
 from mllm_tailor.commands.run import run_recipe
-from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.device import pick_device
+from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, count_processes
-from mllm_tailor.run.launcher import choose_process_count
-from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.execute import execute
+from mllm_tailor.run.launcher import choose_process_count, rank_device
+from mllm_tailor.run.resolve import resolve, resolve_here
 from mllm_tailor.synthetic import draw_folder
 
 LONG = CostEstimate(
@@ -153,7 +156,6 @@ def test_a_run_that_goes_on_may_have_other_processes_than_were_foreseen() -> Non
         ({"train": {"processes": 2, "optimizer": "lomo"}}, "lomo keeps no gradients"),
         ({"train": {"processes": 2, "optimizer": "mezo"}}, "mezo keeps no gradients"),
         ({"train": {"processes": 2, "distill": "teacher"}}, "its objective needs a single process"),
-        ({"train": {"processes": 2}, "model": {"path": "embedded", "device": "cuda"}}, "torchrun"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(
@@ -165,3 +167,35 @@ def test_what_cannot_be_shared_is_refused(
         choose_process_count(resolve(recipe), None)
     changes["train"] = {**changes["train"], "processes": "auto"}  # type: ignore[dict-item]
     assert count(recipe_with(**changes)) == 1
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("mllm_tailor.run.resolve.computes_in_bf16", lambda dtype, device: True)
+    run = resolve(recipe_with(train={"processes": 3}, model={"path": "embedded", "device": "cuda:1"}))
+    assert [str(rank_device(run, rank)) for rank in range(3)] == ["cuda:1", "cuda:2", "cuda:3"]
+    assert choose_process_count(run, None) == 3
+    run = resolve(recipe_with(train={"processes": 4}, model={"path": "embedded", "device": "cuda:1"}))
+    with pytest.raises(RecipeError, match="cuda:4 is absent — write at most 3"):
+        choose_process_count(run, None)
+    run = resolve(recipe_with(model={"path": "embedded"}))
+    assert count_processes(run, LONG) == 1 and str(rank_device(run, 3)) == "cuda:3"
+    monkeypatch.setenv("LOCAL_RANK", "2")  # torchrun, which starts processes that call `train` themselves
+    assert [str(pick_device(wanted)) for wanted in (None, "cuda", "cuda:0", "cpu")] == [
+        "cuda:2", "cuda:2", "cuda:0", "cpu",
+    ]  # fmt: skip
+
+
+def test_a_whole_run_is_not_started_by_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match=r"train\.processes=N"):
+        execute(recipe_with())
+
+
+def test_a_run_made_on_a_gpu_is_opened_on_this_machine(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = recipe_with(model={"path": "embedded", "device": "cuda:7"})
+    assert resolve_here(recipe).model.device is None
+    assert "cuda:7 is absent here" in caplog.text
+    with pytest.raises(RecipeError, match="cuda:7 is absent"):
+        resolve(recipe)

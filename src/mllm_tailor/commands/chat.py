@@ -17,7 +17,7 @@ from mllm_tailor.core.sample import Sample, Turn
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.models import LoadedModel, load_model, prompt_inputs
 from mllm_tailor.run.predict import open_tuned
-from mllm_tailor.run.resolve import resolve_saved
+from mllm_tailor.run.resolve import resolve_here
 from mllm_tailor.run.run_dir import RunFolder, open_run
 
 HELP = "Ask about the files; /new starts over, /quit (or Ctrl-D) ends."
@@ -31,7 +31,7 @@ def chat(name: str, files: Sequence[Path], ask: Callable[[str], str] = input) ->
     """
     folder = Path(name)
     run = open_run(folder) if RunFolder(folder).recipe_file.is_file() else None
-    model = open_tuned(resolve_saved(run.recipe()), run.adapter) if run else load_model(name)
+    model = open_tuned(resolve_here(run.recipe()), run.adapter) if run else load_model(name)
     start = opening(files)
     show(HELP)
     talk = start

@@ -20,7 +20,7 @@ from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.merged import save_merged
 from mllm_tailor.run.model_card import write_card
 from mllm_tailor.run.predict import generate, open_base, open_tuned
-from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
+from mllm_tailor.run.resolve import ResolvedRun, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions
 from mllm_tailor.run.scores import score_replies
 
@@ -118,7 +118,7 @@ def _ended(path: Path, out: Path) -> tuple[RunFolder, ResolvedRun]:
     folder = open_run(path)
     if not folder.training.is_file():
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
-    return folder, resolve_saved(folder.recipe())
+    return folder, resolve_here(folder.recipe())
 
 
 def _rescored(folder: RunFolder, run: ResolvedRun, model: LoadedModel, samples: Sequence[Sample]) -> str:

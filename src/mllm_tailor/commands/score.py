@@ -17,7 +17,7 @@ from mllm_tailor.data.jsonl import jsonl_rows
 from mllm_tailor.reporting.sentences import between
 from mllm_tailor.reporting.tables import gain_table
 from mllm_tailor.run.data_record import read_held_out
-from mllm_tailor.run.resolve import resolve_saved
+from mllm_tailor.run.resolve import resolve_here
 from mllm_tailor.run.run_dir import open_run, read_predictions, read_scores
 from mllm_tailor.run.scores import field_kinds
 from mllm_tailor.scoring import Gain, Scores, compare, score
@@ -89,7 +89,7 @@ def _truth(path: Path, metrics: Sequence[str], kinds: dict[str, str], group_by: 
     run = open_run(path)
     held_out = read_held_out(run)
     labelled = LabelledSet(held_out.ids, held_out.labels, held_out.groups)
-    stated = field_kinds(resolve_saved(run.recipe()).task)
+    stated = field_kinds(resolve_here(run.recipe()).task)
     return Truth(labelled, tuple(metrics) or tuple(read_scores(run)["metrics"]), {**stated, **kinds})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -17,10 +18,18 @@ CPU_TOKENS = 1024  # of one forward pass: more side by side is no faster on a CP
 
 
 def pick_device(wanted: str | torch.device | None = None) -> torch.device:
-    """The wanted device, or the first GPU, or the CPU."""
-    if wanted:
+    """The wanted device, or the best there is: the GPU of this process, or the CPU.
+
+    `LOCAL_RANK`, which torchrun sets, tells the processes of one machine apart: each gets a GPU of its own.
+    """
+    if wanted and str(wanted) != "cuda":
         return torch.device(wanted)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device(wanted or "cpu")
+    local_rank = os.environ.get("LOCAL_RANK")
+    if local_rank is None:
+        return torch.device("cuda")
+    return torch.device("cuda", int(local_rank) % torch.cuda.device_count())
 
 
 def fast_bf16(device: torch.device) -> bool:

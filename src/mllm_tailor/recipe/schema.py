@@ -260,8 +260,8 @@ class Train(Settings):
     gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="worker processes for CPU training; auto: one a core where a long training's "
-        "steps have passes for them and memory suffices. On GPUs: torchrun",
+        description="processes that share each training step. auto: on a CPU, one per core where the training is long "
+        "and micro-batches and memory suffice; on a GPU, one. With several GPUs: their number",
     )
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this many minutes of training; the schedule shortens with them"

@@ -102,18 +102,20 @@ def estimate_cost(
         estimate, vision_seconds=profile.vision_seconds * sum(tiles.values()), scoring_seconds=scoring_seconds
     )
     processes = count_processes(run, estimate)
-    return replace(estimate, processes=processes, peak_bytes=processes * estimate.peak_bytes)
+    sharing = processes if pick_device(run.model.device).type == "cpu" else 1  # of one memory; a GPU has its own
+    return replace(estimate, processes=processes, peak_bytes=sharing * estimate.peak_bytes)
 
 
 def count_processes(run: ResolvedRun, estimate: CostEstimate) -> int:
-    """How many processes train on a CPU: as the recipe says, or as cores, micro-batches and memory allow.
+    """How many processes train: as the recipe says; or on a CPU, as cores, micro-batches and memory allow.
 
     `estimate` is of a single process; several are a little faster than its threads.
     """
     wanted = run.recipe.train.processes
     if wanted != "auto":
         return wanted
-    if single_process_reason(run) or estimate.training_seconds < MIN_SHARED_SECONDS:
+    on_cpu = pick_device(run.model.device).type == "cpu"
+    if not on_cpu or single_process_reason(run) or estimate.training_seconds < MIN_SHARED_SECONDS:
         return 1
     micro_batches = run.recipe.train.batch_size // max(1, estimate.micro_batch_samples)
     fitting = int(MEMORY_SHARE * free_memory(torch.device("cpu"))) // max(1, estimate.peak_bytes)
@@ -124,8 +126,6 @@ def single_process_reason(run: ResolvedRun) -> str:
     """Why this training needs a single process here; empty where it does not."""
     train = run.recipe.train
     optimizer = run.method.optimizer or train.optimizer
-    if pick_device(run.model.device).type != "cpu":
-        return "processes on GPUs are started by torchrun"
     if TABLE[optimizer].gradients != "all":
         return f"{optimizer} keeps no gradients that could be summed"
     if not is_data_parallel(run.method, train, run.recipe.task_name):

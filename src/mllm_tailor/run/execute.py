@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.failures import as_messages
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.data_changes import SHOWN, changed_files
@@ -15,7 +17,7 @@ from mllm_tailor.run.events import Notify, ignore
 from mllm_tailor.run.limits import without_unreadable
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.pipeline import check_model, check_run, report, run_pipeline
-from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
+from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
 
@@ -51,6 +53,7 @@ def execute(recipe: Recipe, options: Options = Options(), notify: Notify = ignor
         TailorError: with what is wrong and what to do about it.
     """
     with as_messages():
+        _refuse_torchrun()
         runs = resolve_stages(recipe)
         with own_run(recipe if recipe.stages else runs[0].recipe, fresh=options.fresh) as folder:
             if finished(folder) and not _redo(folder, accept=options.accept_changes):
@@ -58,6 +61,14 @@ def execute(recipe: Recipe, options: Options = Options(), notify: Notify = ignor
             else:
                 _execute(folder, runs, options, notify, staged=bool(recipe.stages))
     return folder
+
+
+def _refuse_torchrun() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(
+            "torchrun starts the whole command several times, but only training is shared — run `tailor run` once "
+            "without it; train.processes=N has N processes train together"
+        )
 
 
 def _execute(folder: RunFolder, runs: Sequence[ResolvedRun], options: Options, notify: Notify, *, staged: bool) -> None:
@@ -109,7 +120,7 @@ def report_again(path: Path, notify: Notify = ignore) -> RunFolder:
             if recipe.stages:
                 report_stages(folder, notify)
             else:
-                report(folder, resolve_saved(recipe), notify)
+                report(folder, resolve_here(recipe), notify)
     return folder
 
 

@@ -1,7 +1,8 @@
-"""Data-parallel training on a CPU: for small matrix products, one process per core is faster than threads.
+"""Data-parallel training: one process per GPU; or per CPU core, which is faster than threads for small products.
 
 Worker processes get the recipe and the samples, load the model themselves and compute their share of each step's
 micro-batches. Gradients are summed (`training.distributed`), so the result equals that of one process up to rounding.
+Only training is shared: everything else is done by the process that launches the workers, rank 0.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, spawn
 
 from mllm_tailor.core.conversation import Conversation
-from mllm_tailor.core.device import seed_everything, threads
+from mllm_tailor.core.device import pick_device, seed_everything, threads
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.run.cost_estimate import CostEstimate, single_process_reason
 from mllm_tailor.run.dataset import Splits
@@ -65,6 +66,12 @@ def choose_process_count(run: ResolvedRun, estimate: CostEstimate | None) -> int
     reason = single_process_reason(run)
     if reason and wanted > 1:
         raise RecipeError(f"train.processes: {wanted}, but {reason} — leave it out")
+    last = rank_device(run, wanted - 1)
+    if last.type == "cuda" and (last.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(
+            f"train.processes: {wanted}, but each needs a GPU and {last} is absent — write at most "
+            f"{wanted - 1 - (last.index or 0) + torch.cuda.device_count()}"
+        )
     return wanted
 
 
@@ -79,6 +86,7 @@ def launch_workers(world_size: int, run: ResolvedRun, splits: Splits, folder: Ru
         yield
         return
     per_process = max(1, torch.get_num_threads() // world_size)
+    device = rank_device(run, 0)
     logger.info("%d processes train together, %d threads each", world_size, per_process)
     with tempfile.TemporaryDirectory(prefix="tailor-") as place:
         rendezvous = (Path(place) / "rendezvous").as_uri()
@@ -89,7 +97,7 @@ def launch_workers(world_size: int, run: ResolvedRun, splits: Splits, folder: Ru
         workers = spawn(_worker_main, (args, ready), nprocs=world_size - 1, join=False, daemon=True)
         try:
             _wait_until_ready(workers, ready)
-            join_process_group(rendezvous, 0, world_size)
+            join_process_group(device, rendezvous, 0, world_size)
             with threads(per_process):
                 yield
         except (RuntimeError, ProcessExitedException, ProcessRaisedException) as error:
@@ -120,13 +128,19 @@ def _worker_main(index: int, args: WorkerArgs, ready: SimpleQueue[int]) -> None:
             raise
 
 
+def rank_device(run: ResolvedRun, rank: int) -> torch.device:
+    """The device of a process: the CPU, or the `rank`-th GPU, counted from the recipe's."""
+    device = pick_device(run.model.device)
+    return device if device.type == "cpu" else torch.device(device.type, (device.index or 0) + rank)
+
+
 def _train_along(rank: int, args: WorkerArgs, ready: SimpleQueue[int]) -> None:
-    recipe = args.run.recipe
+    recipe, device = args.run.recipe, rank_device(args.run, rank)
     seed_everything(recipe.seed)
-    model = open_for_training(args.run)
+    model = open_for_training(args.run.with_model(device=str(device)))
     args.run.method.apply(model)
     ready.put(rank)
-    join_process_group(args.rendezvous, rank, args.world_size)
+    join_process_group(device, args.rendezvous, rank, args.world_size)
     hooks = TrainingHooks(evaluate=dict if args.evaluates else None)
     with threads(args.threads):
         train(model, args.samples, TrainingConfig.from_recipe(recipe, args.features), args.folder, hooks)

@@ -18,7 +18,7 @@ from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.data_record import read_data_facts
 from mllm_tailor.run.predict import Keep, generate, open_base, open_tuned
-from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
+from mllm_tailor.run.resolve import ResolvedRun, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, open_run
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def predictor_of_run(
     folder = open_run(path)
     if not base and not folder.training.is_file():
         raise RunError(f"{path}: training has not ended — run `tailor run` again to finish, or pass --base")
-    run = resolve_saved(folder.recipe())
+    run = resolve_here(folder.recipe())
     mode = DecodingMode.UNCONSTRAINED if unconstrained else run.mode
     return Predictor(run, mode, None if base else folder, engine, trained_in=folder)
 

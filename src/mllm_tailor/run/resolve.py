@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from mllm_tailor.recipe import DataSpec, DecodingMode, ModelSpec, Predict, Recip
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.scoring.systems import ModelState, System
 from mllm_tailor.tasks import ChoiceTask, DataDependentTask, Task, open_task
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingData:
@@ -120,6 +123,20 @@ def resolve_saved(recipe: Recipe, training_data: TrainingData | None = None) -> 
         bf16=computes_in_bf16(recipe.model.dtype, device),
         training_data=training_data,
     )
+
+
+def resolve_here(recipe: Recipe) -> ResolvedRun:
+    """As `resolve_saved`; a device of the recipe that this machine lacks is replaced by the best there is, with a line.
+
+    Raises:
+        RecipeError: naming a setting that is unknown or does not go with another.
+    """
+    try:
+        check_device(recipe.model.device)
+    except RecipeError:
+        logger.warning("The run's device %s is absent here: using %s", recipe.model.device, pick_device())
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": None})})
+    return resolve_saved(recipe)
 
 
 def _with_shared_system(training_data: TrainingData, model: ModelSpec) -> ModelSpec:

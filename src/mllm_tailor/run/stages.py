@@ -26,7 +26,7 @@ from mllm_tailor.run.events import Notify, StageEnded, StageStarted, ignore
 from mllm_tailor.run.merged import merged_folder
 from mllm_tailor.run.pipeline import check_model, report, run_pipeline
 from mllm_tailor.run.predict import open_base, open_tuned, predict_to_files
-from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
+from mllm_tailor.run.resolve import ResolvedRun, resolve_here, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run, read_predictions
 from mllm_tailor.run.scores import score_system
 from mllm_tailor.scoring import Forgetting, SetScores
@@ -218,7 +218,7 @@ def report_stages(folder: RunFolder, notify: Notify = ignore) -> None:
     runs = []
     for recipe in stage_recipes(folder.recipe()):
         stage = open_run(folder.path / recipe.name)
-        run = resolve_saved(stage.recipe())
+        run = resolve_here(stage.recipe())
         report(stage, run, notify)
         runs.append(run)
     notify(StageEnded(_report(folder, runs)))

@@ -13,17 +13,28 @@ TIMEOUT = timedelta(days=1)  # the other ranks wait in a collective while rank 0
 
 
 def init_process_group(device: torch.device) -> None:
-    """Join the process group that torchrun describes in the environment, unless there is none or it is joined."""
+    """Join the process group that torchrun describes in the environment, unless there is none or it is joined.
+
+    `device` holds the model: on a machine with several GPUs, each process has loaded it on its own (`pick_device`).
+    """
     if is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    distributed.init_process_group(_backend(device), timeout=TIMEOUT)
 
 
-def join_process_group(init_method: str, rank: int, world_size: int) -> None:
-    """Join a group of CPU processes that meet at `init_method`, such as `file:///tmp/x/rendezvous`."""
-    distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world_size, timeout=TIMEOUT)
+def join_process_group(device: torch.device, init_method: str, rank: int, world_size: int) -> None:
+    """Join a group of processes that meet at `init_method`, such as `file:///tmp/x/rendezvous`."""
+    distributed.init_process_group(
+        _backend(device), init_method=init_method, rank=rank, world_size=world_size, timeout=TIMEOUT
+    )
+
+
+def _backend(device: torch.device) -> str:
+    """NCCL between GPUs, of which this process uses `device` from now on; gloo between CPU processes."""
+    if device.type != "cuda":
+        return "gloo"
+    torch.cuda.set_device(device if device.index is not None else torch.cuda.current_device())
+    return "nccl"
 
 
 def destroy_process_group() -> None:

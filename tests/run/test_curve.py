@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mllm_tailor.commands.curve import draw_curve, in_words, read_sizes
+from mllm_tailor.commands.curve import draw_curve, expected_gain, read_sizes
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.reporting import write_curve
@@ -64,8 +64,8 @@ def test_scores_that_fall_foresee_no_gain_and_the_words_say_so(tmp_path: Path) -
     sizes = [25, 50, 100]
     found = fit_curve(sizes, points(sizes, lambda n: 10 * n**0.2), "exact")
     assert found.exponent < 0 and found.gain.high < 0
-    assert f"bring {found.gain.value:+.1f} points" in in_words(found)
-    write_curve("curve", found, found.values[0], in_words(found), "name: <x>", tmp_path / "curve.html")
+    assert f"gain is {found.gain.value:+.1f} points" in expected_gain(found)
+    write_curve("curve", found, found.values[0], expected_gain(found), "name: <x>", tmp_path / "curve.html")
     page = (tmp_path / "curve.html").read_text()
     assert "<svg" in page and "name: &lt;x&gt;" in page and "NaN" not in page
 

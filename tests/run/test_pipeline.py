@@ -370,7 +370,7 @@ def test_a_budget_that_cannot_be_read_is_refused_before_anything_runs(receipts: 
     [
         ("lorra", "did you mean `lora`"),
         ("lora:rnak=4", "unknown setting `rnak` of lora — did you mean `rank`"),
-        ("lora,lora", "stands there twice"),
+        ("lora,lora", "is named twice"),
         ("lora:rank=0", "greater than or equal to 1"),
         ("prefix:parts=[vision]", "works on language, not on vision"),
     ],

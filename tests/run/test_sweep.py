@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mllm_tailor.commands.sweep import Candidate, Tried, best_third, count_rounds, sweep
+from mllm_tailor.commands.sweep import Candidate, Trial, best_third, count_rounds, sweep
 from mllm_tailor.core.errors import RecipeError, TailorError
 from mllm_tailor.recipe import Train, read_recipe
 from mllm_tailor.run.budget import Budget, read_budget
@@ -60,12 +60,12 @@ def test_halving() -> None:
     """Nine candidates: three rounds of 9, 3 and 1; what failed does not go on; lower can be better."""
     assert [count_rounds(number) for number in (1, 2, 3, 8, 9, 27)] == [1, 1, 2, 2, 3, 4]
     names = [Candidate(rate, None) for rate in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)]
-    found = [Tried(1, one, one.learning_rate if one.learning_rate != 6 else None) for one in names]
+    found = [Trial(1, one, one.learning_rate if one.learning_rate != 6 else None) for one in names]
     assert best_third(found, last=False, lower=False) == [names[4], names[3]]
     assert best_third(found, last=False, lower=True) == names[:2]
     assert best_third(found, last=True, lower=False) == [names[4]]
     with pytest.raises(TailorError, match="every candidate failed"):
-        best_third([Tried(1, names[0], None, problem="it broke")], last=True, lower=False)
+        best_third([Trial(1, names[0], None, problem="it broke")], last=True, lower=False)
 
 
 def write(folder: Path, model: Path, **changes: object) -> Path:

@@ -1,8 +1,8 @@
-"""`tailor compare-methods`: the same data and budget for several methods, one table and one picture.
+"""`tailor compare-methods`: several methods on the same data and budget, in one table and one chart.
 
-Each method is an ordinary run in a process of its own, so that peak memory is its own and a failure stops nobody else.
-What all have in common (the untouched model's replies, features of the pictures) is read once. Called again, finished
-runs are kept and unfinished ones go on.
+Each method is an ordinary run in a separate process, so that peak memory is measured per method and a failure stops no
+other. What all runs share (the base model's predictions, features of the images) is computed once. Called again, the
+command keeps finished runs and continues unfinished ones.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ BETWEEN_METHODS = re.compile(r",(?![^\[]*\])")  # a comma, but none inside a lis
 
 @dataclass(frozen=True)
 class Wanted:
-    """A method to be compared, with settings of its own: `bottleneck:placement=series`."""
+    """A method to compare, with settings: `bottleneck:placement=series`."""
 
-    words: str  # as asked for
+    words: str  # as on the command line
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
-        """Names its run."""
+        """The name of its run folder."""
         return re.sub(r"[^A-Za-z0-9._]+", "-", self.words).strip("-")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method came to; `score` is None when its run failed."""
+    """The result of one method; `score` is None when its run failed."""
 
     name: str
     score: Interval | None
-    gain: Interval | None = None  # over the untouched model on the same samples
+    gain: Interval | None = None  # over the base model on the same samples
     rate: float = 0.0  # peak learning rate
     steps: int = 0
     trained: int = 0
     peak_bytes: int = 0
-    seconds: float = 0.0  # of training, by the clock
+    seconds: float = 0.0  # of training, wall clock
     cpu_seconds: float = 0.0
     disk_bytes: int = 0
     problem: str = ""
@@ -72,16 +72,16 @@ def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -
 
     Raises:
         RecipeError: for an unknown method, setting or budget, before anything runs.
-        RunError: when the untouched model cannot read the samples.
+        RunError: when the base model cannot predict the samples.
     """
     base, spent = resolve(read_single(path, overrides)), read_budget(budget)
     wanted = read_wanted(words)
     folder = Path(base.recipe.output) / f"{base.name}-methods"
-    show_heading("untouched")
+    show_heading("base model")
     shared = compute_shared_baseline(base, folder)
     outcomes: list[Outcome] = []
-    for one in wanted:
-        outcomes.append(_outcome(one, base, spent, folder, shared))
+    for method in wanted:
+        outcomes.append(_outcome(method, base, spent, folder, shared))
         write_json(folder / "comparison.json", _row(outcomes, wanted, folder, budget))
     _show(outcomes, folder, lower=base.lower_is_better)
     show_json(read_json(folder / "comparison.json"))
@@ -94,11 +94,11 @@ def read_wanted(words: str) -> list[Wanted]:
     Raises:
         RecipeError: naming the word, the setting or its value.
     """
-    found = [_wanted(word.strip()) for word in BETWEEN_METHODS.split(words)]
-    for one in found:
-        if found.count(one) > 1:
-            raise RecipeError(f"`--methods`: {one.words} stands there twice — name it once")
-    return found
+    wanted = [_wanted(word.strip()) for word in BETWEEN_METHODS.split(words)]
+    for method in wanted:
+        if wanted.count(method) > 1:
+            raise RecipeError(f"`--methods`: {method.words} is named twice — name it once")
+    return wanted
 
 
 def _wanted(word: str) -> Wanted:
@@ -114,70 +114,70 @@ def _wanted(word: str) -> Wanted:
     return Wanted(word, name, values)
 
 
-def with_method(base: ResolvedRun, one: Wanted, budget: Budget, folder: Path) -> ResolvedRun:
-    """The run with another method; settings the method knows are kept, and the budget is set.
+def with_method(base: ResolvedRun, wanted: Wanted, budget: Budget, folder: Path) -> ResolvedRun:
+    """The run with another method and the budget; the recipe's settings are kept where the method has them.
 
-    The recipe's learning rate was chosen for its own method. It is kept for those that usually learn at the same rate;
-    any other takes its own (or the one it is named with).
+    The recipe's learning rate was chosen for its own method. It is kept for methods with the same default rate; others
+    use their default or the rate given with them.
 
     Raises:
-        RecipeError: when a setting kept does not go with the method.
+        RecipeError: when a kept setting is incompatible with the method.
     """
     recipe = base.recipe
-    tuning_method, own = METHODS.load(one.name), METHODS.load(recipe.method["name"])
-    group_by_length = tuning_method.rate == own.rate
+    tuning_method, own = METHODS.load(wanted.name), METHODS.load(recipe.method["name"])
+    same_rate = tuning_method.rate == own.rate
     kept = {key: value for key, value in recipe.method_settings.items() if key in tuning_method.Settings.model_fields}
     if "parts" in recipe.method:
         kept["parts"] = recipe.method["parts"]
-    if not group_by_length:
+    if not same_rate:
         kept.pop("learning_rate", None)
     values = recipe.model_dump(mode="json")
-    values |= {"name": one.folder, "method": {"name": one.name, **kept, **one.settings}, "output": str(folder)}
-    values["train"] |= budget.train() | ({} if group_by_length else {"learning_rate": None})
+    values |= {"name": wanted.folder, "method": {"name": wanted.name, **kept, **wanted.settings}, "output": str(folder)}
+    values["train"] |= budget.train() | ({} if same_rate else {"learning_rate": None})
     return resolve_saved(make_recipe(values))
 
 
-def _outcome(one: Wanted, base: ResolvedRun, budget: Budget, folder: Path, shared: RunFolder) -> Outcome:
-    """Run one method, unless its run is finished, and read what it came to."""
+def _outcome(wanted: Wanted, base: ResolvedRun, budget: Budget, folder: Path, shared: RunFolder) -> Outcome:
+    """Run a method, unless its run is finished, and read the result."""
     try:
-        changed = with_method(base, one, budget, folder)
+        changed = with_method(base, wanted, budget, folder)
         with own_run(changed.recipe) as run:
             if not finished(run):
                 hand_over(shared, run)
     except RecipeError as error:
-        return Outcome(one.words, None, problem=str(error))
+        return Outcome(wanted.words, None, problem=str(error))
     if not finished(run):
-        file = folder / f"{one.folder}.yaml"
+        file = folder / f"{wanted.folder}.yaml"
         write_atomic(file, dump_recipe(changed.recipe))
-        show_heading(one.words)
+        show_heading(wanted.words)
         problem = _run(file)
         if problem or not finished(run):
-            return Outcome(one.words, None, problem=problem or "unfinished")
-    return _read(one, changed, run, budget)
+            return Outcome(wanted.words, None, problem=problem or "unfinished")
+    return _read(wanted, changed, run, budget)
 
 
 def _run(file: Path) -> str:
-    """Run a recipe in a process of its own; its last message, if it failed."""
+    """Run a recipe in a separate process; returns its last message if it failed."""
     command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(file)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode == 0:
         return ""
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return said[-1].removeprefix("Error: ") if said else "it ended without a message"
+    return said[-1].removeprefix("Error: ") if said else "the process ended without a message"
 
 
-def _read(one: Wanted, changed: ResolvedRun, run: RunFolder, budget: Budget) -> Outcome:
+def _read(wanted: Wanted, changed: ResolvedRun, run: RunFolder, budget: Budget) -> Outcome:
     """A finished run's figures."""
     scores, training = read_scores(run), read_json(run.training)
     peak = training["peak_bytes"]
     if budget.exceeded(peak):
         limit = human_bytes(int(budget.amount))
-        return Outcome(one.words, None, peak_bytes=peak, problem=f"needed {human_bytes(peak)}, more than {limit}")
-    found: dict[str, Any] = scores["gain"][scores["metrics"][0]]
+        return Outcome(wanted.words, None, peak_bytes=peak, problem=f"needed {human_bytes(peak)}, more than {limit}")
+    gain: dict[str, Any] = scores["gain"][scores["metrics"][0]]
     return Outcome(
-        one.words,
-        Interval(**found["tuned"]),
-        Interval(**found["difference"]),
+        wanted.words,
+        Interval(**gain["tuned"]),
+        Interval(**gain["difference"]),
         rate=changed.method.peak_learning_rate(changed.recipe.train.learning_rate),
         steps=training["steps"],
         trained=sum(training["trained_by_part"].values()),
@@ -189,40 +189,42 @@ def _read(one: Wanted, changed: ResolvedRun, run: RunFolder, budget: Budget) -> 
 
 
 def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
-    points = [Point(one.name, one.peak_bytes / 2**30, one.score) for one in outcomes if one.score]
+    points = [Point(outcome.name, outcome.peak_bytes / 2**30, outcome.score) for outcome in outcomes if outcome.score]
     best = {point.name for point in front(points, lower=lower)}
     sign = 1 if lower else -1
     columns = ("method", "score", "95 %", "gain", "rate", "trained", "memory", "minutes", "on disk")
-    title = "Methods on the same data and budget (● no other is better in score and memory)"
+    title = "Methods on the same data and budget (● best score for its memory)"
     table = Table(title, *columns, whole=range(len(columns)))
-    for one in sorted(outcomes, key=lambda one: (one.score is None, sign * one.score.value if one.score else 0)):
-        if one.score is None or one.gain is None:
-            table.add_row(one.name, "failed")
+    for outcome in sorted(
+        outcomes, key=lambda outcome: (outcome.score is None, sign * outcome.score.value if outcome.score else 0)
+    ):
+        if outcome.score is None or outcome.gain is None:
+            table.add_row(outcome.name, "failed")
             continue
         table.add_row(
-            f"{one.name} {'●' if one.name in best else ''}",
-            f"{one.score.value:.1f}",
-            f"{one.score.low:.0f}–{one.score.high:.0f}",
-            f"{one.gain.value:+.1f}",
-            f"{one.rate:g}",
-            f"{one.trained / 1e6:.2f} M" if one.trained >= 1e5 else f"{one.trained:,}",
-            human_bytes(one.peak_bytes),
-            f"{one.seconds / 60:.1f}",
-            human_bytes(one.disk_bytes),
+            f"{outcome.name} {'●' if outcome.name in best else ''}",
+            f"{outcome.score.value:.1f}",
+            f"{outcome.score.low:.0f}–{outcome.score.high:.0f}",
+            f"{outcome.gain.value:+.1f}",
+            f"{outcome.rate:g}",
+            f"{outcome.trained / 1e6:.2f} M" if outcome.trained >= 1e5 else f"{outcome.trained:,}",
+            human_bytes(outcome.peak_bytes),
+            f"{outcome.seconds / 60:.1f}",
+            human_bytes(outcome.disk_bytes),
         )
     show(table)
-    for one in outcomes:
-        if one.problem:
-            show(f"{one.name}: {one.problem}")
+    for outcome in outcomes:
+        if outcome.problem:
+            show(f"{outcome.name}: {outcome.problem}")
     if points:
         write_atomic(folder / "comparison.svg", scatter(points, "peak memory, GiB", "score", lower=lower))
         show(f"Chart: {folder / 'comparison.svg'}")
 
 
 def _row(outcomes: Sequence[Outcome], wanted: Sequence[Wanted], folder: Path, budget: str) -> dict[str, Any]:
-    """Everything for comparison.json; what was compared with is taken from the first run that has scores."""
-    rows = [one.row() for one in outcomes]
-    done = next((place for place, one in zip(wanted, outcomes, strict=False) if one.score), None)
+    """The content of comparison.json; base model and baselines are those of the first run that has scores."""
+    rows = [outcome.row() for outcome in outcomes]
+    done = next((method for method, outcome in zip(wanted, outcomes, strict=False) if outcome.score), None)
     if done is None:
         return {"budget": budget, "methods": rows}
     scores = read_scores(RunFolder(folder / done.folder))

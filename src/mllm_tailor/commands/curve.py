@@ -1,7 +1,7 @@
-"""`tailor curve`: the score at several numbers of labelled samples, and what labelling more would bring.
+"""`tailor curve`: scores at several numbers of labelled samples, and the gain expected from labelling more.
 
-Every point is an ordinary run with `data.limit`, so the subsets are nested (a seeded order, cut at each size) and all
-are scored on the same held-out samples. Called again, finished points are kept and an unfinished one goes on.
+Every point is an ordinary run with `data.limit`. The subsets are nested (a seeded order, cut at each size) and all runs
+are scored on the same held-out samples. Called again, the command keeps finished points and continues the unfinished.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_sizes(text: str) -> list[int]:
 
 
 def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclude_faulty: bool) -> LearningCurve:
-    """Run every point, fit the law, print the table, write curve.json and curve.html.
+    """Run every point, fit the power law, print the table, write curve.json and curve.html.
 
     Raises:
         RecipeError: for a recipe with stages, or sizes that leave fewer than three points.
@@ -49,22 +49,22 @@ def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclud
     folder = Path(recipe.output) / f"{recipe.name}-curve"
     whole, _ = prepare(run, exclude_faulty=exclude_faulty)
     chosen = _sizes(sizes, len(whole.train) + len(whole.dev))
-    runs = [_point(_limited(run, size, folder), exclude_faulty=exclude_faulty) for size in chosen]
-    scores = [_tuned(run) for run in runs]
-    groups = _groups(runs[-1], scores[-1])
-    metric = str(read_scores(runs[-1])["metrics"][0])
-    found = fit_curve([_labelled(run) for run in runs], scores, metric, groups)
-    untuned = Interval(**read_scores(runs[-1])["gain"][metric]["base"])
-    _show(found, untuned)
-    write_json(folder / "curve.json", found.row() | {"untuned": vars(untuned)})
-    write_curve(recipe.name, found, untuned, in_words(found), dump_recipe(recipe), folder / "curve.html")
+    points = [_point(_limited(run, size, folder), exclude_faulty=exclude_faulty) for size in chosen]
+    scores = [_tuned_scores(point) for point in points]
+    groups = _groups(points[-1], scores[-1])
+    metric = str(read_scores(points[-1])["metrics"][0])
+    curve = fit_curve([_count_labelled(point) for point in points], scores, metric, groups)
+    untuned = Interval(**read_scores(points[-1])["gain"][metric]["base"])
+    _show(curve, untuned)
+    write_json(folder / "curve.json", curve.row() | {"untuned": vars(untuned)})
+    write_curve(recipe.name, curve, untuned, expected_gain(curve), dump_recipe(recipe), folder / "curve.html")
     show(f"Chart: {folder / 'curve.html'}")
     show_json(read_json(folder / "curve.json"))
-    return found
+    return curve
 
 
 def _sizes(wanted: Sequence[int], available: int) -> list[int | None]:
-    """The sizes below what is there, ascending, then all (None).
+    """The wanted sizes below `available`, ascending, then None for all samples.
 
     Raises:
         RecipeError: when fewer than three are left.
@@ -73,14 +73,14 @@ def _sizes(wanted: Sequence[int], available: int) -> list[int | None]:
     if len(below) < 2:
         shown = ", ".join(map(str, wanted))
         raise RecipeError(
-            f"of the sizes {shown} only {len(below)} lie below the {available} samples there are to train on, but a "
-            "curve needs two beside all of them — name others (--at)"
+            f"there are {available} samples to train on and {len(below)} of the sizes {shown} are smaller, but a curve "
+            "needs two smaller sizes — name others with --at"
         )
     return [*below, None]
 
 
 def _limited(run: ResolvedRun, size: int | None, folder: Path) -> ResolvedRun:
-    """The run with fewer samples; its folder lies in the curve's."""
+    """The run with `size` training samples, in a folder inside the curve's."""
     values = run.recipe.model_dump(mode="json") | {"name": str(size or "all"), "output": str(folder)}
     if size is not None:
         values["data"] |= {"limit": size}
@@ -88,7 +88,7 @@ def _limited(run: ResolvedRun, size: int | None, folder: Path) -> ResolvedRun:
 
 
 def _point(resolved: ResolvedRun, *, exclude_faulty: bool) -> RunFolder:
-    """One run, or what is left of it. The untouched model reads the held-out samples once for all points."""
+    """Run one point, or continue it. All points share the base model's predictions of the held-out samples."""
     with own_run(resolved.recipe) as run:
         return _run_point(run, resolved, exclude_faulty=exclude_faulty)
 
@@ -106,13 +106,13 @@ def _run_point(run: RunFolder, resolved: ResolvedRun, *, exclude_faulty: bool) -
     return run
 
 
-def _tuned(run: RunFolder) -> Scores:
+def _tuned_scores(run: RunFolder) -> Scores:
     row = read_scores(run)
     return Scores.from_row(row["systems"][f"tuned_{row['mode']}"])
 
 
-def _labelled(run: RunFolder) -> int:
-    """Samples whose labels the training saw, to learn from or to choose the best epoch by."""
+def _count_labelled(run: RunFolder) -> int:
+    """The number of samples whose labels the training used: those of the train and dev splits."""
     return sum(row["part"] in ("train", "dev") for _, row in read_jsonl(run.ledger))
 
 
@@ -123,23 +123,23 @@ def _groups(run: RunFolder, scores: Scores) -> list[str | None] | None:
     return groups if any(groups) else None
 
 
-def in_words(found: LearningCurve) -> str:
-    """What labelling as many samples again is expected to bring, and how sure that is."""
-    last, gain = found.sizes[-1], found.gain
+def expected_gain(curve: LearningCurve) -> str:
+    """A sentence: the gain expected from twice as many labelled samples, and its interval."""
+    last, gain = curve.sizes[-1], curve.gain
     figures = f"{gain.value:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f})"
     if gain.clear:
-        return f"Labelling {last} more samples, {2 * last} in all, is expected to bring {figures}."
+        return f"With {last} more labelled samples, {2 * last} in all, the expected gain is {figures}."
     return (
-        f"Whether labelling {last} more samples, {2 * last} in all, would help cannot be told from these points: "
-        f"{figures}, and zero lies within."
+        f"With {last} more labelled samples, {2 * last} in all, the expected gain is {figures}: these points do not "
+        "show whether labelling more helps."
     )
 
 
-def _show(found: LearningCurve, untuned: Interval) -> None:
-    table = Table(f"{found.metric.replace('_', ' ')} by labelled samples", "", "score", "95 % interval")
-    rows = [("untuned", untuned), *zip(map(str, found.sizes), found.values, strict=True)]
-    rows.append((f"{2 * found.sizes[-1]}, estimated", found.doubled))
-    for name, one in rows:
-        table.add_row(name, f"{one.value:.1f}", f"{one.low:.1f} to {one.high:.1f}")
+def _show(curve: LearningCurve, untuned: Interval) -> None:
+    table = Table(f"{curve.metric.replace('_', ' ')} by labelled samples", "", "score", "95 % interval")
+    rows = [("untuned", untuned), *zip(map(str, curve.sizes), curve.values, strict=True)]
+    rows.append((f"{2 * curve.sizes[-1]}, estimated", curve.doubled))
+    for name, score in rows:
+        table.add_row(name, f"{score.value:.1f}", f"{score.low:.1f} to {score.high:.1f}")
     show(table)
-    show(f"Law: error = {found.scale:.3g} x samples^-{found.exponent:.3g}. {in_words(found)}")
+    show(f"Power law: error = {curve.scale:.3g} x samples^-{curve.exponent:.3g}. {expected_gain(curve)}")

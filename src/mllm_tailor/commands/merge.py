@@ -1,4 +1,4 @@
-"""`tailor merge`: one plain folder out of base and adapter, or the adapter alone, measured again as it was written."""
+"""`tailor merge`: export base and adapter as one plain folder, or the adapter alone, and score the export."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from mllm_tailor.run.resolve import ResolvedRun, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions
 from mllm_tailor.run.scores import score_replies
 
-# How an adapter trained on a base in 4 bits is merged, and what makes the ways that are not exact cost something; how
-# much is measured on the samples of every merge.
+# How an adapter trained on a 4-bit base is merged, and why a way is not exact; its samples measure how much that costs.
 WAYS = {
-    "dequantised": "",  # the base is unpacked and the update added there: exact
+    "dequantised": "",  # the update is added to the dequantised base: exact
     "unquantised": "the update is added to weights in full precision, which it was not trained on",
-    "repacked": "the sum is rounded to 4 bits again, which loses part of the update",
+    "repacked": "the sum is quantised to 4 bits again, which loses part of the update",
 }
 LAYOUT = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -37,19 +36,19 @@ LAYOUT = ("adapter_config.json", "adapter_model.safetensors")
 def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None, how: str = "dequantised") -> None:
     """Merge, save, and score the saved folder on `count` samples.
 
-    `dtype` is the number format of the saved weights; by default that of the run. With `count` 0 nothing is measured.
-    `how` an adapter trained on a base in 4 bits is merged: see `WAYS`.
+    `dtype` is the number format of the saved weights, by default that of the run. With `count` 0 nothing is measured.
+    `how`: how an adapter trained on a 4-bit base is merged; see `WAYS`.
 
     Raises:
-        RunError: when `out` holds something already, training has not ended, or `how` has no meaning for this run.
+        RunError: when `out` is not empty, training has not ended, or `how` does not apply to this run.
     """
     folder, run = _ended(path, out)
     if how not in WAYS:
-        raise RunError(f"no way to merge is called `{how}` — {nearest(how, WAYS)}")
+        raise RunError(f"--how: unknown way to merge `{how}` — {nearest(how, WAYS)}")
     check_mergeable(run.method)
     model = open_tuned(run, folder.adapter)
     if how != "dequantised" and model.quantize != "nf4":
-        raise RunError(f"{path}: --how {how} is for adapters trained on a base in 4 bits — leave it out")
+        raise RunError(f"{path}: --how {how} is for adapters trained on a 4-bit base — leave it out")
     samples = read_held_out(folder).samples[:count] if count else ()
     phrased = [run.task.phrase(sample) for sample in samples]
     writes = bool(samples) and not model.family.compares
@@ -60,9 +59,9 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     if dtype:
         model.dtype = getattr(torch, dtype)
         if dtype == "float32" and not model.quantize:
-            model.model.float()  # what is added up must not be rounded on the way
+            model.model.float()  # the sum must not be rounded before it is saved
     if WAYS[how]:
-        show((f"{how}: {WAYS[how]}{'' if count else ' — how much is measured with --samples'}", "yellow"))
+        show((f"{how}: {WAYS[how]}{'' if count else ' — --samples measures the cost'}", "yellow"))
     with save_merged(model, out, "repacked" if how == "repacked" else "dequantised") as partial:
         create(partial)
         record(partial, *(file for file in partial.iterdir() if file.name != MANIFEST))
@@ -80,14 +79,14 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
 
 
 def export_adapter(path: Path, out: Path) -> None:
-    """The adapter in PEFT's layout with processor, template and card, for a base kept elsewhere.
+    """Export the adapter in PEFT's layout with processor, template and model card; the base is stored elsewhere.
 
     Raises:
-        RunError: when `out` holds something already, training has not ended, or the run is not one PEFT adapter.
+        RunError: when `out` is not empty, training has not ended, or the run has no single PEFT adapter.
     """
     folder, run = _ended(path, out)
     if not all((folder.adapter / name).is_file() for name in LAYOUT):
-        raise RunError(f"{folder.adapter}: not one PEFT adapter — leave out --adapter to write the merged model")
+        raise RunError(f"{folder.adapter}: not a single PEFT adapter — leave out --adapter to write the merged model")
     model = open_base(run)
     verify(folder.path, folder.adapter)
     with atomic_folder(out) as partial:
@@ -96,15 +95,15 @@ def export_adapter(path: Path, out: Path) -> None:
             model.processor.keep(model.tiles, model.system)
         model.processor.save_pretrained(partial)
     write_card(out, folder, run, model, "adapter", "")
-    show(f"Adapter in {out}. Open it over its base with peft or vLLM; the README there says how")
+    show(f"Adapter in {out}. Load it with its base in PEFT or vLLM; its README.md shows how")
 
 
 def truncate_run(path: Path, rank: int, out: Path) -> None:
-    """The adapter of a DyLoRA run cut to `rank`: a plain LoRA.
+    """Truncate the adapter of a DyLoRA run to `rank`: a plain LoRA.
 
     Raises:
-        RunError: when `out` holds something already or training has not ended.
-        ModelError: when the run is none of DyLoRA or has a lower rank.
+        RunError: when `out` is not empty or training has not ended.
+        ModelError: when the run's method is not DyLoRA or its rank is lower.
     """
     folder, _ = _ended(path, out)
     verify(folder.path, folder.adapter)
@@ -122,11 +121,11 @@ def _ended(path: Path, out: Path) -> tuple[RunFolder, ResolvedRun]:
 
 
 def _rescored(folder: RunFolder, run: ResolvedRun, model: LoadedModel, samples: Sequence[Sample]) -> str:
-    """Scores of the exported folder beside those the run recorded for the same samples, and how many replies agree."""
+    """Scores of the exported folder and those the run recorded for the same samples, and how many replies agree."""
     replies = generate(run.mode, model, run, samples)
     known = {row.id: row for row in read_predictions(folder.predictions(run.system("tuned")))}
     recorded = [known[sample.id] for sample in samples if sample.id in known]
-    again = f"Read {len(samples)} held-out samples again: {_shown(score_replies(run, samples, replies))}."
+    again = f"Predicted {len(samples)} held-out samples again: {_shown(score_replies(run, samples, replies))}."
     if len(recorded) < len(samples):
         return again
     same = sum(one.text == other.text for one, other in zip(replies, recorded, strict=True))
@@ -141,7 +140,7 @@ def _shown(scores: dict[str, float]) -> str:
 
 
 def _rounding(found: Agreement | None, run: ResolvedRun, model: LoadedModel) -> str:
-    """What merging and saving changed, with a warning where DoRA was rounded."""
+    """How merging and saving changed the logits, with a warning where DoRA was rounded."""
     if found is None:
         return ""
     number = str(model.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""`tailor verify`: does the tuned model say the same however it is put together, and is it tuned at all?"""
+"""`tailor verify`: whether every form of the tuned model gives the same replies, and others than the base."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REPLY_TOKENS = 128  # of a reply that is compared, at most
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one form of the model says: logits at every position of the labelled samples, and free replies."""
+    """Outputs of one form of the model: logits at every position of the labelled samples, and replies."""
 
     logits: tuple[Tensor, ...]
     replies: tuple[str, ...]
@@ -35,7 +35,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Agreement:
-    """One form against the tuned model as the run saved it."""
+    """One form compared with the tuned model as the run saved it."""
 
     form: str
     same_replies: int
@@ -70,7 +70,7 @@ def verify_run(path: Path, count: int) -> bool:
     untouched = agreement("untouched base", reference, observe(open_base(run), samples, longest))
     _show(rows, untouched)
     tensors = _tensors(folder.adapter)
-    show(f"All {tensors} tensors of the adapter found their place and change the weights by {update:.3%}.")
+    show(f"All {tensors} tensors of the adapter are loaded and change the weights by {update:.3%}.")
     agree = all(row.same_replies == row.count for row in rows) and untouched.largest_difference > 0 and update > 0
     forms = {row.form: asdict(row) for row in (*rows, untouched)}
     show_json({"run": str(path), "agree": agree, "forms": forms, "relative_update": update})
@@ -79,7 +79,7 @@ def verify_run(path: Path, count: int) -> bool:
 
 @torch.no_grad()
 def _update(merged: LoadedModel, run: ResolvedRun) -> float:
-    """Length of the merged weights less the base's (unpacked as it was trained), as a share of the base's."""
+    """Norm of merged weights minus base weights (dequantised as in training), as a share of the base's norm."""
     base = open_for_training(run)
     merge(base)
     before = base.model.state_dict()
@@ -89,7 +89,7 @@ def _update(merged: LoadedModel, run: ResolvedRun) -> float:
 
 
 def _tensors(adapter: Path) -> int:
-    """How many the adapter's files hold; opening refuses one that finds no place in the model, or a missing one."""
+    """The number of tensors in the adapter's files; loading refuses unknown and missing ones."""
     count = 0
     for file in adapter.rglob("*.safetensors"):
         with safe_open(file, "pt") as stored:
@@ -104,7 +104,7 @@ def reply_tokens(run: ResolvedRun) -> int:
 
 @torch.no_grad()
 def observe(model: LoadedModel, samples: Sequence[Conversation], max_new_tokens: int = REPLY_TOKENS) -> Outputs:
-    """Logits and replies of a model, computed in float32 so that rounding hides no difference of the weights."""
+    """Logits and replies of a model, computed in float32 so that rounding hides no difference between weights."""
     model.model.eval()
     for module in model.model.modules():
         if hasattr(module, "compute_dtype"):  # a packed layer of bitsandbytes
@@ -113,13 +113,13 @@ def observe(model: LoadedModel, samples: Sequence[Conversation], max_new_tokens:
     for sample in samples:
         batch = collate([encode(sample, model)], model)
         batch.pop("labels")
-        found = model.model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
-        logits.append(found.float().cpu())
+        output = model.model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
+        logits.append(output.float().cpu())
     return Outputs(tuple(logits), tuple(generate(samples, model, max_new_tokens=max_new_tokens)))
 
 
 def agreement(form: str, one: Outputs, other: Outputs) -> Agreement:
-    """How far two forms of a model say the same on the same samples."""
+    """How far the outputs of two forms of a model agree on the same samples."""
     same = sum(a == b for a, b in zip(one.replies, other.replies, strict=True))
     difference = max(float((a - b).abs().max()) for a, b in zip(one.logits, other.logits, strict=True))
     largest = max(float(a.abs().max()) for a in one.logits)
@@ -128,14 +128,14 @@ def agreement(form: str, one: Outputs, other: Outputs) -> Agreement:
 
 def _show(rows: Sequence[Agreement], untouched: Agreement) -> None:
     columns = ("form", "same replies", "largest difference of a logit")
-    table = Table("The tuned model in every form, against the one the run saved", *columns)
+    table = Table("Every form of the tuned model compared with the saved one", *columns)
     for row in rows:
         table.add_row(row.form, f"{row.same_replies} of {row.count}", f"{row.largest_difference:.2g}")
     show(table)
     if untouched.largest_difference == 0:
-        show(("The tuned model equals its base: nothing was learned or the adapter is not in use.", "bold red"))
+        show(("The tuned model equals its base: nothing was learned, or the adapter is not used.", "bold red"))
     else:
         show(
             f"The untouched base differs by up to {untouched.largest_difference:.2g} "
-            f"and gives {untouched.same_replies} of {untouched.count} of these replies."
+            f"and gives the same reply for {untouched.same_replies} of {untouched.count} samples."
         )

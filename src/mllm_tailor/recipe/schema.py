@@ -1,6 +1,6 @@
-"""What a recipe may say. Every setting is declared here once, with its meaning, unit and default.
+"""The settings of a recipe. Each is declared here once, with its meaning, unit and default.
 
-Tasks, methods and metrics bring their own settings (a registered class each), so adding one never edits this file.
+Tasks and methods define their own settings in registered classes, so adding one does not change this file.
 """
 
 from __future__ import annotations
@@ -13,75 +13,82 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PARTS = ("vision", "projector", "language", "audio", "head")
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of what names a folder
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of settings that name a folder
 
 
 class Settings(BaseModel):
-    """Base of every settings class: frozen, typed, and unknown words are refused."""
+    """Base of all settings classes: frozen, typed, unknown settings refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
-    renamed: ClassVar[Mapping[str, str]] = {}  # earlier names of settings, refused with the present one
+    renamed: ClassVar[Mapping[str, str]] = {}  # earlier names of settings; they are refused with the present name
 
 
 class Tiles(Settings):
-    """How a picture is cut into square tiles before the vision tower (InternVL's dynamic resolution)."""
+    """How an image is cut into square tiles for the vision tower (InternVL's dynamic resolution)."""
 
-    min: int = Field(1, ge=1, le=64, description="fewest tiles a picture is cut into")
-    max: int = Field(12, ge=1, le=64, description="most tiles, the thumbnail not counted")
-    thumbnail: bool = Field(True, description="append the whole picture as one more tile when there are several")
+    min: int = Field(1, ge=1, le=64, description="fewest tiles per image")
+    max: int = Field(12, ge=1, le=64, description="most tiles per image, not counting the thumbnail")
+    thumbnail: bool = Field(True, description="add the whole image as a last tile where there are several")
 
 
 class Units(Settings):
-    """Recordings as words: the sound in clusters of 20 ms frames, each cluster a new token of the language model."""
+    """Speech units: clusters of 20 ms audio frames; each cluster is a new token of the language model."""
 
-    features: str = Field("cepstrum", description="`cepstrum` (no download), or a folder of HuBERT or wav2vec 2.0")
-    layer: int = Field(6, ge=0, le=96, description="hidden layer taken of such a model")
-    count: int = Field(100, ge=2, le=5000, description="clusters, and new tokens")
-    level: float = Field(-26.0, ge=-60, le=0, description="decibels below full scale every recording is brought to")
-    highest: float | None = Field(
-        None, gt=500, le=7600, description="highest frequency of the cepstrum in Hz; default: what the recordings hold"
+    features: str = Field(
+        "cepstrum", description="`cepstrum` (no download), or the folder of a HuBERT or wav2vec 2.0 checkpoint"
     )
-    codebook: str | None = Field(None, description="file of clusters; default: fitted on the training recordings once")
+    layer: int = Field(6, ge=0, le=96, description="hidden layer of that checkpoint")
+    count: int = Field(100, ge=2, le=5000, description="number of clusters and of new tokens")
+    level: float = Field(
+        -26.0, ge=-60, le=0, description="loudness of every recording after scaling, in decibels relative to full scale"
+    )
+    highest: float | None = Field(
+        None, gt=500, le=7600, description="highest frequency of the cepstrum in Hz; default: that of the recordings"
+    )
+    codebook: str | None = Field(
+        None, description="file with the clusters; default: fitted once on the training recordings"
+    )
 
 
 class ModelSpec(Settings):
-    """Which checkpoint, and how it is opened. `model: NAME` is short for `model: {path: NAME}`."""
+    """The checkpoint and how it is loaded. `model: NAME` is short for `model: {path: NAME}`."""
 
     renamed: ClassVar[Mapping[str, str]] = {"tile": "tile_size"}
 
     path: str = Field(
         "embedded", description="`embedded`, `tiny` (untrained, 1.8 million weights), a hub id, or a folder"
     )
-    revision: str | None = Field(None, description="hub revision (a commit); pinned in the run when left open")
+    revision: str | None = Field(None, description="hub revision (a commit); default: the newest, recorded in the run")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="number format of frozen weights; auto: bfloat16 where the processor has it"
+        "auto", description="number format of frozen weights; auto: bfloat16 where the device computes in it"
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1; default: the first GPU, else the CPU")
-    tiles: Tiles | None = Field(None, description="default: what the checkpoint says")
+    tiles: Tiles | None = Field(None, description="default: the checkpoint's")
     tile_size: int | None = Field(
-        None, ge=28, le=1344, description="pixels along a tile's side, fewer being quicker; default: the checkpoint's"
+        None, ge=28, le=1344, description="side of a tile in pixels; smaller is faster; default: the checkpoint's"
     )
-    frames: int = Field(8, ge=1, le=256, description="pictures a clip is shown as, evenly spread, one tile each")
-    units: Units | None = Field(None, description="recordings as words, for models that read none")
+    frames: int = Field(8, ge=1, le=256, description="frames taken of a video, evenly spaced, one tile each")
+    units: Units | None = Field(None, description="speech units, for models without an audio encoder")
     trim: bool = Field(
-        False, description="cut blank margins off pictures and clips, so that a small receipt or hand fills its tiles"
+        False, description="cut blank margins off images and videos, so that a small receipt or hand fills the tiles"
     )
     system: str | None = Field(None, description="system text; default: the checkpoint's own")
 
 
 class HeldOut(Settings):
-    """Which samples are kept from training and used for the final score. Exactly one way."""
+    """The samples that are not trained on and give the final score: exactly one of fraction, column, folder."""
 
     fraction: float | None = Field(None, gt=0, lt=1, description="share of the samples")
     fixed: bool = Field(
-        False, description="each file (or group) by its own name, so sets about the same files hold out the same ones"
+        False,
+        description="decide by the name of each file (or group), so data sets of the same files hold out the same ones",
     )
-    group_by: str | None = Field(None, description="field or column; its groups are kept whole on one side")
+    group_by: str | None = Field(None, description="field or column; samples with the same value stay on one side")
     stratify_by: str | None = Field(
-        None, description="field or column, such as the class; of each of its values the same share is held out"
+        None, description="field or column, such as the class; the same share of each of its values is held out"
     )
-    column: str | None = Field(None, description="column that names the part, such as `split`")
-    value: str | list[str] | None = Field(None, description="value(s) of `column` that are held out")
+    column: str | None = Field(None, description="column that names the split, such as `split`")
+    value: str | list[str] | None = Field(None, description="values of `column` that are held out")
     folder: str | None = Field(None, description="a second folder with the same layout")
 
     @model_validator(mode="after")
@@ -97,19 +104,22 @@ class HeldOut(Settings):
 
 
 class Source(Settings):
-    """More samples to learn from, mixed into every epoch beside `data.train`. Say `weight` or `repeat`, not both."""
+    """More training samples, mixed into every epoch of `data.train`. Set `weight` or `repeat`, not both."""
 
-    name: str | None = Field(None, pattern=NAME, description="what plan and ledger call it; default: the folder's name")
+    name: str | None = Field(None, pattern=NAME, description="its name in the ledger; default: the folder's name")
     train: str = Field(description="folder or file of labelled samples")
-    layout: str | None = Field(None, description="layout name when recognition should not decide")
-    media_root: str | None = Field(None, description="folder outside `train` that its rows may name media in")
-    task: dict[str, Any] | None = Field(None, description="what its samples ask; default: the recipe's task")
+    layout: str | None = Field(None, description="name of the layout; default: recognised")
+    media_root: str | None = Field(None, description="folder outside `train` with media that its rows name")
+    task: dict[str, Any] | None = Field(None, description="the task of its samples; default: the recipe's task")
     limit: int | None = Field(None, ge=1, description="use only this many of its samples (a seeded choice)")
     repeat: float | None = Field(
-        None, gt=0, le=1000, description="times each sample is seen in an epoch; 0.5: a seeded half is; default: once"
+        None,
+        gt=0,
+        le=1000,
+        description="times each sample is seen per epoch; 0.5: a seeded half of them; default: once",
     )
     weight: float | None = Field(
-        None, gt=0, le=1000, description="its samples in an epoch for each sample of `data.train`"
+        None, gt=0, le=1000, description="its samples per epoch, as a multiple of those of `data.train`"
     )
 
     @model_validator(mode="before")
@@ -120,25 +130,29 @@ class Source(Settings):
     @model_validator(mode="after")
     def _one_amount(self) -> Source:
         if self.repeat is not None and self.weight is not None:
-            raise ValueError("say `repeat` (times each sample) or `weight` (share beside data.train), not both")
+            raise ValueError("set `repeat` (times per sample) or `weight` (multiple of data.train), not both")
         one_task(self.task)
         return self
 
 
 class DataSpec(Settings):
-    """Where the labelled samples are. `data: FOLDER` is short for `data: {train: FOLDER}`."""
+    """The labelled samples. `data: FOLDER` is short for `data: {train: FOLDER}`."""
 
     renamed: ClassVar[Mapping[str, str]] = {"transcripts": "transcription_share"}
 
     train: str = Field(description="folder or file of labelled samples; its layout is recognised")
-    layout: str | None = Field(None, description="layout name when recognition should not decide")
-    media_root: str | None = Field(None, description="folder outside `train` that its rows may name media in")
-    held_out: HeldOut = Field(HeldOut(fraction=0.1), description="samples kept for the final score")
+    layout: str | None = Field(None, description="name of the layout; default: recognised")
+    media_root: str | None = Field(None, description="folder outside `train` with media that its rows name")
+    held_out: HeldOut = Field(HeldOut(fraction=0.1), description="samples for the final score")
     dev: float = Field(
-        0.05, ge=0, lt=0.5, description="share of the training samples used to choose the best epoch; 0: last epoch"
+        0.05,
+        ge=0,
+        lt=0.5,
+        description="share of the training samples used to choose the best epoch; 0: use the last epoch",
     )
     faulty: Literal["refuse", "exclude"] = Field(
-        "refuse", description="faulty samples refuse the run, or take no part and get a line in the ledger"
+        "refuse",
+        description="`refuse`: faulty samples stop the run; `exclude`: they are left out, with a line in the ledger",
     )
     corrections: str | None = Field(
         None, description="decisions of `tailor audit`: labels they fix are replaced as they are read, by the ledger"
@@ -147,27 +161,27 @@ class DataSpec(Settings):
         0.0,
         ge=0,
         le=1,
-        description="share of the training samples also used to learn transcription, where the data bring `ocr`",
+        description="share of the training samples that also teach transcription, where the data have `ocr`",
     )
     limit: int | None = Field(None, ge=1, description="use only this many training samples (a seeded choice)")
     limit_held_out: int | None = Field(
         None, ge=1, description="score only this many held-out samples (a seeded choice)"
     )
-    sources: list[Source] = Field([], description="more data mixed in, such as general data against forgetting")
+    sources: list[Source] = Field([], description="more data to mix in, such as general data against forgetting")
 
 
 class Distill(Settings):
-    """Learn from a larger model beside the labels. `distill: NAME` is short for `distill: {teacher: NAME}`."""
+    """Distillation from a larger model. `distill: NAME` is short for `distill: {teacher: NAME}`."""
 
-    teacher: str = Field(description="a folder or hub id; `logits` needs the student's vocabulary")
+    teacher: str = Field(description="folder or hub id; `logits` needs the vocabulary of the student")
     revision: str | None = Field(None, description="hub revision of the teacher (a commit)")
     of: Literal["logits", "vision"] = Field(
-        "logits", description="logits of the answers, or hidden states of the vision tower (no labels then)"
+        "logits", description="logits of the answers, or hidden states of the vision tower (labels are not used)"
     )
-    weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss, the labels have the rest")
-    temperature: float = Field(2.0, gt=0, le=100, description="softens both sides' probabilities")
-    top_k: int = Field(32, ge=1, le=4096, description="most likely tokens kept of each of the teacher's predictions")
-    layers: int = Field(4, ge=1, description="last layers of the vision towers that are compared")
+    weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss; the labels have the rest")
+    temperature: float = Field(2.0, gt=0, le=100, description="temperature of the probabilities of teacher and student")
+    top_k: int = Field(32, ge=1, le=4096, description="most likely tokens kept of each prediction of the teacher")
+    layers: int = Field(4, ge=1, description="number of last layers compared between the vision towers")
 
 
 @dataclass(frozen=True)
@@ -238,25 +252,25 @@ class Train(Settings):
     }
 
     epochs: float = Field(3, gt=0, le=10_000, description="passes over the training samples")
-    steps: int | None = Field(None, ge=1, description="optimizer steps in all, in place of `epochs`")
+    steps: int | None = Field(None, ge=1, description="total optimizer steps, instead of `epochs`")
     batch_size: int = Field(16, ge=1, description="samples per optimizer step")
     micro_batch_size: int | None = Field(None, ge=1, description="samples per forward pass; default: chosen by memory")
     learning_rate: float | None = Field(
-        None, gt=0, le=10, description="peak rate; default: the method's own (docs/methods.md)"
+        None, gt=0, le=10, description="peak learning rate; default: the method's (docs/methods.md)"
     )
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape after the warm-up")
-    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="fraction of the steps in which the rate rises")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled decay of the trained weights")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; null: no clipping")
     optimizer: str = Field("adamw", description="see `tailor methods`")
     loss: Literal["answer", "all"] = Field(
-        "answer", description="tokens that carry loss; `all` only to copy old recipes"
+        "answer", description="tokens that carry loss; `all` only to reproduce earlier work"
     )
-    distill: Distill | None = Field(None, description="learn from a larger model")
+    distill: Distill | None = Field(None, description="distillation from a larger model")
     prefer: Prefer | None = Field(None, description="prefer labels to rejected replies: DPO, MPO, KTO, SimPO, ORPO")
     checkpoint_every: float = Field(5.0, gt=0, description="minutes between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept")
-    evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev part")
+    evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev split")
     gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -264,19 +278,20 @@ class Train(Settings):
         "and micro-batches and memory suffice; on a GPU, one. With several GPUs: their number",
     )
     max_minutes: float | None = Field(
-        None, gt=0, description="stop after this many minutes of training; the schedule shortens with them"
+        None, gt=0, description="stop after this many minutes of training; the schedule is shortened to fit"
     )
-    tiles: Tiles | None = Field(None, description="other tiles while training than in use; only to copy old recipes")
+    tiles: Tiles | None = Field(None, description="tiles while training, if different; only to reproduce earlier work")
     one_modality: bool = Field(
-        False, description="each step's samples are all pictures, all clips, all recordings or all text"
+        False, description="all samples of a step are of one kind: images, videos, recordings or text"
     )
     modality_parts: dict[str, list[str]] = Field(
         {},
-        description="parts that samples of a kind may move, such as {text: [language]}; other kinds move all that is "
-        "trained; needs `one_modality`",
+        description="parts that samples of a kind train, such as {text: [language]}; other kinds train all parts of "
+        "the method; needs `one_modality`",
     )
     augment: bool = Field(
-        False, description="small random turns, scales and light of training pictures and clips, speeds of recordings"
+        False,
+        description="small random changes: rotation, scale and brightness of images and videos, speed of recordings",
     )
 
     def passes(self, count: int) -> float:
@@ -286,7 +301,7 @@ class Train(Settings):
     @model_validator(mode="after")
     def _kinds_apart(self) -> Train:
         if self.modality_parts and not self.one_modality:
-            raise ValueError("`modality_parts` needs steps of one kind of samples: say one_modality: true")
+            raise ValueError("`modality_parts` needs steps with samples of one kind: set one_modality: true")
         for part in (part for parts in self.modality_parts.values() for part in parts):
             if part not in PARTS:
                 raise ValueError(f"modality_parts: no part `{part}` — parts are {', '.join(PARTS)}")
@@ -305,41 +320,41 @@ class Predict(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"batch": "batch_size", "beams": "num_beams"}
 
-    batch_size: int = Field(8, ge=1, description="samples decoded side by side")
+    batch_size: int = Field(8, ge=1, description="samples decoded in parallel")
     num_beams: int = Field(
-        1, ge=1, le=64, description="readings of a sample kept side by side, of which the likeliest whole one counts"
+        1, ge=1, le=64, description="beams of the beam search; the most likely complete reply is used"
     )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="longest reply, in tokens")
-    constrained: bool = Field(True, description="hold the reply to the task's JSON schema")
+    constrained: bool = Field(True, description="constrain replies to the task's JSON schema")
     fields: Literal["together", "side_by_side"] = Field(
         "together",
-        description="`side_by_side` decodes each field of a constrained reply in its own sequence, behind one "
-        "reading of the document: fewer steps, but no field sees the others, so score it first "
-        "(docs/performance.md); max_new_tokens is then of each field",
+        description="`side_by_side` decodes each field of a constrained reply in a separate sequence after a shared "
+        "prompt: fewer steps, but no field sees the others, so score it first (docs/performance.md); max_new_tokens then "
+        "applies to each field",
     )
     likelihood: bool = Field(
-        True, description="where a task has a closed set of replies, take the likeliest of them instead of writing one"
+        True, description="where a task has a closed set of replies, choose the most likely instead of generating text"
     )
     weights: Literal["as_trained", "unquantised"] = Field(
-        "as_trained", description="base under the adapter; `unquantised` after QLoRA only to copy old recipes"
+        "as_trained", description="base under the adapter; `unquantised` after QLoRA only to reproduce earlier work"
     )
 
 
 class Stage(Settings):
-    """One stage: what it says stands in place of the common part's, and the weights of the stage before go on.
+    """One stage. It starts from the weights of the stage before; its settings replace those of the recipe.
 
-    `data` that names `train`, and `method` that names a method, stand alone; otherwise they change single settings of
-    the common part's, as `train` and `predict` always do.
+    `data` with `train`, and `method` with a name, replace the recipe's as a whole; otherwise they change single
+    settings, as `train` and `predict` always do.
     """
 
     name: str = Field(pattern=NAME, description="names the stage's folder, such as 1-captions")
     data: dict[str, Any] | None = Field(None, description="the labelled samples of this stage")
     task: dict[str, Any] | None = Field(None, description="the task of this stage")
-    method: dict[str, Any] | None = Field(None, description="what is trained in this stage")
-    train: dict[str, Any] | None = Field(None, description="settings of the training loop that differ")
-    predict: dict[str, Any] | None = Field(None, description="settings of generation that differ")
+    method: dict[str, Any] | None = Field(None, description="the tuning method of this stage")
+    train: dict[str, Any] | None = Field(None, description="training settings that differ")
+    predict: dict[str, Any] | None = Field(None, description="generation settings that differ")
     score: list[str] | None = Field(None, description="metrics of this stage")
-    score_by: list[str] | None = Field(None, description="columns to break the scores of this stage down by")
+    score_by: list[str] | None = Field(None, description="columns by which the scores of this stage are broken down")
 
     @model_validator(mode="before")
     @classmethod
@@ -348,27 +363,27 @@ class Stage(Settings):
 
 
 class Recipe(Settings):
-    """One YAML file that says everything about a tailoring job."""
+    """One YAML file that describes a whole job."""
 
-    name: str = Field("run", pattern=NAME, description="names the run folder")
+    name: str = Field("run", pattern=NAME, description="name of the run folder")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     model: ModelSpec = Field(ModelSpec(), description="the checkpoint")
     data: DataSpec = Field(description="the labelled samples")
     task: dict[str, Any] = Field(description="one task with its settings, such as `extract: {total: string}`")
-    method: dict[str, Any] = Field({"name": "qlora"}, description="what is trained; see `tailor methods`")
+    method: dict[str, Any] = Field({"name": "qlora"}, description="tuning method; see `tailor methods`")
     train: Train = Field(Train(), description="the training loop")
     predict: Predict = Field(Predict(), description="generation")
-    score: list[str] = Field([], description="metrics, the first decides; default: the task's own")
-    score_by: list[str] = Field([], description="fields or columns to break the scores down by, such as speaker")
-    output: str = Field("runs", description="folder that receives the run folder")
-    stages: list[Stage] = Field([], description="trained one after another, each from the weights of the one before")
+    score: list[str] = Field([], description="metrics; the first is the headline; default: those of the task")
+    score_by: list[str] = Field([], description="fields or columns by which scores are broken down, such as speaker")
+    output: str = Field("runs", description="folder in which the run folder is created")
+    stages: list[Stage] = Field([], description="trainings in sequence, each from the merged weights of the one before")
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
         values = long_forms(values)
         stages = values.get("stages") if isinstance(values, dict) else None
-        if isinstance(stages, list):  # what every stage says for itself need not be said in common
+        if isinstance(stages, list):  # a setting of every stage need not be in the recipe as well
             for key in ("data", "task"):
                 said = [stage.get(key) for stage in stages if isinstance(stage, dict)]
                 if key not in values and said and all(said) and len(said) == len(stages):
@@ -390,7 +405,7 @@ class Recipe(Settings):
 
     @property
     def task_settings(self) -> Any:
-        """What stands under it."""
+        """The value of that key."""
         return self.task[self.task_name]
 
     @property

@@ -329,8 +329,8 @@ class Predict(Settings):
     fields: Literal["together", "side_by_side"] = Field(
         "together",
         description="`side_by_side` decodes each field of a constrained reply in a separate sequence after a shared "
-        "prompt: fewer steps, but no field sees the others, so score it first (docs/performance.md); max_new_tokens then "
-        "applies to each field",
+        "prompt: fewer steps, but no field sees the others, so score it first (docs/performance.md); max_new_tokens is "
+        "then per field",
     )
     likelihood: bool = Field(
         True, description="where a task has a closed set of replies, choose the most likely instead of generating text"

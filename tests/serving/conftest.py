@@ -52,17 +52,17 @@ def make_state(paths: list[Path], **settings: Any) -> ServerState:
 
 
 @pytest.fixture(scope="session")
-def client(runs: dict[str, Path]) -> Iterator[TestClient]:
+def client(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A client of a server that is ready."""
-    with running(make_state(list(runs.values()))) as client:
+    with running(make_state(list(runs.values())), tmp_path_factory.mktemp("files")) as client:
         yield client
 
 
 class running:
     """A server in this process, ready; its client is what the block gets."""
 
-    def __init__(self, state: ServerState) -> None:
-        self.client = TestClient(make_app(state), base_url="http://localhost", raise_server_exceptions=False)
+    def __init__(self, state: ServerState, files: Path) -> None:
+        self.client = TestClient(make_app(state, files), base_url="http://localhost", raise_server_exceptions=False)
 
     def __enter__(self) -> TestClient:
         self.client.__enter__()

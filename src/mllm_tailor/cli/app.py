@@ -435,15 +435,33 @@ def truncate(
 @command(json=True)
 def verify(
     run_folder: RunPath,
-    count: Annotated[int, typer.Option("--samples", "-k", min=1, help="Held-out samples to compare on.")] = 4,
+    count: Annotated[
+        int | None,
+        typer.Option("--samples", "-k", min=1, help="Held-out samples to compare on; default: 4, with --url all."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="An OpenAI-compatible endpoint, such as http://localhost:8000/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Its name there; default: the run's.")] = None,
+    key: Annotated[str, typer.Option("--key", help="Environment variable that holds its key.")] = "OPENAI_API_KEY",
+    price: Annotated[
+        str | None, typer.Option("--price", help="Of a million tokens read and written, such as 0.15,0.60.")
+    ] = None,
 ) -> None:
-    """Check that adapter, merged and exported model agree.
+    """Check that adapter, merged, exported and served model agree.
 
-    Also checks that the tuned model differs from its base. Exit status 1: something is not as it should be.
+    Without --url also that the tuned model differs from its base. With --url the endpoint's replies to the held-out
+    samples are scored beside the run's. Exit status 1: something is not as it should be.
     """
-    from mllm_tailor.commands.verify import verify_run
+    if url is None:
+        from mllm_tailor.commands.verify import verify_run
 
-    if not verify_run(run_folder, count):
+        agree = verify_run(run_folder, count or 4)
+    else:
+        from mllm_tailor.commands.verify_url import verify_url
+
+        agree = verify_url(run_folder, url, model=model, count=count, key_variable=key, price=price)
+    if not agree:
         raise typer.Exit(NEGATIVE)
 
 

@@ -21,7 +21,7 @@ from mllm_tailor.models.generate import generate
 from mllm_tailor.models.input_settings import InputSettings
 from mllm_tailor.models.inputs.dual_encoder import embed_images, embed_texts
 from mllm_tailor.models.inputs.tiling import tile_grid, tile_image
-from mllm_tailor.models.load import load_model
+from mllm_tailor.models.load import load_model, load_without_weights
 from mllm_tailor.models.meta import MetaModel, load_meta_model
 from mllm_tailor.models.model import LoadedModel
 from mllm_tailor.models.save import save_model
@@ -45,6 +45,7 @@ __all__ = [
     "generate",
     "load_meta_model",
     "load_model",
+    "load_without_weights",
     "measure_length",
     "media_features",
     "prompt_inputs",

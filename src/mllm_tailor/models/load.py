@@ -75,6 +75,30 @@ def load_model(
     model = _load(
         checkpoint, family, config, chosen, device, _quantization(quantize, [*skipped, *family.unused_modules], device)
     )
+    loaded = _with_inputs(checkpoint, family, model, processor, inputs)
+    return replace(loaded, device=device, dtype=chosen, quantize=quantize, mixed_precision=mixed_precision)
+
+
+def load_without_weights(
+    path: str | Path, *, revision: str | None = None, inputs: InputSettings | None = None
+) -> LoadedModel:
+    """What turns samples into inputs, around a model on the meta device: enough to encode and to count tokens.
+
+    Raises:
+        ModelError: as `load_model` would.
+    """
+    checkpoint = find_native(path, revision)
+    family = find_family(checkpoint)
+    config = own_config(checkpoint, family)
+    processor: Any = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
+    model = build_empty(config, checkpoint.folder, dual_encoder=family.compares)
+    return _with_inputs(checkpoint, family, model, processor, inputs or InputSettings())
+
+
+def _with_inputs(
+    checkpoint: Checkpoint, family: Family, model: Any, processor: Any, inputs: InputSettings
+) -> LoadedModel:
+    """The model with everything that decides how samples are turned into its inputs."""
     if family.tiled:
         check_fit(checkpoint, model, processor)
         if inputs.tile_size is not None:
@@ -90,16 +114,14 @@ def load_model(
         family=replace(family, linear_names=linear_names(model, family.parts)),
         tiles=inputs.tiles or stated_tiles(processor),
         system=inputs.system if inputs.system is not None else getattr(processor, "system", None),
-        device=device,
-        dtype=chosen,
+        device=model.device,
+        dtype=model.dtype,
         folder=checkpoint.folder,
         path=checkpoint.path,
         revision=checkpoint.revision,
-        quantize=quantize,
         frames=inputs.frames,
         codebook=codebook,
         trim=inputs.trim,
-        mixed_precision=mixed_precision,
     )
 
 

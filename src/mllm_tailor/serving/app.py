@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from mllm_tailor import __version__
+from mllm_tailor.serving.batches import Batches
 from mllm_tailor.serving.chat import chat_router
+from mllm_tailor.serving.decisions import decisions_router
 from mllm_tailor.serving.errors import install_handlers
+from mllm_tailor.serving.extract import extract_router
+from mllm_tailor.serving.file_store import FileStore
+from mllm_tailor.serving.files import batches_router, files_router
 from mllm_tailor.serving.guard import Guard
 from mllm_tailor.serving.listing import listing_router
 from mllm_tailor.serving.pages_router import pages_router
+from mllm_tailor.serving.responses import responses_router
 from mllm_tailor.serving.state import ServerState
 
 DESCRIPTION = (
@@ -21,13 +28,20 @@ DESCRIPTION = (
 )
 
 
-def make_app(state: ServerState) -> Guard:
-    """The application of a server. Starting it starts the engine; ending it lets the engine finish."""
+def make_app(state: ServerState, files: Path) -> Guard:
+    """The application of a server that keeps uploaded files in `files`.
+
+    Starting it starts the engine and continues unfinished batches; ending it lets the engine finish.
+    """
+    store = FileStore(files, state.settings.limits.files)
+    batches = Batches(state, store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         state.backend.start()
+        batches.resume()
         yield
+        await batches.end()
         await run_in_threadpool(state.backend.close)
 
     app = FastAPI(
@@ -39,6 +53,12 @@ def make_app(state: ServerState) -> Guard:
         lifespan=lifespan,
     )
     install_handlers(app)
-    for router in (listing_router(state), chat_router(state), pages_router(app)):
+    routers = (chat_router, responses_router, decisions_router, extract_router, listing_router)
+    for router in (
+        *(make(state) for make in routers),
+        files_router(store),
+        batches_router(store, batches),
+        pages_router(app),
+    ):
         app.include_router(router)
     return Guard(app, state.settings, state.metrics)

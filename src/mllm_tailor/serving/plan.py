@@ -111,7 +111,7 @@ def _of_task(ask: Ask, served: ServedModel, wanted: Mapping[str, Any] | None, qu
 
 def _check_logprobs(ask: Ask, served: ServedModel, mode: DecodingMode) -> None:
     if ask.logprobs and compares_replies(served.task, mode):
-        raise refused("logprobs", "this run takes the likeliest of a closed set of replies — see `tailor.confidence`")
+        raise refused("logprobs", "this run takes the likeliest of a closed set of replies — see `tailor.raw`")
 
 
 def check_readable(outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
 
@@ -24,11 +25,12 @@ def serve(paths: Sequence[Path], settings: ServeSettings) -> None:
     models = served_models(paths)
     worker = EngineWorker(models, settings.window)
     state = ServerState(settings, {model.name: model for model in models}, worker)
-    uvicorn.run(
-        make_app(state),
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        server_header=False,
-        access_log=False,
-    )
+    with TemporaryDirectory(prefix="tailor-serve-") as temporary:
+        uvicorn.run(
+            make_app(state, settings.files or Path(temporary)),
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            server_header=False,
+            access_log=False,
+        )

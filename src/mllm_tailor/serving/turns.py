@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Prediction
+from mllm_tailor.generation.confidence import DIGITS
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.loglikelihood import ROWS, LikelihoodScorer
 from mllm_tailor.generation.predictor import Predictor, Question
@@ -151,8 +152,8 @@ def compare_turn(scorer: LikelihoodScorer, queue: JobQueue, route: Route, begun:
         shares = logprobs.softmax(-1)
         best = int(shares.argmax())
         reply = route.task.parse(replies[best])
-        confidence = dict.fromkeys(reply.fields, float(shares[best]))
-        prediction = Prediction(job.sample.id, replies[best], reply.fields, confidence, 0.0, reply.problem)
+        raw = {name: {"mean": round(float(shares[best]), DIGITS)} for name in reply.fields}
+        prediction = Prediction(job.sample.id, replies[best], reply.fields, problem=reply.problem, raw=raw)
         token = Token(replies[best].encode(), float(shares[best].log()))
         job.result.set_result(
             Outcome(prediction, encoded.length, (token,), tuple(zip(replies, shares.tolist(), strict=True)))

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import psutil
 
@@ -240,6 +240,20 @@ def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, b
                     yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise DataError(f"{path}:{number + 1}: packed with gzip, but damaged or cut off here — copy it again") from None
+
+
+def limited_lines(stream: TextIO, path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[str]:
+    """The lines of an open text file, none of them longer than `limit` characters.
+
+    Raises:
+        DataError: naming the file and the line.
+    """
+    number = 0
+    while line := stream.readline(limit + 1):
+        number += 1
+        if len(line) > limit:
+            raise DataError(f"{path}:{number}: a line of over {limit:,} characters — put one row on each line")
+        yield line
 
 
 def open_lines(path: Path) -> IO[bytes] | gzip.GzipFile:

@@ -10,6 +10,7 @@ import json
 import math
 from typing import Any
 
+MAX_DIGITS = 300  # of an integer; beyond 308 it is no floating point number
 MAX_DEPTH = 100  # of nested lists and objects; Python's own limit depends on how deep the caller is
 
 
@@ -109,12 +110,22 @@ def as_written(value: Any) -> str:
     return dump_json(value, indent=None) if isinstance(value, (dict, list)) else str(value)
 
 
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{text[:20]}… has {len(text):,} digits, more than a number can have")
+    return int(text)
+
+
 def _refuse_constant(word: str) -> float:
     raise ValueError(f"{word} is not a JSON value")
 
 
-_strict_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=WrittenFloat, parse_constant=_refuse_constant)
-_model_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_strict_decoder = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=WrittenFloat, parse_int=_integer, parse_constant=_refuse_constant
+)
+_model_decoder = json.JSONDecoder(
+    parse_int=lambda text: int(text) if len(text) <= MAX_DIGITS else None, parse_constant=_refuse_constant
+)
 
 
 def _writable(value: Any) -> Any:

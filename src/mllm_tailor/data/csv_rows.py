@@ -52,6 +52,8 @@ def _encoding(path: Path) -> str:
             while block := file.read(BLOCK_BYTES):
                 if not (undecodable or beyond_ascii) and block[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                     return "utf-16"
+                if block.isascii() and not decoder.getstate()[0]:
+                    continue
                 beyond = {character for character in decoder.decode(block) if character > "\x7f"}
                 lone = {character for character in beyond if "\udc80" <= character <= "\udcff"}
                 undecodable |= bool(lone)

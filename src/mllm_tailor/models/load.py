@@ -27,7 +27,8 @@ from mllm_tailor.models.inputs.speech_units import add_tokens, find_codebook
 from mllm_tailor.models.model import LoadedModel
 from mllm_tailor.models.native import auto_class, build_empty, native_config, own_config
 from mllm_tailor.models.patches import cpu_attention, mllama, original_internvl, phi4
-from mllm_tailor.models.resolve import find_checkpoint
+from mllm_tailor.models.resolve import BUNDLED, find_checkpoint
+from mllm_tailor.models.template_check import check_template
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def load_model(
     config = own_config(checkpoint, family)
     processor: Any = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
     skipped = [name for part in ("head", *quantize_skip) for name in family.parts.get(part, (rf"(?:.*\.)?{part}",))]
+    _check_template(checkpoint, family, processor)
     model = _load(
         checkpoint, family, config, chosen, device, _quantization(quantize, [*skipped, *family.unused_modules], device)
     )
@@ -162,6 +164,13 @@ def _name_adapters(checkpoint: Checkpoint, family: Family) -> None:
         present.append(f"the adapter beside the weights ({ADAPTER_CONFIG})")
     if present:
         logger.warning("%s: not applied: %s (docs/models.md)", checkpoint.path, " and ".join(present))
+
+
+def _check_template(checkpoint: Checkpoint, family: Family, processor: Any) -> None:
+    """Try a template that is not ours in a process with limits."""
+    template = processor.chat_template or processor.tokenizer.chat_template
+    if isinstance(template, str) and template != family.template and checkpoint.path not in BUNDLED:
+        check_template(template, processor.tokenizer, checkpoint.folder)
 
 
 def _dtype(wanted: str | torch.dtype, parameters: int, device: torch.device) -> torch.dtype:

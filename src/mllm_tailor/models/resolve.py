@@ -11,6 +11,7 @@ from mllm_tailor.core.errors import ModelError
 from mllm_tailor.models.bundled.tiny import tiny_folder
 from mllm_tailor.models.checkpoint import DUPLICATES, Checkpoint, read_checkpoint
 
+BUNDLED = ("embedded", "tiny")
 EMBEDDED = Path(__file__).parent / "bundled" / "embedded"
 # Never *.bin or *.pt. conversation.py is never run: an original InternVL keeps its system text in it.
 DOWNLOADED = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "conversation.py")

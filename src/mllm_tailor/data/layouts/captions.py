@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import limited_lines
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
@@ -76,7 +77,8 @@ def _lines(file: Path) -> Iterator[tuple[str, str, str] | DataIssue]:
     assert form is not None, "only files of a known form are read"
     delimiter, image, text = form
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        rows = _tokens(stream) if delimiter == "#" else csv.reader(stream, delimiter=delimiter)
+        text_lines = limited_lines(stream, file)
+        rows = _tokens(text_lines) if delimiter == "#" else _records(csv.reader(text_lines, delimiter=delimiter), file)
         for number, row in enumerate(rows, 1):
             if not any(row) or (number == 1 and delimiter != "#"):
                 continue
@@ -89,6 +91,13 @@ def _lines(file: Path) -> Iterator[tuple[str, str, str] | DataIssue]:
                 yield DataIssue(source, "no image or no caption in this line", "add it, or remove the line")
                 continue
             yield source, row[image].strip(), " ".join(caption.split())
+
+
+def _records(rows: Iterator[list[str]], file: Path) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(f"{file}: not a readable table ({error}) — correct its quotes") from None
 
 
 def _tokens(lines: Iterator[str]) -> Iterator[list[str]]:

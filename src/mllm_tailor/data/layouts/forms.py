@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import read_json
+from mllm_tailor.core.io import MAX_LINE_BYTES, limited_lines, read_json, read_limited
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.columns import locate
@@ -102,12 +102,13 @@ def _wildreceipt_lists(folder: Folder) -> list[Path]:
 
 def read_wildreceipt(folder: Folder) -> Iterator[Sample | DataIssue]:
     """One sample a receipt: the texts of each class, joined in the order of the file."""
-    lines = (folder.path / CLASS_LIST).read_text("utf-8", errors="replace").splitlines()
+    content = read_limited(folder.path / CLASS_LIST, MAX_LINE_BYTES)
+    lines = content.decode("utf-8", errors="replace").splitlines()
     names = {number: name for number, _, name in (line.strip().partition(" ") for line in lines if line.strip())}
     for file in _wildreceipt_lists(folder):
         roots = folder.roots(file)
         with file.open(encoding="utf-8", errors="replace") as rows:
-            for number, row in enumerate(rows, 1):
+            for number, row in enumerate(limited_lines(rows, file), 1):
                 source = f"{file}:{number}"
                 try:
                     if row.strip():

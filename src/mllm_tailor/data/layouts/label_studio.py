@@ -97,7 +97,10 @@ def _task(task: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[Re
         return None
     values = {"id": task.get("id"), **task["data"]}
     regions: list[Region] = []
-    for result in done[0]["result"]:
+    results = done[0]["result"]
+    if not isinstance(results, list) or not all(isinstance(result, Mapping) for result in results):
+        raise DataError(f"{source}: `result` should be a list of objects, found {kind_of(results)} — export it again")
+    for result in results:
         _add(result, values, regions, source)
     return values, regions
 

@@ -44,7 +44,7 @@ def _samples(content: Any, file: LabelFile, roots: Roots, source: str) -> Iterat
     regions: list[Region] = []
     for shape in shapes:
         kind = shape.get("shape_type", "polygon") if isinstance(shape, Mapping) else None
-        if kind in OUTLINES:
+        if isinstance(kind, str) and kind in OUTLINES:
             regions.append(_region(shape, kind, size, source))
         else:
             problem = f"a shape of the type {kind!r} is left out"

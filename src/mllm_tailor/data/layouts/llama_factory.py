@@ -54,9 +54,14 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     except DataError as error:
         yield DataIssue.of(error, str(info))
         return
+    if not isinstance(entries, dict):
+        yield DataIssue(str(info), f"should be an object of sets, found {kind_of(entries)}", "correct the file")
+        return
     for name, entry in entries.items():
         source = f"{info}:{name}"
         try:
+            if not _is_entry(entry):
+                raise DataError(f"{source}: names no file of the set — add `{LOCAL}`, or take the set out")
             if LOCAL not in entry:
                 yield DataIssue(
                     source, "lies on a hub and is not fetched", "download it and name its file", None, "warning"

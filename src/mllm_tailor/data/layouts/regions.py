@@ -5,7 +5,7 @@ Coordinates become thousandths of the image's width and height, as `tasks.ground
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,10 +45,10 @@ class Region:
 
 
 def _thousandths(share: float) -> int:
-    return min(FULL, max(0, round(FULL * share)))
+    return round(min(FULL, max(0, FULL * share)))  # a share may be too large for an integer
 
 
-def scaled(points: Iterable[Sequence[Any]], size: tuple[float, float], source: str) -> tuple[Point, ...]:
+def scaled(points: Any, size: tuple[float, float], source: str) -> tuple[Point, ...]:
     """Points of an image of this width and height as shares of both.
 
     Raises:
@@ -58,12 +58,11 @@ def scaled(points: Iterable[Sequence[Any]], size: tuple[float, float], source: s
     if not (width > 0 and height > 0):
         raise DataError(f"{source}: the image is stated to be {width:g}x{height:g} — correct its size")
     result = []
-    for point in points:
-        if len(point) != 2 or not all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) for value in point
-        ):
+    for point in points if isinstance(points, (list, tuple)) else [points]:
+        pair = point if isinstance(point, (list, tuple)) else ()
+        if len(pair) != 2 or not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in pair):
             raise DataError(f"{source}: a point is two numbers, found {str(point)[:80]} — correct the label")
-        result.append((point[0] / width, point[1] / height))
+        result.append((pair[0] / width, pair[1] / height))
     return tuple(result)
 
 

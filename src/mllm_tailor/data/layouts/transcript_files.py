@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import limited_lines
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
@@ -95,7 +96,7 @@ def _sample(
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
     """(source, line) of every line that is not blank."""
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(limited_lines(lines, file), 1):
             if line.strip():
                 yield f"{file}:{number}", line.rstrip("\r\n")
 

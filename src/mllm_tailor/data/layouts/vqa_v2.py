@@ -72,7 +72,7 @@ def _sample(
     if annotation is None:
         raise DataError(f"{source}: no annotation with its question_id — add the file of annotations, or remove it")
     number = question.get("image_id")
-    names = [f"COCO_{subset}_{number:012}" if isinstance(number, int) else "", str(number), f"{number:>012}"]
+    names = [f"COCO_{subset}_{number:012}" if isinstance(number, int) else "", str(number), str(number).rjust(12, "0")]
     file = next((found for name in names if name and (found := folder.with_suffix(name, roots))), f"{names[1]}.jpg")
     answers = texts_of(annotation.get("answers")) or []
     sample = Sample(

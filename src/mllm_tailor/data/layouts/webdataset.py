@@ -105,7 +105,10 @@ def _add(data: bytes, name: str, suffix: str, values: dict[str, Any]) -> str | N
     """Adds a member to the row; says what is wrong with it, if anything is."""
     kind = media_kind(name)
     if kind:
-        values.setdefault(f"{kind}s", []).append({"bytes": data, "path": Path(name).name})
+        files = values.setdefault(f"{kind}s", [])
+        if not isinstance(files, list):
+            return f"a file of the suffix .{kind}s takes the place of the media"
+        files.append({"bytes": data, "path": Path(name).name})
         return None
     last = suffix.rpartition(".")[2]
     try:

@@ -1,0 +1,178 @@
+"""Bytes flipped in every region of every saved file, and every file lost once."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reliability.forked import Ended, Limits, run
+from reliability.job import HANG, JOBS
+from reliability.kills import Tally
+from reliability.outcome import differences, outcome
+from reliability.workspace import PLACE, copy_workspace, write_recipe
+
+NEEDS = ("d", "model")
+RESULTS = ("report.html", "scores.json", "training.json", "adapter", "predictions.jsonl")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Saved files, and a command that reads them."""
+
+    name: str
+    words: tuple[str, ...]
+    files: str  # the folder, or one file, whose bytes are flipped
+    result: str  # what the command writes, compared with what it wrote from whole files
+    arrange: Callable[[Path], object] | None = None  # of the copy, before the damage
+
+
+def _unfinish(folder: Path) -> None:
+    """As after a kill before the end of training."""
+    path = folder / "runs" / "g"
+    for name in (*RESULTS, *(f"predictions/{file.name}" for file in (path / "predictions").glob("tuned_*"))):
+        shutil.rmtree(path / name) if (path / name).is_dir() else (path / name).unlink(missing_ok=True)
+
+
+def _half_predicted(folder: Path) -> None:
+    """As after a kill of a prediction."""
+    rows = (folder / "o.jsonl").read_text().splitlines(keepends=True)
+    (folder / "o.jsonl").write_text("".join(rows[: len(rows) // 2]))
+    shutil.copy2(folder / "state.json", folder / ".o.jsonl.state.json")
+
+
+PREDICT = ("predict", "runs/g", "d/images", "--out", "o.jsonl")
+PLACES = (
+    Place("a finished run, `tailor report`", ("report", "runs/g"), "runs/g", "runs/g"),
+    Place("its adapter, `tailor predict`", PREDICT, "runs/g/adapter", "o.jsonl"),
+    Place("an unfinished run, `tailor run`", ("run", "r.yaml"), "runs/g", "runs/g", _unfinish),
+    Place("a model exported by `tailor merge`, `tailor predict`",
+          ("predict", "--model", "merged", "--recipe", "r.yaml", "d/images/0.png", "--out", "m.jsonl"),
+          "merged", "m.jsonl"),
+    Place("the merged model between stages, `tailor predict`",
+          ("predict", "staged/g", "d/images/0.png", "--out", "s.jsonl"), "staged/g/1-a/model", "s.jsonl"),
+    Place("an interrupted prediction, `tailor predict`", PREDICT, "o.jsonl", "o.jsonl", _half_predicted),
+    Place("its state, `tailor predict`", PREDICT, ".o.jsonl.state.json", "o.jsonl", _half_predicted),
+)  # fmt: skip
+
+
+def prepare_saved(workspace: Path) -> None:
+    """Everything that is saved: a merged model, a run with stages, and predictions with their state."""
+    _well(run(["merge", "runs/g", "merged", "--samples", "0"], workspace))
+    write_recipe(workspace / "s.yaml", output="staged", **JOBS["stages"].recipe)
+    _well(run(["run", "s.yaml"], workspace))
+    _well(run(PREDICT, workspace, before=_keep_state))
+
+
+def _keep_state() -> None:
+    """Let the prediction leave a copy of its state, which it removes at its end."""
+    from mllm_tailor.run import new_files
+
+    write = new_files.write_json
+
+    def write_both(path: Path, value: object) -> None:
+        write(path, value)
+        write(path.with_name("state.json"), value)
+
+    new_files.write_json = write_both
+
+
+def _well(ended: Ended) -> None:
+    if ended.status != 0:
+        raise SystemExit(ended.output)
+
+
+def flip_bytes(workspace: Path, folder: Path, place: Place, regions: int, seed: int = 0) -> Tally:
+    """Flip one byte in each of `regions` regions of every file, and in each tensor, and run the command on each."""
+    tally = Tally()
+    trial = _Trial(workspace, folder, place)
+    for name, content in trial.contents.items():
+        for at, bit in _spots(name, content, regions, seed):
+            changed = content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
+            trial.judge(tally, name, f"byte {at:,} of {name}", lambda path, new=changed: _replace(path, new))  # type: ignore[misc]
+    return tally
+
+
+def lose_files(workspace: Path, folder: Path, place: Place) -> Tally:
+    """Remove every file once and run the command."""
+    tally, trial = Tally(), _Trial(workspace, folder, place)
+    for name in trial.contents:
+        trial.judge(tally, name, f"{name} removed", Path.unlink)
+    return tally
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.unlink()  # it may be a link to the file of the workspace
+    path.write_bytes(content)
+
+
+class _Trial:
+    """Copies of a place, each damaged once."""
+
+    def __init__(self, workspace: Path, folder: Path, place: Place) -> None:
+        self.workspace, self.folder, self.place = workspace, folder, place
+        self.parts = [name for name in ("d", "model", "r.yaml", "runs", "merged", "staged", "o.jsonl", "state.json")
+                      if name in NEEDS or name in "".join(place.words) or place.files.startswith(name) or name == "runs"
+                      or place.arrange is _half_predicted]  # fmt: skip
+        self.copy = folder / PLACE
+        self._copy()
+        root = self.copy / place.files
+        files = [root] if root.is_file() else [file for file in sorted(root.rglob("*")) if file.is_file()]
+        self.contents = {
+            file.relative_to(self.copy).as_posix(): content for file in files if (content := file.read_bytes())
+        }
+        _well(run(place.words, self.copy))
+        self.wanted = _result(self.copy / place.result)
+
+    def _copy(self) -> None:
+        shutil.rmtree(self.copy, ignore_errors=True)
+        copy_workspace(self.workspace, self.copy, *self.parts)
+        if self.place.arrange is not None:
+            self.place.arrange(self.copy)
+
+    def judge(self, tally: Tally, name: str, what: str, damage: Callable[[Path], object]) -> None:
+        """Damage a fresh copy, run the command, and see that nothing wrong was used in silence."""
+        place = self.copy
+        self._copy()
+        damage(place / name)
+        ended = run(self.place.words, place, limits=Limits(seconds=HANG))
+        if ended.crashed:
+            tally.fail(f"{what}: {'no end' if ended.timed_out else ended.last_line}")
+        elif ended.status != 0:
+            told = Path(name).name in ended.output or Path(name).parent.name in ended.output
+            tally.count("refused by name") if told else tally.fail(f"{what}: not named: {ended.error}")
+        elif different := differences(self.wanted, _result(place / self.place.result)):
+            told = Path(name).name in ended.output or Path(name).parent.name in ended.output
+            harmless = all(item == name.removeprefix(f"{self.place.result}/") for item in different)
+            if harmless:
+                tally.count("not read by this command, left as it is")
+            else:
+                tally.fail(f"{what}: used in silence: {', '.join(different[:4])}{' (named)' if told else ''}")
+        else:
+            named = Path(name).name in ended.output or Path(name).parent.name in ended.output
+            tally.count("named and made again" if named else "made again or not needed, same results")
+
+
+def _result(path: Path) -> dict[str, object]:
+    if path.is_dir():
+        return outcome(path)
+    return {path.name: outcome(path.parent).get(path.name)}
+
+
+def _spots(name: str, content: bytes, regions: int, seed: int) -> Iterator[tuple[int, int]]:
+    """`(byte, bit)` for each region of a file: equal parts, and of weights the header and every tensor."""
+    chance, size = random.Random(f"{name} {seed}"), len(content)
+    count = min(regions, size)
+    edges = [(size * part // count, size * (part + 1) // count) for part in range(count)]
+    if name.endswith(".safetensors"):
+        (length,) = struct.unpack("<Q", content[:8])
+        head = json.loads(content[8 : 8 + length])
+        offsets = [entry["data_offsets"] for key, entry in head.items() if key != "__metadata__"]
+        tensors = [(8 + length + start, 8 + length + end) for start, end in offsets if end > start]
+        edges = [(0, 8), (8, 8 + length), *tensors[:: max(1, len(tensors) // regions)]]
+    for start, end in edges:
+        yield chance.randrange(start, end), 1 << chance.randrange(8)

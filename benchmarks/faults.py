@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from reliability import damage, kills, shortage
+from reliability.damage import PLACES
 from reliability.forked import preload
 from reliability.job import JOBS, more_data
 from reliability.kills import Tally
@@ -59,12 +60,13 @@ def experiments() -> list[Experiment]:
     ]  # fmt: skip
     places = [
         experiment
-        for place in damage.PLACES
+        for place in PLACES
         for experiment in (
             Experiment(f"bytes flipped: {place.name}", "one bit in each region and each tensor of every file",
-                       lambda w, f, n, place=place: damage.flip_bytes(w, f, place, n), 8, 1, reads_saved=True),  # type: ignore[misc]
+                       lambda w, f, n, place=place: damage.flip_bytes(w, f, place, n), 8, int(place is PLACES[0]),
+                       reads_saved=bool(place.also)),  # type: ignore[misc]
             Experiment(f"files lost: {place.name}", "every file once",
-                       lambda w, f, n, place=place: damage.lose_files(w, f, place), 1, reads_saved=True),  # type: ignore[misc]
+                       lambda w, f, n, place=place: damage.lose_files(w, f, place), 1, reads_saved=bool(place.also)),  # type: ignore[misc]
         )
     ]  # fmt: skip
     return [

@@ -160,11 +160,13 @@ def _dump(document: Any) -> str:
 @contextmanager
 def prediction_rows(folder: Path) -> Iterator[Target]:
     """Rows of predictions and labels for `tailor score`, of run folders, and of manifests for `tailor predict`."""
+    from mllm_tailor.commands.console import console
     from mllm_tailor.commands.score import score_predictions
     from mllm_tailor.generation import read_inputs
     from mllm_tailor.run.run_dir import read_predictions
 
     logging.getLogger("mllm_tailor").setLevel(logging.ERROR)
+    console.quiet = True
     own = Prediction("s0", "text", {"total": "1.50", "lines": [{"a": "1"}]}, {"total": 0.5}).row()
     rows = [
         own,

@@ -13,6 +13,8 @@ from reliability.case import Case
 from reliability.mutations import WHOLE_DOCUMENTS, documents
 from reliability.workspace import recipe
 
+from mllm_tailor.recipe import dump_recipe, make_recipe
+
 CHECK = ("check", "r.yaml", "--no-decode")
 JOB = ("d", "model")
 
@@ -120,7 +122,7 @@ def recipes(workspace: Path) -> Iterator[Case]:
         yield Case(name, CHECK, {"r.yaml": _merged(text)}, JOB)
     for name, content in WHOLE_DOCUMENTS:
         yield Case(f"whole, {name}", CHECK, {"r.yaml": content}, JOB)
-    saved = yaml.safe_load((workspace / "runs" / "g" / "recipe.yaml").read_text())
+    saved = yaml.safe_load(dump_recipe(make_recipe(recipe())))
     for name, values in documents(saved, "recipe"):
         yield Case(f"saved, {name}", _resolve, {"r.yaml": _text(values)}, JOB)
 
@@ -128,11 +130,13 @@ def recipes(workspace: Path) -> Iterator[Case]:
 def _resolve() -> None:
     """As far as a run goes before it reads data, which is where most settings are refused."""
     from mllm_tailor.core.errors import TailorError
+    from mllm_tailor.core.failures import as_messages
     from mllm_tailor.recipe import read_recipe
     from mllm_tailor.run.execute import resolve_stages
 
     try:
-        resolve_stages(read_recipe(Path("r.yaml")))
+        with as_messages():
+            resolve_stages(read_recipe(Path("r.yaml")))
     except TailorError as error:
         print(f"Error: {error}")
 

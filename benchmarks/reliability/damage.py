@@ -16,7 +16,8 @@ from reliability.kills import Tally
 from reliability.outcome import differences, outcome
 from reliability.workspace import PLACE, copy_workspace, write_recipe
 
-NEEDS = ("d", "model")
+RUN_PARTS = ("d", "model", "r.yaml", "runs")
+OUTPUT = ("o.jsonl", "state.json")
 RESULTS = ("report.html", "scores.json", "training.json", "adapter", "predictions.jsonl")
 
 
@@ -28,6 +29,7 @@ class Place:
     words: tuple[str, ...]
     files: str  # the folder, or one file, whose bytes are flipped
     result: str  # what the command writes, compared with what it wrote from whole files
+    also: tuple[str, ...] = ()  # parts of the workspace beside the data, the model and the run
     arrange: Callable[[Path], object] | None = None  # of the copy, before the damage
 
 
@@ -46,18 +48,17 @@ def _half_predicted(folder: Path) -> None:
 
 
 PREDICT = ("predict", "runs/g", "d/images", "--out", "o.jsonl")
+MERGED = ("predict", "--model", "merged", "--recipe", "r.yaml", "d/images/0.png", "--out", "m.jsonl")
+STAGED = ("predict", "staged/g", "d/images/0.png", "--out", "s.jsonl")
 PLACES = (
     Place("a finished run, `tailor report`", ("report", "runs/g"), "runs/g", "runs/g"),
     Place("its adapter, `tailor predict`", PREDICT, "runs/g/adapter", "o.jsonl"),
-    Place("an unfinished run, `tailor run`", ("run", "r.yaml"), "runs/g", "runs/g", _unfinish),
-    Place("a model exported by `tailor merge`, `tailor predict`",
-          ("predict", "--model", "merged", "--recipe", "r.yaml", "d/images/0.png", "--out", "m.jsonl"),
-          "merged", "m.jsonl"),
-    Place("the merged model between stages, `tailor predict`",
-          ("predict", "staged/g", "d/images/0.png", "--out", "s.jsonl"), "staged/g/1-a/model", "s.jsonl"),
-    Place("an interrupted prediction, `tailor predict`", PREDICT, "o.jsonl", "o.jsonl", _half_predicted),
-    Place("its state, `tailor predict`", PREDICT, ".o.jsonl.state.json", "o.jsonl", _half_predicted),
-)  # fmt: skip
+    Place("an unfinished run, `tailor run`", ("run", "r.yaml"), "runs/g", "runs/g", arrange=_unfinish),
+    Place("a model exported by `tailor merge`, `tailor predict`", MERGED, "merged", "m.jsonl", ("merged",)),
+    Place("the merged model between stages, `tailor predict`", STAGED, "staged/g/1-a/model", "s.jsonl", ("staged",)),
+    Place("an interrupted prediction, `tailor predict`", PREDICT, "o.jsonl", "o.jsonl", OUTPUT, _half_predicted),
+    Place("its state, `tailor predict`", PREDICT, ".o.jsonl.state.json", "o.jsonl", OUTPUT, _half_predicted),
+)
 
 
 def prepare_saved(workspace: Path) -> None:
@@ -115,9 +116,7 @@ class _Trial:
 
     def __init__(self, workspace: Path, folder: Path, place: Place) -> None:
         self.workspace, self.folder, self.place = workspace, folder, place
-        self.parts = [name for name in ("d", "model", "r.yaml", "runs", "merged", "staged", "o.jsonl", "state.json")
-                      if name in NEEDS or name in "".join(place.words) or place.files.startswith(name) or name == "runs"
-                      or place.arrange is _half_predicted]  # fmt: skip
+        self.parts = (*RUN_PARTS, *place.also)
         self.copy = folder / PLACE
         self._copy()
         root = self.copy / place.files

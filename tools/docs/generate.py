@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from methods_page import methods_page
+from reliability_page import reliability_page
 from words import settings_table
 
 from mllm_tailor.recipe import Recipe, Settings
@@ -113,7 +114,7 @@ def recipe_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"recipe.md": recipe_page, "methods.md": methods_page}
+PAGES = {"recipe.md": recipe_page, "methods.md": methods_page, "reliability.md": reliability_page}
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from mllm_tailor.commands.console import show
 from mllm_tailor.commands.verify import Agreement, agreement, observe, reply_tokens
 from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.core.io import atomic_folder
-from mllm_tailor.core.manifest import MANIFEST, create, record, verify
+from mllm_tailor.core.manifest import seal, verify
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import check_mergeable, truncate
 from mllm_tailor.models import LoadedModel
@@ -63,8 +63,7 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     if WAYS[how]:
         show((f"{how}: {WAYS[how]}{'' if count else ' — --samples measures the cost'}", "yellow"))
     with save_merged(model, out, "repacked" if how == "repacked" else "dequantised") as partial:
-        create(partial)
-        record(partial, *(file for file in partial.iterdir() if file.name != MANIFEST))
+        seal(partial)
     if not samples:
         return write_card(out, folder, run, model, "merged", "")
     exported = run.with_model(path=str(out), revision=None, dtype=str(model.dtype).removeprefix("torch."))

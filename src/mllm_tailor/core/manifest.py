@@ -83,6 +83,12 @@ def verify(folder: Path, *paths: Path, absent: bool = False) -> None:
             raise RunError(f"{file}: damaged (its checksum differs from the one in {MANIFEST}) — {_way_back(name)}")
 
 
+def seal(folder: Path) -> None:
+    """Give a finished folder, such as an exported model, a manifest of everything in it."""
+    create(folder)
+    record(folder, *(file for file in folder.iterdir() if file.name != MANIFEST))
+
+
 def verify_export(folder: Path) -> None:
     """Compare an exported model with its manifest, where it has one.
 

@@ -12,7 +12,7 @@ from mllm_tailor.generation import VisionFeatureCache, choose, predict, predict_
 from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.resolve import ResolvedRun
-from mllm_tailor.run.run_dir import add_prediction, read_predictions
+from mllm_tailor.run.run_dir import FOLDED, add_prediction, read_predictions
 from mllm_tailor.tasks import ChoiceTask
 
 Keep = Callable[[Prediction], None]
@@ -77,8 +77,15 @@ def generate(
 
 
 def open_base(run: ResolvedRun, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> LoadedModel:
-    """The run's base model; unquantised unless asked for."""
+    """The run's base model; unquantised unless asked for.
+
+    Raises:
+        RunError: when it is the merged model of the stage before, and a file of that is damaged or missing.
+    """
     spec = run.model
+    folder = Path(spec.path)
+    if folder.name == FOLDED and (folder.parent / MANIFEST).is_file():
+        verify(folder.parent, folder)
     return load_model(
         spec.path,
         revision=spec.revision,

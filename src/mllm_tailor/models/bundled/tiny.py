@@ -15,6 +15,7 @@ from torch import nn
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from mllm_tailor.core.io import atomic_folder, cache_folder
+from mllm_tailor.core.manifest import seal
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 
 NAME = "tiny"
@@ -33,6 +34,7 @@ def tiny_folder() -> Path:
     if not (folder / "config.json").exists():
         with atomic_folder(folder, replace=folder.is_dir()) as partial:
             build_tiny(partial)
+            seal(partial)
     return folder
 
 

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, InternVLConfig
 
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import atomic_folder, cache_folder, fingerprint, human_bytes, write_json
+from mllm_tailor.core.manifest import seal
 from mllm_tailor.core.progress import track
 from mllm_tailor.models.bundled.build import build_processor
 from mllm_tailor.models.checkpoint import INDEX, ORIGINAL, Checkpoint, weight_files
@@ -66,6 +67,7 @@ def convert(source: str | Path, destination: str | Path, revision: str | None = 
         GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
         ).save_pretrained(partial)
+        seal(partial)
     if config.ps_version == "v1":
         logger.warning("%s: uses pixel shuffle version 1, which only mllm-tailor computes natively", target)
     return target

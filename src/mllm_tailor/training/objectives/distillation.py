@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.io import atomic_file, fingerprint
+from mllm_tailor.core.io import fingerprint
 from mllm_tailor.core.progress import track
 from mllm_tailor.models import InputSettings, Length, LoadedModel, collate, encode, load_model
+from mllm_tailor.models.vision_cache import CacheEntry, VisionFeatureCache
 from mllm_tailor.recipe.schema import Distill
 from mllm_tailor.training.batches import Batch, BatchSource, to_device
 from mllm_tailor.training.objectives.base import Objective, ObjectiveContext
@@ -69,29 +68,30 @@ class LogitDistillation(Objective):
 
     def prepare(self, source: BatchSource, folder: Path, chunks: Sequence[tuple[int, ...]]) -> None:
         """Compute the teacher's logits, a file per chunk; existing files are read."""
-        folder.mkdir(parents=True, exist_ok=True)
+        kept = VisionFeatureCache(limit=0, folder=folder)  # with checksums
         teacher: LoadedModel | None = None
         for indices in track(chunks, "Computing the teacher's logits"):
             key = fingerprint(self.settings.model_dump(), *(self._key(index) for index in indices))
-            file = folder / f"teacher-{key[:20]}.safetensors"
-            if not file.exists():
+            name = f"teacher-{key[:20]}"
+            entry = kept.get(name)
+            if entry is None:
                 teacher = teacher or load_teacher(self.model, self.settings, self.dtype)
-                self._write_logits(teacher, indices, file)
-            with safe_open(file, "pt") as tensors:
-                for index in indices:
-                    self.teacher_logits[index] = tuple(tensors.get_tensor(f"{index}.{name}") for name in NAMES)
+                entry = CacheEntry(self._compute_logits(teacher, indices))
+                kept.put(name, entry)
+            for index in indices:
+                ids, log_probabilities = (entry.tensors[f"{index}.{part}"] for part in NAMES)
+                self.teacher_logits[index] = (ids, log_probabilities)
 
     def _key(self, index: int) -> list[Any]:
         sample = self.samples[index]
         return [index, sample.id, sample.prompt, sample.answer, sample.system]
 
-    def _write_logits(self, teacher: LoadedModel, indices: tuple[int, ...], file: Path) -> None:
+    def _compute_logits(self, teacher: LoadedModel, indices: tuple[int, ...]) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for index in indices:
             ids, log_probabilities = self._top_tokens(teacher, index)
             tensors |= {f"{index}.{NAMES[0]}": ids, f"{index}.{NAMES[1]}": log_probabilities}
-        with atomic_file(file) as partial:
-            save_file(tensors, partial)
+        return tensors
 
     @torch.no_grad()
     def _top_tokens(self, teacher: LoadedModel, index: int) -> tuple[Tensor, Tensor]:

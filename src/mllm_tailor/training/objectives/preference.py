@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.io import atomic_file
 from mllm_tailor.core.progress import track
 from mllm_tailor.models import NO_LOSS, Length
+from mllm_tailor.models.vision_cache import CacheEntry, VisionFeatureCache
 from mllm_tailor.training.batches import Batch, BatchSource, to_device
 from mllm_tailor.training.objectives import preference_losses as losses
 from mllm_tailor.training.objectives.base import Objective, ObjectiveContext, eval_no_grad
@@ -27,6 +26,8 @@ from mllm_tailor.training.objectives.cross_entropy import answer_log_probabiliti
 from mllm_tailor.training.objectives.preference_losses import Answers
 from mllm_tailor.training.precision import autocast
 from mllm_tailor.training.vision_cache import as_inputs
+
+REFERENCE = "reference"  # names the file of log q
 
 
 class ReferencedAnswers(Objective):
@@ -44,11 +45,11 @@ class ReferencedAnswers(Objective):
 
     def prepare(self, source: BatchSource, folder: Path, chunks: Sequence[tuple[int, ...]]) -> None:
         """Compute log q of all answers, or read it from the file of an earlier call."""
-        file = folder / "reference.safetensors"
         if not self.needs_reference:
             return
-        if file.exists():
-            self.reference = load_file(file)["log_probabilities"]
+        kept = VisionFeatureCache(limit=0, folder=folder)  # with a checksum
+        if (entry := kept.get(REFERENCE)) is not None:
+            self.reference = entry.tensors["log_probabilities"]
             return
         device = self.model.device
         with eval_no_grad(self.model):
@@ -56,8 +57,7 @@ class ReferencedAnswers(Objective):
                 batch = as_inputs(to_device(source.batch(indices, 0), device))
                 with autocast(device, bf16=self.bf16):
                     self.reference[list(indices)] = answer_log_probabilities(self.model.model, batch).cpu()
-        with atomic_file(file) as partial:
-            save_file({"log_probabilities": self.reference}, partial)
+        kept.put(REFERENCE, CacheEntry({"log_probabilities": self.reference}))
 
     def answers(self, batch: Batch, indices: Sequence[int]) -> Answers:
         """The answers of a micro-batch, in its order."""

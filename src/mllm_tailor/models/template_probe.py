@@ -34,7 +34,7 @@ class Generation(Extension):
 def environment() -> Environment:
     """As transformers sets it up for chat templates."""
     result = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    result.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
+    result.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     result.globals["raise_exception"] = _refuse
     result.globals["strftime_now"] = lambda form: form
     return result

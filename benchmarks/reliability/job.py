@@ -20,11 +20,11 @@ HANG = 600.0  # seconds after which a command counts as hanging
 
 def _fork_workers() -> None:
     """Fork worker processes instead of starting new interpreters, which would import for ten seconds each."""
-    import torch.multiprocessing.spawn as torch_spawn
+    from torch.multiprocessing.spawn import start_processes
 
     from mllm_tailor.run import launcher
 
-    launcher.spawn = functools.partial(torch_spawn.start_processes, start_method="fork")
+    launcher.spawn = functools.partial(start_processes, start_method="fork")
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,8 @@ ROWS = [{"instruction": "i", "input": "", "output": "o", "images": ["a.png"]}]
         ({"l.json": label_studio(True)}, "`result` should be a list of objects, found "),
         ({"l.json": label_studio(["x"])}, "`result` should be a list of objects, found "),
         ({"a.json": LABELME | {"shapes": [SHAPE | {"shape_type": []}]}}, r"a shape of the type \[\] is left out"),
-        ({"a.json": LABELME | {"shapes": [SHAPE | {"points": 5}]}}, "a point is two numbers"),
-        ({"a.json": LABELME | {"shapes": [SHAPE | {"points": [5, 5]}]}}, "a point is two numbers"),
-        ({"q.json": {"questions": [QUESTION]}, "a_annotations.json": {"annotations": [ANSWER]}}, "None.jpg"),
+        ({"a.json": LABELME | {"shapes": [SHAPE | {"points": 5}]}}, "too few points for a rectangle"),
+        ({"a.json": LABELME | {"shapes": [SHAPE | {"points": [5, 5]}]}}, "a point is two numbers|too few points"),
         ({"dataset_info.json": SETS, "b.jsonl": ROWS}, "a: names no file of the set"),
     ],
 )
@@ -59,6 +58,12 @@ def test_another_shape_is_named(files: dict[str, Any], words: str, tmp_path: Pat
     except DataError as error:
         issues.append(DataIssue(str(folder), str(error), ""))
     assert any(re.search(words, f"{issue.source}: {issue.problem}") for issue in issues), issues
+
+
+def test_a_question_about_no_image_names_a_file_that_is_missing(tmp_path: Path) -> None:
+    files = {"q.json": {"questions": [QUESTION]}, "a_annotations.json": {"annotations": [ANSWER]}}
+    (sample,) = read_samples(write(tmp_path, files), "vqa_v2").samples
+    assert sample.media[0].path == tmp_path / "None.jpg"
 
 
 def test_a_member_that_takes_the_place_of_media_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -57,6 +58,19 @@ def test_a_fresh_run_sets_the_old_folder_aside(tmp_path: Path) -> None:
         assert not run.log.exists() and recorded(run.path, run.recipe_file)
     assert (tmp_path / "a.old1" / "log.jsonl").read_text() == "old"
     assert {file.name for file in (tmp_path / "a.old1").iterdir()} == {"log.jsonl", "recipe.yaml", MANIFEST}
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    """Killed before the recipe was written, a folder is still free; nothing half written stays beside whole files."""
+    recipe = make_recipe({"name": "a", "data": "x", "task": "answer", "output": str(tmp_path)})
+    host = socket.gethostname().replace(".", "-")[:40]
+    left = [f".{name}.new.{host}.4194303.0.partial" for name in ("recipe.yaml", MANIFEST)]  # nobody has this number
+    for inside in (".", "predictions"):
+        (tmp_path / "a" / inside).mkdir(parents=True, exist_ok=True)
+        for name in left:
+            (tmp_path / "a" / inside / name).write_text("half")
+        with own_run(recipe) as run:
+            assert run.recipe_file.exists() and not list(run.path.rglob("*.partial"))
 
 
 # --- Checksums -------------------------------------------------------------------------------------------------------

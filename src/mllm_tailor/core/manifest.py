@@ -12,6 +12,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError, MissingFileError, ModelError, RunError
 from mllm_tailor.core.io import fingerprint, read_json, sha256, write_json
+from mllm_tailor.core.summed_rows import SUMS
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -129,7 +130,7 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
     elif path.is_dir():
-        yield from sorted(file for file in path.rglob("*") if file.is_file())
+        yield from sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != SUMS)
 
 
 def _under(entries: Mapping[str, dict[str, Any]], folder: Path, path: Path) -> Entries:

@@ -13,6 +13,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import fingerprint, read_jsonl, sha256, write_jsonl
 from mllm_tailor.core.manifest import forget, record, was_recorded
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.summed_rows import write_rows
 from mllm_tailor.run.data_record import plain
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.run_dir import RunFolder, read_predictions
@@ -229,7 +230,7 @@ def drop_predictions(folder: RunFolder, ids: set[str], *paths: Path) -> None:
         kept = [row.row() for row in rows if row.id not in ids]
         if len(kept) < len(rows):
             forget(folder.path, path)
-            write_jsonl(path, kept)
+            write_rows(path, kept)
 
 
 def remove(folder: RunFolder, paths: Sequence[Path]) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.io import append_jsonl, fingerprint, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from mllm_tailor.core.errors import DataError, RunError
+from mllm_tailor.core.io import fingerprint, read_json, restore_partials, write_json, write_jsonl
 from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.core.strict_json import parse_json
+from mllm_tailor.core.summed_rows import append_row, finish_rows, intact_lines, is_growing, write_rows
 from mllm_tailor.generation import predict
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import DecodingMode
@@ -109,6 +111,8 @@ def predict_to_file(out: Path, predictor: Predictor, samples: Sequence[Sample]) 
     Interrupted, the same call keeps the rows of files that have not changed since; those with a problem are tried
     again. A finished `out` is replaced once there is a first new row, so not by a call whose model cannot be opened.
     """
+    for path in (out, _state_file(out)):
+        restore_partials(path.parent, path.name)  # what a killed process left half written
     by_id = {sample.id: sample for sample in samples}
     state = {"key": predictor.key(), "inputs": {name: _identity(sample) for name, sample in by_id.items()}}
     rows = _rows_kept(out, state, by_id)
@@ -121,39 +125,51 @@ def predict_to_file(out: Path, predictor: Predictor, samples: Sequence[Sample]) 
         nonlocal begun
         if not begun:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(_state_file(out), state)
-            write_jsonl(out, rows.values())
+            write_json(_state_file(out), {**state, "sha256": fingerprint(state)})
+            write_rows(out, rows.values())
             begun = True
         if prediction.id not in rows:
             rows[prediction.id] = prediction_row(by_id[prediction.id], prediction)
-            append_jsonl(out, rows[prediction.id])
+            append_row(out, rows[prediction.id])
 
     if missing:
         predictor.predict(missing, keep)
     ordered = [rows[sample.id] for sample in samples]
     write_jsonl(out, ordered)
+    finish_rows(out)
     _state_file(out).unlink(missing_ok=True)
     return ordered
 
 
 def _rows_kept(out: Path, state: Mapping[str, Any], samples: Mapping[str, Sample]) -> dict[str, dict[str, Any]]:
     """The rows that an interrupted call has written for the same files and model."""
-    state_file = _state_file(out)
-    if not (state_file.is_file() and out.is_file()):
+    before = _read_state(_state_file(out))
+    if before.get("key") != state["key"] or not is_growing(out):
         return {}
-    before = read_json(state_file)
-    if before["key"] != state["key"]:
-        return {}
-    content = out.read_bytes()
-    write_atomic(out, content[: content.rfind(b"\n") + 1])  # without a line that was cut off
-    written = (row for _, row in read_jsonl(out) if "problem" not in row)
+    written = (parse_json(line.decode()) for line in intact_lines(out))
     rows = {
         row["id"]: row
         for row in written
-        if row["id"] in samples and before["inputs"].get(row["id"]) == state["inputs"][row["id"]]
+        if "problem" not in row
+        and row["id"] in samples
+        and before["inputs"].get(row["id"]) == state["inputs"][row["id"]]
     }
     logger.info("%d rows of the interrupted run in %s are kept; %d to go", len(rows), out, len(samples) - len(rows))
     return rows
+
+
+def _read_state(file: Path) -> Mapping[str, Any]:
+    """What an interrupted call has noted of its inputs; nothing where it noted nothing, or the file is damaged."""
+    if not file.is_file():
+        return {}
+    try:
+        state = dict(read_json(file))
+        if state.pop("sha256") != fingerprint(state):
+            raise ValueError
+    except (DataError, KeyError, TypeError, ValueError):
+        logger.warning("%s: damaged; every file is read again", file)
+        return {}
+    return state
 
 
 def _state_file(out: Path) -> Path:

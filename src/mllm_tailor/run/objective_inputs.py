@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from mllm_tailor.core.conversation import Conversation
+from mllm_tailor.core.manifest import record
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.dataset import Splits
@@ -48,6 +49,7 @@ def wrong_readings(
     path = folder.predictions(TRAINING_BEFORE)
     logger.info("Reading %d training samples for what the model gets wrong", len(splits.train))
     predict_to_files({run.mode: path}, model, run, splits.train, cache)
+    record(folder.path, path)
     replies = in_order([sample.id for sample in splits.train], read_predictions(path))
     best = 0.0 if run.lower_is_better else 100.0
     wrong = {}

@@ -15,6 +15,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, write_json
 from mllm_tailor.core.manifest import forget, present, record, recorded
 from mllm_tailor.core.sample import Prediction
+from mllm_tailor.core.summed_rows import finish_rows
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.models import LoadedModel, load_meta_model, media_features
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
@@ -170,6 +171,7 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
     if present(folder.path, *results):
         if not recorded(folder.path, *results):  # stopped between writing and recording
             record(folder.path, *results, folder.log, folder.predictions(TRAINING_BEFORE))
+            finish_rows(folder.log)
         return
     forget(folder.path, *results, folder.log)
     seed_everything(run.recipe.seed)
@@ -198,6 +200,7 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
         result = train(model, splits.learned, config, folder.path, hooks)
     write_json(folder.training, result.row() | {"trained_by_part": applied.counts, "weights": applied.total})
     record(folder.path, *results, folder.log, folder.predictions(TRAINING_BEFORE))
+    finish_rows(folder.log)
 
 
 def evaluate(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatureCache) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.manifest import MANIFEST, verify
 from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.core.summed_rows import finish_rows
 from mllm_tailor.generation import VisionFeatureCache, choose, predict, predict_both
 from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.recipe import DecodingMode
@@ -57,6 +58,8 @@ def predict_to_files(
         alone = [mode for mode in paths if mode not in both]
     for mode in alone:
         generate(mode, model, run, missing([mode]), on_done=keeper(mode), cache=cache)
+    for path in paths.values():
+        finish_rows(path)
 
 
 def generate(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.io import append_jsonl, read_json, read_jsonl, write_atomic
+from mllm_tailor.core.io import read_json, read_jsonl, restore_partials, write_atomic
 from mllm_tailor.core.manifest import MANIFEST, create, record, recorded, verify
 from mllm_tailor.core.sample import Prediction
+from mllm_tailor.core.summed_rows import append_row, intact_lines
 from mllm_tailor.recipe import ModelSpec, Recipe, dump_recipe, read_recipe, stage_recipes
 from mllm_tailor.run.lock import LOCK, OWNER, owned
 from mllm_tailor.scoring.systems import System
@@ -162,6 +163,8 @@ def start_run(recipe: Recipe) -> RunFolder:
         RunError: when the folder belongs to a different recipe, or a file in it is damaged.
     """
     run = RunFolder(Path(recipe.output) / recipe.name)
+    for folder in (run.path, run.predictions("any").parent):
+        restore_partials(folder)  # what a killed process left half written, be it the recipe
     if run.recipe_file.exists():
         verify(run.path, absent=True)
         known = read_recipe(run.recipe_file)
@@ -212,13 +215,9 @@ def open_run(path: Path) -> RunFolder:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The predictions written so far; a line cut off by a crash is left out, to be predicted again."""
-    if not path.exists():
+    """The predictions written so far; a line cut off by a crash or damaged since is left out, to be predicted again."""
+    if not intact_lines(path):
         return []
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        write_atomic(path, whole)
     predictions = []
     for number, row in read_jsonl(path):
         try:
@@ -232,7 +231,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 def add_prediction(path: Path, prediction: Prediction) -> None:
     """Append one prediction at once, so that an interrupted job loses at most the one in flight."""
-    append_jsonl(path, prediction.row())
+    append_row(path, prediction.row())
 
 
 def share_predictions(source: RunFolder, run: RunFolder, names: str) -> None:

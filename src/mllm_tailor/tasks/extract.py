@@ -128,6 +128,8 @@ class ExtractSettings(Settings):
     @classmethod
     def _short(cls, value: Any) -> Any:
         if isinstance(value, list):
+            if not all(isinstance(name, str) for name in value):
+                raise ValueError("a list names fields, such as [company, total]; write a mapping to give them types")
             return {"fields": dict.fromkeys(value, "string")}
         if isinstance(value, dict) and not isinstance(value.get("fields"), dict):
             return {"fields": value}

@@ -9,8 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mllm_tailor.core.io import append_jsonl, human_bytes, write_atomic
+from mllm_tailor.core.io import human_bytes
 from mllm_tailor.core.progress import make_progress
+from mllm_tailor.core.summed_rows import append_row, intact_lines, keep_lines
 from mllm_tailor.training.state import Progress
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class TrainingLog:
 
     def step(self, row: Mapping[str, Any]) -> None:
         """One optimizer step."""
-        append_jsonl(self.file, row)
+        append_row(self.file, row)
         self._scalars(
             "train", {key: value for key, value in row.items() if isinstance(value, (int, float))}, row["step"]
         )
@@ -47,7 +48,7 @@ class TrainingLog:
 
     def dev(self, step: int, scores: Mapping[str, float]) -> None:
         """Scores on the dev split."""
-        append_jsonl(self.file, {"step": step, "dev": dict(scores)})
+        append_row(self.file, {"step": step, "dev": dict(scores)})
         self._scalars("dev", scores, step)
 
     def _scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
@@ -84,16 +85,15 @@ def _open_tensorboard(folder: Path, first_step: int) -> Any | None:
 
 
 def keep_rows(file: Path, step: int, evaluated_step: int) -> None:
-    """Drop the rows after `step`, scores after `evaluated_step`, and a last line cut off by a crash."""
+    """Drop the rows after `step`, scores after `evaluated_step`, and what was cut off by a crash or damaged since."""
     if not file.exists():
         return
     kept = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+    for number, line in enumerate(intact_lines(file), 1):
         try:
             row = json.loads(line)
-            if line.endswith("\n") and row["step"] <= (evaluated_step if "dev" in row else step):
+            if row["step"] <= (evaluated_step if "dev" in row else step):
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
-            if line.endswith("\n"):
-                logger.warning("%s:%d: not a row of a training log; it is dropped", file, number)
-    write_atomic(file, "".join(kept))
+            logger.warning("%s:%d: not a row of a training log; it is dropped", file, number)
+    keep_lines(file, kept)

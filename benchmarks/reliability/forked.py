@@ -5,7 +5,9 @@ The parent imports everything once and computes nothing, so that no thread of to
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import re
 import resource
 import signal
@@ -20,6 +22,20 @@ from pathlib import Path
 
 import psutil
 
+ROOMS = (
+    "cli",
+    "commands",
+    "run",
+    "data",
+    "media",
+    "tasks",
+    "scoring",
+    "reporting",
+    "methods",
+    "training",
+    "generation",
+)
+OPTIONAL = ("__main__", "vllm_model", "decode_check")  # other packages, or programs
 TRACEBACK = "Traceback (most recent call last)"
 CRASHED = 70  # exit status of a child whose command raised something that is no message
 GRACE = 10.0  # seconds in which processes that a killed command left behind must have ended
@@ -72,13 +88,11 @@ def preload() -> None:
     prepare_process()
     import torch
 
-    import mllm_tailor.cli.app
-    import mllm_tailor.commands.check
-    import mllm_tailor.commands.merge
-    import mllm_tailor.commands.predict
-    import mllm_tailor.commands.run
-    import mllm_tailor.commands.score  # noqa: F401
-
+    for room in ROOMS:  # what commands import when they need it would be imported by every child
+        package = importlib.import_module(f"mllm_tailor.{room}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith(OPTIONAL):
+                importlib.import_module(module.name)
     torch.set_num_threads(1)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BENCHMARKS = REPOSITORY / "benchmarks"
-LIGHT = ("label files", "odd files", "media", "recipes", "overrides", "predictions")  # which open no model, or seldom
+LIGHT = ("label files", "odd files", "media", "predictions")  # which open no model
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
@@ -19,12 +19,14 @@ def test_sixty_bad_inputs_end_in_messages(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from bad_inputs import try_all
     from reliability.corpus import corpus, sample
+    from reliability.forked import preload
     from reliability.workspace import make_workspace
 
+    preload()
     make_workspace(tmp_path / "workspace", with_run=False)
     cases = corpus(tmp_path / "workspace", LIGHT)
     assert len(cases) >= 700
-    light = [case for case in cases if "runs" not in case.case.needs]
+    light = [case for case in cases if "model" not in case.case.needs]
     results = try_all(sample(light, 60), tmp_path / "workspace", tmp_path)
     assert len(results) == 60
     assert not {name: result for name, result in results.items() if result[0] not in ("accepted", "refused")}

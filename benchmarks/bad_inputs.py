@@ -99,13 +99,16 @@ def main() -> None:
             cases = [case for case in cases if case.name.startswith(tuple(arguments.only))]
         if arguments.sample:
             cases = sample(cases, arguments.sample)
-        results = try_all(cases, folder / "workspace", folder, show=arguments.show)
+        results: dict[str, tuple[str, str]] = {}
+        for kind in dict.fromkeys(case.kind for case in cases):
+            own = [case for case in cases if case.kind == kind]
+            results |= (latest := try_all(own, folder / "workspace", folder, show=arguments.show))
+            if arguments.save:
+                save(latest)
     for kind, words in counts(results).items():
         print(f"{kind}: {sum(words.values())}: " + ", ".join(f"{count} {word}" for word, count in words.items()))
     failed = sum(word not in ("accepted", "refused") for word, _ in results.values())
     print(f"{len(results)} inputs, {failed} without a message")
-    if arguments.save:
-        save(results)
     sys.exit(bool(failed))
 
 

@@ -13,7 +13,7 @@ from mllm_tailor.generation import VisionFeatureCache, choose, predict, predict_
 from mllm_tailor.models import InputSettings, LoadedModel, load_model
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.resolve import ResolvedRun
-from mllm_tailor.run.run_dir import FOLDED, add_prediction, read_predictions
+from mllm_tailor.run.run_dir import MERGED, add_prediction, read_predictions
 from mllm_tailor.tasks import ChoiceTask
 
 Keep = Callable[[Prediction], None]
@@ -87,7 +87,7 @@ def open_base(run: ResolvedRun, *, quantize: str | None = None, quantize_skip: S
     """
     spec = run.model
     folder = Path(spec.path)
-    if folder.name == FOLDED and (folder.parent / MANIFEST).is_file():
+    if folder.name == MERGED and (folder.parent / MANIFEST).is_file():
         verify(folder.parent, folder)
     return load_model(
         spec.path,

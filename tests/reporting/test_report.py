@@ -416,3 +416,27 @@ def test_chromium_shows_the_numbers_and_runs_nothing(data: ReportData, tmp_path:
     assert '<script>document.title="owned"</script>' in page.text
     with Image.open(tmp_path / "page.png") as shot:
         assert shot.width == 390 and len(shot.convert("RGB").getcolors(10**7) or []) > 20  # something was drawn
+
+
+def test_line_items_have_rows_and_columns() -> None:
+    label = [{"name": "tea", "price": "2.00"}, {"name": "bun", "price": "1.00"}]
+    wrong = [{"name": "tea", "price": "2.00"}, {"name": "bun", "price": "9.00"}]
+    data = example()
+    names = ("fuzzy", "cell_f1", "cell_precision", "cell_recall", "row_f1", "row_precision", "row_recall")
+    replies = {
+        name: [Prediction(f"r{i}", "", {"items": items}) for i in range(COUNT)]
+        for name, items in (("base_constrained", wrong), ("tuned_constrained", label[:1]))
+    }
+    systems = {name: score([{"items": label}] * COUNT, rows, names, ["items"]) for name, rows in replies.items()}
+    data = replace(
+        data,
+        labels=[{"items": label}] * COUNT,
+        systems=systems,
+        predictions=replies,
+        groups={},
+        gains=compare(systems["base_constrained"], systems["tuned_constrained"]),
+    )
+    text = "".join(Page(render(data)).text.split())
+    assert "wholerowsofitems1250.066.7+16.7" in text  # n, base, tuned, change
+    assert re.search(r"cellsofitems\.price1250\.066\.7\+16\.7[^c]*?100\.050\.0", text)  # …, precision, recall
+    assert "Line items" not in render(example())

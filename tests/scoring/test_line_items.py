@@ -6,10 +6,12 @@ import datetime
 import io
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.pdfs import pdf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
@@ -17,9 +19,12 @@ from rich.console import Console
 
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.data import read_samples
+from mllm_tailor.data.field_types import guess_fields
 from mllm_tailor.reporting.tables import gain_table
 from mllm_tailor.scoring import compare, score
 from mllm_tailor.scoring.assignment import best_alignment, best_assignment
+from mllm_tailor.synthetic.folder import draw_folder_with_items
 from mllm_tailor.tasks.extract import Extract
 from mllm_tailor.tasks.values import format_amount, read_date
 
@@ -257,6 +262,71 @@ def test_amounts_in_their_form_stay(amount: Any) -> None:
     text = "0.00" if text == "-0.00" else text
     assert format_amount(text, 2) == text
     assert format_amount(f"RM {abs(amount):,.2f}", 2) == f"{abs(amount):.2f}"
+
+
+@pytest.mark.parametrize(
+    ("text", "decimals", "written"),
+    [
+        ("9.005", 2, None), ("RM 9.005", 2, None), ("1.000", 2, "1.00"), ("9.005", 3, "9.005"), ("75.000", 0, "75000"),
+        ("1,005", 2, "1005.00"), ("1.234.567", 2, "1234567.00"), ("1.234,50", 2, "1234.50"),
+    ],
+)  # fmt: skip
+def test_a_lone_point_is_the_decimal_one_where_decimals_are_expected(
+    text: str, decimals: int, written: str | None
+) -> None:
+    assert format_amount(text, decimals) == written
+    task = Extract({"total": {"decimals": decimals}})
+    assert task.parse(json.dumps({"total": text})).fields == {"total": written or text}
+    if written is None:
+        with pytest.raises(DataError, match=rf"row:1: field `total`: '{text}' has more than {decimals} decimals"):
+            task.labels(Sample("1", fields={"total": text}, source="row:1"))
+
+
+def test_a_table_over_several_pages_is_one_reply_with_every_row(tmp_path: Path) -> None:
+    """All pages of a document are shown in one conversation, and the one reply holds the rows of all."""
+    (tmp_path / "bill.pdf").write_bytes(pdf(pages=3))
+    items = [{"name": f"item {number}", "price": f"{number}.00"} for number in range(60)]
+    row = {"file_name": "bill.pdf", "items": items}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    sample = read_samples(tmp_path).samples[0]
+    assert [media.page for media in sample.media] == [0, 1, 2]
+
+    with pytest.raises(DataError, match=r"60 entries.*raise `max_items`"):  # 50 unless the recipe states more
+        Extract({"items": {"type": "list", "items": {"name": "string", "price": "amount"}}}).labels(sample)
+    (guess,) = guess_fields([sample])
+    task = Extract({"items": guess.spec()})  # as `tailor init` proposes it
+    conversation = task.phrase(sample)
+    assert len(conversation.media) == 3 and task.labels(sample)["items"] == items
+    assert conversation.answer is not None and task.parse(conversation.answer).fields["items"] == items
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_json_schema(json.dumps(task.schema())))
+    tokens = LLTokenizer("byte").tokenize_str(conversation.answer)
+    assert matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+    scores = score([task.labels(sample)], [Prediction("1", "", {"items": items[:40]})], FIGURES, ["items"], task.kinds)
+    assert scores["row_recall"].value == pytest.approx(100 * 40 / 60)  # the rows of a page that is left out are missed
+
+
+def test_drawn_receipts_with_line_items(tmp_path: Path) -> None:
+    draw_folder_with_items(tmp_path, 6, 2, seed=1)
+    samples = read_samples(tmp_path).samples
+    guesses = {guess.name: guess.spec() for guess in guess_fields(samples)}
+    task = Extract(guesses)
+    assert guesses["items"]["type"] == "list" and {"cell_f1", "cell_precision", "row_f1"} <= set(task.metrics)
+    labels = [task.labels(sample) for sample in samples]
+    for sample, label in zip(samples, labels, strict=True):
+        printed = " ".join(line["text"] for line in sample.extra["ocr"])
+        assert label["items"] and all(cell in printed for row in label["items"] for cell in row.values())
+    swapped = [
+        Prediction(s.id, "", {**label, "items": label["items"][::-1]}) for s, label in zip(samples, labels, strict=True)
+    ]
+    scores = score(labels, swapped, FIGURES, task.field_names, task.kinds)
+    assert all(scores[name].value == 100 for name in FIGURES)
+    dearer = [
+        Prediction(s.id, "", {"items": [{**row, "amount": "0.01"} for row in label["items"]]})
+        for s, label in zip(samples, labels, strict=True)
+    ]
+    scores = score(labels, dearer, FIGURES, task.field_names, task.kinds)
+    assert scores["row_f1"].value == 0 and scores["cell_f1"].by_field["items.name"] == 100
+    assert scores["cell_f1"].by_field["items.amount"] == 0
 
 
 def test_objects_have_typed_columns_too() -> None:

@@ -92,6 +92,8 @@ def test_line_items_are_scored_without_asking(tmp_path: Path) -> None:
     items = [{"name": "tea", "price": "2.00"}, {"name": "bun", "price": "1.00"}]
     labels = jsonl(tmp_path / "labels.jsonl", [{"id": str(i), "items": items} for i in range(4)])
     said = table(tmp_path / "said.csv", [{"id": str(i), "items": json.dumps(items[::-1])} for i in range(4)])
+    shown = CliRunner().invoke(app, ["score", str(labels), str(said)], catch_exceptions=False).output
+    assert "items.price" in shown and "precision" in shown
     metrics = run(labels, said)["systems"]["said.csv"]["metrics"]
     assert metrics["row_f1"]["value"] == 100 and set(metrics["cell_f1"]["by_field"]) == {
         "items", "items.name", "items.price"
@@ -130,7 +132,7 @@ def test_files_of_other_forms_are_refused(tmp_path: Path) -> None:
     labels = jsonl(tmp_path / "labels.jsonl", LABELS)
     (tmp_path / "said.xlsx").write_bytes(b"PK")
     for words, message in (
-        ((labels, tmp_path / "said.xlsx"), "neither JSONL nor CSV"),
+        ((labels, tmp_path / "said.xlsx"), "neither JSONL, JSON nor CSV"),
         ((labels, tmp_path / "none.jsonl"), "no such file"),
         ((labels, labels, "--kind", "total"), "total=amount"),
         ((labels, labels, "-m", "fuzy"), "did you mean `fuzzy`"),
@@ -138,3 +140,71 @@ def test_files_of_other_forms_are_refused(tmp_path: Path) -> None:
     ):
         result = CliRunner().invoke(app, ["score", *map(str, words)])
         assert result.exit_code != 0 and message in str(result.exception), (words, result.exception)
+
+
+ANSWERS = [{"company": f"SHOP {i}", "total": f"{i}.00"} for i in range(20)]
+FORMS: dict[str, list[Any]] = {
+    "other spellings": [
+        {"Document": f"a/r{i}.jpg", "Company": a["company"], "TOTAL": a["total"]} for i, a in enumerate(ANSWERS)
+    ],
+    "a result in each row": [{"image_path": f"r{i}.png", "result": a} for i, a in enumerate(ANSWERS)],
+    "values with confidence": [
+        {"id": f"r{i}", "fields": {k: {"value": v, "confidence": 0.9} for k, v in a.items()}}
+        for i, a in enumerate(ANSWERS)
+    ],
+    "named values": [
+        {"file": f"r{i}", "entities": [{"type": k, "mention_text": v, "confidence": 0.9} for k, v in a.items()]}
+        for i, a in enumerate(ANSWERS)
+    ],
+    "chat completions": [
+        {"custom_id": f"r{i}", "response": {"body": {"choices": [{"message": {"content": json.dumps(a)}}]}}}
+        for i, a in enumerate(ANSWERS)
+    ],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_of_other_tools(form: str) -> None:
+    labelled = read_labels(LABELS, "labels.jsonl")
+    matched = match_predictions(labelled, FORMS[form], "said.jsonl")
+    assert [dict(prediction.fields) for prediction in matched.predictions] == ANSWERS
+    assert not matched.unused and not matched.missing
+    if "confidence" in json.dumps(FORMS[form]):
+        assert matched.predictions[0].confidence == {"company": 0.9, "total": 0.9}
+
+
+def test_the_right_answers_beside_a_reply_are_never_scored_as_the_reply() -> None:
+    """ms-swift, LLaMA-Factory and others copy the labels into the rows of their predictions."""
+    labelled = read_labels(LABELS, "labels.jsonl")
+    for truth in ("labels", "label", "ground_truth", "target"):
+        rows = [
+            {"id": f"r{i}", truth: json.dumps(answer), "response": json.dumps({"company": "no", "total": "no"})}
+            for i, answer in enumerate(ANSWERS)
+        ]
+        matched = match_predictions(labelled, rows, "said.jsonl")
+        assert {prediction.fields["total"] for prediction in matched.predictions} == {"no"}, truth
+
+
+def test_columns_are_named_and_rows_matched_by_their_order(tmp_path: Path) -> None:
+    labels = jsonl(tmp_path / "labels.jsonl", LABELS)
+    said = table(tmp_path / "said.csv", [{"Shop": a["company"], "Grand Total": a["total"]} for a in ANSWERS])
+    result = run(labels, said, "--in-order", "--column", "company=Shop", "--column", "total=Grand Total", "-m", "exact")
+    assert result["systems"]["said.csv"]["metrics"]["exact"]["value"] == 100
+    labelled = read_labels(LABELS, "labels.jsonl")
+    for rows, options, message in (
+        (FORMS["named values"], {"columns": {"company": "Shop"}}, "no column `Shop`"),
+        (FORMS["named values"], {"columns": {"shop": "file"}}, "no field `shop`"),
+        (FORMS["named values"][1:], {"in_order": True}, "19 rows for 20 labels"),
+        ([{"id": "r0", "Amount": "1"}], {}, "its columns are id, Amount .*--column"),
+        ([{"Amount": "1"}], {}, "its columns are Amount.*--in-order"),
+    ):
+        with pytest.raises(DataError, match=message):
+            match_predictions(labelled, rows, "said.jsonl", **options)
+
+
+def test_json_files_of_rows_and_of_files(tmp_path: Path) -> None:
+    labels = jsonl(tmp_path / "labels.jsonl", LABELS)
+    (tmp_path / "list.json").write_text(json.dumps(FORMS["a result in each row"]), encoding="utf-8")
+    (tmp_path / "files.json").write_text(json.dumps({f"r{i}.jpg": a for i, a in enumerate(ANSWERS)}), encoding="utf-8")
+    result = run(labels, tmp_path / "list.json", tmp_path / "files.json", "-m", "exact")
+    assert {system["metrics"]["exact"]["value"] for system in result["systems"].values()} == {100}

@@ -264,10 +264,12 @@ def report(run_folder: RunPath) -> None:
 @command(json=True)
 def score(
     labels: Annotated[
-        Path, typer.Argument(help="Labels: JSONL or CSV with an id in each row, or a run folder.", metavar="LABELS")
+        Path,
+        typer.Argument(help="Labels: JSONL, JSON or CSV with an id in each row, or a run folder.", metavar="LABELS"),
     ],
     predictions: Annotated[
-        list[Path], typer.Argument(help="Predictions: JSONL or CSV files, or run folders.", metavar="PREDICTIONS...")
+        list[Path],
+        typer.Argument(help="Predictions: JSONL, JSON or CSV files, or run folders.", metavar="PREDICTIONS..."),
     ],
     metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="May be given several times.")] = None,
     kind: Annotated[
@@ -276,6 +278,13 @@ def score(
     group_by: Annotated[
         str | None, typer.Option("--group-by", help="Column of the labels whose values are not independent.")
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="Of a field with another name in the predictions, such as total='Grand Total'."),
+    ] = None,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="The predictions have no ids: match them by the order of the labels.")
+    ] = False,
 ) -> None:
     """Score predictions of any origin against labels.
 
@@ -284,7 +293,15 @@ def score(
     """
     from mllm_tailor.commands.score import score_predictions
 
-    score_predictions(labels, predictions, metrics=metric or (), kinds=kind or (), group_by=group_by)
+    score_predictions(
+        labels,
+        predictions,
+        metrics=metric or (),
+        kinds=kind or (),
+        group_by=group_by,
+        columns=column or (),
+        in_order=in_order,
+    )
 
 
 @command(json=True)
@@ -385,7 +402,7 @@ def demo(
 
 @command()
 def draw(
-    name: Annotated[str, typer.Argument(help="receipts or kitchen.", metavar="SET")],
+    name: Annotated[str, typer.Argument(help="receipts, receipts_with_items or kitchen.", metavar="SET")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the drawn data.")],
     train: Annotated[int, typer.Option(min=1, help="Training samples.")] = 400,
     held_out: Annotated[int, typer.Option("--held-out", min=1, help="Held-out samples.")] = 100,

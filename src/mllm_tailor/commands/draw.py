@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mllm_tailor.commands.console import show
 from mllm_tailor.core.errors import DataError, nearest
-from mllm_tailor.synthetic.folder import draw_folder
+from mllm_tailor.synthetic.folder import draw_folder, draw_folder_with_items
 from mllm_tailor.synthetic.kitchen import draw_kitchen
 
-SETS = {"receipts": draw_folder, "kitchen": draw_kitchen}
+SETS = {"receipts": draw_folder, "receipts_with_items": draw_folder_with_items, "kitchen": draw_kitchen}
 
 
 def draw_set(name: str, folder: Path, train: int, held_out: int, seed: int) -> None:

@@ -99,6 +99,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "summaries": {name: METRICS.summary(name) for name in METRICS},
         "fields": [(name, gain, charts.dumbbell(gain.base, gain.tuned, top)) for name, gain in by_field.items()],
         "fields_top": top,
+        "line_items": _line_items(data),
         "groups": list(_groups(data, data.groups, data.metric)),
         "breakdowns": [
             (column, metric, list(_groups(data, subsets, metric)))
@@ -116,6 +117,36 @@ def _context(data: ReportData) -> dict[str, Any]:
         "systems": [name for name in sentences.SYSTEMS if name in data.systems],
         "system_titles": sentences.SYSTEMS,
     }
+
+
+@dataclass(frozen=True)
+class LineItemRow:
+    """The F1 of the rows of a list field, or of the cells of one of its columns, with the tuned model's parts of it."""
+
+    name: str
+    what: str  # rows or cells
+    f1: Gain
+    precision: float
+    recall: float
+
+
+def _line_items(data: ReportData) -> list[LineItemRow]:
+    """The rows of every list field, then the cells of each of its columns."""
+    cells = data.gains["cell_f1"].by_field if "cell_f1" in data.gains else {}
+    result = []
+    for field in (name for name in cells if name in data.gain.by_field):
+        columns = [name for name in cells if name.startswith(f"{field}.")]
+        for level, names in (("row", [field]), ("cell", [field, *columns])):
+            for name in names:
+                f1, precision, recall = (_of_field(data, f"{level}_{f}", name) for f in ("f1", "precision", "recall"))
+                if f1 is not None and f1.count and precision is not None and recall is not None:
+                    what = f"whole rows of {name}" if level == "row" else f"cells of {name}"
+                    result.append(LineItemRow(name, what, f1, precision.tuned.value, recall.tuned.value))
+    return result
+
+
+def _of_field(data: ReportData, metric: str, field: str) -> Gain | None:
+    return data.gains[metric].by_field.get(field) if metric in data.gains else None
 
 
 def _against(data: ReportData, first: str, second: str) -> Gain:

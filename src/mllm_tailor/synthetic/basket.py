@@ -77,6 +77,8 @@ def items_at(till: Till) -> None:
     for item in till.purchase.items:
         text = _fitted(f"{item.code[:4]} {item.text}", till.sheet.columns * 0.68)
         till.pair(text, till.money(item.amount, currency=True) + tail)
+        several = {"count": str(item.quantity), "price": money(till.locale, item.price)} if item.quantity > 1 else {}
+        till.sheet.items.append({"name": text, "count": "", "price": "", **several, "amount": till.money(item.amount)})
         if item.quantity > 1:
             till.left(f"@{item.quantity} x {currency} {money(till.locale, item.price)}", at=0.05)
 

@@ -61,6 +61,7 @@ class Sheet:
     fields: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     leading: float = 1.3  # line pitch in em
+    items: list[dict[str, str]] = field(default_factory=list)  # line items as printed, where a label may hold them
 
     def add(self, *rows: Row) -> None:
         self.rows += rows

@@ -143,6 +143,8 @@ class Extract:
     metrics: tuple[str, ...] = ("fuzzy", "exact", "normalised_exact", "f1", "anls", "tree_edit", "parse_rate")
     list_metrics: tuple[str, ...] = (
         "cell_f1",
+        "cell_precision",
+        "cell_recall",
         "row_f1",
         "row_precision",
         "row_recall",

@@ -193,11 +193,12 @@ _AMOUNT = re.compile(
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 
-def read_amount(text: str) -> Decimal | None:
+def read_amount(text: str, *, decimal_point: bool = False) -> Decimal | None:
     """The number of a printed amount with at most one currency sign or name, or None.
 
     The last separator is the decimal one, unless exactly three digits follow it, at least one digit other than a lone
     zero stands before it, and no other separator differs from it. Parentheses or a minus sign make it negative.
+    With `decimal_point`, a lone point is always the decimal one.
 
     >>> read_amount("$1.234,50"), read_amount("1,234"), read_amount("0.500"), read_amount("(9.00)")
     (Decimal('1234.50'), Decimal('1234'), Decimal('0.500'), Decimal('-9.00'))
@@ -214,18 +215,19 @@ def read_amount(text: str) -> Decimal | None:
     signs = [sign for sign in (match["minus"], match["inner"], match["trailing"]) if sign]
     if len(signs) + enclosed > 1:
         return None
-    number = _read_number(match["number"])
+    number = _read_number(match["number"], decimal_point=decimal_point)
     return -number if number is not None and (enclosed or "-" in signs) else number
 
 
-def _read_number(text: str) -> Decimal | None:
+def _read_number(text: str, *, decimal_point: bool) -> Decimal | None:
     digits = re.sub(r"[ ']", "", text).rstrip(".,")
     marks = re.findall(r"[.,]", digits)
     if not marks:
         return Decimal(digits)
     whole, _, fraction = digits.rpartition(marks[-1])
+    certain = decimal_point and marks == ["."]
     thousands = len(set(marks)) == 1 and (len(marks) > 1 or (len(fraction) == 3 and whole not in ("", "0")))
-    if thousands:
+    if thousands and not certain:
         return Decimal(re.sub(r"[.,]", "", digits))
     return Decimal(f"{re.sub(r'[.,]', '', whole) or '0'}.{fraction}")
 
@@ -233,10 +235,15 @@ def _read_number(text: str) -> Decimal | None:
 def format_amount(text: str, decimals: int) -> str | None:
     """A printed amount as a number with a fixed count of decimals, or None where it has more, or is no amount.
 
-    >>> format_amount("RM 1,234.5", 2), format_amount("(9)", 2), format_amount("1.005", 2)
-    ('1234.50', '-9.00', '1005.00')
+    Where decimals are expected, a lone point before three digits is the decimal point: 9.005 has three decimals and is
+    not 9005. A lone comma there separates thousands, and so does a point in a field without decimals.
+
+    >>> format_amount("RM 1,234.5", 2), format_amount("(9)", 2), format_amount("1,005", 2), format_amount("75.000", 0)
+    ('1234.50', '-9.00', '1005.00', '75000')
+    >>> format_amount("9.005", 2), format_amount("9.005", 3), format_amount("1.234.567", 2)
+    (None, '9.005', '1234567.00')
     """
-    number = read_amount(text)
+    number = read_amount(text, decimal_point=decimals > 0)
     if number is None or number != round(number, decimals):
         return None
     return f"{round(number, decimals):.{decimals}f}"

@@ -85,8 +85,8 @@ def held_fields(row: Row, names: Sequence[str]) -> dict[str, Any] | None:
         value = decoded(row[key]) if key is not None else None
         if isinstance(value, Mapping) and value:
             return dict(value)
-        if _named_values(value):
-            return {str(entry[_key(entry, NAME_KEYS)]): entry for entry in value}
+        if named := _named_values(value):
+            return named
     return None
 
 
@@ -139,12 +139,14 @@ def _is_wrapped(entry: Mapping[str, Any]) -> bool:
     return bool(entry) and all(spelling(str(key)) in known for key in entry)
 
 
-def _named_values(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(entry, Mapping) and _key(entry, NAME_KEYS) and _key(entry, VALUE_KEYS) for entry in value)
-    )
+def _named_values(value: Any) -> dict[str, Any]:
+    """The entries of a list of named values by their names; empty for anything else."""
+    if not isinstance(value, list):
+        return {}
+    names = [_key(entry, NAME_KEYS) if isinstance(entry, Mapping) else None for entry in value]
+    if not all(name is not None and _key(entry, VALUE_KEYS) for name, entry in zip(names, value, strict=True)):
+        return {}
+    return {str(entry[name]): entry for name, entry in zip(names, value, strict=True)}
 
 
 def _key(entry: Mapping[str, Any], names: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Nothing in the core, in media or in the data readers needs a call that exists on Linux alone."""
+"""Nothing needs a call that exists on Linux alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from mllm_tailor.core import machine
+from mllm_tailor.synthetic import draw_folder
 
 # What macOS and Windows lack is taken away before anything is imported; /proc is hidden likewise.
 OTHER_SYSTEM = """
@@ -61,6 +63,37 @@ def test_core_and_media_import_and_measure_where_linux_calls_are_missing(tmp_pat
         f"print(decode_all([Media('image', {str(picture)!r})])[0].size)\n"
     )
     assert printed.strip() == "(30, 20)"
+
+
+@pytest.mark.slow
+def test_check_and_run_where_linux_calls_are_missing(tmp_path: Path) -> None:
+    """The commands themselves, and the processes that they start: all find the calls removed (`sitecustomize`)."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(OTHER_SYSTEM)
+    draw_folder(tmp_path / "receipts", 6, 2, seed=3)
+    recipe = {
+        "name": "elsewhere",
+        "model": "tiny",
+        "data": {"train": str(tmp_path / "receipts"), "held_out": {"column": "split", "value": "dev"}, "dev": 0},
+        "task": {"extract": {"total": "amount"}},
+        "method": {"name": "lora", "rank": 4, "parts": ["language"]},
+        "train": {"steps": 2, "batch_size": 2},
+        "predict": {"max_new_tokens": 8},
+        "output": str(tmp_path / "runs"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code = (
+        "import os, sys\n"
+        "assert not hasattr(os, 'sched_getaffinity') and sys.modules['resource'] is None\n"
+        "from mllm_tailor.cli.app import run_command\n"
+        f"for name in ('check', 'run'): assert run_command([name, {str(tmp_path / 'recipe.yaml')!r}]) == 0, name\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs" / "elsewhere" / "report.html").is_file()
 
 
 def test_peak_memory_covers_what_was_freed() -> None:

@@ -146,7 +146,7 @@ def test_boxes_and_classes(tmp_path: Path, tiny_model_folder: Path) -> None:
     boxes = recipe_of(written(tmp_path / "boxes", files, rows), "ground", {"path": str(tiny_model_folder)})
     found = ledger(boxes, prepare(boxes)[0], tmp_path)
     assert [found[str(number)]["part"] for number in (1, 2, 3, 4)] == ["held_out", "train", "excluded", "excluded"]
-    assert all("outside the picture" in found[number]["reason"] for number in "34")
+    assert all("outside the image" in found[number]["reason"] for number in "34")
     rows = [
         {"image": f"{number}.png", "label": label, "split": "test" if number == 0 else "train"}
         for number, label in enumerate(["wave", "tap", "swipe", "tap"])

@@ -55,7 +55,7 @@ def test_a_box_is_written_as_internvl_writes_regions_and_read_back(tmp_path: Pat
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"box": [0, 0, 1200, 50]}, "outside the picture"),
+        ({"box": [0, 0, 1200, 50]}, "outside the image"),
         ({"box": [50, 0, 50, 50]}, "empty"),
         ({"box": [10, 20]}, "a box is"),
         ({"bax": [1, 2, 3, 4]}, "did you mean `bax`"),

@@ -38,9 +38,9 @@ def test_a_class_is_written_as_the_recipe_writes_it(sample: Sample) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"label": "Swipping Up"}, "none of the recipe's classes — did you mean `Swiping Up`"),
-        ({"lable": "Swiping"}, "no field `label` holds the class — did you mean `lable`"),
-        ({"label": 7}, "'7' is none of the recipe's classes"),
+        ({"label": "Swipping Up"}, "not one of the recipe's classes — did you mean `Swiping Up`"),
+        ({"lable": "Swiping"}, "there is no field `label` for the class — did you mean `lable`"),
+        ({"label": 7}, "'7' is not one of the recipe's classes"),
     ],
 )
 def test_a_class_never_declared_names_the_row_and_the_nearest(fields: dict[str, Any], words: str) -> None:
@@ -54,7 +54,7 @@ def test_a_class_never_declared_names_the_row_and_the_nearest(fields: dict[str, 
     [
         (["only"], "at least 2"),
         (["a", " A "], "named twice"),
-        (["a", " . "], "a class has a name"),
+        (["a", " . "], "the name of a class is empty"),
         ({"classes": ["a", "b"], "promt": "?"}, "did you mean `prompt`"),
     ],
 )

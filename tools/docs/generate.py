@@ -23,8 +23,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 HEAD = """# The recipe
 
-One YAML file says everything about a tailoring job. This page is generated from the code (`make docs`).
-Anything left out takes the default shown; an unknown word is refused with the nearest right one.
+One YAML file describes a whole job. This page is generated from the code (`make docs`). A setting that is left out takes
+the default shown; an unknown setting is refused, and the message names the most similar one.
 
 ```yaml
 name: receipts
@@ -39,12 +39,12 @@ train: {epochs: 3, batch_size: 16, learning_rate: 5e-4}
 score: [fuzzy, exact, f1]
 ```
 
-Any setting is changed for one run on the command line: `tailor run recipe.yaml train.epochs=5 model.dtype=float32`.
+The command line overrides any setting for one run: `tailor run recipe.yaml train.epochs=5 model.dtype=float32`.
 
 ## Stages
 
-With `stages`, a recipe trains several times in order. Each stage has its own data, task, method and schedule where it
-says so, and otherwise those of the common part:
+With `stages`, a recipe trains several times in order. Each stage may set data, task, method and schedule; what it leaves
+out is taken from the recipe:
 
 ```yaml
 name: questions
@@ -55,35 +55,34 @@ stages:
   - {name: answers, task: answer, method: {name: full, parts: [language]}}
 ```
 
-What a stage learned is folded into the model, and the next stage starts from that plain checkpoint
-(`runs/questions/1-captions/model`). So any method may follow any other, and no later stage depends on how an
-earlier one was trained. Two things follow: a stage on a 4-bit base packs the folded weights anew, and a method that
-cannot be folded can only come last. Each stage is its own run folder; after each, the model is scored on the
-held-out samples of every stage, so that what was gained and what was forgotten stand in one table. A sample may not be
-trained on in one stage and held out in another. One stage's setting is changed by its name:
-`tailor run recipe.yaml stages.answers.train.epochs=5`.
+After each stage, the update is merged into the model, and the next stage starts from that plain checkpoint
+(`runs/questions/1-captions/model`). So any method may follow any other, and no stage depends on how an earlier one was
+trained. Two consequences: a stage on a 4-bit base quantises the merged weights again, and a method that cannot be merged
+can only come last. Each stage is a run folder. After each stage, the model is scored on the held-out samples of every
+stage, and one table shows gains and forgetting. A sample that one stage trains on cannot be held out in another. The
+name of a stage addresses its settings: `tailor run recipe.yaml stages.answers.train.epochs=5`.
 
 ## Mixtures
 
 `data.sources` mixes other samples into every epoch, each source with its own task and amount: general data against
-forgetting, or several kinds of media of one domain. Only `data.train` is held out from and scored.
+forgetting, or several kinds of media from one domain. Held-out samples come from `data.train` only.
 
 ```yaml
 data:
-  train: path/to/clips
+  train: path/to/videos
   sources:
-    - {train: path/to/pictures, task: caption, weight: 0.5}          # one picture for every two clips
+    - {train: path/to/images, task: caption, weight: 0.5}            # one image per two videos
     - {name: general, train: path/to/chats, task: answer, limit: 2000, repeat: 1}
-train: {one_modality: true}                                          # pictures in one step, clips in the next
+train: {one_modality: true}                                          # images in one step, videos in the next
 method:
   name: lora
   parts: {vision: {rank: 8, learning_rate: 2.0e-5}, projector: full, language: {rank: 64, learning_rate: 2.0e-4}}
 ```
 
-Each part of the model learns at its own rate, which is how a recipe gives each modality one: `vision` sees pictures and
-clips, `audio` hears recordings, `language` reads all of them. With `train.modality_parts: {text: [language]}` a kind of
-samples moves some parts only. `tailor check` and `tailor run` print the plan: samples and tokens by source and
-modality. What a limit, a weight or a repeat below one leaves out is named in the ledger.
+Each part of the model has a learning rate, and so has each modality: `vision` encodes images and videos, `audio` encodes
+recordings, `language` receives all of them. With `train.modality_parts: {text: [language]}`, samples of one kind train
+some parts only. `tailor check` and `tailor run` print the samples and tokens of an epoch by source and modality. The
+ledger names samples that a limit, a weight or a repeat below one leaves out.
 """
 
 

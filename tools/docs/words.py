@@ -10,7 +10,7 @@ from mllm_tailor.recipe import Settings
 
 
 def settings_table(settings: type[Settings]) -> list[str]:
-    """One row a setting."""
+    """One row per setting."""
     lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for name, field in settings.model_fields.items():
         words = type_words(field.annotation).replace("|", "\\|")

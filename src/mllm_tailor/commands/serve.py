@@ -20,6 +20,7 @@ def serve_runs(
     allowed_hosts: Sequence[str],
     requests: int,
     files: Path | None,
+    engine: str = "builtin",
 ) -> None:
     """Serve until told to end.
 
@@ -40,4 +41,4 @@ def serve_runs(
     )
     settings.check()
     show(f"http://{host}:{port}/v1 — /docs describes it, /health answers 200 once the models are loaded")
-    serve(paths, settings)
+    serve(paths, settings, engine)

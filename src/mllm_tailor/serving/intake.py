@@ -48,7 +48,7 @@ class MediaIntake:
             raise refused(f"{param}.format", f"one of {', '.join(AUDIO_FORMATS)}")
         if not isinstance(data, str):
             raise refused(f"{param}.data", "should be base64")
-        raw = decode_data_uri(data, param) if data.startswith("data:") else _base64(data, f"{param}.data")
+        raw = _data_uri(data, param) if _is_data_uri(data) else _base64(data, f"{param}.data")
         return (self._timed("audio", raw, param),)
 
     def video(self, url: Any, param: str) -> tuple[Media, ...]:
@@ -62,11 +62,8 @@ class MediaIntake:
     def _bytes(self, url: Any, param: str) -> bytes:
         if not isinstance(url, str):
             raise refused(param, "should be a data: address")
-        if url[:5].lower() == "data:":
-            try:
-                return decode_data_uri("data:" + url[5:], param)
-            except DataError as error:
-                raise ApiError(400, str(error), param=param) from None
+        if _is_data_uri(url):
+            return _data_uri(url, param)
         try:
             return fetch(url, self.allowed_hosts, self.limits.body_bytes)
         except ApiError as error:
@@ -113,6 +110,17 @@ class MediaIntake:
             raise ApiError(
                 413, f"`{param}`: over {self.limits.media} images and recordings in one request", param=param
             )
+
+
+def _is_data_uri(text: str) -> bool:
+    return text[:5].lower() == "data:"
+
+
+def _data_uri(text: str, param: str) -> bytes:
+    try:
+        return decode_data_uri("data:" + text[5:], param)
+    except DataError as error:
+        raise ApiError(400, str(error), param=param) from None
 
 
 def _base64(text: str, param: str) -> bytes:

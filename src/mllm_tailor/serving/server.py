@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import uvicorn
 
+from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.serving.app import make_app
-from mllm_tailor.serving.served import served_models
+from mllm_tailor.serving.served import ServedModel, served_models
 from mllm_tailor.serving.settings import ServeSettings
 from mllm_tailor.serving.state import ServerState
-from mllm_tailor.serving.worker import EngineWorker
+from mllm_tailor.serving.vllm_backend import VllmBackend, vllm_command
+from mllm_tailor.serving.worker import Backend, EngineWorker
+
+ENGINES = ("builtin", "vllm")
 
 
-def serve(paths: Sequence[Path], settings: ServeSettings) -> None:
+def serve(paths: Sequence[Path], settings: ServeSettings, engine: str) -> None:
     """Serve run folders. SIGTERM and Ctrl-C end it once what was asked is answered.
 
     Raises:
-        RunError: for an unfinished run, or a server open to others without a key.
+        RunError: for an unfinished run, an engine that is not there, or a server open to others without a key.
+        ModelError: when vLLM cannot compute the model.
     """
     settings.check()
     models = served_models(paths)
-    worker = EngineWorker(models, settings.window)
-    state = ServerState(settings, {model.name: model for model in models}, worker)
+    backend: Backend
+    if engine == "vllm":
+        models = [model for model in models if model.tuned]
+        backend = vllm_backend(models)
+    elif engine == "builtin":
+        backend = EngineWorker(models, settings.window)
+    else:
+        raise RunError(f"no engine is called `{engine}` — {nearest(engine, ENGINES)}")
+    state = ServerState(settings, {model.name: model for model in models}, backend)
     with TemporaryDirectory(prefix="tailor-serve-") as temporary:
         uvicorn.run(
             make_app(state, settings.files or Path(temporary)),
@@ -34,3 +47,17 @@ def serve(paths: Sequence[Path], settings: ServeSettings) -> None:
             server_header=False,
             access_log=False,
         )
+
+
+def vllm_backend(models: Sequence[ServedModel]) -> VllmBackend:
+    """vLLM for one run, on a free port of this machine.
+
+    Raises:
+        RunError: for several runs, each of which needs a server of its own.
+    """
+    if len(models) != 1:
+        raise RunError("`--engine vllm` serves one run: its merged model — start a server for each")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    return VllmBackend(models[0], vllm_command(models[0], port), port)

@@ -433,6 +433,20 @@ def test_preferences_are_made_from_the_models_own_wrong_readings(
 
 
 @pytest.mark.slow
+def test_a_stage_learns_from_the_reward(receipts: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """With constrained replies; the log shows the reward and what it does not see."""
+    reward = {"group_size": 2, "max_new_tokens": 24, "temperature": 1.5}
+    stages = [{"name": "labels"}, {"name": "reward", "train": {"reward": reward, "steps": 2, "batch_size": 2}}]
+    task = {"extract": {"total": "amount"}}
+    recipe = write_yaml(tmp_path, receipts, tiny_model_folder, stages=stages, task=task, method={"name": "lora"})
+    run = run_recipe(recipe, [], exclude_faulty=False, fresh=False)
+    rows = [row for _, row in read_jsonl(run.path / "2-reward" / "log.jsonl") if "loss" in row]
+    assert len(rows) == 2
+    assert all(0 <= row["reward"] <= 1 and row["watch/unreadable"] == 0 for row in rows)
+    assert "The reward, and what it does not see" in (run.path / "2-reward" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_mezo_on_the_tasks_own_metric(receipts: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     """Its loss is 1 - the metric of the model's replies to the step's samples."""
     method = {"name": "mezo", "parts": ["projector"], "objective": "metric"}

@@ -13,7 +13,7 @@ from fixtures.small_job import batch_of, make_conversations, prepare, resumes_ex
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.recipe.schema import Prefer
+from mllm_tailor.recipe import Prefer
 from mllm_tailor.training import ObjectiveInputs
 from mllm_tailor.training.objectives import preference_losses as losses
 from mllm_tailor.training.objectives.cross_entropy import answer_log_probabilities

@@ -1,4 +1,4 @@
-"""Batched greedy decoding with a shared KV cache.
+"""Batched decoding with a shared KV cache, greedy or sampled.
 
 A finished sequence leaves the batch and a waiting one joins. Tokens that the schema forces are fed in one forward pass
 instead of being decoded one by one; sequences whose forced spans differ in length are fed as right-aligned blocks.
@@ -28,6 +28,8 @@ COMPACT_BELOW = 0.75  # share of unfinished rows at which the finished ones are 
 # there a row with a long span is fed along with the others step by step; on a GPU padding costs nothing measurable.
 FULL_SHARE = {"cpu": 0.5}
 
+Choose = Callable[[Sequence[ReplySequence], Tensor], Tensor]
+
 
 class GenerationEngine:
     """Decodes the replies of many sequences, `slots` of them side by side."""
@@ -40,12 +42,17 @@ class GenerationEngine:
         *,
         cache: VisionFeatureCache | None = None,
         feed_forced: bool = True,
+        choose: Choose | None = None,
     ) -> None:
-        """`feed_forced`: forced tokens are fed together; otherwise they are decoded one by one."""
+        """`feed_forced`: forced tokens are fed together; otherwise they are decoded one by one.
+
+        `choose` takes rows and their masked logits and returns the next tokens; default: the most probable ones.
+        """
         self.model = model
         self.vocabulary = vocabulary
         self.slots = slots
         self.feed_forced = feed_forced
+        self.choose = choose
         self.prefill = Prefill(model, cache)
         self.rows: list[ReplySequence] = []  # as they lie in the KV cache
         self.waiting_group: list[ReplySequence] | None = None  # did not fit yet
@@ -203,8 +210,9 @@ class GenerationEngine:
         return logits.masked_fill(~allowed, -torch.inf)
 
     def _next_tokens(self, rows: Sequence[ReplySequence], logits: Tensor, width: int) -> Tensor:
-        """(rows,) the token after each row's block: the next pending one, or the most probable the schema allows."""
-        tokens = self.mask_logits(rows, logits, width).argmax(-1)
+        """(rows,) the token after each row's block: the next pending one, or one that the schema allows."""
+        masked = self.mask_logits(rows, logits, width)
+        tokens = masked.argmax(-1) if self.choose is None else self.choose(rows, masked)
         for index, row in enumerate(rows):
             if len(row.pending) > width:
                 tokens[index] = row.pending[width]

@@ -34,6 +34,9 @@ class ReplySequence:
     cut: bool = False  # at the limit
     done: bool = False
     name: str = ""  # of the field it holds, where fields are generated side by side
+    replica: int = 0  # which of several replies to the same prompt
+    choices: list[int] = field(default_factory=list)  # indices of the tokens that were chosen, not forced
+    stop: int | None = None  # the token that ended the reply, where the model chose one
     candidates: list[tuple[list[int], float]] = field(default_factory=list)  # of a beam search, see `BeamSearch`
     prefix: Prefix | None = None  # of keys and values it shares, where these are not in the KV cache
 
@@ -57,8 +60,10 @@ class ReplySequence:
     def append(self, token: int, logprob: float, vocabulary: Vocabulary, *, feed_forced: bool) -> None:
         """Append the chosen token and whatever the schema forces after it."""
         if self.full or token in vocabulary.stops:
+            self.stop = None if self.full else token
             self._finish()
             return
+        self.choices.append(len(self.tokens))
         self.tokens.append(token)
         self.logprobs.append(logprob)
         self.pending.append(token)
@@ -76,7 +81,9 @@ class ReplySequence:
     def fork(self) -> ReplySequence:
         """A copy that can continue differently."""
         guide = None if self.guide is None else self.guide.copy()
-        copies: dict[str, Any] = {name: list(getattr(self, name)) for name in ("tokens", "logprobs", "pending")}
+        copies: dict[str, Any] = {
+            name: list(getattr(self, name)) for name in ("tokens", "logprobs", "pending", "choices")
+        }
         return replace(self, guide=guide, **copies)
 
     def _force(self, *, feed_forced: bool) -> None:
@@ -103,4 +110,5 @@ class ReplySequence:
             dropped, added = self.guide.close(self.tokens)
             kept = len(self.tokens) - dropped
             self.tokens[kept:] = added
+            self.choices = [index for index in self.choices if index < kept]
             self.logprobs[kept:] = [-math.inf] * len(added)

@@ -94,10 +94,14 @@ def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
     )
 
 
-def _media_tokens(prompt: Sequence[int], model: LoadedModel) -> int:
-    config = model.model.config
+def media_token_ids(model: LoadedModel) -> frozenset[int]:
+    """Tokens that stand for media in a prompt; a reply must not contain them."""
     names = (f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
-    ids = {token for name in names if isinstance(token := getattr(config, name, None), int)}
+    return frozenset(token for name in names if isinstance(token := getattr(model.model.config, name, None), int))
+
+
+def _media_tokens(prompt: Sequence[int], model: LoadedModel) -> int:
+    ids = media_token_ids(model)
     return sum(token in ids for token in prompt)
 
 

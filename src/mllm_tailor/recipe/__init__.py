@@ -1,6 +1,7 @@
 """The recipe: one YAML file, validated. No torch here."""
 
 from mllm_tailor.recipe.decoding import DecodingMode
+from mllm_tailor.recipe.objectives import Clipping, Distill, Prefer, Reward
 from mllm_tailor.recipe.read import dump_recipe, make_recipe, read_recipe, read_single, stage_recipes, validate
 from mllm_tailor.recipe.schema import (
     DataSpec,
@@ -8,20 +9,24 @@ from mllm_tailor.recipe.schema import (
     ModelSpec,
     Predict,
     Recipe,
-    Settings,
     Source,
     Stage,
     Tiles,
     Train,
 )
+from mllm_tailor.recipe.settings import Settings
 
 __all__ = [
+    "Clipping",
     "DataSpec",
     "DecodingMode",
+    "Distill",
     "HeldOut",
     "ModelSpec",
     "Predict",
+    "Prefer",
     "Recipe",
+    "Reward",
     "Settings",
     "Source",
     "Stage",

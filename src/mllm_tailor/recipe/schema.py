@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mllm_tailor.recipe.objectives import Distill, Prefer, Reward
+from mllm_tailor.recipe.settings import Settings
 
 PARTS = ("vision", "projector", "language", "audio", "head")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of settings that name a folder
-
-
-class Settings(BaseModel):
-    """Base of all settings classes: frozen, typed, unknown settings refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
-    renamed: ClassVar[Mapping[str, str]] = {}  # earlier names of settings; they are refused with the present name
 
 
 class Tiles(Settings):
@@ -170,74 +165,6 @@ class DataSpec(Settings):
     sources: list[Source] = Field([], description="more data to mix in, such as general data against forgetting")
 
 
-class Distill(Settings):
-    """Distillation from a larger model. `distill: NAME` is short for `distill: {teacher: NAME}`."""
-
-    teacher: str = Field(description="folder or hub id; `logits` needs the vocabulary of the student")
-    revision: str | None = Field(None, description="hub revision of the teacher (a commit)")
-    of: Literal["logits", "vision"] = Field(
-        "logits", description="logits of the answers, or hidden states of the vision tower (labels are not used)"
-    )
-    weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss; the labels have the rest")
-    temperature: float = Field(2.0, gt=0, le=100, description="temperature of the probabilities of teacher and student")
-    top_k: int = Field(32, ge=1, le=4096, description="most likely tokens kept of each prediction of the teacher")
-    layers: int = Field(4, ge=1, description="number of last layers compared between the vision towers")
-
-
-@dataclass(frozen=True)
-class PreferWeights:
-    """Numbers of a preference loss: see `Prefer`."""
-
-    beta: float
-    answer: float
-    quality: float
-    margin: float
-
-
-class Prefer(Settings):
-    """Preference tuning: the label against the rejected reply of a row, or against the model's own wrong reading.
-
-    DPO is the common choice. MPO adds the quality of each answer and the likelihood of the label, as InternVL 2.5 to
-    3.5 were trained; KTO needs no pairs; SimPO and ORPO need no reference model.
-    """
-
-    loss: Literal["dpo", "mpo", "kto", "simpo", "orpo"] = Field("dpo", description="the preference loss")
-    beta: float | None = Field(
-        None,
-        gt=0,
-        le=100,
-        description="strength: how closely the model is held to its start (dpo, mpo, kto: 0.1), scale of the "
-        "log-probabilities per token (simpo: 2.0), weight of the odds ratio (orpo: 0.1)",
-    )
-    answer_weight: float | None = Field(
-        None, ge=0, le=10, description="weight of the right answer's own loss per token (mpo: 1; others: 0)"
-    )
-    quality_weight: float | None = Field(
-        None, ge=0, le=1, description="mpo: weight of the quality loss, the preference loss has the rest (0.2)"
-    )
-    margin: float | None = Field(None, ge=0, le=100, description="simpo: by how much the label must be likelier (1.0)")
-
-    @property
-    def weights(self) -> PreferWeights:
-        """The settings with the defaults of their loss."""
-        beta, answer, quality, margin = self.beta, self.answer_weight, self.quality_weight, self.margin
-        return PreferWeights(
-            beta=beta if beta is not None else (2.0 if self.loss == "simpo" else 0.1),
-            answer=answer if answer is not None else float(self.loss == "mpo"),
-            quality=0.2 if quality is None else quality,
-            margin=1.0 if margin is None else margin,
-        )
-
-    @model_validator(mode="after")
-    def _settings_of_the_loss(self) -> Prefer:
-        for name, loss in (("quality_weight", "mpo"), ("margin", "simpo")):
-            if getattr(self, name) is not None and self.loss != loss:
-                raise ValueError(f"`{name}` is a setting of `loss: {loss}`")
-        if self.loss == "orpo" and self.answer_weight:
-            raise ValueError("`loss: orpo` holds the right answer's loss already: leave `answer_weight` out")
-        return self
-
-
 class Train(Settings):
     """The training loop."""
 
@@ -268,6 +195,7 @@ class Train(Settings):
     )
     distill: Distill | None = Field(None, description="distillation from a larger model")
     prefer: Prefer | None = Field(None, description="prefer labels to rejected replies: DPO, MPO, KTO, SimPO, ORPO")
+    reward: Reward | None = Field(None, description="learn from the score of sampled replies: GRPO and its kin")
     checkpoint_every: float = Field(5.0, gt=0, description="minutes between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept")
     evaluate_every: float = Field(1.0, gt=0, description="epochs between scores on the dev split")

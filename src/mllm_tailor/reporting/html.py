@@ -17,7 +17,7 @@ from mllm_tailor.core.io import write_atomic
 from mllm_tailor.core.terminal import printable
 from mllm_tailor.reporting import charts, sentences
 from mllm_tailor.reporting.cases import make_cases
-from mllm_tailor.reporting.report_data import ReportData
+from mllm_tailor.reporting.report_data import WATCHED, ReportData
 from mllm_tailor.reporting.wrong_values import find_wrong_values, scores_csv
 from mllm_tailor.scoring.compare import Gain, form_and_reading, gain
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
@@ -107,7 +107,8 @@ def _context(data: ReportData) -> dict[str, Any]:
             for metric in dict.fromkeys((data.metric, *data.breakdown_metrics))
         ],
         "confusion": _confusion(data),
-        "loss": charts.curve(data.curves.loss, "loss by step") if data.curves.loss else None,
+        "loss": _loss_curve(data) if data.curves.loss else None,
+        "watched": _watched_curves(data),
         "dev": _dev_curve(data) if data.curves.dev else None,
         "cases": make_cases(data),
         "errors": _errors(data),
@@ -153,6 +154,18 @@ def _against(data: ReportData, first: str, second: str) -> Gain:
     """The gain of the second system over the first in the headline metric."""
     groups = data.sample_groups or None
     return gain(data.systems[first], data.systems[second], data.metric, groups=groups)
+
+
+def _loss_curve(data: ReportData) -> Markup:
+    """A policy loss may be negative."""
+    least = min(value for _, value in data.curves.loss)
+    return charts.curve(data.curves.loss, "loss by step", bounds=(0.0 if least >= 0 else -math.inf, math.inf))
+
+
+def _watched_curves(data: ReportData) -> list[tuple[str, Markup]]:
+    """The reward, and beside it what the reward does not see: a run that games its reward shows here."""
+    names = [(name, WATCHED.get(name, name.removeprefix("watch/"))) for name in data.curves.watched]
+    return [(title, charts.curve(data.curves.watched[name], f"{title} by step")) for name, title in names]
 
 
 def _dev_curve(data: ReportData) -> Markup:

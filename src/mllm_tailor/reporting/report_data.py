@@ -10,6 +10,19 @@ from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring.compare import Gain
 from mllm_tailor.scoring.scores import Scores
 
+WATCHED = {  # what reward tuning logs of the replies it samples: title of the chart
+    "reward": "Mean reward",
+    "reward_spread": "Spread of the rewards of a group (standard deviation)",
+    "equal_groups": "Share of groups with equal rewards, from which nothing is learned",
+    "reply_tokens": "Tokens of a reply",
+    "truncated": "Share of replies cut off",
+    "entropy": "Entropy of a token (nats)",
+    "kl": "Divergence from the start, by token (nats)",
+    "watch/unreadable": "Share of replies that cannot be read",
+    "watch/absent": "Share of labelled values that are left out",
+    "watch/invented": "Share of empty labels for which a value is written",
+}
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -18,6 +31,7 @@ class Curves:
     loss: Sequence[tuple[int, float]] = ()
     dev: Sequence[tuple[int, float]] = ()  # the headline metric on the dev part, in percent
     best_step: int | None = None  # of the weights that were kept
+    watched: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)  # what an objective logs beside
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.predict import generate, predict_to_files
 from mllm_tailor.run.resolve import ResolvedRun
+from mllm_tailor.run.rollouts import make_sampler
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
 from mllm_tailor.run.scores import score_replies
 from mllm_tailor.training import ObjectiveInputs
@@ -24,7 +25,7 @@ def gather_objective_inputs(
     folder: RunFolder, run: ResolvedRun, splits: Splits, model: LoadedModel, cache: VisionFeatureCache
 ) -> ObjectiveInputs:
     """Whatever the recipe's objective asks for; computed only then."""
-    preferences = run.recipe.train.prefer is not None
+    preferences, reward = run.recipe.train.prefer is not None, run.recipe.train.reward
 
     def measure(conversations: Sequence[Conversation]) -> float:
         """The headline metric of the model's replies, 0 to 1, 1 being best."""
@@ -36,6 +37,9 @@ def gather_objective_inputs(
     return ObjectiveInputs(
         measure=measure,
         rejected=wrong_readings(folder, run, splits, model, cache) if preferences else None,
+        sample_replies=make_sampler(run, reward, model, cache) if reward is not None else None,
+        rewarded=frozenset(sample.id for sample in splits.train),
+        max_new_tokens=run.recipe.predict.max_new_tokens,
     )
 
 

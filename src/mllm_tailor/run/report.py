@@ -19,6 +19,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import film_strip, read_frames
 from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, write_report
+from mllm_tailor.reporting.report_data import WATCHED
 from mllm_tailor.run.data_record import HeldOut
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
@@ -99,7 +100,11 @@ def _curves(log: Path, metric: str, best: int | None) -> Curves:
     rows = [row for _, row in read_jsonl(log)] if log.exists() else []
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     dev = [(row["step"], row["dev"][metric]) for row in rows if metric in row.get("dev", {})]
-    return Curves(losses, dev, best)
+    watched = {
+        name: [(row["step"], row[name]) for row in rows if name in row]
+        for name in dict.fromkeys(name for row in rows for name in row if name in WATCHED or name.startswith("watch/"))
+    }
+    return Curves(losses, dev, best, watched)
 
 
 def _ledger(rows: Sequence[Mapping[str, Any]]) -> list[LedgerLine]:

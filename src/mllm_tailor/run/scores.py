@@ -64,9 +64,12 @@ def field_kinds(task: Task) -> dict[str, str]:
     return kinds
 
 
-def score_replies(run: ResolvedRun, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Every metric of replies to labelled samples, in the order of the samples; the headline first."""
-    scores = _score(run, [run.task.labels(sample) for sample in samples], predictions)
+def score_replies(
+    run: ResolvedRun, samples: Sequence[Sample], predictions: Sequence[Prediction], metrics: Sequence[str] = ()
+) -> dict[str, float]:
+    """Metrics of replies to labelled samples, in the order of the samples; default: the run's, the headline first."""
+    labels = [run.task.labels(sample) for sample in samples]
+    scores = score(labels, predictions, metrics or run.metrics, run.task.field_names, field_kinds(run.task))
     return {name: scores[name].value for name in scores.metrics}
 
 

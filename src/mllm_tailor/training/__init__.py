@@ -4,7 +4,14 @@
 >>> result = train(model, samples, config, Path("runs/receipts"), TrainingHooks(evaluate=score_on_dev))
 """
 
-from mllm_tailor.training.config import ObjectiveInputs, TrainingConfig, TrainingEvent, TrainingHooks
+from mllm_tailor.training.config import (
+    ObjectiveInputs,
+    Rollout,
+    SampleReplies,
+    TrainingConfig,
+    TrainingEvent,
+    TrainingHooks,
+)
 from mllm_tailor.training.interrupt import Interrupted
 from mllm_tailor.training.loop import train
 from mllm_tailor.training.objectives.factory import OBJECTIVES, check_objective, is_data_parallel
@@ -18,6 +25,8 @@ __all__ = [
     "OPTIMIZERS",
     "Interrupted",
     "ObjectiveInputs",
+    "Rollout",
+    "SampleReplies",
     "StepProfile",
     "TrainResult",
     "TrainingConfig",

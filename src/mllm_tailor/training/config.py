@@ -55,6 +55,20 @@ class TrainingEvent:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """A sampled reply and its reward."""
+
+    tokens: list[int]  # what follows the prompt, the end of the turn included where the model chose it
+    chosen: list[int]  # indices of the tokens that were sampled; the others were forced by the schema
+    reward: float
+    truncated: bool = False  # at the limit of its tokens
+    watched: dict[str, float] = field(default_factory=dict)  # what the reward does not see, by name
+
+
+SampleReplies = Callable[[Sequence[Conversation], int], list[list[Rollout]]]  # labelled conversations, a seed
+
+
+@dataclass(frozen=True)
 class ObjectiveInputs:
     """What some objectives need and only the run can compute."""
 
@@ -62,6 +76,9 @@ class ObjectiveInputs:
         None  # the task's metric on generated replies, 0 to 1 (best)
     )
     rejected: Mapping[str, str] | None = None  # sample id -> a wrong answer to it
+    sample_replies: SampleReplies | None = None  # a group of replies to each conversation, with their rewards
+    rewarded: frozenset[str] | None = None  # ids of the samples that are scored; None: all
+    max_new_tokens: int = 256  # of a generated reply
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class Training:
         frozen_weights = frozen_by_modality(model, settings.modality_parts, self.schedule.modalities)
         tiled = replace(model, tiles=settings.tiles or model.tiles)
         lengths = [measure_length(sample, tiled) for sample in track(objective.samples, "Measuring samples")]
+        lengths = [replace(length, tokens=length.tokens + objective.reserved_tokens) for length in lengths]
         extra = objective.extra_parameters()
         self.peak_learning_rate = self.method.peak_learning_rate(settings.learning_rate)
         optimizer = self._make_optimizer(extra)
@@ -235,6 +236,7 @@ class Training:
             "memory": current_memory(self.model.device),
             "seconds": round(progress.seconds, 3),
             "seconds_left": round(self.time_budget.seconds_left(progress), 1),
+            **self.planner.objective.log_values(),
         }
 
     def _evaluate(self, log: TrainingLog | SilentLog) -> None:
@@ -267,7 +269,8 @@ class Training:
 
 def _schedule(objective: Objective, config: TrainingConfig) -> BatchSchedule:
     counted = objective.samples[: objective.num_samples]
-    return make_batch_schedule([sample.modality for sample in counted], config.train, config.seed)
+    modalities = [sample.modality for sample in counted]
+    return make_batch_schedule(modalities, config.train, config.seed, updates=objective.updates)
 
 
 def _planner(

@@ -45,12 +45,13 @@ class BatchSchedule:
     epochs: float
     seed: int
     modalities: tuple[str, ...] = ()  # of each sample, where a step may not mix them
+    updates: int = 1  # consecutive steps on the same samples
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in which every sample occurs once."""
+        """Optimizer steps in which every sample occurs once, or `updates` times in a row."""
         counts = Counter(self.modalities).values() if self.modalities else (self.num_samples,)
-        return sum(math.ceil(count / self.batch_size) for count in counts)
+        return self.updates * sum(math.ceil(count / self.batch_size) for count in counts)
 
     @property
     def steps(self) -> int:
@@ -59,7 +60,7 @@ class BatchSchedule:
 
     def samples(self, step: int) -> tuple[int, ...]:
         """Indices of the samples of optimizer step `step` (from 0)."""
-        epoch, index = divmod(step, self.steps_per_epoch)
+        epoch, index = divmod(step // self.updates, self.steps_per_epoch // self.updates)
         if self.modalities:
             return epoch_steps(self.seed, epoch, self.batch_size, self.modalities)[index]
         return epoch_order(self.seed, epoch, self.num_samples)[index * self.batch_size : (index + 1) * self.batch_size]
@@ -75,10 +76,11 @@ class BatchSchedule:
         return frozenset(marks - {0} | {self.steps})
 
 
-def make_batch_schedule(modalities: Sequence[str], settings: Train, seed: int) -> BatchSchedule:
-    """The schedule of a training over samples of these modalities."""
+def make_batch_schedule(modalities: Sequence[str], settings: Train, seed: int, *, updates: int = 1) -> BatchSchedule:
+    """The schedule of a training over samples of these modalities, `updates` steps on each batch of them."""
     separate = tuple(modalities) if settings.one_modality else ()
-    return BatchSchedule(len(modalities), settings.batch_size, settings.passes(len(modalities)), seed, separate)
+    epochs = settings.passes(len(modalities)) / (updates if settings.steps is not None else 1)
+    return BatchSchedule(len(modalities), settings.batch_size, epochs, seed, separate, updates)
 
 
 def micro_batches(

@@ -128,7 +128,7 @@ class StepRunner:
             self.planner.micro_batches(number, progress)[rank() :: world_size()] for number in (step, step + 1)
         )
         total = torch.zeros((), device=device, dtype=torch.float64)
-        self.objective.start_step()
+        self.objective.start_step(step, self.planner.schedule.samples(step), step_seed(self.seed, step))
         if self.objective.needs_two_passes:
             with torch.no_grad(), autocast(device, bf16=self.bf16):
                 for micro_batch, batch in self._on_device(current, current):

@@ -37,6 +37,8 @@ class Objective(ABC):
     """What a training minimises: the sum of `loss` over a step's micro-batches, divided by the sum of `loss_weight`."""
 
     needs_two_passes = False  # whether `precompute` sees all micro-batches of a step before the first `loss`
+    reserved_tokens = 0  # by which a step may lengthen each sample
+    updates = 1  # consecutive steps on the same samples
 
     def __init__(self, model: LoadedModel, samples: Sequence[Conversation]) -> None:
         self.model = model
@@ -62,11 +64,15 @@ class Objective(ABC):
     def prepare(self, source: BatchSource, folder: Path, chunks: Sequence[tuple[int, ...]]) -> None:  # noqa: B027
         """Compute once, with the weights before the first step, what all steps need; `folder` keeps it for a resume."""
 
-    def start_step(self) -> None:  # noqa: B027 - most objectives need none of these
-        """Called before the micro-batches of a step, and again when they are run again."""
+    def start_step(self, step: int, indices: Sequence[int], seed: int) -> None:  # noqa: B027 - few need these
+        """Called before the micro-batches of a step (from 0) on these samples, and again when they are run again."""
 
     def end_step(self) -> None:  # noqa: B027
         """Called once after a step's last micro-batch."""
+
+    def log_values(self) -> dict[str, float]:
+        """What the log shows of the last step beside its loss."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values that a checkpoint must hold for a resumed training to continue bit for bit."""

@@ -61,7 +61,7 @@ class ContrastiveObjective(Objective):
         """Every pair weighs the same."""
         return 1.0
 
-    def start_step(self) -> None:
+    def start_step(self, step: int, indices: Sequence[int], seed: int) -> None:
         """Forget the embeddings of the step before."""
         self.embedded, self.gradients = [], {}
 

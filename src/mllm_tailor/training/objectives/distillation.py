@@ -24,7 +24,7 @@ from mllm_tailor.core.io import fingerprint
 from mllm_tailor.core.progress import track
 from mllm_tailor.models import InputSettings, Length, LoadedModel, collate, encode, load_model
 from mllm_tailor.models.vision_cache import CacheEntry, VisionFeatureCache
-from mllm_tailor.recipe.schema import Distill
+from mllm_tailor.recipe import Distill
 from mllm_tailor.training.batches import Batch, BatchSource, to_device
 from mllm_tailor.training.objectives.base import Objective, ObjectiveContext
 from mllm_tailor.training.objectives.cross_entropy import answer_logits, labelled_tokens

@@ -32,6 +32,7 @@ TABLE = {
     "preference": ObjectiveEntry(
         f"{HERE}.preference:make_preference", "labels preferred to the model's wrong answers", "train.prefer"
     ),
+    "reward": ObjectiveEntry(f"{HERE}.reward:RewardObjective", "the score of sampled replies", "train.reward"),
     "logits": ObjectiveEntry(
         f"{HERE}.distillation:LogitDistillation", "labels and a teacher's logits", "train.distill"
     ),
@@ -50,6 +51,7 @@ def requested_objectives(train: Train, method_options: Mapping[str, Any], *, com
     return [
         *(["contrastive"] if compares else []),
         *(["preference"] if train.prefer is not None else []),
+        *(["reward"] if train.reward is not None else []),
         *([train.distill.of] if train.distill is not None else []),
         *([str(own)] if own in OBJECTIVES else []),
     ]
@@ -76,6 +78,8 @@ def check_objective(method: MethodSet, train: Train, task_name: str) -> None:
         )
     if settings and train.loss == "all":
         raise RecipeError(f"`train.loss: all` does not go with `{settings[0]}` — leave it out")
+    if requested == ["reward"] and "mezo" in (method.optimizer, train.optimizer):
+        raise RecipeError("`train.reward` needs gradients, which mezo does not have — use `method.objective: metric`")
     if requested == ["vision"] and set(method.parts) != {"vision"}:
         raise RecipeError("`train.distill.of: vision` trains nothing but the vision tower — set method.parts: [vision]")
 

@@ -85,7 +85,7 @@ class PairPreference(ReferencedAnswers):
         """Every pair weighs the same."""
         return 1.0
 
-    def start_step(self) -> None:
+    def start_step(self, step: int, indices: Sequence[int], seed: int) -> None:
         """Forget rewards of a step that was begun and not finished."""
         self.rewards.clear()
 
@@ -163,7 +163,7 @@ class KTO(ReferencedAnswers):
         """Every answer weighs the same."""
         return 2.0 if index in self.rejected else 1.0
 
-    def start_step(self) -> None:
+    def start_step(self, step: int, indices: Sequence[int], seed: int) -> None:
         """Begin a new estimate of the divergence."""
         self.divergences = []
 

@@ -11,14 +11,16 @@ from torch import nn
 
 def is_switchable(model: nn.Module) -> bool:
     """Whether all trained weights lie in adapter layers, so that switching these off restores the start."""
-    inside = {id(weight) for layer in _layers(model) for weight in layer.parameters()}
+    tuned = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    inside = {id(weight) for module in tuned for weight in module.parameters()}
     return all(id(weight) in inside for weight in model.parameters() if weight.requires_grad)
 
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
     """Within, the model computes what it did before any adapter was trained."""
-    layers = [layer for layer in _layers(model) if not layer.disable_adapters]
+    tuned = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    layers = [layer for layer in tuned if not layer.disable_adapters]
     frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     for layer in layers:
         layer.enable_adapters(enabled=False)
@@ -28,8 +30,4 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
         for layer in layers:
             layer.enable_adapters(enabled=True)
         for weight in frozen:  # PEFT makes all adapters of a layer trainable again
-            weight.requires_grad_(requires_grad=False)
-
-
-def _layers(model: nn.Module) -> list[BaseTunerLayer]:
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+            weight.requires_grad = False

@@ -9,7 +9,7 @@ bit for bit.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -58,7 +58,7 @@ class RewardObjective(Objective):
         self.advantages: dict[int, Tensor] = {}
         self.counted_tokens = 0
         self.steps_alike = 0  # in a row without two different rewards in any group
-        self.sums: Counter[str] = Counter()
+        self.sums: defaultdict[str, float] = defaultdict(float)
 
     def expand_indices(self, indices: Sequence[int]) -> tuple[int, ...]:
         """Every sample as often as it has replies."""
@@ -70,7 +70,7 @@ class RewardObjective(Objective):
 
     def start_step(self, step: int, indices: Sequence[int], seed: int) -> None:
         """Sample and score, unless the replies of an earlier step are used again."""
-        self.sums = Counter()
+        self.sums = defaultdict(float)
         first = step - step % self.updates
         if first != self.first_step:
             self._sample(first, indices, seed)

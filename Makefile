@@ -21,10 +21,10 @@ demo: $(READY)
 	$(VENV)/bin/tailor demo
 
 test: $(READY) lint
-	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal
 
 quick: $(READY)
-	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

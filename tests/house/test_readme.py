@@ -103,8 +103,9 @@ def shell(words: list[str], home: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.slow
-def test_every_command_runs(home: Path) -> None:
+@pytest.fixture(scope="module")
+def used(home: Path) -> Path:
+    """The same folder after every command of the README has run in it, in order."""
     made = {"make demo": ["tailor", "demo", *QUICK]}  # `make` only sets up .venv and calls this
     for line in commands("README.md"):
         words = made.get(line, shlex.split(line))
@@ -117,12 +118,17 @@ def test_every_command_runs(home: Path) -> None:
         if words[:2] == ["tailor", "compare"]:
             shutil.copytree(home / "runs" / "receipts", home / "runs" / "other")
         shell(words + (QUICK if words[:2] == ["tailor", "run"] else []), home)
-    assert (home / "runs/demo/report.html").is_file() and (home / "runs/receipts/report.html").is_file()
-    assert len((home / "predictions.jsonl").read_text().splitlines()) == 1
-    assert (home / "merged-model" / "config.json").is_file()
+    return home
 
 
 @pytest.mark.slow
-def test_python_snippet_runs(home: Path) -> None:
+def test_every_command_runs(used: Path) -> None:
+    assert (used / "runs/demo/report.html").is_file() and (used / "runs/receipts/report.html").is_file()
+    assert len((used / "predictions.jsonl").read_text().splitlines()) == 1
+    assert (used / "merged-model" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_python_snippet_runs(used: Path) -> None:
     for block in blocks("README.md", "python"):
-        assert shell([sys.executable, "-c", block], home).stdout.strip()
+        assert shell([sys.executable, "-c", block], used).stdout.strip()

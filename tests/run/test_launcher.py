@@ -6,9 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from fixtures import commands
 from safetensors.torch import load_file
 
 from mllm_tailor.commands.run import run_recipe
@@ -104,23 +102,19 @@ def test_when_one_of_them_is_killed_the_run_says_so_and_goes_on_from_its_checkpo
     receipts: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     recipe = job(tmp_path, receipts, tiny_model_folder, "struck", 2, epochs=100, checkpoint_every=0.001)
-    command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(recipe)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = commands.start("run", recipe, errors=tmp_path / "first")
     folder = tmp_path / "runs" / "struck"
-    deadline = time.monotonic() + 300
-    while not list(folder.glob("checkpoints/step-*[1-9]*")) and process.poll() is None:
-        assert time.monotonic() < deadline, "no checkpoint after five minutes"
-        time.sleep(0.05)
-    others = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    command.wait_for(lambda: list(folder.glob("checkpoints/step-*[1-9]*")))
+    others = [child for child in psutil.Process(command.pid).children() if "spawn_main" in " ".join(child.cmdline())]
     assert len(others) == 1
     others[0].send_signal(signal.SIGKILL)
-    said = re.sub(r"\s+", " ", process.communicate(timeout=120)[1])
-    assert process.returncode == 2, said
+    status, said = command.wait(120), re.sub(r"\s+", " ", command.errors.read_text())
+    assert status == 2, said
     assert "one of the processes that train together ended" in said and "train.processes=1" in said
     kept = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoints/step-*"))
-    again = subprocess.Popen([*command, "train.processes=1"], stderr=subprocess.PIPE, text=True)
-    said = again.communicate(timeout=300)[1]
-    assert again.returncode == 0, said
+    again = commands.start("run", recipe, "train.processes=1", errors=tmp_path / "second")
+    status, said = again.wait(300), again.errors.read_text()
+    assert status == 0, said
     assert f"Resuming after step {kept} of {len(losses(folder))}" in re.sub(r"\s+", " ", said)
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fixtures import commands
 from safetensors.torch import load_file
 
 from mllm_tailor.commands.predict import predict_paths
@@ -151,12 +149,9 @@ def test_killed_in_any_stage_it_goes_on_and_ends_the_same(
 ) -> None:
     recipe = write_yaml(tmp_path, receipts, tiny_model_folder)
     folder = tmp_path / "runs" / "tiny"
-    command = [sys.executable, "-m", "mllm_tailor.cli.main", "run", str(recipe)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not (folder / moment).exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = commands.start("run", recipe, errors=tmp_path / "errors")
+    command.wait_for((folder / moment).exists)
+    assert command.kill() == -signal.SIGKILL
     kept = (folder / "1-total" / "training.json").read_text() if moment.startswith("2") else None
     assert run(recipe) == folder
     assert kept is None or (folder / "1-total" / "training.json").read_text() == kept

@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.tensorboard
 from fixtures.small_job import make_conversations, prepare, train
 
 from mllm_tailor.core.errors import TailorError
+from mllm_tailor.models import measure_length
 from mllm_tailor.training import ObjectiveInputs, TrainingEvent
 from mllm_tailor.training.objectives import cross_entropy
 
@@ -106,6 +108,7 @@ def kill_and_resume(model_folder: Path, work: Path, spec: dict[str, Any]) -> dic
     """One undisturbed training, and two that are killed again and again; the exit codes of all children."""
     samples = make_conversations(work / "pictures", spec.get("samples", 12))
     prepared = prepare(Path(spec.get("model", model_folder)), spec["method"], **spec["train"])
+    measure_length(samples[0], prepared[0])  # compiles the chat template for all children
     given = (
         prepared,
         samples,

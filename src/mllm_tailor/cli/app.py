@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from typer.exceptions import TyperException
@@ -88,6 +88,13 @@ def _options(
         raise typer.BadParameter(f"no log level is called `{error}` — one of {', '.join(LEVELS)}") from None
 
 
+def _check_settings(recipe: Path, overrides: list[str] | None) -> None:
+    """Refuse a recipe with a wrong setting now: loading torch takes seconds more."""
+    from mllm_tailor.recipe import read_recipe
+
+    read_recipe(recipe, overrides or [])
+
+
 def command(name: str | None = None, *, json: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command that also takes --verbose and --quiet after its name, and --json if it prints a result."""
     added = {"verbose": (Verbose, 0), "quiet": (Quiet, 0)} | ({"as_json": (AsJson, False)} if json else {})
@@ -98,6 +105,8 @@ def command(name: str | None = None, *, json: bool = False) -> Callable[[Callabl
             if verbose or quiet:
                 set_up_output(verbose - quiet)
             use_json(as_json=as_json)
+            if isinstance(file := arguments.get("recipe"), Path) and "overrides" in arguments:
+                _check_settings(file, cast("list[str] | None", arguments["overrides"]))
             function(**arguments)
 
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())

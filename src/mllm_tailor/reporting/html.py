@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def render(data: ReportData) -> str:
 
 def page(template: str, **context: Any) -> str:
     """Render a template: autoescaped; an undefined name is an error."""
+    return _environment().get_template(template).render(version=__version__, **context)
+
+
+@cache
+def _environment() -> Environment:
+    """With its compiled templates, which take longer than a report."""
     environment = Environment(
         loader=PackageLoader("mllm_tailor.reporting", "templates"),
         autoescape=True,
@@ -75,7 +82,7 @@ def page(template: str, **context: Any) -> str:
         "metric": sentences.title,
         "scores": sentences.score_pair,
     }
-    return environment.get_template(template).render(version=__version__, **context)
+    return environment
 
 
 def printable_lines(text: str) -> str:

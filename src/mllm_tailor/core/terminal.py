@@ -21,6 +21,8 @@ def printable(text: str) -> str:
     >>> printable("total\\x1b[31m\\n9.00")
     'total�[31m 9.00'
     """
+    if text.isprintable():
+        return text
     return "".join(
         " " if character in "\n\r\t" else "�" if unicodedata.category(character) in _UNPRINTABLE else character
         for character in text

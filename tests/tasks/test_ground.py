@@ -68,7 +68,7 @@ def test_a_box_that_is_none_names_the_row(tmp_path: Path, fields: dict[str, Any]
 
 
 def test_a_question_without_its_picture_or_phrase_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         ground.phrase(Sample("a", prompt="a cat", source="x:1"))
     with pytest.raises(DataError, match="no phrase"):
         ground.phrase(Sample("a", (draw(tmp_path / "a.png"),), source="x:1"))

@@ -225,7 +225,7 @@ def test_internvl_meta_reads_each_row_once_and_says_so(tmp_path: Path) -> None:
     dataset = read_samples(tmp_path, on_issue=faults.append)
     assert dataset.layout == "internvl" and len(dataset.samples) == 1
     assert dataset.samples[0].media[0].path == (tmp_path / "pictures/a.png").resolve()
-    assert any("repeat_time 3" in note for note in dataset.notes)
+    assert any("`repeat_time` 3" in note for note in dataset.notes)
     assert {fault.source.rpartition(":")[2] for fault in faults if fault.severity == "error"} == {"outside", "missing"}
 
 

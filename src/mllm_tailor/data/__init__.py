@@ -9,6 +9,7 @@ from mllm_tailor.data.mixture import mix, ranked, read_source, source_names
 from mllm_tailor.data.propose_recipe import propose_recipe, summarise
 from mllm_tailor.data.read import Dataset, list_issues, may_share_system, merged, read_samples, shared_system
 from mllm_tailor.data.split import split, split_dev
+from mllm_tailor.data.unread import check_declared
 from mllm_tailor.data.validate import FieldFacts, ValidationResult, exclusions, validate
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Dataset",
     "FieldFacts",
     "ValidationResult",
+    "check_declared",
     "detect",
     "exclusions",
     "find_shared",

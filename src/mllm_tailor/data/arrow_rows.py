@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _decoder(feature: Any) -> Decode | None:
     kind = feature.get("_type")
     if kind == "ClassLabel":
         names = [str(name) for name in feature.get("names") or ()]
-        return lambda value: names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+        return lambda value: _class_name(value, names)
     if kind == "Json":
         return _json_value
     if kind in ("Sequence", "List", "LargeList"):
@@ -108,6 +108,13 @@ def _decoder(feature: Any) -> Decode | None:
         decoders = {name: decode for name, part in feature.items() if (decode := _decoder(part)) is not None}
         return _over_struct(decoders) if decoders else None
     return None
+
+
+def _class_name(value: Any, names: Sequence[str]) -> Any:
+    """The name of a class by its number; None for -1, which `datasets` writes where there is no label."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    return names[value] if 0 <= value < len(names) else None if value == -1 else value
 
 
 def _json_value(value: Any) -> Any:

@@ -46,11 +46,13 @@ SPAN_COLUMNS = (
 OFFSET, DURATION = "offset", "duration"  # NeMo's way to name a span of a recording
 FILE_KEYS = frozenset({"path", "url", "file_name", "bytes", "detail", "width", "height"})
 TRAINED_COLUMNS = ("loss", "train")  # false: not learned and not scored
+WEIGHT_COLUMN = "weight"  # the same, in rows with a question; in other rows it may be a label
 # Columns that make something else of a row than a question and its answer.
 REFUSED_COLUMNS: Mapping[str, str] = {
     "tools": "tool calls are not supported: leave the row out, or write them into the texts",
     "functions": "tool calls are not supported: leave the row out, or write them into the texts",
     "reasoning_content": "write the reasoning into the answer, as <think>…</think>, or take it out",
+    "tool_calls": "tool calls are not supported: leave the row out, or write them into the texts",
 }
 
 
@@ -74,7 +76,8 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
     for name, fix in REFUSED_COLUMNS.items():
         if isinstance(values.get(name), (str, list)) and values[name]:
             raise reader.error(f"the key `{name}` is not read, but changes what is meant", fix)
-    if any(values.get(name) is False for name in TRAINED_COLUMNS):
+    asks = any(isinstance(values.get(name), str) for name in QUESTION_COLUMNS)
+    if any(values.get(name) is False for name in TRAINED_COLUMNS) or (asks and _not_trained(values)):
         problem = "is marked as not to be trained on: neither learned nor scored"
         yield DataIssue(source, problem, "leave it out, or take the mark away", None, "warning")
         return
@@ -110,6 +113,12 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
         )
 
 
+def _not_trained(values: Mapping[str, Any]) -> bool:
+    """Whether a row with a question gives its answer no weight, by a number or as text of a table."""
+    stated = (values.get(name) for name in (*TRAINED_COLUMNS, WEIGHT_COLUMN))
+    return any(str(value).strip().lower() in ("0", "0.0", "false") for value in stated if value is not None)
+
+
 def _labels(rest: dict[str, Any], source: str) -> Iterator[tuple[str, str | None, dict[str, Any], dict[str, Any]]]:
     """(question, answer, fields, extra) of each labelled item of a row."""
     extra = {name: rest.pop(name) for name in list(rest) if name in TECHNICAL_KEYS}
@@ -120,13 +129,19 @@ def _labels(rest: dict[str, Any], source: str) -> Iterator[tuple[str, str | None
     labels = rest.pop(column)
     if isinstance(labels, str):
         labels = _parse_label(labels, source, column)
-    parses = labels.get("gt_parses") or [labels.get("gt_parse", labels)]
-    for parse in parses:
+    wrapped = next((name for name in ("gt_parses", "gt_parse") if labels.get(name)), None)
+    parses = [labels] if wrapped is None else labels[wrapped]
+    beside = {} if wrapped is None else {name: value for name, value in labels.items() if name != wrapped}
+    outer_question, outer_answer = _conversation(rest)
+    for parse in parses if isinstance(parses, list) else [parses]:
         if not isinstance(parse, dict):
             raise DataError(f"{source}: `{column}` should hold an object, found {kind_of(parse)} — fix the label")
+        parse = dict(parse)
         question, answer = _conversation(parse)
-        outer_question, outer_answer = _conversation(rest)
-        yield question or outer_question, answer if answer is not None else outer_answer, parse, {**rest, **extra}
+        if question and outer_question and question != outer_question:
+            raise DataError(f"{source}: a question beside `{column}` and another in it — keep one")
+        answer = outer_answer if answer is None else answer
+        yield question or outer_question, answer, parse, {**beside, **rest, **extra}
 
 
 def _earlier(rest: dict[str, Any], reader: KeyReader) -> tuple[tuple[Turn, ...], str | None]:
@@ -260,6 +275,8 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
         unknown = sorted(set(map(str, value)) - FILE_KEYS)
         if unknown:
             raise DataError(f"{source}: the key `{unknown[0]}` of a file is not read — take it out of this row")
+        if isinstance(value.get("bytes"), (str, int, float, list)):
+            raise DataError(f"{source}: `bytes` of a file holds {kind_of(value['bytes'])} — store the file's bytes")
         if isinstance(value.get("bytes"), bytes):
             name = value.get("path")
             return [Media(_kind(str(name or ""), hint or "image", source), data=value["bytes"])]

@@ -9,7 +9,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Position, Role, Sample, Turn
-from mllm_tailor.data.columns import default_id, group_key, read_id
+from mllm_tailor.data.columns import SPLIT_COLUMNS, default_id, group_key, read_id
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
 
@@ -74,7 +74,7 @@ def conversation_samples(
     if identifier is None:
         identifier = default_id(tuple(media for message in messages for media in message.media), row.source)
     several = len(questions) > 1
-    split = row.values.get("split")
+    split = next((value for name in SPLIT_COLUMNS if isinstance(value := row.values.get(name), str) and value), None)
     system, rest = _system(messages)
     before = _Before()
     number = 0
@@ -95,7 +95,7 @@ def conversation_samples(
                 history=tuple(before.turns),
                 system=system,
                 group=group_key(row.values.get("group")) or (identifier if several else None),
-                split=split if isinstance(split, str) else row.split,
+                split=split or row.split,
                 source=row.source,
                 extra=extra or {},
                 positions=positions,

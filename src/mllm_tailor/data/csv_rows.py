@@ -29,7 +29,7 @@ class Dialect:
 
 def dialect_of(path: Path, *, delimiter: str = "", encoding: str = "") -> Dialect:
     """The column names, delimiter and encoding of a table; no names when it cannot be read."""
-    encoding = encoding or _encoding(path)
+    encoding = encoding or encoding_of(path)
     try:
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as stream:
             line = stream.readline(65_536)
@@ -40,7 +40,7 @@ def dialect_of(path: Path, *, delimiter: str = "", encoding: str = "") -> Dialec
         return Dialect((), ",", encoding)
 
 
-def _encoding(path: Path) -> str:
+def encoding_of(path: Path) -> str:
     """UTF-8 unless the file begins with the mark of UTF-16, or holds bytes that only Windows-1252 explains.
 
     A file with both valid UTF-8 beyond ASCII and invalid bytes is damaged UTF-8; its damaged rows are named later.
@@ -74,12 +74,16 @@ def csv_rows(path: Path, split: str | None = None, dialect: Dialect | None = Non
     """Every row of a table with a header; all values are text."""
     dialect = dialect or dialect_of(path)
     names = dialect.names
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    stated = [name for name in names if name]
+    if len(set(stated)) != len(stated):
+        twice = next(name for name in stated if stated.count(name) > 1)
         yield DataIssue(f"{path}:1", f"the column `{twice}` occurs twice", "rename one of them")
         return
     if dialect.encoding == "cp1252":
         yield DataIssue(f"{path}:1", "not UTF-8 text, read as Windows-1252", "save it as UTF-8", None, "warning")
+    if len(stated) != len(names):
+        problem = "a column without a name, such as pandas writes for its index, is not read"
+        yield DataIssue(f"{path}:1", problem, "give it a name to use it", None, "warning")
     csv.field_size_limit(MAX_LINE_BYTES)  # images embedded as base64 exceed the default
     with path.open(encoding=dialect.encoding, errors="surrogateescape", newline="") as stream:
         reader = csv.reader(_lines(stream), delimiter=dialect.delimiter, strict=True)
@@ -120,4 +124,4 @@ def _row(names: tuple[str, ...], values: list[str], source: str, split: str | No
         return DataIssue(source, problem, "put quotes around values that hold the delimiter")
     if any("\udc80" <= character <= "\udcff" for value in values if not value.isascii() for character in value):
         return DataIssue(source, "not UTF-8 text", "save the file as UTF-8")
-    return Row(source, dict(zip(names, values, strict=True)), split)
+    return Row(source, {name: value for name, value in zip(names, values, strict=True) if name}, split)

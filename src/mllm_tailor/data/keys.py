@@ -7,7 +7,7 @@ short list say nothing that a model could use. Every other key that holds someth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
@@ -18,13 +18,20 @@ TECHNICAL_KEYS = frozenset(
     {"group", "ocr", "width", "height", "frames", "fps", "sample_rate", "duration", "drawn"}
     | {"width_list", "height_list", "num_tiles"}
 )
+# Numbers, addresses and sizes of a row or file that say nothing about what it shows.
+NUMBERING_KEYS = frozenset(
+    {"questionId", "question_id", "docId", "ucsf_document_id", "ucsf_document_page_no", "data_split", "set_name"}
+    | {"image_width", "image_height", "flickr_original_url", "flickr_300k_url", "coco_url", "flickr_url", "image_url"}
+    | {"ocr_output_file", "sentids", "imgid", "cocoid", "img_id", "image_id", "filepath", "url", "license"}
+    | {"date_captured", "segment_id", "idx", "index", "supercategory"}
+)
+HARMLESS_KEYS = TECHNICAL_KEYS | NUMBERING_KEYS
 # Keys that change the meaning of a conversation, and what to do about each.
 REFUSED_IN_ROW: Mapping[str, str] = {
     "history": "write the earlier turns into the messages",
     "tools": "tool calls are not supported: leave the row out, or write them into the texts",
     "functions": "tool calls are not supported: leave the row out, or write them into the texts",
-    "chosen": "preference pairs are rows of their own: `messages`, or `conversations`, up to the question",
-    "rejected": "give the rejected reply as text, with the preferred one as the last answer",
+    "chosen": "this conversation ends in a reply: end it with the question, or leave `chosen` out",
     "query": "put the question into the messages, or leave `messages` out",
     "response": "put the answer into the messages, or leave `messages` out",
 }
@@ -41,6 +48,7 @@ REFUSED_IN_MESSAGE: Mapping[str, str] = {
     "refusal": "write it as the content, or take it out",
     "prefix": "replies that begin in the prompt are not supported: leave the row out",
 }
+TAKE_OUT = "take it out, or write it into the labels"
 
 
 class KeyReader:
@@ -93,6 +101,16 @@ class KeyReader:
         for key in self.unread():
             if key not in TECHNICAL_KEYS:
                 yield DataIssue(self.source, f"the key `{key}`{part} is not shown to the model", fix, None, "warning")
+
+
+def unread_keys(
+    values: Any, known: Collection[str], source: str, where: str = "", fix: str = TAKE_OUT
+) -> Iterator[DataIssue]:
+    """A warning for every key of an object that is not `known` and holds something; `where` names the object's kind."""
+    if isinstance(values, Mapping):
+        reader = KeyReader(values, source, where)
+        reader.skip(*known)
+        yield from reader.warnings(fix)
 
 
 def seconds_of(reader: KeyReader, begin: str, end: str) -> tuple[float, float] | None:

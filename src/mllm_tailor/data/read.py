@@ -13,6 +13,7 @@ from mllm_tailor.data.detect import detect, unread_files
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Folder, Layout
+from mllm_tailor.data.unused_files import unused_files
 from mllm_tailor.media.source import leads_inside
 
 SHOWN_FAULTS = 20
@@ -67,6 +68,7 @@ def read_samples(
         )
     samples, outside = without_links_out(folder, samples)
     faults += outside
+    faults += unused_files(folder, reader, samples, [*faults])
     faults = merged(faults)
     errors = [fault for fault in faults if fault.severity == "error"]
     if on_issue is not None:

@@ -15,6 +15,7 @@ from mllm_tailor.data.decode_check import Decoded, decode_all, look
 from mllm_tailor.data.formats import Pattern, is_amount, is_date, patterns
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.leaks import Labelled, find_duplicates, find_leaks, labelled
+from mllm_tailor.data.unread import unread_issues
 from mllm_tailor.tasks import Task
 
 # Control tokens of chat templates and vision towers: inside a label or question they would change the model's input
@@ -81,6 +82,7 @@ def validate(
         for part in (train, held_out)
     ]
     facts = [_field_facts(name, [*parts[0], *parts[1]]) for name in task.field_names]
+    found += unread_issues(samples, task, found)
     for fact in facts:
         found += _odd_values(fact, [*parts[0], *parts[1]])
     found += find_leaks(*parts)

@@ -14,6 +14,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import (
     DataIssue,
     ValidationResult,
+    check_declared,
     exclusions,
     mix,
     ranked,
@@ -119,6 +120,7 @@ def prepare(
     data, seed, task = run.recipe.data, run.recipe.seed, run.task
     issues: list[DataIssue] = []
     layout, train, held_out, corrected = read_splits(run, issues)
+    check_declared((*train, *held_out), task)
     check_columns(run.recipe.score_by, held_out)
     limited: list[Excluded] = []
     train = _limit(train, data.limit, seed, "data.limit", limited)
@@ -126,7 +128,8 @@ def prepare(
     validation = validate(train, held_out, task, faults=issues, decode=decode)
     sources = _read_sources(data, seed, task, held_out, limited, decode=decode)
     in_sources = (issue for source in sources for issue in source.issues)
-    validation = replace(validation, faults=(*validation.faults, *in_sources))
+    unused = _unused_pairs(run, train)
+    validation = replace(validation, faults=(*validation.faults, *in_sources, *unused))
     everyone = (*train, *held_out, *(sample for source in sources for sample in source.samples))
     rows = {sample.id: sample.source for sample in everyone}
     dropped = exclusions(validation) | {sample: reason for sample, reason in known.items() if sample in rows}
@@ -152,6 +155,16 @@ def prepare(
         corrected=corrected,
     )
     return splits, validation
+
+
+def _unused_pairs(run: ResolvedRun, train: Sequence[Sample]) -> list[DataIssue]:
+    """A warning for rejected replies of the rows that no objective of this run reads."""
+    stated = [sample for sample in train if sample.extra.get("rejected")]
+    if not stated or run.recipe.train.prefer is not None:
+        return []
+    problem = f"{len(stated):,} rows state a rejected reply, which is not read: only the preferred one is learned"
+    fix = "set train.prefer to learn from the pairs (best as a second stage), or leave it so"
+    return [DataIssue(stated[0].source, problem, fix, None, "warning")]
 
 
 def read_splits(

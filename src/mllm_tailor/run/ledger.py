@@ -81,6 +81,15 @@ def _corrections(splits: Splits, identifier: str) -> dict[str, object]:
     return {"corrected": fields} if fields else {}
 
 
+def _columns(sample: Sample) -> dict[str, object]:
+    """The plain values that the row states beside question and labels."""
+    return {
+        str(name): value
+        for name, value in sample.extra.items()
+        if isinstance(value, (str, int, float)) and value != "" and name != "rejected"
+    }
+
+
 def _row(sample: Sample | Conversation, split: str, length: Length, times: int) -> dict[str, object]:
     row = {
         "id": sample.id,
@@ -92,4 +101,6 @@ def _row(sample: Sample | Conversation, split: str, length: Length, times: int) 
         "supervised_tokens": length.supervised,
         "scale": round((length.tiled_pixels / length.pixels) ** 0.5, 3) if length.pixels else None,
     }
+    if columns := _columns(sample.sample if isinstance(sample, Conversation) else sample):
+        row["columns"] = columns
     return row if times == 1 else row | {"times": times}  # in an epoch

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from mllm_tailor.core.registry import Entry, Registry
-from mllm_tailor.tasks.base import ChoiceTask, ClassTask, DataDependentTask, FieldTask, RegionTask, Reply, Task
+from mllm_tailor.tasks.base import (
+    AccountingTask,
+    ChoiceTask,
+    ClassTask,
+    DataDependentTask,
+    DeclaringTask,
+    FieldTask,
+    RegionTask,
+    Reply,
+    Task,
+)
 from mllm_tailor.tasks.transcripts import READ_PROMPT, transcription_samples
 
 TASKS = Registry(
@@ -38,9 +48,11 @@ def open_task(name: str, settings: Any = None) -> Task:
 __all__ = [
     "READ_PROMPT",
     "TASKS",
+    "AccountingTask",
     "ChoiceTask",
     "ClassTask",
     "DataDependentTask",
+    "DeclaringTask",
     "FieldTask",
     "RegionTask",
     "Reply",

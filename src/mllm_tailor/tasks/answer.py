@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply, accepted
+from mllm_tailor.tasks.base import Reply, accepted, unread_parts
 
 
 class AnswerSettings(Settings):
@@ -38,6 +39,10 @@ class Answer:
     def labels(self, sample: Sample) -> dict[str, Any]:
         """The one field `answer`; a list where several answers count as right."""
         return {} if sample.answer is None else {"answer": accepted(sample, sample.answer.strip())}
+
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold."""
+        return unread_parts(sample, wording=self.settings.prompt)
 
     def schema(self) -> None:
         """Free text."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.sample import Sample
+
+UNFILLED: tuple[Any, ...] = (None, "", [], {})  # values of a field that state nothing
 
 
 def accepted(sample: Sample, text: str) -> str | list[str]:
@@ -17,6 +19,28 @@ def accepted(sample: Sample, text: str) -> str | list[str]:
     """
     answers = [words for answer in sample.answers if (words := " ".join(answer.split()))]
     return answers if set(answers) - {text} else text
+
+
+def unread_parts(
+    sample: Sample,
+    *,
+    fields: Collection[str] = (),
+    wording: str = "{question}",
+    answers: bool = True,
+    options: bool = False,
+) -> Iterator[str]:
+    """What a sample states and a task does not read: fields by name, and its question, options or answers.
+
+    `fields` are the fields that the task reads, `wording` its prompt, `answers` whether it learns the sample's answer,
+    `options` whether it shows the options.
+    """
+    yield from (f"`{name}`" for name, value in sample.fields.items() if name not in fields and value not in UNFILLED)
+    if sample.prompt.strip() and not any(part in wording for part in ("{question}", "{phrase}")):
+        yield "the question"
+    if sample.options and not options:
+        yield "the options"
+    if sample.answer not in (None, "", *map(str, sample.fields.values())) and not answers:
+        yield "the answer"
 
 
 @dataclass(frozen=True)
@@ -65,6 +89,24 @@ class ChoiceTask(Task, Protocol):
         Raises:
             DataError: naming the row, when the sample leaves nothing to choose from.
         """
+        ...
+
+
+@runtime_checkable
+class AccountingTask(Task, Protocol):
+    """A task that states what of a sample it does not read, so that a check can name it."""
+
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold: names of fields in backticks, or words for other parts."""
+        ...
+
+
+@runtime_checkable
+class DeclaringTask(Task, Protocol):
+    """A task whose settings declare fields of the data."""
+
+    def absent(self, samples: Iterable[Sample]) -> list[str]:
+        """The declared fields, inner ones as `menu.price`, that no sample has."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply, accepted
+from mllm_tailor.tasks.base import Reply, accepted, unread_parts
 
 
 class CaptionSettings(Settings):
@@ -41,6 +42,11 @@ class Caption:
         """The one field `caption`; a list where the data have several captions."""
         text = labelled_text(sample, self.settings.label)
         return {} if text is None else {"caption": accepted(sample, text)}
+
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold."""
+        label = self.settings.label
+        return unread_parts(sample, fields=(label,), wording=self.settings.prompt, answers=label not in sample.fields)
 
     def schema(self) -> None:
         """Free text."""

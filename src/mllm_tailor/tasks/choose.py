@@ -17,7 +17,7 @@ from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.base import Reply, unread_parts
 
 FIELD = "option"
 MANY = 20  # rows
@@ -123,6 +123,10 @@ class Choose:
                 "add `options` (a list of texts), or choose another task"
             )
         return ascii_uppercase[: len(sample.options)]
+
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold."""
+        return unread_parts(sample, wording=self.settings.prompt, options="{options}" in self.settings.prompt)
 
     def schema(self) -> None:
         """Free text: which letters there are is the sample's own affair."""

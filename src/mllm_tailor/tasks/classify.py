@@ -14,7 +14,7 @@ from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.strict_json import as_written
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.base import Reply, unread_parts
 from mllm_tailor.tasks.reply import read_object
 
 FIELD = "class"
@@ -115,6 +115,11 @@ class Classify:
         """The class, as written in the data."""
         label = sample.fields.get(self.settings.label, sample.answer)
         return None if label is None else _unwrapped(as_written(label))
+
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold."""
+        label = self.settings.label
+        return unread_parts(sample, fields=(label,), wording=self.settings.prompt, answers=label not in sample.fields)
 
     def schema(self) -> dict[str, Any]:
         """An object with one key, whose value is one of the classes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -15,7 +15,7 @@ from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.strict_json import as_written
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.base import UNFILLED, Reply, unread_parts
 from mllm_tailor.tasks.reply import read_object
 from mllm_tailor.tasks.values import DateOrder, format_amount, read_amount, read_date
 
@@ -181,6 +181,16 @@ class Extract:
             for name, spec in self.settings.fields.items()
         }
 
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold, inner fields as `menu.price`."""
+        yield from unread_parts(sample, fields=self.field_names, wording=self.settings.prompt, answers=False)
+        for name, spec in self.settings.fields.items():
+            yield from (f"`{inner}`" for inner in _unread_inside(sample.fields.get(name), spec, name))
+
+    def absent(self, samples: Iterable[Sample]) -> list[str]:
+        """The declared fields, inner ones as `menu.price`, that no sample has."""
+        return list(_absent(self.settings.fields, [sample.fields for sample in samples if sample.fields], ""))
+
     def schema(self) -> dict[str, Any]:
         """A closed object with every key required, in order."""
         return _object_schema(self.settings.fields)
@@ -196,6 +206,32 @@ class Extract:
             return reply
         specs = self.settings.fields
         return Reply(fields={name: _in_form(reply.fields[name], specs[name]) for name in specs if name in reply.fields})
+
+
+def _absent(fields: Mapping[str, FieldSpec], objects: Sequence[Mapping[str, Any]], prefix: str) -> Iterator[str]:
+    for name, spec in fields.items():
+        values = [entry[name] for entry in objects if name in entry]
+        if not values:
+            yield prefix + name
+            continue
+        inner = spec.items or spec.fields
+        cells = [cell for value in values for cell in (value if isinstance(value, list) else [value])]
+        entries = [cell for cell in cells if isinstance(cell, Mapping)]
+        if inner and entries:
+            yield from _absent(inner, entries, f"{prefix}{name}.")
+
+
+def _unread_inside(value: Any, spec: FieldSpec, name: str) -> Iterator[str]:
+    """The keys of objects in a value that its field does not declare."""
+    inner = spec.items or spec.fields
+    for entry in value if isinstance(value, list) else [value]:
+        if inner is None or not isinstance(entry, Mapping):
+            continue
+        for key, cell in entry.items():
+            if key in inner:
+                yield from _unread_inside(cell, inner[key], f"{name}.{key}")
+            elif cell not in UNFILLED:
+                yield f"{name}.{key}"
 
 
 def _kinds(fields: Mapping[str, FieldSpec], prefix: str = "") -> dict[str, str]:

@@ -7,7 +7,7 @@ of the image (Chen et al. 2024, arXiv 2410.16261, section 3.3), so that a box do
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -17,7 +17,7 @@ from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.media.open import image_size
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.base import Reply, unread_parts
 
 FIELD = "box"
 FULL = 1000  # width and height of the image
@@ -85,6 +85,11 @@ class Ground:
         if not images:
             raise DataError(f"{sample.source}: no image — add one, or leave the row out")
         return [FULL * value / size for value, size in zip(box, image_size(images[-1]) * 2, strict=True)]
+
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold."""
+        label = self.settings.label
+        return unread_parts(sample, fields=(label,), wording=self.settings.prompt, answers=label not in sample.fields)
 
     def schema(self) -> None:
         """None: replies are unconstrained."""

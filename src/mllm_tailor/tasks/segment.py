@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from mllm_tailor.core.errors import DataError, nearest
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.media.open import image_size
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.base import Reply, unread_parts
 from mllm_tailor.tasks.ground import FULL, phrase_of
 
 FIELD = "polygon"
@@ -93,6 +93,11 @@ class Segment:
             return 1.0, 1.0
         width, height = image_size([media for media in sample.media if media.kind == "image"][-1])
         return FULL / width, FULL / height
+
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold."""
+        label = self.settings.label
+        return unread_parts(sample, fields=(label,), wording=self.settings.prompt, answers=label not in sample.fields)
 
     def schema(self) -> None:
         """Free text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import Settings, validate
-from mllm_tailor.tasks.base import Reply
+from mllm_tailor.tasks.base import Reply, unread_parts
 from mllm_tailor.tasks.caption import labelled_text
 
 
@@ -38,6 +39,11 @@ class Transcribe:
         """The one field `text`."""
         text = labelled_text(sample, self.settings.label)
         return {} if text is None else {"text": text}
+
+    def unread(self, sample: Sample) -> Iterable[str]:
+        """What neither the question nor the labels hold."""
+        label = self.settings.label
+        return unread_parts(sample, fields=(label,), wording=self.settings.prompt, answers=label not in sample.fields)
 
     def schema(self) -> None:
         """Free text."""

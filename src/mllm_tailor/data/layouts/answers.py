@@ -14,17 +14,12 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.keys import NUMBERING_KEYS
 from mllm_tailor.data.layouts.base import Folder, Roots, adjusted, folder_layout, recognised
 from mllm_tailor.data.layouts.columns import file_columns, read_columns
 
 ANSWERS, CAPTIONS = ("answers",), ("captions", "sentences", "caption", "raw", "references")
 CHOSEN = "multiple_choice_answer"  # VQAv2's name of the answer to learn
-# Columns that number or locate a row and say nothing about what it shows; kept beside the sample.
-BESIDE = frozenset(
-    {"questionId", "question_id", "docId", "ucsf_document_id", "ucsf_document_page_no", "data_split", "set_name"}
-    | {"image_width", "image_height", "flickr_original_url", "flickr_300k_url", "coco_url", "flickr_url", "image_url"}
-    | {"ocr_output_file", "sentids", "imgid", "cocoid", "img_id", "filepath", "url", "license"}
-)
 
 
 def recognises(first: Mapping[str, Any]) -> bool:
@@ -46,7 +41,7 @@ def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | Data
         found = kind_of(row.values[name])
         raise DataError(f"{row.source}: `{name}` should be a list of texts, found {found} — correct this row")
     values = {key: value for key, value in row.values.items() if key not in (name, CHOSEN, "question")}
-    beside = {key: values.pop(key) for key in BESIDE & set(values) - set(file_columns(values))}
+    beside = {key: values.pop(key) for key in NUMBERING_KEYS & set(values) - set(file_columns(values))}
     learned = row.values.get(CHOSEN) or most_frequent(answers)
 
     def answered(sample: Sample) -> Sample:

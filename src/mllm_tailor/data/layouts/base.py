@@ -137,6 +137,8 @@ class Folder:
             return
         for folder in self._searched:
             names = [entry.name for entry in self.listing(folder) if entry.name.lower().endswith(suffix)]
+            if suffix == ".arrow":  # what `datasets` computed before from the same rows
+                names = [name for name in names if not name.startswith("cache-")]
             arrow = suffix == ".json" and ARROW_NOTES & set(names) and self._is_saved(folder)
             for name in names:
                 file = folder / name
@@ -196,12 +198,14 @@ class Folder:
 class Layout:
     """`detect` looks without reading everything; `read` yields samples, and issues for rows it cannot use.
 
-    `files` are the label files that `read` would read, where the layout reads files of rows.
+    `files` are the label files that `read` would read, where the layout reads files of rows; `beside` are names of
+    further files that it reads, with `*` for any characters.
     """
 
     detect: Callable[[Folder], bool]
     read: Callable[[Folder], Iterator[Sample | DataIssue]]
     files: Callable[[Folder], Iterable[LabelFile]] | None = None
+    beside: tuple[str, ...] = ()
 
 
 Recognises = Callable[[Mapping[str, Any]], bool]  # of the first row of a file
@@ -233,7 +237,9 @@ def recognised(recognises: Recognises, suffixes: tuple[str, ...] = ROW_SUFFIXES)
 
 
 def folder_layout(
-    files: Callable[[Folder], list[LabelFile]], samples: Callable[[Row, Folder, Roots], Iterable[Sample | DataIssue]]
+    files: Callable[[Folder], list[LabelFile]],
+    samples: Callable[[Row, Folder, Roots], Iterable[Sample | DataIssue]],
+    beside: tuple[str, ...] = (),
 ) -> Layout:
     """The layout of certain files of rows; how a row is read may depend on the files that lie in the folder."""
 
@@ -242,4 +248,4 @@ def folder_layout(
             roots = folder.roots(file.path)
             yield from build(file.rows(), lambda row, roots=roots: samples(row, folder, roots))  # type: ignore[misc]
 
-    return Layout(lambda folder: bool(files(folder)), read, files)
+    return Layout(lambda folder: bool(files(folder)), read, files, beside)

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import limited_lines
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import locate
+from mllm_tailor.data.csv_rows import encoding_of
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import split_of
 from mllm_tailor.data.layouts.answers import captioned
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
+from mllm_tailor.data.text_rows import text_lines
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import media_kind
 
@@ -36,7 +37,7 @@ def _files(folder: Folder) -> list[Path]:
 def _form(file: Path) -> tuple[str, int, int] | None:
     """(delimiter, column of the image, column of the caption); "#" for lines of `image#number`; None for others."""
     try:
-        with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        with file.open(encoding=encoding_of(file), errors="replace") as lines:
             first = lines.readline(LONGEST_LINE).rstrip("\r\n")
     except OSError:
         return None
@@ -76,34 +77,65 @@ def _lines(file: Path) -> Iterator[tuple[str, str, str] | DataIssue]:
     form = _form(file)
     assert form is not None, "only files of a known form are read"
     delimiter, image, text = form
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        text_lines = limited_lines(stream, file)
-        rows = _tokens(text_lines) if delimiter == "#" else _records(csv.reader(text_lines, delimiter=delimiter), file)
-        for number, row in enumerate(rows, 1):
-            if not any(row) or (number == 1 and delimiter != "#"):
-                continue
-            source = f"{file}:{number}"
-            if len(row) <= max(image, text):
-                yield DataIssue(source, "no caption in this line", "add it, or remove the line")
-                continue
-            caption = delimiter.join(row[text:]) if text == max(image, text) else row[text]
-            if not row[image].strip() or not caption.strip():
-                yield DataIssue(source, "no image or no caption in this line", "add it, or remove the line")
-                continue
-            yield source, row[image].strip(), " ".join(caption.split())
+    columns = 2 if delimiter == "#" else 0
+    for item in _records(file, delimiter):
+        if isinstance(item, DataIssue):
+            yield item
+            continue
+        source, row = item
+        if not columns:  # the header
+            columns = len(row)
+            continue
+        last = text == columns - 1  # only then a delimiter may stand in the caption
+        if len(row) <= max(image, text) or (len(row) > columns and not last):
+            problem = "no caption in this line" if len(row) <= max(image, text) else f"{len(row)} values in this line"
+            yield DataIssue(source, problem, "write an image and a caption, or remove the line")
+            continue
+        others = [cell for number, cell in enumerate(row[:columns]) if number not in (image, text)]
+        if not all(cell.strip().isdecimal() for cell in others if cell.strip()):
+            problem = f"{others} beside image and caption is not read"
+            yield DataIssue(source, problem, "number captions there, or take it out", None, "warning")
+        caption = delimiter.join(row[text:]) if last else row[text]
+        if not row[image].strip() or not caption.strip():
+            yield DataIssue(source, "no image or no caption in this line", "add it, or remove the line")
+            continue
+        yield source, row[image].strip(), " ".join(caption.split())
 
 
-def _records(rows: Iterator[list[str]], file: Path) -> Iterator[list[str]]:
-    try:
-        yield from rows
-    except csv.Error as error:
-        raise DataError(f"{file}: not a readable table ({error}) — correct its quotes") from None
+def _records(file: Path, delimiter: str) -> Iterator[tuple[str, list[str]] | DataIssue]:
+    """(source of its first line, values) of every record; a value in quotes may go over several lines."""
+    issues: list[DataIssue] = []
+    sources: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for line in text_lines(file):
+            if isinstance(line, DataIssue):
+                issues.append(line)
+            else:
+                sources.append(line.source)
+                yield f"{line.text}\n"
+
+    rows: Iterator[list[str]] = map(_tokens, texts()) if delimiter == "#" else csv.reader(texts(), delimiter=delimiter)
+    begin = 0
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            yield DataIssue(sources[-1], f"not a readable row ({error})", "correct its quotes or remove it")
+            begin = len(sources)
+            continue
+        yield sources[begin], row
+        begin = len(sources)
+        yield from issues
+        issues.clear()
+    yield from issues
 
 
-def _tokens(lines: Iterator[str]) -> Iterator[list[str]]:
-    for line in lines:
-        match = _TOKEN.fullmatch(line.rstrip("\r\n"))
-        yield [match["name"], match["caption"]] if match else [line.strip()]
+def _tokens(line: str) -> list[str]:
+    match = _TOKEN.fullmatch(line.rstrip("\n"))
+    return [match["name"], match["caption"]] if match else [line.strip()]
 
 
 def _label_files(folder: Folder) -> list[LabelFile]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.keys import REFUSED_IN_MESSAGE, REFUSED_IN_ROW, KeyReader
 from mllm_tailor.data.layouts.base import row_layout
 from mllm_tailor.data.objects import filled
+from mllm_tailor.data.preference import UNDESIRED, is_undesired, rejected_reply
 
 ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 BESIDE: Mapping[str, MediaKind] = {
@@ -39,26 +41,52 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
         DataError: naming the row.
     """
     reader = KeyReader(row.values, row.source)
-    messages = reader.get("messages")
-    if not isinstance(messages, list):
-        raise reader.error(f"`messages` should be a list, found {kind_of(messages)}", "correct this row")
+    messages = with_chosen(reader.get("messages"), "messages", reader)
     warnings: list[DataIssue] = []
     said = [
         _message(message, f"message {number}", roots, row.source, warnings)
         for number, message in enumerate(messages, 1)
     ]
-    yield from row_samples(said, reader, row, roots)
+    yield from row_samples(said, messages, reader, row, roots)
     yield from warnings
 
 
-def row_samples(said: list[Said], reader: KeyReader, row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue]:
+def with_chosen(messages: Any, name: str, reader: KeyReader) -> list[Any]:
+    """The messages of a row, with the preferred reply that `chosen` names after the question.
+
+    Raises:
+        DataError: naming the row, for anything but a list of messages.
+    """
+    if not isinstance(messages, list):
+        raise reader.error(f"`{name}` should be a list, found {kind_of(messages)}", "correct this row")
+    last = messages[-1] if messages else None
+    role = str(last.get("role", last.get("from"))) if isinstance(last, Mapping) else ""
+    if not isinstance(last, Mapping) or role not in ("user", "human") or (chosen := reader.get("chosen")) is None:
+        return messages
+    if isinstance(chosen, str):
+        chosen = {"role": "assistant", "content": chosen} if "role" in last else {"from": "gpt", "value": chosen}
+    return [*messages, *(chosen if isinstance(chosen, list) else [chosen])]
+
+
+def row_samples(
+    said: list[Said], messages: Sequence[Any], reader: KeyReader, row: Row, roots: tuple[Path, ...]
+) -> Iterator[Sample | DataIssue]:
     """The samples of a conversation and warnings for the keys of its row that are not read.
+
+    `messages` are those of the row, by which a rejected reply is found to answer the same conversation.
 
     Raises:
         DataError: naming the row.
     """
-    if isinstance(system := reader.get("system"), str) and system.strip():
+    if is_undesired(reader):
+        yield DataIssue(row.source, UNDESIRED, "leave it out, or pair it with a preferred reply", None, "warning")
+        return
+    system = reader.get("system")
+    if system is not None and not isinstance(system, str):
+        raise reader.error(f"`system` should be text, found {kind_of(system)}", "correct this row")
+    if system and system.strip():
         said = [Said("system", (system,)), *said]
+    rejected = rejected_reply(reader, messages[:-1])
     learned = learned_by(reader)
     if learned is False:
         said = [Said(message.role, message.parts, learned=False) for message in said]
@@ -70,9 +98,34 @@ def row_samples(said: list[Said], reader: KeyReader, row: Row, roots: tuple[Path
     reader.get("group")
     reader.skip(*SPLIT_COLUMNS)
     reader.refuse(REFUSED_IN_ROW)
-    extra = {name: value for name, value in row.values.items() if isinstance(value, (str, int, float)) and name != "id"}
-    yield from conversation_samples(said, files, row, extra)
+    beside_it = {"group", *reader.unread()}
+    extra = {
+        name: value for name, value in row.values.items() if name in beside_it and isinstance(value, (str, int, float))
+    }
+    items = list(conversation_samples(said, files, row, extra))
+    if rejected is not None:
+        items = with_rejected(items, rejected)
+    yield from items
     yield from reader.warnings(FIX_ROW)
+
+
+def with_rejected(items: list[Sample | DataIssue], rejected: str) -> list[Sample | DataIssue]:
+    """The items of a row with the rejected reply kept beside the sample of the last answer.
+
+    Only the preferred reply is learned, so the answers before it are its context.
+    """
+    samples = [item for item in items if isinstance(item, Sample)]
+    if not samples:
+        return items
+    last = samples[-1]
+    sample = replace(whole_row(last), extra={**last.extra, "rejected": rejected})
+    return [sample, *(item for item in items if isinstance(item, DataIssue))]
+
+
+def whole_row(last: Sample) -> Sample:
+    """The sample of a row's last answer under the row's own id, where no other sample of the row is kept."""
+    earlier = sum(turn.role == "user" for turn in last.history)
+    return replace(last, id=last.id.removesuffix(f"-{earlier + 1}")) if earlier else last
 
 
 def beside(reader: KeyReader, roots: tuple[Path, ...]) -> list[File]:

@@ -1,13 +1,15 @@
 """COCO: one JSON file with `images`, `annotations` and `categories`; captions, boxes or outlines.
 
 Annotations with a caption give one sample an image with all its captions; those with a segmentation (as polygons) or a
-`bbox` give one sample for each category of an image. Crowds and run-length masks are named and left out.
+`bbox` give one sample for each category of an image. Crowds are named and left out; an image with a run-length mask is
+refused.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mllm_tailor.data.columns import group_key, locate
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import objects_in, split_of
 from mllm_tailor.data.jsonl import kind_of
+from mllm_tailor.data.keys import unread_keys
 from mllm_tailor.data.layouts.answers import captioned
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots
 from mllm_tailor.data.layouts.regions import Region, region_samples, scaled, size_of
@@ -25,6 +28,9 @@ from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import media_kind
 
 FEWEST_NUMBERS = 6  # three corners of an outline
+FILE_KEYS = ("info", "licenses", "images", "annotations", "categories")
+CATEGORY_KEYS = ("id", "name", "supercategory")
+MARK_KEYS = ("id", "image_id", "category_id", "caption", "segmentation", "bbox", "area", "iscrowd")
 
 
 def _files(folder: Folder) -> list[LabelFile]:
@@ -53,12 +59,15 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
 def _read(content: Mapping[str, Any], file: LabelFile, folder: Folder) -> Iterator[Sample | DataIssue]:
     split = file.split or _split_in(file.path.stem)
     roots = folder.roots(file.path)
-    names = {
-        str(entry.get("id")): str(entry.get("name")) for entry in objects_in(content, "categories", str(file.path))
-    }
+    categories = objects_in(content, "categories", str(file.path))
+    names = {str(entry.get("id")): entry for entry in categories}
+    yield from unread_keys(content, FILE_KEYS, str(file.path))
+    for entry in categories:
+        yield from unread_keys(entry, CATEGORY_KEYS, f"{file.path}:categories", "category")
     annotations: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for annotation in objects_in(content, "annotations", str(file.path)):
+    for number, annotation in enumerate(objects_in(content, "annotations", str(file.path)), 1):
         annotations[str(annotation.get("image_id"))].append(annotation)
+        yield from unread_keys(annotation, MARK_KEYS, f"{file.path}:annotations:{number}", "annotation")
     for number, image in enumerate(objects_in(content, "images", str(file.path)), 1):
         source = f"{file.path}:images:{number}"
         marks = annotations.pop(str(image.get("id")), [])
@@ -93,35 +102,45 @@ def _base(image: Mapping[str, Any], roots: Roots, split: str | None, source: str
 
 
 def _samples(
-    base: Sample, image: Mapping[str, Any], marks: Sequence[Mapping[str, Any]], names: Mapping[str, str]
+    base: Sample, image: Mapping[str, Any], marks: Sequence[Mapping[str, Any]], names: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Sample | DataIssue]:
     captions = [str(mark["caption"]) for mark in marks if mark.get("caption")]
     if captions:
         yield captioned(base, captions)
+        if len(captions) < len(marks):
+            problem = f"{len(marks) - len(captions)} annotations beside the captions are left out"
+            yield DataIssue(base.source, problem, "keep captions and boxes in files of their own", None, "warning")
         return
     regions: list[Region] = []
     size = size_of(base.media, (image.get("width"), image.get("height")))
     for mark in marks:
-        label = names.get(str(mark.get("category_id")))
-        if label is None:
+        category = names.get(str(mark.get("category_id")))
+        label = None if category is None else str(category.get("name"))
+        if category is None or label is None:
             problem = f"an annotation has the category {mark.get('category_id')}, which is not in `categories`"
             yield DataIssue(base.source, problem, "add the category, or correct the annotation")
         elif mark.get("iscrowd"):
             problem = f"a crowd of `{label}` is left out"
             yield DataIssue(base.source, problem, "outline its members to use them", None, "warning")
         else:
-            regions += _regions(mark, label, size, base.source)
+            extra = {name: category[name] for name in ("supercategory",) if category.get(name)}
+            regions += [replace(region, extra=extra) for region in _regions(mark, label, size, base.source)]
     yield from region_samples(base, regions)
 
 
 def _regions(mark: Mapping[str, Any], label: str, size: tuple[float, float], source: str) -> Iterator[Region]:
     """The outlines of an annotation, else its box."""
     outlines = mark.get("segmentation")
+    if isinstance(outlines, Mapping):
+        raise DataError(
+            f"{source}: `{label}` is a mask in run lengths, which is not read — convert it to polygons, or take "
+            "`segmentation` out to learn the box"
+        )
     if isinstance(outlines, list) and outlines:
         for outline in outlines:
             if not isinstance(outline, list) or len(outline) < FEWEST_NUMBERS or len(outline) % 2:
                 raise DataError(f"{source}: an outline of `{label}` is not three points or more — correct it")
-            yield Region(label, scaled(zip(outline[::2], outline[1::2], strict=True), size, source))
+            yield Region(label, scaled(list(zip(outline[::2], outline[1::2], strict=True)), size, source))
         return
     box = mark.get("bbox")
     if not isinstance(box, list) or len(box) != 4:

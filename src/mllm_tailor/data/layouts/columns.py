@@ -11,7 +11,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import MEDIA_COLUMNS, media_columns, samples_of
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
-from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, folder_layout
+from mllm_tailor.data.layouts.base import ARROW_NOTES, Folder, LabelFile, Layout, folder_layout
 from mllm_tailor.media.source import media_kind
 
 FILE_COLUMNS = frozenset(name for group in MEDIA_COLUMNS for name in group)
@@ -106,7 +106,7 @@ def _layout(*suffixes: str) -> Layout:
         named = [file for file in label_files if file.path.stem.lower() == METADATA_STEM and file.first]
         return named or [file for file in label_files if _names_a_file(file) or _is_unreadable_arrow(file)]
 
-    return folder_layout(files, read_columns)
+    return folder_layout(files, read_columns, tuple(ARROW_NOTES) if ".arrow" in suffixes else ())
 
 
 def _is_unreadable_arrow(file: LabelFile) -> bool:

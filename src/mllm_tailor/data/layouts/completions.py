@@ -1,12 +1,12 @@
 """TRL's rows: `prompt` and `completion`, or `prompt`, `chosen` and `rejected`; each is text or a list of messages.
 
-Of a preference pair the chosen reply is learned; the rejected one is kept beside the sample (`extra["rejected"]`).
+Of a preference pair the chosen reply is learned; the rejected one is kept beside the sample (`extra["rejected"]`) for
+`train.prefer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
@@ -17,7 +17,7 @@ from mllm_tailor.data.layouts import chat
 from mllm_tailor.data.layouts.base import Roots, row_layout
 
 REPLIES = ("completion", "chosen")
-_KEYS = ("prompt", "completion", "chosen", "rejected")
+PROMPTS = ("prompt", "question", "query", "instruction")  # RLAIF-V and its relatives name it a question
 
 
 def recognises(first: Mapping[str, Any]) -> bool:
@@ -31,21 +31,17 @@ def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     Raises:
         DataError: naming the row.
     """
-    values = {name: value for name, value in row.values.items() if name not in _KEYS}
     reply = next((name for name in REPLIES if row.values.get(name) is not None), None)
     if reply is None:
         raise DataError(f"{row.source}: no `completion` and no `chosen` — add the reply to learn, or remove this row")
-    messages = [*_messages(row, "prompt", "user"), *_messages(row, reply, "assistant")]
+    prompt = next((name for name in PROMPTS if row.values.get(name) is not None), PROMPTS[0])
+    values = {name: value for name, value in row.values.items() if name not in (prompt, reply)}
+    messages = [*_messages(row, prompt, "user"), *_messages(row, reply, "assistant")]
     items = list(chat.samples_of(Row(row.source, values | {"messages": messages}, row.split), roots))
     yield from (item for item in items if isinstance(item, DataIssue))
     samples = [item for item in items if isinstance(item, Sample)]
-    if not samples:
-        return
-    sample = samples[-1]
-    rejected = _messages(row, "rejected", "assistant")
-    if rejected:
-        sample = replace(sample, extra={**sample.extra, "rejected": _text(rejected[-1], row.source)})
-    yield replace(sample, id=sample.id.removesuffix(f"-{len(sample.history) // 2 + 1}"))
+    if samples:
+        yield samples[-1] if "rejected" in samples[-1].extra else chat.whole_row(samples[-1])
 
 
 def _messages(row: Row, name: str, role: str) -> list[Any]:
@@ -60,15 +56,6 @@ def _messages(row: Row, name: str, role: str) -> list[Any]:
     if not isinstance(value, list):
         raise DataError(f"{row.source}: `{name}` should be text or messages, found {kind_of(value)} — correct this row")
     return value
-
-
-def _text(message: Any, source: str) -> str:
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if isinstance(content, list):
-        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
-    if not isinstance(content, str):
-        raise DataError(f"{source}: `rejected` holds no text — correct this row")
-    return content
 
 
 LAYOUT = row_layout(recognises, samples_of)

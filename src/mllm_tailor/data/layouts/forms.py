@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import MAX_LINE_BYTES, limited_lines, read_json, read_limited
+from mllm_tailor.core.io import MAX_LINE_BYTES, read_json, read_limited
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.json_rows import json_head, split_of
+from mllm_tailor.data.json_rows import json_head, objects_in, split_of
+from mllm_tailor.data.keys import unread_keys
 from mllm_tailor.data.layouts.base import Folder, Layout, Roots
+from mllm_tailor.data.text_rows import text_lines
 from mllm_tailor.media.open import pages_of
 
 ANNOTATIONS, IMAGES = "annotations", "images"
 CLASS_LIST = "class_list.txt"
+FORM_KEYS = ("id", "text", "box", "label", "linking", "words")
+RECEIPT_KEYS, MARK_KEYS = ("file_name", "height", "width", "annotations"), ("box", "text", "label")
 VALUE_ENDING, UNNAMED = "_value", ("Ignore", "Others")
 
 
@@ -52,7 +56,10 @@ def read_funsd(folder: Folder) -> Iterator[Sample | DataIssue]:
             try:
                 name = folder.with_suffix(file.stem, (path / IMAGES,)) or f"{file.stem}.png"
                 media = pages_of(locate(name, (path / IMAGES,), source), "image")
-                entries, words = _funsd_form(read_json(file), source)
+                content = read_json(file)
+                entries, words = _funsd_form(content, source)
+                yield from unread_keys(content, ("form",), source)
+                yield from _unread_items(content["form"], entries, source)
                 yield Sample(
                     file.stem, media, fields={"entries": entries}, split=split, source=source, extra={"ocr": words}
                 )
@@ -68,7 +75,8 @@ def _funsd_form(content: Any, source: str) -> tuple[list[dict[str, str]], list[d
     by_id = {item["id"]: item for item in form}
     answers: dict[Any, list[Any]] = defaultdict(list)
     for item in form:
-        for link in item.get("linking") or ():
+        links = item.get("linking")
+        for link in links if isinstance(links, list) else ():
             if isinstance(link, list) and len(link) == 2 and item["id"] == link[0] and link[1] in by_id:
                 answers[link[0]].append(link[1])
     entries = [
@@ -76,8 +84,36 @@ def _funsd_form(content: Any, source: str) -> tuple[list[dict[str, str]], list[d
         for item in form
         if item.get("label") == "question" and ((others := answers[item["id"]]) or True)
     ]
-    words = [word for item in form for word in item.get("words") or ()]
+    words = [word for item in form for word in objects_in(item, "words", source)]
     return entries, [{"quad": _corners(word.get("box"), source), "text": str(word.get("text"))} for word in words]
+
+
+def _unread_items(form: list[Any], entries: list[dict[str, str]], source: str) -> Iterator[DataIssue]:
+    """Warnings for keys of a form, and for its texts that are no question or answer and are read as `ocr` alone."""
+    used = {text for entry in entries for text in entry.values()}
+    known = [item["id"] for item in form]
+    for item in form:
+        yield from unread_keys(item, FORM_KEYS, source, "form item")
+        words = item.get("words")
+        for word in words if isinstance(words, list) else ():
+            yield from unread_keys(word, ("box", "text"), source, "word")
+        links = item.get("linking")
+        if any(
+            not _is_link(link, item["id"], known) for link in (links if isinstance(links, list) else [links]) if link
+        ):
+            problem = "a `linking` is no pair of this item and another one, and is left out"
+            yield DataIssue(source, problem, "correct the links", None, "warning")
+        stated = str(item.get("text") or "")
+        if stated and item.get("label") == "answer" and not any(stated in text for text in used):
+            problem = f"the answer {stated[:80]!r} is linked to no question, and is left out"
+            yield DataIssue(source, problem, "link it to its question", None, "warning")
+        elif stated and item.get("label") not in ("question", "answer"):
+            problem = f"texts of the class {item.get('label')!r} are not learned"
+            yield DataIssue(source, problem, "label them as question and answer to learn them", None, "warning")
+
+
+def _is_link(link: Any, own: Any, known: list[Any]) -> bool:
+    return isinstance(link, list) and len(link) == 2 and own in link and all(end in known for end in link)
 
 
 def _corners(box: Any, source: str) -> list[float]:
@@ -107,14 +143,16 @@ def read_wildreceipt(folder: Folder) -> Iterator[Sample | DataIssue]:
     names = {number: name for number, _, name in (line.strip().partition(" ") for line in lines if line.strip())}
     for file in _wildreceipt_lists(folder):
         roots = folder.roots(file)
-        with file.open(encoding="utf-8", errors="replace") as rows:
-            for number, row in enumerate(limited_lines(rows, file), 1):
-                source = f"{file}:{number}"
-                try:
-                    if row.strip():
-                        yield _receipt(_parse(row, source), names, roots, (source, split_of(file.stem)))
-                except DataError as error:
-                    yield DataIssue.of(error, source)
+        for line in text_lines(file):
+            if isinstance(line, DataIssue):
+                yield line
+                continue
+            try:
+                values = _parse(line.text, line.source)
+                yield _receipt(values, names, roots, (line.source, split_of(file.stem)))
+                yield from _unread_marks(values, names, line.source)
+            except DataError as error:
+                yield DataIssue.of(error, line.source)
 
 
 def _parse(text: str, source: str) -> Mapping[str, Any]:
@@ -146,5 +184,15 @@ def _receipt(row: Mapping[str, Any], names: Mapping[str, str], roots: Roots, whe
     return Sample(Path(row["file_name"]).stem, media, fields=fields, split=split, source=source, extra={"ocr": words})
 
 
+def _unread_marks(row: Mapping[str, Any], names: Mapping[str, str], source: str) -> Iterator[DataIssue]:
+    yield from unread_keys(row, RECEIPT_KEYS, source)
+    for mark in row["annotations"]:
+        yield from unread_keys(mark, MARK_KEYS, source, "annotation")
+        name = names[str(mark.get("label"))]
+        if not name.endswith(VALUE_ENDING) or name in UNNAMED:
+            problem = f"texts of the class `{name}` are not learned"
+            yield DataIssue(source, problem, f"only classes that end in {VALUE_ENDING} are fields", None, "warning")
+
+
 FUNSD = Layout(lambda folder: bool(_funsd_folders(folder)), read_funsd)
-WILDRECEIPT = Layout(lambda folder: bool(_wildreceipt_lists(folder)), read_wildreceipt)
+WILDRECEIPT = Layout(lambda folder: bool(_wildreceipt_lists(folder)), read_wildreceipt, beside=(CLASS_LIST,))

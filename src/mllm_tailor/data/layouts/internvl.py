@@ -11,9 +11,12 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import build, jsonl_rows
+from mllm_tailor.data.keys import unread_keys
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
 from mllm_tailor.data.layouts.llava import samples_of
 from mllm_tailor.media.source import inside
+
+SET_KEYS = ("root", "annotation", "repeat_time", "length", "data_augment")
 
 
 def _files(folder: Folder) -> list[LabelFile]:
@@ -48,9 +51,12 @@ def _read_set(file: Path, name: str, entry: dict[str, Any]) -> Iterator[Sample |
     except DataError as error:
         yield DataIssue.of(error, source)
         return
+    yield from unread_keys(entry, SET_KEYS, source, "set", "set the same in the recipe, or take it out")
     if entry.get("repeat_time", 1) != 1:
         repeat = entry["repeat_time"]
-        yield DataIssue(source, f"repeat_time {repeat} is not applied", "every row is read once", severity="warning")
+        yield DataIssue(source, f"`repeat_time` {repeat} is not applied", "every row is read once", severity="warning")
+    if entry.get("data_augment"):
+        yield DataIssue(source, "`data_augment` is not applied", "set train.augment", severity="warning")
     yield from build(jsonl_rows(annotation), lambda row: samples_of(row, (root,)))
 
 
@@ -78,4 +84,11 @@ def _text(entry: dict[str, Any], key: str, source: str) -> str:
     return value or "."
 
 
-LAYOUT = Layout(detect, read)
+def _all_files(folder: Folder) -> list[LabelFile]:
+    """The meta files and the files of rows beside them that they name."""
+    metas = _files(folder)
+    named = [(meta.path.parent / str(entry["annotation"])) for meta in metas for entry in meta.first.values()]
+    return [*metas, *map(LabelFile, named)]
+
+
+LAYOUT = Layout(detect, read, _all_files)

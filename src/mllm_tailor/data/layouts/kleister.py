@@ -10,6 +10,7 @@ from typing import IO
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.strict_json import is_text
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import split_of
@@ -39,7 +40,7 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     for inputs, expected in _splits(folder):
         split = split_of(inputs.parent.name)
         try:
-            with _opened(inputs) as names, expected.open(encoding="utf-8", errors="replace") as labels:
+            with _opened(inputs) as names, expected.open(encoding="utf-8", errors="surrogateescape") as labels:
                 for number, (line, label) in enumerate(zip_longest(_lines(names), _lines(labels)), 1):
                     source = f"{expected}:{number}"
                     if line is None or label is None:
@@ -52,8 +53,8 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
 
 def _opened(path: Path) -> IO[str]:
     if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8", errors="replace")
-    return path.open(encoding="utf-8", errors="replace")
+        return lzma.open(path, "rt", encoding="utf-8", errors="surrogateescape")
+    return path.open(encoding="utf-8", errors="surrogateescape")
 
 
 def _lines(file: IO[str]) -> Iterator[str]:
@@ -65,6 +66,8 @@ def _sample(folder: Folder, name: str, label: str, where: tuple[str, str | None]
     source, split = where
     fields: dict[str, str] = {}
     try:
+        if not (is_text(name) and is_text(label)):
+            raise DataError(f"{source}: not UTF-8 text — save the file as UTF-8")
         for pair in label.split():
             key, equals, value = pair.partition("=")
             if not equals:
@@ -77,4 +80,4 @@ def _sample(folder: Folder, name: str, label: str, where: tuple[str, str | None]
     return Sample(Path(name).stem, media, fields=fields, split=split, source=source)
 
 
-LAYOUT = Layout(lambda folder: bool(_splits(folder)), read)
+LAYOUT = Layout(lambda folder: bool(_splits(folder)), read, beside=INPUTS)

@@ -15,6 +15,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.keys import KeyReader, unread_keys
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots, recognised
 from mllm_tailor.data.layouts.columns import read_columns
 from mllm_tailor.data.layouts.regions import Region, region_samples, scaled
@@ -24,10 +25,22 @@ MIN_KEYS = frozenset({"annotator", "annotation_id", "created_at", "updated_at", 
 TASK_KEYS = frozenset(
     {"id", "data", "annotations", "predictions", "drafts", "file_upload", "meta", "inner_id", "project", "updated_by"}
     | {"total_annotations", "cancelled_annotations", "total_predictions", "comment_count", "unresolved_comment_count"}
-    | {"last_comment_updated_at", "comment_authors", "created_at", "updated_at", "completed_at"}
+    | {"completions", "last_comment_updated_at", "comment_authors", "created_at", "updated_at", "completed_at"}
 )
+ANNOTATION_KEYS = frozenset(
+    {"id", "completed_by", "result", "was_cancelled", "ground_truth", "created_at", "updated_at", "draft_created_at"}
+    | {"lead_time", "prediction", "result_count", "unique_id", "import_id", "last_action", "bulk_created", "task"}
+    | {"project", "updated_by", "parent_prediction", "parent_annotation", "last_created_by"}
+)
+RESULT_KEYS = frozenset(
+    {"id", "from_name", "to_name", "type", "value", "origin", "original_width", "original_height", "image_rotation"}
+    | {"score", "readonly", "hidden", "parentID"}
+)
+VALUE_KEYS = frozenset({"x", "y", "width", "height", "rotation", "points", "text", "closed"})
+FIX = "leave it out of the export, or write it into a control"
 _UPLOAD = re.compile(r"^/?(?:data/)?(?:upload/(?:\d+/)?(?:[0-9a-f]{6,}-)?|local-files/\?d=)")
 _REGIONS = ("rectanglelabels", "polygonlabels", "labels")
+_SHAPES = ("rectangle", "polygon")  # drawn, and labelled by a result of the same id
 
 
 def _is_task(first: Mapping[str, Any]) -> bool:
@@ -59,6 +72,8 @@ def _read_file(file: LabelFile, folder: Folder) -> Iterator[Sample | DataIssue]:
             if task is None:
                 yield DataIssue(row.source, "not annotated", "annotate the task, or leave it out", None, "warning")
                 continue
+            if "data" in row.values:
+                yield from _unread(row.values, row.source)
             yield from _samples(row, *task, folder, roots)
         except DataError as error:
             yield DataIssue.of(error, row.source)
@@ -91,28 +106,61 @@ def _task(task: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[Re
     annotations = task.get("annotations", task.get("completions"))
     if not isinstance(annotations, list) or not isinstance(task.get("data"), Mapping):
         raise DataError(f"{source}: `annotations` should be a list, found {kind_of(annotations)} — export it again")
-    done = [entry for entry in annotations if isinstance(entry, Mapping) and not entry.get("was_cancelled")]
-    done.sort(key=lambda entry: not entry.get("ground_truth"))
-    if not done or not done[0].get("result"):
+    done = _done(task)
+    results = done[0].get("result") if done else None
+    if not results:
         return None
-    values = {"id": task.get("id"), **task["data"]}
-    regions: list[Region] = []
-    results = done[0]["result"]
     if not isinstance(results, list) or not all(isinstance(result, Mapping) for result in results):
-        raise DataError(f"{source}: `result` should be a list of objects, found {kind_of(results)} — export it again")
+        raise DataError(f"{source}: `result` should be a list of objects — export it again")
+    labels: dict[str, Any] = {}
+    regions: list[Region] = []
+    labelled = {result.get("id") for result in results if result.get("type") in _REGIONS}
     for result in results:
-        _add(result, values, regions, source)
-    return values, regions
+        if result.get("type") not in _SHAPES or result.get("id") not in labelled:  # the label repeats the shape
+            _add(result, labels, regions, source)
+    return {"id": task.get("id"), **task["data"], **labels}, regions
+
+
+def _done(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The annotations of a task that were not cancelled, those marked as ground truth first."""
+    annotations = task.get("annotations", task.get("completions"))
+    stated = annotations if isinstance(annotations, list) else []
+    done = [entry for entry in stated if isinstance(entry, Mapping) and not entry.get("was_cancelled")]
+    return sorted(done, key=lambda entry: not entry.get("ground_truth"))
+
+
+def _unread(task: Mapping[str, Any], source: str) -> Iterator[DataIssue]:
+    """Warnings for what a task of the JSON export states and no reader uses."""
+    yield from unread_keys(task, TASK_KEYS, source, "task", FIX)
+    done = _done(task)
+    for annotation in done:
+        yield from unread_keys(annotation, ANNOTATION_KEYS, source, "annotation", FIX)
+    results = done[0].get("result") if done else ()
+    for result in results if isinstance(results, list) else ():
+        yield from unread_keys(result, RESULT_KEYS, source, "result", FIX)
+        if isinstance(result, Mapping):
+            known = {*VALUE_KEYS, *_REGIONS, str(result.get("type"))}
+            yield from unread_keys(result.get("value"), known, source, "result's value", FIX)
+            name = str(result.get("from_name"))
+            if name in task["data"] and result.get("type") not in (*_REGIONS, *_SHAPES):
+                problem = f"`{name}` is a column of the task and a control; the control's value is read"
+                yield DataIssue(source, problem, "rename the control to keep both", None, "warning")
+    if len(done) > 1:
+        problem = f"{len(done)} annotations, of which the first (or the one marked as ground truth) is read"
+        yield DataIssue(source, problem, "export the annotation that is right", None, "warning")
 
 
 def _add(result: Mapping[str, Any], values: dict[str, Any], regions: list[Region], source: str) -> None:
     """Adds what one control says to the columns or the regions."""
     kind, value = result.get("type"), result.get("value")
     name = str(result.get("from_name"))
+    if result.get("image_rotation"):
+        raise DataError(f"{source}: the image was turned while it was labelled — turn the file, and export it again")
+    if kind == "relation":
+        raise DataError(f"{source}: a relation between regions is not read — take the relations out of the export")
     if not isinstance(value, Mapping) or not isinstance(kind, str):
-        if kind != "relation":
-            raise DataError(f"{source}: a result of `{name}` has no value — export it again")
-        return
+        raise DataError(f"{source}: a result of `{name}` has no value — export it again")
+    _refuse_span(name, value, source)
     if kind in _REGIONS and ({"x", "y", "width", "height"} <= set(value) or "points" in value):
         regions += _regions(value, source)
         return
@@ -124,7 +172,17 @@ def _add(result: Mapping[str, Any], values: dict[str, Any], regions: list[Region
     if isinstance(stated, list):
         flat = [" > ".join(map(str, item)) if isinstance(item, list) else str(item) for item in stated]
         stated = "\n".join(flat) if kind == "textarea" else ", ".join(flat)
+    if name in values and kind != "textarea" and values[name] != stated:
+        raise DataError(f"{source}: `{name}` has the values {values[name]!r} and {stated!r} — keep one a task")
     values[name] = f"{values[name]}\n{stated}" if name in values and kind == "textarea" else stated
+
+
+def _refuse_span(name: str, value: Mapping[str, Any], source: str) -> None:
+    if {"start", "end"} <= set(value):
+        raise DataError(
+            f"{source}: `{name}` labels a span from {value['start']} to {value['end']}, which is not read — make a row "
+            "of each span, with `start` and `end`"
+        )
 
 
 def _regions(value: Mapping[str, Any], source: str) -> Iterator[Region]:
@@ -151,6 +209,10 @@ def _flat(row: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[Reg
             continue
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             for item in value:
+                _refuse_span(name, item, source)
+                unread = KeyReader(item, source, f"`{name}`")
+                unread.skip(*VALUE_KEYS, *_REGIONS, "original_width", "original_height")
+                unread.refuse(dict.fromkeys(unread.unread(), "leave it out of the export"))
                 regions += _regions(item, source)
         elif isinstance(value, Mapping) and isinstance(value.get("choices"), list):
             values[name] = ", ".join(map(str, value["choices"]))

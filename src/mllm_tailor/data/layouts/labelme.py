@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
@@ -12,12 +13,15 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import kind_of
+from mllm_tailor.data.keys import unread_keys
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots
 from mllm_tailor.data.layouts.regions import Region, region_samples, scaled, size_of
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, media_kind
 
 CIRCLE_CORNERS = 24  # of the outline that stands for a circle
+FILE_KEYS = ("version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth")
+SHAPE_KEYS = ("label", "points", "group_id", "shape_type", "flags", "description")
 OUTLINES = ("polygon", "rectangle", "circle")
 
 
@@ -39,6 +43,10 @@ def _samples(content: Any, file: LabelFile, roots: Roots, source: str) -> Iterat
     shapes, flags = content.get("shapes"), content.get("flags") or {}
     if not isinstance(shapes, list) or not isinstance(flags, Mapping):
         raise DataError(f"{source}: `shapes` should be a list, found {kind_of(shapes)} — correct the file")
+    yield from unread_keys(content, FILE_KEYS, source)
+    for shape in shapes:
+        yield from unread_keys(shape, SHAPE_KEYS, source, "shape")
+    raised = _raised(flags)
     base = Sample(file.path.stem, _media(content, roots, source), split=file.split, source=source)
     size = size_of(base.media, (content.get("imageWidth"), content.get("imageHeight")))
     regions: list[Region] = []
@@ -49,12 +57,16 @@ def _samples(content: Any, file: LabelFile, roots: Roots, source: str) -> Iterat
         else:
             problem = f"a shape of the type {kind!r} is left out"
             yield DataIssue(source, problem, f"outline it ({', '.join(OUTLINES)}) to use it", None, "warning")
-    raised = [str(name) for name, value in flags.items() if value]
     if raised and not regions:
-        yield Sample(base.id, base.media, fields={"label": ", ".join(raised)}, split=base.split, source=source)
+        yield replace(base, fields={"label": raised})
     elif not regions:
         yield DataIssue(source, "neither a shape nor a flag", "label it, or remove the file")
-    yield from region_samples(base, regions)
+    yield from region_samples(replace(base, extra={"flags": raised}) if raised else base, regions)
+
+
+def _raised(flags: Any) -> str:
+    """The flags of an image or shape that are set."""
+    return ", ".join(str(name) for name, value in flags.items() if value) if isinstance(flags, Mapping) else ""
 
 
 def _media(content: Mapping[str, Any], roots: Roots, source: str) -> tuple[Media, ...]:
@@ -77,7 +89,9 @@ def _region(shape: Mapping[str, Any], kind: str, size: tuple[float, float], sour
         points = _circle(points, source)
     if kind == "rectangle" and len(points) == 4:  # since labelme 5.5: all four corners
         points = [points[0], points[2]]
-    extra = {"description": shape["description"]} if shape.get("description") else {}
+    stated = {"description": shape.get("description"), "group_id": shape.get("group_id")}
+    stated["shape_flags"] = _raised(shape.get("flags"))
+    extra = {name: value for name, value in stated.items() if value not in (None, "")}
     return Region(label, scaled(points, size, source), extra)
 
 

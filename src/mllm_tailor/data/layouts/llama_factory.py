@@ -11,6 +11,7 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build, kind_of
+from mllm_tailor.data.keys import unread_keys
 from mllm_tailor.data.layouts import chat, completions, query_response
 from mllm_tailor.data.layouts.base import ROW_SUFFIXES, Folder, LabelFile, Layout, Roots
 from mllm_tailor.media.source import inside
@@ -18,6 +19,9 @@ from mllm_tailor.media.source import inside
 INFO = "dataset_info.json"
 LOCAL, REMOTE = "file_name", ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 MEDIA = ("images", "videos", "audios")
+FORMATS = ("alpaca", "sharegpt")
+PAIR = ("chosen", "rejected", "kto_tag")
+ENTRY_KEYS = (LOCAL, "file_sha1", "formatting", "columns", "tags", "ranking", "split")
 # Columns and tags as LLaMA-Factory names them where an entry does not.
 ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 SHAREGPT = {"messages": "conversations", "system": "system", "tools": "tools"}
@@ -67,6 +71,11 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
                     source, "lies on a hub and is not fetched", "download it and name its file", None, "warning"
                 )
                 continue
+            if entry.get("formatting", "alpaca") not in FORMATS:
+                raise DataError(f"{source}: `formatting` is {entry['formatting']!r} — use {' or '.join(FORMATS)}")
+            yield from unread_keys(entry, ENTRY_KEYS, source, "set", "take it out, or select the rows beforehand")
+            yield from unread_keys(entry.get("columns"), (*ALPACA, *SHAREGPT, *MEDIA, *PAIR), source, "set's columns")
+            yield from unread_keys(entry.get("tags"), TAGS, source, "set's tags")
             for file in _files(folder, entry, source):
                 make = partial(_samples, entry=entry, roots=folder.roots(file.path))
                 yield from build(file.rows(), make)
@@ -89,10 +98,15 @@ def _samples(row: Row, *, entry: Mapping[str, Any], roots: Roots) -> Iterator[Sa
     """The samples of a row, its columns renamed to those of the layouts that it is read as."""
     columns, tags = _names(entry, "columns"), _names(entry, "tags")
     values = dict(row.values)
+    for name, column in columns.items():
+        if column not in values:
+            problem = f"no column `{column}`, which {INFO} names as `{name}`"
+            yield DataIssue(row.source, problem, f"correct {INFO}, or add it to the rows", None, "warning")
     media = {name: values.pop(columns.get(name, name)) for name in MEDIA if columns.get(name, name) in values}
     if entry.get("formatting", "alpaca") == "alpaca" and not isinstance(values.get(columns.get("messages", "")), list):
-        return _alpaca(row, values, media, columns, roots)
-    return _sharegpt(row, values, media, (columns, tags), roots)
+        yield from _alpaca(row, values, media, columns, roots)
+    else:
+        yield from _sharegpt(row, values, media, (columns, tags), roots)
 
 
 def _names(entry: Mapping[str, Any], key: str) -> dict[str, str]:
@@ -110,6 +124,7 @@ def _alpaca(
     if len(pair) == 2:
         turns["response"] = pair[0]
         values["rejected"] = pair[1]
+    values |= _undesired(values, columns)
     values |= media | turns | {"query": "\n".join(map(str, asked))}
     return query_response.samples_of(Row(row.source, values, row.split), roots)
 
@@ -129,6 +144,7 @@ def _sharegpt(
         found = kind_of(stated["messages"])
         raise DataError(f"{row.source}: `{columns.get('messages', 'conversations')}` should be a list, found {found}")
     messages += [_message(turn, tags, row.source) for turn in stated["messages"]]
+    values |= _undesired(values, columns)
     if stated["tools"]:
         values["tools"] = stated["tools"]
     if pair:
@@ -137,13 +153,27 @@ def _sharegpt(
     return chat.samples_of(Row(row.source, values | media | {"messages": messages}, row.split), roots)
 
 
+def _undesired(values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The mark of KTO rows under the name that conversation rows have for it; taken out of `values`."""
+    return {"label": values.pop(columns["kto_tag"], None)} if "kto_tag" in columns else {}
+
+
 def _message(turn: Any, tags: Mapping[str, str], source: str) -> dict[str, Any]:
     """A message in the words of chat rows."""
     roles = {tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system"}
     role = str(turn.get(tags["role_tag"])) if isinstance(turn, Mapping) else ""
     if role not in roles:
         raise DataError(f"{source}: a turn has the role {role!r}, none of {', '.join(roles)} — correct this row")
-    return {"role": roles[role], "content": turn.get(tags["content_tag"])}
+    others = {key: value for key, value in turn.items() if key not in (tags["role_tag"], tags["content_tag"])}
+    return {**others, "role": roles[role], "content": turn.get(tags["content_tag"])}
 
 
-LAYOUT = Layout(detect, read)
+def _all_files(folder: Folder) -> list[LabelFile]:
+    """`dataset_info.json` and the files that its sets name."""
+    entries = [entry for entry in _head(folder).values() if _is_entry(entry) and isinstance(entry.get(LOCAL), str)]
+    named = [folder.outer / entry[LOCAL] for entry in entries]
+    inner = [file for path in named if path.is_dir() for file in path.iterdir()]
+    return [LabelFile(path) for path in (folder.outer / INFO, *named, *inner)]
+
+
+LAYOUT = Layout(detect, read, _all_files)

@@ -9,10 +9,10 @@ from typing import Any
 from mllm_tailor.core.sample import Role, Sample
 from mllm_tailor.data.conversation import Said, parts_of
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.jsonl import Row, kind_of
+from mllm_tailor.data.jsonl import Row
 from mllm_tailor.data.keys import REFUSED_IN_MESSAGE, KeyReader
 from mllm_tailor.data.layouts.base import row_layout
-from mllm_tailor.data.layouts.chat import FIX_MESSAGE, learned_by, row_samples
+from mllm_tailor.data.layouts.chat import FIX_MESSAGE, learned_by, row_samples, with_chosen
 
 ROLES: Mapping[str, Role] = {
     "human": "user",
@@ -30,12 +30,10 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
         DataError: naming the row.
     """
     reader = KeyReader(row.values, row.source)
-    turns = reader.get("conversations")
-    if not isinstance(turns, list):
-        raise reader.error(f"`conversations` should be a list, found {kind_of(turns)}", "correct this row")
+    turns = with_chosen(reader.get("conversations"), "conversations", reader)
     warnings: list[DataIssue] = []
     said = [_turn(turn, f"turn {number}", row.source, warnings) for number, turn in enumerate(turns, 1)]
-    yield from row_samples(said, reader, row, roots)
+    yield from row_samples(said, turns, reader, row, roots)
     yield from warnings
 
 

@@ -73,6 +73,9 @@ def size_of(media: tuple[Media, ...], stated: tuple[Any, Any]) -> tuple[float, f
         DataError: naming the file.
     """
     width, height = stated
+    for value in stated:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise DataError(f"{media[0].describe()}: its label states the size {value!r} — correct it, or take it out")
     if isinstance(width, (int, float)) and isinstance(height, (int, float)) and width > 0 and height > 0:
         return float(width), float(height)
     return image_size(media[0])
@@ -104,5 +107,15 @@ def region_samples(base: Sample, regions: Sequence[Region]) -> Iterator[Sample |
             group=base.group,
             split=base.split,
             source=base.source,
-            extra={**base.extra, **group[0].extra},
+            extra={**base.extra, **_joined_extra(group)},
         )
+
+
+def _joined_extra(regions: Sequence[Region]) -> dict[str, Any]:
+    """What is known beside the regions of one label; values that differ are joined."""
+    values: dict[str, list[Any]] = {}
+    for region in regions:
+        for name, value in region.extra.items():
+            if value not in values.setdefault(name, []):
+                values[name].append(value)
+    return {name: found[0] if len(found) == 1 else "; ".join(map(str, found)) for name, found in values.items()}

@@ -123,4 +123,4 @@ def _metadata(folder: Path) -> tuple[dict[str, dict[str, Any]], list[DataIssue]]
     return beside, [row for row in rows if isinstance(row, DataIssue)]
 
 
-LAYOUT = Layout(detect, read)
+LAYOUT = Layout(detect, read, beside=("metadata.jsonl",))

@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import limited_lines
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import split_of
 from mllm_tailor.data.layouts.base import Folder, Layout, Roots
+from mllm_tailor.data.text_rows import text_lines
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import AUDIO_SUFFIXES
 
 LJSPEECH, WAVS = "metadata.csv", "wavs"
 TRANSCRIPTS = ".trans.txt"
+MOST_TEXTS = 2  # as printed and as spoken
 DEEPEST = 6  # LibriSpeech/dev-clean/speaker/chapter, and a folder around them
 
 
@@ -33,10 +34,15 @@ def detect_ljspeech(folder: Folder) -> bool:
 def read_ljspeech(folder: Folder) -> Iterator[Sample | DataIssue]:
     """One sample a line `name|text|normalised text`; the last text is learned."""
     file = folder.path / LJSPEECH
-    for source, line in _lines(file):
-        name, *texts = line.split("|")
-        if not texts:
-            yield DataIssue(source, "no text after a bar", "write `name|text`, or remove the line")
+    for line in text_lines(file):
+        if isinstance(line, DataIssue):
+            yield line
+            continue
+        source = line.source
+        name, *texts = line.text.split("|")
+        if not texts or len(texts) > MOST_TEXTS:
+            problem = "no text after a bar" if not texts else f"{len(texts)} texts, of which two are known"
+            yield DataIssue(source, problem, "write `name|text` or `name|text|text as spoken`, or remove the line")
             continue
         text = next((text for text in reversed(texts) if text.strip()), "")
         extra = {"written": texts[0]} if len(texts) > 1 else {}
@@ -67,9 +73,12 @@ def read_librispeech(folder: Folder) -> Iterator[Sample | DataIssue]:
     for file in _transcripts(folder):
         above = file.relative_to(folder.path).parts[:-1]
         split = next((split for part in above if (split := split_of(part))), None)
-        for source, line in _lines(file):
-            name, _, text = line.partition(" ")
-            yield _sample(name, text, source, folder, (file.parent,), split, {"speaker": name.split("-")[0]})
+        for line in text_lines(file):
+            if isinstance(line, DataIssue):
+                yield line
+                continue
+            name, _, text = line.text.partition(" ")
+            yield _sample(name, text, line.source, folder, (file.parent,), split, {"speaker": name.split("-")[0]})
 
 
 def _sample(
@@ -91,14 +100,6 @@ def _sample(
         source=source,
         extra=extra,
     )
-
-
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """(source, line) of every line that is not blank."""
-    with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        for number, line in enumerate(limited_lines(lines, file), 1):
-            if line.strip():
-                yield f"{file}:{number}", line.rstrip("\r\n")
 
 
 LJ_SPEECH = Layout(detect_ljspeech, read_ljspeech)

@@ -10,12 +10,15 @@ from mllm_tailor.core.io import read_json
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.json_rows import objects_in, split_of
+from mllm_tailor.data.json_rows import HEADER_KEYS, objects_in, split_of
+from mllm_tailor.data.keys import unread_keys
 from mllm_tailor.data.layouts.answers import CHOSEN, asked, most_frequent, texts_of
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots
 from mllm_tailor.media.open import pages_of
 
 QUESTION_KEYS = {"question_id", "question", "image_id"}
+ANSWER_KEYS = ("answer", "raw_answer", "answer_confidence", "answer_id")
+ANNOTATION_KEYS = ("question_id", "image_id", "answers", CHOSEN, "question_type", "answer_type")
 
 
 def _first(file: LabelFile, name: str) -> Mapping[str, Any]:
@@ -37,7 +40,9 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
     answers: dict[str, Mapping[str, Any]] = {}
     for file in _annotations(folder):
         try:
-            entries = objects_in(read_json(file.path), "annotations", str(file.path))
+            content = read_json(file.path)
+            entries = objects_in(content, "annotations", str(file.path))
+            yield from unread_keys(content, {"annotations", *HEADER_KEYS}, str(file.path))
             answers |= {str(entry.get("question_id")): entry for entry in entries}
         except DataError as error:
             yield DataIssue.of(error, str(file.path))
@@ -45,6 +50,7 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
         try:
             content = read_json(file.path)
             questions = objects_in(content, "questions", str(file.path))
+            yield from unread_keys(content, {"questions", "num_choices", *HEADER_KEYS}, str(file.path))
         except DataError as error:
             yield DataIssue.of(error, str(file.path))
             continue
@@ -55,6 +61,11 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
             source = f"{file.path}:questions:{number}"
             try:
                 annotation = answers.pop(str(question.get("question_id")), None)
+                yield from unread_keys(question, QUESTION_KEYS, source, "question")
+                yield from unread_keys(annotation, ANNOTATION_KEYS, source, "annotation")
+                stated = annotation.get("answers") if annotation is not None else None
+                for answer in stated if isinstance(stated, list) else ():
+                    yield from unread_keys(answer, ANSWER_KEYS, source, "answer")
                 yield _sample(question, annotation, (folder, roots, subset, split), source)
             except DataError as error:
                 yield DataIssue.of(error, source)
@@ -72,7 +83,7 @@ def _sample(
     if annotation is None:
         raise DataError(f"{source}: no annotation with its question_id — add the file of annotations, or remove it")
     number = question.get("image_id")
-    names = [f"COCO_{subset}_{number:012}" if isinstance(number, int) else "", str(number), str(number).rjust(12, "0")]
+    names = [f"COCO_{subset}_{number:012}" if isinstance(number, int) else "", str(number), str(number).zfill(12)]
     file = next((found for name in names if name and (found := folder.with_suffix(name, roots))), f"{names[1]}.jpg")
     answers = texts_of(annotation.get("answers")) or []
     sample = Sample(

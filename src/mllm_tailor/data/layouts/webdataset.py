@@ -117,7 +117,10 @@ def _add(data: bytes, name: str, suffix: str, values: dict[str, Any]) -> str | N
             stated = parse_json(text)
             values |= {STATED: stated} if isinstance(stated, dict) else {"label": stated}
         else:
-            values[TEXT_SUFFIXES.get(last, last or "text")] = text.strip()
+            name_of_text = TEXT_SUFFIXES.get(last, last or "text")
+            if name_of_text in values and values[name_of_text] != text.strip():
+                return f"a second `{name_of_text}` of this sample, which is not read"
+            values[name_of_text] = text.strip()
     except UnicodeDecodeError:
         return f"neither media nor UTF-8 text ({len(data)} bytes)"
     except (ValueError, json.JSONDecodeError) as error:

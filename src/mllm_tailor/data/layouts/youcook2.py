@@ -15,10 +15,12 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, build, kind_of
+from mllm_tailor.data.keys import unread_keys
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout
 from mllm_tailor.media.container import clock
 from mllm_tailor.media.source import VIDEO_SUFFIXES, inside
 
+ROW_KEYS, STEP_KEYS = ("video_id", "segments", "subset", "split"), ("segment", "sentence", "id")
 SUFFIXES = (".jsonl", ".jsonl.gz")
 FILMS = "videos"
 REMEMBERED = 3  # steps before the one asked for
@@ -47,9 +49,12 @@ def _steps(row: Row, folder: Path) -> Iterator[Sample | DataIssue]:
         raise DataError(f"{row.source}: `video_id` should be text, found {kind_of(identifier)} — fix this row")
     if not isinstance(segments, list) or not segments:
         raise DataError(f"{row.source}: `segments` should be a list of steps — fix this row")
+    yield from unread_keys(row.values, ROW_KEYS, row.source)
+    for segment in segments:
+        yield from unread_keys(segment, STEP_KEYS, row.source, "step")
     steps = [_step(segment, number, row.source) for number, segment in enumerate(segments, 1)]
     film = _film(folder, identifier, row.source)
-    split = row.values.get("subset")
+    split = row.values.get("subset", row.values.get("split"))
     for place, (span, sentence) in enumerate(steps):
         yield Sample(
             id=f"{identifier}-{place + 1}",

@@ -19,6 +19,7 @@ from mllm_tailor.run import execute as run_execute
 from mllm_tailor.run import new_files
 from mllm_tailor.run.check import CheckResult
 from mllm_tailor.run.events import RunEvent
+from mllm_tailor.run.options import Options
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 from mllm_tailor.scoring import Scores
 from mllm_tailor.scoring import score as score_rows
@@ -95,7 +96,7 @@ def tune(
         for callback in callbacks:
             callback(event)
 
-    options = run_execute.Options(exclude_faulty, fresh, accept_changes)
+    options = Options(exclude_faulty, fresh, accept_changes)
     folder = run_execute.execute(_recipe(recipe), options, notify)
     return Run(folder.path)
 

@@ -65,7 +65,7 @@ def _reading(value: Value, kind: str, name: str, prediction: Prediction) -> _Rea
     reply = prediction.fields.get(name)
     text = as_text(reply)
     key = "" if is_empty(reply) else normalise(typed_text(reply, kind), kind)
-    confidence = float(prediction.confidence.get(name, 0.0))
+    confidence = prediction.likelihood(name) or 0.0
     return _Reading(value, text, key == value.key, confidence, fuzz.ratio(key, value.key))
 
 

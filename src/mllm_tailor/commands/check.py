@@ -43,6 +43,8 @@ def _show_data(check: DataCheck) -> None:
         splits.add_row(split.name.replace("_", " "), str(split.samples), str(split.groups or "–"))
     show(splits)
     show(_power(check.power))
+    if check.calibration:
+        show(check.calibration)
     # many formats of one field are a sign of labels that disagree
     fields = Table(
         "Fields", "field", "filled", "empty", "distinct", "longest", "formats (count, example)", numbers=False
@@ -104,9 +106,13 @@ def _show_model(check: ModelCheck) -> None:
 def _show_cost(cost: CostEstimate) -> None:
     processes = f" in {cost.processes} processes" if cost.processes > 1 else ""
     vision = f", vision features {human_time(cost.vision_seconds)}" if cost.vision_seconds else ""
+    training = human_time(cost.training_seconds)
+    if cost.trainings > 1:
+        whole = human_time(cost.trainings * (cost.training_seconds + cost.vision_seconds))
+        training = f"{cost.trainings} trainings of {training} ({whole} in all)"
     show(
         ("Cost estimate", "bold"),
         f" for this machine, from one step: peak memory {human_bytes(cost.peak_bytes)}, "
-        f"training {human_time(cost.training_seconds)}{processes}{vision}, "
+        f"{training if cost.trainings > 1 else f'training {training}'}{processes}{vision}, "
         f"scoring base and tuned {human_time(cost.scoring_seconds)}",
     )

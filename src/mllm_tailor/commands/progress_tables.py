@@ -8,7 +8,7 @@ from mllm_tailor.commands.console import show, show_heading
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.reporting.tables import confusion_table, forgetting_tables, gain_table, score_table
 from mllm_tailor.run.epoch_summary import Share
-from mllm_tailor.run.events import EpochPlanned, RunEvent, RunScored, StageEnded, StageStarted
+from mllm_tailor.run.events import EpochPlanned, FoldStarted, RunEvent, RunScored, StageEnded, StageStarted
 from mllm_tailor.run.scores import RunScores
 from mllm_tailor.scoring import Forgetting
 from mllm_tailor.scoring.confusion import Confusion
@@ -20,6 +20,9 @@ def show_event(event: RunEvent) -> None:
     match event:
         case StageStarted(number, count, name):
             show_heading(f"Stage {number} of {count}: {name}")
+        case FoldStarted(number, count):
+            what = "the final model, on all samples" if number == count else f"fold {number}, scored by the other folds"
+            show_heading(f"Training {number} of {count}: {what}")
         case EpochPlanned(shares):
             show_epoch(shares)
         case RunScored(folder, scores):

@@ -7,7 +7,8 @@ from pathlib import Path
 from mllm_tailor.commands.console import show_json
 from mllm_tailor.commands.progress_tables import show_event
 from mllm_tailor.recipe import read_recipe
-from mllm_tailor.run.execute import Options, execute, report_again
+from mllm_tailor.run.execute import execute, report_again
+from mllm_tailor.run.options import Options
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 
 

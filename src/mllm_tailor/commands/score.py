@@ -19,9 +19,8 @@ from mllm_tailor.data.jsonl import jsonl_rows
 from mllm_tailor.reporting.sentences import between
 from mllm_tailor.reporting.tables import gain_table
 from mllm_tailor.run.data_record import read_held_out
-from mllm_tailor.run.resolve import resolve_here
+from mllm_tailor.run.resolve import field_kinds, resolve_here
 from mllm_tailor.run.run_dir import open_run, read_predictions, read_scores
-from mllm_tailor.run.scores import field_kinds
 from mllm_tailor.scoring import Gain, Scores, compare, score
 from mllm_tailor.scoring.referee import LabelledSet, match_predictions, read_labels
 

@@ -31,6 +31,8 @@ MIN_STEPS = 120  # optimizer steps below which a small set is better gone over m
 BATCH_SIZE = 16
 FRACTION = 0.1
 FEW_HELD_OUT = 50  # samples below which a gain of some points cannot be told from chance
+HANDFUL = 20  # samples below which cross-validation is proposed, which scores all samples
+FOLDS = 5
 
 
 def summarise(dataset: Dataset) -> list[dict[str, Any]]:
@@ -138,7 +140,10 @@ def _remark(guess: FieldGuess, total: int) -> str:
 
 
 def _held_out(samples: Sequence[Sample], proposal: Proposal) -> list[str]:
-    """The split that the data name, else whole groups, else a share; by class where classes are learned."""
+    """The split that the data name, else whole groups, else a share; by class where classes are learned.
+
+    Where a share would be too small for a verdict, folds.
+    """
     splits = Counter(sample.split for sample in samples if sample.split)
     named = next((name for wanted in HELD_OUT_NAMES for name in splits if name.lower() == wanted), None)
     group = _group_column(samples, proposal)
@@ -153,6 +158,12 @@ def _held_out(samples: Sequence[Sample], proposal: Proposal) -> list[str]:
             lines.append(f"  # stricter: {flow(by_group)} ({_shared(group)})")
         return [*lines, *_too_small(size)]
     size = max(1, round(FRACTION * len(samples)))
+    if size < HANDFUL and len(samples) >= FOLDS:
+        folds = {"folds": FOLDS} | {key: value for key, value in (by_group or share).items() if key != "fraction"}
+        return [
+            f"  held_out: {flow(folds)}  # {FOLDS + 1} trainings: each sample is scored once, by a model of the others",
+            f"  # quicker: {flow(by_group or share)}, but {size} held-out samples are too few for a verdict",
+        ]
     if by_group:
         return [f"  held_out: {flow(by_group)}  # {_shared(group)}", *_too_small(size)]
     return [f"  held_out: {flow(share)}  # samples kept for the final score", *_too_small(size)]
@@ -161,7 +172,10 @@ def _held_out(samples: Sequence[Sample], proposal: Proposal) -> list[str]:
 def _too_small(size: int) -> list[str]:
     if size >= FEW_HELD_OUT:
         return []
-    return [f"  # {size} held-out samples are too few for a verdict: a gain of a few points cannot be told from chance"]
+    return [
+        f"  # {size} held-out samples are too few for a verdict: a gain of a few points cannot be told from chance;",
+        f"  # held_out: {{folds: {FOLDS}}} scores every sample once, in {FOLDS + 1} trainings",
+    ]
 
 
 def _shared(group: str | None) -> str:

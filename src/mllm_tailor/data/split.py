@@ -30,6 +30,13 @@ def split(
         train, held = dataset.samples, _without_clashes(second, dataset.samples, held_out.folder)
         grouped = _grouped((*train, *held), held_out.group_by)
         parts = grouped[: len(train)], grouped[len(train) :]
+    elif held_out.folds is not None:
+        samples = _grouped(dataset.samples, held_out.group_by)
+        strata = _strata(samples, held_out.stratify_by, "stratify by")
+        folds = make_folds(samples, held_out.folds, f"{seed}:fold", strata)
+        if held_out.fold is None:  # the final model is trained on everything; each fold has a run of its own
+            return samples, ()
+        parts = _cut(samples, folds[held_out.fold - 1])
     elif held_out.column is not None:
         parts = _by_column(_grouped(dataset.samples, held_out.group_by), held_out, dataset)
     else:
@@ -81,6 +88,33 @@ def by_fraction(
     if not chosen:  # every unit is larger than what is wanted: the smallest comes nearest
         chosen.update(units[min(ranked, key=lambda unit: len(units[unit]))])
     return _cut(samples, chosen)
+
+
+def make_folds(
+    samples: Sequence[Sample], count: int, salt: str, strata: Mapping[str, str] | None = None
+) -> list[set[str]]:
+    """The ids of each fold. Whole units; folds of nearly equal size, with `strata` of nearly equal composition.
+
+    Raises:
+        DataError: when there are fewer units than folds.
+    """
+    units: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        units[split_unit(sample)].append(sample.id)
+    if len(units) < count:
+        raise DataError(f"data.held_out.folds: {count} folds need as many groups, and there are {len(units)}")
+
+    def order(unit: str) -> tuple[int, bytes]:
+        return -len(units[unit]), hashlib.sha256(f"{salt}:{unit}".encode(errors="replace")).digest()
+
+    folds: list[set[str]] = [set() for _ in range(count)]
+    held: list[Counter[str]] = [Counter() for _ in range(count)]
+    for unit in sorted(units, key=order):  # large units first, each to the fold that has least of its kind
+        kind = strata[units[unit][0]] if strata is not None else ""
+        chosen = min(range(count), key=lambda fold: (held[fold][kind], len(folds[fold])))
+        folds[chosen].update(units[unit])
+        held[chosen][kind] += len(units[unit])
+    return folds
 
 
 def _spread(ranked: Sequence[str], stratum: Mapping[str, str]) -> list[str]:

@@ -73,6 +73,10 @@ class ModelSpec(Settings):
 class HeldOut(Settings):
     """The samples that are not trained on and give the final score: exactly one of fraction, column, folder."""
 
+    folds: int | None = Field(
+        None, ge=2, le=50, description="cross-validation: each sample is scored once, by a model of the other folds"
+    )
+    fold: int | None = Field(None, ge=1, le=50, description="only this fold is held out (each fold's run states it)")
     fraction: float | None = Field(None, gt=0, lt=1, description="share of the samples")
     fixed: bool = Field(
         False,
@@ -88,13 +92,17 @@ class HeldOut(Settings):
 
     @model_validator(mode="after")
     def _one_way(self) -> HeldOut:
-        ways = [way for way in ("fraction", "column", "folder") if getattr(self, way) is not None]
+        ways = [way for way in ("fraction", "column", "folder", "folds") if getattr(self, way) is not None]
         if len(ways) != 1:
-            raise ValueError(f"say exactly one of fraction, column, folder (found {' and '.join(ways) or 'none'})")
+            raise ValueError(
+                f"set exactly one of fraction, column, folder, folds (found {' and '.join(ways) or 'none'})"
+            )
+        if self.fold is not None and self.fold > (self.folds or 0):
+            raise ValueError("`fold` is one of `folds`, counted from 1")
         if (self.column is None) != (self.value is None):
             raise ValueError("`column` and `value` belong together: column: split, value: dev")
-        if self.stratify_by is not None and (self.fraction is None or self.fixed):
-            raise ValueError("`stratify_by` belongs to `fraction`, without `fixed`")
+        if self.stratify_by is not None and (self.fixed or (self.fraction is None and self.folds is None)):
+            raise ValueError("`stratify_by` belongs to `fraction` or `folds`, without `fixed`")
         return self
 
 
@@ -268,6 +276,13 @@ class Predict(Settings):
     )
 
 
+class Accept(Settings):
+    """Which values need no eye: those above a threshold that keeps a promise (docs/confidence.md)."""
+
+    right: float = Field(ge=0.5, lt=1, description="share of the accepted values that are right, at least")
+    certainty: float = Field(0.95, ge=0.5, lt=1, description="probability with which the promise holds")
+
+
 class Stage(Settings):
     """One stage. It starts from the weights of the stage before; its settings replace those of the recipe.
 
@@ -303,6 +318,9 @@ class Recipe(Settings):
     predict: Predict = Field(Predict(), description="generation")
     score: list[str] = Field([], description="metrics; the first is the headline; default: those of the task")
     score_by: list[str] = Field([], description="fields or columns by which scores are broken down, such as speaker")
+    accept: Accept | None = Field(
+        None, description="values that need no eye, such as {right: 0.95}; needs a dev split or folds"
+    )
     output: str = Field("runs", description="folder in which the run folder is created")
     stages: list[Stage] = Field([], description="trainings in sequence, each from the merged weights of the one before")
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mllm_tailor import __version__
 from mllm_tailor.core.io import write_atomic
 from mllm_tailor.core.terminal import printable
-from mllm_tailor.reporting import charts, sentences
+from mllm_tailor.reporting import charts, confidence, sentences
 from mllm_tailor.reporting.cases import make_cases
 from mllm_tailor.reporting.report_data import WATCHED, ReportData
 from mllm_tailor.reporting.wrong_values import find_wrong_values, scores_csv
@@ -117,6 +117,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "loss": _loss_curve(data) if data.curves.loss else None,
         "watched": _watched_curves(data),
         "dev": _dev_curve(data) if data.curves.dev else None,
+        "confidence": _confidence(data),
         "cases": make_cases(data),
         "errors": _errors(data),
         "wrong": find_wrong_values(data),
@@ -157,10 +158,23 @@ def _of_field(data: ReportData, metric: str, field: str) -> Gain | None:
     return data.gains[metric].by_field.get(field) if metric in data.gains else None
 
 
+def _confidence(data: ReportData) -> dict[str, Any]:
+    whole = data.confidence.parts.get("all")
+    charts_of = (
+        {}
+        if whole is None
+        else {
+            "reliability": confidence.reliability_diagram(whole),
+            "risk": confidence.risk_curve(whole, data.confidence.promise),
+        }
+    )
+    return {"sentences": confidence.sentences(data.confidence), "rows": confidence.rows(data.confidence), **charts_of}
+
+
 def _against(data: ReportData, first: str, second: str) -> Gain:
     """The gain of the second system over the first in the headline metric."""
     groups = data.sample_groups or None
-    return gain(data.systems[first], data.systems[second], data.metric, groups=groups)
+    return gain(data.systems[first], data.systems[second], data.metric, groups=groups, folds=data.folds)
 
 
 def _loss_curve(data: ReportData) -> Markup:
@@ -222,7 +236,7 @@ def _groups(data: ReportData, subsets: Mapping[str, Sequence[int]], metric: str)
             for baseline in sentences.BASELINES
             if baseline in data.systems
         )
-        change = gain(base, tuned, metric, groups=groups)
+        change = gain(base, tuned, metric, groups=groups, folds=data.folds)
         yield GroupRow(GROUP_TITLES.get(name, name), len(indices), change, baselines)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mllm_tailor.core.sample import Prediction
+from mllm_tailor.scoring.accept import Promise
 from mllm_tailor.scoring.compare import Gain
+from mllm_tailor.scoring.reliability import Reliability
 from mllm_tailor.scoring.scores import Scores
 
 WATCHED = {  # what reward tuning logs of the replies it samples: title of the chart
@@ -53,6 +55,17 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class ConfidenceData:
+    """Confidences of the tuned model's values on samples that they were not fitted on."""
+
+    parts: Mapping[str, Reliability] = field(default_factory=dict)  # "all", "seen", "unseen", "field NAME"
+    promise: Promise | None = None
+    fitted_on: str = ""  # such as "552 values of 139 dev samples in 60 groups"
+    reason: str = ""  # why there is no calibration
+    cross_fitted: bool = False
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Plain values. Systems are named as in scores.json, such as `tuned_constrained` and `baseline_nearest`."""
 
@@ -75,6 +88,8 @@ class ReportData:
     curves: Curves = Curves()
     ledger: Sequence[LedgerLine] = ()
     costs: Sequence[Cost] = ()
+    confidence: ConfidenceData = field(default_factory=ConfidenceData)
+    folds: int = 1  # models that scored the samples; above 1 in cross-validation
     recipe: str = ""  # the resolved YAML
     environment: Mapping[str, Any] = field(default_factory=dict)
 

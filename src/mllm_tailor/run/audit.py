@@ -21,9 +21,8 @@ from mllm_tailor.media.source import is_pdf
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.cross_fit import CrossFit, cross_fit
 from mllm_tailor.run.dataset import read_splits
-from mllm_tailor.run.resolve import ResolvedRun, resolve
+from mllm_tailor.run.resolve import ResolvedRun, field_kinds, resolve
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions, read_scores
-from mllm_tailor.run.scores import field_kinds
 from mllm_tailor.scoring.referee import LabelledSet, match_predictions
 from mllm_tailor.tasks.transcripts import stated_text
 

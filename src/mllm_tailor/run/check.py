@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError, TailorError
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, ValidationResult, merged
 from mllm_tailor.models import Length, LoadedModel, encode
 from mllm_tailor.recipe import Recipe
+from mllm_tailor.run.calibrate import why_not
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import Splits, prepare, refusal
 from mllm_tailor.run.epoch_summary import Share, summarise_epoch
 from mllm_tailor.run.execute import resolve_stages
+from mllm_tailor.run.folds import fold_run, is_cross_validated
 from mllm_tailor.run.ledger import measure_all
 from mllm_tailor.run.limits import excluding, limit_warnings
 from mllm_tailor.run.pipeline import check_model
@@ -25,6 +28,7 @@ from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.run.stages import leaks_between
 from mllm_tailor.scoring import SamplesNeeded, samples_needed
+from mllm_tailor.scoring.accept import fewest_values
 
 SHOWN_SPANS = 3
 TRIED_TOKENS = 4  # of a reply, to see that samples of every modality can be predicted together
@@ -50,6 +54,7 @@ class DataCheck:
     validation: ValidationResult
     excludes: bool  # the recipe leaves faulty samples out instead of refusing them
     power: SamplesNeeded  # what a score on the held-out split can decide
+    calibration: str = ""  # why confidences will not be calibrated or nothing be accepted; empty where they can
 
     @property
     def ready(self) -> bool:
@@ -66,6 +71,7 @@ class DataCheck:
             "errors": [asdict(issue) for issue in self.validation.errors()],
             "warnings": [asdict(issue) for issue in self.validation.warnings()],
             "held_out_power": asdict(self.power),
+            "calibration": self.calibration,
         }
 
 
@@ -145,7 +151,7 @@ def check_in_steps(recipe: Recipe, *, decode: bool) -> Iterator[StageCheck]:
     Raises:
         TailorError: when the recipe, the data or the model cannot be read at all.
     """
-    runs = resolve_stages(recipe)
+    runs = [fold_run(run, 1) if is_cross_validated(run) else run for run in resolve_stages(recipe)]
     prepared = [prepare(run, exclude_faulty=True, decode=decode) for run in runs]
     leaks = leaks_between([(run, splits) for run, (splits, _) in zip(runs, prepared, strict=True)])
     for run, (splits, validation), issues in zip(runs, prepared, leaks, strict=True):
@@ -172,7 +178,32 @@ def _check_data(run: ResolvedRun, splits: Splits, validation: ValidationResult) 
         splits=(*sizes, SplitSize("excluded", len(splits.excluded), 0)),
         validation=validation,
         excludes=run.recipe.data.faulty == "exclude",
-        power=samples_needed([sample.group for sample in splits.held_out]),
+        power=samples_needed([sample.group for sample in _scored(run, splits)]),
+        calibration=_outlook(run, splits),
+    )
+
+
+def _scored(run: ResolvedRun, splits: Splits) -> Sequence[Sample]:
+    """The samples that the run is scored on: in cross-validation all."""
+    if run.recipe.data.held_out.folds is None:
+        return splits.held_out
+    return (*splits.train, *splits.dev, *splits.held_out)
+
+
+def _outlook(run: ResolvedRun, splits: Splits) -> str:
+    """Whether confidences can be calibrated, and the recipe's promise be shown, with so many samples."""
+    count = len(splits.dev) if run.recipe.data.held_out.folds is None else len(_scored(run, splits))
+    if reason := why_not(run, count):
+        return f"Confidences will not be calibrated: {reason}."
+    values, wanted = count * len(run.task.field_names), run.recipe.accept
+    if wanted is None:
+        return ""
+    fewest = fewest_values(wanted.right, wanted.certainty)
+    if values >= fewest:
+        return ""
+    return (
+        f"accept: {values} values to calibrate on cannot show that {wanted.right:.0%} are right, even without an "
+        f"error; it takes {fewest} — set a larger data.dev, or data.held_out={{folds: 5}}."
     )
 
 
@@ -189,11 +220,16 @@ def _check_model(run: ResolvedRun, splits: Splits) -> ModelCheck:
     spans = tuple(_spans(model, splits))
     scoring_seconds = _scoring_seconds(model, run, splits)
     del model  # the estimate opens it as it is trained
+    cost = estimate_cost(run, splits, scoring_seconds, lengths)
+    if (
+        folds := run.recipe.data.held_out.folds
+    ) is not None:  # each sample is scored once, and one more training is of all
+        cost = replace(cost, trainings=folds + 1, scoring_seconds=cost.scoring_seconds * folds)
     return ModelCheck(
         epoch=tuple(summarise_epoch(run.recipe.data.train, splits, lengths)),
         lengths={name: _count(lengths, name) for name in ("tokens", "tiles", "supervised")},
         spans=spans,
-        cost=estimate_cost(run, splits, scoring_seconds, lengths),
+        cost=cost,
         issues=tuple(merged(issues)),
     )
 

@@ -37,6 +37,7 @@ class CostEstimate:
     scoring_seconds: float  # of base and tuned model, in every decoding mode
     micro_batch_samples: int  # samples in the largest micro-batch
     processes: int = 1  # worker processes that train, each with its own model; `peak_bytes` is of all
+    trainings: int = 1  # of a whole run: in cross-validation one for each fold, and the final one
 
     def row(self) -> dict[str, Any]:
         """Plain values for cost_estimate.json."""

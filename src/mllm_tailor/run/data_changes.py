@@ -214,6 +214,7 @@ def discard(folder: RunFolder, changes: Sequence[Change]) -> None:
     gone += [path for path in predictions if path.stem.startswith("baseline_")]
     if any(change.split in LEARNED for change in changes):
         gone += [*_from_training(folder), folder.checkpoints, folder.cost_estimate, folder.log, folder.merged]
+        gone += [folder.dev, folder.calibration]
         gone += [folder.path / "cache", *sorted(folder.path.glob("merged-*"))]
         gone += [path for path in predictions if path.stem.startswith("tuned_")]
         if folder.codebook.is_file():  # the base model reads recordings by it

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,21 @@ class HeldOut:
 
 
 def write_held_out(run: RunFolder, task: Task, splits: Splits) -> None:
-    """Write held_out.jsonl and data.json. Media that came inside a row are kept as files of the run folder."""
+    """Write held_out.jsonl and data.json."""
+    write_labelled(run, run.held_out, task, splits.held_out)
+    mixed = (conversation.sample for conversation in splits.mixed_samples)
+    everyone = {
+        sample.id: sample for sample in (*splits.train, *splits.held_out, *mixed)
+    }  # folds score what they train on
+    drawn = sum(bool(sample.extra.get("drawn")) for sample in everyone.values())
+    facts = {"layout": splits.layout, "samples": len(everyone), "drawn": drawn, "own_systems": own_systems(splits)}
+    write_json(run.data, facts)
+
+
+def write_labelled(run: RunFolder, path: Path, task: Task, samples: Sequence[Sample]) -> None:
+    """Write samples with their labels; media that came inside a row are kept as files of the run folder."""
     rows = []
-    for sample in splits.held_out:
+    for sample in samples:
         kept = replace(sample, media=tuple(_as_file(media, run.inline_media) for media in sample.media))
         row = {
             "id": sample.id,
@@ -56,12 +68,7 @@ def write_held_out(run: RunFolder, task: Task, splits: Splits) -> None:
             "sample": plain(kept),
         }
         rows.append(row)
-    write_jsonl(run.held_out, rows)
-    mixed = (conversation.sample for conversation in splits.mixed_samples)
-    everyone = (*splits.train, *splits.held_out, *mixed)
-    drawn = sum(bool(sample.extra.get("drawn")) for sample in everyone)
-    facts = {"layout": splits.layout, "samples": len(everyone), "drawn": drawn, "own_systems": own_systems(splits)}
-    write_json(run.data, facts)
+    write_jsonl(path, rows)
 
 
 def own_systems(splits: Splits) -> int:
@@ -76,16 +83,25 @@ def read_held_out(run: RunFolder) -> HeldOut:
     Raises:
         RunError: when the file is missing or damaged.
     """
-    if not run.held_out.is_file():
-        raise RunError(f"{run.path}: no {run.held_out.name} — run the same `tailor run` command again to write it")
+    return read_labelled(run.held_out)
+
+
+def read_labelled(path: Path) -> HeldOut:
+    """What `write_labelled` wrote.
+
+    Raises:
+        RunError: when the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise RunError(f"{path.parent}: no {path.name} — run the same `tailor run` command again to write it")
     samples, labels, questions = [], [], []
-    for number, row in read_jsonl(run.held_out):
+    for number, row in read_jsonl(path):
         try:
             samples.append(SAMPLE.validate_python(row["sample"]))
             labels.append(dict(row["labels"]))
             questions.append(str(row["question"]))
         except (KeyError, TypeError, ValueError, ValidationError):
-            raise RunError(f"{run.held_out}:{number}: not a held-out sample — the file is damaged") from None
+            raise RunError(f"{path}:{number}: not a labelled sample — the file is damaged") from None
     return HeldOut(tuple(samples), tuple(labels), tuple(questions))
 
 

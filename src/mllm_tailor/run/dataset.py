@@ -138,7 +138,8 @@ def prepare(
         raise DataError(refusal(errors))
     kept_train = [sample for sample in train if sample.id not in dropped]
     kept_held_out = [sample for sample in held_out if sample.id not in dropped]
-    if not kept_train or not kept_held_out:
+    cross_validated = data.held_out.folds is not None and data.held_out.fold is None
+    if not kept_train or not (kept_held_out or cross_validated):
         reasons = "".join(f"\n{issue}" for issue in errors[:SHOWN_ISSUES])
         raise DataError(f"{data.train}: nothing is left to {'train on' if not kept_train else 'score'}{reasons}")
     learned, dev = split_dev(kept_train, data.dev, seed)

@@ -21,6 +21,14 @@ class StageStarted:
 
 
 @dataclass(frozen=True)
+class FoldStarted:
+    """A training of a cross-validation begins or is taken up again; the last one is of the final model."""
+
+    number: int  # from 1
+    count: int
+
+
+@dataclass(frozen=True)
 class EpochPlanned:
     """The samples were measured; training has not begun."""
 
@@ -42,7 +50,7 @@ class StageEnded:
     forgetting: Forgetting
 
 
-RunEvent = StageStarted | EpochPlanned | RunScored | StageEnded
+RunEvent = StageStarted | FoldStarted | EpochPlanned | RunScored | StageEnded
 Notify = Callable[[RunEvent], None]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_tailor.core.errors import RunError
@@ -14,23 +13,16 @@ from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.data_changes import SHOWN, changed_files
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.events import Notify, ignore
+from mllm_tailor.run.folds import is_cross_validated, run_folds
 from mllm_tailor.run.limits import without_unreadable
 from mllm_tailor.run.lock import owned
+from mllm_tailor.run.options import DEFAULT, Options
 from mllm_tailor.run.pipeline import check_model, check_run, report, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a recipe is run: what the recipe itself does not state."""
-
-    exclude_faulty: bool = False  # leave faulty samples out instead of refusing
-    fresh: bool = False  # set an existing run of this name aside
-    accept_changes: bool = False  # of the data since the run began: compute again what followed from them
 
 
 def resolve_stages(recipe: Recipe) -> list[ResolvedRun]:
@@ -46,7 +38,7 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedRun]:
     return runs
 
 
-def execute(recipe: Recipe, options: Options = Options(), notify: Notify = ignore) -> RunFolder:
+def execute(recipe: Recipe, options: Options = DEFAULT, notify: Notify = ignore) -> RunFolder:
     """Run the whole recipe over its run folder. Called again, it continues where it stopped.
 
     Raises:
@@ -83,6 +75,9 @@ def _execute(folder: RunFolder, runs: Sequence[ResolvedRun], options: Options, n
             accept_changes=options.accept_changes,
             notify=notify,
         )
+    elif is_cross_validated(runs[0]):
+        check_model(runs[0])
+        run_folds(folder, runs[0], splits[0], options, notify)
     else:
         check_model(runs[0])
         run_pipeline(folder, runs[0], splits[0], notify, accept_changes=options.accept_changes)

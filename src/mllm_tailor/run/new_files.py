@@ -18,6 +18,7 @@ from mllm_tailor.core.summed_rows import append_row, finish_rows, intact_lines, 
 from mllm_tailor.generation import predict
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import DecodingMode
+from mllm_tailor.run.calibrate import NO_CALIBRATION, RunCalibration, usable_calibration
 from mllm_tailor.run.data_record import read_data_facts
 from mllm_tailor.run.predict import Keep, generate, open_base, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun, resolve_here
@@ -35,20 +36,33 @@ class Predictor:
     tuned: RunFolder | None = None  # None: the base model
     engine: str = "builtin"
     trained_in: RunFolder | None = None  # the run whose data the task was learned from, if there is one
+    calibration: RunCalibration = NO_CALIBRATION  # of its confidences
 
     def key(self) -> str:
         """A fingerprint of everything but the files that decides what is predicted."""
         adapter = self.tuned.adapter if self.tuned is not None else None
         files = sorted(path for path in adapter.rglob("*") if path.is_file()) if adapter is not None else []
         weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return fingerprint(self.run.recipe.model_dump(mode="json"), self.mode, self.engine, weights)
+        calibration = self.calibration.row()
+        return fingerprint(self.run.recipe.model_dump(mode="json"), self.mode, self.engine, weights, calibration)
 
     def predict(self, samples: Sequence[Sample], on_done: Keep) -> list[Prediction]:
-        """Open the model and predict; `on_done` gets each prediction as soon as it is made, in any order."""
+        """Open the model and predict; `on_done` gets each prediction as soon as it is made, in any order.
+
+        Predictions carry calibrated confidences where the run has a calibration; a line in the log states why not.
+        """
         self._warn_of_missing_systems(samples)
+        if self.calibration.reason:
+            logger.warning("Confidence is not calibrated, rows hold `raw` alone: %s", self.calibration.reason)
+
+        def calibrated(prediction: Prediction) -> None:
+            on_done(self.calibration.apply(prediction))
+
         if self.engine == "vllm":
-            return self._predict_in_vllm(samples, on_done)
-        return generate(self.mode, self.open(), self.run, samples, on_done=on_done)
+            predictions = self._predict_in_vllm(samples, calibrated)
+        else:
+            predictions = generate(self.mode, self.open(), self.run, samples, on_done=calibrated)
+        return [self.calibration.apply(prediction) for prediction in predictions]
 
     def open(self) -> LoadedModel:
         """The model, tuned if there is a run."""
@@ -95,7 +109,9 @@ def predictor_of_run(
         raise RunError(f"{path}: training has not ended — run `tailor run` again to finish, or pass --base")
     run = resolve_here(folder.recipe())
     mode = DecodingMode.UNCONSTRAINED if unconstrained else run.mode
-    return Predictor(run, mode, None if base else folder, engine, trained_in=folder)
+    if base:
+        return Predictor(run, mode, None, engine, folder, RunCalibration(reason="this is the untuned model"))
+    return Predictor(run, mode, folder, engine, folder, usable_calibration(folder, mode, engine))
 
 
 def prediction_row(sample: Sample, prediction: Prediction) -> dict[str, Any]:

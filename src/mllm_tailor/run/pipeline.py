@@ -11,16 +11,24 @@ import numpy as np
 import torch
 
 from mllm_tailor.core.device import peak_memory, pick_device, seed_everything, threads
-from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.io import read_json, write_json
+from mllm_tailor.core.errors import RecipeError, RunError
+from mllm_tailor.core.io import read_json, read_jsonl, write_json
 from mllm_tailor.core.manifest import forget, present, record, recorded
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.core.summed_rows import finish_rows
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.models import LoadedModel, load_meta_model, media_features
+from mllm_tailor.run.calibrate import (
+    DEV,
+    RunCalibration,
+    fit_calibration,
+    is_calibrated,
+    why_not,
+    write_calibration,
+)
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.data_changes import reconcile
-from mllm_tailor.run.data_record import read_data_facts, write_held_out
+from mllm_tailor.run.data_record import read_data_facts, read_held_out, read_labelled, write_held_out, write_labelled
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.environment import describe_environment
 from mllm_tailor.run.epoch_summary import summarise_epoch
@@ -38,7 +46,7 @@ from mllm_tailor.run.predict import (
 )
 from mllm_tailor.run.report import write_run_report
 from mllm_tailor.run.resolve import ResolvedRun
-from mllm_tailor.run.run_dir import RunFolder, read_predictions
+from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
 from mllm_tailor.run.scores import RunScores, score_replies, score_run
 from mllm_tailor.run.slices import majority_answers
 from mllm_tailor.run.speech_units import with_speech_units
@@ -76,7 +84,13 @@ def run_pipeline(
 
     Raises:
         RunError: when the data changed after the run had used them, unless the changes are accepted.
+        RecipeError: for a recipe with folds, which `run.folds` runs.
     """
+    if run.recipe.data.held_out.folds is not None and run.recipe.data.held_out.fold is None:
+        raise RecipeError(
+            "data.held_out.folds: this command holds out one split, the same for all its runs — set fraction, "
+            "column or folder"
+        )
     reconcile(folder, splits, accept=accept_changes)
     logger.info(
         "%d samples to train on, %d to choose the best epoch, %d held out, %d excluded",
@@ -204,10 +218,38 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
 
 
 def evaluate(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatureCache) -> None:
-    """The tuned model, opened from what was saved (not from memory), predicts the held-out samples."""
-    if not _complete(folder, run, splits, "tuned"):
-        predict_held_out(folder, run, splits, "tuned", open_tuned(run, folder.adapter), cache)
+    """The tuned model, opened from what was saved (not from memory), predicts the held-out samples.
+
+    Where the dev split is large enough for a calibration, it predicts that, too.
+    """
+    dev = folder.predictions(DEV)
+    missing = not _complete(folder, run, splits, "tuned")
+    missing_dev = is_calibrated(run, len(splits.dev)) and len(read_predictions(dev)) < len(splits.dev)
+    if not missing and not missing_dev:
+        return
+    model = open_tuned(run, folder.adapter)
+    if missing:
+        predict_held_out(folder, run, splits, "tuned", model, cache)
         record(folder.path, *(folder.predictions(System("tuned", mode)) for mode in run.modes))
+    if missing_dev:
+        logger.info("Predicting %d dev samples, from which the confidence is calibrated", len(splits.dev))
+        write_labelled(folder, folder.dev, run.task, splits.dev)
+        predict_to_files({run.mode: dev}, model, run, splits.dev, cache)
+        record(folder.path, folder.dev, dev, folder.inline_media)
+
+
+def calibrate(folder: RunFolder, run: ResolvedRun) -> RunCalibration:
+    """The calibration that the run's dev predictions, or those of its folds, give, or the reason why they give none."""
+    if run.recipe.data.held_out.folds is not None and run.recipe.data.held_out.fold is None:
+        labelled = read_held_out(folder)
+        predictions = read_predictions(folder.predictions(run.system("tuned")))
+        return fit_calibration(run, labelled, in_order(labelled.ids, predictions), "folds")
+    if not folder.dev.is_file():
+        dev = sum(row["part"] == "dev" for _, row in read_jsonl(folder.ledger))
+        return RunCalibration(reason=why_not(run, dev) or "the dev split was not predicted; run `tailor run` again")
+    labelled = read_labelled(folder.dev)
+    predictions = in_order(labelled.ids, read_predictions(folder.predictions(DEV)))
+    return fit_calibration(run, labelled, predictions, "dev")
 
 
 def report(folder: RunFolder, run: ResolvedRun, notify: Notify = ignore) -> RunScores:
@@ -218,9 +260,11 @@ def report(folder: RunFolder, run: ResolvedRun, notify: Notify = ignore) -> RunS
     """
     if not folder.training.exists():
         raise RunError(f"{folder.path}: training has not ended — run the same `tailor run` command again to finish it")
-    scores = score_run(folder, run)
-    results = (folder.reply_rows, folder.scores, folder.report)
+    results = (folder.calibration, folder.reply_rows, folder.scores, folder.report)
     forget(folder.path, *results)
+    calibration = calibrate(folder, run)
+    write_calibration(folder, calibration)
+    scores = score_run(folder, run, calibration)
     write_predictions(folder.reply_rows, scores.tuned_predictions)
     write_json(folder.scores, scores.row())
     write_run_report(folder, run, scores, read_json(folder.training), read_data_facts(folder))

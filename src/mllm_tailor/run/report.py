@@ -19,7 +19,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import film_strip, read_frames
 from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, write_report
-from mllm_tailor.reporting.report_data import WATCHED
+from mllm_tailor.reporting.report_data import WATCHED, ConfidenceData
 from mllm_tailor.run.data_record import HeldOut
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
@@ -52,7 +52,7 @@ def write_run_report(
     content = ReportData(
         name=run.name,
         made=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
-        facts=_facts(run, ledger, training, data),
+        facts=_facts(run, ledger, training, data) | _fold_facts(scores),
         metric=scores.metrics[0],
         mode=scores.mode,
         systems=scores.systems,
@@ -69,6 +69,8 @@ def write_run_report(
         curves=_curves(folder.log, scores.metrics[0], training.get("best_step")),
         ledger=_ledger(ledger),
         costs=_costs(folder, scores, training),
+        confidence=_confidence(scores),
+        folds=scores.folds,
         recipe=folder.recipe_file.read_text(encoding="utf-8"),
         environment=read_json(folder.environment),
     )
@@ -89,6 +91,29 @@ def _facts(
         "training samples": str(sum(row["part"] == "train" for row in ledger)),
         "epochs": f"{training['epochs']:.3g}",
     } | (stand_ins if drawn else {})
+
+
+def _fold_facts(scores: RunScores) -> dict[str, str]:
+    if scores.folds == 1:
+        return {}
+    return {
+        "scores": f"of {scores.folds} models: each sample was scored once, by the model of the other folds; the tuned "
+        "model is trained on all samples"
+    }
+
+
+def _confidence(scores: RunScores) -> ConfidenceData:
+    fitted, check = scores.calibration, scores.confidence
+    if check is None:
+        return ConfidenceData(reason=fitted.reason)
+    where = "dev samples" if fitted.source == "dev" else "samples"
+    units = "" if fitted.units == fitted.samples else f" in {fitted.units} groups"
+    return ConfidenceData(
+        parts=check.parts,
+        promise=fitted.promise,
+        fitted_on=f"{fitted.values:,} values of {fitted.samples:,} {where}{units}",
+        cross_fitted=check.cross_fitted,
+    )
 
 
 def _questions(held_out: HeldOut) -> list[str]:

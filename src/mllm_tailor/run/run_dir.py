@@ -10,7 +10,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, read_jsonl, restore_partials, write_atomic
-from mllm_tailor.core.manifest import MANIFEST, create, record, recorded, verify
+from mllm_tailor.core.manifest import MANIFEST, create, record, recorded, verify, was_recorded
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.core.summed_rows import append_row, intact_lines
 from mllm_tailor.recipe import ModelSpec, Recipe, dump_recipe, read_recipe, stage_recipes
@@ -50,6 +50,16 @@ class RunFolder:
     def held_out(self) -> Path:
         """The held-out samples with their labels, as they were when the run began."""
         return self.path / "held_out.jsonl"
+
+    @property
+    def dev(self) -> Path:
+        """The dev samples with their labels, where a calibration is fitted on them."""
+        return self.path / "dev.jsonl"
+
+    @property
+    def calibration(self) -> Path:
+        """From the model's own probabilities to the probability of being right."""
+        return self.path / "calibration.json"
 
     @property
     def inline_media(self) -> Path:
@@ -244,7 +254,8 @@ def share_predictions(source: RunFolder, run: RunFolder, names: str) -> None:
 
 def finished(run: RunFolder) -> bool:
     """Whether the run's report was written, whole."""
-    return recorded(run.path, run.report, run.scores)
+    lost = was_recorded(run.path, run.calibration) and not run.calibration.is_file()
+    return recorded(run.path, run.report, run.scores) and not lost
 
 
 def read_scores(run: RunFolder) -> dict[str, Any]:

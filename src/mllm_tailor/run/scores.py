@@ -10,13 +10,20 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.recipe import DecodingMode
+from mllm_tailor.run.calibrate import (
+    NO_CALIBRATION,
+    ConfidenceCheck,
+    RunCalibration,
+    check_confidence,
+    cross_calibrated,
+)
 from mllm_tailor.run.data_record import HeldOut, read_held_out
-from mllm_tailor.run.resolve import ResolvedRun
+from mllm_tailor.run.resolve import ResolvedRun, field_kinds
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
 from mllm_tailor.run.slices import Breakdowns, break_down
 from mllm_tailor.scoring import Gain, Scores, compare, score, seen_groups
 from mllm_tailor.scoring.systems import CONSTANT, MAJORITY, NEAREST, System
-from mllm_tailor.tasks import ClassTask, Task
+from mllm_tailor.tasks import ClassTask
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,9 @@ class RunScores:
     groups: Mapping[str, Sequence[int]]  # indices of the held-out samples of seen and of unseen groups
     breakdowns: Breakdowns = field(default_factory=dict)  # the same for each value of the recipe's `score_by` columns
     classes: tuple[str, ...] = ()  # where a reply is one of them
+    calibration: RunCalibration = NO_CALIBRATION
+    confidence: ConfidenceCheck | None = None  # of the tuned model's replies in the recipe's mode
+    folds: int = 1  # models that scored the samples, each its own
 
     @property
     def tuned_predictions(self) -> list[Prediction]:
@@ -46,6 +56,8 @@ class RunScores:
             "mode": self.mode,
             "systems": {name: scores.row() for name, scores in self.systems.items()},
             "gain": {metric: gain.row() for metric, gain in self.gains.items()},
+            "folds": self.folds,
+            "confidence": self.confidence and self.confidence.row(),
             "groups": {name: [ids[index] for index in indices] for name, indices in self.groups.items()},
             "by": {column: self._by(values) for column, values in self.breakdowns.items()},
         }
@@ -56,12 +68,6 @@ class RunScores:
             | {name: scores.subset(indices).values() for name, scores in self.systems.items()}
             for value, indices in values.items()
         }
-
-
-def field_kinds(task: Task) -> dict[str, str]:
-    """The declared type of each field and column, where the task has types."""
-    kinds: dict[str, str] = getattr(task, "kinds", {})
-    return kinds
 
 
 def score_replies(
@@ -86,7 +92,7 @@ def _score(run: ResolvedRun, labels: Sequence[Mapping[str, Any]], predictions: S
     return score(labels, predictions, run.metrics, run.task.field_names, field_kinds(run.task))
 
 
-def score_run(folder: RunFolder, run: ResolvedRun) -> RunScores:
+def score_run(folder: RunFolder, run: ResolvedRun, calibration: RunCalibration = NO_CALIBRATION) -> RunScores:
     """Score everything that the run folder holds.
 
     Raises:
@@ -101,18 +107,33 @@ def score_run(folder: RunFolder, run: ResolvedRun) -> RunScores:
                 f"{folder.path}: no predictions of the {system.model} model — run the same `tailor run` command again"
             )
     systems = {name: _score(run, held_out.labels, replies) for name, replies in predictions.items()}
+    folds = run.recipe.data.held_out.folds or 1
     train_groups = [row["group"] for _, row in read_jsonl(folder.ledger) if row["part"] == "train"]
+    groups = {} if folds > 1 else seen_groups(train_groups, held_out.groups)
+    replies = _with_confidence(run, held_out, predictions[tuned.key], calibration)
     return RunScores(
         metrics=run.metrics,
         mode=run.mode,
         held_out=held_out,
-        predictions=predictions,
+        predictions=predictions | {tuned.key: replies},
         systems=systems,
-        gains=compare(systems[base.key], systems[tuned.key], groups=held_out.groups),
-        groups=seen_groups(train_groups, held_out.groups),
+        gains=compare(systems[base.key], systems[tuned.key], groups=held_out.groups, folds=folds),
+        groups=groups,
         breakdowns=break_down(run.recipe.score_by, held_out.samples),
         classes=tuple(run.task.classes) if isinstance(run.task, ClassTask) else (),
+        calibration=calibration,
+        confidence=check_confidence(run, held_out, replies, groups, cross_fitted=folds > 1),
+        folds=folds,
     )
+
+
+def _with_confidence(
+    run: ResolvedRun, held_out: HeldOut, replies: Sequence[Prediction], calibration: RunCalibration
+) -> list[Prediction]:
+    """The replies with calibrated confidences; those of folds, on which the calibration was fitted, cross-fitted."""
+    if calibration.source == "folds" and calibration.calibration is not None:
+        return cross_calibrated(run, held_out, replies)
+    return [calibration.apply(reply) for reply in replies]
 
 
 def _collect(folder: RunFolder, run: ResolvedRun, ids: Sequence[str]) -> dict[str, list[Prediction]]:

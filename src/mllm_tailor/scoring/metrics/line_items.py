@@ -42,10 +42,13 @@ def rows_of(value: Any, field: str, kinds: Mapping[str, str]) -> list[Cells] | N
     rows = [value] if isinstance(value, Mapping) else value
     if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
         return None
-    cells = (
-        {str(name): _cell(cell, kinds.get(f"{field}.{name}", "string")) for name, cell in row.items()} for row in rows
-    )
-    return [filled for row in cells if (filled := {name: text for name, text in row.items() if text})]
+    return [filled for row in rows if (filled := cells_of(row, field, kinds))]
+
+
+def cells_of(row: Mapping[str, Any], field: str, kinds: Mapping[str, str]) -> Cells:
+    """The cells of one row of a list field that are not empty."""
+    cells = {str(name): _cell(cell, kinds.get(f"{field}.{name}", "string")) for name, cell in row.items()}
+    return {name: text for name, text in cells.items() if text}
 
 
 def _cell(value: Any, kind: str) -> str:

@@ -1,0 +1,17 @@
+"""How a recipe is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the recipe itself does not state."""
+
+    exclude_faulty: bool = False  # leave faulty samples out instead of refusing
+    fresh: bool = False  # set an existing run of this name aside
+    accept_changes: bool = False  # of the data since the run began: compute again what followed from them
+
+
+DEFAULT = Options()

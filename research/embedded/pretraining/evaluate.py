@@ -131,10 +131,11 @@ def main() -> None:
     from transformers import InternVLForConditionalGeneration
 
     model = InternVLForConditionalGeneration.from_pretrained(arguments.folder).eval()
-    print("single lines", single_lines(model, arguments.count))
-    print("drawn receipts", drawn_receipts(model, arguments.count))
     if arguments.invented:
         print("invented words", drawn_receipts(model, arguments.count, draw=invented_page))
+        return
+    print("single lines", single_lines(model, arguments.count))
+    print("drawn receipts", drawn_receipts(model, arguments.count))
     if arguments.real:
         print("real receipts", real_receipts(model, arguments.real, arguments.count, show=5))
 

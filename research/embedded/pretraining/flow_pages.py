@@ -131,12 +131,15 @@ def loose(texts: list[str], starts, size: float, rng: np.random.Generator) -> fl
 
 
 def random_example(rng: np.random.Generator, level: float) -> Example:
-    """At `level` 0 one or two lines, then more, from 0.1 on more and more whole documents with questions."""
+    """At `level` 0 one or two lines, then more, to a page's length; from 0.35 on more and more documents with questions.
+
+    A document is as long as dozens of lines: were it asked for sooner, most of a batch would be beyond what is learned.
+    """
     while True:
-        if rng.random() > min(0.85, max(0.0, level - 0.1) * 2):
-            page = few_lines(rng, 2 + round(min(level, 0.8) * 14 * rng.random()))
+        if rng.random() > min(0.85, max(0.0, level - 0.35) * 2):
+            page = few_lines(rng, 2 + round(min(level, 0.6) * 40 * rng.random()))
             text = page.shown.text
-            if not text.strip() or not text.isascii():
+            if not text.strip() or not text.isascii() or len(page.shown.cells) > 2 * flow.TOKENS:
                 continue
             return page.example((("Read the text.", text),))
         page = document(rng)

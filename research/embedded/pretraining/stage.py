@@ -7,6 +7,7 @@ processor's few cores this uses them better than several threads do.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator
 
@@ -47,8 +48,12 @@ class Stage:
         self.facts = checkpoint.load(self.name, self.modules, self.optimizers)
 
     def steps(self) -> Iterator[float]:
-        """The share of the time that is over, once for each step, until none is left; saves every two minutes."""
-        self._started = saved = time.time() - self.facts["seconds"]
+        """The share of the time that is over, once for each step, until none is left; saves every two minutes.
+
+        SIGTERM ends it after the step at hand, saved too.
+        """
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "until", 0.0))
+        self._started, saved = time.time() - self.facts["seconds"], time.time()
         while (seconds := self._clock()) < 60 * self.minutes and time.time() < self.until:
             self.done = seconds / 60 / self.minutes
             yield self.done

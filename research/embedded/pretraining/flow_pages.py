@@ -131,7 +131,7 @@ def loose(texts: list[str], starts, size: float, rng: np.random.Generator) -> fl
 
 
 def random_example(rng: np.random.Generator, level: float) -> Example:
-    """At `level` 0 one or two lines, then more, to a page's length; from 0.35 on more and more documents with questions.
+    """At `level` 0 one or two lines, then more, to a page's length; from 0.35 on ever more documents with questions.
 
     A document is as long as dozens of lines: were it asked for sooner, most of a batch would be beyond what is learned.
     """

@@ -75,7 +75,7 @@ def _read(grey: Image.Image) -> PrintedPage:
     ink = _without_strokes(np.clip((0.85 - levels) / 0.35, 0, 1))
     slopes = _slopes(ink)
     straight = _straightened(ink, slopes)
-    bands, usual = _bands(straight.sum(1))
+    bands, usual = _bands(_ink_of_rows(straight))
     lines = (TextLine(top, bottom, _words(straight[top:bottom], usual)) for top, bottom in bands)
     whitened = Image.fromarray((255 * levels).astype(np.uint8))
     return PrintedPage(whitened, tuple(line for line in lines if line.words), usual, slopes)
@@ -157,6 +157,14 @@ def _straightened(ink: np.ndarray, slopes: Slopes) -> np.ndarray:
     rise = _along(slopes, y, height)
     source = np.rint(y + rise * (x - width / 2)).astype(int)
     return np.where((source >= 0) & (source < height), ink[np.clip(source, 0, height - 1), x], 0)
+
+
+def _ink_of_rows(ink: np.ndarray) -> np.ndarray:
+    """The ink of every row, in no strip of the page more than print has: handwriting across lines counts little."""
+    edges = np.linspace(0, ink.shape[1], STRIPS + 1).astype(int)
+    sums = np.stack([ink[:, left:right].sum(1) for left, right in pairwise(edges)])
+    inked = sums[sums > 0.5]
+    return np.minimum(sums, np.percentile(inked, 60)).sum(0) if len(inked) else sums.sum(0)
 
 
 def _bands(sums: np.ndarray) -> tuple[list[tuple[int, int]], float]:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from mllm_tailor.synthetic import FontSet, Style, draw_document
+from torch.optim.swa_utils import AveragedModel
 
 from pretraining import (
+    attention_supervision,
     checkpoint,
     flow,
     flow_join,
@@ -17,6 +19,7 @@ from pretraining import (
     flow_pages,
     flow_pictures,
     flow_tiles,
+    flow_vision,
     fonts,
     pictures,
     text_lines,
@@ -110,3 +113,23 @@ def test_labels_of_a_drawn_document_name_its_characters(monkeypatch: pytest.Monk
     assert all(place < 0 or flow.character_of(shown[place]) == letter for letter, place in pairs)
     assert (picture.page.shown.known >= 0).mean() > 0.9
     assert len(picture.page.shown.cells) == len(picture.tiles) * flow.TOKENS
+
+
+def test_the_joined_model_starts_from_both_stages_and_learns_from_a_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "FOLDER", tmp_path)
+    monkeypatch.setattr(flow_language, "GUIDED", 1)
+    monkeypatch.setattr(pictures, "font_set", FontSet.shipped)
+    sizes = {"width": 64, "layers": 2, "heads": 2}
+    _, text = flow_language.build(**sizes)
+    guide = attention_supervision.Guide(text["language"], 1, flow.SLOTS)
+    checkpoint.save("copy", {"average": AveragedModel(text), "guide": guide}, [], {})
+    checkpoint.save("lines", {"average": AveragedModel(flow_vision.build())}, [], {})
+    parts = flow_join.build(**sizes)
+    flow_join.take_stages(parts, "lines", "copy")
+    assert torch.equal(parts["model"].lm_head.weight, text["lm_head"].weight)
+    found, right = flow_join.losses(parts, [flow_pictures.random_example(np.random.default_rng(5))])
+    assert all(torch.isfinite(loss) for loss in found.values()) and 0 <= right <= 1
+    sum(found.values()).backward()
+    assert parts["model"].model.vision_tower.embeddings.patch_embeddings.projection.weight.grad.abs().sum() > 0

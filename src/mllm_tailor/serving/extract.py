@@ -58,7 +58,7 @@ def extract_router(state: ServerState) -> APIRouter:
             raise refused("model", f"the task `{served.task.name}` of this run needs a question — /v1/chat/completions")
         job = Job(Route(served.name, served.task, served.mode), document_sample(media))
         outcome = await state.answer(job, request)
-        row = outcome.prediction.row()
+        row = served.calibrated(job, outcome.prediction).row()
         row.pop("id")
         return JSONResponse({"run": served.name, **row})
 

@@ -49,7 +49,7 @@ class Plan:
 
     def details(self, prediction: Prediction) -> dict[str, Any]:
         """The `tailor` object beside a reply."""
-        row = prediction.row()
+        row = self.served.calibrated(self.job, prediction).row()
         row.pop("id")
         row.pop("text")
         details = {"run": self.served.name, "asked": self.asked, **row}

@@ -11,15 +11,17 @@ from typing import Any
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import fingerprint
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.models import InputSettings, LoadedModel, share_weights
 from mllm_tailor.recipe import DecodingMode
+from mllm_tailor.run.calibrate import NO_CALIBRATION, RunCalibration
 from mllm_tailor.run.data_record import read_data_facts
 from mllm_tailor.run.new_files import predictor_of_run
 from mllm_tailor.run.predict import add_adapter, open_base, open_in_use
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
-from mllm_tailor.tasks import ChoiceTask, ClassTask, Task, open_task
+from mllm_tailor.serving.jobs import Job
+from mllm_tailor.tasks import ChoiceTask, Task, open_task
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class ServedModel:
     folder: RunFolder
     tuned: bool
     own_systems: bool  # whether the run was trained with system texts of the samples' own
+    calibration: RunCalibration = NO_CALIBRATION  # of replies in its own decoding mode
 
     @property
     def task(self) -> Task:
@@ -64,6 +67,11 @@ class ServedModel:
     def schema(self) -> dict[str, Any] | None:
         """JSON schema of its replies."""
         return self.task.schema()
+
+    def calibrated(self, job: Job, prediction: Prediction) -> Prediction:
+        """A reply to the run's own task with `confidence` and `accept`, where the run has a calibration for it."""
+        route = job.route
+        return self.calibration.apply(prediction) if (route.task, route.mode) == (self.task, self.mode) else prediction
 
     def description(self) -> dict[str, Any]:
         """What /v1/models states of it."""
@@ -102,7 +110,8 @@ def served_models(paths: Sequence[Path]) -> list[ServedModel]:
         if run.name in models:
             raise RunError(f"{path}: two runs are named `{run.name}`, and requests name one — serve them separately")
         own = bool(folder.data.is_file() and read_data_facts(folder).get("own_systems"))
-        models[run.name] = ServedModel(run.name, run, folder, tuned=True, own_systems=own)
+        calibration = predictor.calibration
+        models[run.name] = ServedModel(run.name, run, folder, tuned=True, own_systems=own, calibration=calibration)
         models[run.name + BASE] = ServedModel(run.name + BASE, run, folder, tuned=False, own_systems=own)
     return list(models.values())
 
@@ -142,11 +151,6 @@ def _base_key(model: ServedModel) -> str:
 
 
 FREE_QUESTION = open_task("answer")  # a question in the request's own words
-
-
-def is_closed(task: Task) -> bool:
-    """Whether replies of a task are the same closed set for every sample."""
-    return isinstance(task, ClassTask)
 
 
 def compares_replies(task: Task, mode: DecodingMode) -> bool:

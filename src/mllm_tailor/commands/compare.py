@@ -42,7 +42,8 @@ def compare_runs(first: Path, second: Path) -> None:
         raise RunError(f"{first} and {second} share no held-out sample — compare runs on the same data")
     ids = [sample_id for sample_id in scores[0].ids if sample_id in in_both]
     groups = _groups(runs[0], ids)
-    gains = compare(*(_only(item, ids) for item in scores), groups=groups)
+    folds = max(int(read_scores(run).get("folds", 1)) for run in runs)  # models that share training samples
+    gains = compare(*(_only(item, ids) for item in scores), groups=groups, folds=folds)
     left_out = sum(len(item.ids) for item in scores) - 2 * len(ids)
     note = f"; {left_out} samples that only one of them has are left out" if left_out else ""
     costs = [Cost.of(run) for run in runs]

@@ -222,7 +222,9 @@ def _form(data: ReportData) -> str:
     unconstrained, constrained = (
         (data.systems[f"base_{mode}"], data.systems[f"tuned_{mode}"]) for mode in ("unconstrained", "constrained")
     )
-    split = form_and_reading(unconstrained, constrained, data.metric, groups=data.sample_groups or None)
+    split = form_and_reading(
+        unconstrained, constrained, data.metric, groups=data.sample_groups or None, folds=data.folds
+    )
     return sentences.form_or_reading(split)
 
 

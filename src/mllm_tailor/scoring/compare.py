@@ -138,6 +138,7 @@ def form_and_reading(
     metric: str,
     *,
     groups: Sequence[str | None] | None = None,
+    folds: int = 1,
 ) -> FormAndReading:
     """Split a gain into form and reading; each pair is the base and the tuned model's scores of the same samples."""
     free, limited = (
@@ -147,5 +148,5 @@ def form_and_reading(
     if unconstrained[0][metric].better == "lower":
         free, limited = free.negative(), limited.negative()
     units = unit_indices(len(unconstrained[0].ids), groups)
-    total, reading, form = (confidence_interval(each, units) for each in (free, limited, free.minus(limited)))
+    total, reading, form = (confidence_interval(each, units, folds) for each in (free, limited, free.minus(limited)))
     return FormAndReading(total, reading, form)

@@ -40,7 +40,8 @@ def outcome(ended: Ended) -> str:
         return "no end"
     if ended.crashed:
         return "traceback" if ended.status >= 0 else f"signal {-ended.status}"
-    return "accepted" if ended.status in (0, 1) else "refused"
+    told = ended.output.startswith("Error: ")  # of a function that is called in the place of a command
+    return "accepted" if ended.status in (0, 1) and not told else "refused"
 
 
 def try_all(cases: Sequence[Named], workspace: Path, folder: Path, *, show: bool = False) -> dict[str, tuple[str, str]]:

@@ -63,7 +63,8 @@ def experiments() -> list[Experiment]:
         for place in PLACES
         for experiment in (
             Experiment(f"bytes flipped: {place.name}", "one bit in each region and each tensor of every file",
-                       lambda w, f, n, place=place: damage.flip_bytes(w, f, place, n), 8, int(place is PLACES[0]),
+                       lambda w, f, n, place=place: damage.flip_bytes(w, f, place, n),
+                       place.regions, int(place is PLACES[0]),
                        reads_saved=bool(place.also)),  # type: ignore[misc]
             Experiment(f"files lost: {place.name}", "every file once",
                        lambda w, f, n, place=place: damage.lose_files(w, f, place), 1, reads_saved=bool(place.also)),  # type: ignore[misc]

@@ -178,7 +178,8 @@ def _decode(path: Path) -> None:
     except DataError:
         pages = (Media(kind, path),)
     for page in pages[:3]:
-        print(decode_one(page).problem)
+        if problem := decode_one(page).problem:
+            print(f"Error: {problem}")
 
 
 def _whole_media() -> Iterator[tuple[str, bytes]]:

@@ -16,6 +16,8 @@ from reliability.kills import Tally
 from reliability.outcome import differences, outcome
 from reliability.workspace import PLACE, copy_workspace, write_recipe
 
+from mllm_tailor.core.summed_rows import keep_lines
+
 RUN_PARTS = ("d", "model", "r.yaml", "runs")
 OUTPUT = ("o.jsonl", "state.json")
 RESULTS = ("report.html", "scores.json", "training.json", "adapter", "predictions.jsonl")
@@ -29,6 +31,7 @@ class Place:
     words: tuple[str, ...]
     files: str  # the folder, or one file, whose bytes are flipped
     result: str  # what the command writes, compared with what it wrote from whole files
+    regions: int = 3  # of every file; fewer where the command works long after each
     also: tuple[str, ...] = ()  # parts of the workspace beside the data, the model and the run
     arrange: Callable[[Path], object] | None = None  # of the copy, before the damage
 
@@ -42,8 +45,8 @@ def _unfinish(folder: Path) -> None:
 
 def _half_predicted(folder: Path) -> None:
     """As after a kill of a prediction."""
-    rows = (folder / "o.jsonl").read_text().splitlines(keepends=True)
-    (folder / "o.jsonl").write_text("".join(rows[: len(rows) // 2]))
+    lines = (folder / "o.jsonl").read_bytes().splitlines(keepends=True)
+    keep_lines(folder / "o.jsonl", lines[: len(lines) // 2])
     shutil.copy2(folder / "state.json", folder / ".o.jsonl.state.json")
 
 
@@ -51,13 +54,32 @@ PREDICT = ("predict", "runs/g", "d/images", "--out", "o.jsonl")
 MERGED = ("predict", "--model", "merged", "--recipe", "r.yaml", "d/images/0.png", "--out", "m.jsonl")
 STAGED = ("predict", "staged/g", "d/images/0.png", "--out", "s.jsonl")
 PLACES = (
-    Place("a finished run, `tailor report`", ("report", "runs/g"), "runs/g", "runs/g"),
+    Place("a finished run, `tailor report`", ("report", "runs/g"), "runs/g", "runs/g", 8),
     Place("its adapter, `tailor predict`", PREDICT, "runs/g/adapter", "o.jsonl"),
-    Place("an unfinished run, `tailor run`", ("run", "r.yaml"), "runs/g", "runs/g", arrange=_unfinish),
-    Place("a model exported by `tailor merge`, `tailor predict`", MERGED, "merged", "m.jsonl", ("merged",)),
-    Place("the merged model between stages, `tailor predict`", STAGED, "staged/g/1-a/model", "s.jsonl", ("staged",)),
-    Place("an interrupted prediction, `tailor predict`", PREDICT, "o.jsonl", "o.jsonl", OUTPUT, _half_predicted),
-    Place("its state, `tailor predict`", PREDICT, ".o.jsonl.state.json", "o.jsonl", OUTPUT, _half_predicted),
+    Place("an unfinished run, `tailor run`", ("run", "r.yaml"), "runs/g", "runs/g", 1, arrange=_unfinish),
+    Place("a model exported by `tailor merge`, `tailor predict`", MERGED, "merged", "m.jsonl", also=("merged",)),
+    Place(
+        "the merged model between stages, `tailor predict`", STAGED, "staged/g/1-a/model", "s.jsonl", also=("staged",)
+    ),
+    Place(
+        "an interrupted prediction, `tailor predict`",
+        PREDICT,
+        "o.jsonl",
+        "o.jsonl",
+        also=OUTPUT,
+        arrange=_half_predicted,
+    ),
+    Place(
+        "the sums of its rows, `tailor predict`",
+        PREDICT,
+        ".o.jsonl.sums",
+        "o.jsonl",
+        also=OUTPUT,
+        arrange=_half_predicted,
+    ),
+    Place(
+        "its state, `tailor predict`", PREDICT, ".o.jsonl.state.json", "o.jsonl", also=OUTPUT, arrange=_half_predicted
+    ),
 )
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from fixtures.label_files import write
 from PIL import Image
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import limited_lines
 from mllm_tailor.core.strict_json import parse_json, repair_json
 from mllm_tailor.data import DataIssue, csv_rows, read_samples
-from mllm_tailor.data.layouts import transcript_files
+from mllm_tailor.data.layouts import LAYOUTS
+from mllm_tailor.data.layouts.base import Folder, Layout
 from mllm_tailor.data.layouts.regions import Region, scaled
 
 
@@ -35,6 +36,7 @@ SHAPE = {"label": "x", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}
 LABELME: dict[str, Any] = {"imagePath": "a.png", "flags": {}, "imageWidth": 40, "imageHeight": 30}
 QUESTION = {"image_id": None, "question": "q", "question_id": 1}
 ANSWER = {"question_id": 1, "answers": [{"answer": "a"}]}
+FORM = {"id": 0, "text": "TO:", "box": [1, 2, 3, 4], "label": "question", "linking": [[0, []], 5]}
 SETS = {"a": None, "b": {"file_name": "b.jsonl"}}
 ROWS = [{"instruction": "i", "input": "", "output": "o", "images": ["a.png"]}]
 
@@ -42,11 +44,16 @@ ROWS = [{"instruction": "i", "input": "", "output": "o", "images": ["a.png"]}]
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"l.json": label_studio(True)}, "`result` should be a list of objects, found "),
-        ({"l.json": label_studio(["x"])}, "`result` should be a list of objects, found "),
+        ({"l.json": label_studio(True)}, "`result` should be a list of objects"),
+        ({"l.json": label_studio(["x"])}, "`result` should be a list of objects"),
         ({"a.json": LABELME | {"shapes": [SHAPE | {"shape_type": []}]}}, r"a shape of the type \[\] is left out"),
-        ({"a.json": LABELME | {"shapes": [SHAPE | {"points": 5}]}}, "too few points for a rectangle"),
-        ({"a.json": LABELME | {"shapes": [SHAPE | {"points": [5, 5]}]}}, "a point is two numbers|too few points"),
+        ({"a.json": LABELME | {"shapes": [SHAPE | {"points": 5}]}}, "a shape needs a `label` and `points`"),
+        (
+            {"a.json": LABELME | {"shapes": [SHAPE | {"points": [5, 5]}]}},
+            "a point is two numbers|too few points|needs a `label`",
+        ),
+        ({"annotations/a.json": {"form": [FORM | {"words": [None]}]}, "images/a.png": image()}, "lists of words"),
+        ({"annotations/a.json": {"form": [FORM | {"id": []}]}, "images/a.png": image()}, "objects with an id"),
         ({"dataset_info.json": SETS, "b.jsonl": ROWS}, "a: names no file of the set"),
     ],
 )
@@ -90,16 +97,6 @@ def test_integers_of_hundreds_of_digits_are_no_numbers() -> None:
     assert repair_json('{"total": ' + "9" * 5000 + "}") == {"total": None}
 
 
-def test_lines_without_end_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"f\.txt:2: a line of over 5 characters"):
-        list(limited_lines(io.StringIO("ok\n123456\n"), Path("f.txt"), 5))
-    monkeypatch.setattr(transcript_files, "limited_lines", lambda lines, file: limited_lines(lines, file, 50))
-    (tmp_path / "wavs").mkdir()
-    (tmp_path / "metadata.csv").write_text("a|first text\nb|" + "x" * 100)
-    with pytest.raises(DataError, match=r"metadata\.csv:2: a line of over 50 characters"):
-        list(transcript_files.read_ljspeech(transcript_files.Folder(tmp_path)))
-
-
 def test_the_coding_of_a_table_is_found_beyond_its_ascii_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +106,16 @@ def test_the_coding_of_a_table_is_found_beyond_its_ascii_blocks(
         path.write_bytes(b"file_name,text\n" + b"a.png,plain\n" * 20 + f"b.png,{text}\n".encode(encoding))
         rows = [row for row in csv_rows.csv_rows(path) if not isinstance(row, DataIssue)]
         assert rows[-1].values["text"] == text and len(rows) == 21
+
+
+def test_a_shape_that_nobody_thought_of_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(folder: Folder) -> Iterator[Any]:
+        yield {}["label"]
+
+    monkeypatch.setattr(LAYOUTS, "load", lambda name: Layout(lambda folder: True, read))
+    with pytest.raises(DataError, match=rf"{tmp_path}: a label file has another shape .* `chat` \(KeyError") as caught:
+        read_samples(tmp_path, "chat")
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_label_files_are_json_objects_or_refused(tmp_path: Path) -> None:

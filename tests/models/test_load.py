@@ -349,6 +349,10 @@ def _config(folder: Path, **change: object) -> bytes:
     return json.dumps(config).encode()
 
 
+def _whole_config(folder: Path, **change: Any) -> bytes:
+    return json.dumps(json.loads((folder / "config.json").read_text()) | change).encode()
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -359,6 +363,9 @@ def _config(folder: Path, **change: object) -> bytes:
         ("config.json", lambda folder: _config(folder, num_hidden_layers=10**9)),
         ("config.json", lambda folder: _config(folder, vocab_size=10**9)),
         ("config.json", lambda folder: _config(folder, hidden_size=-1)),
+        ("config.json", lambda folder: _whole_config(folder, vision_feature_layer=2**70)),
+        ("config.json", lambda folder: _whole_config(folder, vision_feature_layer=[9])),
+        ("generation_config.json", b'{"eos_token_id": [{"a": 1}]}'),
         ("model.safetensors", lambda folder: _stored(folder, shape=None)),
         ("model.safetensors", lambda folder: _stored(folder, shape=[-1, 4])),
         ("model.safetensors", lambda folder: _stored(folder, dtype="Q99")),
@@ -382,6 +389,14 @@ def test_odd_files_end_in_a_message(folder: Path, sample: Sample, file: str, con
     (folder / file).write_bytes(content if isinstance(content, bytes) else content(folder))
     with pytest.raises(ModelError, match=re.escape(file) if "tokenizer" not in file else "tokenizer"):
         encode(sample, load_model(folder))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "config.json", "merges.txt"])
+def test_a_document_without_end_is_refused_before_it_is_read(folder: Path, name: str) -> None:
+    with (folder / name).open("wb") as file:
+        file.truncate(12 * 2**30)
+    with pytest.raises(ModelError, match=rf"{name}: 12,884,901,888 bytes, over the limit"):
+        load_model(folder)
 
 
 def test_an_adapter_beside_the_weights_is_named_and_not_applied(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from mllm_tailor.data.unused_files import unused_files
 from mllm_tailor.media.source import leads_inside
 
 SHOWN_FAULTS = 20
+# Of values that are not what a reader expects. What it can expect it names with its row.
+SHAPE_ERRORS: tuple[type[Exception], ...] = (
+    TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def read_samples(
         raise DataError(f"{path}: is not laid out as `{layout}` ({LAYOUTS.summary(layout)}) — leave `layout` out")
     samples: list[Sample] = []
     faults: list[DataIssue] = []
-    for item in reader.read(folder):
+    for item in _items(reader, folder, name):
         (faults if isinstance(item, DataIssue) else samples).append(item)  # type: ignore[arg-type]
     for file in unread_files(folder, reader):
         problem = (
@@ -81,6 +85,21 @@ def read_samples(
         raise DataError(f"{path}: no readable sample{reason} — check the files")
     notes += [str(fault) for fault in faults if fault.severity == "warning"]
     return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes), media_root)
+
+
+def _items(reader: Layout, folder: Folder, name: str) -> Iterator[Sample | DataIssue]:
+    """What a reader yields. One that stumbles over a shape nobody thought of names the folder and its layout.
+
+    Raises:
+        DataError: likewise.
+    """
+    try:
+        yield from reader.read(folder)
+    except SHAPE_ERRORS as error:
+        raise DataError(
+            f"{folder.path}: a label file has another shape than the layout `{name}` ({type(error).__name__}: {error}) "
+            f"— compare it with the example in docs/data.md, or set data.layout"
+        ) from error
 
 
 def without_links_out(folder: Folder, samples: Sequence[Sample]) -> tuple[list[Sample], list[DataIssue]]:

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 DUPLICATES = "consolidated*.safetensors"  # duplicates of the weights, under Mistral's names
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's files
+DOCUMENTS = (".json", ".jinja", ".txt", ".model")
+LARGEST_DOCUMENT = 512 * 2**20  # bytes; the largest tokenizers have about 40 MB
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ORIGINAL = "internvl_chat"  # model type of InternVL in its first layout, which is converted
 INDEX = "model.safetensors.index.json"
@@ -78,6 +80,7 @@ def read_checkpoint(folder: Path, path: str, revision: str | None = None) -> Che
     Raises:
         ModelError: naming the file and what to do, for anything missing, damaged or unsafe.
     """
+    _check_sizes(folder)
     file = folder / "config.json"
     try:
         config = read_json(file)
@@ -99,6 +102,15 @@ def _no_config(folder: Path) -> str:
             f"{folder}: an adapter, not a model — name the model it was trained on, or merge it first (`tailor merge`)"
         )
     return f"{folder}: no config.json — name a folder that holds a checkpoint"
+
+
+def _check_sizes(folder: Path) -> None:
+    """Refuse a tokenizer, template or configuration far beyond any real one, which its library would read whole."""
+    for file in folder.iterdir():
+        if file.suffix in DOCUMENTS and file.is_file() and (size := file.stat().st_size) > LARGEST_DOCUMENT:
+            raise ModelError(
+                f"{file}: {size:,} bytes, over the limit of {LARGEST_DOCUMENT:,} — copy or download it again"
+            )
 
 
 def _check_depths(config: Mapping[str, Any], file: Path) -> None:

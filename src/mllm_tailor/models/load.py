@@ -74,6 +74,7 @@ def load_model(
     processor: Any = open_processor(checkpoint) if family.tiled else open_stock_processor(checkpoint.folder, family)
     skipped = [name for part in ("head", *quantize_skip) for name in family.parts.get(part, (rf"(?:.*\.)?{part}",))]
     _check_template(checkpoint, family, processor)
+    _check_feature_layer(checkpoint, config)
     model = _load(
         checkpoint, family, config, chosen, device, _quantization(quantize, [*skipped, *family.unused_modules], device)
     )
@@ -171,6 +172,24 @@ def _check_template(checkpoint: Checkpoint, family: Family, processor: Any) -> N
     template = processor.chat_template or processor.tokenizer.chat_template
     if isinstance(template, str) and template != family.template and checkpoint.path not in BUNDLED:
         check_template(template, processor.tokenizer, checkpoint.folder)
+
+
+def _check_feature_layer(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+    """Refuse a layer of the vision tower to take features from that the tower does not have.
+
+    Raises:
+        ModelError: naming the setting.
+    """
+    stated = getattr(config, "vision_feature_layer", None)
+    count = getattr(getattr(config, "vision_config", None), "num_hidden_layers", None)
+    if stated is None or not isinstance(count, int):
+        return
+    layers = stated if isinstance(stated, list | tuple) else [stated]
+    if any(not isinstance(layer, int) or not -count - 1 <= layer <= count for layer in layers):
+        raise ModelError(
+            f"{checkpoint.folder / 'config.json'}: `vision_feature_layer` is {str(stated)[:40]}, and the vision tower "
+            f"has {count} layers — copy or download it again"
+        )
 
 
 def _dtype(wanted: str | torch.dtype, parameters: int, device: torch.device) -> torch.dtype:

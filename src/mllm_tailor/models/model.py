@@ -120,8 +120,13 @@ class LoadedModel:
         if self.family.compares:
             raise ModelError(f"{self.path}: {self.family.title} generates no replies — name a generative model")
         stated = self.model.generation_config.eos_token_id
-        ids = {*(stated if isinstance(stated, list) else [stated]), self.tokenizer.eos_token_id}
-        return frozenset(token for token in ids if token is not None)
+        stops = [*(stated if isinstance(stated, list) else [stated]), self.tokenizer.eos_token_id]
+        if any(not isinstance(token, int | None) for token in stops):
+            raise ModelError(
+                f"{self.folder / 'generation_config.json'}: `eos_token_id` should be a number or a list of numbers — "
+                "copy or download it again"
+            )
+        return frozenset(token for token in stops if token is not None)
 
     @property
     def pad_id(self) -> int:

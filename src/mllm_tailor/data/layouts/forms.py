@@ -70,14 +70,14 @@ def read_funsd(folder: Folder) -> Iterator[Sample | DataIssue]:
 def _funsd_form(content: Any, source: str) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
     """The linked pairs, and the words with their corners."""
     form = content.get("form") if isinstance(content, Mapping) else None
-    if not isinstance(form, list) or not all(isinstance(item, Mapping) and "id" in item for item in form):
-        raise DataError(f"{source}: `form` should be a list of objects with an id — correct the file")
+    if not isinstance(form, list) or not all(_is_item(item) for item in form):
+        raise DataError(f"{source}: `form` should be a list of objects with an id and lists of words — correct it")
     by_id = {item["id"]: item for item in form}
     answers: dict[Any, list[Any]] = defaultdict(list)
     for item in form:
         links = item.get("linking")
         for link in links if isinstance(links, list) else ():
-            if isinstance(link, list) and len(link) == 2 and item["id"] == link[0] and link[1] in by_id:
+            if _is_pair(link) and item["id"] == link[0] and link[1] in by_id:
                 answers[link[0]].append(link[1])
     entries = [
         {"question": str(item.get("text") or ""), "answer": " ".join(str(by_id[other].get("text")) for other in others)}
@@ -114,6 +114,18 @@ def _unread_items(form: list[Any], entries: list[dict[str, str]], source: str) -
 
 def _is_link(link: Any, own: Any, known: list[Any]) -> bool:
     return isinstance(link, list) and len(link) == 2 and own in link and all(end in known for end in link)
+
+
+def _is_item(item: Any) -> bool:
+    """Whether an item of a form has an id, and lists of links and of words where it has any."""
+    if not isinstance(item, Mapping) or not isinstance(item.get("id"), (int, str)):
+        return False
+    lists = [item.get(name) or [] for name in ("linking", "words")]
+    return all(isinstance(value, list) for value in lists) and all(isinstance(word, Mapping) for word in lists[1])
+
+
+def _is_pair(link: Any) -> bool:
+    return isinstance(link, list) and len(link) == 2 and all(isinstance(end, (int, str)) for end in link)
 
 
 def _corners(box: Any, source: str) -> list[float]:

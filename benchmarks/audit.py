@@ -2,6 +2,7 @@
 
     python benchmarks/audit.py FOLDER                         # labels alone, and with the transcripts: 1 minute
     python benchmarks/audit.py FOLDER --folds 2 --minutes 24  # and with cross-fitted readings of the embedded model
+    python benchmarks/audit.py FOLDER --readings FILE         # or with predictions of receipts that no one learned
 
 FOLDER holds the ICDAR 2019 SROIE receipts (images, entities, metadata.jsonl with transcripts) and label_problems.json,
 which lists the labels that do not occur in the transcript. 5 % of the receipts of a copy get one wrong label of a kind
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folds", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=24.0, help="of training, over all folds")
+    parser.add_argument("--no-images", action="store_true", help="do not open the images, so copies are not found")
+    parser.add_argument("--readings", type=Path, help="predictions of receipts on which the system was not trained")
     arguments = parser.parse_args()
     copies = {
         "official": arguments.work / "official",
@@ -62,7 +65,7 @@ def main() -> None:
         for problem, identifiers in read_json(arguments.folder / "label_problems.json").items()
         for identifier in identifiers
     ]
-    readings: tuple[Path, ...] = ()
+    readings: tuple[Path, ...] = (arguments.readings,) if arguments.readings else ()
     if arguments.folds:
         readings = (read_folds(copies["planted"], arguments),)
     rows = []
@@ -75,10 +78,16 @@ def main() -> None:
         if evidence in ("labels, images and readings", "all") and not given:
             continue
         for faults, wanted in (("official", known), ("planted", planted)):
-            result = audit_copy(copies[faults + suffix], arguments.work, given)
+            result = audit_copy(copies[faults + suffix], arguments.work, given, decode=not arguments.no_images)
             rows.append(count(evidence, faults, wanted, known, result))
             print(json.dumps(rows[-1]), flush=True)
-    settings = {"seed": arguments.seed, "folds": arguments.folds, "minutes": arguments.minutes if readings else 0}
+    settings = {
+        "seed": arguments.seed,
+        "folds": arguments.folds,
+        "minutes": arguments.minutes if arguments.folds else 0,
+    }
+    settings["images opened"] = not arguments.no_images
+    settings["receipts read"] = sum(1 for path in readings for _ in path.open())
     write_json(RESULT, {"machine": describe_machine(), "settings": settings, "rows": rows})
     print(table(rows))
 
@@ -151,10 +160,10 @@ def without_transcripts(source: Path, target: Path) -> None:
     write_jsonl(target / "metadata.jsonl", [{key: row[key] for key in ("file_name", "split")} for row in rows])
 
 
-def audit_copy(folder: Path, work: Path, readings: tuple[Path, ...]) -> AuditResult:
+def audit_copy(folder: Path, work: Path, readings: tuple[Path, ...], *, decode: bool) -> AuditResult:
     """The product's audit of one copy."""
     recipe = read_recipe(RECIPE, [f"data.train={folder}", f"output={work / 'audits'}", f"name={folder.name}"])
-    return audit(recipe, AuditOptions(readings=readings))
+    return audit(recipe, AuditOptions(readings=readings, decode=decode))
 
 
 def read_folds(folder: Path, arguments: argparse.Namespace) -> Path:

@@ -12,7 +12,7 @@ RapidOCR 1.4.4 is installed into an environment that the script makes (--environ
   transcripts of the training receipts, which come with the data.
 - `nearest + rules`: company and address of that receipt, date and total by the rules.
 
-The rules were written once, from what receipts look like, with no look at a score. Accuracy is by `tailor score`;
+The rules were written once, from what receipts look like, with no look at a score. Accuracy is as by `tailor score`;
 seconds are CPU seconds of one thread for each receipt. Only pages that --ours has read are compared.
 """
 
@@ -21,6 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -30,16 +32,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.core.device import describe_machine
 from mllm_tailor.core.io import read_json, write_json, write_jsonl
 from mllm_tailor.data.formats import is_amount, is_date
+from mllm_tailor.scoring import compare, score
+from mllm_tailor.scoring.referee import match_predictions, read_labels
 from mllm_tailor.tasks.transcripts import rows_of
 
 RESULT = Path(__file__).parent / "results" / "ocr_pipeline.json"
 READER = Path(__file__).parent / "ocr" / "read_pages.py"
 REQUIREMENTS = ("rapidocr-onnxruntime==1.4.4",)
 METRICS = ("exact", "normalised_exact", "fuzzy", "f1")
-KINDS = ("total=amount", "date=date")
+KINDS = {"total": "amount", "date": "date"}
 
 DATE = re.compile(
     r"\d{1,4}[-/.]\d{1,2}[-/.]\d{2,4}"
@@ -60,6 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ours", type=Path, help="a run folder or a file of predictions")
+    parser.add_argument("--ours-seconds", type=float, help="CPU seconds a receipt of ours, from `time tailor predict`")
+    parser.add_argument("--note", help="what ours is, for the stored result")
     parser.add_argument("--limit", type=int, help="only so many dev receipts")
     parser.add_argument("--environment", type=Path, help="where RapidOCR is or will be installed")
     parser.add_argument("--work", type=Path, default=Path(".benchmarks/ocr"))
@@ -83,17 +88,17 @@ def main() -> None:
         for ruled, copied in zip(systems["rules"], systems["nearest"], strict=True)
     ]
     reading = sum(page["seconds"] for page in pages) / len(pages)
-    seconds = dict.fromkeys(systems, reading)
+    seconds: dict[str, float | None] = dict.fromkeys(systems, reading)
     if ours:
         systems["ours"] = ours
-        seconds["ours"] = sum(float(row.get("seconds", 0.0)) for row in ours) / len(ours)
+        seconds["ours"] = arguments.ours_seconds  # a row's `seconds` are those of the clock
     scores = tailor_score(arguments.work, dev, systems)
     for name, values in scores.items():
-        values["seconds"] = round(seconds[name], 2)
+        values["seconds"] = seconds[name] and round(seconds[name], 2)
     result = {
-        "machine": describe_machine(),
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "receipts": len(dev),
-        "ours": training_of(arguments.ours) if arguments.ours else None,
+        "ours": training_of(arguments.ours) | {"note": arguments.note} if arguments.ours else None,
         "requirements": REQUIREMENTS,
         "systems": scores,
     }
@@ -104,15 +109,22 @@ def main() -> None:
 def read_pages(arguments: argparse.Namespace, paths: Sequence[str]) -> list[Row]:
     """RapidOCR's lines of every page, from --work where they were read before."""
     out = arguments.work / "pages.jsonl"
-    with tempfile.TemporaryDirectory() as temporary:
-        environment = arguments.environment or Path(temporary) / "rapidocr"
-        python = environment / "bin" / "python"
-        if not python.is_file():
-            subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-            subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
-        subprocess.run([python, READER, out], input="\n".join(paths), text=True, check=True)
-    by_file = {row["file"]: row for row in map(json.loads, out.read_text("utf-8").splitlines())}
-    return [by_file[path] for path in paths]
+    if not set(paths) <= pages_in(out).keys():
+        with tempfile.TemporaryDirectory() as temporary:
+            environment = arguments.environment or Path(temporary) / "rapidocr"
+            python = environment / "bin" / "python"
+            if not python.is_file():
+                subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+                subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+            subprocess.run([python, READER, out], input="\n".join(paths), text=True, check=True)
+    known = pages_in(out)
+    return [known[path] for path in paths]
+
+
+def pages_in(file: Path) -> dict[str, Row]:
+    """The pages that were read so far."""
+    rows = map(json.loads, file.read_text("utf-8").splitlines()) if file.is_file() else ()
+    return {row["file"]: row for row in rows}
 
 
 def by_rules(lines: Sequence[str]) -> dict[str, str]:
@@ -187,27 +199,22 @@ def training_of(path: Path) -> Row:
 
 
 def tailor_score(work: Path, dev: Sequence[Row], systems: Mapping[str, Sequence[Row]]) -> dict[str, Row]:
-    """Each system's metrics and exact fields, as `tailor score` prints them."""
-    labels = work / "labels.jsonl"
-    write_jsonl(labels, [{"id": row["id"], **row["entities"]} for row in dev])
-    files = {name: work / f"{name.replace(' ', '_')}.jsonl" for name in systems}
+    """Each system's metrics and fields, by the functions of `tailor score`; its input files are left in `work`."""
+    truth = [{"id": row["id"], "group": row["entities"]["company"], "fields": row["entities"]} for row in dev]
+    write_jsonl(work / "labels.jsonl", truth)
+    labelled = read_labels(truth, "labels.jsonl")
+    result = {}
     for name, rows in systems.items():
-        write_jsonl(files[name], rows)
-    options = [word for metric in METRICS for word in ("--metric", metric)]
-    options += [word for kind in KINDS for word in ("--kind", kind)]
-    command = [sys.executable, "-m", "mllm_tailor.cli.main", "score", labels, *files.values(), *options, "--json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-    document = json.loads(done.stdout)
-    scores = {}
-    for (name, file), system in zip(files.items(), document["systems"].values(), strict=True):
-        intervals = document["intervals"][file.name]
-        scores[name] = {
-            metric: [round(intervals[metric][key], 1) for key in ("value", "low", "high")] for metric in METRICS
+        write_jsonl(work / f"{name.replace(' ', '_')}.jsonl", rows)
+        matched = match_predictions(labelled, rows, name)
+        scores = score(labelled.labels, matched.predictions, METRICS, labelled.field_names, KINDS)
+        intervals = {metric: change.tuned for metric, change in compare(scores, scores, groups=labelled.groups).items()}
+        result[name] = {
+            metric: [round(value, 1) for value in (interval.value, interval.low, interval.high)]
+            for metric, interval in intervals.items()
         }
-        scores[name]["fields"] = {
-            field: round(values["value"], 1) for field, values in system["normalised_exact"]["fields"].items()
-        }
-    return scores
+        result[name]["fields"] = {field: round(v, 1) for field, v in scores["normalised_exact"].by_field.items()}
+    return result
 
 
 def table(scores: Mapping[str, Row]) -> str:

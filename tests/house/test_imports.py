@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import hashlib, importlib, json, logging, os, pkgutil, sys, warnings
 
@@ -62,6 +64,7 @@ print(json.dumps({"modules": len(names), "changed": {
 """
 
 
+@pytest.mark.slow
 def test_importing_every_module_changes_nothing() -> None:
     """Environment, warnings, logging, torch, transformers, PEFT and Pillow are as before."""
     kept = ("PATH", "PYTHONPATH", "HOME", "TMPDIR", "LANG", "OMP_NUM_THREADS")  # not what this process has set

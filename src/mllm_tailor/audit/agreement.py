@@ -55,9 +55,9 @@ def _contradicted(column: Column, groups: Mapping[str, str], name: str) -> Itera
     dependence = agreeing / total if total else 0.0
     if dependence < DEPENDS:
         return
-    for value, group, example, count, others in findings:
-        weight = _weight(value, example, dependence) * count / others
-        reason = f"{count} of {others} others with {name} {quoted(group, 40)} have {quoted(example.text)}"
+    for value, group, example, count, compared in findings:
+        weight = _weight(value, example, dependence) * count / compared
+        reason = f"{count} of {compared} others with {name} {quoted(group, 40)} have {quoted(example.text)}"
         yield Evidence(value.page.id, column.name, "agreement", weight, reason, example.text)
 
 

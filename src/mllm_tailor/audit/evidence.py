@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mllm_tailor.scoring.text import as_text
@@ -53,7 +53,7 @@ class Suspect:
     label: Any
     source: str
     suspicion: float  # 0..1
-    evidence: tuple[Evidence, ...] = field(default=())
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def suggestion(self) -> str:

@@ -110,7 +110,7 @@ def _exchanged(readings: Sequence[_Reading], kind: str) -> Array:
     )
     result = np.zeros(len(readings))
     for part in range(THIRDS):
-        members = np.flatnonzero(third == part)
+        members = np.flatnonzero(third == part).tolist()
         paired = sorted(readings[index].similarity for index in members)
         for index in members:
             similarity = readings[index].similarity

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mllm_tailor.audit.evidence import LabelledPage, letters_and_digits
+from mllm_tailor.audit.evidence import LabelledPage
 from mllm_tailor.data.formats import is_amount, is_date
 from mllm_tailor.scoring.text import as_text, is_empty, normalise, typed_text
+from mllm_tailor.tasks.printed import letters_and_digits
 
 MOSTLY = 0.9  # share of the values that makes it a field of dates or of amounts
 SCALARS = (str, int, float)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from mllm_tailor.audit.evidence import Evidence, LabelledPage, letters_and_digits, quoted
+from mllm_tailor.audit.evidence import Evidence, LabelledPage, quoted
 from mllm_tailor.data.perceptual_hash import near_pairs
 from mllm_tailor.scoring.text import as_text, normalise, typed_text
+from mllm_tailor.tasks.printed import letters_and_digits
 
 SAME_FILE, SAME_TEXT, NEAR_IMAGE = 0.55, 0.5, 0.4  # weights: of two labels that differ at least one is wrong
 SHORTEST_TEXT = 40  # letters and digits of a page that identify it

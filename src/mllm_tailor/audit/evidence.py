@@ -92,15 +92,6 @@ def rank(evidence: Iterable[Evidence], pages: Iterable[LabelledPage]) -> list[Su
     return sorted(suspects, key=lambda suspect: (-suspect.suspicion, suspect.id, suspect.field))
 
 
-def letters_and_digits(text: str) -> str:
-    """What is compared of a text where punctuation, case and spaces do not matter.
-
-    >>> letters_and_digits("No. 53-55, JALAN Sagu")
-    'no5355jalansagu'
-    """
-    return "".join(character for character in text.casefold() if character.isalnum())
-
-
 def quoted(value: Any, longest: int = 70) -> str:
     """A value in a sentence."""
     text = as_text(value)

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from rapidfuzz import fuzz
 
 from mllm_tailor.audit.columns import Column
-from mllm_tailor.audit.evidence import PRIOR, Evidence, LabelledPage, letters_and_digits, quoted
-from mllm_tailor.tasks.values import read_amount, read_date
+from mllm_tailor.audit.evidence import PRIOR, Evidence, LabelledPage, quoted
+from mllm_tailor.tasks.printed import NOT_PRINTED, letters_and_digits, same_meaning
 
-NUMBERS = re.compile(r"\d[\d.,' ]*\d|\d")
-DATES = re.compile(r"\d{1,4}\W{0,3}(?:\d{1,2}|[^\W\d]{3,9})\W{0,3}\d{2,4}|[^\W\d]{3,9}\W{1,3}\d{1,2}\W{1,3}\d{2,4}")
 SCATTERED = 0.1  # weight, against that of missing words, of words that are there but not side by side
-NOT_PRINTED = ("choice", "boolean")  # kinds whose values need not stand on the page
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def find_absent(columns: Sequence[Column]) -> Iterator[Evidence]:
 def _degree(value: str, kind: str, text: str) -> float:
     """0 for a value that the text holds, `SCATTERED` for one whose words it holds, up to 1 for one it does not."""
     whole = letters_and_digits(text)
-    if letters_and_digits(value) in whole or _same_meaning(value, kind, text):
+    if letters_and_digits(value) in whole or same_meaning(value, kind, text):
         return 0.0
     if kind != "string":
         return 1.0
@@ -62,18 +59,6 @@ def _degree(value: str, kind: str, text: str) -> float:
     words = [word for word in words if word]
     missing = sum(len(word) for word in words if word not in whole)
     return SCATTERED if not missing else 0.6 + 0.4 * missing / sum(map(len, words))
-
-
-def _same_meaning(value: str, kind: str, text: str) -> bool:
-    """Whether an amount or a date stands on the page in another form."""
-    if kind in ("amount", "number", "integer"):
-        number = read_amount(value)
-        return number is not None and any(read_amount(match) == abs(number) for match in NUMBERS.findall(text))
-    if kind == "date":
-        dates = {date for order in ("dmy", "mdy", "ymd") if (date := read_date(value, order)) is not None}
-        printed = {read_date(match, order) for match in DATES.findall(text) for order in ("dmy", "mdy", "ymd")}
-        return bool(dates & printed)
-    return False
 
 
 def _nearest(value: str, text: str) -> str:

@@ -28,10 +28,13 @@ from mllm_tailor.core.sample import Media
 from mllm_tailor.data.perceptual_hash import picture_hash
 from mllm_tailor.media.audio import read_audio
 from mllm_tailor.media.open import open_image
+from mllm_tailor.media.pdf import page_text
+from mllm_tailor.media.source import is_pdf
 from mllm_tailor.media.video import read_frames
 
 WORKER_BYTES = 6 * 2**30  # address space of one worker; the largest picture allowed needs about 2 GiB in passing
 FILE_SECONDS = 60.0
+LONGEST_TEXT = 100_000  # characters of a page that are compared with labels
 FILES_PER_WORKER = 16  # starting a process costs what decoding about this many images does
 
 
@@ -43,6 +46,7 @@ class Decoded:
     size: tuple[int, int] | None = None  # (width, height) in pixels of the upright picture
     looks: str = ""  # picture hash in hex; empty for clips and recordings
     problem: str | None = None
+    text: str = ""  # the text layer of a page of a PDF
 
 
 def decode_all(
@@ -146,15 +150,16 @@ def decode_one(media: Media) -> Decoded:
     The checksum comes last: only the decoders know the limits of size, and a file beyond them is not read.
     """
     try:
-        size, looks = None, ""
+        size, looks, text = None, "", ""
         if media.kind == "image":
             image = open_image(media)
             size, looks = image.size, picture_hash(image)
+            text = page_text(media)[:LONGEST_TEXT] if is_pdf(media) else ""
         elif media.kind == "video":
             read_frames(media, 1)  # the middle one; decoding whole videos would take longer than training on them
         else:
             read_audio(media)
-        return Decoded(_checksum(media), size, looks)
+        return Decoded(_checksum(media), size, looks, text=text)
     except DataError as error:
         return Decoded(problem=str(error))
 

@@ -15,6 +15,7 @@ from mllm_tailor.data.decode_check import Decoded, decode_all, look
 from mllm_tailor.data.formats import Pattern, is_amount, is_date, patterns
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.leaks import Labelled, find_duplicates, find_leaks, labelled
+from mllm_tailor.data.text_layer import absent_labels
 from mllm_tailor.data.unread import unread_issues
 from mllm_tailor.tasks import Task
 
@@ -85,6 +86,8 @@ def validate(
     found += unread_issues(samples, task, found)
     for fact in facts:
         found += _odd_values(fact, [*parts[0], *parts[1]])
+    if decode and (kinds := getattr(task, "kinds", None)):
+        found += absent_labels(samples, labels, decoded, kinds)
     found += find_leaks(*parts)
     found += [fault for part in parts for fault in find_duplicates(part)]
     return ValidationResult(tuple(found), tuple(facts), len(decoded), decode)

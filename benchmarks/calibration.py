@@ -1,11 +1,15 @@
-"""Do calibrated confidences mean what they say, and do promises hold? On raw predictions of real and drawn receipts.
+"""Do calibrated confidences mean what they say, and do promises hold? On stored raw predictions of real receipts.
 
     python benchmarks/calibration.py                          # from the stored predictions: minutes, no model
     python benchmarks/calibration.py --check benchmarks/results/raw_real.jsonl
 
 A file of raw predictions has one row for each receipt that the model was not trained on: its id, its group (company),
-whether it is of the data's own dev part, and for each value its raw scores and whether it is right. `--make` writes one
-(see `make_rows`); the texts of the documents are not stored.
+whether it is of the data's own dev part, and for each value its raw scores and whether it is right. `make_rows`
+writes them; the texts of the documents are not stored.
+
+raw_real.jsonl: 161 receipts of ICDAR 2019 SROIE (69 of them the dev part of the folder) as read, constrained and with
+one beam, by the embedded model after 18 steps of four receipts (Muon, 5e-4, all weights but the vision tower's): a weak
+model, right in 27 % of the values, of which promises can accept few.
 
 Two questions are answered for each file, with `benchmarks/results/calibration.json` as the result.
 
@@ -34,7 +38,7 @@ from mllm_tailor.scoring.judged import JudgedValue, judge
 from mllm_tailor.scoring.reliability import accepted_by, calibration_error, count_accepted, measure, ranking
 
 RESULTS = Path(__file__).parent / "results"
-FILES = {"real": RESULTS / "raw_real.jsonl", "drawn": RESULTS / "raw_drawn.jsonl"}
+FILES = {"real": RESULTS / "raw_real.jsonl"}
 PROMISES = (0.90, 0.95, 0.99)
 METRIC = "normalised_exact"
 
@@ -142,7 +146,7 @@ def halves(values: list[JudgedValue], splits: int) -> dict[str, Any]:
             count["accepted"] += int(accepted.sum())
             count["wrong"] += wrong
             count["values"] += len(right)
-            count["missed"] += wrong > (1 - promised) * accepted.sum()
+            count["missed"] += int(wrong > (1 - promised) * accepted.sum())
     return {
         "splits": len(errors),
         "ece": float(np.mean(errors)),
@@ -168,7 +172,7 @@ def main() -> None:
     """Count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=Path, help="a file of raw predictions in place of the stored ones")
-    parser.add_argument("--splits", type=int, default=40)
+    parser.add_argument("--splits", type=int, default=20)
     arguments = parser.parse_args()
     files = {"check": arguments.check} if arguments.check else {k: path for k, path in FILES.items() if path.is_file()}
     result: dict[str, Any] = {"machine": describe_machine()}

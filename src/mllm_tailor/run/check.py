@@ -201,9 +201,11 @@ def _outlook(run: ResolvedRun, splits: Splits) -> str:
     fewest = fewest_values(wanted.right, wanted.certainty)
     if values >= fewest:
         return ""
+    advice = "a larger data.dev, or data.held_out={folds: 5}"
+    fix = f"set {advice}" if run.recipe.data.held_out.folds is None else "label more samples"
     return (
         f"accept: {values} values to calibrate on cannot show that {wanted.right:.0%} are right, even without an "
-        f"error; it takes {fewest} — set a larger data.dev, or data.held_out={{folds: 5}}."
+        f"error; it takes {fewest} — {fix}."
     )
 
 

@@ -103,6 +103,18 @@ def test_a_field_that_no_sample_has_is_refused(tmp_path: Path) -> None:
             check_declared(samples, open_task("extract", fields))
 
 
+def test_markers_in_a_question_are_the_places_of_its_files(tmp_path: Path) -> None:
+    rows = [
+        {"image": "a.png", "question": "<image>\nWhat is it?", "answer": "a cup"},
+        {"images": ["a.png", "b.png"], "question": "Is <image> like <image>?", "answer": "no"},
+        {"image": "a.png", "question": "Are <image> and <image> alike?", "answer": "no"},
+    ]
+    samples, _ = read(tmp_path, *rows, **{"a.png": b"a", "b.png": b"b"})
+    assert [sample.prompt for sample in samples[:2]] == ["What is it?", "Is  like ?"]
+    assert [sample.positions for sample in samples] == [(), ((0, 3), (0, 9)), ()]
+    assert "<image>" in samples[2].prompt  # one file for two markers: a check names the row
+
+
 def test_every_harmless_key_is_documented() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert not [key for key in HARMLESS_KEYS if f"`{key}`" not in page]

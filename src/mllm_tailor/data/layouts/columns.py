@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import MEDIA_COLUMNS, media_columns, samples_of
+from mllm_tailor.data.conversation import Slot, parts_of
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
-from mllm_tailor.data.layouts.base import ARROW_NOTES, Folder, LabelFile, Layout, folder_layout
+from mllm_tailor.data.layouts.base import ARROW_NOTES, Folder, LabelFile, Layout, adjusted, folder_layout
 from mllm_tailor.media.source import media_kind
 
 FILE_COLUMNS = frozenset(name for group in MEDIA_COLUMNS for name in group)
+NO_LABELS = "sample_submission"  # Kaggle's file of invented labels, which shows the form of a submission
 METADATA_STEM = "metadata"  # the file that Hugging Face's image folders name so is meant where there are others
 # Further names of the file column, in lower case and without separators, by the kind of file.
 IMAGE_NAMES = ("image", "img", "picture", "photo")
@@ -93,7 +96,26 @@ def read_columns(row: Row, folder: Folder, roots: tuple[Path, ...]) -> Iterable[
     Raises:
         DataError: naming the row.
     """
-    return samples_of(Row(row.source, canonical(row.values, folder, roots), row.split), roots)
+    return adjusted(samples_of(Row(row.source, canonical(row.values, folder, roots), row.split), roots), placed)
+
+
+def placed(sample: Sample) -> Sample:
+    """The sample with its files where `<image>` and its like stand in the question, if there is one for each file."""
+    pieces = parts_of(sample.prompt)
+    kinds = [piece.kind for piece in pieces if isinstance(piece, Slot)]
+    if not kinds or kinds != [media.kind for media in sample.media]:
+        return sample
+    text, characters = "", []
+    for piece in pieces:
+        if isinstance(piece, str):
+            text += piece
+        else:
+            characters.append(len(text))
+    left = len(text) - len(text.lstrip())
+    places = [max(0, at - left) for at in characters]
+    usual = not sample.history and not any(places)
+    positions = () if usual else tuple((len(sample.history), at) for at in places)
+    return replace(sample, prompt=text.lstrip(), positions=positions)
 
 
 def _names_a_file(file: LabelFile) -> bool:
@@ -102,7 +124,7 @@ def _names_a_file(file: LabelFile) -> bool:
 
 def _layout(*suffixes: str) -> Layout:
     def files(folder: Folder) -> list[LabelFile]:
-        label_files = folder.label_files(*suffixes)
+        label_files = [file for file in folder.label_files(*suffixes) if not file.path.name.startswith(NO_LABELS)]
         named = [file for file in label_files if file.path.stem.lower() == METADATA_STEM and file.first]
         return named or [file for file in label_files if _names_a_file(file) or _is_unreadable_arrow(file)]
 

@@ -30,7 +30,7 @@ def test_sixty_bad_inputs_end_in_messages(tmp_path: Path, monkeypatch: pytest.Mo
     results = try_all(sample(light, 60), tmp_path / "workspace", tmp_path)
     assert len(results) == 60
     assert not {name: result for name, result in results.items() if result[0] not in ("accepted", "refused")}
-    assert sum(result[0] == "refused" for result in results.values()) > 20  # not all of it is accepted
+    assert sum(result[0] == "refused" for result in results.values()) > 10  # not all of it is accepted
 
 
 @pytest.mark.slow

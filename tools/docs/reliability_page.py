@@ -28,7 +28,8 @@ Each experiment repeats the smallest whole job (a model of 45,000 weights, eight
 each) and injects one kind of fault at random moments or places that follow from a seed. Then the same command runs on,
 and what it leaves is compared with an undisturbed run: weights, optimizer state, replies, scores and losses bit for
 bit, and no process is left at work. Commands run in forked children of one process; worker processes are forked too,
-which saves their imports.
+which saves their imports. The commit is the one with which the measured code arrived on the main branch. An experiment
+of `benchmarks/faults.py` that is not in the table has not been stored yet.
 
 | fault | how | injected | what happened | failures | commit, date |
 |---|---|---|---|---|---|

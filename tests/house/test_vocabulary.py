@@ -41,3 +41,11 @@ def test_retired_words_are_gone() -> None:
             if (match := words.search(line)) and not ALLOWED.search(line):
                 found.append(f"{name}:{number}: {match[0]}: {line.strip()[:80]}")
     assert not found, f"{len(found)} retired words, see docs/glossary.md:\n" + "\n".join(found[:40])
+
+
+def test_no_figure_comes_from_a_script_that_is_not_kept() -> None:
+    """A figure in a page is produced by a command of the repository, or it is not there."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    unkept = re.compile(r"outside (the|this) repository|not part of\s+the repository", re.I)
+    texts = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in listed.stdout.splitlines()}
+    assert [name for name, text in texts.items() if unkept.search(" ".join(text.split()))] == []

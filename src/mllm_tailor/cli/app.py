@@ -30,7 +30,7 @@ app = typer.Typer(
       tailor demo                         everything, on drawn receipts, in minutes
       tailor init data/                   look at labelled data, write recipe.yaml
       tailor check recipe.yaml            problems, leaks and cost before training
-      tailor run recipe.yaml              score the base, tune, score again, report
+      tailor run recipe.yaml              score the base, tune, score it, report
       tailor predict runs/NAME scans/     use the tuned model on new files
 
     \b
@@ -474,7 +474,7 @@ def verify(
         str | None, typer.Option("--price", help="Of a million tokens read and written, such as 0.15,0.60.")
     ] = None,
 ) -> None:
-    """Check that adapter, merged, exported and served model agree.
+    """Check that all forms of the tuned model agree.
 
     Without --url also that the tuned model differs from its base. With --url the endpoint's replies to the held-out
     samples are scored beside the run's. Exit status 1: something is not as it should be.

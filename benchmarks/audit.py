@@ -28,6 +28,7 @@ from mllm_tailor.core.io import read_json, write_json, write_jsonl
 from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.audit import AuditOptions, AuditResult, audit
 from mllm_tailor.run.cross_fit import CrossFit
+from mllm_tailor.run.resolve import resolve
 
 RESULT = Path(__file__).parent / "results" / "audit.json"
 RECIPE = Path(__file__).parent.parent / "recipes" / "sroie.yaml"
@@ -163,7 +164,7 @@ def without_transcripts(source: Path, target: Path) -> None:
 def audit_copy(folder: Path, work: Path, readings: tuple[Path, ...], *, decode: bool) -> AuditResult:
     """The product's audit of one copy."""
     recipe = read_recipe(RECIPE, [f"data.train={folder}", f"output={work / 'audits'}", f"name={folder.name}"])
-    return audit(recipe, AuditOptions(readings=readings, decode=decode))
+    return audit(resolve(recipe), AuditOptions(readings=readings, decode=decode))
 
 
 def read_folds(folder: Path, arguments: argparse.Namespace) -> Path:
@@ -177,7 +178,7 @@ def read_folds(folder: Path, arguments: argparse.Namespace) -> Path:
             "train.processes=1",
         ]
         settings = CrossFit(arguments.folds, arguments.minutes)
-        result = audit(read_recipe(RECIPE, overrides), AuditOptions(cross_fit=settings, decode=False))
+        result = audit(resolve(read_recipe(RECIPE, overrides)), AuditOptions(cross_fit=settings, decode=False))
         write_jsonl(out, (prediction.row() for predictions in result.readings.values() for prediction in predictions))
     return out
 

@@ -14,6 +14,7 @@ from mllm_tailor.reporting.audit_page import AuditPage, make_card, write_audit_p
 from mllm_tailor.run.audit import AuditOptions, AuditResult, apply_decisions, audit, existing_run
 from mllm_tailor.run.cross_fit import CrossFit
 from mllm_tailor.run.report import picture
+from mllm_tailor.run.resolve import resolve
 from mllm_tailor.scoring.text import as_text
 
 SHOWN = 10  # labels in the terminal
@@ -35,16 +36,16 @@ def audit_recipe(
     Raises:
         TailorError: when the recipe, its data or the readings cannot be read.
     """
-    recipe = read_recipe(path, overrides)
     if folds is not None and folds < 2:
         raise RecipeError(f"--folds {folds}: at least 2, so that no sample is read by a model that learned it")
+    run = resolve(read_recipe(path, overrides))
     given = tuple(readings)
-    if not given and (run := existing_run(recipe)) is not None:
-        given = (run,)
+    if not given and (finished := existing_run(run)) is not None:
+        given = (finished,)
     cross_fit = CrossFit(folds, minutes) if folds is not None else None
-    result = audit(recipe, AuditOptions(given, cross_fit, decode))
+    result = audit(run, AuditOptions(given, cross_fit, decode))
     apply = command("audit", path, *overrides, "--apply", "decisions.jsonl")
-    _write_page(result, recipe.name, apply, shown)
+    _write_page(result, run.name, apply, shown)
     _show(result, apply)
 
 
@@ -54,8 +55,7 @@ def apply_to_recipe(path: Path, overrides: list[str], decisions: Path) -> None:
     Raises:
         DataError: when a decision does not fit the data.
     """
-    recipe = read_recipe(path, overrides)
-    folder, everyone, corrected = apply_decisions(recipe, decisions)
+    folder, everyone, corrected = apply_decisions(resolve(read_recipe(path, overrides)), decisions)
     kept = sum(decision.decision == "keep" for decision in everyone)
     table = Table("Labels that the decisions replace", "sample", "field", "label", "is replaced by", numbers=False)
     for item in corrected:

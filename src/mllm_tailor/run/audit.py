@@ -18,10 +18,9 @@ from mllm_tailor.data.corrections import Corrected, Decision, correct, read_deci
 from mllm_tailor.data.decode_check import Decoded, decode_all
 from mllm_tailor.media.pdf import page_text
 from mllm_tailor.media.source import is_pdf
-from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.cross_fit import CrossFit, cross_fit
 from mllm_tailor.run.dataset import read_splits
-from mllm_tailor.run.resolve import ResolvedRun, field_kinds, resolve
+from mllm_tailor.run.resolve import ResolvedRun, field_kinds
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions, read_scores
 from mllm_tailor.scoring.referee import LabelledSet, match_predictions
 from mllm_tailor.tasks.transcripts import stated_text
@@ -45,9 +44,9 @@ class AuditFolder:
     path: Path
 
     @classmethod
-    def of(cls, recipe: Recipe) -> AuditFolder:
+    def of(cls, run: ResolvedRun) -> AuditFolder:
         """The folder of a recipe's audit."""
-        return cls(Path(recipe.output) / f"{recipe.name}-audit")
+        return cls(Path(run.recipe.output) / f"{run.name}-audit")
 
     @property
     def rows(self) -> Path:
@@ -88,16 +87,15 @@ class AuditResult:
         return sum(len(labels) for labels in self.labels.values())
 
 
-def audit(recipe: Recipe, options: AuditOptions = AuditOptions()) -> AuditResult:
+def audit(run: ResolvedRun, options: AuditOptions = AuditOptions()) -> AuditResult:
     """Rank the labels of all samples of a recipe, held-out ones too, by what speaks against them.
 
     Raises:
         TailorError: when recipe, data or readings cannot be read.
     """
-    if recipe.stages:
+    if run.recipe.stages:
         raise RecipeError("an audit is of one data set — name a recipe without `stages`")
-    run = resolve(recipe)
-    folder = AuditFolder.of(recipe)
+    folder = AuditFolder.of(run)
     layout, samples, issues = _read(run)
     labels = {sample.id: run.task.labels(sample) for sample in samples}
     decoded = _decode(samples) if options.decode else {}
@@ -204,7 +202,7 @@ def _readings(path: Path, labels: Mapping[str, Mapping[str, Any]], run: Resolved
     return known
 
 
-def apply_decisions(recipe: Recipe, path: Path) -> tuple[AuditFolder, list[Decision], list[Corrected]]:
+def apply_decisions(run: ResolvedRun, path: Path) -> tuple[AuditFolder, list[Decision], list[Corrected]]:
     """Check decisions against the data and add them to those of the audit; label files are not written.
 
     Returns the audit's folder, all decisions so far, and the labels that they change.
@@ -212,8 +210,7 @@ def apply_decisions(recipe: Recipe, path: Path) -> tuple[AuditFolder, list[Decis
     Raises:
         DataError: when a decision does not fit the data.
     """
-    run = resolve(recipe)
-    folder = AuditFolder.of(recipe)
+    folder = AuditFolder.of(run)
     decisions = {decision.key: decision for decision in (*folder.decided(), *read_decisions(path))}
     _, train, held_out, before = read_splits(run, [])
     _, corrected = correct([*train, *held_out], run.task, list(decisions.values()), str(path))
@@ -221,7 +218,7 @@ def apply_decisions(recipe: Recipe, path: Path) -> tuple[AuditFolder, list[Decis
     return folder, list(decisions.values()), [*before, *corrected]
 
 
-def existing_run(recipe: Recipe) -> Path | None:
+def existing_run(run: ResolvedRun) -> Path | None:
     """The finished run of a recipe, whose held-out readings are evidence at no cost."""
-    folder = RunFolder(Path(recipe.output) / recipe.name)
+    folder = RunFolder(Path(run.recipe.output) / run.name)
     return folder.path if folder.scores.is_file() else None

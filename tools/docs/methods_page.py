@@ -45,8 +45,8 @@ The objective is set in `train`:
 - default: the cross-entropy of the answers;
 - `distill: {teacher: FOLDER_OR_ID}`: labels and the logits of a larger model (Hinton et al. 2015), or with
   `of: vision` the hidden states of its vision tower (Gao et al. 2024);
-- `prefer: {beta: 0.1}`: DPO (Rafailov et al. 2023) as a second stage. The rejected reply of a pair is the one that the row
-  states (`rejected`, see [data](data.md)), else the model's own wrong reading of the sample;
+- `prefer: {beta: 0.1}`: DPO (Rafailov et al. 2023) as a second stage. The rejected reply of a pair is the one that the
+  row states (`rejected`, see [data](data.md)), else the model's own wrong reading of the sample;
 - `task: match` with a CLIP or SigLIP: the contrastive loss; large batches by cached gradients (`micro_batch_size` pairs
   at a time);
 - `method: {name: mezo, objective: metric}`: the task's own metric, which has no gradient.

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_tailor.core import io
-from mllm_tailor.core.errors import DataError, MissingFileError
+from mllm_tailor.core.errors import DataError, MissingFileError, RecipeError
 from mllm_tailor.core.io import (
     atomic_file,
     atomic_folder,
@@ -29,6 +29,7 @@ from mllm_tailor.core.io import (
     write_atomic,
 )
 from mllm_tailor.core.strict_json import MAX_DEPTH, dump_json, parse_json, repair_json
+from mllm_tailor.recipe import read_recipe
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -230,3 +231,12 @@ def test_a_document_over_the_limit_is_not_read(tmp_path: Path) -> None:
         stream.truncate(12 * 2**30)
     with pytest.raises(DataError, match=r"labels\.json: 12,884,901,888 bytes, over the limit of"):
         read_json(file)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "r.yaml")
+    with pytest.raises(RecipeError, match=r"r\.yaml: a pipe or device"):
+        read_recipe(tmp_path / "r.yaml")
+    with pytest.raises(DataError, match=r"r\.yaml: a pipe or device"):
+        read_json(tmp_path / "r.yaml")

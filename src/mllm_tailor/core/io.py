@@ -187,6 +187,8 @@ def read_limited(path: Path, limit: int) -> bytes:
         DataError: naming a larger file.
         OSError: as reading does.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a named pipe would be waited for without end
+        raise DataError(f"{path}: a pipe or device, not a file — put the file there, or name another one")
     with path.open("rb") as file:
         if (size := os.fstat(file.fileno()).st_size) > limit:
             raise DataError(f"{path}: {size:,} bytes, over the limit of {limit:,} for one document — split it")

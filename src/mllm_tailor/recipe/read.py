@@ -32,6 +32,8 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _read_text(path: Path) -> str:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a named pipe would be waited for without end
+        raise RecipeError(f"{path}: a pipe or device, not a file — name the YAML file of a recipe")
     try:
         with path.open(encoding="utf-8-sig") as file:
             return file.read(MAX_CHARACTERS + 1)

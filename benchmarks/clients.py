@@ -42,7 +42,8 @@ def tiny_run(folder: Path) -> tuple[Path, Path]:
     from fixtures.served_runs import FIELDS, make_run, receipt_files
 
     files = receipt_files(folder / "pictures", 1)
-    return make_run(folder / "runs", "receipts", Path("tiny"), {"extract": {"fields": FIELDS}}).path, files[0]
+    task = {"extract": {"fields": FIELDS}}
+    return make_run(folder / "runs", "receipts", Path("tiny"), task, max_new_tokens=200).path, files[0]
 
 
 def held_out_image(run: Path) -> Path:

@@ -110,7 +110,7 @@ def recipe(tiny_model_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_curve_that_cannot_be_drawn_is_refused_before_anything_trains(recipe: Path) -> None:
-    with pytest.raises(RecipeError, match="only 1 lie below the 8 samples"):
+    with pytest.raises(RecipeError, match="8 samples to train on and 1 of the sizes 4, 25, 50 are smaller"):
         draw_curve(recipe, [], [4, 25, 50], exclude_faulty=False)
     with pytest.raises(RecipeError, match="this command takes one training"):
         draw_curve(recipe, ["stages=[{name: a}]"], [2, 4], exclude_faulty=False)

@@ -108,7 +108,7 @@ def test_a_sweep_finds_and_resumes(tiny_model_folder: Path, tmp_path: Path) -> N
     [
         (["data.dev=0"], [1e-3, 1e-2], "3e", "set data.dev=0.1"),
         ([], [1e-3], "3e", "at least two"),
-        ([], [1e-3, 1e-2], "8GB", "cannot share out memory"),
+        ([], [1e-3, 1e-2], "8GB", "divides its budget between rounds, which memory does not allow"),
         (["method=full"], [1e-3, 1e-2], "3e", "rank"),
     ],
 )

@@ -29,8 +29,8 @@ class InternVLProcessor(ProcessorMixin):
         image_processor: GotOcr2ImageProcessorPil,
         tokenizer: PreTrainedTokenizerBase,
         image_seq_length: int = 256,
-        *,
-        use_thumbnail: bool = True,
+        # transformers passes on only what is not keyword-only
+        use_thumbnail: bool = True,  # noqa: FBT001, FBT002
         system: str | None = None,
         frame_text: str = "Frame{}: ",
         chat_template: str | None = None,

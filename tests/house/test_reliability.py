@@ -36,10 +36,10 @@ def test_sixty_bad_inputs_end_in_messages(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 def test_injected_faults_lose_nothing() -> None:
-    """Kills, flipped bytes and a second owner, a few of each."""
+    """Two kills of a run, which then ends with the bits of an undisturbed one."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, str(BENCHMARKS / "faults.py"), "--quick"]
+    command = [sys.executable, str(BENCHMARKS / "faults.py"), "--quick", "--only", "SIGKILL: one process"]
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.count("injected") == 3
+    assert done.stdout.count("2 injected") == 1

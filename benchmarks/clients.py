@@ -104,7 +104,7 @@ def versions(folder: Path, command: list[str], packages: list[str]) -> dict[str,
 def try_client(name: str, root: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Install one client and let it read."""
     script, packages = {**PYTHON, **NODE}[name]
-    folder = root / name.replace(" ", "-").strip("()")
+    folder = root / name.replace(" (npm)", "-npm")
     started = time.perf_counter()
     try:
         command = install_python(folder, packages) if name in PYTHON else install_node(folder, packages)

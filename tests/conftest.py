@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.real_data import real_data
+from hypothesis import settings
 
 from mllm_tailor.commands.console import use_json
 from mllm_tailor.core.progress import set_progress_factory
@@ -19,6 +20,10 @@ from mllm_tailor.core.progress import set_progress_factory
 # Rounding depends on the number of threads where a processor has wide vectors, and tests compare bits of processes:
 # one thread in each, before torch is loaded. The cores are used by running files of tests side by side.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# No assertion depends on how busy the machine is.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 # What a terminal's settings would add to output that tests read.
 for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CLICOLOR_FORCE", "TAILOR_LOG"):

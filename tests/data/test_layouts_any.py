@@ -26,7 +26,7 @@ scalars = st.one_of(
 field_rows = st.dictionaries(names, scalars, max_size=4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.lists(field_rows, min_size=1, max_size=5))
 def test_metadata_round_trip(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("trip")
@@ -37,7 +37,7 @@ def test_metadata_round_trip(rows: list[dict[str, Any]], tmp_path_factory: pytes
     assert [sample.id for sample in samples] == [str(number) for number in range(len(rows))]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.lists(st.lists(st.text(max_size=12), min_size=2, max_size=2), min_size=1, max_size=5))
 def test_table_round_trip(rows: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("trip")
@@ -49,7 +49,7 @@ def test_table_round_trip(rows: list[list[str]], tmp_path_factory: pytest.TempPa
     assert [list(sample.fields.values()) for sample in samples] == rows
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(turns=st.lists(st.text(max_size=15).map(str.strip), min_size=2, max_size=6))
 def test_conversations_lose_no_answer(turns: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("trip")
@@ -111,7 +111,7 @@ KEYS = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.lists(st.dictionaries(st.sampled_from(KEYS), json_values, max_size=5) | json_values, min_size=1, max_size=4)
 )
@@ -134,7 +134,7 @@ def test_strange_rows_become_samples_or_faults(
             json.dumps([item.id, item.prompt, item.answer, dict(item.fields)], allow_nan=False).encode()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     content=st.binary(max_size=200),
     name=st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "metadata.jsonl", "state.json"]),

@@ -28,7 +28,7 @@ def dataset(companies: list[str]) -> Dataset:
 companies = st.lists(st.sampled_from([f"Shop {letter}" for letter in "ABCDEFGHIJ"]), min_size=12, max_size=120)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(names=companies, fraction=st.floats(0.05, 0.5), seed=st.integers(0, 99), grouped=st.booleans())
 def test_a_split_is_complete_seeded_and_free_of_order(
     names: list[str], fraction: float, seed: int, grouped: bool
@@ -49,7 +49,7 @@ def test_a_split_is_complete_seeded_and_free_of_order(
         assert len(held) == max(1, round(fraction * len(names)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(names=companies, fraction=st.floats(0.01, 0.4), seed=st.integers(0, 99), grouped=st.booleans())
 def test_the_dev_part_never_costs_more_than_twice_its_share(
     names: list[str], fraction: float, seed: int, grouped: bool

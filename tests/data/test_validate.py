@@ -237,7 +237,7 @@ def test_blank_pages_are_not_copies_of_one_another() -> None:
     assert list(near_pairs([blank], [blank])) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(values=st.lists(st.text(max_size=15), max_size=10))
 def test_patterns_count_every_value_once(values: list[str]) -> None:
     found = patterns((str(number), value) for number, value in enumerate(values))
@@ -311,7 +311,7 @@ def test_a_split_column_and_questions_are_proposed(tmp_path: Path) -> None:
         propose_recipe(read_samples(labelled_folder(tmp_path / "bare", [{"split": "train"}])))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(
         st.dictionaries(
@@ -334,7 +334,7 @@ def test_whatever_the_labels_the_proposed_recipe_is_valid(
     assert set(recipe.task_settings["fields"]) <= {name for row in rows for name in row}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
     | st.sampled_from(["1e5", "yes", "NULL", "~", "a: b", "- x", "# c"])

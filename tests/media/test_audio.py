@@ -74,7 +74,7 @@ def test_every_width_and_rate_is_the_same_tone(rate: int, subtype: str, kind: st
     found=st.sampled_from([8_000, 11_025, 22_050, 44_100, 48_000, 96_000]),
     wanted=st.sampled_from([8_000, 16_000, 24_000]),
 )
-@settings(max_examples=18, deadline=None)
+@settings(max_examples=18)
 def test_resampling_keeps_length_and_shape(found: int, wanted: int) -> None:
     assert apart(resample(tone(found), found, wanted), tone(wanted)) < 1e-3
 
@@ -163,7 +163,7 @@ def test_a_clip_without_sound_says_so() -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_damage_anywhere_is_read_or_refused(data: st.DataObject) -> None:
     whole = bytearray(wav(tone(8000, 0.05), 8000).data or b"")
     for _ in range(data.draw(st.integers(1, 8))):

@@ -107,7 +107,7 @@ def frames(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *MUXED])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(share=st.floats(0, 1, exclude_max=True))
 @example(share=0.3)
 @example(share=0.5)
@@ -123,7 +123,7 @@ def test_a_recording_that_is_cut_off_is_refused_or_equal(name: str, share: float
 
 
 @pytest.mark.parametrize("name", OPEN)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_where_no_length_is_stated_nothing_is_made_up(name: str, share: float) -> None:
     whole, content = samples(name), recording(name)
@@ -137,7 +137,7 @@ def test_where_no_length_is_stated_nothing_is_made_up(name: str, share: float) -
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(share=st.floats(0, 1, exclude_max=True))
 @example(share=0.5)
 @example(share=0.9999999)
@@ -229,7 +229,7 @@ def test_transport_streams_are_read_from_their_first_frame() -> None:
         read_video(Media("video", data=stream.getvalue()[:-100]), 12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     name=st.sampled_from([*PLAIN, *MUXED, *OPEN]),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),

@@ -219,7 +219,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("name", [*CUT, "HEIF"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(share=st.floats(0, 1, exclude_max=True))
 @example(share=0.5)
 @example(share=0.99999)
@@ -317,7 +317,7 @@ def test_kinds_by_suffix() -> None:
     assert [media_kind(name) for name in ("a.JPG", "b.mp4", "c.flac", "d.pdf", "e.txt", "f")] == kinds
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"]),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),

@@ -103,7 +103,7 @@ def test_a_missing_library_names_itself(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @given(share=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @example(share=0.5)
 @example(share=0.99)
 def test_a_document_that_is_cut_off_is_refused(share: float) -> None:
@@ -122,7 +122,7 @@ def test_an_update_that_is_cut_off_is_refused() -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_damage_anywhere_is_drawn_or_refused(data: st.DataObject) -> None:
     whole = bytearray(drawn())
     for _ in range(data.draw(st.integers(1, 10))):

@@ -53,7 +53,7 @@ def test_variable_rate_goes_by_what_is_on_screen() -> None:
 
 @pytest.mark.parametrize("reordered", [False, True])
 @given(wanted=st.integers(1, 40), keys_every=st.sampled_from([1, 3, 7, 250]), seed=st.integers(0, 3))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_jumping_gives_the_same_frames_as_decoding_everything(
     reordered: bool, wanted: int, keys_every: int, seed: int
 ) -> None:
@@ -145,7 +145,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_damage_anywhere_is_read_or_refused(data: st.DataObject) -> None:
     whole = bytearray(clip(STEADY[:6]))
     for _ in range(data.draw(st.integers(1, 8))):

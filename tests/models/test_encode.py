@@ -193,7 +193,7 @@ def test_control_tokens_typed_by_a_user_stay_letters(model: LoadedModel, text: s
         assert model.tokenizer.decode(labels[labels != NO_LOSS]) == typed + TURN_END
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompt=st.text(max_size=30), answer=st.text(min_size=1, max_size=30).filter(str.strip))
 def test_any_text_comes_back(tiny_model_folder: Path, prompt: str, answer: str) -> None:
     model = _opened(tiny_model_folder)
@@ -252,7 +252,7 @@ def reference_grid(width: int, height: int, least: int, most: int, size: int) ->
     return big_enough[-1] if big_enough else tied[0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(2, 4000), st.integers(2, 4000), st.sampled_from(SETTINGS), st.sampled_from([56, 224, 448]))
 def test_the_grid_follows_the_rule(width: int, height: int, tiles: tuple[int, int], size: int) -> None:
     assert tile_grid(width, height, *tiles, size) == reference_grid(width, height, *tiles, size)

@@ -182,7 +182,7 @@ def forest_distance(first: Forest, second: Forest) -> int:
 
 
 @given(objects, objects)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tree_edit_equals_donuts_definition(label: dict, predicted: dict) -> None:
     truth, answer = donut_forest(label), donut_forest(predicted)
     if truth:

@@ -67,7 +67,7 @@ def changed(body: Any, path: tuple[Any, ...], value: Any) -> Any:
 def test_no_request_ends_in_a_5xx(client: TestClient, files: list[Path]) -> None:
     cases = [(url, body, way) for url, body in bodies(files[0]).items() for way in paths(body)]
 
-    @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=120, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(st.sampled_from(cases), ODD)
     def check(case: tuple[str, Any, tuple[Any, ...]], odd: Any) -> None:
         url, body, way = case

@@ -66,7 +66,7 @@ def test_outlines_move_with_their_image_and_back() -> None:
     assert move_value([100, 100, 800, 800], uncropped(*crop)) == [150, 150, 500, 500]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(corners=st.integers(3, 400), radius=st.integers(150, 480), most=st.integers(16, 40))
 def test_a_simplified_outline_covers_the_same_area(corners: int, radius: int, most: int) -> None:
     angles = [2 * math.pi * index / corners for index in range(corners)]

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from mllm_tailor.cli.app import app, run_command
 from mllm_tailor.core.io import read_jsonl
+from mllm_tailor.data.split import make_folds
 from mllm_tailor.models import Length
 from mllm_tailor.recipe import read_recipe
-from mllm_tailor.run.cross_fit import CrossFit, cross_fit, make_folds
+from mllm_tailor.run.cross_fit import CrossFit, cross_fit
 from mllm_tailor.run.dataset import prepare, read_splits
 from mllm_tailor.run.ledger import write_ledger
 from mllm_tailor.run.resolve import resolve
@@ -121,9 +122,10 @@ def test_decisions_that_do_not_fit_are_refused(
 def test_folds_hold_every_sample_once_and_groups_whole(recipe: Path) -> None:
     run = resolve(read_recipe(recipe))
     _, train, held_out, _ = read_splits(run, [])
-    folds = make_folds([*train, *held_out], 3, 0)
-    assert sorted(sample.id for fold in folds for sample in fold) == sorted(map(str, range(30)))
-    assert [len({sample.group for sample in fold}) for fold in folds] == [1, 1, 1]
+    samples = [*train, *held_out]
+    folds = make_folds(samples, 3, "0:fold")
+    assert sorted(name for fold in folds for name in fold) == sorted(map(str, range(30)))
+    assert [len({sample.group for sample in samples if sample.id in fold}) for fold in folds] == [1, 1, 1]
 
 
 @pytest.mark.slow
@@ -133,8 +135,8 @@ def test_cross_fitted_readings_are_of_models_that_did_not_learn_the_fold(recipe:
     samples = [*train, *held_out]
     first = cross_fit(run, samples, layout, tmp_path / "folds", CrossFit(2, 60))
     assert sorted(prediction.id for prediction in first) == sorted(sample.id for sample in samples)
-    for number, fold in enumerate(make_folds(samples, 2, 0), 1):
+    for number, fold in enumerate(make_folds(samples, 2, "0:fold"), 1):
         rows = [row for _, row in read_jsonl(tmp_path / "folds" / f"fold-{number}" / "data_fingerprints.jsonl")]
         learned = {row["id"] for row in rows if row.get("split") == "train"}
-        assert not learned & {sample.id for sample in fold}
+        assert not learned & fold
     assert cross_fit(run, samples, layout, tmp_path / "folds", CrossFit(2, 60)) == first  # nothing is trained again

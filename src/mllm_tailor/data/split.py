@@ -102,7 +102,7 @@ def make_folds(
     for sample in samples:
         units[split_unit(sample)].append(sample.id)
     if len(units) < count:
-        raise DataError(f"data.held_out.folds: {count} folds need as many groups, and there are {len(units)}")
+        raise DataError(f"{count} folds need as many groups, and there are {len(units)} — take fewer folds")
 
     def order(unit: str) -> tuple[int, bytes]:
         return -len(units[unit]), hashlib.sha256(f"{salt}:{unit}".encode(errors="replace")).digest()

@@ -6,17 +6,14 @@ same call continues where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mllm_tailor.core.device import seed_everything
-from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.sample import Prediction, Sample
-from mllm_tailor.data.split import split_unit
+from mllm_tailor.data.split import make_folds
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.dataset import Splits
@@ -47,12 +44,13 @@ def cross_fit(
     decoding mode.
 
     Raises:
-        RecipeError: when there are fewer groups than folds.
+        DataError: when there are fewer groups than folds.
         RunError: when the data or the recipe changed since the readings began.
     """
     check_model(run)
     predictions: list[Prediction] = []
-    for number, fold in enumerate(make_folds(samples, settings.folds, run.recipe.seed), 1):
+    for number, ids in enumerate(make_folds(samples, settings.folds, f"{run.recipe.seed}:fold"), 1):
+        fold = [sample for sample in samples if sample.id in ids]
         train = run.recipe.train.model_copy(update={"max_minutes": settings.max_minutes / settings.folds})
         recipe = run.recipe.model_copy(
             update={
@@ -90,24 +88,3 @@ def _read_fold(run: ResolvedRun, samples: Sequence[Sample], fold: Sequence[Sampl
         tune(folder, run, splits, cache)
         predict_to_files({run.mode: path}, open_tuned(run, folder.adapter), run, fold, cache)
     return read_predictions(path)
-
-
-def make_folds(samples: Sequence[Sample], count: int, seed: int) -> list[list[Sample]]:
-    """Folds of nearly equal size that keep groups whole; independent of the samples' order.
-
-    Raises:
-        RecipeError: when there are fewer units than folds.
-    """
-    units: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        units[split_unit(sample)].append(sample)
-    if len(units) < count:
-        raise RecipeError(f"--folds {count}: the samples form only {len(units)} groups — take fewer folds")
-
-    def order(unit: str) -> tuple[int, bytes]:
-        return -len(units[unit]), hashlib.sha256(f"{seed}:fold:{unit}".encode(errors="replace")).digest()
-
-    folds: list[list[Sample]] = [[] for _ in range(count)]
-    for unit in sorted(units, key=order):  # large groups first, each to the smallest fold
-        min(folds, key=len).extend(units[unit])
-    return folds

@@ -99,7 +99,7 @@ def _run_point(run: RunFolder, resolved: ResolvedRun, *, exclude_faulty: bool) -
         return run
     show_heading(f"{run.path.name} labelled samples")
     splits, _ = prepare(resolved, exclude_faulty=exclude_faulty)
-    for other in sorted(run.path.parent.iterdir()):
+    for other in sorted(path for path in run.path.parent.iterdir() if path.is_dir()):
         if finished(RunFolder(other)) and same_held_out(RunFolder(other), splits):
             share_predictions(RunFolder(other), run, "base_*")
     run_pipeline(run, resolved, splits, show_event)

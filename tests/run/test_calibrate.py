@@ -87,7 +87,9 @@ def test_without_a_promise_nothing_is_accepted_or_refused(run: ResolvedRun) -> N
     told = fit_calibration(plain, labelled, replies, "dev").apply(replies[0])
     assert told.confidence and told.accept is None and "accept" not in told.row()
     uncalibrated = RunCalibration(reason="none").apply(replies[0])
-    assert "confidence" not in uncalibrated.row() and uncalibrated.row()["raw"]
+    row = uncalibrated.row()
+    assert row["calibrated"] is False and not Prediction.from_row(row).confidence
+    assert row["confidence"] == {name: round(scores["mean"], 4) for name, scores in row["raw"].items()}
 
 
 def test_folds_never_judge_a_sample_by_its_own_label(run: ResolvedRun) -> None:

@@ -110,8 +110,11 @@ class Prediction:
             "id": self.id,
             "fields": dict(self.fields),
         }
-        if self.confidence:
-            row["confidence"] = {name: round(value, 4) for name, value in self.confidence.items()}
+        confidence = self.confidence or {name: scores["mean"] for name, scores in self.raw.items()}
+        if confidence:
+            row["confidence"] = {name: round(value, 4) for name, value in confidence.items()}
+        if confidence and not self.confidence:
+            row["calibrated"] = False
         if self.accept is not None:
             row["accept"] = dict(self.accept)
         row |= {
@@ -132,7 +135,7 @@ class Prediction:
             id=str(row["id"]),
             text=str(row["text"]),
             fields=row.get("fields") or {},
-            confidence=row.get("confidence") or {},
+            confidence=(row.get("confidence") if row.get("calibrated", True) else None) or {},
             seconds=float(row.get("seconds", 0.0)),
             problem=row.get("problem"),
             cut=bool(row.get("cut", False)),

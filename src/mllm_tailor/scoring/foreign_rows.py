@@ -31,7 +31,19 @@ NAME_KEYS = ("name", "key", "field", "type", "label")  # of an entry in a list o
 VALUE_KEYS = ("value", "text", "content", "mention_text", "value_string", "answer")
 CONFIDENCE_KEYS = ("confidence", "score", "probability")
 # Columns beside the fields, in labels and in predictions of this and other tools.
-OTHER_KEYS = {*ID_KEYS, "group", "split", "confidence", "raw", "accept", "where", "seconds", "problem", "cut"}
+OTHER_KEYS = {
+    *ID_KEYS,
+    "group",
+    "split",
+    "confidence",
+    "calibrated",
+    "raw",
+    "accept",
+    "where",
+    "seconds",
+    "problem",
+    "cut",
+}
 OTHER_KEYS |= {"question", "prompt", "sample", "source", "width", "height", "ocr", "system", "messages", "images"}
 OTHER_KEYS |= {"model", "usage", "error", "status", "logprobs", "latency", "duration", "index"}
 

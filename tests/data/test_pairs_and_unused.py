@@ -93,6 +93,8 @@ def test_what_the_task_does_not_use_is_named_with_the_first_row(tmp_path: Path) 
     assert "`source`" in text and "`shop`" in text and "`menu.size`" in text
     assert any("`note`" in issue.problem and "1 of 2" in issue.problem for issue in named)
     assert any(issue.source.endswith("rows.jsonl:1") for issue in named)
+    with_split = validate(samples, (), task, decode=False, used=["source"]).faults
+    assert not any("`source`" in issue.problem for issue in with_split)
 
 
 def test_a_field_that_no_sample_has_is_refused(tmp_path: Path) -> None:

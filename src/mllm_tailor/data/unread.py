@@ -29,9 +29,14 @@ def unread_columns(sample: Sample) -> Iterator[str]:
             yield f"`{name}`"
 
 
-def unread_issues(samples: Sequence[Sample], task: Task, known: Iterable[DataIssue] = ()) -> Iterator[DataIssue]:
-    """A warning for what samples state beyond the task; keys that an issue in `known` names are not named again."""
-    named = {f"`{key}`" for issue in known for key in _NAMED.findall(issue.problem)}
+def unread_issues(
+    samples: Sequence[Sample], task: Task, known: Iterable[DataIssue] = (), used: Iterable[str] = ()
+) -> Iterator[DataIssue]:
+    """A warning for what samples state beyond the task.
+
+    Keys that an issue in `known` names are not named again, nor are the columns in `used`, which the recipe names.
+    """
+    named = {f"`{key}`" for issue in known for key in _NAMED.findall(issue.problem)} | {f"`{name}`" for name in used}
     rows: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
         stated = [*unread_columns(sample), *(task.unread(sample) if isinstance(task, AccountingTask) else ())]

@@ -64,8 +64,11 @@ def validate(
     faults: Iterable[DataIssue] = (),
     decode: bool = True,
     workers: int | None = None,
+    used: Iterable[str] = (),
 ) -> ValidationResult:
     """Check training and held-out samples; `faults` are the issues found while reading.
+
+    `used` are the columns that the recipe names for another purpose than the task, such as the split.
 
     With `decode`, every file is decoded in worker processes (default: one per core). Without it, only the presence of
     files is checked, which is fast but finds neither damaged files nor copies under another name.
@@ -83,7 +86,7 @@ def validate(
         for part in (train, held_out)
     ]
     facts = [_field_facts(name, [*parts[0], *parts[1]]) for name in task.field_names]
-    found += unread_issues(samples, task, found)
+    found += unread_issues(samples, task, found, used)
     for fact in facts:
         found += _odd_values(fact, [*parts[0], *parts[1]])
     if decode and (kinds := getattr(task, "kinds", None)):

@@ -125,7 +125,8 @@ def prepare(
     limited: list[Excluded] = []
     train = _limit(train, data.limit, seed, "data.limit", limited)
     held_out = _limit(held_out, data.limit_held_out, seed, "data.limit_held_out", limited)
-    validation = validate(train, held_out, task, faults=issues, decode=decode)
+    used = (data.held_out.column, data.held_out.group_by, data.held_out.stratify_by, *run.recipe.score_by)
+    validation = validate(train, held_out, task, faults=issues, decode=decode, used=filter(None, used))
     sources = _read_sources(data, seed, task, held_out, limited, decode=decode)
     in_sources = (issue for source in sources for issue in source.issues)
     unused = _unused_pairs(run, train)

@@ -61,7 +61,7 @@ def _text_key(page: LabelledPage) -> str:
 
 
 def _differ(first: LabelledPage, second: LabelledPage) -> bool:
-    """Whether two pages are told apart by what is asked, or by their texts where both are known."""
+    """Whether two pages differ in what is asked, or in their texts where both are known."""
     return first.question != second.question or (
         bool(first.text and second.text) and _text_key(first) != _text_key(second)
     )

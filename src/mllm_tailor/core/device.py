@@ -20,7 +20,7 @@ CPU_TOKENS = 1024  # of one forward pass: more side by side is no faster on a CP
 def pick_device(wanted: str | torch.device | None = None) -> torch.device:
     """The wanted device, or the best there is: the GPU of this process, or the CPU.
 
-    `LOCAL_RANK`, which torchrun sets, tells the processes of one machine apart: each gets a GPU of its own.
+    `LOCAL_RANK`, which torchrun sets, numbers the processes of one machine: each gets its own GPU.
     """
     if wanted and str(wanted) != "cuda":
         return torch.device(wanted)

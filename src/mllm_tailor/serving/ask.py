@@ -32,7 +32,7 @@ class AskedMessage:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request, endpoint and wording apart."""
+    """What a request asks, in the same form for every endpoint and client."""
 
     model: str
     messages: tuple[AskedMessage, ...]

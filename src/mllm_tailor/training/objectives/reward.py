@@ -132,9 +132,9 @@ class RewardObjective(Objective):
         advantage = torch.stack([self.advantages[index][replica] for index, replica in rows]).to(device)
         losses = policy_loss(tokens, advantage, self.settings.loss, self.settings.clipping, self.longest)
         if self.settings.kl_weight:
-            apart = divergence(log_p, self._reference(batch, targets))
-            losses = losses + self.settings.kl_weight * tokens.total(apart) / tokens.counts
-            self.sums["kl"] += float(apart.detach().sum())
+            kl = divergence(log_p, self._reference(batch, targets))
+            losses = losses + self.settings.kl_weight * tokens.total(kl) / tokens.counts
+            self.sums["kl"] += float(kl.detach().sum())
         self.sums["entropy"] += float(-(scaled.exp() * scaled).sum(-1).detach().sum())
         self.sums["tokens"] += len(targets)
         counted = torch.tensor([self._counts(reply) for reply in replies], device=device)

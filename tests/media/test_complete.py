@@ -44,7 +44,10 @@ VIDEOS = {
     "mkv": ("matroska", "mpeg4", {}), "webm": ("webm", "libvpx-vp9", {}), "avi": ("avi", "mpeg4", {}),
     "mp4": ("mp4", "libx264", {}), "fast.mp4": ("mp4", "libx264", {"movflags": "faststart"}),
     "mov": ("mov", "mpeg4", {}), "3gp": ("3gp", "mpeg4", {}), "asf": ("asf", "wmv2", {}),
+    "mpg": ("mpeg", "mpeg1video", {}), "flv": ("flv", "flv", {}), "mjpeg.avi": ("avi", "mjpeg", {}),
 }  # fmt: skip
+STREAMS = {"ts": ("mpegts", "mpeg2video", {})}
+RATES = {"mpg": 25, "ts": 25}  # MPEG-1 and MPEG-2 know a few only
 
 
 def sound(seconds: float = 1.5) -> np.ndarray:
@@ -78,13 +81,13 @@ def recording(name: str) -> bytes:
 
 @cache
 def video(name: str) -> bytes:
-    kind, codec, options = VIDEOS[name]
+    kind, codec, options = (VIDEOS | STREAMS)[name]
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a")
         with av.open(str(path), "w", format=kind, options=options) as container:
-            track = container.add_stream(codec, rate=10)
-            track.width, track.height, track.pix_fmt = 32, 32, "yuv420p"
+            track = container.add_stream(codec, rate=RATES.get(name, 10))
+            track.width, track.height, track.pix_fmt = 32, 32, "yuvj420p" if codec == "mjpeg" else "yuv420p"
             for _ in range(12):
                 picture = np.kron(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
                 container.mux(track.encode(av.VideoFrame.from_image(Image.fromarray(picture))))
@@ -149,6 +152,12 @@ def test_a_video_that_is_cut_off_is_refused_or_equal(name: str, share: float) ->
         assert " — " in str(error)
     else:
         assert result == whole
+
+
+def test_a_seek_that_lands_behind_the_last_key_frame_loses_no_frame() -> None:
+    """FFmpeg finds nothing from the last key frame of this stream on; it is then decoded from its start."""
+    result = read_video(Media("video", data=video("ts")), 12)
+    assert len({frame.tobytes() for frame in result.frames}) == 12
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *MUXED, *OPEN])

@@ -6,7 +6,8 @@ it were all. Nothing is decoded here: headers alone are read, and pages or frame
 Each `_end_of_*` returns the offset at which the content ends as stated (beyond the file: it is cut off), or None where
 the container states none, as programs do that write into a pipe. Sources: RIFF/WAVE and AVI (Microsoft 1991, OpenDML
 1997), EBU Tech 3306 (RF64), Sony Wave64, Apple AIFF-C and CAF, RFC 3533 (Ogg), RFC 8794 and 9559 (EBML, Matroska),
-ISO/IEC 14496-12 (MP4), ISO/IEC 11172-3 (MP3), 13818-1 (TS), 14496-3 (ADTS), GIF89a, Adobe FLV, Microsoft ASF.
+ISO/IEC 14496-12 (MP4), ISO/IEC 11172-1 and 13818-1 (MPEG program and transport streams), 11172-3 (MP3),
+14496-3 (ADTS), GIF89a, Adobe FLV, Microsoft ASF.
 """
 
 from __future__ import annotations
@@ -292,6 +293,23 @@ def _end_of_transport(stream: IO[bytes], size: int) -> int | None:
     return -(-size // length) * length
 
 
+def _end_of_program(stream: IO[bytes], size: int) -> int | None:
+    """Packs, each of packets that state their length; nothing states how many. An end code is often left out."""
+    offset = 0
+    while offset < size:
+        head = _at(stream, offset, 14)
+        if head[:4] == b"\0\0\1\xb9":
+            return offset + 4
+        if head[:4] == b"\0\0\1\xba":  # a pack of MPEG-2 (with stuffing) or of MPEG-1
+            second = len(head) > 4 and head[4] >> 6 == 1
+            offset += 14 + (head[13] & 7 if len(head) == 14 else 0) if second else 12
+        elif head[:3] == b"\0\0\1" and len(head) >= 6:
+            offset += 6 + int.from_bytes(head[4:6], "big")
+        else:
+            return BEYOND if b"\0\0\1".startswith(head[:3]) and any(head) else None
+    return offset
+
+
 def _end_of_flv(stream: IO[bytes], size: int) -> int | None:
     """Every tag is followed by its length: the last one must fit."""
     length = int.from_bytes(_at(stream, size - 4, 4), "big")
@@ -335,6 +353,7 @@ _FORMATS: tuple[tuple[_Matches, _EndOf], ...] = (
     (lambda head: head[:4] == b"\x1a\x45\xdf\xa3", _end_of_matroska),
     (lambda head: head[:4] == b"OggS", _end_of_ogg),
     (lambda head: head[:4] == b"\x30\x26\xb2\x75", _end_of_asf),
+    (lambda head: head[:4] == b"\0\0\1\xba", _end_of_program),
     (lambda head: head[:3] == b"FLV", _end_of_flv),
     (lambda head: head[:6] == b"#!AMR\n" or head[:9] == b"#!AMR-WB\n", _end_of_amr),
     (lambda head: head[:4] == b"GIF8", _end_of_gif),

@@ -247,8 +247,8 @@ class _Decoder:
         """The frame with the largest timestamp up to `time`; the first frame when all come later."""
         key = self._key_before(time)
         if key is not None and key > self.current[0] + self.tolerance:
-            self._rewind(key)
-            if self.current[0] > time + self.tolerance:  # the file's index is wrong: decode from the start
+            landed = self._rewind(key)
+            if not landed or self.current[0] > time + self.tolerance:  # the file's index is wrong: from the start
                 self.line = replace(self.line, keys=())
                 self._rewind(0.0)
         while self.ahead is not None and self.ahead[0] <= time + self.tolerance:
@@ -259,16 +259,19 @@ class _Decoder:
         index = bisect_right(self.line.keys, time + self.tolerance)
         return self.line.keys[index - 1] if index else None
 
-    def _rewind(self, time: float) -> None:
-        """Continue decoding from the key frame at `time`."""
+    def _rewind(self, time: float) -> bool:
+        """Continue decoding from the key frame at `time`; False where that leads behind the last frame."""
         tick = round((time + self.line.start) / self.stream.time_base)
         # Transport streams have no index: asked for the very first timestamp they land behind it.
         self.container.seek(tick if time else min(0, tick), stream=self.stream)
         self.frames = enumerate(self.container.decode(self.stream))
         first = self._next()
+        if first is None and time:
+            return False
         if first is None:
             raise DataError(f"{self.name}: no frame can be decoded — copy it again from its source")
         self.current, self.ahead = first, self._next()
+        return True
 
     def _next(self) -> tuple[float, Any] | None:
         """The next frame and when it comes on screen, in seconds from the first."""

@@ -4,12 +4,13 @@
     python benchmarks/calibration.py --check benchmarks/results/raw_real.jsonl
 
 A file of raw predictions has one row for each receipt that the model was not trained on: its id, its group (company),
-whether it is of the data's own dev part, and for each value its raw scores and whether it is right. `make_rows`
-writes them; the texts of the documents are not stored.
+whether it is of the data's own dev part, and for each value its raw scores and whether it is right. `raw_scores.py`
+writes them; the texts of the documents are not stored. All were read constrained and with one beam.
 
-raw_real.jsonl: 161 receipts of ICDAR 2019 SROIE (69 of them the dev part of the folder) as read, constrained and with
-one beam, by the embedded model after 18 steps of four receipts (Muon, 5e-4, all weights but the vision tower's): a weak
-model, right in 27 % of the values, of which promises can accept few.
+raw_real.jsonl   161 receipts of ICDAR 2019 SROIE (69 of them the dev part of the folder) by the embedded model after 18
+                 steps of four receipts (Muon, 5e-4, all weights but the vision tower's): a weak model, right in 27 %
+                 of the values, of which promises can accept few.
+raw_drawn.jsonl  280 drawn receipts of five chains, each by a model tuned on other branches (`raw_scores.py --drawn`).
 
 Two questions are answered for each file, with `benchmarks/results/calibration.json` as the result.
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,36 +32,14 @@ import numpy as np
 
 from mllm_tailor.core.device import describe_machine
 from mllm_tailor.core.io import read_jsonl, write_json
-from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring.accept import choose_threshold
 from mllm_tailor.scoring.calibration import cross_fitted, fit
-from mllm_tailor.scoring.judged import JudgedValue, judge
+from mllm_tailor.scoring.judged import JudgedValue
 from mllm_tailor.scoring.reliability import accepted_by, calibration_error, count_accepted, measure, ranking
 
 RESULTS = Path(__file__).parent / "results"
-FILES = {"real": RESULTS / "raw_real.jsonl"}
+FILES = {name: RESULTS / f"raw_{name}.jsonl" for name in ("real", "tuned", "drawn")}
 PROMISES = (0.90, 0.95, 0.99)
-METRIC = "normalised_exact"
-
-
-def make_rows(
-    labels: Mapping[str, Mapping[str, Any]],
-    predictions: Sequence[Prediction],
-    groups: Mapping[str, str],
-    dev: set[str],
-    kinds: Mapping[str, str],
-) -> Iterator[dict[str, Any]]:
-    """A row for each prediction: no text, only raw scores and what was right; groups are numbered."""
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups.values()))}
-    for prediction in predictions:
-        values = judge([labels[prediction.id]], [prediction], [0], METRIC, kinds)
-        judged = {value.path: {**value.scores, "right": value.right} for value in values}
-        yield {
-            "id": prediction.id,
-            "group": numbers[groups[prediction.id]],
-            "dev": prediction.id in dev,
-            "values": judged,
-        }
 
 
 def read_values(path: Path, *, by_group: bool = True) -> tuple[list[JudgedValue], np.ndarray]:

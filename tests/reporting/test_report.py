@@ -258,6 +258,32 @@ def test_few_samples_are_shown_as_counts() -> None:
     stream = io.StringIO()
     Console(file=stream, width=80).print(gain_table({"m": result}, "few"))
     assert "1 of 4" in stream.getvalue() and "3 of 4" in stream.getvalue()
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(score_table({"base": scores_of([0, 0, 1, 0], "higher")}, "few"))
+    assert "1 of 4" in stream.getvalue() and "25.0" not in stream.getvalue()
+
+
+def test_a_report_of_few_samples_has_counts_for_percentages(data: ReportData) -> None:
+    """Whatever is right or wrong: base, tuned and the baselines, over all samples and in subsets."""
+    few = range(4)
+    systems = {name: scores.subset(few) for name, scores in data.systems.items()}
+    systems["baseline_nearest"] = systems["base_constrained"]
+    shown = replace(
+        data,
+        metric="exact",
+        systems=systems,
+        gains=compare(systems["base_constrained"], systems["tuned_constrained"]),
+        labels=data.labels[:4],
+        predictions={name: rows[:4] for name, rows in data.predictions.items()},
+        questions=(),
+        sample_groups=(),
+        groups={"seen": [0, 1, 2]},
+    )
+    fields = shown.gain.by_field
+    assert all(gain.right is not None for gain in fields.values()) and fields
+    text = Page(render(replace(shown, gains={"exact": fields["total"]}, metric="exact"))).text
+    before, after = fields["total"].right or (0, 0)
+    assert f"{before} of 4" in text and f"{after} of 4" in text
 
 
 def test_tables_fit_eighty_columns(data: ReportData) -> None:

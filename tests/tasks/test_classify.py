@@ -122,6 +122,8 @@ def test_the_matrix_and_macro_f1_by_hand() -> None:
     assert "1 Swiping Up" in text and NO_CLASS in text
     same = macro_f1(after, after)[2]
     assert same.value == 0 and same.low < 0 < same.high
+    pooled = macro_f1(before, after, folds=2)[2]  # two models that share training data
+    assert pooled.value == difference.value and pooled.high - pooled.low > difference.high - difference.low
 
 
 def test_a_run_reports_classes_columns_floors_and_what_was_never_learned(

@@ -23,7 +23,6 @@ from mllm_tailor.reporting.wrong_values import find_wrong_values, scores_csv
 from mllm_tailor.scoring.compare import Gain, form_and_reading, gain
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
 from mllm_tailor.scoring.errors import KINDS, count_errors
-from mllm_tailor.scoring.intervals import Interval
 from mllm_tailor.scoring.metrics import METRICS
 
 GROUP_TITLES = {"seen": "groups also in training", "unseen": "groups never seen in training"}
@@ -35,7 +34,7 @@ class BarRow:
 
     name: str
     note: str
-    interval: Interval
+    value: str
     chart: Markup
 
 
@@ -46,7 +45,7 @@ class GroupRow:
     name: str
     count: int
     gain: Gain
-    baselines: tuple[tuple[str, float], ...]
+    baselines: tuple[tuple[str, str], ...]
 
 
 def write_report(data: ReportData, path: Path) -> None:
@@ -81,6 +80,7 @@ def _environment() -> Environment:
         "between": sentences.between,
         "metric": sentences.title,
         "scores": sentences.score_pair,
+        "score": sentences.ratios_text,
     }
     return environment
 
@@ -211,7 +211,8 @@ def _bars(data: ReportData, over_baselines: dict[str, Gain]) -> tuple[list[BarRo
     for name in (name for name in (*sentences.BASELINES, *systems) if name in intervals):
         title, note = sentences.SYSTEMS[name]
         kind = name.split("_")[0] + (" other" if name.endswith(tuple(others)) else "")
-        rows.append(BarRow(title, note, intervals[name], charts.bar(intervals[name], kind, top)))
+        value = sentences.ratios_text(data.systems[name][data.metric].samples)
+        rows.append(BarRow(title, note, value, charts.bar(intervals[name], kind, top)))
     return rows, top
 
 
@@ -234,7 +235,10 @@ def _groups(data: ReportData, subsets: Mapping[str, Sequence[int]], metric: str)
         base, tuned = (data.systems[system].subset(indices) for system in (data.base, data.tuned))
         groups = [data.sample_groups[index] for index in indices] if data.sample_groups else None
         baselines = tuple(
-            (sentences.SYSTEMS[baseline][0], data.systems[baseline].subset(indices)[metric].value)
+            (
+                sentences.SYSTEMS[baseline][0],
+                sentences.ratios_text(data.systems[baseline][metric].samples.subset(indices)),
+            )
             for baseline in sentences.BASELINES
             if baseline in data.systems
         )
@@ -249,7 +253,7 @@ def _confusion(data: ReportData) -> dict[str, Any] | None:
     base, tuned = (
         Confusion.of(data.labels, data.predictions[system], data.classes) for system in (data.base, data.tuned)
     )
-    before, after, difference = macro_f1(base, tuned, data.sample_groups or None)
+    before, after, difference = macro_f1(base, tuned, data.sample_groups or None, folds=data.folds)
     rows = zip(tuned.classes, tuned.counts.tolist(), base.by_class, tuned.by_class, strict=True)
     return {
         "before": before,

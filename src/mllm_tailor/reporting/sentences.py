@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from mllm_tailor.reporting.report_data import ReportData
 from mllm_tailor.scoring.compare import FormAndReading, Gain
 from mllm_tailor.scoring.intervals import FEWEST_UNITS, Interval
+from mllm_tailor.scoring.scores import Ratios
 
 SYSTEMS = {
     "baseline_constant": ("Constant answer", "the most frequent training values for every sample"),
@@ -67,12 +68,26 @@ def between(interval: Interval) -> str:
     return f"{number(interval.low)} to {number(interval.high)}" if interval.known else "too few to say"
 
 
+def score_text(value: float, count: int, right: int | None) -> str:
+    """A score in percent, or as a count where fewer than ten samples are each right or wrong; a dash without any.
+
+    >>> score_text(62.5, 8, 5), score_text(62.5, 80, 50), score_text(62.5, 8, None), score_text(0.0, 0, 0)
+    ('5 of 8', '62.5', '62.5', '–')
+    """
+    if not count:
+        return "–"
+    return f"{right} of {count}" if right is not None and count < SMALL_COUNT else number(value)
+
+
+def ratios_text(ratios: Ratios) -> str:
+    """`score_text` of the ratios of a metric."""
+    return score_text(ratios.value, ratios.count, ratios.right)
+
+
 def score_pair(gain: Gain) -> tuple[str, str]:
-    """Both scores: in percent, or as counts where fewer than ten samples are each right or wrong."""
-    if gain.right is not None and gain.count < SMALL_COUNT:
-        before, after = gain.right
-        return f"{before} of {gain.count}", f"{after} of {gain.count}"
-    return number(gain.base.value), number(gain.tuned.value)
+    """`score_text` of both systems."""
+    before, after = gain.right or (None, None)
+    return score_text(gain.base.value, gain.count, before), score_text(gain.tuned.value, gain.count, after)
 
 
 def headline(data: ReportData) -> str:
@@ -140,7 +155,7 @@ def _baseline(over_baselines: Mapping[str, Gain]) -> str:
         return ""
     higher = next(iter(over_baselines.values())).better == "higher"
     name, best = (max if higher else min)(over_baselines.items(), key=lambda row: row[1].base.value)
-    subject = f"{_BASELINE_SUBJECTS[name]} scores {number(best.base.value)}"
+    subject = f"{_BASELINE_SUBJECTS[name]} scores {score_pair(best)[0]}"
     difference = f"{signed(best.difference.value)} points, interval {between(best.difference)}"
     if best.improved:
         return f"{subject}; the tuned model is clearly better ({difference})."

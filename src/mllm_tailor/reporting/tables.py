@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from mllm_tailor.core.terminal import Table
-from mllm_tailor.reporting.sentences import score_pair
+from mllm_tailor.reporting.sentences import ratios_text, score_pair
 from mllm_tailor.scoring.compare import Gain
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion
 from mllm_tailor.scoring.forgetting import Forgetting
@@ -63,7 +63,7 @@ def _blocks(metrics: list[str], first: int) -> Iterator[list[str]]:
     block: list[str] = []
     used = first
     for metric in metrics:
-        width = max(5, *map(len, metric.split("_"))) + GAP
+        width = max(6, *map(len, metric.split("_"))) + GAP
         if block and used + width > WIDTH:
             yield block
             block, used = [], first
@@ -74,7 +74,7 @@ def _blocks(metrics: list[str], first: int) -> Iterator[list[str]]:
 
 
 def _cell(score: MetricScore | None) -> str:
-    return f"{score.value:.1f}" if score is not None and score.count else "–"
+    return "–" if score is None else ratios_text(score.samples)
 
 
 def confusion_table(confusion: Confusion) -> Table:

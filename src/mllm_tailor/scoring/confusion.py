@@ -57,17 +57,20 @@ class Confusion:
 
 
 def macro_f1(
-    base: Confusion, tuned: Confusion, groups: Sequence[str | None] | None = None
+    base: Confusion, tuned: Confusion, groups: Sequence[str | None] | None = None, *, folds: int = 1
 ) -> tuple[Interval, Interval, Interval]:
     """Macro F1 of both systems and their difference in percent: the mean of F1 over the classes that occur.
 
     Rare classes weigh as much as frequent ones. Classes that no label names are left out of the mean. Intervals are
-    those of `intervals`, with F1 linearised about its value.
+    those of `intervals`, with F1 linearised about its value; `folds` is the number of models that scored the samples in
+    cross-validation.
     """
     classes = np.unique(base.true)
     units = unit_indices(len(base.true), groups)
     before, after = (_linearise(confusion, classes) for confusion in (base, tuned))
-    first, second, difference = (confidence_interval(each, units) for each in (before, after, after.minus(before)))
+    first, second, difference = (
+        confidence_interval(each, units, folds) for each in (before, after, after.minus(before))
+    )
     return first, second, difference
 
 

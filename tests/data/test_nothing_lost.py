@@ -41,7 +41,8 @@ HARMLESS |= label_studio.MIN_KEYS | {
 }
 # Files that layouts read for names of classes or know by their format; what else they hold is not of a sample.
 BESIDE = {"dataset_dict.json", "state.json", "class_list.txt", "in.tsv"}
-EVERY = [example for example in EXAMPLES if example.layout != "qa_captions"]  # it summarises, as its page states
+# One summarises, as its page states; the other is written by this program alone.
+EVERY = [example for example in EXAMPLES if example.layout not in ("qa_captions", "review")]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -17,8 +17,9 @@ from mllm_tailor.tasks import AccountingTask, DeclaringTask, Task
 from mllm_tailor.tasks.base import UNFILLED
 from mllm_tailor.tasks.transcripts import TRANSCRIPTS
 
-# Columns that a reader keeps for a purpose of its own: rejected replies for `train.prefer`, text for transcription.
-PURPOSES = frozenset({"rejected", *TRANSCRIPTS})
+# Columns that a reader keeps for a purpose of its own: rejected replies for `train.prefer`, text for transcription, and
+# what reviewers did about the values.
+PURPOSES = frozenset({"rejected", "audited", "review", *TRANSCRIPTS})
 _NAMED = re.compile(r"the key `([^`]+)`")
 
 

@@ -16,6 +16,7 @@ def _entry(target: str, summary: str) -> Entry:
 LAYOUTS = Registry(
     "layout",
     {
+        "review": _entry("review:LAYOUT", "`corrections.db`: what reviewers decided in `tailor review`"),
         "funsd": _entry("forms:FUNSD", "`annotations` of .json files with a `form`, beside `images` (FUNSD)"),
         "wildreceipt": _entry(
             "forms:WILDRECEIPT", "lists of receipts in .txt files beside `class_list.txt` (WildReceipt)"

@@ -228,7 +228,7 @@ def _changes(entry: Entry, wanted: Mapping[str, Any], schema: Mapping[str, Any])
         if json.dumps(fields[name], sort_keys=True) == json.dumps(wanted[name], sort_keys=True):
             continue
         if part.get("type") == "array":
-            rows = tree.get(name) if isinstance(tree.get(name), dict) else {}
+            rows: Mapping[int, Any] = tree.get(name) or {}
             yield from (("remove_row", f"{name}.{number}", None) for number in sorted(rows))
             first = max(rows, default=-1) + 1
             yield from (("add_row", f"{name}.{first + index}", row) for index, row in enumerate(wanted[name]))

@@ -121,7 +121,7 @@ def labelled_samples(store: ReviewStore) -> Iterator[Sample]:
         document = entry.document
         source = f"{store.path}:{document.sha256[:12]}"
         sample = sample_of(document, finished_fields(entry, store), store.task, source)
-        actions = Counter(decision.action for decision in entry.decisions)
+        actions: Counter[str] = Counter(decision.action for decision in entry.decisions)
         corrected = sum(actions[action] for action in CHANGING)
         extra: dict[str, Any] = {REVIEW: {"corrected": corrected, "confirmed": actions["confirm"]}}
         if (rejected := rejected_reply(entry)) is not None:

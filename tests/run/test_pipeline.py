@@ -16,7 +16,7 @@ from mllm_tailor.cli.app import run_command
 from mllm_tailor.commands.chat import chat, opening, stream
 from mllm_tailor.commands.check import check_recipe
 from mllm_tailor.commands.compare import compare_runs
-from mllm_tailor.commands.compare_methods import compare_methods, read_wanted, with_method
+from mllm_tailor.commands.compare_methods import compare_methods
 from mllm_tailor.commands.init import write_recipe
 from mllm_tailor.commands.merge import export_adapter, merge_run
 from mllm_tailor.commands.predict import predict_paths
@@ -27,13 +27,14 @@ from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import generate, load_model
-from mllm_tailor.recipe import make_recipe, read_recipe
+from mllm_tailor.recipe import Prefer, make_recipe, read_recipe
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.data_record import read_held_out, write_held_out
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_for_training, open_tuned
 from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import open_run, own_run, read_predictions, start_run
+from mllm_tailor.run.variants import read_variants, with_variant
 from mllm_tailor.synthetic import draw_folder
 
 
@@ -373,25 +374,48 @@ def test_a_budget_that_cannot_be_read_is_refused_before_anything_runs(receipts: 
         ("lora,lora", "is named twice"),
         ("lora:rank=0", "greater than or equal to 1"),
         ("prefix:parts=[vision]", "works on language, not on vision"),
+        ("lora+full", "join one method and one objective"),
+        ("rewards", "did you mean `reward`"),
+        ("reward:group=4", "unknown setting `group` of reward — did you mean `group_size`"),
+        ("prefer:steps=4", "unknown setting `steps` of prefer"),  # the budget decides
+        ("lora+prefer:margin=1", "setting of `loss: simpo`"),
     ],
 )
 def test_words_for_methods_that_are_refused(words: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        read_wanted(words)
+        read_variants(words)
 
 
 def test_words_for_methods(receipts: Path, tmp_path: Path) -> None:
     """Settings of one method; the recipe's rate stays with methods that learn at the same, others take their own."""
     words = "lora:rank=8:parts=[vision, language],full,full:learning_rate=5e-4"
-    found = read_wanted(words)
+    found = read_variants(words)
     assert [one.folder for one in found] == ["lora-rank-8-parts-vision-language", "full", "full-learning_rate-5e-4"]
     changes = {"method": {"name": "qlora", "rank": 4, "alpha": 8}, "train": {"learning_rate": 2e-3}}
     recipe = read_recipe(write_yaml(tmp_path, receipts, tmp_path / "no-model", **changes))
-    lora, full, named = (with_method(resolve(recipe), one, read_budget("7 steps"), tmp_path).recipe for one in found)
+    lora, full, named = (with_variant(resolve(recipe), one, read_budget("7 steps"), tmp_path).recipe for one in found)
     assert lora.method == {"name": "lora", "rank": 8, "alpha": 8, "parts": ["vision", "language"]}
     assert lora.train.learning_rate == 2e-3 and lora.train.steps == 7
     rates = [make_method(one).peak_learning_rate(one.train.learning_rate) for one in (lora, full, named)]
     assert rates == [2e-3, 2e-5, 5e-4]
+
+
+def test_words_for_objectives(receipts: Path, tmp_path: Path) -> None:
+    """An objective replaces the recipe's; its settings and those of the loop may be named with it."""
+    words = "lora,cross_entropy,reward:group_size=4:learning_rate=1e-5,full+prefer:loss=mpo,prefer"
+    changes = {"method": {"name": "qlora"}, "train": {"prefer": {"beta": 0.3}, "learning_rate": 2e-3}}
+    recipe = read_recipe(write_yaml(tmp_path, receipts, tmp_path / "no-model", **changes))
+    variants = [
+        with_variant(resolve(recipe), item, read_budget("2 CPU minutes"), tmp_path) for item in read_variants(words)
+    ]
+    lora, plain, reward, full, prefer = (variant.recipe for variant in variants)
+    assert lora.train.prefer == prefer.train.prefer == Prefer(beta=0.3) and plain.train.prefer is None
+    assert reward.method["name"] == "qlora" and reward.train.prefer is None and reward.train.learning_rate == 1e-5
+    assert reward.train.reward is not None and reward.train.reward.group_size == 4
+    assert (
+        full.method["name"] == "full" and full.train.prefer == Prefer(loss="mpo") and full.train.learning_rate is None
+    )
+    assert all(variant.recipe.train.max_cpu_minutes == 2 for variant in variants)
 
 
 @pytest.mark.slow

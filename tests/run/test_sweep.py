@@ -46,14 +46,20 @@ def test_steps_are_epochs_of_the_data() -> None:
 
 @pytest.mark.parametrize(
     ("words", "wanted"),
-    [("2.5m", (2.5, None, 1000.0)), ("200 steps", (None, 67, 9.0)), ("3e", (None, None, 1.0))],
+    [
+        ("2.5m", (2.5, None, 1000.0)),
+        ("2.5 CPU minutes", (None, None, 1000.0)),
+        ("200 steps", (None, 67, 9.0)),
+        ("3e", (None, None, 1.0)),
+    ],
 )
 def test_a_budget_replaces_the_limits_of_the_recipe(words: str, wanted: tuple[float | None, ...]) -> None:
     """A third of steps and epochs; minutes end a training whatever its epochs."""
     values = Train(epochs=9, steps=7, max_minutes=5).model_dump()
-    budget = read_budget(words) if words == "2.5m" else read_budget(words).part(1 / 3)
+    budget = read_budget(words) if words.startswith("2.5") else read_budget(words).part(1 / 3)
     train = Train.model_validate(values | budget.train())
     assert (train.max_minutes, train.steps, train.epochs) == wanted
+    assert train.max_cpu_minutes == (2.5 if words == "2.5 CPU minutes" else None)
 
 
 def test_halving() -> None:

@@ -21,7 +21,7 @@ from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.models import encode
 from mllm_tailor.models.vision_cache import VisionFeatureCache
-from mllm_tailor.training import Interrupted, TrainingEvent, TrainResult, loop
+from mllm_tailor.training import Interrupted, ObjectiveInputs, TrainingEvent, TrainResult, loop
 from mllm_tailor.training.augment import augment_sample
 from mllm_tailor.training.batches import LiveBatches
 from mllm_tailor.training.log import keep_rows
@@ -403,6 +403,17 @@ class TestLoop:
         rates = [row["learning_rate"] / rows[1]["learning_rate"] for row in rows]
         assert rates[0] < 0.01 and rates[1:] == sorted(rates[1:], reverse=True) and rates[-1] < 0.05
         assert rows[-1]["seconds_left"] == 0
+
+    def test_the_schedule_ends_with_the_cpu_minutes(
+        self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the objective learns from took three of the ten seconds; a step takes one."""
+        ticks = itertools.count()
+        monkeypatch.setattr(loop.time, "process_time", lambda: float(next(ticks)))
+        model, method, recipe = prepare(tiny_model_folder, LORA, epochs=5000, max_cpu_minutes=10 / 60)
+        inputs = ObjectiveInputs(cpu_seconds=2)  # and one, by this clock, to prepare the objective
+        result = train(model, method, samples, recipe, tmp_path, objective_inputs=inputs)
+        assert result.steps == 7 and result.cpu_seconds == 10 and not result.complete
 
     def test_a_loss_that_is_no_number_stops(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path

@@ -332,13 +332,20 @@ def compare_methods(
     recipe: RecipeFile,
     overrides: Overrides = None,
     methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Separated by commas; lora:rank=8:alpha=16 sets options of a method.")
+        str,
+        typer.Option(
+            "--methods",
+            "-m",
+            help="Methods and objectives (cross_entropy, prefer, reward, distill), separated by commas: "
+            "lora:rank=8:alpha=16, reward:loss=gspo, or both: full+prefer:loss=mpo.",
+        ),
     ] = "lora,qlora,full",
     budget: Annotated[
-        str, typer.Option("--budget", "-b", help="For each method: 10m (minutes), 3e (epochs), 200 steps or 8GB.")
+        str,
+        typer.Option("--budget", "-b", help="For each: 10m (minutes), 10 cpu minutes, 3e (epochs), 200 steps or 8GB."),
     ] = "10m",
 ) -> None:
-    """Tune by several methods with the same data and budget.
+    """Tune by several methods and objectives with the same data and budget.
 
     Prints one table and draws score against memory.
     """

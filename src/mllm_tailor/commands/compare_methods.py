@@ -1,54 +1,36 @@
-"""`tailor compare-methods`: several methods on the same data and budget, in one table and one chart.
+"""`tailor compare-methods`: several methods and objectives on the same data and budget, in one table and one chart.
 
-Each method is an ordinary run in a separate process, so that peak memory is measured per method and a failure stops no
+Each is an ordinary run in a separate process, so that peak memory is measured for each and a failure stops no
 other. What all runs share (the base model's predictions, features of the images) is computed once. Called again, the
 command keeps finished runs and continues unfinished ones.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mllm_tailor.commands.console import show, show_heading, show_json
-from mllm_tailor.core.errors import RecipeError, nearest
+from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
 from mllm_tailor.core.terminal import Table
-from mllm_tailor.methods import METHODS
-from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
-from mllm_tailor.recipe.yaml_loader import load_yaml
+from mllm_tailor.recipe import dump_recipe, read_single
 from mllm_tailor.reporting.pareto import Point, front, scatter
 from mllm_tailor.run.budget import Budget, read_budget
-from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder, finished, own_run, read_scores
 from mllm_tailor.run.shared_baseline import compute_shared_baseline, hand_over
+from mllm_tailor.run.variants import Variant, read_variants, with_variant
 from mllm_tailor.scoring import Interval
-
-BETWEEN_METHODS = re.compile(r",(?![^\[]*\])")  # a comma, but none inside a list
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A method to compare, with settings: `bottleneck:placement=series`."""
-
-    words: str  # as on the command line
-    name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> str:
-        """The name of its run folder."""
-        return re.sub(r"[^A-Za-z0-9._]+", "-", self.words).strip("-")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one method; `score` is None when its run failed."""
+    """The result of a method or objective; `score` is None when its run failed."""
 
     name: str
     score: Interval | None
@@ -68,79 +50,30 @@ class Outcome:
 
 
 def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -> list[Outcome]:
-    """Run every method, print the table, write comparison.json and comparison.svg.
+    """Run every method and objective, print the table, write comparison.json and comparison.svg.
 
     Raises:
         RecipeError: for an unknown method, setting or budget, before anything runs.
         RunError: when the base model cannot predict the samples.
     """
     base, spent = resolve(read_single(path, overrides)), read_budget(budget)
-    wanted = read_wanted(words)
+    wanted = read_variants(words)
     folder = Path(base.recipe.output) / f"{base.name}-methods"
     show_heading("base model")
     shared = compute_shared_baseline(base, folder)
     outcomes: list[Outcome] = []
-    for method in wanted:
-        outcomes.append(_outcome(method, base, spent, folder, shared))
+    for variant in wanted:
+        outcomes.append(_outcome(variant, base, spent, folder, shared))
         write_json(folder / "comparison.json", _row(outcomes, wanted, folder, budget))
     _show(outcomes, folder, lower=base.lower_is_better)
     show_json(read_json(folder / "comparison.json"))
     return outcomes
 
 
-def read_wanted(words: str) -> list[Wanted]:
-    """`lora,bottleneck:placement=series` -> two methods.
-
-    Raises:
-        RecipeError: naming the word, the setting or its value.
-    """
-    wanted = [_wanted(word.strip()) for word in BETWEEN_METHODS.split(words)]
-    for method in wanted:
-        if wanted.count(method) > 1:
-            raise RecipeError(f"`--methods`: {method.words} is named twice — name it once")
-    return wanted
-
-
-def _wanted(word: str) -> Wanted:
-    name, *settings = word.split(":")
-    known = METHODS.load(name).Settings.model_fields
-    values = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or (key not in known and key != "parts"):
-            raise RecipeError(f"`--methods`: {word}: unknown setting `{key}` of {name} — {nearest(key, known)}")
-        values[key] = load_yaml(value, f"`--methods` {word}")
-    resolve_saved(make_recipe({"data": "", "task": "answer", "method": {"name": name, **values}}, word))
-    return Wanted(word, name, values)
-
-
-def with_method(base: ResolvedRun, wanted: Wanted, budget: Budget, folder: Path) -> ResolvedRun:
-    """The run with another method and the budget; the recipe's settings are kept where the method has them.
-
-    The recipe's learning rate was chosen for its own method. It is kept for methods with the same default rate; others
-    use their default or the rate given with them.
-
-    Raises:
-        RecipeError: when a kept setting is incompatible with the method.
-    """
-    recipe = base.recipe
-    tuning_method, own = METHODS.load(wanted.name), METHODS.load(recipe.method["name"])
-    same_rate = tuning_method.rate == own.rate
-    kept = {key: value for key, value in recipe.method_settings.items() if key in tuning_method.Settings.model_fields}
-    if "parts" in recipe.method:
-        kept["parts"] = recipe.method["parts"]
-    if not same_rate:
-        kept.pop("learning_rate", None)
-    values = recipe.model_dump(mode="json")
-    values |= {"name": wanted.folder, "method": {"name": wanted.name, **kept, **wanted.settings}, "output": str(folder)}
-    values["train"] |= budget.train() | ({} if same_rate else {"learning_rate": None})
-    return resolve_saved(make_recipe(values))
-
-
-def _outcome(wanted: Wanted, base: ResolvedRun, budget: Budget, folder: Path, shared: RunFolder) -> Outcome:
-    """Run a method, unless its run is finished, and read the result."""
+def _outcome(wanted: Variant, base: ResolvedRun, budget: Budget, folder: Path, shared: RunFolder) -> Outcome:
+    """Run it, unless its run is finished, and read the result."""
     try:
-        changed = with_method(base, wanted, budget, folder)
+        changed = with_variant(base, wanted, budget, folder)
         with own_run(changed.recipe) as run:
             if not finished(run):
                 hand_over(shared, run)
@@ -166,7 +99,7 @@ def _run(file: Path) -> str:
     return said[-1].removeprefix("Error: ") if said else "the process ended without a message"
 
 
-def _read(wanted: Wanted, changed: ResolvedRun, run: RunFolder, budget: Budget) -> Outcome:
+def _read(wanted: Variant, changed: ResolvedRun, run: RunFolder, budget: Budget) -> Outcome:
     """A finished run's figures."""
     scores, training = read_scores(run), read_json(run.training)
     peak = training["peak_bytes"]
@@ -192,8 +125,8 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
     points = [Point(outcome.name, outcome.peak_bytes / 2**30, outcome.score) for outcome in outcomes if outcome.score]
     best = {point.name for point in front(points, lower=lower)}
     sign = 1 if lower else -1
-    columns = ("method", "score", "95 %", "gain", "rate", "trained", "memory", "minutes", "on disk")
-    title = "Methods on the same data and budget (● best score for its memory)"
+    columns = ("trained by", "score", "95 %", "gain", "rate", "trained", "memory", "minutes", "CPU min", "on disk")
+    title = "Methods and objectives on the same data and budget (● best score for its memory)"
     table = Table(title, *columns, whole=range(len(columns)))
     for outcome in sorted(
         outcomes, key=lambda outcome: (outcome.score is None, sign * outcome.score.value if outcome.score else 0)
@@ -210,6 +143,7 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
             f"{outcome.trained / 1e6:.2f} M" if outcome.trained >= 1e5 else f"{outcome.trained:,}",
             human_bytes(outcome.peak_bytes),
             f"{outcome.seconds / 60:.1f}",
+            f"{outcome.cpu_seconds / 60:.1f}",
             human_bytes(outcome.disk_bytes),
         )
     show(table)
@@ -221,7 +155,7 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
         show(f"Chart: {folder / 'comparison.svg'}")
 
 
-def _row(outcomes: Sequence[Outcome], wanted: Sequence[Wanted], folder: Path, budget: str) -> dict[str, Any]:
+def _row(outcomes: Sequence[Outcome], wanted: Sequence[Variant], folder: Path, budget: str) -> dict[str, Any]:
     """The content of comparison.json; base model and baselines are those of the first run that has scores."""
     rows = [outcome.row() for outcome in outcomes]
     done = next((method for method, outcome in zip(wanted, outcomes, strict=False) if outcome.score), None)

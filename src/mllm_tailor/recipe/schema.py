@@ -216,6 +216,9 @@ class Train(Settings):
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this many minutes of training; the schedule is shortened to fit"
     )
+    max_cpu_minutes: float | None = Field(
+        None, gt=0, description="the same in CPU time of all threads, which other work on the machine does not change"
+    )
     tiles: Tiles | None = Field(None, description="tiles while training, if different; only to reproduce earlier work")
     one_modality: bool = Field(
         False, description="all samples of a step are of one kind: images, videos, recordings or text"

@@ -1,4 +1,4 @@
-"""What several trainings may each spend: `10m`, `3 epochs`, `200 steps` or `8 GB`."""
+"""What several trainings may each spend: `10m`, `10 cpu minutes`, `3 epochs`, `200 steps` or `8 GB`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from mllm_tailor.core.errors import RecipeError
 
-Unit = Literal["minutes", "epochs", "steps", "memory"]
+Unit = Literal["minutes", "cpu minutes", "epochs", "steps", "memory"]
 
-FORM = re.compile(r"^(\d+(?:\.\d+)?)\s*([a-zA-Z]+)$")
+FORM = re.compile(r"^(\d+(?:\.\d+)?)\s*((?:cpu\s*)?[a-zA-Z]+)$", re.IGNORECASE)
 UNITS: dict[str, tuple[Unit, float]] = (
     dict.fromkeys(("m", "min", "minute", "minutes"), ("minutes", 1.0))
+    | dict.fromkeys(("cpum", "cpumin", "cpuminute", "cpuminutes"), ("cpu minutes", 1.0))
     | dict.fromkeys(("e", "epoch", "epochs"), ("epochs", 1.0))
     | dict.fromkeys(("s", "step", "steps"), ("steps", 1.0))
     | {name: ("memory", float(2**30)) for name in ("g", "gb", "gib")}
@@ -22,7 +23,7 @@ UNITS: dict[str, tuple[Unit, float]] = (
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount: minutes, epochs, optimizer steps, or bytes of peak memory."""
+    """An amount: minutes, CPU minutes, epochs, optimizer steps, or bytes of peak memory."""
 
     unit: Unit
     amount: float
@@ -31,9 +32,10 @@ class Budget:
         """Settings of `train` that keep to it, whatever the recipe had; memory is measured, not set."""
         if self.unit == "memory":
             return {}
-        values: dict[str, Any] = {"steps": None, "max_minutes": None}
-        if self.unit == "minutes":
-            return values | {"max_minutes": self.amount, "epochs": 1000}
+        values: dict[str, Any] = {"steps": None, "max_minutes": None, "max_cpu_minutes": None}
+        if self.unit in ("minutes", "cpu minutes"):
+            limit = "max_minutes" if self.unit == "minutes" else "max_cpu_minutes"
+            return values | {limit: self.amount, "epochs": 1000}
         return values | ({"steps": max(1, round(self.amount))} if self.unit == "steps" else {"epochs": self.amount})
 
     def part(self, share: float) -> Budget:
@@ -52,9 +54,10 @@ def read_budget(words: str) -> Budget:
         RecipeError: saying what can be written.
     """
     match = FORM.match(words.strip())
-    unit = UNITS.get(match[2].lower()) if match else None
+    unit = UNITS.get("".join(match[2].lower().split())) if match else None
     if match is None or unit is None or float(match[1]) <= 0:
         raise RecipeError(
-            f"`{words}` is not a budget — write minutes, epochs, steps or memory: 10m, 3e, 200 steps, 8GB"
+            f"`{words}` is not a budget — write minutes, CPU minutes, epochs, steps or memory: 10m, 10 cpu minutes, "
+            "3e, 200 steps, 8GB"
         )
     return Budget(unit[0], float(match[1]) * unit[1])

@@ -32,7 +32,7 @@ class CostEstimate:
     """Estimated bytes and seconds."""
 
     peak_bytes: int
-    training_seconds: float  # of all steps, or `train.max_minutes` where that is less
+    training_seconds: float  # of all steps, or the recipe's limit where that is less
     vision_seconds: float  # of the vision side over the training images, where it runs once
     scoring_seconds: float  # of base and tuned model, in every decoding mode
     micro_batch_samples: int  # samples in the largest micro-batch
@@ -143,6 +143,8 @@ def extrapolate(
     training = passes + profile.steps * profile.update_seconds
     if train.max_minutes is not None:
         training = min(training, 60 * train.max_minutes)
+    if train.max_cpu_minutes is not None:  # the fewest minutes that use up the CPU time
+        training = min(training, 60 * train.max_cpu_minutes)
     largest = max(_padded_operations(indices, sizes, shape, profile) for indices in profile.micro_batches)
     profiled = max(_padded_operations(indices, sizes, shape, profile) for indices in profile.profiled)
     added = profile.standing_bytes + profile.pass_bytes * max(1.0, largest / profiled)

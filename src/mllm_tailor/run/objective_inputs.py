@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from mllm_tailor.core.conversation import Conversation
@@ -36,9 +37,12 @@ def gather_objective_inputs(
         share = next(iter(score_replies(run, asked, replies).values())) / 100
         return 1 - share if run.lower_is_better else share
 
+    started = time.process_time()
+    rejected = rejected_replies(folder, run, splits, model, cache) if preferences else None
     return ObjectiveInputs(
         measure=measure,
-        rejected=rejected_replies(folder, run, splits, model, cache) if preferences else None,
+        rejected=rejected,
+        cpu_seconds=time.process_time() - started,
         sample_replies=make_sampler(run, reward, model, cache) if reward is not None else None,
         rewarded=frozenset(sample.id for sample in splits.train),
         max_new_tokens=run.recipe.predict.max_new_tokens,

@@ -16,7 +16,7 @@ from mllm_tailor.recipe import Recipe, Train
 
 # Settings that may change between a checkpoint and its resumption: they decide when to save, score or stop, and how the
 # work is shared out, but not what a step computes.
-FREE_TO_CHANGE = {"checkpoint_every", "keep_checkpoints", "max_minutes", "evaluate_every", "processes"}
+FREE_TO_CHANGE = {"checkpoint_every", "keep_checkpoints", "max_minutes", "max_cpu_minutes", "evaluate_every", "processes"}
 
 Evaluate = Callable[[], Mapping[str, float]]
 
@@ -79,6 +79,7 @@ class ObjectiveInputs:
     sample_replies: SampleReplies | None = None  # a group of replies to each conversation, with their rewards
     rewarded: frozenset[str] | None = None  # ids of the samples that are scored; None: all
     max_new_tokens: int = 256  # of a generated reply
+    cpu_seconds: float = 0.0  # that the above took; part of `train.max_cpu_minutes`
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Training:
         )
         objective = make_objective(context)
         self.schedule = _schedule(objective, config)
-        self.time_budget = TimeBudget(self.schedule.steps, settings.max_minutes)
+        self.time_budget = TimeBudget(self.schedule.steps, settings.max_minutes, settings.max_cpu_minutes)
         frozen_weights = frozen_by_modality(model, settings.modality_parts, self.schedule.modalities)
         tiled = replace(model, tiles=settings.tiles or model.tiles)
         lengths = [measure_length(sample, tiled) for sample in track(objective.samples, "Measuring samples")]
@@ -144,7 +144,10 @@ class Training:
     def _make_batches(self, objective: Objective, tiled: LoadedModel) -> Prefetcher:
         """Batches in the background; what objective and vision cache compute once is computed here."""
         source = make_batch_source(tiled, objective.samples, self.config, self.config.features or self.cache)
+        started = time.process_time()
         objective.prepare(source, self.cache, chunked(len(objective.samples), PREPARED))
+        spent = self.hooks.objective_inputs.cpu_seconds + time.process_time() - started
+        self.progress = replace(self.progress, prepared_cpu_seconds=all_reduce_sum(spent, self.model.device))
         return Prefetcher(source, workers=1 if self.model.device.type == "cpu" else 4)
 
     def run(self) -> TrainResult:
@@ -194,7 +197,7 @@ class Training:
 
     def _step(self, log: TrainingLog | SilentLog) -> None:
         step, device, settings = self.progress.step, self.model.device, self.config.train
-        position = self.time_budget.schedule_step(step, self._mean_seconds())
+        position = self.time_budget.schedule_step(self.progress, self._mean_seconds())
         factor = rate_factor(position, self.schedule.steps, settings.warmup_ratio, settings.schedule)
         started, cpu_started = time.perf_counter(), time.process_time()
         self.method.begin_step(self.model, step, step_seed(self.config.seed, step))
@@ -220,7 +223,7 @@ class Training:
 
     def _mean_seconds(self) -> float:
         """Seconds in steps so far, the same on every process where they decide about the schedule."""
-        if self.time_budget.max_minutes is None:
+        if not self.time_budget.limited:
             return self.progress.seconds
         return all_reduce_sum(self.progress.seconds, self.model.device) / world_size()
 

@@ -19,6 +19,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0  # wall time of the steps, without evaluations
     cpu_seconds: float = 0.0  # CPU time of the steps, of all threads and processes: comparable on a busy machine
+    prepared_cpu_seconds: float = 0.0  # CPU time before the first step of what the objective learns from
     evaluated_step: int | None = None  # the last step after which the dev split was scored
     best_step: int | None = None
     best_score: float | None = None
@@ -63,7 +64,7 @@ class TrainResult:
             epochs=progress.step / schedule.steps_per_epoch,
             samples=progress.samples,
             seconds=progress.seconds,
-            cpu_seconds=progress.cpu_seconds,
+            cpu_seconds=progress.prepared_cpu_seconds + progress.cpu_seconds,
             samples_per_second=progress.samples / seconds,
             tokens_per_second=progress.tokens / seconds,
             peak_bytes=peak_bytes,
@@ -80,26 +81,41 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class TimeBudget:
-    """Where a training stands on its schedule of `steps`, which `max_minutes` may shorten."""
+    """Where a training stands on its schedule of `steps`, which a limit on wall or CPU time may shorten.
+
+    CPU time includes what an objective computed before the first step, so that trainings by different objectives can be
+    given the same.
+    """
 
     steps: int
     max_minutes: float | None
+    max_cpu_minutes: float | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self.max_minutes is not None or self.max_cpu_minutes is not None
+
+    def share_spent(self, progress: Progress, seconds: float) -> float:
+        """Of the limit that is nearer, at most 1; `seconds` of wall time, the same on every process."""
+        cpu_seconds = progress.prepared_cpu_seconds + progress.cpu_seconds
+        limits = ((seconds, self.max_minutes), (cpu_seconds, self.max_cpu_minutes))
+        return min(1.0, max((used / (60 * most) for used, most in limits if most is not None), default=0.0))
 
     def spent(self, progress: Progress) -> bool:
         """Whether the minutes are used up."""
-        return self.max_minutes is not None and progress.seconds >= 60 * self.max_minutes
+        return self.limited and self.share_spent(progress, progress.seconds) >= 1
 
-    def schedule_step(self, step: int, seconds: float) -> float:
+    def schedule_step(self, progress: Progress, seconds: float) -> float:
         """The position on the learning-rate schedule, in steps, after `seconds` of training.
 
         Where the minutes do not suffice for all steps, the schedule shortens with them; otherwise training would end
         at a high learning rate.
         """
-        if self.max_minutes is None:
-            return step
-        return max(step, min(1.0, seconds / (60 * self.max_minutes)) * self.steps)
+        return max(float(progress.step), self.share_spent(progress, seconds) * self.steps)
 
     def seconds_left(self, progress: Progress) -> float:
         """Estimated from the mean step so far; the minutes cap it."""
         left = progress.seconds / progress.step * (self.steps - progress.step)
-        return left if self.max_minutes is None else min(left, max(0.0, 60 * self.max_minutes - progress.seconds))
+        share = self.share_spent(progress, progress.seconds)
+        return min(left, progress.seconds * (1 - share) / share) if share else left

@@ -35,8 +35,8 @@ can only be frozen. Incompatible settings (a part that the model lacks, a rank a
 with lomo) are refused before the model is loaded.
 
 `tailor compare-methods recipe.yaml --methods lora,qlora,full --budget 10m` runs several methods on the same
-data and budget (also `10 cpu minutes`, which other work on the machine does not change, `3e` for epochs, `200 steps`, or
-`8GB` of peak memory; `lora:rank=8:alpha=16` changes settings of one method). The recipe's learning rate is kept for
+data and budget (also `10 cpu minutes`, which other work on the machine does not change, `3e` for epochs, `200 steps`,
+or `8GB` of peak memory; `lora:rank=8:alpha=16` changes settings of one method). The recipe's learning rate is kept for
 methods with the same default rate; others use their default. Objectives are compared in the same table:
 `--methods cross_entropy,prefer:loss=mpo,lora+reward:group_size=4:learning_rate=1e-4` (`+` joins a method and an
 objective; settings of `train` may stand beside those of the objective; CPU minutes include the replies that an
@@ -49,8 +49,8 @@ The objective is set in `train`:
 - default: the cross-entropy of the answers;
 - `distill: {teacher: FOLDER_OR_ID}`: labels and the logits of a larger model (Hinton et al. 2015), or with
   `of: vision` the hidden states of its vision tower (Gao et al. 2024);
-- `prefer: {loss: dpo}`: DPO (Rafailov et al. 2023), MPO, KTO, SimPO or ORPO, as a second stage. The rejected reply of a pair is the one that the
-  row states (`rejected`, see [data](data.md)), else the model's own wrong reading of the sample;
+- `prefer: {loss: dpo}`: DPO (Rafailov et al. 2023), MPO, KTO, SimPO or ORPO, as a second stage. The rejected reply of
+  a pair is the one that the row states (`rejected`, see [data](data.md)), else the model's own wrong reading of the sample;
 - `reward: {loss: grpo}`: the task's own metric on groups of sampled replies (GRPO, Dr. GRPO, RLOO, GSPO, DAPO), as a
   second stage; its settings are in [recipe](recipe.md#trainreward);
 - `task: match` with a CLIP or SigLIP: the contrastive loss; large batches by cached gradients (`micro_batch_size` pairs

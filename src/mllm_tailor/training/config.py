@@ -16,7 +16,14 @@ from mllm_tailor.recipe import Recipe, Train
 
 # Settings that may change between a checkpoint and its resumption: they decide when to save, score or stop, and how the
 # work is shared out, but not what a step computes.
-FREE_TO_CHANGE = {"checkpoint_every", "keep_checkpoints", "max_minutes", "max_cpu_minutes", "evaluate_every", "processes"}
+FREE_TO_CHANGE = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_minutes",
+    "max_cpu_minutes",
+    "evaluate_every",
+    "processes",
+}
 
 Evaluate = Callable[[], Mapping[str, float]]
 

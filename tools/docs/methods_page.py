@@ -50,7 +50,8 @@ The objective is set in `train`:
 - `distill: {teacher: FOLDER_OR_ID}`: labels and the logits of a larger model (Hinton et al. 2015), or with
   `of: vision` the hidden states of its vision tower (Gao et al. 2024);
 - `prefer: {loss: dpo}`: DPO (Rafailov et al. 2023), MPO, KTO, SimPO or ORPO, as a second stage. The rejected reply of
-  a pair is the one that the row states (`rejected`, see [data](data.md)), else the model's own wrong reading of the sample;
+  a pair is the one that the row states (`rejected`, see [data](data.md)), else the model's own wrong reading of the
+  sample;
 - `reward: {loss: grpo}`: the task's own metric on groups of sampled replies (GRPO, Dr. GRPO, RLOO, GSPO, DAPO), as a
   second stage; its settings are in [recipe](recipe.md#trainreward);
 - `task: match` with a CLIP or SigLIP: the contrastive loss; large batches by cached gradients (`micro_batch_size` pairs

@@ -1,4 +1,4 @@
-"""What the task's own metric as a reward, or preferences, add to tuning on real receipts, at equal CPU minutes. Resumable.
+"""What the task's metric as a reward, or preferences, add to tuning on real receipts, at equal CPU minutes. Resumable.
 
     python benchmarks/rewards_receipts.py FOLDER                                 # the folder of SROIE
     python benchmarks/rewards_receipts.py FOLDER --start-minutes 8 --minutes 5   # CPU minutes

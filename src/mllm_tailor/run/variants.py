@@ -68,7 +68,9 @@ def _variant(word: str) -> Variant:
         raise RecipeError(f"`--methods`: {word}: join one method and one objective, such as lora:rank=8+reward")
     objective = parts[kinds.index(True)] if True in kinds else ""
     method = parts[kinds.index(False)] if False in kinds else ""
-    return Variant(word, *_method(method, word), *_objective(objective, word))
+    name, settings = _method(method, word)
+    kind, own, train = _objective(objective, word)
+    return Variant(word, name, settings, kind, own, train)
 
 
 def _method(part: str, word: str) -> tuple[str | None, dict[str, Any]]:
@@ -124,15 +126,15 @@ def with_variant(base: ResolvedRun, variant: Variant, budget: Budget, folder: Pa
     values["train"] |= budget.train()
     if variant.method is not None:
         method, same_rate = _changed_method(base, variant.method)
-        values["method"] = method | variant.settings
+        values["method"] = {**method, **variant.settings}
         values["train"] |= {} if same_rate else {"learning_rate": None}
     if variant.objective is not None:
-        settings = dict.fromkeys(name for name, model in OBJECTIVES.items() if model is not None)
+        settings: dict[str, Any] = dict.fromkeys(name for name, model in OBJECTIVES.items() if model is not None)
         kept = getattr(base.recipe.train, variant.objective, None)
         own = {} if kept is None or variant.objective_settings else kept.model_dump(mode="json")
         if variant.objective != PLAIN:
-            settings[variant.objective] = own | variant.objective_settings
-        values["train"] |= settings | variant.train
+            settings[variant.objective] = {**own, **variant.objective_settings}
+        values["train"] |= {**settings, **variant.train}
     return resolve_saved(make_recipe(values))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,29 @@ def test_a_resumed_training_ends_as_a_fresh_one_on_the_changed_data(
     fresh = execute(recipe_of(tmp_path, "b", tiny_model_folder))
     assert adapters(changed) == adapters(fresh) != {}
     assert gains(changed) == gains(fresh)
+
+
+@pytest.mark.slow
+def test_a_base_model_that_is_exchanged_between_two_calls_is_refused(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the replies would be of one model, half of another, and the gain of neither."""
+    write_data(tmp_path / "data")
+    model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    recipe = recipe_of(tmp_path, "a", model)
+
+    def stopped(*arguments: Any, **named: Any) -> TrainResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        execute(recipe)
+    for name, what in (("model.safetensors", "weights"), ("generation_config.json", "tokenizer, processor")):
+        file = model / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:] if name.endswith("s") else whole + b" ")
+        with pytest.raises(RunError, match=f"its {what}.* changed after the run had used them.*--fresh"):
+            execute(recipe)
+        file.write_bytes(whole)
+    with pytest.raises(KeyboardInterrupt):  # as it was: the run continues
+        execute(recipe)

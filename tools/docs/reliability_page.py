@@ -62,8 +62,6 @@ LIMITS = """
   (10 CPU seconds, 1 GiB, 4 million characters). One that works without end for another conversation is not noticed.
 - **Decoders.** Media are decoded in processes of their own while data are checked. In training and prediction they are
   decoded in the process itself: a file that is replaced after the check and brings a decoder down ends the command.
-- **The base model.** Its weights and configuration are known to the run by their checksums; its tokenizer and
-  processor files only by the chat template, tiles and system text that follow from them.
 - **The stamps of files.** A media file whose size, modification time and change time are as before counts as the same.
 """
 

@@ -15,12 +15,13 @@ logger = logging.getLogger(__name__)
 
 FILE = "tailor.json"
 FORMAT = 2
+BASE = ("weights_sha256", "config_sha256", "processor_sha256", "path", "revision")  # of a model's identity
 
 
 def describe_base(model: TunableModel) -> dict[str, Any]:
     """What an adapter depends on: the files, dtype and input settings of the base model."""
     return {
-        **{name: model.identity[name] for name in ("weights_sha256", "config_sha256", "path", "revision")},
+        **{name: model.identity[name] for name in BASE},
         "quantize": model.quantize,
         "dtype": str(model.dtype).removeprefix("torch."),
         **model.input_settings(),
@@ -81,7 +82,7 @@ def check_base(folder: Path, trained_on: Mapping[str, Any], model: TunableModel,
             f"{folder}: trained on a base with quantize={quantize}, used on a base with {here['quantize']} — "
             f"load the base with quantize={quantize}"
         )
-    for key in model.input_settings():
+    for key in ("processor_sha256", *model.input_settings()):
         if trained_on.get(key, here[key]) != here[key]:
             logger.warning(
                 "%s: trained with another `%s` than the current model has", folder, key.removesuffix("_sha256")

@@ -21,6 +21,10 @@ DUPLICATES = "consolidated*.safetensors"  # duplicates of the weights, under Mis
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's files
 DOCUMENTS = (".json", ".jinja", ".txt", ".model")
 LARGEST_DOCUMENT = 512 * 2**20  # bytes; the largest tokenizers have about 40 MB
+PROCESSOR = (  # what turns samples into inputs and replies into text, by the names of all libraries
+    "tokenizer*", "*processor_config.json", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
+    "merges.txt", "*.model", "tekken.json", "generation_config.json",
+)  # fmt: skip
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ORIGINAL = "internvl_chat"  # model type of InternVL in its first layout, which is converted
 INDEX = "model.safetensors.index.json"
@@ -155,6 +159,11 @@ def weight_files(folder: Path) -> set[Path]:
         if "/" in name or not name.endswith(".safetensors") or not file.is_file():
             raise ModelError(f"{file}: this shard is missing — copy it there or download again")
     return set(files)
+
+
+def processor_files(folder: Path) -> set[Path]:
+    """Tokenizer, image processor, chat template and generation settings of a checkpoint."""
+    return {file for pattern in PROCESSOR for file in folder.glob(pattern) if file.is_file()}
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from mllm_tailor.core.sample import Media
 from mllm_tailor.media.crop import box_of, moving_box, print_box
 from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.media.video import VideoFrames, read_video
-from mllm_tailor.models.checkpoint import weight_files
+from mllm_tailor.models.checkpoint import processor_files, weight_files
 from mllm_tailor.models.families import Family
 from mllm_tailor.recipe.schema import Tiles
 
@@ -137,14 +137,12 @@ class LoadedModel:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Fingerprint of the checkpoint (hashes of its files), checked when an adapter is loaded."""
-        weights = hashlib.sha256()
-        for file in sorted(weight_files(self.folder)):
-            weights.update(sha256(file).encode())
         return {
             "path": self.path,
             "revision": self.revision,
-            "weights_sha256": weights.hexdigest(),
+            "weights_sha256": _joint_sum(weight_files(self.folder)),
             "config_sha256": sha256(self.folder / "config.json"),
+            "processor_sha256": _joint_sum(processor_files(self.folder)),
             "transformers": transformers.__version__,
         }
 
@@ -163,3 +161,10 @@ class LoadedModel:
         """The text of a reply up to the first token that ends it."""
         end = next((index for index, token in enumerate(ids) if token in self.stop_ids), len(ids))
         return str(self.tokenizer.decode(ids[:end]))
+
+
+def _joint_sum(files: Iterable[Path]) -> str:
+    joint = hashlib.sha256()
+    for file in sorted(files):
+        joint.update(sha256(file).encode())
+    return joint.hexdigest()

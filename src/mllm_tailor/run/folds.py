@@ -19,7 +19,7 @@ from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.data_record import read_held_out, write_held_out
 from mllm_tailor.run.dataset import Splits, prepare
-from mllm_tailor.run.environment import describe_environment
+from mllm_tailor.run.environment import check_same_base, describe_environment
 from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.events import EpochPlanned, FoldStarted, Notify, ignore
 from mllm_tailor.run.ledger import measure, write_ledger
@@ -102,6 +102,8 @@ def _pool(folder: RunFolder, folds: Sequence[RunFolder], run: ResolvedRun, split
             write_jsonl(folder.predictions(path.stem), (row.row() for row in rows))
     if not recorded(folder.path, folder.training):
         model = open_base(run)
+        for fold in folds:
+            check_same_base(fold.environment, model.identity)
         write_json(folder.environment, describe_environment(model.identity))
         lengths = measure(model, run.task, splits)
         notify(EpochPlanned(summarise_epoch(run.recipe.data.train, splits, lengths)))

@@ -42,7 +42,9 @@ class Predictor:
         """A fingerprint of everything but the files that decides what is predicted."""
         adapter = self.tuned.adapter if self.tuned is not None else None
         files = sorted(path for path in adapter.rglob("*") if path.is_file()) if adapter is not None else []
-        weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        base = Path(self.run.model.path)
+        files += sorted(path for path in base.iterdir() if path.is_file()) if base.is_dir() else []
+        weights = [(path.name, *_stamp(path)) for path in files]
         calibration = self.calibration.row()
         return fingerprint(self.run.recipe.model_dump(mode="json"), self.mode, self.engine, weights, calibration)
 
@@ -198,9 +200,14 @@ def _identity(sample: Sample) -> str:
     for media in sample.media:
         parts += [media.kind, media.page, media.span, media.data or b""]
         for path in (*media.views, *([media.path] if media.path is not None else [])):
-            status = path.stat() if path.is_file() else None
-            parts += [str(path), [status.st_size, status.st_mtime_ns] if status else None]
+            parts += [str(path), _stamp(path) if path.is_file() else None]
     return fingerprint(*parts)
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size, modification and change time: the last tells a file that was replaced by one with the times of old."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def stream(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[Prediction]:

@@ -30,7 +30,7 @@ from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.data_record import read_data_facts, read_held_out, read_labelled, write_held_out, write_labelled
 from mllm_tailor.run.dataset import Splits
-from mllm_tailor.run.environment import describe_environment
+from mllm_tailor.run.environment import check_same_base, describe_environment
 from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.events import EpochPlanned, Notify, RunScored, ignore
 from mllm_tailor.run.launcher import choose_process_count, launch_workers
@@ -116,6 +116,7 @@ def baseline(
     if recorded(folder.path, *written) and _complete(folder, run, splits, "base"):
         return
     model = open_base(run)
+    check_same_base(folder.environment, model.identity)
     write_json(folder.environment, describe_environment(model.identity))
     write_held_out(folder, run.task, splits)
     lengths = measure(model, run.task, splits)
@@ -190,6 +191,7 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
     forget(folder.path, *results, folder.log)
     seed_everything(run.recipe.seed)
     model = open_for_training(run)
+    check_same_base(folder.environment, model.identity)
     applied = run.method.apply(model)
     trained = sum(applied.counts.values())
     logger.info("Training %s of %s weights with %s", f"{trained:,}", f"{applied.total:,}", run.method.name)

@@ -14,13 +14,14 @@ from pathlib import Path
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RunError, TailorError
 from mllm_tailor.core.failures import as_messages
-from mllm_tailor.core.io import write_atomic
+from mllm_tailor.core.io import write_atomic, write_json
 from mllm_tailor.core.manifest import record, recorded
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.environment import check_same_base, describe_environment
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.pipeline import predict_held_out, write_baselines
 from mllm_tailor.run.predict import open_base
@@ -56,6 +57,8 @@ def hand_over(shared: RunFolder, folder: RunFolder) -> None:
     """Give a run that has begun what was computed once."""
     if not folder.fingerprints.exists():  # the predictions are of the data as they were then
         write_atomic(folder.fingerprints, shared.fingerprints.read_bytes())
+    if shared.environment.exists() and not folder.environment.exists():  # and of the base model as it was then
+        write_atomic(folder.environment, shared.environment.read_bytes())
     for names in ("base_*", "baseline_*"):
         share_predictions(shared, folder, names)
     link = folder.path / "features"
@@ -82,6 +85,8 @@ def _compute(folder: RunFolder) -> None:
     features = folder.path / "features"
     features.mkdir(exist_ok=True)
     model = open_base(run)
+    check_same_base(folder.environment, model.identity)
+    write_json(folder.environment, describe_environment(model.identity))
     write_held_out(folder, run.task, splits)
     predict_held_out(folder, run, splits, "base", model, VisionFeatureCache(folder=features))
     write_baselines(folder, run, splits, model)
@@ -89,4 +94,5 @@ def _compute(folder: RunFolder) -> None:
     tiled = replace(model, tiles=run.recipe.train.tiles or model.tiles)
     make_batch_source(tiled, splits.learned, TrainingConfig.from_recipe(run.recipe), features)
     write_atomic(folder.path / DONE, "")
-    record(folder.path, folder.predictions("any").parent, folder.held_out, folder.data, folder.path / DONE)
+    predictions = folder.predictions("any").parent
+    record(folder.path, folder.environment, predictions, folder.held_out, folder.data, folder.path / DONE)

@@ -84,7 +84,7 @@ def test_what_takes_no_part_is_named(tmp_path: Path, caplog: pytest.LogCaptureFi
         result = run(labels, jsonl(tmp_path / "few.jsonl", said), "-m", "exact")
     assert result["systems"]["few.jsonl"]["metrics"]["exact"]["value"] == 25
     text = caplog.text
-    assert "3 samples have no prediction and count as unanswered: r1, r2, r3" in text
+    assert "samples without a prediction, which count as unanswered (3): r1, r2, r3" in text
     assert "r9" in text and "mood" in text
 
 

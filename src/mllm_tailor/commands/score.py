@@ -16,7 +16,7 @@ from mllm_tailor.data import DataIssue
 from mllm_tailor.data.csv_rows import csv_rows
 from mllm_tailor.data.json_rows import json_file_rows
 from mllm_tailor.data.jsonl import jsonl_rows
-from mllm_tailor.reporting.sentences import between
+from mllm_tailor.reporting.sentences import between, score_pair
 from mllm_tailor.reporting.tables import gain_table
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.resolve import field_kinds, resolve_here
@@ -119,13 +119,13 @@ def _score(truth: Truth, path: Path, matching: Matching) -> Scores:
         labelled, _prediction_rows(path), str(path), columns=matching.columns, in_order=matching.in_order
     )
     for problem, what in (
-        (matched.missing, "samples have no prediction and count as unanswered"),
-        (matched.unknown, "predictions are of samples without a label and take no part"),
-        (matched.unused, "columns take no part, as no labelled field is called so"),
+        (matched.missing, "samples without a prediction, which count as unanswered"),
+        (matched.unknown, "predictions of samples without a label, which take no part"),
+        (matched.unused, "columns that are no labelled field and take no part"),
     ):
         if problem:
             more = ", …" if len(problem) > NAMED else ""
-            logger.warning("%s: %d %s: %s%s", path, len(problem), what, ", ".join(problem[:NAMED]), more)
+            logger.warning("%s: %s (%d): %s%s", path, what, len(problem), ", ".join(problem[:NAMED]), more)
     for field in labelled.field_names:
         if not any(field in prediction.fields for prediction in matched.predictions):
             logger.warning('%s: no row holds `%s` — if a column does: --column "%s=COLUMN"', path, field, field)
@@ -193,7 +193,7 @@ def _table(alone: Mapping[str, Mapping[str, Gain]], title: str) -> Table:
     for name, gains in alone.items():
         for metric, gain in gains.items():
             if gain.count:
-                value = f"{gain.tuned.value:.1f}"
+                value = score_pair(gain)[1]
                 table.add_row(name, metric.replace("_", " "), str(gain.count), value, between(gain.tuned))
                 name = ""
     return table

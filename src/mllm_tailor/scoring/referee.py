@@ -218,9 +218,10 @@ def _ids(rows: Sequence[Row], name: str, chosen: str | None = None) -> tuple[str
             "the column: --column id=COLUMN; rows in the order of the labels: --in-order"
         )
     ids = tuple(str(row.get(key, "")) for row in rows)
-    twice = [identifier for identifier, count in Counter(ids).items() if count > 1]
+    twice = [f"{identifier} occurs {count} times" for identifier, count in Counter(ids).items() if count > 1]
     if twice:
-        raise DataError(f"{name}: `{key}` {twice[0]} occurs {Counter(ids)[twice[0]]} times — keep one row a sample")
+        more = ", …" if len(twice) > SHOWN else ""
+        raise DataError(f"{name}: `{key}` {', '.join(twice[:SHOWN])}{more} — keep one row a sample")
     return ids
 
 

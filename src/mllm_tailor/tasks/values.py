@@ -19,8 +19,8 @@ _CODES = """
     rub rwf sar sbd scr sdg sek sgd shp sle sos srd ssp stn svc syp szl thb tjs tmt tnd top try ttd twd tzs uah ugx
     usd uyu uzs ves vnd vuv wst xaf xcd xof xpf yer zar zmw zwl
     rm rs kr zł zl fr ft kč kc lei lv tl руб р лв rp tk ksh dh dhs bs
-""".split()
-_NAME = "|".join(sorted(map(re.escape, _CODES), key=len, reverse=True))
+"""
+_NAME = "|".join(sorted(map(re.escape, _CODES.split()), key=len, reverse=True))
 # A currency name, or a sign with up to three letters before it: R$, S$, US$, NT$, €.
 _CURRENCY = rf"(?:(?:{_NAME})\.?|[a-z]{{0,3}}¤)"
 _NUMBER = r"(?:\d[\d.,' ]*|[.,]\d+)"

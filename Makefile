@@ -5,6 +5,9 @@ READY := $(VENV)/.ready
 # Packages whose files are all on this machine already can be installed without hashes: make LOCKED= setup
 LOCKED ?= --require-hashes
 
+# Tests start many Python processes: without cached bytecode each would compile the package again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo test quick lint docs build sbom lock clean
 
 setup: $(READY)

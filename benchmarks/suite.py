@@ -3,6 +3,7 @@
     python benchmarks/suite.py                          the whole suite, two worker processes
     python benchmarks/suite.py -m "not slow"            the quick tests; any further arguments go to pytest
     python benchmarks/suite.py --store NAME ...         adds the totals to results/suite.json under this name
+    python benchmarks/suite.py --show 200 ...           prints the 200 most expensive files and tests instead of 25
 
 CPU seconds are those of all processes, so other work on the machine adds little to them. What the processes that a test
 starts cost is counted with the test; start-up and collection are what is left of the total.
@@ -27,7 +28,6 @@ import pytest
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "suite.json"
 VARIABLE = "SUITE_CPU_SECONDS"  # where the pytest process writes what its tests cost
-SHOWN = 25
 
 
 def cpu_seconds() -> float:
@@ -73,15 +73,16 @@ def by_file(tests: dict[str, float]) -> dict[str, float]:
     return files
 
 
-def show(title: str, costs: dict[str, float]) -> None:
+def show(title: str, costs: dict[str, float], number: int) -> None:
     print(f"\n{title}")
-    for name, seconds in sorted(costs.items(), key=lambda item: -item[1])[:SHOWN]:
+    for name, seconds in sorted(costs.items(), key=lambda item: -item[1])[:number]:
         print(f"{seconds:8.1f}  {name}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", metavar="NAME")
+    parser.add_argument("--show", metavar="NUMBER", type=int, default=25)
     told, words = parser.parse_known_args()
     if not any(word in ("-n", "--numprocesses") or word.startswith("-n") for word in words):
         words += ["--numprocesses", "2", "--dist", "worksteal"]
@@ -89,12 +90,13 @@ def main() -> int:
         costs = Path(folder) / "costs.json"
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {VARIABLE: str(costs), "PYTEST_PLUGINS": "suite", "PYTHONPATH": path}
+        environment["PYTHONDONTWRITEBYTECODE"] = ""  # as in the Makefile
         begun, before = time.monotonic(), cpu_seconds()
         done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=HERE.parent, env=environment)
         seconds, cpu = time.monotonic() - begun, cpu_seconds() - before
         tests = json.loads(costs.read_text())
-    show("CPU seconds by file", by_file(tests))
-    show("CPU seconds by test", tests)
+    show("CPU seconds by file", by_file(tests), told.show)
+    show("CPU seconds by test", tests, told.show)
     total = {"cpu_seconds": round(cpu), "seconds": round(seconds), "tests": len(tests), "failed": done.returncode != 0}
     print(f"\n{total}; {cpu - sum(tests.values()):.0f} CPU seconds are start-up and collection")
     if told.store:

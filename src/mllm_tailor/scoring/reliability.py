@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from mllm_tailor.scoring.accept import Promise, design_effect, error_interval, within_correlation
 
@@ -102,12 +101,11 @@ def _error_of_chance(confidence: Array) -> float:
 
 def ranking(confidence: Array, right: NDArray[np.bool_]) -> float | None:
     """AUROC: how often a right value has the higher one of two confidences; ties count half."""
-    positives = int(right.sum())
-    negatives = len(right) - positives
-    if not positives or not negatives:
+    if right.all() or not right.any():
         return None
-    ranks = rankdata(confidence)
-    return float((ranks[right].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    wrong = np.sort(confidence[~right])
+    lower, not_higher = (np.searchsorted(wrong, confidence[right], side) for side in ("left", "right"))
+    return float(np.mean(lower + not_higher) / (2 * len(wrong)))
 
 
 def _bin_of(confidence: Array) -> NDArray[np.int64]:

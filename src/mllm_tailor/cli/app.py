@@ -533,6 +533,51 @@ def serve(
     )
 
 
+@command(json=True)
+def review(
+    run_folder: RunPath,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files, folders or manifests to read and review; none: go on.", metavar="PATH..."),
+    ] = None,
+    db: Annotated[
+        Path | None,
+        typer.Option("--db", help="File of the decisions; default: corrections.db in the folder RUN-review."),
+    ] = None,
+    audit_share: Annotated[
+        float, typer.Option("--audit", min=0, max=1, help="Share of the accepted documents that is looked at too.")
+    ] = 0.05,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than this machine's needs TAILOR_API_KEY.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8001,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", help="Write labelled rows (.jsonl) or Label Studio's tasks (.json), and end."),
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--import", help="Take over annotations of Label Studio (its JSON export), and end.")
+    ] = None,
+) -> None:
+    """Confirm or correct what a run reads.
+
+    A local page shows the values that are not accepted, the most doubtful document first. Decisions become
+    training data: tailor run RECIPE --with RUN-review/corrections.db. See docs/review.md.
+    """
+    from mllm_tailor.commands.review import review_run
+
+    review_run(
+        run_folder,
+        paths or (),
+        database=db,
+        audit=audit_share,
+        host=host,
+        port=port,
+        export=export,
+        annotations=annotations,
+    )
+
+
 @command()
 def chat(
     model_or_run: Annotated[str, typer.Argument(help="A run folder, `embedded`, a model folder or a hub id.")],

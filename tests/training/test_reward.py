@@ -20,7 +20,13 @@ from mllm_tailor.methods import make_method
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import Clipping, Reward
 from mllm_tailor.training import ObjectiveInputs, Rollout, check_objective
-from mllm_tailor.training.objectives.policy_losses import ReplyTokens, advantages, divergence, policy_loss
+from mllm_tailor.training.objectives.policy_losses import (
+    ReplyTokens,
+    advantages,
+    divergence,
+    per_reply,
+    policy_loss,
+)
 from mllm_tailor.training.objectives.reward import replicas
 
 LORA = {"name": "lora", "rank": 4}
@@ -96,6 +102,13 @@ class TestLosses:
         log_p, log_q = torch.tensor([-1.0, -2.0]), torch.tensor([-1.2, -1.0])
         wanted = [math.exp(-0.2) + 0.2 - 1, math.exp(1.0) - 1.0 - 1]
         assert divergence(log_p, log_q).tolist() == pytest.approx(wanted, rel=1e-5)
+
+    @pytest.mark.parametrize(
+        ("loss", "wanted"), [("grpo", [2.0, 5.0]), ("gspo", [2.0, 5.0]), ("dr_grpo", [0.6, 0.5]), ("dapo", [6.0, 5.0])]
+    )
+    def test_a_divergence_is_weighed_as_the_loss(self, loss: str, wanted: list[float]) -> None:
+        values = torch.tensor([1.0, 2.0, 3.0, 5.0], dtype=torch.float64)
+        assert per_reply(self.tokens(), values, loss, 10).tolist() == pytest.approx(wanted)
 
     @pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "rloo", "gspo", "dapo"])
     def test_a_bandit_has_the_analytic_gradient(self, loss: str) -> None:

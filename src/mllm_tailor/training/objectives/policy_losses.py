@@ -63,10 +63,14 @@ def policy_loss(tokens: ReplyTokens, advantage: Tensor, loss: str, clipping: Cli
         total = tokens.total(difference)
         ratio = (total / tokens.counts if loss == "gspo" else total).exp()
         return -_clipped(ratio, advantage, clipping)
-    per_token = -_clipped(difference.exp(), advantage[tokens.reply], clipping)
+    return per_reply(tokens, -_clipped(difference.exp(), advantage[tokens.reply], clipping), loss, longest)
+
+
+def per_reply(tokens: ReplyTokens, values: Tensor, loss: str, longest: int) -> Tensor:
+    """(replies,): values of tokens, weighed within each reply as its loss weighs them."""
     if loss == "dapo":
-        return tokens.total(per_token)
-    return tokens.total(per_token) / (longest if loss == "dr_grpo" else tokens.counts)
+        return tokens.total(values)
+    return tokens.total(values) / (longest if loss == "dr_grpo" else tokens.counts)
 
 
 def divergence(log_p: Tensor, reference: Tensor) -> Tensor:

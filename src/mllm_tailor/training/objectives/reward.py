@@ -25,7 +25,13 @@ from mllm_tailor.training.batches import LENGTH_MULTIPLE, Batch
 from mllm_tailor.training.config import Rollout
 from mllm_tailor.training.objectives.base import Objective, ObjectiveContext
 from mllm_tailor.training.objectives.cross_entropy import answer_logits
-from mllm_tailor.training.objectives.policy_losses import ReplyTokens, advantages, divergence, policy_loss
+from mllm_tailor.training.objectives.policy_losses import (
+    ReplyTokens,
+    advantages,
+    divergence,
+    per_reply,
+    policy_loss,
+)
 from mllm_tailor.training.trainable import set_train_mode
 
 MOST_EQUAL = 20  # steps in which no group has two different rewards, after which training stops
@@ -133,7 +139,7 @@ class RewardObjective(Objective):
         losses = policy_loss(tokens, advantage, self.settings.loss, self.settings.clipping, self.longest)
         if self.settings.kl_weight:
             kl = divergence(log_p, self._reference(batch, targets))
-            losses = losses + self.settings.kl_weight * tokens.total(kl) / tokens.counts
+            losses = losses + self.settings.kl_weight * per_reply(tokens, kl, self.settings.loss, self.longest)
             self.sums["kl"] += float(kl.detach().sum())
         self.sums["entropy"] += float(-(scaled.exp() * scaled).sum(-1).detach().sum())
         self.sums["tokens"] += len(targets)

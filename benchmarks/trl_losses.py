@@ -4,9 +4,10 @@
 
 TRL is installed at a pinned version, without its dependencies, into a temporary folder: torch and transformers are
 those of this environment. A tiny random InternVL with LoRA reads pictures; its replies, their rewards and the
-log-probabilities when they were sampled are drawn. TRL's own trainers compute advantages and loss from them (`_generate`
-is replaced by the drawn replies), our objectives compute theirs, and both gradients of all trained weights are compared.
-The reference is the model without its adapter. The largest differences are stored; more than 1e-5 is an error.
+log-probabilities when they were sampled are drawn. TRL's own trainers compute advantages and loss from them
+(`_generate` is replaced by the drawn replies), our objectives compute theirs, and both gradients of all trained weights
+are compared. The reference is the model without its adapter. The largest differences are stored; more than 1e-5 is an
+error.
 
 SimPO and ORPO are compared as functions of the same log-probabilities (TRL's trainers of them are experimental, and its
 ORPO also learns the prompt), and so is the divergence of on-policy distillation.

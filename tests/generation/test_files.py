@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.manifest import create, record
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run.new_files import Predictor, predict_to_file, prediction_row, stream
+from mllm_tailor.run.output_file import sole_writer
 from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.run_dir import RunFolder
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "predictions.md"
 RUN = resolve(make_recipe({"data": "none", "task": "answer"}))
@@ -106,6 +111,38 @@ def test_a_finished_file_or_one_of_another_model_is_made_anew(scans: Path, tmp_p
     BUDGET[0] = 100
     predict_to_file(out, predictor(None if finished else "vllm"), samples)
     assert len(SEEN) == 4
+
+
+@pytest.mark.parametrize("what", ["manifest", "image", "labels", "folder", "file of the run"])
+def test_what_is_read_or_kept_is_not_replaced_by_predictions(scans: Path, tmp_path: Path, what: str) -> None:
+    manifest, labels, run = scans / "m.jsonl", tmp_path / "labels.jsonl", tmp_path / "run"
+    manifest.write_text('{"image": "a.png"}\n')
+    labels.write_text('{"id": "a", "total": "1"}\n')
+    create(run)
+    kept = run / "predictions.jsonl"
+    kept.write_text('{"id": "a", "text": ""}\n')
+    record(run, kept)
+    out = {"manifest": manifest, "image": scans / "a.png", "labels": labels, "folder": scans}.get(what, kept)
+    before = out.read_bytes() if out.is_file() else b""
+    with pytest.raises(RunError, match="name another file for the predictions"):
+        predict_to_file(out, replace(predictor(), tuned=RunFolder(run)), read_inputs([manifest]))
+    assert out.is_dir() or out.read_bytes() == before
+    assert not SEEN
+
+
+def test_one_process_at_a_time_writes_a_file(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    with sole_writer(out), pytest.raises(RunError, match=r"o.jsonl: another process writes this file"):
+        predict_to_file(out, predictor(), read_inputs([scans]))
+    predict_to_file(out, predictor(), read_inputs([scans]))
+
+
+def test_links_out_of_a_folder_have_rows_and_links_inside_none(scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (scans / "away").symlink_to(tmp_path / "outside", target_is_directory=True)
+    (scans / "again").symlink_to(scans / "march", target_is_directory=True)
+    samples = {sample.extra["file"]: sample for sample in read_inputs([scans])}
+    assert "again" not in samples and "leads out of" in samples["away"].extra["problem"]
 
 
 def test_a_stream_gives_predictions_as_they_are_made_and_can_be_left(scans: Path) -> None:

@@ -54,21 +54,25 @@ def read_inputs(paths: Sequence[Path]) -> list[Sample]:
 
 def _read(path: Path) -> Iterator[Sample]:
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if _wanted(file.relative_to(path)) and not file.is_dir()]
+        files = [file for file in sorted(path.rglob("*")) if _wanted(file.relative_to(path)) and not _is_walked(file)]
         if not files:
             yield _bad(path.name, str(path), "holds no image, video or recording — name the folder that does")
         for file in files:
             name = file.relative_to(path).as_posix()
             if file.is_symlink() and not leads_inside(path, file):
-                yield _about(
-                    _bad(file.stem, str(file), f"a link that leads out of {path} — name the file itself"), name
-                )
-            else:
+                problem = f"a link that leads out of {path} — name what it leads to"
+                yield _about(_bad(file.stem, str(file), problem), name)
+            elif not file.is_dir():  # a link to a folder in here, whose files have rows of their own
                 yield _about(_of_file(file), name)
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
         yield from _of_manifest(path)
     else:
         yield _about(_of_file(path), str(path))
+
+
+def _is_walked(file: Path) -> bool:
+    """A folder whose files are among those that are listed anyway; links to folders are not followed."""
+    return file.is_dir() and not file.is_symlink()
 
 
 def _about(sample: Sample, file: str) -> Sample:

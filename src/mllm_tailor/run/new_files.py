@@ -20,6 +20,7 @@ from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.calibrate import NO_CALIBRATION, RunCalibration, usable_calibration
 from mllm_tailor.run.data_record import read_data_facts
+from mllm_tailor.run.output_file import check_output, sole_writer
 from mllm_tailor.run.predict import Keep, generate, open_base, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, open_run
@@ -128,7 +129,16 @@ def predict_to_file(out: Path, predictor: Predictor, samples: Sequence[Sample]) 
 
     Interrupted, the same call keeps the rows of files that have not changed since; those with a problem are tried
     again. A finished `out` is replaced once there is a first new row, so not by a call whose model cannot be opened.
+
+    Raises:
+        RunError: when another process writes `out`, or it is a file to be read, one of the run, or no predictions.
     """
+    check_output(out, samples, predictor.tuned.path if predictor.tuned is not None else None)
+    with sole_writer(out):
+        return _predict_to_file(out, predictor, samples)
+
+
+def _predict_to_file(out: Path, predictor: Predictor, samples: Sequence[Sample]) -> list[dict[str, Any]]:
     for path in (out, _state_file(out)):
         restore_partials(path.parent, path.name)  # what a killed process left half written
     by_id = {sample.id: sample for sample in samples}
@@ -142,7 +152,6 @@ def predict_to_file(out: Path, predictor: Predictor, samples: Sequence[Sample]) 
     def keep(prediction: Prediction) -> None:
         nonlocal begun
         if not begun:
-            out.parent.mkdir(parents=True, exist_ok=True)
             write_json(_state_file(out), {**state, "sha256": fingerprint(state)})
             write_rows(out, rows.values())
             begun = True

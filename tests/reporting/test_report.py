@@ -360,6 +360,15 @@ def test_every_wrong_value_is_listed_the_most_confident_first(data: ReportData) 
         )
 
 
+def test_every_wrong_value_opens_the_image_of_its_sample() -> None:
+    data = example(tuned=1)
+    html = render(replace(data, images={name: jpeg for name, jpeg in data.images.items() if name != "r11"}))
+    opened = re.findall(r'class="look" popovertarget="([^"]+)"', html)
+    assert len(opened) == len(find_wrong_values(data).rows) - 1  # all but r11
+    assert any(key.startswith("image-wrong-") for key in opened) and any("image-worst-" in key for key in opened)
+    assert all(html.count(f'id="{key}"') == 1 for key in opened)
+
+
 def test_downloads_hold_all_values_and_no_formulas(data: ReportData) -> None:
     evil = [replace(p, fields={"company": "=1+1", "total": "-5.00"}) for p in data.predictions["tuned_constrained"]]
     shown = replace(data, predictions=dict(data.predictions) | {"tuned_constrained": evil})

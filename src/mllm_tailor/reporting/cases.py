@@ -35,7 +35,8 @@ class FieldCase:
 class Case:
     """One sample of a report."""
 
-    id: str
+    sample: str  # its id
+    id: str  # shortened
     image: str | None  # data URI
     question: str  # empty where all samples have the same question
     before: float
@@ -71,8 +72,9 @@ def _case(data: ReportData, index: int) -> Case:
     labels = data.labels[index]
     before, after = (data.systems[name][data.metric].per_sample[index] or 0.0 for name in (data.base, data.tuned))
     return Case(
+        sample=tuned.id,
         id=shorten(tuned.id, 80),
-        image=_data_uri(data.images.get(tuned.id)),
+        image=data_uri(data.images[tuned.id]) if tuned.id in data.images else None,
         question=shorten(data.questions[index], LONGEST_REPLY) if data.questions else "",
         before=before,
         after=after,
@@ -95,5 +97,6 @@ def _field(name: str, labels: Mapping[str, object], base: Prediction, tuned: Pre
     )
 
 
-def _data_uri(jpeg: bytes | None) -> str | None:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii") if jpeg else None
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG file as the source of an image element."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

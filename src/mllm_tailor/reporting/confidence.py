@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from mllm_tailor.reporting.axes import axis, tick_text
 from mllm_tailor.reporting.report_data import ConfidenceData
 from mllm_tailor.reporting.sentences import SMALL_COUNT
 from mllm_tailor.scoring.accept import Promise
 from mllm_tailor.scoring.reliability import AcceptedCount, Reliability
 
-SIZE, LEFT, BOTTOM, EDGE = 240, 40, 30, 10  # user units of a square chart and its margins
+WIDTH, HEIGHT = 360, 240  # user units; as wide as the training curves, so that texts are of one size
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30  # margins around the plot
 PARTS = {"all": "all values", "seen": "groups also in training", "unseen": "groups never seen in training"}
-TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHARES = (0.0, 25.0, 50.0, 75.0, 100.0)  # percent
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,11 @@ def sentences(data: ConfidenceData) -> list[str]:
 
 
 def _promise(promise: Promise, part: Reliability) -> Iterator[str]:
-    limit, certain = _percent(1 - promise.right), _percent(promise.certainty)
+    limit, certain = (f"{100 * part:.4g}\u00a0%" for part in (1 - promise.right, promise.certainty))
     if promise.threshold is None or part.accepted is None:
         yield (
             f"Every value needs an eye: that at most {limit} of some values are wrong could not be shown with "
-            f"{certain} certainty ({promise.reason})."
+            f"a certainty of {certain} ({promise.reason})."
         )
         return
     accepted = part.accepted
@@ -129,24 +131,23 @@ def reliability_diagram(part: Reliability) -> Markup:
         low, high = entry.interval
         marks.append(_line("whisker", (entry.confidence, low), (entry.confidence, high)))
         marks.append(_dot(entry.confidence, entry.right / entry.count, f"{entry.right} of {entry.count} right"))
-    return _chart(marks, "confidence", "right", "reliability: share of right values by confidence", TICKS)
+    return _chart(marks, "confidence", "reliability: share of right values by confidence", SHARES)
 
 
 def risk_curve(part: Reliability, promise: Promise | None) -> Markup:
     """Share of wrong values among the most confident ones, against how many these are."""
-    top = max(0.1, max(risk for _, risk in part.risk))
+    ticks = axis([0.0, max(10.0, *(100 * risk for _, risk in part.risk))], 0.0, 100.0)
+    top = ticks[-1] / 100
     points = " ".join("{:.1f},{:.1f}".format(*_position(across, risk / top)) for across, risk in part.risk)
     marks = [Markup('<polyline class="line" points="{}"/>').format(points)]
     if promise is not None:
         level = min(1.0, (1 - promise.right) / top)
         marks.append(_line("diagonal", (0.0, level), (1.0, level)))
-    ticks = tuple(tick * top for tick in TICKS)
-    return _chart(marks, "coverage", "wrong", "share of wrong values by coverage", ticks)
+    return _chart(marks, "coverage", "share of wrong values by coverage", ticks)
 
 
 def _position(across: float, up: float) -> tuple[float, float]:
-    width, height = SIZE - LEFT - EDGE, SIZE - BOTTOM - EDGE
-    return LEFT + across * width, EDGE + (1 - up) * height
+    return LEFT + across * (WIDTH - LEFT - RIGHT), TOP + (1 - up) * (HEIGHT - TOP - BOTTOM)
 
 
 def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> Markup:
@@ -156,28 +157,27 @@ def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> Ma
 
 def _dot(across: float, up: float, label: str) -> Markup:
     x, y = _position(across, up)
-    return Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(x, y, label)
+    return Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="3.5"><title>{}</title></circle>').format(x, y, label)
 
 
-def _chart(marks: Sequence[Markup], across: str, up: str, name: str, ticks: Sequence[float]) -> Markup:
-    labels = [
-        Markup('<text x="{}" y="{:.1f}" text-anchor="end">{:.0f}\u00a0%</text>').format(
-            LEFT - 4, _position(0, index / (len(ticks) - 1))[1] + 4, 100 * tick
-        )
-        for index, tick in enumerate(ticks)
-    ]
-    for tick in TICKS[::2]:
-        x, y = _position(tick, 0.0)
-        anchor = "end" if tick == 1 else "middle"
-        labels.append(
-            Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{:.0f}\u00a0%</text>').format(
-                x, y + 14, anchor, 100 * tick
-            )
-        )
-    frame = [_line("axis", (0, 0), (1, 0)), _line("axis", (0, 0), (0, 1))]
-    captions = Markup('<text x="{}" y="{}" text-anchor="middle">{}</text><text x="{}" y="{}">{}</text>').format(
-        (LEFT + SIZE) // 2, SIZE - 3, across, LEFT + 4, EDGE + 8, up
+def _chart(marks: Sequence[Markup], across: str, name: str, ticks: Sequence[float]) -> Markup:
+    """Marks over a grid; `ticks` of the vertical axis are percentages from 0."""
+    grid = []
+    for tick in ticks:
+        height = tick / ticks[-1]
+        x, y = _position(0.0, height)
+        grid.append(_line("axis", (0.0, height), (1.0, height)))
+        grid.append(_label(x - 6, y + 4, "end", f"{tick_text(tick)}\u00a0%"))
+    for tick in SHARES:
+        x, y = _position(tick / 100, 0.0)
+        text = f"{across} 100\u00a0%" if tick == SHARES[-1] else f"{tick_text(tick)}\u00a0%"
+        anchor = "end" if tick == SHARES[-1] else "start" if tick == 0 else "middle"
+        if tick != SHARES[-2]:  # where the last label lies
+            grid.append(_label(x, y + 18, anchor, text))
+    return Markup('<svg class="curve" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
+        WIDTH, HEIGHT, name, Markup("").join(grid), Markup("").join(marks)
     )
-    return Markup('<svg class="curve" viewBox="0 0 {0} {0}" role="img" aria-label="{1}">{2}{3}{4}{5}</svg>').format(
-        SIZE, name, *(Markup("").join(part) for part in (frame, labels, marks)), captions
-    )
+
+
+def _label(x: float, y: float, anchor: str, text: str) -> Markup:
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)

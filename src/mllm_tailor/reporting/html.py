@@ -17,9 +17,9 @@ from mllm_tailor import __version__
 from mllm_tailor.core.io import write_atomic
 from mllm_tailor.core.terminal import printable
 from mllm_tailor.reporting import charts, confidence, sentences
-from mllm_tailor.reporting.cases import make_cases
+from mllm_tailor.reporting.cases import Case, data_uri, make_cases
 from mllm_tailor.reporting.report_data import WATCHED, ReportData
-from mllm_tailor.reporting.wrong_values import find_wrong_values, scores_csv
+from mllm_tailor.reporting.wrong_values import WrongValues, find_wrong_values, scores_csv
 from mllm_tailor.scoring.compare import Gain, form_and_reading, gain
 from mllm_tailor.scoring.confusion import NO_CLASS, Confusion, macro_f1
 from mllm_tailor.scoring.errors import KINDS, count_errors
@@ -96,6 +96,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     by_field = data.gain.by_field
     top = charts.scale_top(each for gain in by_field.values() for each in (gain.base, gain.tuned))
     bars, bars_top = _bars(data, over_baselines)
+    cases, wrong = make_cases(data), find_wrong_values(data)
     return {
         "data": data,
         "headline": sentences.headline(data),
@@ -118,14 +119,36 @@ def _context(data: ReportData) -> dict[str, Any]:
         "watched": _watched_curves(data),
         "dev": _dev_curve(data) if data.curves.dev else None,
         "confidence": _confidence(data),
-        "cases": make_cases(data),
+        "cases": cases,
+        "pictures": _pictures(data, cases, wrong),
         "errors": _errors(data),
-        "wrong": find_wrong_values(data),
+        "wrong": wrong,
         "scores_csv": scores_csv(data),
         "environment": json.dumps(dict(data.environment), indent=2, ensure_ascii=False, default=str),
         "systems": [name for name in sentences.SYSTEMS if name in data.systems],
         "system_titles": sentences.SYSTEMS,
     }
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images that rows of the list of wrong values open."""
+
+    keys: Mapping[str, str]  # sample id to the key of its popover
+    hidden: tuple[tuple[str, str, str], ...]  # key, id and data URI of those that no case shows
+
+
+def _pictures(data: ReportData, cases: Mapping[str, Sequence[Case]], wrong: WrongValues) -> Pictures:
+    """Cases have a popover, named by kind and number, which is used again; other samples get one that is not shown."""
+    shown = {
+        case.sample: f"{kind}-{number}"
+        for kind, chosen in cases.items()
+        for number, case in enumerate(chosen, 1)
+        if case.image
+    }
+    others = [name for name in dict.fromkeys(row.id for row in wrong.rows) if name in data.images and name not in shown]
+    hidden = tuple((f"wrong-{number}", name, data_uri(data.images[name])) for number, name in enumerate(others, 1))
+    return Pictures(shown | {name: key for key, name, _ in hidden}, hidden)
 
 
 @dataclass(frozen=True)

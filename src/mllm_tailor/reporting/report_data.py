@@ -84,7 +84,9 @@ class ReportData:
     breakdowns: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)  # column -> value -> indices
     breakdown_metrics: Sequence[str] = ()  # shown by column beside the headline metric
     classes: Sequence[str] = ()  # where the one field of a reply is a class
-    images: Mapping[str, bytes] = field(default_factory=dict)  # small JPEG files by sample id, see `cases.choose`
+    images: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # small JPEG files by sample id: of the cases and of samples with wrong values
     curves: Curves = Curves()
     ledger: Sequence[LedgerLine] = ()
     costs: Sequence[Cost] = ()

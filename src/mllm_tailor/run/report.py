@@ -6,7 +6,8 @@ import datetime
 import io
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import film_strip, read_frames
 from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, write_report
 from mllm_tailor.reporting.report_data import WATCHED, ConfidenceData
+from mllm_tailor.reporting.wrong_values import find_wrong_values
 from mllm_tailor.run.data_record import HeldOut
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 STRIP_FRAMES = 4  # of a video
 LABEL_COLOR, REPLY_COLOR = "#1c8f6b", "#d0402b"  # of boxes
 NO_REGIONS: Mapping[str, list[list[list[float]]]] = MappingProxyType({})
+IMAGES_BYTES = 4 * 2**20  # of all images in a report, beside those of the cases
 PICTURE_SIDE = 900  # pixels; large enough to read a receipt on a screen
 NOTES = {
     "train": "learned from",
@@ -65,7 +68,6 @@ def write_run_report(
         breakdowns=scores.breakdowns,
         breakdown_metrics=run.recipe.score,
         classes=scores.classes,
-        images=_images(scores),
         curves=_curves(folder.log, scores.metrics[0], training.get("best_step")),
         ledger=_ledger(ledger),
         costs=_costs(folder, scores, training),
@@ -74,7 +76,8 @@ def write_run_report(
         recipe=folder.recipe_file.read_text(encoding="utf-8"),
         environment=read_json(folder.environment),
     )
-    write_report(content, folder.report)
+    wrong = dict.fromkeys(row.id for row in find_wrong_values(content).rows)
+    write_report(replace(content, images=_images(scores, wrong)), folder.report)
 
 
 def _facts(
@@ -163,13 +166,24 @@ def _files(folder: Path) -> Iterator[Path]:
     return (file for file in folder.rglob("*") if file.is_file())
 
 
-def _images(scores: RunScores) -> dict[str, bytes]:
-    """Small images of the cases that the report shows; a sample without one is shown without."""
+def _images(scores: RunScores, wrong: Iterable[str]) -> dict[str, bytes]:
+    """Small images of the cases that the report shows and, while there is room, of the samples with `wrong` values.
+
+    A sample without an image is shown without.
+    """
     base, tuned = (scores.systems[System(state, scores.mode).key] for state in ("base", "tuned"))
-    indices = {index for chosen in choose(base, tuned, scores.metrics[0]).values() for index in chosen}
-    samples = scores.held_out.samples
-    pictures = {samples[index].id: picture(samples[index], _regions(scores, index)) for index in indices}
-    return {identifier: jpeg for identifier, jpeg in pictures.items() if jpeg}
+    cases = [index for chosen in choose(base, tuned, scores.metrics[0]).values() for index in chosen]
+    position = {sample.id: index for index, sample in enumerate(scores.held_out.samples)}
+    images: dict[str, bytes] = {}
+    room = IMAGES_BYTES
+    for number, index in enumerate(dict.fromkeys((*cases, *(position[name] for name in wrong)))):
+        if number >= len(cases) and room <= 0:
+            break
+        sample = scores.held_out.samples[index]
+        if jpeg := picture(sample, _regions(scores, index)):
+            images[sample.id] = jpeg
+            room -= len(jpeg)
+    return images
 
 
 def _regions(scores: RunScores, index: int) -> dict[str, list[list[list[float]]]]:

@@ -75,8 +75,11 @@ def date_parts(text: str) -> Counter[int] | None:
     >>> date_parts("30 DEC 2017") == date_parts("2017-12-30")
     True
     """
+    text = squeeze(text)
+    if "," in text and not re.search("[a-z]", text):  # 1,049.00
+        return None
     parts: list[int] = []
-    for word in re.findall(r"\d+|[a-z]+", squeeze(text)):
+    for word in re.findall(r"\d+|[a-z]+", text):
         if word.isdigit() and len(word) <= 4:
             parts.append(int(word) % 100)
         elif word[:3] in _MONTHS:

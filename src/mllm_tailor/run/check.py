@@ -210,10 +210,14 @@ def _outlook(run: ResolvedRun, splits: Splits) -> str:
 
 
 def _check_model(run: ResolvedRun, splits: Splits) -> ModelCheck:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # the codebook is read whenever the model is opened
         run = with_speech_units(run, splits.learned, Path(folder) / "units.safetensors")
-        check_model(run)
-        model = open_base(run)
+        return _check_opened(run, splits)
+
+
+def _check_opened(run: ResolvedRun, splits: Splits) -> ModelCheck:
+    check_model(run)
+    model = open_base(run)
     lengths, issues = measure_all(model, run.task, splits)
     splits = excluding(splits, issues)
     if not splits.train or not splits.held_out:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _samples(splits: Splits) -> Iterator[tuple[str, Sequence[Sample]]]:
 
 def _content(sample: Sample) -> dict[str, Any]:
     """What a sample states, its media as they are named; which group and row it has may change with other rows."""
-    values = plain(sample)
+    values = plain(replace(sample, media=()))
     values["media"] = [sorted(str(path) for path in _paths(item)) or [fingerprint(item.data)] for item in sample.media]
     return {key: value for key, value in values.items() if key not in ("source", "group", "split")}
 

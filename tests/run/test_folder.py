@@ -277,7 +277,9 @@ def test_inline_media_count_by_their_bytes(data: Data) -> None:
         replace(sample, media=tuple(replace(media, path=None, data=b"\x89one") for media in sample.media))
         for sample in splits.held_out
     ]
-    other = [replace(sample, media=tuple(replace(media, data=b"\x89two") for media in sample.media)) for sample in inline]
+    other = [
+        replace(sample, media=tuple(replace(media, data=b"\x89two") for media in sample.media)) for sample in inline
+    ]
     run = start_run(data.recipe.model_copy(update={"name": "b"}))
     reconcile(run, replace(splits, held_out=tuple(inline)))
     assert len(reconcile(run, replace(splits, held_out=tuple(other)))) == 3

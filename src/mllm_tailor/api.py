@@ -54,17 +54,24 @@ class Run:
         return self._folder.report
 
     def predict(
-        self, paths: str | Path | Sequence[str | Path], *, base: bool = False, unconstrained: bool = False
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        base: bool = False,
+        unconstrained: bool = False,
+        boxes: bool = False,
     ) -> Iterator[Prediction]:
         """Predictions for files, folders or JSONL manifests, each as soon as it is made, in any order.
 
         A file that cannot be read has a prediction with `problem`. `base` uses the untuned model; `unconstrained` does
-        not constrain replies to the JSON schema. Closing the iterator ends the work.
+        not constrain replies to the JSON schema; `boxes` finds where on its page each value stands. Closing the
+        iterator ends the work.
 
         Raises:
             RunError: when the training has not ended.
         """
         predictor = new_files.predictor_of_run(self.path, base=base, unconstrained=unconstrained)
+        predictor = predictor.with_boxes() if boxes else predictor
         named = [paths] if isinstance(paths, str | Path) else paths
         return new_files.stream(predictor, read_inputs([Path(path) for path in named]))
 

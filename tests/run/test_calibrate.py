@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mllm_tailor.commands.predict import predict_paths
+from mllm_tailor.commands.predict import open_predictor, predict_paths
 from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, read_jsonl
@@ -146,7 +146,7 @@ def test_a_run_calibrates_and_predict_says_the_same(
 
     out = tmp_path / "out.jsonl"
     files = [data / "images" / f"{name}.jpg" for name in rows]
-    predict_paths(folder.path, files, out, model=None, recipe=None, base=False, unconstrained=False)
+    predict_paths(open_predictor(folder.path), files, out)
     for _, row in read_jsonl(out):
         assert row["confidence"] == pytest.approx(rows[row["id"]]["confidence"], abs=1e-3)
         assert row["accept"] == rows[row["id"]]["accept"]

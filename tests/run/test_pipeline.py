@@ -19,7 +19,7 @@ from mllm_tailor.commands.compare import compare_runs
 from mllm_tailor.commands.compare_methods import compare_methods
 from mllm_tailor.commands.init import write_recipe
 from mllm_tailor.commands.merge import export_adapter, merge_run
-from mllm_tailor.commands.predict import predict_paths
+from mllm_tailor.commands.predict import open_predictor, predict_paths
 from mllm_tailor.commands.run import report_run, run_recipe
 from mllm_tailor.commands.verify import agreement, observe, verify_run
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
@@ -106,7 +106,7 @@ def test_predict_writes_the_rows_of_the_run_again(finished: Path, receipts: Path
     bad = tmp_path / "broken.jpg"
     bad.write_bytes(b"not a picture")
     out = tmp_path / "out.jsonl"
-    predict_paths(finished, [*files, bad], out, model=None, recipe=None, base=False, unconstrained=False)
+    predict_paths(open_predictor(finished), [*files, bad], out)
     rows = [row for _, row in read_jsonl(out)]
     assert [row["id"] for row in rows] == [*recorded, "broken"]
     assert [row["text"] for row in rows[:-1]] == [row.text for row in recorded.values()]

@@ -13,7 +13,7 @@ import yaml
 from fixtures import commands
 from safetensors.torch import load_file
 
-from mllm_tailor.commands.predict import predict_paths
+from mllm_tailor.commands.predict import open_predictor, predict_paths
 from mllm_tailor.commands.run import report_run, run_recipe
 from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl, sha256
@@ -122,7 +122,7 @@ def test_commands_on_the_whole_run_use_its_last_stage(finished: Path, receipts: 
     rows = []
     for place in (finished, finished / "2-all", finished / "1-total"):
         out = tmp_path / f"{place.name}.jsonl"
-        predict_paths(place, [file], out, model=None, recipe=None, base=False, unconstrained=False)
+        predict_paths(open_predictor(place), [file], out)
         rows.append([row["text"] for _, row in read_jsonl(out)])
     assert rows[0] == rows[1] != rows[2]
     before = (finished / "scores.json").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.served_runs import FIELDS, make_run, receipt_files
+from fixtures.served_runs import FIELDS, calibrate, make_run, receipt_files
 from starlette.testclient import TestClient
 
 from mllm_tailor.serving.app import make_app
@@ -29,19 +29,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, files: list[Path]) -> dict[str, Path]:
-    """Run folders by name: `receipts` and `questions` over one base, and `kinds`, which compares replies."""
+    """Run folders by name: `receipts` (calibrated) and `questions` over one base; `kinds`, which compares replies."""
     output = tmp_path_factory.mktemp("runs")
     tasks: dict[str, Any] = {
         "receipts": {"extract": {"fields": FIELDS}},
         "questions": {"answer": {}},
         "kinds": {"classify": {"classes": ["invoice", "receipt", "letter"]}},
     }
-    return {
+    made = {
         name: make_run(
             output, name, tiny_model_folder, task, seed=seed, files=files[:6] if name == "receipts" else None
-        ).path
+        )
         for seed, (name, task) in enumerate(tasks.items())
     }
+    calibrate(made["receipts"])
+    return {name: folder.path for name, folder in made.items()}
 
 
 def make_state(paths: list[Path], **settings: Any) -> ServerState:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllm_tailor.commands.predict import predict_paths
+from mllm_tailor.commands.predict import open_predictor, predict_paths
 from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import read_json, read_jsonl
@@ -125,7 +125,7 @@ def test_a_run_is_scored_by_likelihood_and_predicts_from_a_manifest(tmp_path: Pa
     new = [{name: row[name] for name in ("image", "question", "options")} for row in rows[6:]]
     (data / "new.jsonl").write_text("\n".join(map(json.dumps, [*new, {"image": "0.png", "question": "Which?"}])))
     out = tmp_path / "out.jsonl"
-    predict_paths(run.path, [data / "new.jsonl"], out, model=None, recipe=None, base=False, unconstrained=False)
+    predict_paths(open_predictor(run.path), [data / "new.jsonl"], out)
     found = [row for _, row in read_jsonl(out)]
     kept = [row for _, row in read_jsonl(run.predictions("tuned_likelihood"))]
     assert [row["fields"]["option"] for row in found[:-1]] == [row["fields"]["option"] for row in kept]

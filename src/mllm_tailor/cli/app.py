@@ -225,7 +225,7 @@ def run(
 
 
 @command(json=True)
-def predict(
+def predict(  # noqa: PLR0913 - an argument per option
     model_or_run: Annotated[Path | None, typer.Argument(help="A run folder.", metavar="RUN")] = None,
     paths: Annotated[
         list[Path] | None,
@@ -240,6 +240,9 @@ def predict(
     unconstrained: Annotated[
         bool, typer.Option("--unconstrained", help="Do not constrain replies to the JSON schema.")
     ] = False,
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Find where on its page each value stands (`where` in its row).")
+    ] = False,
     engine: Annotated[
         str, typer.Option("--engine", help="builtin, or vllm: for many files, with an InternVL (docs/performance.md).")
     ] = "builtin",
@@ -248,15 +251,22 @@ def predict(
 
     One JSON row per file is written as it is made; the keys are described in docs/predictions.md.
     """
-    from mllm_tailor.commands.predict import predict_paths
+    from mllm_tailor.commands.predict import open_predictor, predict_paths
 
     inputs = list(paths or [])
     if model and model_or_run is not None:
         inputs.insert(0, model_or_run)  # with --model, every argument is a file
         model_or_run = None
-    predict_paths(
-        model_or_run, inputs, out, model=model, recipe=recipe, base=base, unconstrained=unconstrained, engine=engine
+    predictor = open_predictor(
+        model_or_run,
+        model=model,
+        recipe=recipe,
+        base=base,
+        unconstrained=unconstrained,
+        boxes=boxes,
+        engine=engine,
     )
+    predict_paths(predictor, inputs, out)
 
 
 @command(json=True)

@@ -17,27 +17,23 @@ ENGINES = ("builtin", "vllm")
 SHOWN_PROBLEMS = 10
 
 
-def predict_paths(
+def open_predictor(
     run_path: Path | None,
-    paths: Sequence[Path],
-    out: Path,
     *,
-    model: str | None,
-    recipe: Path | None,
-    base: bool,
-    unconstrained: bool,
+    model: str | None = None,
+    recipe: Path | None = None,
+    base: bool = False,
+    unconstrained: bool = False,
+    boxes: bool = False,
     engine: str = "builtin",
-) -> None:
-    """Read files with a run's model (or an untuned one) and write one JSON row each, in the order given.
+) -> Predictor:
+    """What a run's model, or an untuned one at the task of a recipe, predicts with.
 
     Raises:
-        RunError: for nothing to read, an unfinished run, or an unknown engine.
-        ModelError: when the model cannot be opened, or not in this engine.
+        RunError: for neither of them, an unfinished run, or an unknown engine.
     """
     if engine not in ENGINES:
         raise RunError(f"no engine is called `{engine}` — {nearest(engine, ENGINES)}")
-    if not paths:
-        raise RunError("no files to read — name files, folders or JSONL manifests after the run")
     if run_path is not None:
         predictor = predictor_of_run(run_path, base=base, unconstrained=unconstrained, engine=engine)
     elif model and recipe:
@@ -46,6 +42,18 @@ def predict_paths(
             predictor = replace(predictor, mode=DecodingMode.UNCONSTRAINED)
     else:
         raise RunError("name a run folder, or pass both --model and --recipe")
+    return predictor.with_boxes() if boxes else predictor
+
+
+def predict_paths(predictor: Predictor, paths: Sequence[Path], out: Path) -> None:
+    """Read files and write one JSON row each, in the order given.
+
+    Raises:
+        RunError: for nothing to read.
+        ModelError: when the model cannot be opened, or not in this engine.
+    """
+    if not paths:
+        raise RunError("no files to read — name files, folders or JSONL manifests after the run")
     rows = predict_to_file(out, predictor, read_inputs(paths))
     problems = [row for row in rows if "problem" in row]
     note = f", {len(problems)} with a problem (see `problem` in their rows)" if problems else ""

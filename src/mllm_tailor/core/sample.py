@@ -14,6 +14,7 @@ MediaKind = Literal["image", "video", "audio"]
 Role = Literal["system", "user", "assistant"]
 RawScores = Mapping[str, Mapping[str, float]]  # path of a value (`total`, `items.0.price`) -> score by name
 Position = tuple[int, int]  # (turn, character of its text before which a file stands)
+Box = tuple[int, int, int, int]  # left, top, right, bottom in thousandths of an upright page
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,28 @@ def modality_of(media: tuple[Media, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """Where a line of a value stands."""
+
+    page: int  # index among the images and pages of the sample
+    box: Box
+    source: Literal["text layer", "attention"]
+
+    def row(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"page": self.page, "box": list(self.box), "source": self.source}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Location:
+        """The inverse of `row`."""
+        left, top, right, bottom = row["box"]
+        return cls(row["page"], (left, top, right, bottom), row["source"])
+
+
+Where = Mapping[str, tuple[Location, ...]]  # by path of the value, a location per line; none: nothing supports it
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The model's reply to one sample."""
 
@@ -98,6 +121,7 @@ class Prediction:
     cut: bool = False  # the reply hit the token limit
     raw: RawScores = field(default_factory=dict)  # what the model's own probabilities say of each value
     accept: Mapping[str, bool] | None = None  # by value; None where nothing is promised
+    where: Where | None = None  # None: not asked for, or the model's attention cannot be mapped to its pages
 
     def likelihood(self, name: str) -> float | None:
         """By which values of one run are sorted: the calibrated confidence, else the model's mean probability."""
@@ -117,6 +141,8 @@ class Prediction:
             row["calibrated"] = False
         if self.accept is not None:
             row["accept"] = dict(self.accept)
+        if self.where is not None:
+            row["where"] = {path: [each.row() for each in locations] for path, locations in self.where.items()}
         row |= {
             "raw": {name: dict(scores) for name, scores in self.raw.items()},
             "text": self.text,
@@ -141,4 +167,11 @@ class Prediction:
             cut=bool(row.get("cut", False)),
             raw=row.get("raw") or {},
             accept=row.get("accept"),
+            where=_where_of(row.get("where")),
         )
+
+
+def _where_of(row: Mapping[str, Any] | None) -> Where | None:
+    if row is None:
+        return None
+    return {path: tuple(map(Location.from_row, locations)) for path, locations in row.items()}

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import accumulate
 
 from mllm_tailor.core.sample import RawScores
@@ -92,20 +93,36 @@ def _skip(text: str, position: int) -> int:
 
 
 def value_scores(pieces: Sequence[bytes], logprobs: Sequence[float]) -> dict[str, dict[str, float]]:
-    """`mean` and `least` of each value of a JSON reply, from the bytes of its tokens and their log-probabilities.
+    """`mean` and `least` of each value of a JSON reply, from the bytes of its tokens and their log-probabilities."""
+    return {
+        path: token_scores([logprobs[index] for index in value.tokens]) for path, value in values_in(pieces).items()
+    }
+
+
+@dataclass(frozen=True)
+class WrittenValue:
+    """A value as the reply writes it."""
+
+    text: str  # without its quotes; the JSON of a list or object
+    tokens: tuple[int, ...]  # indices of the tokens that hold a part of it
+
+
+def values_in(pieces: Sequence[bytes]) -> dict[str, WrittenValue]:
+    """Each value of a JSON reply by path, from the bytes of its tokens.
 
     Spans are found in bytes: JSON's syntax is ASCII, so decoding each byte as one letter (Latin-1) keeps it, and a
     token that holds half a character still has an exact position.
     """
     ends = list(accumulate(map(len, pieces)))
+    written = b"".join(pieces)
     result = {}
-    for path, (start, end) in value_spans(b"".join(pieces).decode("latin-1")).items():
-        inside = [
-            logprob
-            for piece, stop, logprob in zip(pieces, ends, logprobs, strict=True)
+    for path, (start, end) in value_spans(written.decode("latin-1")).items():
+        inside = tuple(
+            index
+            for index, (piece, stop) in enumerate(zip(pieces, ends, strict=True))
             if stop > start and stop - len(piece) < end and piece
-        ]
-        result[_name(path)] = token_scores(inside)
+        )
+        result[_name(path)] = WrittenValue(written[start:end].decode("utf-8", "replace"), inside)
     return result
 
 

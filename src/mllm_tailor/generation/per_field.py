@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mllm_tailor.core.errors import RecipeError
-from mllm_tailor.core.sample import Prediction
+from mllm_tailor.core.sample import Prediction, Where
 from mllm_tailor.generation.constrain import Grammar, Vocabulary
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import FieldTask, Task
@@ -56,4 +56,10 @@ class FieldAssembler:
             problem=next((part.problem for _, part in parts if part.problem), None),
             cut=any(part.cut for _, part in parts),
             raw={path: scores for _, part in parts for path, scores in part.raw.items()},
+            where=_joined([part.where for _, part in parts]),
         )
+
+
+def _joined(parts: Sequence[Where | None]) -> Where | None:
+    known = [part for part in parts if part is not None]
+    return {path: locations for part in known for path, locations in part.items()} if known else None

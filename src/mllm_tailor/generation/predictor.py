@@ -18,13 +18,15 @@ from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.confidence import raw_scores
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
+from mllm_tailor.generation.locate import Locator
 from mllm_tailor.generation.per_field import FieldAssembler, grammars_of
+from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import LoadedModel, count_tokens, encode
 from mllm_tailor.models.encoded import Encoded
 from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe import DecodingMode, Predict
-from mllm_tailor.tasks import RegionTask, Task
+from mllm_tailor.tasks import FieldTask, RegionTask, Task
 
 
 class Engine(Protocol):
@@ -82,7 +84,15 @@ class Predictor:
         ]
         if engine is not None and settings.fields != "together":
             raise ModelError("predict.fields: another engine generates whole replies — set predict.fields=together")
-        self.engine = engine or make_engine(model, settings, replies=len(self.replies), cache=cache)
+        self.engine: Engine
+        prefill = None
+        if engine is None:
+            self.engine = own = make_engine(model, settings, replies=len(self.replies), cache=cache)
+            prefill = prefill_of(own)
+        else:
+            self.engine = engine
+        self.locator = Locator(getattr(task, "kinds", {}), prefill)
+        self.locatable = isinstance(task, FieldTask) and not isinstance(task, RegionTask)
         self.assemblers: dict[int, FieldAssembler] = {}  # of samples of which some fields are finished
         self.longest = ""  # the sample that needs most memory, for messages
         self.failed: deque[tuple[int, Prediction]] = deque()
@@ -160,9 +170,18 @@ class Predictor:
         return encoded, time.perf_counter() - started
 
     def begin_replies(
-        self, question: Question, encoded: Encoded, seconds: float, limit: int | None = None
+        self,
+        question: Question,
+        encoded: Encoded,
+        seconds: float,
+        limit: int | None = None,
+        *,
+        locate: bool | None = None,
     ) -> list[ReplySequence]:
-        """A sequence for each reply to a question; `limit` may lower the recipe's number of tokens of each."""
+        """A sequence for each reply to a question.
+
+        `limit` may lower the recipe's number of tokens of each; `locate` overrides `predict.boxes`.
+        """
         room = min(self.settings.max_new_tokens, self.model.context - encoded.length)
         return [
             ReplySequence(
@@ -174,6 +193,7 @@ class Predictor:
                 limit=room if limit is None else min(room, limit),
                 seconds=seconds / len(self.replies),
                 name=name,
+                locate=self.settings.boxes if locate is None else locate,
             )
             for mode, name in self.replies
         ]
@@ -217,6 +237,9 @@ class Predictor:
             (b"".join(map(self.vocabulary.bytes_of, tokens)), logprob) for tokens, logprob in sequence.candidates
         ]
         raw = raw_scores(reply.fields, pieces, sequence.logprobs, json_reply=self.json_reply, candidates=candidates)
+        started = time.perf_counter()
+        where = self.locator.locate(sequence, pieces) if sequence.locate and self.locatable else None
+        sequence.seconds += time.perf_counter() - started
         fields = self._on_whole_images(_writable(dict(reply.fields)), sequence.media)
         return Prediction(
             sample_id,
@@ -226,6 +249,7 @@ class Predictor:
             problem=reply.problem,
             cut=sequence.cut,
             raw=raw,
+            where=where,
         )
 
 
@@ -242,11 +266,16 @@ def make_engine(
     replies: int = 1,
     cache: VisionFeatureCache | None = None,
     feed_forced: bool = True,
-) -> Engine:
+) -> GenerationEngine | BeamSearch:
     """The built-in engine for a number of replies per sample; `feed_forced=False` decodes forced tokens one by one."""
     slots, beams = settings.batch_size * replies, settings.num_beams
     engine = GenerationEngine(model, vocabulary_of(model), slots, cache=cache, feed_forced=feed_forced and beams == 1)
     return engine if beams == 1 else BeamSearch(engine, slots, beams)
+
+
+def prefill_of(engine: GenerationEngine | BeamSearch) -> Prefill:
+    """What the built-in engine reads prompts with."""
+    return engine.engine.prefill if isinstance(engine, BeamSearch) else engine.prefill
 
 
 def _writable(value: Any) -> Any:

@@ -38,6 +38,7 @@ class ReplySequence:
     choices: list[int] = field(default_factory=list)  # indices of the tokens that were chosen, not forced
     stop: int | None = None  # the token that ended the reply, where the model chose one
     candidates: list[tuple[list[int], float]] = field(default_factory=list)  # of a beam search, see `BeamSearch`
+    locate: bool = False  # whether its values are located on its pages
     prefix: Prefix | None = None  # of keys and values it shares, where these are not in the KV cache
 
     def begin(self, fed: int, position: int, *, feed_forced: bool) -> None:

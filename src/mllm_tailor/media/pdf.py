@@ -6,11 +6,13 @@ forms included. pdfium must not be called from two threads at once, hence the lo
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -20,6 +22,7 @@ from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.source import IMAGE_LIMITS, SMALLER_IMAGE, ImageLimits, open_bytes
 
+GRID = 100_000  # steps across a page, to which pdfium rounds positions
 RESOLUTION = 150  # dots an inch: A4 becomes 1240x1754 pixels, about what scans of receipts have
 
 _pdfium_lock = threading.Lock()
@@ -60,6 +63,50 @@ def page_text(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> str:
             return str(layer.get_text_bounded())
         finally:
             layer.close()
+
+
+@dataclass(frozen=True)
+class TextLayer:
+    """The text of a page, and where it stands."""
+
+    text: str
+    boxes: tuple[tuple[float, float, float, float] | None, ...]  # of each character, in thousandths; None: no ink
+
+
+def page_characters(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> TextLayer:
+    """The characters of one page with their boxes on the page as it is drawn, turned pages upright.
+
+    Raises:
+        DataError: as `draw_page`.
+    """
+    with _page(media, limits, RESOLUTION) as (page, _):
+        layer = page.get_textpage()
+        try:
+            count = layer.count_chars()
+            text = "".join(_character(layer, index) for index in range(count))
+            return TextLayer(text, tuple(_character_box(page, layer, index) for index in range(count)))
+        finally:
+            layer.close()
+
+
+def _character(layer: Any, index: int) -> str:
+    """One letter of the text per character of the layer; those beyond 16 bits are halves of a pair in pdfium."""
+    code = need("pypdfium2", "pdf", "").raw.FPDFText_GetUnicode(layer, index)
+    return " " if code == 0 or 0xD800 <= code < 0xE000 else chr(code)
+
+
+def _character_box(page: Any, layer: Any, index: int) -> tuple[float, float, float, float] | None:
+    raw = need("pypdfium2", "pdf", "").raw
+    left, bottom, right, top = layer.get_charbox(index, loose=True)
+    if right <= left or top <= bottom:
+        return None
+    x, y = ctypes.c_int(), ctypes.c_int()
+    corners = []
+    for corner in ((left, bottom), (right, top)):
+        raw.FPDF_PageToDevice(page, 0, 0, GRID, GRID, 0, *corner, x, y)
+        corners.append((x.value * 1000 / GRID, y.value * 1000 / GRID))
+    (x0, y0), (x1, y1) = corners
+    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
 def page_size(media: Media, limits: ImageLimits = IMAGE_LIMITS, resolution: float = RESOLUTION) -> tuple[int, int]:

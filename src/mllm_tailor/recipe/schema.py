@@ -271,6 +271,11 @@ class Predict(Settings):
         "prompt: fewer steps, but no field sees the others, so score it first (docs/performance.md); max_new_tokens is "
         "then per field",
     )
+    boxes: bool = Field(
+        False,
+        description="find where on its page each value stands (docs/predictions.md): from the text layer of a PDF, or "
+        "from the model's attention, for tiled families",
+    )
     likelihood: bool = Field(
         True, description="where a task has a closed set of replies, choose the most likely instead of generating text"
     )

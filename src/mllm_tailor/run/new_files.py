@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,12 @@ class Predictor:
         else:
             predictions = generate(self.mode, self.open(), self.run, samples, on_done=calibrated)
         return [self.calibration.apply(prediction) for prediction in predictions]
+
+    def with_boxes(self) -> Predictor:
+        """The same, which also finds where on its page each value stands."""
+        settings = self.run.recipe.predict.model_copy(update={"boxes": True})
+        recipe = self.run.recipe.model_copy(update={"predict": settings})
+        return replace(self, run=replace(self.run, recipe=recipe))
 
     def open(self) -> LoadedModel:
         """The model, tuned if there is a run."""

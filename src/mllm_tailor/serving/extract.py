@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -28,6 +29,7 @@ FORM = {
     "properties": {
         "model": {"type": "string"},
         "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "where": {"type": "boolean", "default": True},
     },
 }
 BODY = {
@@ -49,14 +51,16 @@ def extract_router(state: ServerState) -> APIRouter:
         state.check_ready()
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
-            served, media = await _of_form(state, request)
+            asked = await _of_form(state, request)
         elif kind == "application/json":
-            served, media = await run_in_threadpool(_of_json, state, await request.body())
+            asked = await run_in_threadpool(_of_json, state, await request.body())
         else:
             raise ApiError(415, "the body is JSON or a form with files", code="unsupported_media_type")
+        served = asked.served
         if served.question() is None:
             raise refused("model", f"the task `{served.task.name}` of this run needs a question — /v1/chat/completions")
-        job = Job(Route(served.name, served.task, served.mode), document_sample(media))
+        route = Route(served.name, served.task, served.mode)
+        job = Job(route, document_sample(asked.media), locate=asked.where)
         outcome = await state.answer(job, request)
         row = served.calibrated(job, outcome.prediction).row()
         row.pop("id")
@@ -65,7 +69,16 @@ def extract_router(state: ServerState) -> APIRouter:
     return router
 
 
-def _of_json(state: ServerState, body: bytes) -> tuple[ServedModel, Sequence[Media]]:
+@dataclass(frozen=True)
+class _Asked:
+    """What a request asks for."""
+
+    served: ServedModel
+    media: Sequence[Media]
+    where: bool
+
+
+def _of_json(state: ServerState, body: bytes) -> _Asked:
     try:
         asked = ExtractRequest.model_validate(read_json_body(body))
     except ValidationError as error:
@@ -78,26 +91,28 @@ def _of_json(state: ServerState, body: bytes) -> tuple[ServedModel, Sequence[Med
     if not urls:
         raise ApiError(400, "`file`: no file", param="file")
     media = [page for url in urls for page in intake.image(url, "file")]
-    return state.model(asked.model), media
+    return _Asked(state.model(asked.model), media, asked.where)
 
 
-async def _of_form(state: ServerState, request: Request) -> tuple[ServedModel, Sequence[Media]]:
+async def _of_form(state: ServerState, request: Request) -> _Asked:
     form = await read_form(request, state.settings.limits.media)
     try:
         uploads = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
-        unknown: list[Any] = [name for name in form if name not in ("file", "model")]
+        unknown: list[Any] = [name for name in form if name not in ("file", "model", "where")]
         if unknown:
-            raise refused(unknown[0], "a form has `file` and `model`")
+            raise refused(unknown[0], "a form has `file`, `model` and `where`")
         if not uploads:
             raise ApiError(400, "`file`: no file in the form", param="file")
         data = [await upload.read() for upload in uploads]
-        name = form.get("model")
+        name, where = form.get("model"), form.get("where", "true")
     finally:
         await form.close()
+    if where not in ("true", "false"):
+        raise ApiError(400, "`where`: should be true or false", param="where", code="invalid_request")
     served = state.model(name if isinstance(name, str) else None)
     intake = state.intake()
     media = await run_in_threadpool(lambda: [page for each in data for page in intake.raw(each, "file")])
-    return served, media
+    return _Asked(served, media, where == "true")
 
 
 async def read_form(request: Request, most: int) -> FormData:

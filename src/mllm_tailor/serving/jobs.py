@@ -54,6 +54,7 @@ class Job:
     limit: int | None = None  # on the reply's tokens, below the recipe's
     on_text: Callable[[str], None] | None = None  # gets the reply piece by piece, in the worker's thread
     background: bool = False
+    locate: bool = False  # whether its values are located on its pages
     result: Future[Outcome] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
     abandoned: bool = False  # nobody waits for it any more

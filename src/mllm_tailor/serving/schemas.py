@@ -141,6 +141,7 @@ class ExtractRequest(Body):
 
     model: Text | None = Field(None, description="may be left out where one run is served")
     file: str | list[str] = Field(description="a data: address, or a list of them (the pages of one document)")
+    where: bool = Field(True, description="find where on its page each value stands")
 
 
 class BatchRequest(Body):

@@ -82,7 +82,7 @@ class GenerationTurn:
         except DataError as error:
             self._fail(question.index, job, error)
             return None
-        sequences = self.predictor.begin_replies(question, encoded, seconds, job.limit)
+        sequences = self.predictor.begin_replies(question, encoded, seconds, job.limit, locate=job.locate)
         self.running[question.index] = list(sequences)
         if job.on_text is not None and len(sequences) == 1 and self.joins:
             self.pieces[question.index] = TextPieces(self.predictor.vocabulary)

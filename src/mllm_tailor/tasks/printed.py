@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from mllm_tailor.tasks.values import read_amount, read_date
 
@@ -41,3 +42,46 @@ def is_printed(value: str, kind: str, text: str) -> bool:
     if kind in NOT_PRINTED:
         return True
     return letters_and_digits(value) in letters_and_digits(text) or same_meaning(value, kind, text)
+
+
+def find_printed(value: str, kind: str, text: str) -> list[tuple[int, int]]:
+    """Where a text shows a value: (first, last exclusive) characters of each occurrence, none inside a longer word.
+
+    >>> find_printed("9.00", "amount", "Total RM9.00 of 19.00")
+    [(8, 12)]
+    """
+    wanted = letters_and_digits(value)
+    if not wanted:
+        return []
+    spans = [span for span in _spellings(wanted, text) if _whole(text, *span)]
+    return spans or [span for span in _same_meanings(value, kind, text) if _whole(text, *span)]
+
+
+def _spellings(wanted: str, text: str) -> Iterator[tuple[int, int]]:
+    letters, indices = "", []
+    for index, character in enumerate(text):
+        for letter in letters_and_digits(character):
+            letters += letter
+            indices.append(index)
+    start = letters.find(wanted)
+    while start >= 0:
+        yield indices[start], indices[start + len(wanted) - 1] + 1
+        start = letters.find(wanted, start + 1)
+
+
+def _same_meanings(value: str, kind: str, text: str) -> Iterator[tuple[int, int]]:
+    pattern = DATES if kind == "date" else NUMBERS if kind in ("amount", "number", "integer") else None
+    if pattern is not None:
+        yield from (match.span() for match in pattern.finditer(text) if same_meaning(value, kind, match[0]))
+
+
+def _whole(text: str, start: int, end: int) -> bool:
+    """Whether neither a number nor a word goes on beyond a span; `RM9.00` holds the number 9.00."""
+    return not any(
+        index > 0
+        and index < len(text)
+        and text[index - 1].isalnum()
+        and text[index].isalnum()
+        and text[index - 1].isdigit() == text[index].isdigit()
+        for index in (start, end)
+    )

@@ -39,7 +39,7 @@ class TokenGrid:
         """(n, rows * side, columns * side) from weights (n, all visual tokens); the thumbnail's are spread out."""
         own = weights[:, self.first : self.first + self.count].unflatten(1, (-1, self.side, self.side))
         tiles = own[:, : self.columns * self.rows].unflatten(1, (self.rows, self.columns))
-        cells = tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        cells: Tensor = tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)
         if self.thumbnail:
             large = own[:, -1] / (self.columns * self.rows)
             cells = cells + large.repeat_interleave(self.rows, 1).repeat_interleave(self.columns, 2)

@@ -214,6 +214,10 @@ def run(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="The data changed meanwhile: redo what followed from them.")
     ] = False,
+    reviews: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="Also learn the finished documents of a review; may be given several times."),
+    ] = None,
 ) -> None:
     """Score the base model, tune it, score it again, report.
 
@@ -221,7 +225,14 @@ def run(
     """
     from mllm_tailor.commands.run import run_recipe
 
-    run_recipe(recipe, overrides or [], exclude_faulty=exclude_faulty, fresh=fresh, accept_changes=accept_changes)
+    run_recipe(
+        recipe,
+        overrides or [],
+        exclude_faulty=exclude_faulty,
+        fresh=fresh,
+        accept_changes=accept_changes,
+        reviews=reviews or (),
+    )
 
 
 @command(json=True)

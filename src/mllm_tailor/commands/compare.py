@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mllm_tailor.commands.console import show, show_json
 from mllm_tailor.commands.score import distinct_names, score_predictions
@@ -12,7 +13,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import human_bytes, human_time, read_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.reporting.tables import gain_table
-from mllm_tailor.run.data_record import read_held_out
+from mllm_tailor.run.data_record import read_data_facts, read_held_out
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_scores
 from mllm_tailor.scoring import Gain, Scores, compare
 
@@ -54,6 +55,10 @@ def compare_runs(first: Path, second: Path) -> None:
             gain_table(gains[metric].by_field, f"{metric.replace('_', ' ')}, by field", first=names[0], second=names[1])
         )
     show(_cost_table(costs, names))
+    reviews = [read_data_facts(run).get("reviews", {}) for run in runs]
+    for name, learned in zip(names, reviews, strict=True):
+        for line in _corrections(learned, reviews):
+            show(f"{name} {line}")
     show_json(
         {
             "runs": [str(first), str(second)],
@@ -61,6 +66,7 @@ def compare_runs(first: Path, second: Path) -> None:
             "left_out": left_out,
             "difference": {name: gain.row() for name, gain in gains.items()},
             "cost": [asdict(cost) for cost in costs],
+            "reviews": reviews,
         }
     )
 
@@ -97,6 +103,17 @@ def _groups(run: RunFolder, ids: Sequence[str]) -> list[str | None]:
     held_out = read_held_out(run)
     groups = dict(zip(held_out.ids, held_out.groups, strict=True))
     return [groups.get(sample_id) for sample_id in ids]
+
+
+def _corrections(reviews: Mapping[str, Any], of_both: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What only one of the two runs took from reviews, to which the difference is due."""
+    only = {name: counts for name, counts in reviews.items() if not all(other.get(name) == counts for other in of_both)}
+    return [
+        f"also learned {counts['learned']} documents of {name} ({counts['corrected']} values corrected, "
+        f"{counts['confirmed']} confirmed)"
+        + (f"; {counts['audited']} audited ones extend its calibration" if counts["audited"] else "")
+        for name, counts in only.items()
+    ]
 
 
 def _by_field(gains: Mapping[str, Gain]) -> list[str]:

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mllm_tailor.commands.console import show_json
 from mllm_tailor.commands.progress_tables import show_event
-from mllm_tailor.recipe import read_recipe
+from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.data.reviews.sources import review_sources
+from mllm_tailor.recipe import make_recipe, read_recipe
 from mllm_tailor.run.execute import execute, report_again
 from mllm_tailor.run.options import Options
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 
 
 def run_recipe(
-    path: Path, overrides: list[str], *, exclude_faulty: bool, fresh: bool, accept_changes: bool = False
+    path: Path,
+    overrides: list[str],
+    *,
+    exclude_faulty: bool,
+    fresh: bool,
+    accept_changes: bool = False,
+    reviews: Sequence[Path] = (),
 ) -> RunFolder:
-    """The whole recipe over its run folder. Called again, it continues where it stopped."""
+    """The whole recipe over its run folder. Called again, it continues where it stopped.
+
+    With `reviews` their finished documents are learned, too, in a run of its own: NAME-with-40 after 40 documents.
+    """
     recipe = read_recipe(path, overrides)
+    if reviews:
+        if recipe.stages:
+            raise RecipeError(f"{path}: has stages — name the review in `data.sources` of the stage that learns it")
+        values = recipe.model_dump(mode="json")
+        sources, count = review_sources(reviews)
+        values["data"]["sources"] = [*values["data"]["sources"], *sources]
+        if not any(word.startswith("name=") for word in overrides):
+            values["name"] = f"{recipe.name}-with-{count}"
+        recipe = make_recipe(values, str(path))
     folder = execute(recipe, Options(exclude_faulty, fresh, accept_changes), show_event)
     _show_document(folder)
     return folder

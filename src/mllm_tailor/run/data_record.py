@@ -18,6 +18,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.core.strict_json import dump_json
+from mllm_tailor.data.reviews.labels import REVIEW
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.tasks import Task
@@ -52,8 +53,32 @@ def write_held_out(run: RunFolder, task: Task, splits: Splits) -> None:
         sample.id: sample for sample in (*splits.train, *splits.held_out, *mixed)
     }  # folds score what they train on
     drawn = sum(bool(sample.extra.get("drawn")) for sample in everyone.values())
-    facts = {"layout": splits.layout, "samples": len(everyone), "drawn": drawn, "own_systems": own_systems(splits)}
+    facts: dict[str, Any] = {
+        "layout": splits.layout,
+        "samples": len(everyone),
+        "drawn": drawn,
+        "own_systems": own_systems(splits),
+    }
+    if reviews := review_counts(splits):
+        facts["reviews"] = reviews
     write_json(run.data, facts)
+
+
+def review_counts(splits: Splits) -> dict[str, dict[str, int]]:
+    """By source, what reviewers decided about the documents that a run learns or calibrates on."""
+    reviews: dict[str, dict[str, int]] = {}
+    learned = {conversation.id: conversation.sample for conversation in splits.mixed_samples}
+    for sample in (*learned.values(), *splits.dev):
+        decided = sample.extra.get(REVIEW)
+        if not decided:
+            continue
+        counts = reviews.setdefault(
+            sample.id.partition("/")[0], {"learned": 0, "audited": 0, "corrected": 0, "confirmed": 0}
+        )
+        counts["learned" if sample.id in learned else "audited"] += 1
+        counts["corrected"] += decided["corrected"]
+        counts["confirmed"] += decided["confirmed"]
+    return reviews
 
 
 def write_labelled(run: RunFolder, path: Path, task: Task, samples: Sequence[Sample]) -> None:

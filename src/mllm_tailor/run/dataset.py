@@ -25,6 +25,7 @@ from mllm_tailor.data import (
     validate,
 )
 from mllm_tailor.data.corrections import Corrected, correct, read_decisions
+from mllm_tailor.data.reviews.learn import part_samples
 from mllm_tailor.recipe import DataSpec, Source
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.slices import check_columns
@@ -144,6 +145,9 @@ def prepare(
         reasons = "".join(f"\n{issue}" for issue in errors[:SHOWN_ISSUES])
         raise DataError(f"{data.train}: nothing is left to {'train on' if not kept_train else 'score'}{reasons}")
     learned, dev = split_dev(kept_train, data.dev, seed)
+    if data.dev:
+        sources, audited = _part_reviews(sources, dev, dropped, limited)
+        dev = [*dev, *audited]
     mixed = tuple(_mixed(source, dropped, len(learned), seed, limited) for source in sources)
     splits = Splits(
         layout=layout,
@@ -221,6 +225,23 @@ def _read_sources(
         samples = _limit(samples, source.limit, seed, f"limit of source {name}", limited)
         result.append(_SourceRead(name, source, own, samples, issues))
     return result
+
+
+def _part_reviews(
+    sources: Sequence[_SourceRead], dev: Sequence[Sample], dropped: Mapping[str, str], left_out: list[Excluded]
+) -> tuple[list[_SourceRead], list[Sample]]:
+    """The sources without audited samples, which are returned beside them; a source of these alone is left out."""
+    result, everyone = [], list[Sample]()
+    for source in sources:
+        if source.settings.task is not None:  # of another task: no part of this calibration
+            result.append(source)
+            continue
+        learned, audited, reasons = part_samples(source.samples, dev)
+        left_out += [Excluded(item.id, item.source, reasons[item.id]) for item in source.samples if item.id in reasons]
+        everyone += [sample for sample in audited if sample.id not in dropped]
+        if learned or not audited:
+            result.append(replace(source, samples=learned))
+    return result, everyone
 
 
 def _mixed(

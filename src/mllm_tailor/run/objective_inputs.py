@@ -52,8 +52,12 @@ def gather_objective_inputs(
 def rejected_replies(
     folder: RunFolder, run: ResolvedRun, splits: Splits, model: LoadedModel, cache: VisionFeatureCache
 ) -> dict[str, str]:
-    """Id and rejected reply of training samples: the one that the row states, else the model's own wrong reading."""
-    pairs = list(zip(splits.train, splits.phrased, strict=True))
+    """Id and rejected reply of training samples: the one that the row states, else the model's own wrong reading.
+
+    Of further sources, the samples that state a rejected reply take part, such as corrections of `tailor review`.
+    """
+    mixed = {item.id: (item.sample, item) for item in splits.mixed_samples if REJECTED in item.sample.extra}
+    pairs = [*zip(splits.train, splits.phrased, strict=True), *mixed.values()]
     stated = {sample.id: str(sample.extra[REJECTED]) for sample, _ in pairs if REJECTED in sample.extra}
     same = [phrased.id for _, phrased in pairs if stated.get(phrased.id, "").strip() == (phrased.answer or "").strip()]
     stated = {name: reply for name, reply in stated.items() if name not in same and reply.strip()}

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mllm_tailor.generation.confidence import agreement, raw_scores, token_scores, value_scores, value_spans
+from mllm_tailor.core.sample import Prediction
+from mllm_tailor.generation.confidence import (
+    agreement,
+    other_values,
+    raw_scores,
+    token_scores,
+    value_scores,
+    value_spans,
+)
 
 NAMES = st.text(alphabet='ab"\\\\é ,:{}[]𝄞\n', max_size=6)  # no dots: they part the names of a path
 VALUES = st.recursive(
@@ -114,3 +122,12 @@ def test_agreement_weighs_candidates_and_passes_over_unfinished_values():
 def test_invented_keys_have_no_scores():
     pieces = [b'{"a": "x", "other": "y"}']
     assert list(raw_scores({"a": "x"}, pieces, [-0.1], json_reply=True)) == ["a"]
+
+
+def test_other_beams_are_candidates_of_each_value() -> None:
+    chosen = {"total": "9.00", "items": [{"name": "TEA"}], "date": None}
+    others = [{"total": "9.80", "items": [{"name": "TEA"}, {"name": "BUN"}]}, {"total": "9.00"}, {"total": "6.00"}, {}]
+    assert other_values(chosen, others) == {"total": ["9.80", "6.00"]}
+    row = Prediction("a", "", candidates={"total": ["9.80"]}).row()
+    assert row["candidates"] == {"total": ["9.80"]} and Prediction.from_row(row).candidates == row["candidates"]
+    assert "candidates" not in Prediction("a", "").row()

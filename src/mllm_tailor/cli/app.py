@@ -427,12 +427,18 @@ def demo(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the drawn data and the run.")] = Path("runs"),
     seed: Annotated[int, typer.Option(help="Seed of the drawn shop chain.")] = 0,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Then read new receipts, correct the doubtful values, and tune again.")
+    ] = False,
 ) -> None:
     """Show everything on drawn receipts, in minutes.
 
     Draws receipts of a shop chain the model has not seen, scores, tunes, scores again, and writes the report.
     """
-    from mllm_tailor.commands.demo import run_demo
+    if loop:
+        from mllm_tailor.commands.demo_loop import run_loop as run_demo
+    else:
+        from mllm_tailor.commands.demo import run_demo
 
     run_demo(out, overrides or [], seed)
 

@@ -29,6 +29,7 @@ def run_recipe(
     With `reviews` their finished documents are learned, too, in a run of its own: NAME-with-40 after 40 documents.
     """
     recipe = read_recipe(path, overrides)
+    before = Path(recipe.output) / recipe.name if reviews else None
     if reviews:
         if recipe.stages:
             raise RecipeError(f"{path}: has stages — name the review in `data.sources` of the stage that learns it")
@@ -38,7 +39,11 @@ def run_recipe(
         if not any(word.startswith("name=") for word in overrides):
             values["name"] = f"{recipe.name}-with-{count}"
         recipe = make_recipe(values, str(path))
-    folder = execute(recipe, Options(exclude_faulty, fresh, accept_changes), show_event)
+    folder = execute(
+        recipe,
+        Options(exclude_faulty=exclude_faulty, fresh=fresh, accept_changes=accept_changes, base_replies=before),
+        show_event,
+    )
     _show_document(folder)
     return folder
 

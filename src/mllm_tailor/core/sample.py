@@ -5,7 +5,7 @@ What the model is shown of a sample is a `Conversation` (core/conversation.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -122,6 +122,7 @@ class Prediction:
     raw: RawScores = field(default_factory=dict)  # what the model's own probabilities say of each value
     accept: Mapping[str, bool] | None = None  # by value; None where nothing is promised
     where: Where | None = None  # None: not asked for, or the model's attention cannot be mapped to its pages
+    candidates: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # by value, what other beams have instead
 
     def likelihood(self, name: str) -> float | None:
         """By which values of one run are sorted: the calibrated confidence, else the model's mean probability."""
@@ -148,6 +149,8 @@ class Prediction:
             "text": self.text,
             "seconds": round(self.seconds, 4),
         }
+        if self.candidates:
+            row["candidates"] = {name: list(values) for name, values in self.candidates.items()}
         if self.problem:
             row["problem"] = self.problem
         if self.cut:
@@ -168,6 +171,7 @@ class Prediction:
             raw=row.get("raw") or {},
             accept=row.get("accept"),
             where=_where_of(row.get("where")),
+            candidates=row.get("candidates") or {},
         )
 
 

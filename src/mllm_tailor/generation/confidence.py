@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from mllm_tailor.core.sample import RawScores
 
@@ -188,3 +189,28 @@ def _values(reply: bytes) -> Iterator[tuple[str, str]]:
     letters = reply.decode("latin-1")
     for path, (start, end) in value_spans(letters).items():
         yield _name(path), letters[start:end]
+
+
+def other_values(chosen: Mapping[str, Any], others: Iterable[Mapping[str, Any]], most: int = 3) -> dict[str, list[Any]]:
+    """For each single value of a reply, what other replies have in its place: distinct ones, in the order given.
+
+    >>> other_values({"a": "1", "l": [{"b": "2"}]}, [{"a": "1", "l": [{"b": "3"}, {"b": "4"}]}, {"a": "5"}])
+    {'a': ['5'], 'l.0.b': ['3']}
+    """
+    mine = dict(_leaves(chosen))
+    found: dict[str, list[Any]] = {}
+    for fields in others:
+        for path, value in _leaves(fields):
+            seen = found.setdefault(path, [])
+            if path in mine and value != mine[path] and value not in seen and len(seen) < most:
+                seen.append(value)
+    return {path: values for path, values in found.items() if values}
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield prefix.removesuffix("."), value
+        return
+    for key, inner in items:
+        yield from _leaves(inner, f"{prefix}{key}.")

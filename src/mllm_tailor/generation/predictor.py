@@ -15,7 +15,7 @@ from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.regions import move_value, uncropped
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation.beam_search import BeamSearch
-from mllm_tailor.generation.confidence import raw_scores
+from mllm_tailor.generation.confidence import other_values, raw_scores
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.locate import Locator
@@ -240,6 +240,9 @@ class Predictor:
         started = time.perf_counter()
         where = self.locator.locate(sequence, pieces) if sequence.locate and self.locatable else None
         sequence.seconds += time.perf_counter() - started
+        others = [text for text, _ in sorted(candidates, key=lambda item: -item[1]) if text != b"".join(pieces)]
+        parsed = (self.task.parse(other.decode("utf-8", "replace")).fields for other in others)
+        other = {} if isinstance(self.task, RegionTask) else _writable(other_values(reply.fields, parsed))
         fields = self._on_whole_images(_writable(dict(reply.fields)), sequence.media)
         return Prediction(
             sample_id,
@@ -250,6 +253,7 @@ class Predictor:
             cut=sequence.cut,
             raw=raw,
             where=where,
+            candidates=other,
         )
 
 

@@ -20,6 +20,7 @@ from mllm_tailor.run.options import DEFAULT, Options
 from mllm_tailor.run.pipeline import check_model, check_run, report, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run
+from mllm_tailor.run.shared_baseline import take_over_base
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ def _execute(folder: RunFolder, runs: Sequence[ResolvedRun], options: Options, n
         run_folds(folder, runs[0], splits[0], options, notify)
     else:
         check_model(runs[0])
+        if options.base_replies is not None:
+            take_over_base(options.base_replies, folder, runs[0], splits[0])
         run_pipeline(folder, runs[0], splits[0], notify, accept_changes=options.accept_changes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class Options:
     exclude_faulty: bool = False  # leave faulty samples out instead of refusing
     fresh: bool = False  # set an existing run of this name aside
     accept_changes: bool = False  # of the data since the run began: compute again what followed from them
+    base_replies: Path | None = None  # run whose base replies are taken over where it held out the same samples
 
 
 DEFAULT = Options()

@@ -18,15 +18,15 @@ from mllm_tailor.core.io import write_atomic, write_json
 from mllm_tailor.core.manifest import record, recorded
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.run.data_changes import reconcile
+from mllm_tailor.run.data_changes import reconcile, same_held_out
 from mllm_tailor.run.data_record import write_held_out
-from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.environment import check_same_base, describe_environment
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.pipeline import predict_held_out, write_baselines
 from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
-from mllm_tailor.run.run_dir import RunFolder, own_run, share_predictions
+from mllm_tailor.run.run_dir import RunFolder, finished, own_run, share_predictions
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.training import TrainingConfig
 from mllm_tailor.training.vision_cache import make_batch_source
@@ -65,6 +65,17 @@ def hand_over(shared: RunFolder, folder: RunFolder) -> None:
     if shared.features is not None and not link.exists():
         link.unlink(missing_ok=True)  # of a folder that has moved
         link.symlink_to(shared.features.resolve(), target_is_directory=True)
+
+
+def take_over_base(before: Path, folder: RunFolder, run: ResolvedRun, splits: Splits) -> None:
+    """Copy the base model's replies of a finished run of the same model, task and held-out samples, if it is one."""
+    source = RunFolder(before)
+    if not finished(source):
+        return
+    recipe = source.recipe()
+    same = all(getattr(recipe, name) == getattr(run.recipe, name) for name in ("model", "task", "predict", "seed"))
+    if same and same_held_out(source, splits):
+        share_predictions(source, folder, "base_*")
 
 
 def _work(path: Path) -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from mllm_tailor.cli.app import run_command
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import read_json
+from mllm_tailor.core.io import read_json, read_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples
 from mllm_tailor.data.reviews.desk import Change, Desk, Reviewer
@@ -151,6 +151,10 @@ def test_the_whole_loop(
     assert run_command(["review", str(run), *scans, *export]) == 0
     store = ReviewStore(database)
     assert store.progress().waiting >= 4
+    assert run_command(["next", str(run), *scans]) == 0
+    ranked = [row for _, row in read_jsonl(run.with_name("first-next") / "next.jsonl")]
+    assert len(ranked) == 5 and ranked[0]["worth"] >= ranked[-1]["worth"] and ranked[0]["rank"] == 1
+    assert ranked[-1]["file"] == scans[1] and ranked[-1]["distance"] < 1e-6  # one of the training files
     app = TestClient(make_app(Desk(store), ServeSettings(), name="first", next_step=""), base_url="http://localhost")
     shown = app.post("/api/take", json={"session": "tab", "reviewer": "Anne"}).json()["document"]
     assert set(shown["values"]) == set(FIELDS) and shown["calibrated"] is False

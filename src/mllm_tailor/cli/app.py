@@ -605,6 +605,24 @@ def review(
     )
 
 
+@command("next", json=True)
+def next_files(
+    run_folder: RunPath,
+    paths: Annotated[list[Path], typer.Argument(help="Unlabelled files, folders or manifests.", metavar="PATH...")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write the ranking; default: in the folder RUN-next.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", "-k", min=1, help="Rank only so many; default: all.")] = None,
+) -> None:
+    """Rank unlabelled files by what labelling them is worth.
+
+    First come files that the model doubts and that are unlike the training files and each other.
+    """
+    from mllm_tailor.commands.next_files import rank_next
+
+    rank_next(run_folder, paths, out, count)
+
+
 @command()
 def chat(
     model_or_run: Annotated[str, typer.Argument(help="A run folder, `embedded`, a model folder or a hub id.")],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from mllm_tailor.scoring.acquisition import rank_by_worth
@@ -35,5 +37,5 @@ def test_every_sample_is_ranked_once_and_worth_never_rises() -> None:
     rng = np.random.default_rng(1)
     ranked = rank_by_worth(rng.random(50), rng.normal(size=(50, 8)), rng.normal(size=(5, 8)))
     assert sorted(choice.index for choice in ranked) == list(range(50))
-    assert all(early.worth >= late.worth for early, late in zip(ranked, ranked[1:], strict=False))
+    assert all(early.worth >= late.worth for early, late in pairwise(ranked))
     assert [choice.index for choice in rank_by_worth(np.ones(3), np.ones((3, 4)), NONE)] == [0, 1, 2]  # all alike

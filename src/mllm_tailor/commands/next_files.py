@@ -34,9 +34,7 @@ def rank_next(run: Path, paths: Sequence[Path], out: Path | None, count: int | N
         f"{ranking.labelled} training files and of the files above, 0 (alike) to 2; worth: their product"
     )
     if not ranking.calibrated:
-        show(
-            "The run has no calibration: doubts rank files, but they are no numbers of wrong values (docs/confidence.md)."
-        )
+        show("The run has no calibration: doubts rank files, but count no wrong values (docs/confidence.md).")
     for problem in ranking.unread[:SHOWN]:
         show(f"not ranked: {problem}")
     show(f"{len(rows)} files in {out}. Label the first ones, or review them: {command('review', run, 'FILE...')}")

@@ -147,7 +147,7 @@ def prepare(
     learned, dev = split_dev(kept_train, data.dev, seed)
     if data.dev:
         sources, audited = _part_reviews(sources, dev, dropped, limited)
-        dev = [*dev, *audited]
+        dev = (*dev, *audited)
     mixed = tuple(_mixed(source, dropped, len(learned), seed, limited) for source in sources)
     splits = Splits(
         layout=layout,

@@ -42,6 +42,7 @@ from mllm_tailor.training.batches import LiveBatches
 from mllm_tailor.training.objectives import preference_losses as ours
 from mllm_tailor.training.objectives.base import Objective, ObjectiveContext
 from mllm_tailor.training.objectives.cross_entropy import answer_log_probabilities
+from mllm_tailor.training.objectives.on_policy import generalised_jsd
 from mllm_tailor.training.objectives.preference import make_preference
 from mllm_tailor.training.objectives.preference_losses import Answers
 from mllm_tailor.training.objectives.reward import RewardObjective
@@ -131,8 +132,8 @@ def policy(setting: Setting, loss: str, kl: float) -> tuple[Tensor, dict[str, Te
         for index in range(len(setting.samples))
     ]
     reward = {"loss": loss, "group_size": REPLIES, "temperature": TEMPERATURE, "kl_weight": kl, "epsilon": 0.2}
-    train = Train(reward={**reward, "epsilon_high": 0.28, "max_new_tokens": LONGEST})
-    inputs = ObjectiveInputs(sample_replies=lambda _, __: groups)
+    train = Train(reward={**reward, "epsilon_high": 0.28})
+    inputs = ObjectiveInputs(sample_replies=lambda _, __: groups, longest_reply=LONGEST)
     objective = RewardObjective(ObjectiveContext(setting.model, setting.samples, train, inputs=inputs))
     count = len(setting.samples)
     objective.start_step(0, range(count), 0)
@@ -322,6 +323,33 @@ def functions() -> dict[str, dict[str, float]]:
     }
 
 
+def distillation() -> dict[str, dict[str, float]]:
+    """The divergence of on-policy distillation, of three tokens."""
+    from trl.experimental.gkd import GKDTrainer
+
+    generator = torch.Generator().manual_seed(5)
+    student, teacher = (3 * torch.randn(3, 50, generator=generator) for _ in range(2))
+    rows = {}
+    for beta in (0.0, 0.3, 1.0):
+        results = []
+        for other in (False, True):
+            logits = student.clone().requires_grad_()
+            if other:
+                loss = GKDTrainer.generalized_jsd_loss(
+                    logits[None], teacher[None], beta=beta, temperature=0.7, reduction="sum"
+                )
+            else:
+                loss = generalised_jsd(logits, teacher, beta, 0.7).sum()
+            loss.backward()
+            results.append((float(loss), logits.grad))
+        (left, left_gradient), (right, right_gradient) = results
+        rows[f"gkd, divergence {beta}"] = {
+            "loss": left, "loss_difference": abs(left - right), "gradient_size": float(left_gradient.abs().max()),
+            "gradient_difference": float((left_gradient - right_gradient).abs().max()),
+        }  # fmt: skip
+    return rows
+
+
 def compare(folder: Path) -> dict[str, dict[str, float]]:
     """Every loss."""
     setting = make_setting(folder)
@@ -335,7 +363,7 @@ def compare(folder: Path) -> dict[str, dict[str, float]]:
     for loss in ("dpo", "kto"):
         own, objective = preference(setting, loss)
         rows[loss] = difference(setting.model, own, trl_preference(setting, loss, objective))
-    return rows | functions()
+    return rows | functions() | distillation()
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.recipe import Reward, make_recipe
+from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
 from mllm_tailor.run.rollouts import RewardScorer
 
@@ -33,21 +33,21 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_headline_metric_is_the_default_and_the_others_are_watched(run: ResolvedRun) -> None:
-    reward, watched = RewardScorer(run, Reward())(SAMPLE, '{"total": "12.50", "tip": ""}')
+    reward, watched = RewardScorer(run, None).for_sample(SAMPLE)('{"total": "12.50", "tip": ""}')
     assert reward == 1.0
     assert run.metrics[0] not in watched and set(run.metrics[1:]) <= watched.keys()
     assert (watched["unreadable"], watched["absent"], watched["invented"]) == (0, 0, 0)
 
 
 def test_what_the_reward_does_not_see(run: ResolvedRun) -> None:
-    scorer = RewardScorer(run, Reward())
-    _, watched = scorer(SAMPLE, '{"total": "", "tip": "3.00"}')
+    score = RewardScorer(run, None).for_sample(SAMPLE)
+    _, watched = score('{"total": "", "tip": "3.00"}')
     assert (watched["absent"], watched["invented"]) == (1.0, 1.0)
-    assert scorer(SAMPLE, "no JSON")[1]["unreadable"] == 1.0
+    assert score("no JSON")[1]["unreadable"] == 1.0
 
 
 def test_a_weighted_sum_is_a_multiple_of_a_power_of_two(run: ResolvedRun, functions: None) -> None:
-    reward, watched = RewardScorer(run, Reward(metric={"exact": 0.5, "my_rewards:short": 0.3}))(SAMPLE, "xx")
+    reward, watched = RewardScorer(run, {"exact": 0.5, "my_rewards:short": 0.3}).for_sample(SAMPLE)("xx")
     assert reward == round((0.5 * 0.5 + 0.3 / 3) * 1024) / 1024  # an empty field that is left out is right
     assert "exact" not in watched and "my_rewards:short" not in watched
 
@@ -63,10 +63,10 @@ def test_a_weighted_sum_is_a_multiple_of_a_power_of_two(run: ResolvedRun, functi
 )
 def test_a_reward_that_does_not_exist(name: str, words: str, run: ResolvedRun, functions: None) -> None:
     with pytest.raises(RecipeError, match=words):
-        RewardScorer(run, Reward(metric=name))
+        RewardScorer(run, name)
 
 
 @pytest.mark.parametrize(("name", "words"), [("raises", "raised KeyError"), ("nan", "not a finite number")])
 def test_a_reward_that_fails_names_the_row(name: str, words: str, run: ResolvedRun, functions: None) -> None:
     with pytest.raises(RunError, match=rf"labels.csv:7: the reward my_rewards:{name}.*{words}"):
-        RewardScorer(run, Reward(metric=f"my_rewards:{name}"))(SAMPLE, "x")
+        RewardScorer(run, f"my_rewards:{name}").for_sample(SAMPLE)("x")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.utils.tensorboard
+from fixtures.rollouts import LONGEST, even_tokens
 from fixtures.small_job import make_conversations, prepare, train
 
 from mllm_tailor.core.errors import TailorError
@@ -112,7 +113,11 @@ def kill_and_resume(model_folder: Path, work: Path, spec: dict[str, Any]) -> dic
     given = (
         prepared,
         samples,
-        ObjectiveInputs(rejected=spec.get("rejected")),
+        ObjectiveInputs(
+            rejected=spec.get("rejected"),
+            sample_replies=even_tokens(prepared[0], spec["replies"]) if "replies" in spec else None,
+            longest_reply=LONGEST,
+        ),
     )  # never trained here, only in forked copies
     begun = time.monotonic()
     codes = {"whole": [child(*given, work / "whole", None)]}

@@ -116,6 +116,10 @@ def every_method(teacher: Path, pairs: Path) -> dict[str, dict[str, Any]]:
         "distilled": small_spec(lora, 1, train={"distill": told}),
         "distilled vision": small_spec(vision, 2, train={"distill": {**told, "of": "vision", "layers": 2}}),
         "preferred": small_spec(lora, 3, train={"prefer": {"loss": "mpo"}}, rejected=wrong),
+        "distilled from own replies": small_spec(
+            lora, 5, train={"distill": {**told, "of": "replies", "own_share": 0.7}}, replies=1
+        ),
+        "rewarded": small_spec(lora, 6, train={"reward": {"group_size": 3, "updates": 2}}, replies=3),
         "contrast": small_spec(lora, 4, train={"micro_batch_size": 1}, model=str(pairs)),
     }
 

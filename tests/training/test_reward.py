@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.rollouts import LONGEST, even_tokens
 from fixtures.small_job import batch_of, make_conversations, prepare, resumes_exactly, small_recipe, train
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl
-from mllm_tailor.generation.predictor import vocabulary_of
 from mllm_tailor.generation.sampling import ReplyRequest, Sampling, sample_replies
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import LoadedModel
@@ -127,7 +127,8 @@ class TestLosses:
 
 
 def test_replicas() -> None:
-    assert list(replicas([3, 3, 1, 3, 1])) == [(3, 0), (3, 1), (1, 0), (3, 2), (1, 1)]
+    assert list(replicas([3, 3, 1, 3, 1], 3)) == [(3, 0), (3, 1), (1, 0), (3, 2), (1, 1)]
+    assert list(replicas([3, 3, 3], 2)) == [(3, 0), (3, 1), (3, 0)]  # a sample that a step holds twice
 
 
 @pytest.fixture(scope="module")
@@ -175,30 +176,6 @@ class TestSampling:
         assert all(group[0].tokens == group[1].tokens for group in replies)
 
 
-def even_bytes(model: LoadedModel, *, count: int, slots: int = 8) -> Any:
-    """Samples replies of five tokens; the reward is the share of even token ids."""
-    vocabulary = vocabulary_of(model)
-
-    def sample(conversations: Sequence[Conversation], seed: int) -> list[list[Rollout]]:
-        groups = sample_replies(model, conversations, request(count, slots, seed=seed))
-        assert vocabulary.width
-        return [
-            [
-                Rollout(
-                    list(reply.tokens),
-                    list(reply.choices),
-                    sum(token % 2 == 0 for token in reply.tokens) / max(1, len(reply.tokens)),
-                    reply.cut,
-                    {"length": float(len(reply.tokens))},
-                )
-                for reply in group
-            ]
-            for group in groups
-        ]
-
-    return sample
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"loss": "grpo", "kl_weight": 0.01}, {"loss": "gspo", "updates": 2, "epsilon": 0.2}]
@@ -207,7 +184,7 @@ def test_grpo_raises_the_reward_and_every_resume_is_exact(
     settings: dict[str, Any], tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
 ) -> None:
     """Also where the interruption lies between two updates on the same replies."""
-    reward = {"metric": "unused", "group_size": 8, "max_new_tokens": 5, **settings}
+    reward = {"metric": "unused", "group_size": 8, **settings}
     models: list[LoadedModel] = []
 
     def begin() -> Any:
@@ -216,7 +193,8 @@ def test_grpo_raises_the_reward_and_every_resume_is_exact(
         return made
 
     inputs = ObjectiveInputs(
-        sample_replies=lambda conversations, seed: even_bytes(models[-1], count=8)(conversations, seed)
+        sample_replies=lambda conversations, seed: even_tokens(models[-1], 8)(conversations, seed),
+        longest_reply=LONGEST,
     )
     resumes_exactly(begin, samples, tmp_path, inputs)
     rows = read_log(tmp_path / "whole")
@@ -235,7 +213,7 @@ def test_equal_rewards_stop_a_training(tiny_model_folder: Path, samples: list[Co
     def constant(conversations: Sequence[Conversation], seed: int) -> list[list[Rollout]]:
         return [[Rollout([5], [0], 0.5), Rollout([6], [0], 0.5)] for _ in conversations]
 
-    reward = {"group_size": 2, "max_new_tokens": 1}
+    reward = {"group_size": 2}
     model, method, recipe = prepare(tiny_model_folder, LORA, reward=reward, steps=30, batch_size=1)
     with pytest.raises(RunError, match="had the same reward"):
         train(model, method, samples, recipe, tmp_path, objective_inputs=ObjectiveInputs(sample_replies=constant))
@@ -255,11 +233,11 @@ class TestRefused:
     ) -> None:
         full = {"name": "full", "parts": ["language"]}
         model, method, recipe = prepare(tiny_model_folder, full, reward={"kl_weight": 0.1})
-        inputs = ObjectiveInputs(sample_replies=even_bytes(model, count=8))
+        inputs = ObjectiveInputs(sample_replies=even_tokens(model, 8))
         with pytest.raises(RunError, match="needs adapters that can be switched off"):
             train(model, method, samples, recipe, tmp_path, objective_inputs=inputs)
 
     def test_a_method_without_gradients(self) -> None:
         recipe = small_recipe({"name": "mezo"}, reward={})
-        with pytest.raises(RecipeError, match="needs gradients"):
+        with pytest.raises(RecipeError, match="samples replies and needs gradients"):
             check_objective(make_method(recipe), recipe.train, recipe.task_name)

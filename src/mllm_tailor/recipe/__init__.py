@@ -1,7 +1,7 @@
 """The recipe: one YAML file, validated. No torch here."""
 
 from mllm_tailor.recipe.decoding import DecodingMode
-from mllm_tailor.recipe.objectives import Clipping, Distill, Prefer, Reward
+from mllm_tailor.recipe.objectives import Clipping, Distill, Prefer, ReplySampling, Reward
 from mllm_tailor.recipe.read import dump_recipe, make_recipe, read_recipe, read_single, stage_recipes, validate
 from mllm_tailor.recipe.schema import (
     DataSpec,
@@ -26,6 +26,7 @@ __all__ = [
     "Predict",
     "Prefer",
     "Recipe",
+    "ReplySampling",
     "Reward",
     "Settings",
     "Source",

@@ -10,18 +10,70 @@ from pydantic import Field, model_validator
 from mllm_tailor.recipe.settings import Settings
 
 
-class Distill(Settings):
-    """Distillation from a larger model. `distill: NAME` is short for `distill: {teacher: NAME}`."""
+@dataclass(frozen=True)
+class ReplySampling:
+    """How replies of the model itself are sampled and scored while it is trained."""
 
-    teacher: str = Field(description="folder or hub id; `logits` needs the vocabulary of the student")
+    count: int  # replies to each sample
+    metric: str | dict[str, float] | None  # None: the metric that decides the run
+    temperature: float
+    top_p: float
+    constrained: bool | None  # None: as in `predict`
+    max_new_tokens: int | None  # likewise
+
+
+class Distill(Settings):
+    """Distillation from a larger model. `distill: NAME` is short for `distill: {teacher: NAME}`.
+
+    With `of: replies` the student learns from the teacher on replies of its own (GKD, Agarwal et al. 2024,
+    2306.13649): it meets the mistakes that it makes, which labels never show.
+    """
+
+    teacher: str = Field(description="folder or hub id; `logits` and `replies` need the vocabulary of the student")
     revision: str | None = Field(None, description="hub revision of the teacher (a commit)")
-    of: Literal["logits", "vision"] = Field(
-        "logits", description="logits of the answers, or hidden states of the vision tower (labels are not used)"
+    of: Literal["logits", "vision", "replies"] = Field(
+        "logits",
+        description="logits of the answers, hidden states of the vision tower (labels are not used), or logits of "
+        "replies that the student samples",
     )
-    weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss; the labels have the rest")
-    temperature: float = Field(2.0, gt=0, le=100, description="temperature of the probabilities of teacher and student")
-    top_k: int = Field(32, ge=1, le=4096, description="most likely tokens kept of each prediction of the teacher")
-    layers: int = Field(4, ge=1, description="number of last layers compared between the vision towers")
+    weight: float = Field(
+        0.5, gt=0, le=1, description="logits: share of the teacher in the loss; the labels have the rest"
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="temperature of the probabilities of teacher and student (logits: 2, replies: 1)",
+    )
+    top_k: int = Field(
+        32, ge=1, le=4096, description="logits: most likely tokens kept of each prediction of the teacher"
+    )
+    layers: int = Field(4, ge=1, description="vision: number of last layers compared between the vision towers")
+    divergence: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="replies: 0 is the KL divergence from the teacher to the student, 1 the reverse, which follows the "
+        "teacher's likeliest replies; between them the generalised Jensen-Shannon divergence",
+    )
+    own_share: float = Field(
+        1.0, ge=0, le=1, description="replies: share of the samples with a reply of the student; the others' labels"
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="replies: longest reply that is sampled; default: as in `predict`"
+    )
+
+    @property
+    def softmax_temperature(self) -> float:
+        """The temperature, with its default."""
+        return self.temperature or (1.0 if self.of == "replies" else 2.0)
+
+    @property
+    def sampling(self) -> ReplySampling | None:
+        """How the student's replies are sampled, where they are: as it would write them."""
+        if self.of != "replies" or not self.own_share:
+            return None
+        return ReplySampling(1, None, 1.0, 1.0, None, self.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -120,6 +172,13 @@ class Reward(Settings):
     truncated: Literal["keep", "leave_out"] | None = Field(
         None, description="replies cut off at `max_new_tokens`: scored as they are, or without a loss (dapo)"
     )
+
+    @property
+    def sampling(self) -> ReplySampling:
+        """How replies are sampled and scored."""
+        return ReplySampling(
+            self.group_size, self.metric, self.temperature, self.top_p, self.constrained, self.max_new_tokens
+        )
 
     @property
     def clipping(self) -> Clipping:

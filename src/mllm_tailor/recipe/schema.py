@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mllm_tailor.recipe.objectives import Distill, Prefer, Reward
+from mllm_tailor.recipe.objectives import Distill, Prefer, ReplySampling, Reward
 from mllm_tailor.recipe.settings import Settings
 
 PARTS = ("vision", "projector", "language", "audio", "head")
@@ -232,6 +232,13 @@ class Train(Settings):
         False,
         description="small random changes: rotation, scale and brightness of images and videos, speed of recordings",
     )
+
+    @property
+    def sampling(self) -> ReplySampling | None:
+        """How the objective samples replies of the model; None where it does not."""
+        if self.reward is not None:
+            return self.reward.sampling
+        return None if self.distill is None else self.distill.sampling
 
     def passes(self, count: int) -> float:
         """Epochs over `count` training samples."""

@@ -14,7 +14,7 @@ from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.predict import generate, predict_to_files
 from mllm_tailor.run.resolve import ResolvedRun
-from mllm_tailor.run.rollouts import make_sampler
+from mllm_tailor.run.rollouts import longest_reply, make_sampler
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
 from mllm_tailor.run.scores import score_replies
 from mllm_tailor.training import ObjectiveInputs
@@ -28,7 +28,7 @@ def gather_objective_inputs(
     folder: RunFolder, run: ResolvedRun, splits: Splits, model: LoadedModel, cache: VisionFeatureCache
 ) -> ObjectiveInputs:
     """Whatever the recipe's objective asks for; computed only then."""
-    preferences, reward = run.recipe.train.prefer is not None, run.recipe.train.reward
+    preferences, sampling = run.recipe.train.prefer is not None, run.recipe.train.sampling
 
     def measure(conversations: Sequence[Conversation]) -> float:
         """The headline metric of the model's replies, 0 to 1, 1 being best."""
@@ -43,9 +43,9 @@ def gather_objective_inputs(
         measure=measure,
         rejected=rejected,
         cpu_seconds=time.process_time() - started,
-        sample_replies=make_sampler(run, reward, model, cache) if reward is not None else None,
+        sample_replies=make_sampler(run, sampling, model, cache) if sampling is not None else None,
         rewarded=frozenset(sample.id for sample in splits.train),
-        max_new_tokens=run.recipe.predict.max_new_tokens,
+        longest_reply=0 if sampling is None else longest_reply(run, sampling),
     )
 
 

@@ -1,4 +1,4 @@
-"""Sampled replies and their rewards, for the objective `train.reward`."""
+"""Sampled replies and their scores, for the objectives that learn from them."""
 
 from __future__ import annotations
 
@@ -11,52 +11,58 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import VisionFeatureCache
+from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.per_field import grammars_of
 from mllm_tailor.generation.predictor import vocabulary_of
 from mllm_tailor.generation.sampling import ReplyRequest, Sampling, sample_replies
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import LoadedModel
-from mllm_tailor.recipe import DecodingMode, Reward
+from mllm_tailor.recipe import DecodingMode, ReplySampling
 from mllm_tailor.run.resolve import ResolvedRun
-from mllm_tailor.run.scores import score_replies
+from mllm_tailor.run.scores import score_labelled
 from mllm_tailor.scoring.metrics import METRICS
 from mllm_tailor.training import Rollout, SampleReplies
 
 STEPS = 1024  # a reward is a multiple of 1/1024: the mean of equal rewards is then exact, and their advantage zero
 RewardFunction = Callable[..., float]
+ScoreReply = Callable[[str], tuple[float, dict[str, float]]]  # a reply's text -> its reward, what that does not see
 
 
 def make_sampler(
-    run: ResolvedRun, settings: Reward, model: LoadedModel, cache: VisionFeatureCache | None
+    run: ResolvedRun, sampling: ReplySampling, model: LoadedModel, cache: VisionFeatureCache | None
 ) -> SampleReplies:
-    """What samples and scores a group of replies to each of several labelled conversations.
+    """What samples and scores replies to each of several labelled conversations.
 
     Raises:
         RecipeError: for a reward that does not exist.
     """
-    scorer = RewardScorer(run, settings)
+    scorer = RewardScorer(run, sampling.metric)
     vocabulary = vocabulary_of(model)
-    constrained = run.mode is DecodingMode.CONSTRAINED if settings.constrained is None else settings.constrained
+    constrained = run.mode is DecodingMode.CONSTRAINED if sampling.constrained is None else sampling.constrained
     whole = run.recipe.predict.model_copy(update={"fields": "together"})
     grammar = grammars_of(run.task, whole, vocabulary).get("") if constrained else None
-    limit = settings.max_new_tokens or run.recipe.predict.max_new_tokens
-    slots = run.recipe.predict.batch_size
+    limit, slots = longest_reply(run, sampling), run.recipe.predict.batch_size
 
     def sample(conversations: Sequence[Conversation], seed: int) -> list[list[Rollout]]:
-        sampling = Sampling(settings.temperature, settings.top_p, seed)
-        request = ReplyRequest(settings.group_size, sampling, limit, slots, grammar)
+        drawn = Sampling(sampling.temperature, sampling.top_p, seed)
+        request = ReplyRequest(sampling.count, drawn, limit, slots, grammar)
         groups = sample_replies(model, conversations, request, cache)
-        return [
-            [_rollout(reply, scorer, conversation.sample, vocabulary.bytes_of) for reply in group]
-            for conversation, group in zip(conversations, groups, strict=True)
-        ]
+        rollouts = []
+        for conversation, group in zip(conversations, groups, strict=True):
+            score = scorer.for_sample(conversation.sample)
+            rollouts.append([_rollout(reply, score, vocabulary) for reply in group])
+        return rollouts
 
     return sample
 
 
-def _rollout(reply: ReplySequence, scorer: RewardScorer, sample: Sample, bytes_of: Callable[[int], bytes]) -> Rollout:
-    text = b"".join(map(bytes_of, reply.tokens)).decode("utf-8", "replace")
-    reward, watched = scorer(sample, text)
+def longest_reply(run: ResolvedRun, sampling: ReplySampling) -> int:
+    """Tokens of a sampled reply, at most."""
+    return sampling.max_new_tokens or run.recipe.predict.max_new_tokens
+
+
+def _rollout(reply: ReplySequence, score: ScoreReply, vocabulary: Vocabulary) -> Rollout:
+    reward, watched = score(vocabulary.text_of(reply.tokens))
     tokens, chosen = list(reply.tokens), list(reply.choices)
     if reply.stop is not None:
         chosen.append(len(tokens))
@@ -67,10 +73,10 @@ def _rollout(reply: ReplySequence, scorer: RewardScorer, sample: Sample, bytes_o
 class RewardScorer:
     """The reward of a reply, and what that reward does not see."""
 
-    def __init__(self, run: ResolvedRun, settings: Reward) -> None:
+    def __init__(self, run: ResolvedRun, metric: str | Mapping[str, float] | None) -> None:
         """Raises RecipeError for an unknown metric, or a function that cannot be imported."""
         self.run = run
-        wanted = settings.metric or run.metrics[0]
+        wanted = metric or run.metrics[0]
         weights = {wanted: 1.0} if isinstance(wanted, str) else dict(wanted)
         self.functions = {name: load_function(name) for name in weights if ":" in name}
         for name in weights:
@@ -79,25 +85,30 @@ class RewardScorer:
         self.weights = weights
         self.metrics = tuple(dict.fromkeys((*(name for name in weights if name not in self.functions), *run.metrics)))
 
-    def __call__(self, sample: Sample, text: str) -> tuple[float, dict[str, float]]:
-        """The weighted sum, each metric from 0 to 1 with 1 best; and the metrics and facts that have no weight.
-
-        Raises:
-            RunError: naming the sample, where a function of the user's raises or returns no number.
-        """
-        reply = self.run.task.parse(text)
-        prediction = Prediction(sample.id, text, reply.fields, problem=reply.problem)
-        scores = score_replies(self.run, [sample], [prediction], self.metrics)
-        values = {
-            name: 1 - value / 100 if METRICS.load(name).better == "lower" else value / 100
-            for name, value in scores.items()
-        }
+    def for_sample(self, sample: Sample) -> ScoreReply:
+        """What scores the replies to a sample, whose labels are worked out once."""
         labels = self.run.task.labels(sample)
-        for name, function in self.functions.items():
-            values[name] = _call(name, function, sample, text, reply.fields, labels)
-        reward = sum(weight * values[name] for name, weight in self.weights.items())
-        watched = {name: value for name, value in values.items() if name not in self.weights}
-        return round(reward * STEPS) / STEPS, watched | _facts(reply.fields, labels, failed=reply.problem is not None)
+
+        def score(text: str) -> tuple[float, dict[str, float]]:
+            """The weighted sum, each metric from 0 to 1 with 1 best; and the metrics and facts that have no weight.
+
+            Raises:
+                RunError: naming the sample, where a function of the user's raises or returns no number.
+            """
+            reply = self.run.task.parse(text)
+            prediction = Prediction(sample.id, text, reply.fields, problem=reply.problem)
+            scores = score_labelled(self.run, [labels], [prediction], self.metrics)
+            values = {
+                name: 1 - value / 100 if METRICS.load(name).better == "lower" else value / 100
+                for name, value in scores.items()
+            }
+            for name, function in self.functions.items():
+                values[name] = _call(name, function, sample, text, reply.fields, labels)
+            reward = sum(weight * values[name] for name, weight in self.weights.items())
+            watched = {name: value for name, value in values.items() if name not in self.weights}
+            return round(reward * STEPS) / STEPS, watched | _facts(reply.fields, labels, failed=bool(reply.problem))
+
+        return score
 
 
 def _facts(fields: Mapping[str, Any], labels: Mapping[str, Any], *, failed: bool) -> dict[str, float]:

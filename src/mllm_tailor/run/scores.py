@@ -74,7 +74,16 @@ def score_replies(
     run: ResolvedRun, samples: Sequence[Sample], predictions: Sequence[Prediction], metrics: Sequence[str] = ()
 ) -> dict[str, float]:
     """Metrics of replies to labelled samples, in the order of the samples; default: the run's, the headline first."""
-    labels = [run.task.labels(sample) for sample in samples]
+    return score_labelled(run, [run.task.labels(sample) for sample in samples], predictions, metrics)
+
+
+def score_labelled(
+    run: ResolvedRun,
+    labels: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Prediction],
+    metrics: Sequence[str] = (),
+) -> dict[str, float]:
+    """The same from labels."""
     scores = score(labels, predictions, metrics or run.metrics, run.task.field_names, field_kinds(run.task))
     return {name: scores[name].value for name in scores.metrics}
 

@@ -85,7 +85,7 @@ class ObjectiveInputs:
     rejected: Mapping[str, str] | None = None  # sample id -> a wrong answer to it
     sample_replies: SampleReplies | None = None  # a group of replies to each conversation, with their rewards
     rewarded: frozenset[str] | None = None  # ids of the samples that are scored; None: all
-    max_new_tokens: int = 256  # of a generated reply
+    longest_reply: int = 256  # tokens of a sampled reply, at most
     cpu_seconds: float = 0.0  # that the above took; part of `train.max_cpu_minutes`
 
 

@@ -109,7 +109,7 @@ class LogitDistillation(Objective):
             )
         batch = to_device(collate([encoded], teacher, side="right"), teacher.device)
         logits, _, _ = answer_logits(teacher.model, batch)
-        ids, log_probabilities = top_log_probabilities(logits, self.settings.top_k, self.settings.temperature)
+        ids, log_probabilities = top_log_probabilities(logits, self.settings.top_k, self.settings.softmax_temperature)
         return ids.cpu().contiguous(), log_probabilities.cpu().contiguous()
 
     def loss(self, batch: Batch, indices: tuple[int, ...]) -> Tensor:
@@ -118,7 +118,7 @@ class LogitDistillation(Objective):
         ids, teacher = (
             torch.cat([self.teacher_logits[index][side] for index in indices]).to(logits.device) for side in (0, 1)
         )
-        weight, temperature = self.settings.weight, self.settings.temperature
+        weight, temperature = self.settings.weight, self.settings.softmax_temperature
         divergence = temperature**2 * kept_divergence(logits, ids, teacher, temperature)
         return (1 - weight) * functional.cross_entropy(logits, targets, reduction="sum") + weight * divergence
 
@@ -173,7 +173,7 @@ def load_teacher(student: LoadedModel, settings: Distill, dtype: str) -> LoadedM
         device=student.device,
         inputs=InputSettings(tiles=student.tiles, system=student.system, frames=student.frames),
     )
-    if settings.of == "logits" and teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+    if settings.of != "vision" and teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise ModelError(
             f"`train.distill.teacher` {settings.teacher}: its vocabulary is not the student's, so their logits cannot "
             "be compared — use a teacher of the same family, or `of: vision`"

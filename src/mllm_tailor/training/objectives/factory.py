@@ -36,6 +36,9 @@ TABLE = {
     "logits": ObjectiveEntry(
         f"{HERE}.distillation:LogitDistillation", "labels and a teacher's logits", "train.distill"
     ),
+    "replies": ObjectiveEntry(
+        f"{HERE}.on_policy:OnPolicyDistillation", "a teacher's logits on the model's own replies", "train.distill"
+    ),
     "vision": ObjectiveEntry(
         f"{HERE}.distillation:VisionDistillation", "hidden states of a teacher's vision tower", "train.distill"
     ),
@@ -78,8 +81,11 @@ def check_objective(method: MethodSet, train: Train, task_name: str) -> None:
         )
     if settings and train.loss == "all":
         raise RecipeError(f"`train.loss: all` does not go with `{settings[0]}` — leave it out")
-    if requested == ["reward"] and "mezo" in (method.optimizer, train.optimizer):
-        raise RecipeError("`train.reward` needs gradients, which mezo does not have — use `method.objective: metric`")
+    if requested in (["reward"], ["replies"]) and "mezo" in (method.optimizer, train.optimizer):
+        raise RecipeError(
+            f"`{settings[0]}` samples replies and needs gradients, which mezo does not have — use "
+            "`method.objective: metric`, or another optimizer"
+        )
     if requested == ["vision"] and set(method.parts) != {"vision"}:
         raise RecipeError("`train.distill.of: vision` trains nothing but the vision tower — set method.parts: [vision]")
 

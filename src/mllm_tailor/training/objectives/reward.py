@@ -8,7 +8,6 @@ bit for bit.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,12 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.methods.switch import adapters_off, is_switchable
-from mllm_tailor.models import NO_LOSS, Length, measure_length
-from mllm_tailor.training.batches import LENGTH_MULTIPLE, Batch
+from mllm_tailor.models import Length
+from mllm_tailor.training.batches import Batch
 from mllm_tailor.training.config import Rollout
 from mllm_tailor.training.objectives.base import Objective, ObjectiveContext
 from mllm_tailor.training.objectives.cross_entropy import answer_logits
@@ -32,6 +30,7 @@ from mllm_tailor.training.objectives.policy_losses import (
     per_reply,
     policy_loss,
 )
+from mllm_tailor.training.objectives.replies import ReplyAppender, sampler_of, scored_samples, watched_values
 from mllm_tailor.training.trainable import set_train_mode
 
 MOST_EQUAL = 20  # steps in which no group has two different rewards, after which training stops
@@ -41,23 +40,19 @@ class RewardObjective(Objective):
     """The clipped policy objective on groups of the model's own replies."""
 
     def __init__(self, context: ObjectiveContext) -> None:
-        rewarded = context.inputs.rewarded
-        labelled = [sample for sample in context.samples if rewarded is None or sample.id in rewarded]
+        labelled = scored_samples(context)
         super().__init__(context.model, [sample.unlabelled() for sample in labelled])
-        settings, sample_replies = context.settings.reward, context.inputs.sample_replies
+        settings = context.settings.reward
         assert settings is not None
-        if sample_replies is None:
-            raise RunError("`train.reward` needs a run, which scores sampled replies — use `tailor run`")
         if settings.kl_weight and not is_switchable(context.model.model):
             raise RunError(
                 "`train.reward.kl_weight` needs adapters that can be switched off — use a LoRA method, or leave it out"
             )
-        self.settings, self.sample_replies = settings, sample_replies
-        self.longest = settings.max_new_tokens or context.inputs.max_new_tokens
-        self.reserved_tokens = self.longest
+        self.settings, self.sample_replies = settings, sampler_of(context, "train.reward")
+        self.appender = ReplyAppender(self.model, self.samples)
+        self.longest = self.reserved_tokens = context.inputs.longest_reply
         self.updates = settings.updates
         self.labelled = labelled  # only the reward sees the labels
-        self.prompt_lengths: dict[int, int] = {}
         self.rollouts: dict[int, list[Rollout]] = {}  # by sample
         self.first_step = -1  # at which they were sampled
         self.old: dict[tuple[int, int], Tensor] = {}  # (sample, replica) -> log-probabilities when they were sampled
@@ -127,9 +122,9 @@ class RewardObjective(Objective):
 
     def loss(self, batch: Batch, indices: tuple[int, ...]) -> Tensor:
         """The micro-batch's part of a step's mean, times the step's samples."""
-        rows = list(replicas(indices))
+        rows = list(replicas(indices, self.settings.group_size))
         replies = [self.rollouts[index][replica] for index, replica in rows]
-        self._extend(batch, [self._prompt_length(batch, row, index) for row, (index, _) in enumerate(rows)], replies)
+        self.appender.append(batch, indices, replies)
         logits, targets, reply_of = answer_logits(self.model.model, batch)
         scaled = (logits / self.settings.temperature).log_softmax(-1)
         log_p = scaled.gather(-1, targets[:, None]).squeeze(-1)
@@ -165,36 +160,6 @@ class RewardObjective(Objective):
         scaled = (logits / self.settings.temperature).log_softmax(-1)
         return scaled.gather(-1, targets[:, None]).squeeze(-1)
 
-    def _prompt_length(self, batch: Batch, row: int, index: int) -> int:
-        if "attention_mask" in batch:
-            return int(batch["attention_mask"][row].sum())
-        if index not in self.prompt_lengths:
-            self.prompt_lengths[index] = measure_length(self.samples[index], self.model).tokens
-        return self.prompt_lengths[index]
-
-    def _extend(self, batch: Batch, prompts: Sequence[int], replies: Sequence[Rollout]) -> None:
-        """Append each row's reply to its right-padded prompt; labels are the tokens that were chosen."""
-        width = max(length + len(reply.tokens) for length, reply in zip(prompts, replies, strict=True))
-        width = max(width, batch["input_ids"].shape[1])
-        longer = width - batch["input_ids"].shape[1]
-        if self.model.device.type == "cpu":
-            longer += -width % LENGTH_MULTIPLE
-        ids = pad(batch["input_ids"], (0, longer), value=self.model.pad_id)
-        labels = torch.full_like(ids, NO_LOSS)
-        token_wise = [name for name in (*self.model.family.token_wise, "attention_mask") if name in batch]
-        for name in token_wise:
-            batch[name] = pad(batch[name], (0, 0) * (batch[name].dim() - 2) + (0, longer))
-        for row, (length, reply) in enumerate(zip(prompts, replies, strict=True)):
-            end = length + len(reply.tokens)
-            ids[row, length:end] = torch.tensor(reply.tokens, device=ids.device)
-            chosen = torch.tensor(reply.chosen, dtype=torch.int64, device=ids.device)
-            labels[row, length + chosen] = ids[row, length + chosen]
-            for name in token_wise:
-                last = batch[name][row, length - 1]
-                kind = torch.full_like(last, self.model.family.reply_kind) if last.dim() == 0 else last
-                batch[name][row, length:end] = 1 if name == "attention_mask" else kind
-        batch["input_ids"], batch["labels"] = ids, labels
-
     def log_values(self) -> dict[str, float]:
         """Of the last step: the reward, and what the reward does not see."""
         replies = [reply for group in self.rollouts.values() for reply in group]
@@ -203,21 +168,17 @@ class RewardObjective(Objective):
             "reward": float(rewards.mean()),
             "reward_spread": float(rewards.std(1).mean()),
             "equal_groups": float((rewards.amax(1) == rewards.amin(1)).float().mean()),
-            "reply_tokens": sum(len(reply.tokens) for reply in replies) / len(replies),
-            "truncated": sum(reply.truncated for reply in replies) / len(replies),
             "entropy": self.sums["entropy"] / max(1, self.sums["tokens"]),
         }
         if self.settings.kl_weight:
             values["kl"] = self.sums["kl"] / max(1, self.sums["tokens"])
-        for name in dict.fromkeys(name for reply in replies for name in reply.watched):
-            known = [reply.watched[name] for reply in replies if name in reply.watched]
-            values[f"watch/{name}"] = math.fsum(known) / len(known)
+        values |= watched_values(replies)
         return {name: round(value, 6) for name, value in values.items()}
 
 
-def replicas(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each index with the number of times it occurred before."""
+def replicas(indices: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """Each index with the number of times it occurred before, modulo `size`: which reply of its group stands there."""
     seen: Counter[int] = Counter()
     for index in indices:
-        yield index, seen[index]
+        yield index, seen[index] % size
         seen[index] += 1

@@ -82,6 +82,11 @@ class RunFolder:
         return self.path / "predictions.jsonl"
 
     @property
+    def drift(self) -> Path:
+        """Confidences of what was served, beside those of the held-out split."""
+        return self.path / "drift.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints from which training continues."""
         return self.path / "checkpoints"

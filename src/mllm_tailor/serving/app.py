@@ -13,6 +13,7 @@ from mllm_tailor import __version__
 from mllm_tailor.serving.batches import Batches
 from mllm_tailor.serving.chat import chat_router
 from mllm_tailor.serving.decisions import decisions_router
+from mllm_tailor.serving.drift import watch_drift
 from mllm_tailor.serving.errors import install_handlers
 from mllm_tailor.serving.extract import extract_router
 from mllm_tailor.serving.file_store import FileStore
@@ -38,11 +39,14 @@ def make_app(state: ServerState, files: Path) -> Guard:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.drift |= {name: watch for name, model in state.served.items() if (watch := watch_drift(model))}
         state.backend.start()
         batches.resume()
         yield
         await batches.end()
         await run_in_threadpool(state.backend.close)
+        for watch in state.drift.values():
+            watch.save()
 
     app = FastAPI(
         title="mllm-tailor",

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from mllm_tailor.core.machine import resident_memory
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
+TENTHS = tuple(number / 10 for number in range(1, 11))
 
 
 class Metrics:
@@ -20,6 +21,19 @@ class Metrics:
         self.prompt_tokens = Counter("tailor_prompt_tokens", "Tokens of prompts", ["model"], registry=self.registry)
         self.reply_tokens = Counter("tailor_reply_tokens", "Tokens of replies", ["model"], registry=self.registry)
         self.cut = Counter("tailor_cut_replies", "Replies that reached their limit", ["model"], registry=self.registry)
+        self.confidence = Histogram(
+            "tailor_confidence",
+            "Confidence of values of a run's own task",
+            ["model", "field"],
+            buckets=TENTHS,
+            registry=self.registry,
+        )
+        self.drift = Gauge(
+            "tailor_drift",
+            "1 if confidences of the last full window differ from those of the held-out split",
+            ["model", "field"],
+            registry=self.registry,
+        )
         self.seconds = Histogram(
             "tailor_request_seconds", "Time to an answer", ["endpoint"], buckets=SECONDS, registry=self.registry
         )

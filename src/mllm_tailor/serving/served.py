@@ -70,8 +70,11 @@ class ServedModel:
 
     def calibrated(self, job: Job, prediction: Prediction) -> Prediction:
         """A reply to the run's own task with `confidence` and `accept`, where the run has a calibration for it."""
-        route = job.route
-        return self.calibration.apply(prediction) if (route.task, route.mode) == (self.task, self.mode) else prediction
+        return self.calibration.apply(prediction) if self.is_own(job) else prediction
+
+    def is_own(self, job: Job) -> bool:
+        """Whether a job asks for the run's own task, decoded as its scores were."""
+        return (job.route.task, job.route.mode) == (self.task, self.mode)
 
     def description(self) -> dict[str, Any]:
         """What /v1/models states of it."""

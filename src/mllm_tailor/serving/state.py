@@ -11,7 +11,9 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from mllm_tailor.core.errors import nearest
+from mllm_tailor.core.sample import Prediction
 from mllm_tailor.serving.ask import Ask
+from mllm_tailor.serving.drift import DriftWatch
 from mllm_tailor.serving.errors import ApiError
 from mllm_tailor.serving.intake import MediaIntake
 from mllm_tailor.serving.jobs import Job, Outcome
@@ -32,6 +34,7 @@ class ServerState:
     served: Mapping[str, ServedModel]
     backend: Backend
     metrics: Metrics = field(default_factory=Metrics)
+    drift: dict[str, DriftWatch] = field(default_factory=dict)  # by model
     started: int = field(default_factory=lambda: int(time.time()))
 
     def model(self, name: str | None) -> ServedModel:
@@ -118,6 +121,20 @@ class ServerState:
         self.metrics.reply_tokens.labels(name).inc(len(outcome.tokens))
         if outcome.prediction.cut:
             self.metrics.cut.labels(name).inc()
+        served = self.served[name]
+        if served.is_own(job) and not outcome.prediction.problem:
+            self._count_confidences(name, served.calibrated(job, outcome.prediction))
+
+    def _count_confidences(self, name: str, prediction: Prediction) -> None:
+        """Of a reply to the run's own task."""
+        for field_name in self.served[name].task.field_names:
+            if (value := prediction.likelihood(field_name)) is not None:
+                self.metrics.confidence.labels(name, field_name).observe(value)
+        watch = self.drift.get(name)
+        if watch is not None:
+            watch.add(prediction)
+            for field_name, counts in watch.fields.items():
+                self.metrics.drift.labels(name, field_name).set(counts.left)
 
 
 def outcome_of(job: Job) -> Outcome:

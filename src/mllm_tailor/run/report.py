@@ -16,7 +16,7 @@ from PIL import ImageDraw
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import human_bytes, human_time, read_json, read_jsonl
-from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import film_strip, read_frames
 from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, write_report
@@ -26,6 +26,7 @@ from mllm_tailor.run.data_record import HeldOut
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.run.scores import RunScores
+from mllm_tailor.scoring.errors import kind_of_error
 from mllm_tailor.scoring.metrics.iou import is_box
 from mllm_tailor.scoring.metrics.mask_iou import are_outlines
 from mllm_tailor.scoring.systems import System
@@ -55,7 +56,7 @@ def write_run_report(
     content = ReportData(
         name=run.name,
         made=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
-        facts=_facts(run, ledger, training, data) | _fold_facts(scores),
+        facts=_facts(run, ledger, training, data) | _fold_facts(scores) | _box_facts(scores),
         metric=scores.metrics[0],
         mode=scores.mode,
         systems=scores.systems,
@@ -102,6 +103,14 @@ def _fold_facts(scores: RunScores) -> dict[str, str]:
     return {
         "scores": f"of {scores.folds} models: each sample was scored once, by the model of the other folds; the tuned "
         "model is trained on all samples"
+    }
+
+
+def _box_facts(scores: RunScores) -> dict[str, str]:
+    if not any(prediction.where for prediction in scores.tuned_predictions):
+        return {}
+    return {
+        "boxes in images": "where the tuned model's values stand: green where a value is right, red where it is not"
     }
 
 
@@ -187,9 +196,26 @@ def _images(scores: RunScores, wrong: Iterable[str]) -> dict[str, bytes]:
 
 
 def _regions(scores: RunScores, index: int) -> dict[str, list[list[list[float]]]]:
-    """Outlines to draw, by color: the true ones and the tuned model's, where the answer is a box or an outline."""
+    """Outlines to draw, by color: the true ones and the tuned model's, where the answer is a box or an outline.
+
+    Else where the tuned model's values stand, by whether they are right, where the run located them.
+    """
+    if scores.tuned_predictions[index].where:
+        return value_boxes(scores.held_out.labels[index], scores.tuned_predictions[index])
     answers = {LABEL_COLOR: scores.held_out.labels[index], REPLY_COLOR: scores.tuned_predictions[index].fields}
     return {color: outlines for color, fields in answers.items() if (outlines := _outlines(fields))}
+
+
+def value_boxes(labels: Mapping[str, Any], prediction: Prediction) -> dict[str, list[list[list[float]]]]:
+    """Outlines of where a reply's values stand on the first page: right ones in one color, others in another."""
+    boxes: dict[str, list[list[list[float]]]] = {}
+    for path, locations in (prediction.where or {}).items():
+        name = next((name for name in labels if path == name or path.startswith(f"{name}.")), "")
+        right = kind_of_error(name, labels, prediction.fields) == "right"
+        for left, top, right_edge, bottom in (location.box for location in locations if location.page == 0):
+            corners: list[list[float]] = [[left, top], [right_edge, top], [right_edge, bottom], [left, bottom]]
+            boxes.setdefault(LABEL_COLOR if right else REPLY_COLOR, []).append(corners)
+    return boxes
 
 
 def _outlines(fields: Mapping[str, Any]) -> list[list[list[float]]]:

@@ -40,7 +40,7 @@ def add_files(run: Path, paths: Sequence[Path], database: Path, audit: float) ->
     folder = open_run(run)
     store = ReviewStore.begin(database, folder.recipe().task)
     samples = read_inputs(paths)
-    predictor = predictor_of_run(run)
+    predictor = predictor_of_run(run).with_boxes()
     rows = {str(row["id"]): row for row in predict_to_file(database.with_name(PREDICTIONS), predictor, samples)}
     counts = {"doubtful": 0, "audit": 0, "accepted": 0, "known": 0}
     held_out, unread = [], []

@@ -439,6 +439,29 @@ def test_a_link_that_leads_out_of_the_data_is_named_and_not_followed(tmp_path: P
     assert issues and all("leads out of" in issue.problem and issue.severity == "error" for issue in issues)
 
 
+def test_an_unknown_folder_names_the_links_that_were_not_followed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    Image.new("RGB", (20, 20)).save(data / "a.png")
+    (tmp_path / "rows.jsonl").write_text('{"image": "a.png", "question": "q", "answer": "a"}\n')
+    (data / "rows.jsonl").symlink_to(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match=r"links that lead out of the folder and are not followed \(rows.jsonl\)"):
+        read_samples(data)
+
+
+def test_a_link_seen_through_a_loop_is_named_once(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(2):
+        Image.new("RGB", (20, 20)).save(data / f"{number}.png")
+        (data / f"{number}.json").write_text('{"total": "1"}')
+    (data / "loop").symlink_to(data)
+    (data / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    issues: list[DataIssue] = []
+    assert len(read_samples(data, on_issue=issues.append).samples) == 2
+    assert sum("leads out of" in issue.problem for issue in issues) == 1
+
+
 def test_links_within_the_data_and_a_linked_data_folder_are_read(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

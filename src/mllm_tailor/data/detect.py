@@ -76,6 +76,9 @@ def _seen(folder: Folder) -> str:
     kinds = Counter(_suffix(entry.name) for entry in entries if entry.is_file())
     folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     parts = [f"{count} {kind}" for kind, count in kinds.most_common(5)] + folders[:5]
+    links = [link.name for link in dict.fromkeys(folder.links_out)]
+    if links:
+        parts.append(f"links that lead out of the folder and are not followed ({', '.join(links[:SHOWN_NAMES])})")
     return (", ".join(parts) or "an empty folder") + label
 
 

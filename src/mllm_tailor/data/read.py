@@ -110,9 +110,12 @@ def without_links_out(folder: Folder, samples: Sequence[Sample]) -> tuple[list[S
     problem = f"leads out of {folder.outer}; it is not followed"
     fix = "put the files inside the data folder, or name their folder in data.media_root"
     roots = [root for root in (folder.outer, folder.media_root) if root is not None]
+    first: dict[Path, Path] = {}  # a link to a folder around it makes the same link appear many times
+    for link in folder.links_out:
+        first.setdefault(link.parent.resolve() / link.name, link)
     issues = [
         DataIssue(str(link), f"a link that {problem}", fix, severity="warning" if link.is_dir() else "error")
-        for link in dict.fromkeys(folder.links_out)
+        for link in first.values()
     ]
     kept = []
     for sample in samples:

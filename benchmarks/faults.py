@@ -135,7 +135,9 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     stored = {row["name"]: row for row in read_json(RESULTS)["experiments"]} if RESULTS.exists() else {}
-    wanted = [item for item in experiments() if not arguments.only or any(word in item.name for word in arguments.only)]
+    wanted = experiments()
+    if arguments.only:  # in the order asked for
+        wanted = list({item.name: item for word in arguments.only for item in wanted if word in item.name}.values())
     if arguments.quick:
         wanted = [item for item in wanted if item.few]
     elif not arguments.again and not arguments.only:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reliability import corpus_data, corpus_models, corpus_recipes, corpus_runs
+from reliability import corpus_data, corpus_decisions, corpus_models, corpus_recipes, corpus_runs
 from reliability.case import Case
 
 KINDS: dict[str, Callable[[Path], Iterator[Case]]] = {
@@ -22,6 +22,9 @@ KINDS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "run files": corpus_runs.run_files,
     "predictions": corpus_runs.predictions,
     "manifests of new files": corpus_runs.manifests,
+    "calibrations": corpus_decisions.calibrations,
+    "corrections": corpus_decisions.corrections,
+    "reviews": corpus_decisions.reviews,
 }
 
 

@@ -22,7 +22,7 @@ from reliability.mutations import WHOLE_DOCUMENTS, damaged, lines
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 INIT = ("init", "data", "--out", "out.yaml")
-BINARY = (".parquet", ".arrow", ".tar", ".gz")
+BINARY = (".parquet", ".arrow", ".tar", ".gz", ".db")
 DAMAGES = 7  # of each layout's label files
 
 

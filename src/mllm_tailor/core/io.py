@@ -292,13 +292,6 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_atomic(path, "".join(dump_json(row, indent=None) + "\n" for row in rows))
 
 
-def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one JSON line in a single write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(dump_json(row, indent=None) + "\n")
-
-
 # --- Checksums -------------------------------------------------------------------------------------------------------
 
 

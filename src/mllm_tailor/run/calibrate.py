@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, write_json
@@ -65,14 +66,19 @@ class RunCalibration:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> RunCalibration:
-        """The inverse of `row`."""
+        """The inverse of `row`.
+
+        Raises:
+            KeyError, TypeError, ValueError: for a row of another shape.
+        """
         values = {name: value for name, value in row.items() if name != "format"}
         calibration, promise = row["calibration"], row["promise"]
         values["calibration"] = Calibration.from_row(calibration) if calibration else None
-        values["promise"] = Promise(**promise) if promise else None
-        return cls(**values)
+        values["promise"] = PROMISE.validate_python(promise) if promise else None
+        return CALIBRATION.validate_python(values)
 
 
+PROMISE, CALIBRATION = TypeAdapter(Promise), TypeAdapter(RunCalibration)
 NO_CALIBRATION = RunCalibration()
 
 

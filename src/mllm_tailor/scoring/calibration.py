@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, log_expit, logit
 
@@ -49,6 +50,9 @@ class Curve:
         joint = self.intercept + odds @ np.array(self.weights)
         lean = LEAN / (LEAN + self.values)
         return np.asarray(lean * expit(joint) + (1 - lean) * np.interp(joint, self.knots, self.shares))
+
+
+CURVE = TypeAdapter(Curve)
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,24 @@ class Calibration:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Calibration:
-        """The inverse of `row`."""
+        """The inverse of `row`.
+
+        Raises:
+            KeyError, TypeError, ValueError: for a row of another shape.
+        """
         curves = {name: _read_curve(curve) for name, curve in row["fields"].items()}
-        return cls(tuple(row["scores"]), curves, _read_curve(row["pooled"]))
+        read = cls(tuple(row["scores"]), curves, _read_curve(row["pooled"]))
+        if not set(read.scores) <= MARGIN.keys():
+            raise ValueError("unknown raw scores")
+        for curve in (*curves.values(), read.pooled):
+            if len(curve.weights) != len(read.scores) or not 0 < len(curve.knots) == len(curve.shares):
+                raise ValueError("a curve of other lengths")
+        return read
 
 
 def _read_curve(row: Mapping[str, Any]) -> Curve:
     lists = {name: tuple(row[name]) for name in ("weights", "knots", "shares")}
-    return Curve(**{**row, **lists})
+    return CURVE.validate_python({**row, **lists})
 
 
 def log_odds(scores: Sequence[Mapping[str, float]], names: Sequence[str]) -> Array:

@@ -1,7 +1,7 @@
 """Batches: the rows of an uploaded file are answered behind all other requests; an interrupted batch continues.
 
-Every row's answer is appended to the output as it is made. Started again on the same folder, the server answers the
-rows that have none yet.
+Every row's answer is appended to the output as it is made, with a checksum. Started again on the same folder, the
+server answers the rows that have none yet, or one that was cut off or damaged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mllm_tailor.core.io import append_jsonl, read_jsonl
+from mllm_tailor.core.strict_json import parse_json
+from mllm_tailor.core.summed_rows import append_row, finish_rows, intact_lines
 from mllm_tailor.serving.chat import completion, plan_chat
 from mllm_tailor.serving.errors import ApiError
 from mllm_tailor.serving.file_store import FileStore, new_number
@@ -120,7 +121,8 @@ class Batches:
         path = self.store.content(output)
         if not path.exists():
             path.touch(mode=0o600)
-        done = {str(answer["custom_id"]): answer for _, answer in read_jsonl(path)}
+        written = (parse_json(line.decode()) for line in intact_lines(path))
+        done = {str(answer["custom_id"]): answer for answer in written}
         while not self.state.backend.ready:
             self.state_failed()
             await asyncio.sleep(0.5)
@@ -129,7 +131,7 @@ class Batches:
         async def one(request: Mapping[str, Any]) -> None:
             async with limit:
                 answer = await answer_row(self.state, request)
-                append_jsonl(path, answer)
+                append_row(path, answer)
                 done[str(answer["custom_id"])] = answer
 
         async with asyncio.TaskGroup() as group:
@@ -140,6 +142,7 @@ class Batches:
             return  # the server is ending: the next one goes on
         failed = sum(answer["response"]["status_code"] != 200 for answer in done.values())
         row["request_counts"] = {"total": len(asked), "completed": len(asked) - failed, "failed": failed}
+        finish_rows(path)
         self.store.note(output, f"{row['id']}_output.jsonl", "batch_output")
         row.update(status="completed", completed_at=int(time.time()))
         self.store.write(row)

@@ -219,5 +219,5 @@ def _open(task: Mapping[str, Any], path: Path) -> Task:
 def _as_data_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, json.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be used ({error}) — check the disk, or put back a copy") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -72,7 +73,14 @@ def test_a_document_is_reviewed_with_the_keyboard_alone(browser: Browser, review
     tab = begin(browser, address)
     assert tab.run(FILE) == "r2.png"  # the least certain
     tab.wait("document.querySelector('.page img').naturalWidth > 0")
+    assert "not found on the page" in tab.run("document.getElementById('state-date').textContent")
+    assert tab.run("document.querySelectorAll('.box').length") == 0
     press_until(tab, "Enter", "total")  # confirms the date
+    box = tab.run("JSON.stringify(document.querySelector('.box').getBoundingClientRect())")
+    page = tab.run("JSON.stringify(document.querySelector('.page img').getBoundingClientRect())")
+    box, page = json.loads(box), json.loads(page)
+    assert abs((box["left"] - page["left"]) / page["width"] - 0.06) < 0.01  # thousandths of the page
+    assert abs((box["bottom"] - page["top"]) / page["height"] - 0.27) < 0.01
     tab.press("ArrowDown")
     assert tab.run("document.activeElement.value") == "9.80"  # the next candidate
     tab.press("Escape")

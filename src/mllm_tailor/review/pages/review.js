@@ -108,7 +108,8 @@
     if (decided === "confirm") return "confirmed";
     if (decided === "correct") return "corrected";
     if (decided) return "entered";
-    return (eye ? "look" : "accepted") + (doc.calibrated ? share : "");
+    const lost = eye && doc.where[path] && !doc.where[path].length && asText(doc.values[path].value);
+    return (eye ? "look" : "accepted") + (doc.calibrated ? share : "") + (lost ? " · not found on the page" : "");
   }
 
   function entry(path, label) {

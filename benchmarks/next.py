@@ -2,11 +2,11 @@
 
     python benchmarks/next.py --save          # about 3 CPU minutes
 
-A pool of receipts of twelve chains, of which the largest have most, and a test set with as many of each chain. Beginning
-with six random labels, batches are chosen at random, by distance alone, and by doubt times distance, as `tailor next`
-chooses: distances in the frozen vision features of the embedded model. The learner is the nearest labelled receipt, whose
-labels are copied (a baseline of every report), and its doubt is how far the three nearest disagree; so that five
-seeds cost seconds, no model is tuned. Scored are company and address, which can be copied at all.
+A pool of receipts of twelve chains of very different sizes, and a test set with as many of each. Beginning with six
+random labels, batches are chosen at random, by distance alone, and by doubt times distance, as `tailor next` does:
+distances in the frozen vision features of the embedded model. The learner is the nearest labelled receipt, whose
+labels are copied (a baseline of every report); its doubt is how far the three nearest disagree. No model is tuned, so
+that five seeds cost seconds. Scored are company and address, which can be copied at all.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ def test_other_pages_and_other_names_of_this_machine_are_refused(client: TestCli
     assert client.post("/api/take", json=ANNE, headers={"origin": "http://evil.example"}).status_code == 403
     assert client.post("/api/take", content=b"session=a", headers={"content-type": "text/plain"}).status_code == 422
     assert client.post("/api/take", content=b"x" * 1_000_001).status_code == 413
+    assert client.post("/api/take", content=iter([b"{}"])).status_code == 411  # a body without an end
 
 
 def test_a_page_open_to_others_needs_the_key_once(tmp_path: Path) -> None:

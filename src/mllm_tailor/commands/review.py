@@ -104,8 +104,10 @@ def _serve(run: Path, store: ReviewStore, audit: float, host: str, port: int) ->
         show(f"{progress.waiting} documents wait, {progress.done} are finished. Ctrl-C ends; every decision is kept.")
         show(f"http://{host}:{port}/" + ("?key=…  (the key is in TAILOR_API_KEY)" if key else ""))
 
-    serve_review(store.path, settings, audit=audit, name=run.name, next_step=again, on_ready=ready)
-    progress = store.progress()
-    show(f"{progress.done} documents finished, {progress.confirmed} values confirmed, {progress.corrected} corrected.")
-    if progress.done:
-        show(f"Tune again with them: {again}")
+    try:
+        serve_review(store.path, settings, audit=audit, name=run.name, next_step=again, on_ready=ready)
+    finally:  # Ctrl-C is how the page ends
+        done = store.progress()
+        show(f"{done.done} documents finished, {done.confirmed} values confirmed, {done.corrected} corrected.")
+        if done.done:
+            show(f"Tune again with them: {again}")

@@ -110,7 +110,7 @@ class Source(Settings):
     """More training samples, mixed into every epoch of `data.train`. Set `weight` or `repeat`, not both."""
 
     name: str | None = Field(None, pattern=NAME, description="its name in the ledger; default: the folder's name")
-    train: str = Field(description="folder or file of labelled samples")
+    train: str = Field(description="folder or file of labelled samples, or `corrections.db` of a review")
     layout: str | None = Field(None, description="name of the layout; default: recognised")
     media_root: str | None = Field(None, description="folder outside `train` with media that its rows name")
     task: dict[str, Any] | None = Field(None, description="the task of its samples; default: the recipe's task")

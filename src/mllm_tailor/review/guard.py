@@ -54,7 +54,10 @@ class ReviewGuard:
             check_access(asked, self.settings)
         except ApiError as error:
             return PlainTextResponse(f"{error.message}\n", error.status)
-        if not headers.get("content-length", "0").isdigit() or int(headers.get("content-length", "0")) > MOST_BYTES:
+        length = headers.get("content-length", "0" if scope["method"] in ("GET", "HEAD") else "")
+        if not (length.isascii() and length.isdigit()):
+            return PlainTextResponse("the request does not state its length\n", 411)
+        if int(length) > MOST_BYTES:
             return PlainTextResponse("the request is too large\n", 413)
         if given and self.settings.key:
             answer = RedirectResponse(scope["path"], 303)

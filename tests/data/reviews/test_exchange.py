@@ -118,3 +118,14 @@ def test_pages_of_one_file_are_one_document(tmp_path: Path) -> None:
     document = make_document(Sample("two", pages), {"fields": {}}, "run", tmp_path)
     question = make_document(Sample("two", pages, prompt="Total?"), {"fields": {}}, "run", tmp_path)
     assert document.sha256 == make_document(Sample("x", pages[:1]), {}, "run", tmp_path).sha256 != question.sha256
+
+
+def test_a_review_in_a_folder_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a read-only disk: there, no log can be made beside the file."""
+    store = make_review(tmp_path / "review", 1)
+    correct_first(store)
+    monkeypatch.setattr("mllm_tailor.data.reviews.database.os.access", lambda path, mode: False)
+    (sample,) = read_samples(store.path).samples
+    assert sample.fields["total"] == "7.00" and not store.path.with_name("corrections.db-wal").exists()
+    with pytest.raises(DataError, match="readonly"):
+        Desk(store).take(ANNE)

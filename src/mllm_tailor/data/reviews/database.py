@@ -6,6 +6,7 @@ machine dies at once.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,11 +68,15 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         raise DataError(f"{path}: no such review — `tailor review RUN FOLDER` begins one")
     if path.is_file() and path.stat().st_size and not is_database(path):
         raise DataError(f"{path}: not the database of a review — name the corrections.db of `tailor review`")
-    connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+    writable = create or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+    # An archive on a disk that cannot be written has no log beside it.
+    address = path.absolute().as_uri() + ("" if writable else "?immutable=1")
+    connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None)
     connection.row_factory = sqlite3.Row
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA journal_mode = WAL")
+        if writable:
+            connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         _prepare(connection, path)

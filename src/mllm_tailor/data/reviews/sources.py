@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def review_sources(paths: Sequence[Path]) -> tuple[list[dict[str, str]], int]:
         done = ReviewStore(file).progress().done
         if not done:
             raise DataError(f"{file}: no document is finished — confirm or correct one in `tailor review` first")
-        sources.append({"name": file.absolute().parent.name, "train": str(file), "layout": "review"})
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.absolute().parent.name).lstrip("._-") or "review"
+        sources.append({"name": name[:100], "train": str(file), "layout": "review"})
         count += done
     return sources, count

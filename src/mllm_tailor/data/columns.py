@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import decimal
 import math
@@ -19,7 +20,7 @@ from mllm_tailor.core.sample import Media, MediaKind, Sample, Turn
 from mllm_tailor.core.strict_json import as_written, parse_json
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
-from mllm_tailor.data.keys import TECHNICAL_KEYS, KeyReader, seconds_of
+from mllm_tailor.data.keys import NOTHING, TECHNICAL_KEYS, KeyReader, seconds_of
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, inside, media_kind
 
@@ -34,6 +35,11 @@ MEDIA_COLUMNS: tuple[tuple[str, ...], ...] = (
 LABEL_COLUMNS = ("ground_truth", "gt_parse", "entities", "fields", "labels")
 QUESTION_COLUMNS = ("question", "prompt", "query", "instruction")
 ANSWER_COLUMNS = ("answer", "response", "caption", "transcript", "transcription", "text")
+# Further names of the answer, in rows that ask a question; in others they are classes or fields.
+ASKED_ANSWER_COLUMNS = (
+    *("label", "target", "output", "ans", "gt_answer", "final_answer", "correct_answer", "reply", "completion"),
+    *("answer_idx", "answer_index", "correct_choice_idx", "correct_choice", "correct_option", "gold"),
+)
 OPTION_COLUMNS = ("options", "choices")
 SPLIT_COLUMNS = ("split", "subset", "part")
 SPAN_COLUMNS = (
@@ -74,7 +80,7 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
     values, source = row.values, row.source
     reader = KeyReader(values, source)
     for name, fix in REFUSED_COLUMNS.items():
-        if isinstance(values.get(name), (str, list)) and values[name]:
+        if isinstance(values.get(name), (str, list)) and values[name] not in NOTHING:
             raise reader.error(f"the key `{name}` is not read, but changes what is meant", fix)
     asks = any(isinstance(values.get(name), str) for name in QUESTION_COLUMNS)
     if any(values.get(name) is False for name in TRAINED_COLUMNS) or (asks and _not_trained(values)):
@@ -213,7 +219,8 @@ def _conversation(values: dict[str, Any]) -> tuple[str, str | None]:
     """The question and answer among the columns. A question leaves them; texts such as a caption stay fields too."""
     question = _pop_text(values, QUESTION_COLUMNS) or ""
     if question:
-        return question, _pop_text(values, ANSWER_COLUMNS)
+        answer = _pop_text(values, ANSWER_COLUMNS)
+        return question, _pop_text(values, ASKED_ANSWER_COLUMNS) if answer is None else answer
     return "", next((str(values[name]) for name in ANSWER_COLUMNS if isinstance(values.get(name), str)), None)
 
 
@@ -229,6 +236,7 @@ def pop_options(values: dict[str, Any]) -> tuple[str, ...]:
     """
     for name in OPTION_COLUMNS:
         found = values.get(name)
+        found = _listed(found) if isinstance(found, str) else found
         texts = list(found.values()) if isinstance(found, Mapping) else found
         plain = isinstance(texts, list) and all(isinstance(text, (str, int, float)) for text in texts)
         if isinstance(texts, list) and plain and len(texts) > 1:
@@ -238,6 +246,18 @@ def pop_options(values: dict[str, Any]) -> tuple[str, ...]:
     if len(letters) < 2 or not any(name in values for name in QUESTION_COLUMNS):
         return ()
     return tuple(as_written(values.pop(letter)) for letter in letters)
+
+
+def _listed(text: str) -> Any:
+    """What a text of a table holds as a list or object, in JSON or as Python prints it; None where it is none."""
+    if not text.lstrip().startswith(("[", "{")):
+        return None
+    for read in (parse_json, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return None
 
 
 def _kind_hint(column: str) -> MediaKind | None:

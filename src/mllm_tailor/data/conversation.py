@@ -15,6 +15,7 @@ from mllm_tailor.data.jsonl import Row
 
 MARKERS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video", "<audio>": "audio"}
 _MARKER = re.compile(f"({'|'.join(MARKERS)})\n?")  # templates write the line break after a file
+_NUMBERED = re.compile(r"<(image|video|audio)[ _-]?(\d{1,2})>")
 File = tuple[Media, ...]  # what one name stands for: a document has several pages
 
 
@@ -52,6 +53,22 @@ def parts_of(text: str) -> list[Part]:
     pieces = _MARKER.split(text)
     parts: list[Part] = [Slot(MARKERS[piece]) if index % 2 else piece for index, piece in enumerate(pieces)]
     return [part for part in parts if part != ""]
+
+
+def unnumbered(texts: Sequence[str], kinds: Sequence[MediaKind]) -> list[str]:
+    """The texts with `<image 1>`, `<image_2>`, … as plain markers, where these name all files, once each and in order.
+
+    >>> unnumbered(["Compare <image 1> with <image_2>."], ["image", "image"])
+    ['Compare <image> with <image>.']
+    """
+    marks = [(match[1], int(match[2])) for text in texts for match in _NUMBERED.finditer(text)]
+    in_order = all(
+        number == [kind for kind, _ in marks[: index + 1]].count(marks[index][0])
+        for index, (_, number) in enumerate(marks)
+    )
+    if not marks or not in_order or sorted(kind for kind, _ in marks) != sorted(kinds):
+        return list(texts)
+    return [_NUMBERED.sub(lambda match: f"<{match[1]}>", text) for text in texts]
 
 
 def conversation_samples(
@@ -159,6 +176,8 @@ def _placed(said: Sequence[Said], beside: Sequence[File], source: str) -> list[_
     waiting = {kind: [file for file in files if file[0].kind == kind] for kind in MARKERS.values()}
     if not files:  # then markers can only stand for the files that parts of the same message name
         said = [replace(message, parts=tuple(_own_slots_filled(message))) for message in said]
+    if not any(isinstance(part, Slot) for message in said for part in message.parts):
+        said = _with_numbered_slots(said, [file[0].kind for file in files])
     slots = [part for message in said for part in message.parts if isinstance(part, Slot)]
     for marker, kind in MARKERS.items():
         count = sum(slot.kind == kind for slot in slots)
@@ -178,6 +197,20 @@ def _placed(said: Sequence[Said], beside: Sequence[File], source: str) -> list[_
             parts += waiting[part.kind].pop(0) if isinstance(part, Slot) else [part]
         messages.append(_message(message, parts))
     return messages
+
+
+def _with_numbered_slots(said: Sequence[Said], kinds: Sequence[MediaKind]) -> list[Said]:
+    """The messages with slots where `<image 1>` and its like stand, if there is one for each file."""
+    texts = iter(unnumbered([part for message in said for part in message.parts if isinstance(part, str)], kinds))
+    return [
+        replace(
+            message,
+            parts=tuple(
+                new for part in message.parts for new in (parts_of(next(texts)) if isinstance(part, str) else [part])
+            ),
+        )
+        for message in said
+    ]
 
 
 def _own_slots_filled(message: Said) -> list[Part]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mllm_tailor.data.jsonl import Row
 HEAD_CHARACTERS = 8 * 2**20
 BLOCK_BYTES = 2**20
 DELIMITERS = ",;\t|"
+_SEPARATOR = re.compile(r"\ufeff?sep=([,;\t|])\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Dialect:
     names: tuple[str, ...]
     delimiter: str
     encoding: str
+    above: int = 0  # lines above the header, such as Excel's `sep=;`
 
 
 def dialect_of(path: Path, *, delimiter: str = "", encoding: str = "") -> Dialect:
@@ -33,9 +36,12 @@ def dialect_of(path: Path, *, delimiter: str = "", encoding: str = "") -> Dialec
     try:
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as stream:
             line = stream.readline(65_536)
+            stated = _SEPARATOR.fullmatch(line)
+            if stated:
+                delimiter, line = delimiter or stated[1], stream.readline(65_536)
         delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=line.count))
         names = next(csv.reader([line], delimiter=delimiter), [])
-        return Dialect(tuple(name.strip() for name in names), delimiter, encoding)
+        return Dialect(tuple(name.strip() for name in names), delimiter, encoding, 1 if stated else 0)
     except (OSError, UnicodeError, csv.Error):
         return Dialect((), ",", encoding)
 
@@ -88,7 +94,8 @@ def csv_rows(path: Path, split: str | None = None, dialect: Dialect | None = Non
     with path.open(encoding=dialect.encoding, errors="surrogateescape", newline="") as stream:
         reader = csv.reader(_lines(stream), delimiter=dialect.delimiter, strict=True)
         numbered = _records(reader, path)
-        next(numbered, None)  # the header
+        for _ in range(dialect.above + 1):  # the header
+            next(numbered, None)
         for record in numbered:
             if isinstance(record, DataIssue):
                 yield record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.strict_json import as_written
 from mllm_tailor.data.formats import is_date, is_sum
+from mllm_tailor.media.source import media_kind
 
 MAX_CHOICES = 20  # more values than this are better written than chosen
 MOSTLY = 0.9
@@ -66,7 +67,7 @@ def guess_fields(samples: Sequence[Sample]) -> list[FieldGuess]:
 def guess_field(name: str, values: Sequence[Any], *, may_choose: bool = True) -> FieldGuess:
     """The likely type of a field with these values (`None` or empty where it is not filled)."""
     filled = [value for value in values if value not in EMPTY]
-    texts = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in filled]
+    texts = list(map(as_written, filled))
     counts = Counter(texts)
     kind, inner = _structure(filled)
     kind = kind or _scalar(filled, texts)
@@ -87,6 +88,7 @@ def guess_field(name: str, values: Sequence[Any], *, may_choose: bool = True) ->
 def _choices(counts: Counter[str]) -> tuple[str, ...]:
     """The values of a field that has few of them, each often; empty for any other field."""
     few = 1 < len(counts) <= min(MAX_CHOICES, counts.total() / 10)
+    # As a number, `10.50` would be learned as `10.5`.
     plain = all(text == text.strip() for text in counts)  # a choice is matched whole, and labels are stripped
     return tuple(sorted(counts)) if few and plain else ()
 
@@ -108,10 +110,22 @@ def _structure(filled: Sequence[Any]) -> tuple[str, dict[str, FieldGuess]]:
     return ("list" if as_list else "object", inner) if inner else ("unknown", {})
 
 
+def _is_file_name(text: str) -> bool:
+    return media_kind(text) is not None and " " not in text and "://" not in text
+
+
 def _scalar(filled: Sequence[Any], texts: Sequence[str]) -> str:
+    if filled and all(isinstance(value, str) and _is_file_name(value) for value in filled):
+        return "unknown"  # masks and the like: nothing that can be read off the sample
     if filled and all(isinstance(value, bool) for value in filled):
         return "boolean"
-    if filled and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in filled):
+    # As a number, `10.50` would be learned as `10.5`.
+    plain = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in filled)
+    if (
+        filled
+        and plain
+        and texts == [repr(float(value)) if isinstance(value, float) else str(value) for value in filled]
+    ):
         return "integer" if all(isinstance(value, int) for value in filled) else "number"
     for kind, check in (("date", is_date), ("amount", is_sum)):
         if texts and sum(map(check, texts)) >= MOSTLY * len(texts):

@@ -48,6 +48,8 @@ REFUSED_IN_MESSAGE: Mapping[str, str] = {
     "refusal": "write it as the content, or take it out",
     "prefix": "replies that begin in the prompt are not supported: leave the row out",
 }
+NOTHING: tuple[Any, ...] = (None, "", [], {}, "[]", "{}")  # lists and objects also as JSON text of a table
+SIZES = ("width", "height")  # of a file, beside it in a part
 TAKE_OUT = "take it out, or write it into the labels"
 
 
@@ -78,11 +80,7 @@ class KeyReader:
 
     def unread(self) -> dict[str, Any]:
         """The keys that hold something and were not asked for."""
-        return {
-            str(key): value
-            for key, value in self.values.items()
-            if key not in self.read and value not in (None, "", [], {})
-        }
+        return {str(key): value for key, value in self.values.items() if key not in self.read and value not in NOTHING}
 
     def refuse(self, refused: Mapping[str, str]) -> None:
         """Raise for an unread key that changes what the row means.
@@ -94,12 +92,12 @@ class KeyReader:
             if key in refused:
                 raise self.error(f"the key `{key}` is not read, but changes what is meant", refused[key])
 
-    def warnings(self, fix: str) -> Iterator[DataIssue]:
+    def warnings(self, fix: str, harmless: Collection[str] = TECHNICAL_KEYS) -> Iterator[DataIssue]:
         """A warning for every other unread key."""
         kind = self.where.rstrip("0123456789 ")
         part = f" of a {kind}" if kind else ""
         for key in self.unread():
-            if key not in TECHNICAL_KEYS:
+            if key not in harmless:
                 yield DataIssue(self.source, f"the key `{key}`{part} is not shown to the model", fix, None, "warning")
 
 

@@ -21,7 +21,14 @@ from mllm_tailor.tasks import Task
 
 # Control tokens of chat templates and vision towers: inside a label or question they would change the model's input
 # (CVE-2026-44222).
-CONTROL = re.compile(r"<\|[\w ]{1,40}\|>|</?img>|<IMG_CONTEXT>|<image>|<video>|<audio>|<pad>|</?s>")
+# So would the marks for files of other toolkits and templates: `<image_1>`, `<start_of_image>`, `[IMG]`, `<ImageHere>`.
+CONTROL = re.compile(
+    r"<\|[\w ]{1,40}\|>|</?img>|<IMG_CONTEXT>|<pad>|</?s>|<bbox>|<ref-object>|<start_of_turn>|<end_of_turn>|\[/?INST\]"
+    r"|<(?:start_of_|end_of_)?(?:image|img|picture|video|audio|speech)"
+    r"(?:[ _-]?(?:\d+|here|placeholder|token|pad|soft_token))?>"
+    r"|\[(?:IMG|IMAGE|VIDEO|AUDIO)(?:[ _-]?\d+)?\]",
+    re.IGNORECASE,
+)
 MOSTLY = 0.9  # share of a field's values that makes it a field of dates or of amounts
 
 
@@ -141,7 +148,8 @@ def _check_labels(sample: Sample, task: Task) -> tuple[Mapping[str, Any], list[D
         faults.append(fault("every field is empty", "check that this is intended", "warning"))
     elif empty:
         faults.append(fault(f"no {', '.join(empty)}", "check that the document does not have it", "warning"))
-    texts = (sample.prompt, *sample.options, phrased.answer or "", *(turn.text for turn in sample.history))
+    earlier = (sample.system or "", *(turn.text for turn in sample.history))
+    texts = (sample.prompt, *sample.options, phrased.answer or "", *earlier)
     control = next((match for text in texts if (match := CONTROL.search(text))), None)
     if control:
         faults.append(fault(f"its text contains the control token {control.group()}", "remove it from the text"))

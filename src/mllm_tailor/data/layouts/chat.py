@@ -14,7 +14,7 @@ from mllm_tailor.data.columns import SPLIT_COLUMNS, read_media, with_span
 from mllm_tailor.data.conversation import File, Part, Said, Slot, conversation_samples, parts_of
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
-from mllm_tailor.data.keys import REFUSED_IN_MESSAGE, REFUSED_IN_ROW, KeyReader
+from mllm_tailor.data.keys import REFUSED_IN_MESSAGE, REFUSED_IN_ROW, SIZES, KeyReader
 from mllm_tailor.data.layouts.base import row_layout
 from mllm_tailor.data.objects import filled
 from mllm_tailor.data.preference import UNDESIRED, is_undesired, rejected_reply
@@ -204,7 +204,7 @@ def _part(value: Any, where: str, roots: tuple[Path, ...], source: str, warnings
     named = next((found for key in file_keys if (found := part.get(key))), None)
     parts: list[Part] = [Slot(name, marker=False)] if named is None else [*_media(named, name, roots, part)]  # type: ignore[arg-type]
     spanned = with_span([tuple(item for item in parts if isinstance(item, Media))], part)
-    warnings += part.warnings(FIX_PART)
+    warnings += part.warnings(FIX_PART, SIZES)
     return parts if named is None else [*spanned[0]]
 
 

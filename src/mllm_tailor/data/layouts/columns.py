@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import MEDIA_COLUMNS, media_columns, samples_of
-from mllm_tailor.data.conversation import Slot, parts_of
+from mllm_tailor.data.conversation import Slot, parts_of, unnumbered
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
 from mllm_tailor.data.layouts.base import ARROW_NOTES, Folder, LabelFile, Layout, adjusted, folder_layout
@@ -28,6 +28,11 @@ ALIASES = {
     **{name + ending: "audio" for name in ("audio", "wav", "recording", "sound") for ending in NAME_ENDINGS},
     **dict.fromkeys(("filename", "filenames", "file", "filepath", "path", "document", "pdf", "idcode"), "file_name"),
 }
+# Columns of which a row has several, one for each file: `image_1`, `image_2`; `image_left`, `image_right`.
+_NUMBERED = re.compile(
+    rf"(?:{'|'.join((*IMAGE_NAMES, 'page', 'video', 'audio'))})[\W_]*"
+    r"(?:\d{1,2}|left|right|before|after|first|second|third|front|back|top|bottom|a|b|c)(?:[\W_]*(?:path|file|name))?"
+)
 WEB_ENDINGS = ("url", "uri", "link")  # of columns that are looked at last: media are never fetched
 # The first characters of base64 text of JPEG, PNG, GIF, WebP, TIFF and PDF files.
 BASE64_STARTS = {
@@ -48,8 +53,10 @@ def file_columns(values: Mapping[str, Any]) -> dict[str, str]:
     A column named as such wins over one whose value only looks like the name of a file.
     """
     known = media_columns(values)
-    if known:
-        return {name: name for name in known}
+    numbered = [name for name, value in values.items() if _NUMBERED.fullmatch(str(name).lower()) and _is_file(value)]
+    if known or numbered:
+        several = known[0] if known else "images"
+        return {name: name for name in known} | dict.fromkeys(numbered, several)
     plain = {
         name: re.sub(r"[\W_]+", "", str(name)).lower() for name, value in values.items() if _may_name_a_file(value)
     }
@@ -64,6 +71,18 @@ def file_columns(values: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
+def _is_file(value: Any) -> bool:
+    """Whether a value of a further file column names or holds a file; a column may be empty in some rows."""
+    if isinstance(value, Mapping):
+        return isinstance(value.get("bytes"), bytes) or isinstance(value.get("path"), str)
+    return isinstance(value, str) and (media_kind(value) is not None or value.startswith("data:"))
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, list) else [value]
+
+
 def _may_name_a_file(value: Any) -> bool:
     return (isinstance(value, (str, int)) and not isinstance(value, bool) and value != "") or isinstance(value, dict)
 
@@ -71,10 +90,11 @@ def _may_name_a_file(value: Any) -> bool:
 def canonical(values: Mapping[str, Any], folder: Folder, roots: tuple[Path, ...]) -> dict[str, Any]:
     """The values with files under known columns, base64 text as a data address, and missing suffixes added."""
     columns = file_columns(values)
-    return {
-        columns.get(name, name): _file_value(value, folder, roots) if name in columns else value
-        for name, value in values.items()
-    }
+    files: dict[str, list[Any]] = {}
+    for name, column in columns.items():
+        files.setdefault(column, []).append(_file_value(values[name], folder, roots))
+    named = {column: found[0] if len(found) == 1 else list(_flat(found)) for column, found in files.items()}
+    return {name: value for name, value in values.items() if name not in columns} | named
 
 
 def _file_value(value: Any, folder: Folder, roots: tuple[Path, ...]) -> Any:
@@ -101,7 +121,8 @@ def read_columns(row: Row, folder: Folder, roots: tuple[Path, ...]) -> Iterable[
 
 def placed(sample: Sample) -> Sample:
     """The sample with its files where `<image>` and its like stand in the question, if there is one for each file."""
-    pieces = parts_of(sample.prompt)
+    (question,) = unnumbered([sample.prompt], [media.kind for media in sample.media])
+    pieces = parts_of(question)
     kinds = [piece.kind for piece in pieces if isinstance(piece, Slot)]
     if not kinds or kinds != [media.kind for media in sample.media]:
         return sample

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from mllm_tailor.core.conversation import as_conversation
+from mllm_tailor.core.conversation import Conversation, Message, as_conversation
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.regions import cropped, move_boxes, uncropped
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.regions import cropped, image_mark, move_boxes, uncropped
+from mllm_tailor.core.sample import Media, Prediction, Sample
+from mllm_tailor.generation.predictor import Predictor
 from mllm_tailor.media.open import open_image
 from mllm_tailor.models import encode, load_model
+from mllm_tailor.scoring import score
 from mllm_tailor.tasks import open_task
 from mllm_tailor.tasks.ground import read_box
 from mllm_tailor.training.augment import augment_sample
@@ -53,6 +60,81 @@ def test_a_box_is_of_the_last_image_before_it() -> None:
     moved = move_boxes(as_conversation(sample), [cropped((0, 0, 50, 100), (100, 100)), None])
     assert moved.messages[0].content == (first, "<box>[[0, 0, 1000, 500]]</box>", second, text)
     assert moved.answer == text
+
+
+@given(st.data())
+def test_every_box_moves_with_its_own_image(data: st.DataObject) -> None:
+    """Of several images, each cut in its own way; a box is of the one whose number stands before it, else the last."""
+    count = data.draw(st.integers(1, 4))
+    images = [Media("image", data=bytes([number])) for number in range(count)]
+    clip = Media("video", data=b"clip")
+    shift = [20 * number for number in range(count)]  # percent cut off on the left
+    moves = [cropped((cut, 0, 100, 100), (100, 100)) for cut in shift]
+    pieces: list[str | Media] = []
+    wanted: list[int] = []
+    shown = 0
+
+    def box(marked: int | None) -> str:
+        index = max(shown, 1) - 1 if marked is None else marked
+        wanted.append(round(1000 * (90 - shift[index]) / (100 - shift[index])))
+        form = data.draw(st.sampled_from(["[[900, 0, 1000, 500]]", "(900, 0),(1000,500)", "[[900, 0], [1000, 500]]"]))
+        return (image_mark(marked) if marked is not None else "") + f"<ref>x</ref><box>{form}</box> is "
+
+    marks = st.none() | st.integers(0, count - 1)
+    for image in images:
+        pieces += [box(data.draw(marks)), clip] if data.draw(st.booleans()) else []
+        pieces.append(image)
+        shown += 1
+    pieces.append(box(data.draw(marks)))
+    answer = box(data.draw(marks)) + box(data.draw(marks))
+    asked = Conversation(Sample("a"), (Message("user", tuple(pieces)),), answer)
+    of_media = [moves[images.index(media)] if media.kind == "image" else None for media in asked.media]
+    moved = move_boxes(asked, of_media)
+    texts = [*(part for part in moved.messages[0].content if isinstance(part, str)), moved.answer or ""]
+    found = [int(left) for text in texts for left in re.findall(r"<box>[\[(]+(\d+)", text)]
+    assert found == wanted
+    with pytest.raises(DataError, match=r"Image-9, of \d images"):
+        move_boxes(replace(asked, answer=f"{image_mark(8)}<box>[[1, 2, 3, 4]]</box>"), of_media)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("task", ["ground", "segment"])
+def test_a_region_of_several_images_states_its_own(task: str, index: int, tmp_path: Path) -> None:
+    """In pixels of its image, learned with its number, read back, moved back, and scored as of that image."""
+    names = ("a.png", "b.png")
+    for name, width in zip(names, (100, 400), strict=True):
+        Image.new("RGB", (width, 200), "white").save(tmp_path / name)
+    images = tuple(Media("image", tmp_path / name) for name in names)
+    label = {"box": [10, 20, 50, 100]} if task == "ground" else {"polygon": [[[10, 20], [50, 20], [50, 100]]]}
+    field, x = next(iter(label)), (100, 25)[index]
+    sample = Sample("a", images, "cup", fields={**label, "image_index": index})
+    opened = open_task(task, {"unit": "pixels"})
+    labels = opened.labels(sample)
+    wanted = [x, 100, 5 * x, 500] if task == "ground" else [[[x, 100], [5 * x, 100], [5 * x, 500]]]
+    assert labels == {field: wanted, "image": index}
+    answer = opened.phrase(sample).answer or ""
+    assert f"Image-{index + 1}: <box>" in answer and opened.parse(answer).fields == labels
+    crops = {images[0]: ((0, 0, 50, 200), (100, 200)), images[1]: ((0, 0, 200, 200), (400, 200))}
+    predictor: Any = SimpleNamespace(task=opened, model=SimpleNamespace(crop_of=crops.get))
+    learned = move_boxes(opened.phrase(sample), [cropped(*crops[image]) for image in images]).answer or ""
+    back = Predictor._on_whole_images(predictor, learned, dict(opened.parse(learned).fields), images)
+    assert back == labels
+    metric = ("iou", "mask_iou")[task == "segment"]
+    for stated, score_wanted in ((index, 100.0), (1 - index, 0.0)):
+        prediction = Prediction("a", answer, {**labels, "image": stated})
+        assert score([labels], [prediction], [metric], [field]).values()[metric] == score_wanted
+
+
+def test_boxes_in_free_answers_come_back_in_predictions() -> None:
+    image = Media("image", data=b"1")
+    model = SimpleNamespace(crop_of=lambda _: ((0, 0, 50, 100), (100, 100)))
+    predictor: Any = SimpleNamespace(task=open_task("answer"), model=model)
+    for reply, answer in (
+        ("at <box>[[200, 0, 1000, 500]]</box>.", "at <box>[[100, 0, 500, 500]]</box>."),
+        ("at <box>[[9, 9, 1, 1]]</box>", "at <box>[[9, 9, 1, 1]]</box>"),  # no box: as the model wrote it
+    ):
+        fields = {"answer": reply}
+        assert Predictor._on_whole_images(predictor, reply, fields, (image,)) == {"answer": answer}
 
 
 def test_a_box_turns_with_its_image(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Boxes in texts, `<box>[[left, top, right, bottom]]</box>` in thousandths of an image, moved with the image.
 
-A box is of the last image before it in the conversation. Points, `[x, y]`, are moved too.
+A box is of the image whose number stands before it, counted from 1 (`Image-2: <box>…</box>`), else of the last image
+before it in the conversation. Points, `[x, y]`, are moved too, and so are Qwen-VL's boxes,
+`<box>(left,top),(right,bottom)</box>`.
 """
 
 from __future__ import annotations
@@ -15,12 +17,18 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media
 
 FULL = 1000  # the width and height of an image
+IMAGE = "image"  # of labels and replies, beside a box: which of several images it is of, from 0
 Box = tuple[float, float, float, float]  # left, top, right, bottom in thousandths
 Move = Callable[[Box], Box]
 
 _BOXES = re.compile(r"<box>.*?</box>", re.DOTALL)
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _NUMBERS = re.compile(rf"\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER}){{1,3}})\s*\]")
+_PAIRS = re.compile(rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)")
+# Boxes that follow each other, with the number of their image where it is stated.
+_MARKED = re.compile(r"(?:\bImage-(\d{1,3})\s*:?\s*)?(?:<ref>[^<]*</ref>\s*)?(?:<box>.*?</box>\s*)+", re.DOTALL)
+# Boxes of other models, in units of their own, that cannot be moved.
+FOREIGN = re.compile(r"bbox_2d|<loc_?\d+>|<\|box_start\|>|<(?:bounding_)?bbox>|<quad>")
 
 
 def cropped(box: Sequence[float], size: tuple[int, int]) -> Move:
@@ -62,36 +70,71 @@ def has_boxes(conversation: Conversation) -> bool:
     return any("<box>" in text for text in texts)
 
 
+def image_mark(index: int) -> str:
+    """What stands before a box of an image (from 0), where several are shown.
+
+    >>> image_mark(1)
+    'Image-2: '
+    """
+    return f"Image-{index + 1}: "
+
+
+def marked_image(text: str) -> int | None:
+    """The image (from 0) that the first box of a text is of, by its mark; None without a box or a mark."""
+    match = next((match for match in _MARKED.finditer(text)), None)
+    return int(match[1]) - 1 if match and match[1] and int(match[1]) else None
+
+
+def move_text(text: str, moves: Sequence[Move | None], shown: int, name: str) -> str:
+    """The text with the boxes of every image moved.
+
+    `moves` has one for each image of the conversation, None for no change; `shown` of them stand before the text.
+
+    Raises:
+        DataError: with `name`, for a box of which nothing is left or that is of an image which is not there.
+    """
+
+    def within(boxes: re.Match[str]) -> str:
+        index = int(boxes[1]) - 1 if boxes[1] else max(shown, 1) - 1
+        if not 0 <= index < len(moves):
+            raise DataError(f"{name}: a box is of Image-{boxes[1]}, of {len(moves)} images — correct the number")
+        move = moves[index]
+        return boxes[0] if move is None else _BOXES.sub(lambda box: _moved_numbers(box[0], move, name), boxes[0])
+
+    return _MARKED.sub(within, text) if moves else text
+
+
 def move_boxes(conversation: Conversation, moves: Sequence[Move | None]) -> Conversation:
     """The conversation with the boxes of every image moved; `moves` has one for each of its media, None for no change.
 
     Raises:
-        DataError: naming the row, for a box of which nothing is left.
+        DataError: naming the row, for a box of which nothing is left or that is of an image which is not there.
     """
-    index = -1
+    of_images = [move for move, media in zip(moves, conversation.media, strict=True) if media.kind == "image"]
+    shown = 0
     messages: list[Message] = []
-
-    def moved(text: str) -> str:
-        move = moves[max(index, 0)] if moves else None
-        if move is None:
-            return text
-
-        def within(boxes: re.Match[str]) -> str:
-            return _NUMBERS.sub(lambda box: _moved(box[1], move, conversation.name), boxes[0])
-
-        return _BOXES.sub(within, text)
-
     for message in conversation.messages:
         content: list[str | Media] = []
         for part in message.content:
-            if isinstance(part, str):
-                content.append(moved(part))
-                continue
-            content.append(part)
-            index = index + 1
+            if isinstance(part, Media):
+                shown += part.kind == "image"
+                content.append(part)
+            else:
+                content.append(move_text(part, of_images, shown, conversation.name))
         messages.append(replace(message, content=tuple(content)))
-    answer = None if conversation.answer is None else moved(conversation.answer)
+    answer = conversation.answer
+    answer = None if answer is None else move_text(answer, of_images, shown, conversation.name)
     return replace(conversation, messages=tuple(messages), answer=answer)
+
+
+def _moved_numbers(text: str, move: Move, name: str) -> str:
+    text = _NUMBERS.sub(lambda match: _moved(match[1], move, name), text)
+
+    def pair(match: re.Match[str]) -> str:
+        left, top, right, bottom = _moved(",".join(match.groups()), move, name)[1:-1].split(", ")
+        return f"({left},{top}),({right},{bottom})"
+
+    return _PAIRS.sub(pair, text)
 
 
 def _moved(numbers: str, move: Move, name: str) -> str:

@@ -2,7 +2,8 @@
 
 `objects` is `{"ref": [names], "bbox": [[left, top, right, bottom] or [x, y]], "bbox_type": "real" | "norm1" |
 "norm1000", "image_id": [number of the image of each box]}`; boxes are in pixels of the stored image unless `bbox_type`
-states otherwise. They are written as InternVL writes them: `<ref>name</ref>` and `<box>[[…]]</box>` in thousandths.
+states otherwise. They are written as InternVL writes them: `<ref>name</ref>` and `<box>[[…]]</box>` in thousandths;
+where the row has several images, behind the number of theirs (`Image-2: <box>…`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mllm_tailor.core.regions import image_mark
 from mllm_tailor.core.sample import Media
 from mllm_tailor.data.conversation import Said
 from mllm_tailor.data.keys import KeyReader
@@ -91,4 +93,5 @@ def _written(box: Any, unit: str, number: Any, objects: KeyReader, images: Seque
             f"the box {box} is empty, upside down or outside its image of {whole[0]:g}x{whole[1]:g}",
             "correct it, or state its unit in `bbox_type`",
         )
-    return f"<box>[{values}]</box>"
+    mark = image_mark(number) if len(images) > 1 else ""
+    return f"{mark}<box>[{values}]</box>"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.regions import move_value, uncropped
+from mllm_tailor.core.regions import IMAGE, move_text, move_value, uncropped
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.confidence import other_values, raw_scores
@@ -220,14 +220,25 @@ class Predictor:
             del self.assemblers[sequence.index]
         return whole
 
-    def _on_whole_images(self, fields: dict[str, Any], media: tuple[Media, ...]) -> dict[str, Any]:
-        """The fields with boxes on the last image as it is stored, where the model reads only a part of it."""
-        image = next((item for item in reversed(media) if item.kind == "image"), None)
-        crop = None if image is None else self.model.crop_of(image)
-        if crop is None or not isinstance(self.task, RegionTask):
-            return fields
-        move = uncropped(*crop)
-        return fields | {name: move_value(fields[name], move) for name in self.task.region_fields if name in fields}
+    def _on_whole_images(self, text: str, fields: dict[str, Any], media: tuple[Media, ...]) -> dict[str, Any]:
+        """The fields with boxes on images as they are stored, where the model reads only a part of them.
+
+        Where several images are shown, `image` is the one that a box or outline is of, from 0: the last, if the reply
+        names none.
+        """
+        images = [item for item in media if item.kind == "image"]
+        moves = [uncropped(*crop) if (crop := self.model.crop_of(image)) else None for image in images]
+        if isinstance(self.task, RegionTask) and images:
+            index = min(fields.pop(IMAGE, len(images)), len(images) - 1)
+            if (move := moves[index]) is not None:
+                fields |= {name: move_value(fields[name], move) for name in self.task.region_fields if name in fields}
+            return fields | {IMAGE: index} if fields and len(images) > 1 else fields
+        if any(moves) and "<box>" in text:
+            try:
+                return dict(self.task.parse(move_text(text, moves, len(images), "")).fields)
+            except DataError:  # a box that is none, or is of no image: as the model wrote it
+                return fields
+        return fields
 
     def _prediction(self, sample_id: str, sequence: ReplySequence) -> Prediction:
         pieces = [self.vocabulary.bytes_of(token) for token in sequence.tokens]
@@ -243,7 +254,7 @@ class Predictor:
         others = [text for text, _ in sorted(candidates, key=lambda item: -item[1]) if text != b"".join(pieces)]
         parsed = (self.task.parse(other.decode("utf-8", "replace")).fields for other in others)
         other = {} if isinstance(self.task, RegionTask) else _writable(other_values(reply.fields, parsed))
-        fields = self._on_whole_images(_writable(dict(reply.fields)), sequence.media)
+        fields = _writable(self._on_whole_images(text, dict(reply.fields), sequence.media))
         return Prediction(
             sample_id,
             text,

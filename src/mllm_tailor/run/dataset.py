@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.regions import FOREIGN
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import (
     DataIssue,
@@ -29,7 +30,7 @@ from mllm_tailor.data.reviews.learn import part_samples
 from mllm_tailor.recipe import DataSpec, Source
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.slices import check_columns
-from mllm_tailor.tasks import Task, open_task, transcription_samples
+from mllm_tailor.tasks import RegionTask, Task, open_task, transcription_samples
 
 Item = TypeVar("Item", Sample, Conversation)
 SHOWN_ISSUES = 20
@@ -130,7 +131,7 @@ def prepare(
     validation = validate(train, held_out, task, faults=issues, decode=decode, used=filter(None, used))
     sources = _read_sources(data, seed, task, held_out, limited, decode=decode)
     in_sources = (issue for source in sources for issue in source.issues)
-    unused = _unused_pairs(run, train)
+    unused = (*_unused_pairs(run, train), *_boxes_left_behind(run, train))
     validation = replace(validation, faults=(*validation.faults, *in_sources, *unused))
     everyone = (*train, *held_out, *(sample for source in sources for sample in source.samples))
     rows = {sample.id: sample.source for sample in everyone}
@@ -171,6 +172,19 @@ def _unused_pairs(run: ResolvedRun, train: Sequence[Sample]) -> list[DataIssue]:
     problem = f"{len(stated):,} rows state a rejected reply, which is not read: only the preferred one is learned"
     fix = "set train.prefer to learn from the pairs (best as a second stage), or leave it so"
     return [DataIssue(stated[0].source, problem, fix, None, "warning")]
+
+
+def _boxes_left_behind(run: ResolvedRun, train: Sequence[Sample]) -> Iterator[DataIssue]:
+    """An error for every row whose boxes would not move with an image that the recipe trims or augments."""
+    settings = {"model.trim": run.model.trim, "train.augment": run.recipe.train.augment}
+    changing = [name for name, value in settings.items() if value]
+    for sample in train if changing and not isinstance(run.task, RegionTask) else ():
+        texts = (sample.prompt, sample.answer or "", *(turn.text for turn in sample.history))
+        notation = next((match[0] for text in texts if (match := FOREIGN.search(text))), None)
+        if notation is not None:
+            problem = f"{sample.id}: a box written with `{notation}` does not move with its image"
+            fix = f"write it as <box>[[left, top, right, bottom]]</box> in thousandths, or leave {changing[0]} out"
+            yield DataIssue(sample.source, problem, fix, sample.id)
 
 
 def read_splits(

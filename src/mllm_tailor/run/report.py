@@ -16,6 +16,7 @@ from PIL import ImageDraw
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import human_bytes, human_time, read_json, read_jsonl
+from mllm_tailor.core.regions import IMAGE
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.media.open import open_image
 from mllm_tailor.media.video import film_strip, read_frames
@@ -189,7 +190,7 @@ def _images(scores: RunScores, wrong: Iterable[str]) -> dict[str, bytes]:
         if number >= len(cases) and room <= 0:
             break
         sample = scores.held_out.samples[index]
-        if jpeg := picture(sample, _regions(scores, index)):
+        if jpeg := picture(sample, _regions(scores, index), scores.held_out.labels[index].get(IMAGE)):
             images[sample.id] = jpeg
             room -= len(jpeg)
     return images
@@ -227,9 +228,16 @@ def _outlines(fields: Mapping[str, Any]) -> list[list[list[float]]]:
     return polygon if polygon is not None and are_outlines(polygon) else []
 
 
-def picture(sample: Sample, regions: Mapping[str, list[list[list[float]]]] = NO_REGIONS) -> bytes | None:
-    """A small JPEG of a sample's first image or video, with outlines by color; None where it has none."""
-    media = next((media for media in sample.media if media.kind != "audio"), None)
+def picture(
+    sample: Sample, regions: Mapping[str, list[list[list[float]]]] = NO_REGIONS, image_index: int | None = None
+) -> bytes | None:
+    """A small JPEG of a sample's first image or video, with outlines by color; None where it has none.
+
+    `image_index` is the image that the outlines are of, where there are several.
+    """
+    shown = [media for media in sample.media if media.kind != "audio"]
+    images = [media for media in shown if media.kind == "image"]
+    media = images[image_index] if image_index is not None else next(iter(shown), None)
     if media is None:
         return None
     try:

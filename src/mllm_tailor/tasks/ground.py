@@ -14,7 +14,8 @@ from pydantic import Field
 
 from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
-from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.regions import IMAGE, image_mark, marked_image
+from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.open import image_size
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply, unread_parts
@@ -31,6 +32,9 @@ class GroundSettings(Settings):
     label: str = Field("box", description="field of the data with [left, top, right, bottom]")
     unit: Literal["thousandths", "pixels"] = Field(
         "thousandths", description="unit of that field: thousandths of width and height, or pixels of the stored image"
+    )
+    image: str = Field(
+        "image_index", description="field with the image that the box is of, from 0; default: the last of the sample"
     )
     prompt: str = Field(
         "Where is <ref>{phrase}</ref>?", description="question; {phrase} is replaced by the sample's phrase"
@@ -56,17 +60,18 @@ class Ground:
         if not any(media.kind == "image" for media in sample.media):
             raise DataError(f"{sample.source}: no image — add one, or leave the row out")
         labels = self.labels(sample)
-        answer = f"<ref>{named}</ref><box>[{labels[FIELD]}]</box>" if labels else None
+        mark = image_mark(labels[IMAGE]) if IMAGE in labels else ""
+        answer = f"<ref>{named}</ref>{mark}<box>[{labels[FIELD]}]</box>" if labels else None
         return asked(sample, self.settings.prompt, answer, {"phrase": named})
 
     def labels(self, sample: Sample) -> dict[str, Any]:
-        """The box in thousandths."""
+        """The box in thousandths and, of several images, the one that it is of."""
         stated = sample.fields.get(self.settings.label)
         if stated is None and sample.answer is not None:
             found = read_box(sample.answer)
             if found is None:
                 raise DataError(f"{sample.source}: the answer has no box such as [[10, 20, 300, 400]] — fix it")
-            return {FIELD: _checked(self._in_thousandths(found, sample), sample.source)}
+            return self._labels(found, sample)
         if stated is None:
             if sample.fields:
                 hint = nearest(self.settings.label, map(str, sample.fields))
@@ -75,21 +80,24 @@ class Ground:
         box = read_box(str(list(stated) if isinstance(stated, (list, tuple)) else stated))
         if box is None:
             raise DataError(f"{sample.source}: a box is [left, top, right, bottom], found {str(stated)[:80]} — fix it")
-        return {FIELD: _checked(self._in_thousandths(box, sample), sample.source)}
+        return self._labels(box, sample)
 
-    def _in_thousandths(self, box: Sequence[float], sample: Sample) -> Sequence[float]:
-        """The box relative to the last image, after EXIF rotation."""
-        if self.settings.unit == "thousandths":
-            return box
-        images = [media for media in sample.media if media.kind == "image"]
-        if not images:
-            raise DataError(f"{sample.source}: no image — add one, or leave the row out")
-        return [FULL * value / size for value, size in zip(box, image_size(images[-1]) * 2, strict=True)]
+    def _labels(self, box: Sequence[float], sample: Sample) -> dict[str, Any]:
+        """The box relative to its image, after EXIF rotation."""
+        image, index = image_of(sample, self.settings.image)
+        if self.settings.unit == "pixels":
+            box = [FULL * value / size for value, size in zip(box, image_size(image) * 2, strict=True)]
+        return {FIELD: _checked(box, sample.source), **index}
 
     def unread(self, sample: Sample) -> Iterable[str]:
         """What neither the question nor the labels hold."""
         label = self.settings.label
-        return unread_parts(sample, fields=(label,), wording=self.settings.prompt, answers=label not in sample.fields)
+        return unread_parts(
+            sample,
+            fields=(label, self.settings.image),
+            wording=self.settings.prompt,
+            answers=label not in sample.fields,
+        )
 
     def schema(self) -> None:
         """None: replies are unconstrained."""
@@ -103,7 +111,37 @@ class Ground:
         left, top, right, bottom = (min(FULL, max(0, round(value))) for value in found)
         if left >= right or top >= bottom:
             return Reply(problem="the box in the reply is empty or upside down")
-        return Reply(fields={FIELD: [left, top, right, bottom]})
+        return Reply(fields={FIELD: [left, top, right, bottom], **marked(text)})
+
+
+def image_of(sample: Sample, field: str) -> tuple[Media, dict[str, int]]:
+    """The image that a sample's region is of and, where the sample has several, its index from 0 as `image`.
+
+    The field states it, else the mark in the answer (`Image-2: <box>`), else it is the last.
+
+    Raises:
+        DataError: naming the row, without an image or for an index that is none.
+    """
+    images = [media for media in sample.media if media.kind == "image"]
+    if not images:
+        raise DataError(f"{sample.source}: no image — add one, or leave the row out")
+    stated = sample.fields.get(field, sample.extra.get(field))
+    stated = marked_image(sample.answer or "") if stated in (None, "") else stated
+    try:
+        index = len(images) - 1 if stated is None else int(stated)
+    except (TypeError, ValueError):
+        index = -1
+    if not 0 <= index < len(images):
+        raise DataError(
+            f"{sample.source}: `{field}` is {stated!r}, and there are {len(images)} images, from 0 — fix it"
+        )
+    return images[index], {IMAGE: index} if len(images) > 1 else {}
+
+
+def marked(text: str) -> dict[str, int]:
+    """The image that a reply states for its first box, as `image`; empty without a mark."""
+    index = marked_image(text)
+    return {} if index is None else {IMAGE: index}
 
 
 def phrase_of(text: str) -> str:

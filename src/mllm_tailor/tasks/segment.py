@@ -15,11 +15,12 @@ from pydantic import Field
 
 from mllm_tailor.core.conversation import Conversation, asked
 from mllm_tailor.core.errors import DataError, nearest
-from mllm_tailor.core.sample import Sample
+from mllm_tailor.core.regions import IMAGE, image_mark
+from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.media.open import image_size
 from mllm_tailor.recipe import Settings, validate
 from mllm_tailor.tasks.base import Reply, unread_parts
-from mllm_tailor.tasks.ground import FULL, phrase_of
+from mllm_tailor.tasks.ground import FULL, image_of, marked, phrase_of
 
 FIELD = "polygon"
 MIN_CORNERS = 3
@@ -37,6 +38,9 @@ class SegmentSettings(Settings):
     label: str = Field(FIELD, description="field of the data that holds outlines, each a list of corners [x, y]")
     unit: Literal["thousandths", "pixels"] = Field(
         "thousandths", description="of that field: thousandths of width and height, or pixels of the stored image"
+    )
+    image: str = Field(
+        "image_index", description="field with the image that they are of, from 0; default: the last of the sample"
     )
     max_corners: int = Field(
         24, ge=MIN_CORNERS, le=200, description="an outline with more corners is simplified to so many in the answer"
@@ -66,7 +70,8 @@ class Segment:
         answer = None
         if labels:
             outlines = [simplified(outline, self.settings.max_corners) for outline in labels[FIELD]]
-            answer = f"<ref>{named}</ref>" + "".join(f"<box>{outline}</box>" for outline in outlines)
+            mark = image_mark(labels[IMAGE]) if IMAGE in labels else ""
+            answer = f"<ref>{named}</ref>{mark}" + "".join(f"<box>{outline}</box>" for outline in outlines)
         return asked(sample, self.settings.prompt, answer, {"phrase": named})
 
     def labels(self, sample: Sample) -> dict[str, Any]:
@@ -84,20 +89,26 @@ class Segment:
                 raise DataError(f"{sample.source}: no field `{self.settings.label}` holds the outlines — {hint}")
             return {}
         outlines = stated if _is_list_of_outlines(stated) else [stated]
-        scale = self._scale(sample)
-        return {FIELD: [_checked(outline, scale, sample.source) for outline in outlines]}
+        image, index = image_of(sample, self.settings.image)
+        scale = self._scale(image)
+        return {FIELD: [_checked(outline, scale, sample.source) for outline in outlines], **index}
 
-    def _scale(self, sample: Sample) -> tuple[float, float]:
+    def _scale(self, image: Media) -> tuple[float, float]:
         """What a coordinate is multiplied by, across and down."""
         if self.settings.unit == "thousandths":
             return 1.0, 1.0
-        width, height = image_size([media for media in sample.media if media.kind == "image"][-1])
+        width, height = image_size(image)
         return FULL / width, FULL / height
 
     def unread(self, sample: Sample) -> Iterable[str]:
         """What neither the question nor the labels hold."""
         label = self.settings.label
-        return unread_parts(sample, fields=(label,), wording=self.settings.prompt, answers=label not in sample.fields)
+        return unread_parts(
+            sample,
+            fields=(label, self.settings.image),
+            wording=self.settings.prompt,
+            answers=label not in sample.fields,
+        )
 
     def schema(self) -> None:
         """Free text."""
@@ -110,7 +121,7 @@ class Segment:
             for outline in read_outlines(text)
             if len(outline) >= MIN_CORNERS
         ]
-        return Reply(fields={FIELD: outlines}) if outlines else Reply(problem="no outline in the reply")
+        return Reply(fields={FIELD: outlines, **marked(text)}) if outlines else Reply(problem="no outline in the reply")
 
 
 def read_outlines(text: str) -> list[list[list[float]]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from mllm_tailor.core.regions import IMAGE
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.scoring.text import is_reference_list
 
@@ -89,6 +90,17 @@ class ByField:
         ratios = [self.compare(reference, predicted, kind) for reference in dict.fromkeys(label)]
         best = max if self.better == "higher" else min
         return best(ratios, key=lambda ratio: ratio.numerator / (ratio.denominator or 1.0))
+
+
+@dataclass(frozen=True)
+class OfImage(ByField):
+    """A comparison of regions, which share nothing where label and reply are of different images of a sample."""
+
+    def field(self, labels: Mapping[str, Any], prediction: Prediction, name: str, kinds: Mapping[str, str]) -> Ratio:
+        """Compare one field, unless both state an image (`image`, from 0) and it is not the same."""
+        ratio = super().field(labels, prediction, name, kinds)
+        stated = {of[IMAGE] for of in (labels, prediction.fields) if of.get(IMAGE) is not None}
+        return Ratio(0.0, ratio.denominator) if len(stated) > 1 else ratio
 
 
 @dataclass(frozen=True)

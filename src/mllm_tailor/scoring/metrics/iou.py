@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Ratio, right
+from mllm_tailor.scoring.metrics.base import NOTHING, OfImage, Ratio, right
 
 THRESHOLD = 0.5  # the threshold of phrase grounding (Acc@0.5), as DIOR-RSVG and RefCOCO are scored
 
@@ -41,5 +41,5 @@ def is_box(value: Any) -> bool:
     )
 
 
-IOU = ByField(_iou)
-IOU_50 = ByField(_iou_50)
+IOU = OfImage(_iou)
+IOU_50 = OfImage(_iou_50)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mllm_tailor.scoring.metrics.base import NOTHING, ByField, Ratio, right
+from mllm_tailor.scoring.metrics.base import NOTHING, OfImage, Ratio, right
 
 SIDE = 500  # cells of the raster on which areas are compared, for coordinates of 0 to 1000
 FULL = 1000
@@ -65,5 +65,5 @@ def _mask_iou_50(label: Any, predicted: Any, kind: str) -> Ratio:
     return right(shared.numerator >= THRESHOLD) if shared.denominator else NOTHING
 
 
-MASK_IOU = ByField(_mask_iou)
-MASK_IOU_50 = ByField(_mask_iou_50)
+MASK_IOU = OfImage(_mask_iou)
+MASK_IOU_50 = OfImage(_mask_iou_50)

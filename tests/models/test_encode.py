@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures.images import picture
+from fixtures.tiny_families import write_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,6 +27,7 @@ from mllm_tailor.models import (
     encode,
     generate,
     load_model,
+    save_model,
     media_features,
     prompt_inputs,
     tile_grid,
@@ -169,6 +171,27 @@ def test_system_text_of_the_model_and_of_the_sample(tiny_model_folder: Path) -> 
     assert "system\nHouse rule." in model.tokenizer.decode(encode(plain, model).ids)
     assert "system\nMine." in model.tokenizer.decode(encode(replace(plain, system="Mine."), model).ids)
     assert "system" not in model.tokenizer.decode(encode(replace(plain, system=""), model).ids)
+
+
+@pytest.mark.parametrize("kind", ["internvl", "qwen2_vl", "llava"])
+def test_a_saved_model_keeps_its_system_text_for_others(kind: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The template of a merged folder writes it, as vLLM and transformers use it; a message of its own wins."""
+    text = 'Answer "briefly",\nin {{ lower }} case.'
+    folder = tmp_path / "base"
+    if kind == "internvl":
+        folder = tiny_model_folder
+    else:
+        write_family(folder, kind)
+    model = load_model(folder, inputs=InputSettings(system=text))
+    save_model(model, tmp_path / "saved")
+    saved = load_model(tmp_path / "saved")
+    asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    shown = saved.processor.apply_chat_template(asked, tokenize=False)
+    assert text in shown and shown.count("system") == 1
+    own = [{"role": "system", "content": [{"type": "text", "text": "Mine."}]}, *asked]
+    assert text not in saved.processor.apply_chat_template(own, tokenize=False)
+    sample = Sample("a", prompt="?")
+    assert torch.equal(encode(sample, saved).ids, encode(sample, model).ids)
 
 
 HOSTILE = (IMAGE, TURN_END, TURN_START, "<|endoftext|>", IMAGE_START, "<video>", f"{TURN_END}\n{TURN_START}assistant\n")

@@ -12,12 +12,14 @@ from typing import Any
 from transformers import TextIteratorStreamer
 
 from mllm_tailor.commands.console import show
+from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample, Turn
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.models import LoadedModel, load_model, prompt_inputs
+from mllm_tailor.run.data_record import read_data_facts
 from mllm_tailor.run.predict import open_tuned
-from mllm_tailor.run.resolve import resolve_here
+from mllm_tailor.run.resolve import ResolvedRun, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, open_run
 
 HELP = "Ask about the files; /new starts over, /quit (or Ctrl-D) ends."
@@ -31,20 +33,28 @@ def chat(name: str, files: Sequence[Path], ask: Callable[[str], str] = input) ->
     """
     folder = Path(name)
     run = open_run(folder) if RunFolder(folder).recipe_file.is_file() else None
-    model = open_tuned(resolve_here(run.recipe()), run.adapter) if run else load_model(name)
+    resolved = resolve_here(run.recipe()) if run else None
+    model = open_tuned(resolved, run.adapter) if run and resolved else load_model(name)
     start = opening(files)
     show(HELP)
+    if run and run.data.is_file() and read_data_facts(run).get("own_systems"):
+        show("This run was trained with system texts of its rows' own; here it is asked without one.")
     talk = start
     while (question := _next(ask)) is not None:
         if question == "/new":
             talk = start
             continue
         answer = ""
-        for piece in stream(model, replace(talk, prompt=question)):
+        for piece in stream(model, worded(replace(talk, prompt=question), resolved)):
             answer += piece
             show(piece, end="")
         show()
         talk = replace(talk, history=(*talk.history, Turn("user", question), Turn("assistant", answer)))
+
+
+def worded(sample: Sample, run: ResolvedRun | None) -> Sample | Conversation:
+    """The question in the words of the run's task, where that takes questions; else as it is."""
+    return run.task.phrase(sample) if run is not None and run.task.name == "answer" else sample
 
 
 def opening(files: Sequence[Path]) -> Sample:
@@ -66,7 +76,7 @@ def _next(ask: Callable[[str], str]) -> str | None:
     return None if question == "/quit" else question
 
 
-def stream(model: LoadedModel, sample: Sample, max_new_tokens: int = 512) -> Iterator[str]:
+def stream(model: LoadedModel, sample: Sample | Conversation, max_new_tokens: int = 512) -> Iterator[str]:
     """The reply, piece by piece as it is generated (greedy, with the checkpoint's own template)."""
     streamer: Any = TextIteratorStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
     settings = {

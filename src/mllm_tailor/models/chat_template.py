@@ -7,6 +7,7 @@ such as `<box>`, are allowed.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,28 @@ def render(conversation: Conversation, processor: Any, system: str | None) -> Re
             "answer — fix chat_template.jinja of this checkpoint"
         )
     return RenderedConversation(prompt, whole[len(prompt) :])
+
+
+def state_system(processor: Any, system: str) -> None:
+    """Make a system text part of the chat template, for conversations without one; so vLLM and others use it too.
+
+    Raises:
+        ModelError: for a template that shows no system text.
+    """
+    asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    opening = {"role": "system", "content": [{"type": "text", "text": system}]}
+    wanted = _apply(processor, [opening, *asked], add_generation_prompt=True)
+    if _apply(processor, asked, add_generation_prompt=True) == wanted:
+        return
+    before = (
+        "{%- if not messages or messages[0]['role'] != 'system' -%}{%- set messages = [{'role': 'system', 'content': "
+        f"[{{'type': 'text', 'text': {json.dumps(system, ensure_ascii=False)}}}]}}] + messages -%}}{{%- endif -%}}"
+    )
+    for holder in (processor, processor.tokenizer):
+        if isinstance(holder.chat_template, str):
+            holder.chat_template = before + holder.chat_template
+    if _apply(processor, asked, add_generation_prompt=True) != wanted:
+        raise ModelError(f"the chat template of this checkpoint cannot hold the system text {system[:80]!r}")
 
 
 def _check_whole(conversation: Conversation, asked: Sequence[ChatMessage], prompt: str, processor: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from mllm_tailor.core.errors import ModelError
+from mllm_tailor.models.chat_template import state_system
 from mllm_tailor.models.inputs.internvl_processor import state_tiles
 from mllm_tailor.models.inputs.speech_units import FILE
 from mllm_tailor.models.model import LoadedModel
@@ -24,6 +25,8 @@ def save_model(model: LoadedModel, folder: Path) -> None:
     if model.family.tiled:
         model.processor.keep(model.tiles, model.system)
         state_tiles(model.model.config, model.tiles)
+    if model.system:
+        state_system(model.processor, model.system)
     # An InternVL is saved under the native names of its weights: llama.cpp finds no vision tower under the older ones.
     model.model.save_pretrained(folder, save_original_format=not model.family.tiled)
     model.processor.save_pretrained(folder)

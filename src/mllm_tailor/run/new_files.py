@@ -210,8 +210,9 @@ def _state_file(out: Path) -> Path:
 
 
 def _identity(sample: Sample) -> str:
-    """Changes when the files or the question of a sample do."""
-    parts: list[Any] = [sample.prompt, list(sample.options), sample.system]
+    """Changes when the files of a sample do, or what is asked of them."""
+    earlier = [[turn.role, turn.text] for turn in sample.history]
+    parts: list[Any] = [sample.prompt, list(sample.options), sample.system, earlier, list(sample.positions)]
     for media in sample.media:
         parts += [media.kind, media.page, media.span, media.data or b""]
         for path in (*media.views, *([media.path] if media.path is not None else [])):

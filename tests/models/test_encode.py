@@ -27,9 +27,9 @@ from mllm_tailor.models import (
     encode,
     generate,
     load_model,
-    save_model,
     media_features,
     prompt_inputs,
+    save_model,
     tile_grid,
     tile_image,
 )

@@ -80,7 +80,7 @@ def test_several_file_columns_are_shown_and_masks_are_no_labels(tmp_path: Path) 
     ],
 )
 def test_options_and_answers_by_other_names(row: dict[str, Any], answer: str, tmp_path: Path) -> None:
-    (sample,), task, said = look(tmp_path, [{"image": A, "question": "Which?", **row}])
+    (sample, _), task, said = look(tmp_path, [{"image": name, "question": "Which?", **row} for name in (A, B)])
     assert task.name == ("choose" if len(row) == 2 else "answer") and task.phrase(sample).answer == answer and not said
 
 

@@ -190,7 +190,7 @@ def _images(scores: RunScores, wrong: Iterable[str]) -> dict[str, bytes]:
         if number >= len(cases) and room <= 0:
             break
         sample = scores.held_out.samples[index]
-        if jpeg := picture(sample, _regions(scores, index), scores.held_out.labels[index].get(IMAGE)):
+        if jpeg := picture(sample, _regions(scores, index), _image_index(scores.held_out.labels[index])):
             images[sample.id] = jpeg
             room -= len(jpeg)
     return images
@@ -204,7 +204,9 @@ def _regions(scores: RunScores, index: int) -> dict[str, list[list[list[float]]]
     if scores.tuned_predictions[index].where:
         return value_boxes(scores.held_out.labels[index], scores.tuned_predictions[index])
     answers = {LABEL_COLOR: scores.held_out.labels[index], REPLY_COLOR: scores.tuned_predictions[index].fields}
-    return {color: outlines for color, fields in answers.items() if (outlines := _outlines(fields))}
+    shown = _image_index(scores.held_out.labels[index])
+    drawn = {color: fields for color, fields in answers.items() if shown in (None, fields.get(IMAGE, shown))}
+    return {color: outlines for color, fields in drawn.items() if (outlines := _outlines(fields))}
 
 
 def value_boxes(labels: Mapping[str, Any], prediction: Prediction) -> dict[str, list[list[list[float]]]]:
@@ -228,6 +230,12 @@ def _outlines(fields: Mapping[str, Any]) -> list[list[list[float]]]:
     return polygon if polygon is not None and are_outlines(polygon) else []
 
 
+def _image_index(fields: Mapping[str, Any]) -> int | None:
+    """Which of several images a box or an outline is of; None where the fields are no region or state none."""
+    index = fields.get(IMAGE)
+    return index if isinstance(index, int) and ("box" in fields or "polygon" in fields) else None
+
+
 def picture(
     sample: Sample, regions: Mapping[str, list[list[list[float]]]] = NO_REGIONS, image_index: int | None = None
 ) -> bytes | None:
@@ -237,7 +245,7 @@ def picture(
     """
     shown = [media for media in sample.media if media.kind != "audio"]
     images = [media for media in shown if media.kind == "image"]
-    media = images[image_index] if image_index is not None else next(iter(shown), None)
+    media = next(iter(images[image_index or 0 :] if image_index is not None else shown), None)
     if media is None:
         return None
     try:

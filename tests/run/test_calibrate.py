@@ -22,6 +22,7 @@ from mllm_tailor.run.calibrate import (
     check_confidence,
     cross_calibrated,
     fit_calibration,
+    outlook,
     read_calibration,
     why_not,
     write_calibration,
@@ -111,6 +112,14 @@ def test_why_there_is_none(run: ResolvedRun, tmp_path: Path) -> None:
     folder.calibration.write_text('{"format": 1, "calibration": 7}')
     with pytest.raises(RunError, match="not a calibration"):
         read_calibration(folder)
+
+
+def test_what_a_dev_split_can_show_is_known_before_the_run(run: ResolvedRun) -> None:
+    assert "will not be calibrated" in outlook(run, [Sample("a")] * 7)
+    few, many = ([Sample(str(index), group=f"g{index % 9}") for index in range(count)] for count in (15, 40))
+    assert "9 groups, and it takes 10" in outlook(run, few)  # 30 values; 29 can show 90 % in more groups
+    assert "9 groups, and it takes 10" in outlook(run, many)
+    assert outlook(run, [Sample(str(index)) for index in range(40)]) == ""
 
 
 @pytest.mark.slow

@@ -150,6 +150,8 @@ def test_the_stored_simulation_keeps_the_promise() -> None:
     assert {each["units"] for each in result["cells"]} == set(GROUPS)
     for each in result["cells"]:
         assert each["false_claims"] <= 7 and each["coverage"] >= 93, each
+        if each["scores"] == "smooth":  # scores that are right or wrong cannot err in exactly 5 % of few units
+            assert each["coverage"] <= 97, each
     assert all(93 <= each["coverage"] <= 97 for each in result["cross_validation"])
 
 

@@ -16,12 +16,12 @@ from pydantic import TypeAdapter
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, write_json
-from mllm_tailor.core.sample import Prediction
+from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.data_record import HeldOut
 from mllm_tailor.run.resolve import ResolvedRun, field_kinds
 from mllm_tailor.run.run_dir import RunFolder
-from mllm_tailor.scoring.accept import Promise, choose_threshold
+from mllm_tailor.scoring.accept import FEWEST_UNITS, Promise, choose_threshold, fewest_values
 from mllm_tailor.scoring.calibration import FEWEST, FORMAT, PARTS, Calibration, cross_fitted, deal, fit
 from mllm_tailor.scoring.intervals import unit_indices
 from mllm_tailor.scoring.judged import JudgedValue, deciding_metric, judge
@@ -132,6 +132,30 @@ def why_not(run: ResolvedRun, dev_samples: int) -> str:
         return (
             f"the dev split has {dev_samples} samples, and it takes {fewest} ({FEWEST} values) — set a larger data.dev"
             ", or data.held_out={folds: 5}"
+        )
+    return ""
+
+
+def outlook(run: ResolvedRun, samples: Sequence[Sample]) -> str:
+    """Why `samples` will not calibrate confidences, or cannot show what the recipe promises; empty where they can."""
+    if reason := why_not(run, len(samples)):
+        return f"Confidences will not be calibrated: {reason}."
+    wanted = run.recipe.accept
+    if wanted is None:
+        return ""
+    folds = run.recipe.data.held_out.folds
+    fix = "set a larger data.dev, or data.held_out={folds: 5}" if folds is None else "label more samples"
+    values, fewest = len(samples) * len(run.task.field_names), fewest_values(wanted.right, wanted.certainty)
+    if values < fewest:
+        return (
+            f"accept: {values} values to calibrate on cannot show that {wanted.right:.0%} are right, even without an "
+            f"error; it takes {fewest} — {fix}."
+        )
+    units = len(set(unit_indices(len(samples), [sample.group for sample in samples]).tolist()))
+    if units < FEWEST_UNITS:
+        return (
+            f"accept: the samples to calibrate on are of {units} groups, and it takes {FEWEST_UNITS} to show what "
+            f"holds for others — {fix}."
         )
     return ""
 

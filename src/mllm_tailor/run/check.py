@@ -14,7 +14,7 @@ from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, ValidationResult, merged
 from mllm_tailor.models import Length, LoadedModel, encode
 from mllm_tailor.recipe import Recipe
-from mllm_tailor.run.calibrate import why_not
+from mllm_tailor.run.calibrate import outlook
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
 from mllm_tailor.run.dataset import Splits, prepare, refusal
 from mllm_tailor.run.epoch_summary import Share, summarise_epoch
@@ -28,7 +28,6 @@ from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.run.stages import leaks_between
 from mllm_tailor.scoring import SamplesNeeded, samples_needed
-from mllm_tailor.scoring.accept import fewest_values
 
 SHOWN_SPANS = 3
 TRIED_TOKENS = 4  # of a reply, to see that samples of every modality can be predicted together
@@ -179,7 +178,7 @@ def _check_data(run: ResolvedRun, splits: Splits, validation: ValidationResult) 
         validation=validation,
         excludes=run.recipe.data.faulty == "exclude",
         power=samples_needed([sample.group for sample in _scored(run, splits)]),
-        calibration=_outlook(run, splits),
+        calibration=outlook(run, splits.dev if run.recipe.data.held_out.folds is None else _scored(run, splits)),
     )
 
 
@@ -188,25 +187,6 @@ def _scored(run: ResolvedRun, splits: Splits) -> Sequence[Sample]:
     if run.recipe.data.held_out.folds is None:
         return splits.held_out
     return (*splits.train, *splits.dev, *splits.held_out)
-
-
-def _outlook(run: ResolvedRun, splits: Splits) -> str:
-    """Whether confidences can be calibrated, and the recipe's promise be shown, with so many samples."""
-    count = len(splits.dev) if run.recipe.data.held_out.folds is None else len(_scored(run, splits))
-    if reason := why_not(run, count):
-        return f"Confidences will not be calibrated: {reason}."
-    values, wanted = count * len(run.task.field_names), run.recipe.accept
-    if wanted is None:
-        return ""
-    fewest = fewest_values(wanted.right, wanted.certainty)
-    if values >= fewest:
-        return ""
-    advice = "a larger data.dev, or data.held_out={folds: 5}"
-    fix = f"set {advice}" if run.recipe.data.held_out.folds is None else "label more samples"
-    return (
-        f"accept: {values} values to calibrate on cannot show that {wanted.right:.0%} are right, even without an "
-        f"error; it takes {fewest} — {fix}."
-    )
 
 
 def _check_model(run: ResolvedRun, splits: Splits) -> ModelCheck:

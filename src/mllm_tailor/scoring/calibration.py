@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 FORMAT = 1
 FEWEST = 30  # values: below it there is no calibration, and a field takes the one of all fields
-LEAN = 30.0  # values that the logistic regression weighs against the isotonic one
+LEAN = 100.0  # values that the logistic regression weighs against the isotonic one
 RIDGE = 10.0  # of the logistic regression; strong enough that separable values have finite weights
 MARGIN = {"mean": 1e-6, "least": 1e-6, "beams": 1e-3}  # probabilities are kept this far from 0 and 1
 PARTS = 5  # of cross-fitting

@@ -8,7 +8,8 @@ With equal groups this is the ordinary t interval of the group means.
 
 Scores pile up at 0 and 100, and then the observed variance is too small more often than not: the rare large changes are
 missing from the sample. The variance is therefore that of the sample plus one more sample as extreme as the most
-extreme observed one. Where most samples agree to the last digit, two are added (Agresti and Coull 1998 add two
+extreme observed one. It counts in proportion to the samples that agree to the last digit, and fully when half of them
+do; where all scores differ, nothing is added. Where most samples agree, two are added (Agresti and Coull 1998 add two
 successes and two failures to a proportion), at least as extreme as the standard deviation of a uniform score.
 `benchmarks/intervals.py` measures the error rates of the result.
 """
@@ -18,10 +19,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from mllm_tailor.scoring.scores import Ratios
 
@@ -164,6 +165,8 @@ def spread_of(statistic: Linearised, units: NDArray[np.int64]) -> Spread:
     extreme = float(np.max(np.abs(influence)))
     if 2 * repeats.max() >= len(deviations):
         extreme = math.sqrt(2) * max(extreme, UNIFORM_DEVIATION / len(deviations))
+    else:
+        extreme *= math.sqrt(2 * (repeats.max() - 1) / (len(deviations) - 1))
     return Spread(variance, extreme, freedom, count, identical=len(repeats) == 1)
 
 
@@ -197,22 +200,13 @@ def _moments(factors: Array, shares: Array, variances: Array) -> tuple[float, fl
     return mean, min(MAX_FREEDOM, max(1.0, mean**2 / square))
 
 
-@lru_cache(maxsize=4096)
 def t_quantile(freedom: float, probability: float = 0.975) -> float:
     """Quantile of Student's t with any positive number of degrees of freedom.
-
-    With t = sqrt(freedom) * tan(x) the density of x is proportional to cos(x)^(freedom - 1).
 
     >>> round(t_quantile(1.0), 2), round(t_quantile(4.0), 3), round(t_quantile(1e9), 3)
     (12.71, 2.776, 1.96)
     """
-    freedom = min(freedom, MAX_FREEDOM)
-    edge = min(math.pi / 2, 12.0 / math.sqrt(freedom))
-    angles = np.linspace(0.0, edge, 20_001)
-    density = np.cos(angles) ** (freedom - 1)
-    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    angle = np.interp((2 * probability - 1) * cumulative[-1], cumulative, angles)
-    return math.sqrt(freedom) * math.tan(float(angle))
+    return float(stdtrit(min(freedom, MAX_FREEDOM), probability))
 
 
 def sampling_draws(

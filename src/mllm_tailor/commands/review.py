@@ -13,7 +13,9 @@ from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.core.optional import need
 from mllm_tailor.data.reviews.export import decision_rows, export_labels
 from mllm_tailor.data.reviews.label_studio import export_tasks, import_annotations
+from mllm_tailor.data.reviews.labels import count_audit
 from mllm_tailor.data.reviews.store import DATABASE, ReviewStore
+from mllm_tailor.scoring.accept import error_interval
 
 SHOWN = 10
 
@@ -88,7 +90,19 @@ def _exchange(store: ReviewStore, annotations: Path | None, export: Path | None)
             f"{count} labelled documents in {export}, their files in documents beside it, every decision in {decisions}"
         )
         result |= {"labels": str(export), "decisions": str(decisions)}
-    show_json(result | {"progress": dataclasses.asdict(store.progress())})
+    _show_audit(store)
+    facts = {"progress": dataclasses.asdict(store.progress()), "audit": dataclasses.asdict(count_audit(store))}
+    show_json(result | facts)
+
+
+def _show_audit(store: ReviewStore) -> None:
+    """Whether the promise of accepted values holds, as far as the audit can tell."""
+    audit = count_audit(store)
+    if audit.values:
+        low, high = (100 * end for end in error_interval(audit.wrong, audit.values))
+        share = 100 * audit.wrong / audit.values
+        interval = f"{share:.1f} %, 95 % interval {low:.1f} to {high:.1f}"
+        show(f"Audit: {audit.wrong} of {audit.values} accepted values were wrong ({interval})")
 
 
 def _serve(run: Path, store: ReviewStore, audit: float, host: str, port: int) -> None:
@@ -109,5 +123,6 @@ def _serve(run: Path, store: ReviewStore, audit: float, host: str, port: int) ->
     finally:  # Ctrl-C is how the page ends
         done = store.progress()
         show(f"{done.done} documents finished, {done.confirmed} values confirmed, {done.corrected} corrected.")
+        _show_audit(store)
         if done.done:
             show(f"Tune again with them: {again}")

@@ -13,7 +13,7 @@ from fixtures.reviews import TASK, make_review, reading
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.data.reviews.desk import Change, Desk, Reviewer
-from mllm_tailor.data.reviews.labels import current_tree, finished_fields, undecided
+from mllm_tailor.data.reviews.labels import AuditCount, count_audit, current_tree, finished_fields, undecided
 from mllm_tailor.data.reviews.store import ConflictError, Entry, ReviewStore
 
 ANNE, BOB = Reviewer("tab-1", "Anne"), Reviewer("tab-2", "Bob")
@@ -39,6 +39,14 @@ def test_the_most_doubtful_document_comes_first_and_the_audit_gets_its_share(tmp
     assert order == ["r2", "r3", "r1", "r0"]  # r3 is accepted: the audit's share is due after the first
     progress = desk.store.progress()
     assert (progress.done, progress.waiting, progress.audited, progress.corrected) == (4, 0, 1, 0)
+    assert count_audit(desk.store) == AuditCount(values=9, wrong=0)
+    audited = desk.undo(ANNE)
+    while audited is not None and audited.document.id != "r3":
+        audited = desk.undo(ANNE)
+    assert audited is not None
+    audited = decide(desk, audited, "correct", "total", "9.80")
+    decide(desk, audited, "finish")
+    assert count_audit(desk.store) == AuditCount(values=9, wrong=1)
 
 
 def test_nothing_is_confirmed_by_itself(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
@@ -129,3 +129,24 @@ def labelled_samples(store: ReviewStore) -> Iterator[Sample]:
         if entry.kind == "audit":
             extra[AUDITED] = True
         yield replace(sample, media=document.copied(store.folder), extra=extra)
+
+
+@dataclass(frozen=True)
+class AuditCount:
+    """Accepted values that were looked at all the same."""
+
+    values: int
+    wrong: int
+
+
+def count_audit(store: ReviewStore) -> AuditCount:
+    """How many accepted values of the audited documents turned out wrong."""
+    values = wrong = 0
+    for entry in store.entries("done"):
+        if entry.kind != "audit":
+            continue
+        accepted = [path for path, is_accepted in entry.document.accept.items() if is_accepted]
+        changed = {item.field for item in entry.decisions if item.action in CHANGING and item.before != item.after}
+        values += len(accepted)
+        wrong += sum(path in changed for path in accepted)
+    return AuditCount(values, wrong)

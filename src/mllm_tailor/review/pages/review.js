@@ -48,7 +48,9 @@
   }
 
   const inTurn = (work) => {
-    queue = queue.then(work).catch((error) => (error.conflict ? conflict(error) : problem(error.message)));
+    queue = queue.then(work)
+      .catch((error) => (error.conflict ? conflict(error) : problem(error.message)))
+      .catch((error) => problem(error.message));
     return queue;
   };
 
@@ -60,6 +62,7 @@
   function problem(text) {
     $("problem").textContent = text;
     $("problem").hidden = !text;
+    if (text && $("work").hidden) $("progress").textContent = text;
   }
 
   // --- Time spent on a value ------------------------------------------------------------------------------------------

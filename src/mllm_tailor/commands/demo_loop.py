@@ -16,7 +16,7 @@ from mllm_tailor.data.reviews.store import DATABASE, Entry, ReviewStore
 from mllm_tailor.run.review import add_files
 from mllm_tailor.synthetic.folder import draw_folder
 
-LABELLED, NEW, HELD_OUT = 60, 40, 40
+LABELLED, NEW, HELD_OUT = 50, 40, 30
 AUDIT = 0.05
 REVIEWER = Reviewer("demo", "the labels of the drawn receipts")
 
@@ -31,7 +31,7 @@ data:
 task:
   extract: {{company: string, date: date, address: string, total: amount}}
 method: {{name: qlora, rank: 32, alpha: 64, parts: [language]}}
-train: {{epochs: 5, batch_size: 8, learning_rate: 1.0e-3, evaluate_every: 5}}
+train: {{epochs: 4, batch_size: 4, learning_rate: 1.0e-3, evaluate_every: 4}}
 predict: {{max_new_tokens: 256}}
 score: [fuzzy, exact, f1]
 accept: {{right: 0.9}}

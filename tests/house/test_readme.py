@@ -98,7 +98,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shell(words: list[str], home: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=home, capture_output=True, text=True, env=environment, timeout=600)
+    done = subprocess.run(words, cwd=home, capture_output=True, text=True, env=environment, timeout=1800)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
     return done
 

@@ -62,7 +62,7 @@ def adapter_state(attached: InjectedAdapter) -> dict[str, Tensor]:
     own = set(attached.tuner.targeted_module_names)
     model: Any = attached.model
     present = {
-        name: tensor for name, tensor in model.state_dict().items() if any(name.startswith(f"{key}.") for key in own)
+        name: tensor for name, tensor in _saved_tensors(model).items() if any(name.startswith(f"{key}.") for key in own)
     }
     model.peft_config = {ADAPTER: attached.config}
     with bottleneck_layers.register():
@@ -70,6 +70,16 @@ def adapter_state(attached: InjectedAdapter) -> dict[str, Tensor]:
             model, state_dict=present, adapter_name=ADAPTER, save_embedding_layers=False
         )
         return state
+
+
+def _saved_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What `state_dict` returns, which would slice the gathered weights of a sharded model again."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            if name not in module._non_persistent_buffers_set:
+                tensors[f"{prefix}.{name}" if prefix else name] = buffer
+    return tensors
 
 
 def write_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -165,9 +166,12 @@ def weights_key(model: LoadedModel, *, bf16: bool) -> str:
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, for hashing."""
-    array: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return memoryview(array)
+    """The bytes of a tensor, for hashing.
+
+    Not through `Tensor.numpy`, which fixes the size of the storage: FSDP could no longer free a gathered weight.
+    """
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return memoryview(np.from_dlpack(flat))  # type: ignore[arg-type]
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -213,6 +213,9 @@ class Train(Settings):
         description="processes that share each training step. auto: on a CPU, one per core where the training is long "
         "and micro-batches and memory suffice; on a GPU, one. With several GPUs: their number",
     )
+    shard: Literal["none", "fsdp"] = Field(
+        "none", description="`fsdp`: each of several `processes` keeps a slice of weights, gradients and optimizer state"
+    )
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this many minutes of training; the schedule is shortened to fit"
     )

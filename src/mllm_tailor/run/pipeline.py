@@ -52,7 +52,7 @@ from mllm_tailor.run.slices import majority_answers
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.scoring import constant_baseline, nearest_neighbour_baseline
 from mllm_tailor.scoring.systems import CONSTANT, MAJORITY, NEAREST, ModelState, System
-from mllm_tailor.training import TrainingConfig, TrainingHooks, check_objective, check_settings, train
+from mllm_tailor.training import TrainingConfig, TrainingHooks, check_objective, check_settings, check_sharding, train
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def check_run(run: ResolvedRun) -> None:
     """
     check_settings(run.recipe.train, run.method.optimizer)
     check_objective(run.method, run.recipe.train, run.recipe.task_name)
+    check_sharding(run.method, run.recipe.train)
     choose_process_count(run, None)
 
 

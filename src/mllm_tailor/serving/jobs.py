@@ -89,17 +89,20 @@ class JobQueue:
 
         A first job is waited for without end, and then `window` seconds more for others to share its batch.
         """
-        with self._condition:
-            waited = False
-            while not any(self._waiting):
-                if self._closed:
-                    return None
-                waited = True
-                self._condition.wait()
-        if waited:
-            time.sleep(window)
-        with self._condition:
-            return next(iter(self._jobs())).route
+        while True:
+            with self._condition:
+                waited = False
+                while not any(self._waiting):
+                    if self._closed:
+                        return None
+                    waited = True
+                    self._condition.wait()
+            if waited:
+                time.sleep(window)
+            with self._condition:
+                first = next(self._jobs(), None)
+            if first is not None:  # else the queue was closed meanwhile, which drops the jobs of batches
+                return first.route
 
     def take(self, route: Route, patience: float) -> Job | None:
         """Remove and return the first job of a route.

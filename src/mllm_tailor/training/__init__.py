@@ -17,6 +17,7 @@ from mllm_tailor.training.loop import train
 from mllm_tailor.training.objectives.factory import OBJECTIVES, check_objective, is_data_parallel
 from mllm_tailor.training.optim.registry import ONE_PASS, OPTIMIZERS, check_settings
 from mllm_tailor.training.profile import StepProfile, profile_step
+from mllm_tailor.training.shard_settings import check_sharding
 from mllm_tailor.training.state import TrainResult
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "TrainingHooks",
     "check_objective",
     "check_settings",
+    "check_sharding",
     "is_data_parallel",
     "profile_step",
     "train",

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from mllm_tailor.training.checkpoint import (
 )
 from mllm_tailor.training.objectives.base import Objective
 from mllm_tailor.training.optim.registry import OptimizerStep
+from mllm_tailor.training.sharding import like
 from mllm_tailor.training.state import Progress
 from mllm_tailor.training.trainable import tuning_method_of
 
@@ -46,9 +48,8 @@ class CheckpointManager:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.best = self.checkpoints / "best"
 
-    def save(self, progress: Progress) -> None:
-        """Write a checkpoint from which `resume` continues bit for bit."""
-        tensors, numbers = self.optimizer.state()
+    def save(self, progress: Progress, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Write a checkpoint from which `resume` continues bit for bit; with the state of the optimizer."""
         values = {
             "progress": asdict(progress),
             "optimizer": numbers,
@@ -105,7 +106,7 @@ class CheckpointManager:
         if present.keys() != tensors.keys():
             raise RunError(f"{self.checkpoints}: other weights than this method trains — train into a new folder")
         for name, tensor in tensors.items():
-            present[name].copy_(tensor)
+            present[name].copy_(like(tensor, present[name]))
 
 
 def samples_fingerprint(samples: Sequence[Conversation]) -> str:

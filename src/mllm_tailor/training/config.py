@@ -23,6 +23,7 @@ FREE_TO_CHANGE = {
     "max_cpu_minutes",
     "evaluate_every",
     "processes",
+    "shard",
 }
 
 Evaluate = Callable[[], Mapping[str, float]]

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 TIMEOUT = timedelta(days=1)  # the other ranks wait in a collective while rank 0 scores the dev split
 
@@ -68,7 +69,8 @@ def broadcast_parameters(weights: Iterable[nn.Parameter]) -> None:
     """Give every process the weights of rank 0."""
     if world_size() > 1:
         for weight in weights:
-            distributed.broadcast(weight.data, 0)
+            if not isinstance(weight, DTensor):  # each process has its slice of rank 0's weights already
+                distributed.broadcast(weight.data, 0)
 
 
 def all_reduce_sum(value: float, device: torch.device) -> float:
@@ -97,12 +99,14 @@ def any_rank(device: torch.device, *, condition: bool) -> bool:
 def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
     """Add up the gradients of all processes, in one message per device and number format.
 
-    Ranks may have run different numbers of micro-batches, which DistributedDataParallel does not support.
+    Ranks may have run different numbers of micro-batches, which DistributedDataParallel does not support. Those of
+    sharded weights are summed in the backward pass.
     """
-    if world_size() == 1:
+    whole_weights = [weight for weight in weights if not isinstance(weight, DTensor)]
+    if world_size() == 1 or not whole_weights:
         return
     gradients: list[Tensor] = []
-    for weight in weights:
+    for weight in whole_weights:
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
         gradients.append(weight.grad)

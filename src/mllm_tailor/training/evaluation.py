@@ -10,6 +10,7 @@ from mllm_tailor.training.checkpoint_manager import CheckpointManager
 from mllm_tailor.training.config import Evaluate
 from mllm_tailor.training.distributed import rank
 from mllm_tailor.training.precision import autocast
+from mllm_tailor.training.sharding import gathered
 from mllm_tailor.training.state import Progress
 from mllm_tailor.training.trainable import set_train_mode
 
@@ -34,13 +35,15 @@ class DevEvaluator:
 
     def run(self, progress: Progress, checkpoints: CheckpointManager) -> tuple[Progress, Mapping[str, float]]:
         """The progress after the evaluation, and the scores (none on other ranks than the first)."""
-        scores = self._scores() if rank() == 0 else {}
-        if scores:
-            first = next(iter(scores.values()))
-            best = progress.best_score
-            if best is None or self.sign * first > self.sign * best:
-                progress = replace(progress, best_step=progress.step, best_score=first)
-                checkpoints.save_best(progress)
+        scores: dict[str, float] = {}
+        with gathered(self.model.model):
+            if rank() == 0:
+                scores = self._scores()
+                first = next(iter(scores.values()))
+                best = progress.best_score
+                if best is None or self.sign * first > self.sign * best:
+                    progress = replace(progress, best_step=progress.step, best_score=first)
+                    checkpoints.save_best(progress)
         return replace(progress, evaluated_step=progress.step), scores
 
     def _scores(self) -> dict[str, float]:

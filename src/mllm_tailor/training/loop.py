@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from mllm_tailor.training.optim.registry import (
 from mllm_tailor.training.optim.schedule import rate_factor
 from mllm_tailor.training.precision import frozen_in_bf16
 from mllm_tailor.training.sampler import BatchSchedule, chunked, make_batch_schedule, step_seed
+from mllm_tailor.training.sharding import gathered, is_sharded, shard
 from mllm_tailor.training.state import Progress, TimeBudget, TrainResult
 from mllm_tailor.training.step_runner import MicroBatchPlanner, StepRunner
 from mllm_tailor.training.trainable import learning_rates, trained_weights, tuning_method_of
@@ -106,19 +108,20 @@ class Training:
         objective = make_objective(context)
         self.schedule = _schedule(objective, config)
         self.time_budget = TimeBudget(self.schedule.steps, settings.max_minutes, settings.max_cpu_minutes)
-        frozen_weights = frozen_by_modality(model, settings.modality_parts, self.schedule.modalities)
         tiled = replace(model, tiles=settings.tiles or model.tiles)
         lengths = [measure_length(sample, tiled) for sample in track(objective.samples, "Measuring samples")]
         lengths = [replace(length, tokens=length.tokens + objective.reserved_tokens) for length in lengths]
-        extra = objective.extra_parameters()
-        self.peak_learning_rate = self.method.peak_learning_rate(settings.learning_rate)
-        optimizer = self._make_optimizer(extra)
         self.progress = Progress(token_budget=prepare_memory(model, settings, max(size.tokens for size in lengths)))
+        self.batches = self._make_batches(objective, tiled)
+        if settings.shard == "fsdp" and world_size() > 1:
+            self._shard(objective.samples)
+        frozen_weights = frozen_by_modality(model, settings.modality_parts, self.schedule.modalities)
+        self.peak_learning_rate = self.method.peak_learning_rate(settings.learning_rate)
+        optimizer = self._make_optimizer(objective.extra_parameters())
         self.checkpoints = CheckpointManager(
             folder, model, optimizer, objective, keep=settings.keep_checkpoints,
             fingerprint=f"{config.fingerprint} {samples_fingerprint(objective.samples)}",
         )  # fmt: skip
-        self.batches = self._make_batches(objective, tiled)
         self.planner = _planner(self.schedule, objective, lengths, optimizer, settings.micro_batch_size)
         self.steps = StepRunner(
             model, self.planner, optimizer, self.batches, frozen_weights, seed=config.seed, bf16=bf16
@@ -132,6 +135,13 @@ class Training:
     def cache(self) -> Path:
         """The folder of what is computed once and only needed until the end of this training."""
         return self.folder / "cache"
+
+    def _shard(self, samples: Sequence[Conversation]) -> None:
+        """Shard the model; a part that some samples do not use is gathered with the rest."""
+        network, parts = self.model.model, self.model.family.parts
+        broadcast_parameters(trained_weights(self.model).values())
+        used = ("language", "vision") if all(sample.modality == "image" for sample in samples) else ("language",)
+        shard(network, self.model.device, tuple(f"{name}." for part in used for name in parts.get(part, ())))
 
     def _make_optimizer(self, extra: dict[str, nn.Parameter]) -> OptimizerStep:
         settings, method = self.config.train, self.method
@@ -157,7 +167,9 @@ class Training:
         broadcast_parameters(trained_weights(self.model).values())
         if self.progress.step:
             logger.info("Resuming after step %d of %d", self.progress.step, self.schedule.steps)
-        with StopOnSignal() as signal, self._open_log() as log, fused_lora(self.model.model):
+        network = self.model.model
+        fused = nullcontext() if is_sharded(network) else fused_lora(network)
+        with StopOnSignal() as signal, self._open_log() as log, fused:
             try:
                 self._loop(signal, log)
             except KeyboardInterrupt:
@@ -249,8 +261,10 @@ class Training:
             self._notify("evaluate", scores)
 
     def _save(self) -> None:
-        if rank() == 0:
-            self.checkpoints.save(self.progress)
+        optimizer_state = self.checkpoints.optimizer.state()  # sharded state is gathered by all processes together
+        with gathered(self.model.model):
+            if rank() == 0:
+                self.checkpoints.save(self.progress, *optimizer_state)
         barrier()
         self._notify("checkpoint")
 
@@ -259,9 +273,10 @@ class Training:
             self.hooks.on_event(TrainingEvent(kind, self.progress.step, self.schedule.steps, values or {}))
 
     def _finish(self) -> TrainResult:
-        if rank() == 0:
-            self.checkpoints.finish(self.progress)
-            shutil.rmtree(self.cache, ignore_errors=True)
+        with gathered(self.model.model):
+            if rank() == 0:
+                self.checkpoints.finish(self.progress)
+                shutil.rmtree(self.cache, ignore_errors=True)
         barrier()
         self.model.model.eval()
         peak = peak_memory(self.model.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm_tailor.models import LoadedModel
+from mllm_tailor.training.sharding import is_sharded
 from mllm_tailor.training.trainable import trained_weights
 
 
@@ -23,31 +24,37 @@ def frozen_in_bf16(model: LoadedModel, *, bf16: bool) -> Iterator[None]:
 
     Autocast would cast them to the same values. Weights that bf16 cannot represent exactly (a merged adapter's, say)
     stay as they are, so nothing is lost; all are restored at the end. Vision and audio towers are left alone: some
-    families read the input format off a linear layer there, and cached features are keyed by a tower's bytes.
+    families read the input format off a linear layer there, and cached features are keyed by a tower's bytes. A model
+    that is sharded meanwhile keeps bf16.
     """
-    converted = [weight for weight in _linear_weights(model) if _is_exact_in_bf16(weight)] if bf16 else []
-    for weight in converted:
+    network = model.model
+    names = [name for name, weight in _linear_weights(model).items() if _is_exact_in_bf16(weight)] if bf16 else []
+    for name in names:
+        weight = network.get_parameter(name)
         weight.data = weight.data.bfloat16()
     try:
         yield
     finally:
-        for weight in converted:
+        for name in names if not is_sharded(network) else ():
+            weight = network.get_parameter(name)
             weight.data = weight.data.float()
 
 
-def _linear_weights(model: LoadedModel) -> list[nn.Parameter]:
+def _linear_weights(model: LoadedModel) -> dict[str, nn.Parameter]:
     """Weights and biases of plain linear layers that are neither trained nor shared with an embedding."""
     prefixes = tuple(f"{name}." for part in ("language", "head") for name in model.family.parts.get(part, ()))
     modules = dict(model.model.named_modules())
     excluded = {id(module.weight) for module in modules.values() if isinstance(module, nn.Embedding)}
     excluded |= set(map(id, trained_weights(model).values()))
     weights = {
-        id(weight): weight
+        f"{name}.{own}": weight
         for name, module in modules.items()
         if type(module) is nn.Linear and f"{name}.".startswith(prefixes)
-        for weight in module.parameters(recurse=False)
+        for own, weight in module.named_parameters(recurse=False)
     }
-    return [weight for key, weight in weights.items() if key not in excluded and not weight.requires_grad]
+    return {
+        name: weight for name, weight in weights.items() if id(weight) not in excluded and not weight.requires_grad
+    }
 
 
 def _is_exact_in_bf16(weight: Tensor) -> bool:

@@ -19,6 +19,7 @@ from mllm_tailor.training.objectives.base import Objective
 from mllm_tailor.training.optim.registry import OptimizerStep, StepResult
 from mllm_tailor.training.precision import autocast
 from mllm_tailor.training.sampler import BatchSchedule, micro_batches, step_seed
+from mllm_tailor.training.sharding import is_sharded
 from mllm_tailor.training.state import Progress
 from mllm_tailor.training.vision_cache import as_inputs
 
@@ -124,9 +125,9 @@ class StepRunner:
         step, device = progress.step, self.model.device
         seed_everything(step_seed(self.seed, step, rank()))
         weight = self.planner.loss_weight(step)
-        current, upcoming = (
-            self.planner.micro_batches(number, progress)[rank() :: world_size()] for number in (step, step + 1)
-        )
+        planned = self.planner.micro_batches(step, progress)
+        current, upcoming = self._own(planned), self._own(self.planner.micro_batches(step + 1, progress))
+        counted = len(planned[rank() :: world_size()])
         total = torch.zeros((), device=device, dtype=torch.float64)
         self.objective.start_step(step, self.planner.schedule.samples(step), step_seed(self.seed, step))
         if self.objective.needs_two_passes:
@@ -134,12 +135,25 @@ class StepRunner:
                 for micro_batch, batch in self._on_device(current, current):
                     self.objective.precompute(batch, micro_batch.samples)
         with frozen(self._frozen_in(step)):
-            for micro_batch, batch in self._on_device(current, upcoming):
+            for number, (micro_batch, batch) in enumerate(self._on_device(current, upcoming)):
                 with autocast(device, bf16=self.bf16):
                     loss = self.objective.loss(batch, micro_batch.samples) / weight
+                if number >= counted:
+                    loss = loss * 0.0
                 use_loss(loss)
                 total += loss.detach()
         return all_reduce_sum(float(total), device)
+
+    def _own(self, planned: list[MicroBatch]) -> list[MicroBatch]:
+        """This process's share of a step's micro-batches.
+
+        Sharded processes gather the weights together and must run equally many passes: those with one micro-batch less
+        run the first of the step once more, which does not count.
+        """
+        own = planned[rank() :: world_size()]
+        if is_sharded(self.model.model) and len(own) < len(planned[:: world_size()]):
+            own.append(planned[0])
+        return own
 
     def _frozen_in(self, step: int) -> Sequence[torch.nn.Parameter]:
         if not self.frozen_weights:

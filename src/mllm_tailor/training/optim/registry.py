@@ -20,6 +20,7 @@ class OptimizerEntry(Entry):
     state_bytes: int = 0  # per trained weight
     # How many gradients are in memory at a time; `one`: each is applied and freed before the next is complete.
     gradients: Literal["all", "one", "none"] = "all"
+    shardable: bool = False  # whether its update is computed weight by weight, as slices of weights can be
     norm_first: bool = False  # clipping needs an extra backward pass for the gradient norm
 
     def evaluations(self, max_grad_norm: float | None) -> int:
@@ -29,7 +30,7 @@ class OptimizerEntry(Entry):
 
 HERE = "mllm_tailor.training.optim"
 TABLE = {
-    "adamw": OptimizerEntry(f"{HERE}.torch_bnb:adamw", "Adam with decoupled decay; 8 bytes of state per weight", 8),
+    "adamw": OptimizerEntry(f"{HERE}.torch_bnb:adamw", "Adam with decoupled decay; 8 bytes of state per weight", 8, shardable=True),
     "adamw_8bit": OptimizerEntry(f"{HERE}.torch_bnb:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)", 2),
     "paged_adamw_32bit": OptimizerEntry(
         f"{HERE}.torch_bnb:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure", 8
@@ -52,7 +53,7 @@ TABLE = {
     "mezo": OptimizerEntry(
         f"{HERE}.mezo:mezo", "two forward passes, no backward: the memory of inference", gradients="none"
     ),
-    "sgd": OptimizerEntry(f"{HERE}.torch_bnb:sgd", "plain gradient descent; no state"),
+    "sgd": OptimizerEntry(f"{HERE}.torch_bnb:sgd", "plain gradient descent; no state", shardable=True),
 }
 OPTIMIZERS = Registry("optimizer", TABLE)
 # Optimizers whose step is a single micro-batch, since no gradient is kept that another could be added to.

@@ -15,6 +15,7 @@ from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.core.optional import need
 from mllm_tailor.training.distributed import sum_gradients
 from mllm_tailor.training.optim.registry import OptimizerConfig, RunMicroBatches, StepResult
+from mllm_tailor.training.sharding import like, whole
 
 
 @contextmanager
@@ -58,7 +59,7 @@ class GradientStep:
             if not weight.requires_grad:  # frozen for now (LISA): its state would only use memory
                 self.optimizer.state.pop(weight, None)
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, float(norm))
+        return StepResult(loss, float(whole(norm)))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """`weight|key` -> tensor, and numbers likewise."""
@@ -68,7 +69,10 @@ class GradientStep:
             for key, value in self.optimizer.state.get(weight, {}).items():
                 if key.startswith("qmap"):  # one table shared by all weights, which safetensors refuses
                     value = value.clone()
-                (tensors if isinstance(value, Tensor) else values)[f"{name}|{key}"] = value
+                if isinstance(value, Tensor):
+                    tensors[f"{name}|{key}"] = whole(value)
+                else:
+                    values[f"{name}|{key}"] = value
         return tensors, values
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -87,7 +91,7 @@ class GradientStep:
         if hasattr(self.optimizer, "get_state_buffer") and value.shape == weight.shape:
             buffer: Tensor = self.optimizer.get_state_buffer(weight, dtype=value.dtype)
             return buffer.copy_(value)
-        return value.to(weight.device)
+        return like(value, weight) if value.shape == weight.shape else value.to(weight.device)
 
 
 def adamw(config: OptimizerConfig) -> GradientStep:

@@ -366,7 +366,7 @@ def compare_methods(
         typer.Option("--budget", "-b", help="For each: 10m (minutes), 10 cpu minutes, 3e (epochs), 200 steps or 8GB."),
     ] = "10m",
 ) -> None:
-    """Tune by several methods and objectives with the same data and budget.
+    """Tune by several methods and objectives at one budget.
 
     Prints one table and draws score against memory.
     """

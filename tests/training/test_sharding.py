@@ -68,7 +68,8 @@ def test_sharded_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) ->
     assert len(losses(tmp_path / "killed")) == KILLED_AFTER < len(losses(tmp_path / "whole"))
     for count in (1, 2, 3):
         shutil.copytree(tmp_path / "killed", tmp_path / f"resumed-{count}")
-    resumed = [killed | {"folder": str(tmp_path / f"resumed-{n}"), "killed_after": None, "processes": n} for n in (2, 3)]
+    whole = killed | {"killed_after": None}
+    resumed = [whole | {"folder": str(tmp_path / f"resumed-{count}"), "processes": count} for count in (2, 3)]
     run_jobs(tiny_model_folder, tmp_path, *resumed)
     alone("full", "resumed-1", optimizer="adamw")
     assert distance(tmp_path / "whole", tmp_path / "resumed-2") == 0.0

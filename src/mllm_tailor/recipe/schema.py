@@ -214,7 +214,7 @@ class Train(Settings):
         "and micro-batches and memory suffice; on a GPU, one. With several GPUs: their number",
     )
     shard: Literal["none", "fsdp"] = Field(
-        "none", description="`fsdp`: each of several `processes` keeps a slice of weights, gradients and optimizer state"
+        "none", description="`fsdp`: each of several `processes` keeps slices of weights, gradients and optimizer state"
     )
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this many minutes of training; the schedule is shortened to fit"

@@ -52,9 +52,7 @@ def _linear_weights(model: LoadedModel) -> dict[str, nn.Parameter]:
         if type(module) is nn.Linear and f"{name}.".startswith(prefixes)
         for own, weight in module.named_parameters(recurse=False)
     }
-    return {
-        name: weight for name, weight in weights.items() if id(weight) not in excluded and not weight.requires_grad
-    }
+    return {name: weight for name, weight in weights.items() if id(weight) not in excluded and not weight.requires_grad}
 
 
 def _is_exact_in_bf16(weight: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Sharded training: each process keeps a slice of every weight, gradient and optimizer state (FSDP2 of torch).
 
 A layer's weights are gathered when the layer runs and dropped afterwards (Zhao et al. 2023, 2304.11277; the stages of
-ZeRO: Rajbhandari et al. 2019, 1910.02054). Gathering is collective: all processes run the same layers in the same order.
+ZeRO: Rajbhandari et al. 2019, 1910.02054). Gathering is collective: all processes run the same layers in one order.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ class OptimizerEntry(Entry):
 
 HERE = "mllm_tailor.training.optim"
 TABLE = {
-    "adamw": OptimizerEntry(f"{HERE}.torch_bnb:adamw", "Adam with decoupled decay; 8 bytes of state per weight", 8, shardable=True),
+    "adamw": OptimizerEntry(
+        f"{HERE}.torch_bnb:adamw", "Adam with decoupled decay; 8 bytes of state per weight", 8, shardable=True
+    ),
     "adamw_8bit": OptimizerEntry(f"{HERE}.torch_bnb:adamw_8bit", "AdamW with 8-bit state (bitsandbytes)", 2),
     "paged_adamw_32bit": OptimizerEntry(
         f"{HERE}.torch_bnb:paged_adamw_32bit", "AdamW whose state moves to main memory under pressure", 8

@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=24.0, help="of training, over all folds")
     parser.add_argument("--no-images", action="store_true", help="do not open the images, so copies are not found")
     parser.add_argument("--readings", type=Path, help="predictions of receipts on which the system was not trained")
+    parser.add_argument("--note", help="what the readings are, for the stored result")
     arguments = parser.parse_args()
     copies = {
         "official": arguments.work / "official",
@@ -88,6 +89,7 @@ def main() -> None:
         "minutes": arguments.minutes if arguments.folds else 0,
     }
     settings["images opened"] = not arguments.no_images
+    settings["note"] = arguments.note
     settings["receipts read"] = sum(1 for path in readings for _ in path.open())
     write_json(RESULT, {"machine": describe_machine(), "settings": settings, "rows": rows})
     print(table(rows))

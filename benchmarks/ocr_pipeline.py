@@ -21,8 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.device import describe_machine
 from mllm_tailor.core.io import read_json, write_json, write_jsonl
 from mllm_tailor.data.formats import is_amount, is_date
 from mllm_tailor.scoring import compare, score
@@ -68,6 +67,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only so many dev receipts")
     parser.add_argument("--environment", type=Path, help="where RapidOCR is or will be installed")
     parser.add_argument("--work", type=Path, default=Path(".benchmarks/ocr"))
+    parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in (arguments.folder / "metadata.jsonl").read_text("utf-8").splitlines()]
@@ -96,13 +96,13 @@ def main() -> None:
     for name, values in scores.items():
         values["seconds"] = seconds[name] and round(seconds[name], 2)
     result = {
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": describe_machine(),
         "receipts": len(dev),
         "ours": training_of(arguments.ours) | {"note": arguments.note} if arguments.ours else None,
         "requirements": REQUIREMENTS,
         "systems": scores,
     }
-    write_json(RESULT, result)
+    write_json(arguments.out, result)
     print(table(scores))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.data_examples import image
+from fixtures.data_examples import image, recording, write_tar
 from fixtures.label_files import write
 
 from mllm_tailor.core.conversation import Conversation
@@ -102,3 +102,51 @@ def test_keys_of_a_part_that_change_what_is_shown_are_named(tmp_path: Path) -> N
 def test_a_table_of_excel_states_its_separator(tmp_path: Path) -> None:
     (first, _), task, said = look(tmp_path, "sep=;\nfile_name;total\na.png;2,50\nb.png;3,50\n", "rows.csv")
     assert task.labels(first) == {"total": "2,50"} and first.source.endswith("rows.csv:3") and not said
+
+
+def test_pairs_of_user_and_assistant_are_a_conversation(tmp_path: Path) -> None:
+    """The Cauldron's rows, in JSON lines and as a member of a tar file."""
+    pairs = [{"user": "Which?", "assistant": "x", "source": "s"}, {"user": "And?", "assistant": "y", "source": "s"}]
+    samples, task, said = look(tmp_path, [{"texts": pairs, "images": [A, B]}])
+    assert task.name == "answer" and [task.phrase(sample).answer for sample in samples] == ["x", "y"]
+    assert [turn.text for turn in samples[1].history] == ["Which?", "x"] and "`source`" in said
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"conversations": [{"from": "human", "value": "<image>Which?"}, {"from": "gpt", "value": "x"}]},
+        {"texts": [{"user": "Which?", "assistant": "x"}], "image": "elsewhere.png"},
+    ],
+)
+def test_conversations_of_tar_files_are_read(stated: dict[str, Any], tmp_path: Path) -> None:
+    members = {"0.jpg": "image", "0.json": stated, "1.jpg": "image", "1.json": stated}
+    write_tar(tmp_path / "shard.tar", members)
+    first, second = read_samples(tmp_path).samples
+    assert (first.prompt, first.answer, len(first.media), second.id) == ("Which?", "x", 1, "1")
+
+
+@pytest.mark.parametrize("question", ["Which?", {"de": "Welche?", "en": "Which?"}])
+@pytest.mark.parametrize("answers", [["x", "y", "x"], '["x", "y", "x"]', "['x', 'y', 'x']"])
+def test_lists_of_answers_by_other_names(question: Any, answers: Any, tmp_path: Path) -> None:
+    rows = [{"image": name, "query": question, "answers": answers} for name in (A, B)]
+    (sample, _), task, said = look(tmp_path, rows)
+    assert (task.name, sample.prompt, sample.answer) == ("answer", "Which?", "x")
+    assert task.labels(sample) == {"answer": ["x", "y", "x"]} and ("`query.de`" in said) == isinstance(question, dict)
+
+
+@pytest.mark.parametrize(
+    ("row", "span"),
+    [
+        ({"start": "0.5", "end": "1.5"}, (0.5, 1.5)),
+        ({"begin": 0.5, "end": 1.5}, (0.5, 1.5)),
+        ({"start_time": 0.5, "end_time": 1.5}, (0.5, 1.5)),
+        ({"offset": "0.5", "duration": "1"}, (0.5, 1.5)),
+        ({"start": None, "end": None}, None),
+    ],
+)
+def test_spans_by_their_names(row: dict[str, Any], span: tuple[float, float] | None, tmp_path: Path) -> None:
+    write(tmp_path, {"a.wav": recording("a"), "rows.jsonl": [{"audio": "a.wav", "text": "x", **row}]})
+    (sample,) = read_samples(tmp_path).samples
+    assert sample.media[0].span == span
+    assert not span or not set(row) - {"duration"} & set(sample.fields)

@@ -184,10 +184,13 @@ def with_span(files: Sequence[tuple[Media, ...]], reader: KeyReader) -> list[tup
         DataError: naming the row, for a broken span or one that could be of several files.
     """
     timed = [media for file in files for media in file if media.kind != "image"]
-    spans = [span for begin, end in SPAN_COLUMNS if (span := seconds_of(reader, begin, end))] if timed else []
-    if timed and isinstance(offset := reader.get(OFFSET), (int, float)):
-        length = reader.get(DURATION)
-        if not isinstance(length, (int, float)) or length <= 0 or offset < 0:
+    spans: list[tuple[float, float]] = []
+    for begin, end in _stated_spans(reader) if timed else ():
+        if span := seconds_of(reader, begin, end):
+            spans.append(span)
+    if timed and (offset := _number(reader.get(OFFSET))) is not None:
+        length = _number(reader.get(DURATION))
+        if length is None or length <= 0 or offset < 0:
             raise reader.error(f"`offset` without a `duration` ({length!r})", "give both, in seconds")
         spans.append((float(offset), float(offset + length)))
     if not spans:
@@ -199,6 +202,21 @@ def with_span(files: Sequence[tuple[Media, ...]], reader: KeyReader) -> list[tup
     return [
         tuple(replace(media, span=spans[0]) if media.kind != "image" else media for media in file) for file in files
     ]
+
+
+def _stated_spans(reader: KeyReader) -> list[tuple[str, str]]:
+    """The pairs of columns that name a span; where two pairs share an end, the one whose begin is there."""
+    stated = [pair for pair in SPAN_COLUMNS if reader.values.get(pair[0]) not in (None, "")]
+    ends = {end for _, end in stated}
+    return [*stated, *(pair for pair in SPAN_COLUMNS if pair not in stated and pair[1] not in ends)]
+
+
+def _number(value: Any) -> float | None:
+    """A number, also as text of a table; None for anything else."""
+    try:
+        return None if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
+    except ValueError:
+        return None
 
 
 def _holds_labels(name: str, value: Any) -> bool:
@@ -236,7 +254,7 @@ def pop_options(values: dict[str, Any]) -> tuple[str, ...]:
     """
     for name in OPTION_COLUMNS:
         found = values.get(name)
-        found = _listed(found) if isinstance(found, str) else found
+        found = listed(found) if isinstance(found, str) else found
         texts = list(found.values()) if isinstance(found, Mapping) else found
         plain = isinstance(texts, list) and all(isinstance(text, (str, int, float)) for text in texts)
         if isinstance(texts, list) and plain and len(texts) > 1:
@@ -248,7 +266,7 @@ def pop_options(values: dict[str, Any]) -> tuple[str, ...]:
     return tuple(as_written(values.pop(letter)) for letter in letters)
 
 
-def _listed(text: str) -> Any:
+def listed(text: str) -> Any:
     """What a text of a table holds as a list or object, in JSON or as Python prints it; None where it is none."""
     if not text.lstrip().startswith(("[", "{")):
         return None

@@ -43,7 +43,9 @@ LAYOUTS = Registry(
             "label_studio:LAYOUT", "tasks with `data` and `annotations`, or `annotation_id` (Label Studio)"
         ),
         "doccano": _entry("doccano:LAYOUT", "rows with `filename` and a list `label` (doccano)"),
-        "chat": _entry("chat:LAYOUT", "rows with `messages` (OpenAI, TRL, ms-swift, LLaMA-Factory)"),
+        "chat": _entry(
+            "chat:LAYOUT", "rows with `messages` (OpenAI, TRL, ms-swift, LLaMA-Factory), or pairs in `texts`"
+        ),
         "llava": _entry(
             "llava:LAYOUT", "rows with `conversations` (LLaVA, ShareGPT), and `image`, `images` or `video`"
         ),

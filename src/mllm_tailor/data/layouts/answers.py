@@ -12,6 +12,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.columns import QUESTION_COLUMNS, listed
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.keys import NUMBERING_KEYS
@@ -24,8 +25,16 @@ CHOSEN = "multiple_choice_answer"  # VQAv2's name of the answer to learn
 
 def recognises(first: Mapping[str, Any]) -> bool:
     """Whether a row has a question with a list of answers, or a list of captions."""
-    asks = "question" in first and any(isinstance(first.get(name), list) for name in ANSWERS)
+    asks = _question_column(first) is not None and any(_is_list(first.get(name)) for name in ANSWERS)
     return asks or any(texts_of(first.get(name)) for name in CAPTIONS)
+
+
+def _question_column(values: Mapping[str, Any]) -> str | None:
+    return next((name for name in QUESTION_COLUMNS if values.get(name) is not None), None)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and isinstance(listed(value), list))
 
 
 def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | DataIssue]:
@@ -34,21 +43,31 @@ def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | Data
     Raises:
         DataError: naming the row.
     """
-    question = "question" in row.values
-    name = next((name for name in (ANSWERS if question else CAPTIONS) if name in row.values), "")
+    column = _question_column(row.values)
+    question, others = _in_one_language(row.values.get(column or ""), column or "")
+    name = next((name for name in (CAPTIONS if column is None else ANSWERS) if name in row.values), "")
     answers = texts_of(row.values.get(name)) if name else []
     if answers is None:
         found = kind_of(row.values[name])
         raise DataError(f"{row.source}: `{name}` should be a list of texts, found {found} — correct this row")
-    values = {key: value for key, value in row.values.items() if key not in (name, CHOSEN, "question")}
+    values = {key: value for key, value in row.values.items() if key not in (name, CHOSEN, column)}
     beside = {key: values.pop(key) for key in NUMBERING_KEYS & set(values) - set(file_columns(values))}
     learned = row.values.get(CHOSEN) or most_frequent(answers)
 
     def answered(sample: Sample) -> Sample:
-        sample = replace(sample, extra={**sample.extra, **beside})
-        return asked(sample, str(row.values["question"]), learned, answers) if question else captioned(sample, answers)
+        sample = replace(sample, extra={**sample.extra, **beside, **others})
+        return captioned(sample, answers) if column is None else asked(sample, question, learned, answers)
 
     return adjusted(read_columns(Row(row.source, values, row.split), folder, roots), answered)
+
+
+def _in_one_language(question: Any, column: str) -> tuple[str, dict[str, Any]]:
+    """The question, and those in other languages beside it: of several, the English one, else the first."""
+    if not isinstance(question, Mapping):
+        return ("" if question is None else str(question)), {}
+    texts = {str(name): text for name, text in question.items() if isinstance(text, str) and text}
+    chosen = "en" if "en" in texts else next(iter(texts), "")
+    return texts.get(chosen, ""), {f"{column}.{name}": text for name, text in texts.items() if name != chosen}
 
 
 def asked(sample: Sample, question: str, learned: Any, answers: Sequence[str]) -> Sample:
@@ -73,6 +92,7 @@ def texts_of(value: Any) -> list[str] | None:
     """Answers or captions as texts, from a list of texts or of objects that hold one; None for anything else."""
     if isinstance(value, Mapping):  # how Hugging Face stores a list of objects: an object of lists
         value = next((value[key] for key in ("answer", "raw", "caption", "text") if key in value), None)
+    value = listed(value) if isinstance(value, str) else value  # of a table
     if not isinstance(value, list):
         return None
     texts = [_text(item) for item in value]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Role, Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS, read_media, with_span
 from mllm_tailor.data.conversation import File, Part, Said, Slot, conversation_samples, parts_of
@@ -40,6 +41,7 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
     Raises:
         DataError: naming the row.
     """
+    row = of_texts(row)
     reader = KeyReader(row.values, row.source)
     messages = with_chosen(reader.get("messages"), "messages", reader)
     warnings: list[DataIssue] = []
@@ -49,6 +51,30 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
     ]
     yield from row_samples(said, messages, reader, row, roots)
     yield from warnings
+
+
+def of_texts(row: Row) -> Row:
+    """The row with the pairs in `texts` (The Cauldron's rows) as messages; what else a pair holds stays a key."""
+    texts = row.values.get("texts")
+    if "messages" in row.values or not has_texts(row.values):
+        return row
+    messages = []
+    for number, pair in enumerate(texts if isinstance(texts, list) else (), 1):
+        if not isinstance(pair, Mapping) or not {"user", "assistant"} <= set(pair):
+            raise DataError(f"{row.source}: `texts`: pair {number} has no `user` and `assistant` — correct this row")
+        others = {key: value for key, value in pair.items() if key not in ("user", "assistant", "system")}
+        messages += [{"role": "system", "content": pair["system"]}] if pair.get("system") else []
+        messages += [{"role": "user", "content": pair["user"]}]
+        messages += [{"role": "assistant", "content": pair["assistant"], **others}]
+    values = {key: value for key, value in row.values.items() if key != "texts"}
+    return Row(row.source, values | {"messages": messages}, row.split)
+
+
+def has_texts(values: Mapping[str, Any]) -> bool:
+    """Whether a row holds a conversation as `texts`, a list of pairs of `user` and `assistant`."""
+    texts = values.get("texts")
+    first = texts[0] if isinstance(texts, list) and texts else None
+    return isinstance(first, Mapping) and {"user", "assistant"} <= set(first)
 
 
 def with_chosen(messages: Any, name: str, reader: KeyReader) -> list[Any]:
@@ -217,4 +243,4 @@ def _media(value: Any, kind: MediaKind, roots: tuple[Path, ...], part: KeyReader
     return read_media(value, kind, roots, part.source)
 
 
-LAYOUT = row_layout(lambda first: isinstance(first.get("messages"), list), samples_of)
+LAYOUT = row_layout(lambda first: isinstance(first.get("messages"), list) or has_texts(first), samples_of)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,8 @@ from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import split_of
 from mllm_tailor.data.jsonl import Row, build
-from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, adjusted
+from mllm_tailor.data.layouts import chat, llava
+from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots, adjusted
 from mllm_tailor.data.layouts.columns import read_columns
 from mllm_tailor.media.source import media_kind
 
@@ -55,10 +56,20 @@ def _samples(row: Row, folder: Folder) -> Iterable[Sample | DataIssue]:
     """What a sample's .json states is kept beside a text or class of its own, else it is the labels."""
     values = dict(row.values)
     stated = values.pop(STATED, {})
+    if (read_talk := _talk_reader(stated)) is not None:  # its files are the members, whatever it calls them
+        said = {name: value for name, value in stated.items() if name not in chat.BESIDE}
+        return read_talk(Row(row.source, said | values, row.split), (folder.outer,))
     labelled = any(name in values for name in TEXT_SUFFIXES.values())
     samples = read_columns(Row(row.source, values if labelled else stated | values, row.split), folder, (folder.outer,))
     beside = stated if labelled else {}
     return adjusted(samples, lambda sample: replace(sample, extra={**sample.extra, **beside}))
+
+
+def _talk_reader(stated: Mapping[str, Any]) -> Callable[[Row, Roots], Iterable[Sample | DataIssue]] | None:
+    """How a .json is read that holds a conversation; None for one that holds none."""
+    if isinstance(stated.get("messages"), list) or chat.has_texts(stated):
+        return chat.samples_of
+    return llava.samples_of if isinstance(stated.get("conversations"), list) else None
 
 
 def _rows(path: Path, split: str | None) -> Iterator[Row | DataIssue]:

@@ -44,7 +44,7 @@ objective learns from).
 `tailor sweep recipe.yaml --learning-rates 1e-4,1e-3 --ranks 8,32 --budget 3e` finds a rate and rank by successive
 halving on the dev split.
 
-The objective is set in `train`:
+The objective is set in `train` ([rewards, preferences and teachers](rewards.md)):
 
 - default: the cross-entropy of the answers;
 - `distill: {teacher: FOLDER_OR_ID}`: labels and the logits of a larger model (Hinton et al. 2015), or with

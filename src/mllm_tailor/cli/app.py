@@ -605,6 +605,40 @@ def review(
     )
 
 
+@command(json=True)
+def label(
+    folder: Annotated[Path, typer.Argument(help="Folder of files without labels.", metavar="FOLDER")],
+    teacher: Annotated[
+        str, typer.Option("--teacher", "-t", help="A finished run, or an OpenAI-compatible endpoint (http://…/v1).")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the labels; default: FOLDER-labels.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", "-r", help="For an endpoint: the recipe whose task is labelled.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="For an endpoint: the model's name there.")] = None,
+    key: Annotated[str, typer.Option("--key", help="Environment variable that holds its key.")] = "OPENAI_API_KEY",
+    price: Annotated[
+        str | None, typer.Option("--price", help="Of a million tokens read and written, such as 0.15,0.60.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, max=5, help="Of the second reading, which must agree with the first.")
+    ] = 0.7,
+) -> None:
+    """Let a larger model draft labels of unlabelled files.
+
+    A file gets a label when two readings of it agree and, where the run promises it, its values are accepted.
+    """
+    from mllm_tailor.commands.label import LabelOptions, label_folder
+
+    label_folder(
+        folder,
+        teacher,
+        LabelOptions(out=out, recipe=recipe, model=model, key_variable=key, price=price, temperature=temperature),
+    )
+
+
 @command("next", json=True)
 def next_files(
     run_folder: RunPath,

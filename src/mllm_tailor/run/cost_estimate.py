@@ -6,6 +6,7 @@ pass and 4 in the backward pass where gradients flow (Kaplan et al. 2020, sectio
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,11 +20,14 @@ from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.resolve import ResolvedRun
+from mllm_tailor.run.rollouts import make_sampler
 from mllm_tailor.training import StepProfile, TrainingConfig, is_data_parallel, profile_step
 from mllm_tailor.training.optim.registry import TABLE
 
 MIN_SHARED_SECONDS = 120.0  # of training, from which further processes pay: each imports and loads a model
 MEMORY_SHARE = 0.8  # of the free memory, for all processes
+FORWARD = 1 / 3  # of a training pass: the backward pass takes twice as long
+TIMED_GROUPS = 2  # samples to which replies are sampled to estimate how long that takes
 MIN_LENGTH_RATIO = 1.3  # in operations, from which the longest sample says more about slope than about noise
 
 
@@ -32,7 +36,7 @@ class CostEstimate:
     """Estimated bytes and seconds."""
 
     peak_bytes: int
-    training_seconds: float  # of all steps, or the recipe's limit where that is less
+    training_seconds: float  # of all steps, sampling included, or the recipe's limit where that is less
     vision_seconds: float  # of the vision side over the training images, where it runs once
     scoring_seconds: float  # of base and tuned model, in every decoding mode
     micro_batch_samples: int  # samples in the largest micro-batch
@@ -97,7 +101,8 @@ def estimate_cost(
     samples = list(splits.learned)
     sizes = [lengths[sample.id] for sample in samples]
     profile = profile_step(model, samples, sizes, TrainingConfig.from_recipe(recipe))
-    estimate = extrapolate(profile, Shape.of(model), sizes, recipe.train, len(splits.train))
+    sampling = sampling_seconds(run, model, splits)
+    estimate = extrapolate(profile, Shape.of(model), sizes, recipe.train, len(splits.train), sampling)
     tiles = {sample.media: size.tiles for sample, size in zip(samples, sizes, strict=True)}  # each image counts once
     estimate = replace(
         estimate, vision_seconds=profile.vision_seconds * sum(tiles.values()), scoring_seconds=scoring_seconds
@@ -134,18 +139,63 @@ def single_process_reason(run: ResolvedRun) -> str:
     return ""
 
 
+def answers_per_sample(train: Train) -> int:
+    """How many answers to a sample an objective reads side by side in a training step."""
+    if train.reward is not None:
+        return train.reward.group_size
+    if train.prefer is not None:
+        return 3 if train.prefer.loss == "kto" else 2  # right, wrong, and of kto a mismatched one
+    return 1
+
+
+def forward_share(train: Train) -> float:
+    """Forward passes without gradients in a step, as a share of a training pass over the same answers."""
+    twice = (train.reward is not None and train.reward.kl_weight > 0) or (
+        train.prefer is not None and train.prefer.loss == "kto"
+    )
+    return FORWARD if twice else 0.0
+
+
+def sampling_seconds(run: ResolvedRun, model: LoadedModel, splits: Splits) -> float:
+    """To sample and score the replies to one training sample, timed on a few; 0 where the objective samples none."""
+    sampling = run.recipe.train.sampling
+    timed = splits.phrased[:TIMED_GROUPS]
+    if sampling is None or not timed:
+        return 0.0
+    was_training = model.model.training
+    model.model.eval()
+    started = time.perf_counter()
+    make_sampler(run, sampling, model, None)(timed, run.recipe.seed)
+    seconds = time.perf_counter() - started
+    model.model.train(was_training)
+    return seconds / len(timed)
+
+
 def extrapolate(
-    profile: StepProfile, shape: Shape, sizes: Sequence[Length], train: Train, num_samples: int
+    profile: StepProfile,
+    shape: Shape,
+    sizes: Sequence[Length],
+    train: Train,
+    num_samples: int,
+    sampling_seconds: float = 0.0,
 ) -> CostEstimate:
-    """From the profiled micro-batches to all; `num_samples` make up an epoch's number of steps."""
+    """From the profiled micro-batches to all; `num_samples` make up an epoch's number of steps.
+
+    `sampling_seconds` are those of the replies to one sample; replies are taken to be as long as the labels.
+    """
     costs = [shape.operations(size, vision=not profile.cached) for size in sizes]
+    answers = answers_per_sample(train)
+    updates = train.reward.updates if train.reward is not None else 1
     passes = train.passes(num_samples) * sum(_sample_seconds(cost, costs, profile) for cost in costs)
-    training = passes + profile.steps * profile.update_seconds
+    drawn = train.passes(num_samples) * num_samples * sampling_seconds / updates
+    training = answers * passes * (1 + forward_share(train)) + drawn + profile.steps * profile.update_seconds
     if train.max_minutes is not None:
         training = min(training, 60 * train.max_minutes)
     if train.max_cpu_minutes is not None:  # the fewest minutes that use up the CPU time
         training = min(training, 60 * train.max_cpu_minutes)
     largest = max(_padded_operations(indices, sizes, shape, profile) for indices in profile.micro_batches)
+    together = answers * _padded_operations((profile.longest,), sizes, shape, profile)  # never in two micro-batches
+    largest = max(largest, together) if answers > 1 else largest
     profiled = max(_padded_operations(indices, sizes, shape, profile) for indices in profile.profiled)
     added = profile.standing_bytes + profile.pass_bytes * max(1.0, largest / profiled)
     peak = profile.held_bytes + round(profile.slack * added)

@@ -57,9 +57,16 @@ class Endpoint:
         self.client.close()
 
     def ask(
-        self, conversation: Conversation, *, system: str | None, schema: Mapping[str, Any] | None, limit: int
+        self,
+        conversation: Conversation,
+        *,
+        system: str | None,
+        schema: Mapping[str, Any] | None,
+        limit: int,
+        temperature: float = 0.0,
+        seed: int | None = None,
     ) -> EndpointReply:
-        """The reply to a conversation, greedy, in a JSON schema where one is given.
+        """The reply to a conversation, greedy unless a temperature is given, in a JSON schema where one is given.
 
         Raises:
             RunError: when the endpoint cannot be reached or refuses the request.
@@ -68,10 +75,12 @@ class Endpoint:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": as_messages(conversation, system),
-            "temperature": 0,
+            "temperature": temperature,
             "max_tokens": limit,
             "logprobs": True,
         }
+        if temperature and seed is not None:
+            body["seed"] = seed
         if schema is not None:
             form = {"name": "reply", "strict": True, "schema": dict(schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": form}

@@ -19,7 +19,7 @@ from mllm_tailor.core.device import watch_memory
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.models import measure_length
 from mllm_tailor.recipe import read_recipe
-from mllm_tailor.run.cost_estimate import Shape, extrapolate
+from mllm_tailor.run.cost_estimate import Shape, answers_per_sample, extrapolate
 from mllm_tailor.run.resolve import resolve_saved
 from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.training import StepProfile, TrainingConfig, profile_step
@@ -101,6 +101,32 @@ def test_seconds_follow_the_arithmetic_and_the_epochs(tiny_model_folder: Path, s
     assert extrapolate(found, Shape.of(model), group_by_length, bounded.train, 12).training_seconds == pytest.approx(
         6.0
     )
+
+
+@pytest.mark.parametrize(
+    ("train", "passes", "drawn"),
+    [
+        ({"reward": {"group_size": 4}}, 4.0, 1.0),
+        ({"reward": {"group_size": 4, "kl_weight": 0.1}}, 4 * 4 / 3, 1.0),
+        ({"reward": {"group_size": 4, "updates": 2}}, 2 * 4.0, 1.0),
+        ({"reward": {"group_size": 4, "updates": 2}, "steps": 3}, 4.0, 0.5),
+        ({"distill": {"teacher": "large", "of": "replies"}}, 1.0, 1.0),
+        ({"prefer": {"loss": "mpo"}}, 2.0, 0.0),
+        ({"prefer": {"loss": "kto"}}, 3 * 4 / 3, 0.0),
+    ],
+)
+def test_an_objective_reads_its_answers_and_samples_its_replies(
+    train: dict[str, object], passes: float, drawn: float, tiny_model_folder: Path, samples: list[Conversation]
+) -> None:
+    """Twelve samples of a second each, and two seconds to sample the replies to one."""
+    model, _, recipe = prepare(tiny_model_folder, FULL, epochs=1, **train)
+    lengths = [measure_length(samples[0], model)] * 12
+    found = StepProfile(
+        100, 20, 5, ((0,),), longest=0, micro_batches=((0,),), pass_seconds=1.0, timed=(0,), cached=False
+    )
+    said = extrapolate(found, Shape.of(model), lengths, recipe.train, 12, sampling_seconds=2.0 if drawn else 0.0)
+    assert said.training_seconds == pytest.approx(12 * passes + 24 * drawn)
+    assert said.peak_bytes == 100 + 20 + 5 * answers_per_sample(recipe.train)
 
 
 def write_recipe(folder: Path, opened: Path, receipts: Path, **changes: object) -> Path:

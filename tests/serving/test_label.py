@@ -115,6 +115,24 @@ def test_a_second_call_asks_only_for_what_failed_and_changes_no_label(
         draft_labels(out, samples, run, Scripted(script(), "other"), Price())
 
 
+def test_rows_that_were_cut_off_are_made_again(run: ResolvedRun, folder: Path, tmp_path: Path) -> None:
+    """As a kill leaves them, in labels and ledger; a row without its last newline is whole."""
+    out, samples = tmp_path / "out", read_inputs([folder])
+    draft_labels(out, samples, run, Scripted(script()), Price())
+    whole = (out / "labels.jsonl").read_text()
+    (out / "labels.jsonl").write_text(whole[:-20])
+    (out / "ledger.jsonl").write_text((out / "ledger.jsonl").read_text()[:-20])
+    drafted = draft_labels(out, samples, run, Scripted(script()), Price())
+    assert (out / "labels.jsonl").read_text() == whole and drafted.counts["labelled"] == 2
+    (out / "labels.jsonl").write_text(whole[:-1])
+    again = Scripted(script() | {"4": Readings(prediction("4", "C", "9"), prediction("4", "C", "9"))})
+    draft_labels(out, samples, run, again, Price())
+    assert [row["id"] for row in rows(out / "labels.jsonl")] == ["0", "5", "4"]
+    (out / "labels.jsonl").write_text("[]\n" + whole)
+    with pytest.raises(RunError, match=r"labels.jsonl:1: not a row"):
+        draft_labels(out, samples, run, again, Price())
+
+
 def test_labels_that_were_there_are_kept(run: ResolvedRun, folder: Path, tmp_path: Path) -> None:
     """In the folder of the labels, and beside the files themselves."""
     out = tmp_path / "out"

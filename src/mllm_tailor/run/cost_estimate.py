@@ -186,8 +186,9 @@ def extrapolate(
     costs = [shape.operations(size, vision=not profile.cached) for size in sizes]
     answers = answers_per_sample(train)
     updates = train.reward.updates if train.reward is not None else 1
-    passes = train.passes(num_samples) * sum(_sample_seconds(cost, costs, profile) for cost in costs)
-    drawn = train.passes(num_samples) * num_samples * sampling_seconds / updates
+    rounds = train.passes(num_samples) / (updates if train.steps is not None else 1)
+    passes = rounds * updates * sum(_sample_seconds(cost, costs, profile) for cost in costs)
+    drawn = rounds * num_samples * sampling_seconds
     training = answers * passes * (1 + forward_share(train)) + drawn + profile.steps * profile.update_seconds
     if train.max_minutes is not None:
         training = min(training, 60 * train.max_minutes)

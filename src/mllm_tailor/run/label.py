@@ -8,15 +8,18 @@ ever appended, so labels that are there already are never changed, and a call th
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from mllm_tailor.core.errors import DataError, RunError
-from mllm_tailor.core.io import append_jsonl, fingerprint, read_json, read_jsonl, write_json
+from mllm_tailor.core.io import fingerprint, read_json, write_json
 from mllm_tailor.core.progress import progress
 from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.core.strict_json import dump_json, parse_json
+from mllm_tailor.core.summed_rows import append_row, finish_rows, intact_lines
 from mllm_tailor.run.resolve import ResolvedRun, field_kinds
 from mllm_tailor.scoring.judged import deciding_metric
 from mllm_tailor.scoring.metrics import METRICS
@@ -104,7 +107,7 @@ def draft_labels(out: Path, samples: Sequence[Sample], run: ResolvedRun, teacher
     check_task(run.task, run.metrics)
     _note_teacher(out, teacher)
     labels, ledger = out / LABELS, out / LEDGER
-    known = {str(row.get("file_name")) for _, row in read_jsonl(labels)} if labels.is_file() else set()
+    known = _labelled_files(labels)
     before = _ledger(ledger)
     settled = {name for name, row in before.items() if row["status"] != FAILED}
     kept = sum(_file(sample) in known and _file(sample) not in settled for sample in samples)
@@ -119,14 +122,15 @@ def draft_labels(out: Path, samples: Sequence[Sample], run: ResolvedRun, teacher
                 status, details = judge(run, readings)
                 failures = failures + 1 if status == FAILED else 0
                 if status == LABELLED and readings.first is not None:
-                    append_jsonl(labels, _row(run.task, sample, readings.first.fields))
-                append_jsonl(ledger, _ledger_row(sample, status, details, readings, price))
+                    append_label(labels, _row(run.task, sample, readings.first.fields))
+                append_row(ledger, _ledger_row(sample, status, details, readings, price))
                 if failures >= FAILURES_IN_A_ROW:
                     raise RunError(
                         f"{failures} files in a row could not be read ({readings.failure}) — when the teacher answers "
                         f"again, the same command continues; {ledger} holds what was read"
                     )
             display.advance(len(chunk))
+    finish_rows(ledger)
     return _summary(labels, _ledger(ledger), samples, kept)
 
 
@@ -157,6 +161,22 @@ def agree(run: ResolvedRun, first: Prediction, second: Prediction, name: str) ->
     return bool(ratio.denominator) and ratio.numerator >= ratio.denominator
 
 
+def append_label(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a row to labels that people may have edited meanwhile; a last line that was cut off is taken out."""
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        start = content.rfind(b"\n") + 1
+        try:
+            parse_json(content[start:].decode())
+        except ValueError:  # a call was killed while it wrote this row, which the ledger does not know yet
+            os.truncate(path, start)
+        else:
+            with path.open("ab") as stream:
+                stream.write(b"\n")
+    with path.open("ab") as stream:
+        stream.write(dump_json(row, indent=None).encode() + b"\n")
+
+
 def samples_without_labels(samples: Sequence[Sample], labelled: Iterator[Sample], task: Task) -> list[Sample]:
     """The samples whose files no labelled sample of the task shows."""
     shown = set()
@@ -168,6 +188,23 @@ def samples_without_labels(samples: Sequence[Sample], labelled: Iterator[Sample]
         if has_label:
             shown |= {media.path.resolve() for media in sample.media if media.path is not None}
     return [s for s in samples if not any(m.path is not None and m.path.resolve() in shown for m in s.media)]
+
+
+def _labelled_files(path: Path) -> set[str]:
+    """The files that have a label. A last line that was cut off counts for nothing.
+
+    Raises:
+        RunError: naming a row that cannot be read.
+    """
+    known = set()
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            known.add(str(parse_json(line.decode())["file_name"]))
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines) or line.endswith(b"\n"):
+                raise RunError(f"{path}:{number}: not a row with `file_name` — fix or remove it") from None
+    return known
 
 
 def _note_teacher(out: Path, teacher: Teacher) -> None:
@@ -183,7 +220,8 @@ def _note_teacher(out: Path, teacher: Teacher) -> None:
 
 def _ledger(path: Path) -> dict[str, dict[str, Any]]:
     """The last row of every file."""
-    return {row["file_name"]: row for _, row in read_jsonl(path)} if path.is_file() else {}
+    rows = (parse_json(line.decode()) for line in intact_lines(path))
+    return {row["file_name"]: row for row in rows}
 
 
 def _file(sample: Sample) -> str:

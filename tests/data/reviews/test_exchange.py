@@ -128,4 +128,4 @@ def test_a_review_in_a_folder_that_cannot_be_written_is_read(tmp_path: Path, mon
     (sample,) = read_samples(store.path).samples
     assert sample.fields["total"] == "7.00" and not store.path.with_name("corrections.db-wal").exists()
     with pytest.raises(DataError, match="readonly"):
-        Desk(store).take(ANNE)
+        Desk(store).release(ANNE)

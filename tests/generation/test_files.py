@@ -17,7 +17,7 @@ from mllm_tailor.core.manifest import create, record
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.run.new_files import Predictor, predict_to_file, prediction_row, stream
+from mllm_tailor.run.new_files import Predictor, _identity, predict_to_file, prediction_row, stream
 from mllm_tailor.run.output_file import sole_writer
 from mllm_tailor.run.resolve import resolve
 from mllm_tailor.run.run_dir import RunFolder
@@ -73,6 +73,28 @@ def test_every_file_has_a_row_under_its_relative_path(scans: Path, tmp_path: Pat
     assert len({row["id"] for row in rows}) == 5
     assert [bool(row.get("problem")) for row in rows] == [False, False, False, True, False]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.jsonl", "scans"]
+
+
+def test_label_files_and_notes_of_a_folder_are_named_and_have_no_row(
+    scans: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.json", "march/labels.CSV", "notes.txt", "README", ".hidden.txt"):
+        (scans / name).write_text("x")
+    files = {sample.extra["file"] for sample in read_inputs([scans])}
+    assert files == {"a.png", "b.png", "march/a.png", "notes.xyz"}
+    assert "4 label files and notes have no row: README, a.json, march/labels.CSV, notes.txt" in caplog.text
+    (sample,) = read_inputs([scans / "notes.txt"])
+    assert "the format .txt is not read" in str(sample.extra["problem"])
+
+
+def test_what_was_said_before_counts_when_predictions_are_continued(scans: Path) -> None:
+    manifest = scans / "rows.jsonl"
+    row: dict[str, Any] = {"image": "a.png", "question": "And the date?", "history": [["Total?", "9.00"]]}
+    kinds = []
+    for history in ([["Total?", "9.00"]], [["Shop?", "Kedai"]]):
+        manifest.write_text(json.dumps({**row, "history": history}) + "\n")
+        kinds.append(_identity(read_inputs([manifest])[0]))
+    assert kinds[0] != kinds[1]
 
 
 def test_rows_of_a_manifest_name_their_file_as_written(scans: Path) -> None:

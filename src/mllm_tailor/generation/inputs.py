@@ -33,6 +33,7 @@ NOTE_SUFFIXES = frozenset(
     | {".gz", ".lock", ".sha256", ".md5"}
 )
 NOTE_NAMES = frozenset({"license", "licence", "readme", "notice", "makefile", "dockerfile"})
+SHOWN_NOTES = 20
 MEDIA_KEYS: tuple[MediaKind, ...] = ("image", "video", "audio")
 
 
@@ -54,7 +55,12 @@ def read_inputs(paths: Sequence[Path]) -> list[Sample]:
 
 def _read(path: Path) -> Iterator[Sample]:
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if _wanted(file.relative_to(path)) and not _is_walked(file)]
+        listed = [file for file in sorted(path.rglob("*")) if not _is_hidden(file.relative_to(path))]
+        files = [file for file in listed if not _is_note(file) and not _is_walked(file)]
+        notes = [file.relative_to(path).as_posix() for file in listed if _is_note(file) and file.is_file()]
+        if notes:
+            named = ", ".join(notes[:SHOWN_NOTES]) + (", …" if len(notes) > SHOWN_NOTES else "")
+            logger.warning("%s: %d label files and notes have no row: %s", path, len(notes), named)
         if not files:
             yield _bad(path.name, str(path), "holds no image, video or recording — name the folder that does")
         for file in files:
@@ -80,10 +86,13 @@ def _about(sample: Sample, file: str) -> Sample:
     return replace(sample, extra={**sample.extra, "file": file})
 
 
-def _wanted(file: Path) -> bool:
-    """Everything that is not hidden but labels and notes; what cannot be opened gets a row that states so."""
-    hidden = any(part.startswith(".") for part in file.parts)
-    return not hidden and file.suffix.lower() not in NOTE_SUFFIXES and file.name.lower() not in NOTE_NAMES
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
+
+
+def _is_note(file: Path) -> bool:
+    """Labels and notes, which have no row; whatever else cannot be opened has one that states so."""
+    return file.suffix.lower() in NOTE_SUFFIXES or file.name.lower() in NOTE_NAMES
 
 
 def _of_file(path: Path) -> Sample:

@@ -22,6 +22,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from served import tiny_run
+
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE / "clients"
 PYTHON = {
@@ -34,16 +36,6 @@ NODE = {
     "openai (npm)": ("read_openai.mjs", ["openai", "zod"]),
     "ai (npm)": ("read_ai.mjs", ["ai", "@ai-sdk/openai-compatible", "zod"]),
 }
-
-
-def tiny_run(folder: Path) -> tuple[Path, Path]:
-    """A run with a random adapter, and a picture."""
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    from fixtures.served_runs import FIELDS, make_run, receipt_files
-
-    files = receipt_files(folder / "pictures", 1)
-    task = {"extract": {"fields": FIELDS}}
-    return make_run(folder / "runs", "receipts", Path("tiny"), task, max_new_tokens=200).path, files[0]
 
 
 def held_out_image(run: Path) -> Path:
@@ -139,7 +131,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "clients.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        run, image = (options.run, held_out_image(options.run)) if options.run else tiny_run(Path(temporary))
+        run, files = (options.run, [held_out_image(options.run)]) if options.run else tiny_run(Path(temporary))
         server, url = start_server(run)
         try:
             with urllib.request.urlopen(f"{url}/v1/models") as answer:
@@ -147,7 +139,7 @@ def main() -> int:
             environment = {
                 "CLIENT_URL": f"{url}/v1",
                 "CLIENT_MODEL": model["id"],
-                "CLIENT_IMAGE": str(image),
+                "CLIENT_IMAGE": str(files[0]),
                 "CLIENT_FIELDS": ",".join(model["tailor"]["fields"]),
             }
             rows = {"curl": try_curl(environment)}

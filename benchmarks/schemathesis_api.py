@@ -14,7 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from clients import install_python, start_server, tiny_run
+from clients import install_python, start_server
+from served import tiny_run
 
 HERE = Path(__file__).resolve().parent
 
@@ -32,7 +33,8 @@ def main() -> int:
         words = ["run", f"{url}/openapi.json", "--checks", "not_a_server_error", "--seed", "1"]
         words += ["--max-examples", str(options.examples), "--phases", "examples,coverage,fuzzing"]
         try:
-            done = subprocess.run([str(Path(python).with_name("schemathesis")), *words], capture_output=True, text=True)
+            command = [str(Path(python).with_name("schemathesis").absolute()), *words]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=temporary)
         finally:
             server.terminate()
             server.wait()

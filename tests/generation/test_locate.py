@@ -17,10 +17,10 @@ from torch.nn.functional import one_hot
 
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation import predict
-from mllm_tailor.generation.gaze import looks_of
 from mllm_tailor.generation.locate import SUPPORT, Locator, _looked_lines, _peaks
 from mllm_tailor.generation.predictor import Predictor
 from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.generation.visual_attention import visual_attention
 from mllm_tailor.models import LoadedModel, encode
 from mllm_tailor.models.bundled.build import build_tokenizer
 from mllm_tailor.models.inputs.visual_tokens import TokenGrid, image_token_columns, token_grids
@@ -101,7 +101,7 @@ def sequence_of(model: LoadedModel, sample: Sample, text: str) -> ReplySequence:
 def test_looks_are_the_attention_of_one_pass_over_prompt_and_reply(model: LoadedModel, samples: list[Sample]) -> None:
     sequence = sequence_of(model, samples[1], '{"company": "A"}')
     predictor = Predictor(model, TASK, SETTINGS, [DecodingMode.CONSTRAINED])
-    looks = looks_of(predictor.locator.prefill, sequence)  # type: ignore[arg-type]
+    looks = visual_attention(predictor.locator.prefill, sequence)  # type: ignore[arg-type]
     assert looks.shape[0] == len(sequence.tokens) and bool((looks.sum(1) <= 1 + 1e-5).all())
     encoded, kept = sequence.encoded, {}
     ids = torch.cat([encoded.ids, torch.tensor(sequence.tokens[:-1])])[None]
@@ -144,8 +144,8 @@ def test_boxes_change_no_reply_and_are_the_same_from_either_past(model: LoadedMo
     assert prefill is not None and prefill.shares_prefixes
     sequence = sequence_of(model, samples[2], located[2].text)
     prefixes, _, _ = prefill.read_prefixes([sequence.encoded])
-    from_prefix = looks_of(prefill, replace(sequence, prefix=prefixes[0]))
-    assert torch.allclose(from_prefix, looks_of(prefill, sequence), atol=1e-5)
+    from_prefix = visual_attention(prefill, replace(sequence, prefix=prefixes[0]))
+    assert torch.allclose(from_prefix, visual_attention(prefill, sequence), atol=1e-5)
 
 
 @pytest.mark.parametrize("fields", ["together", "side_by_side"])

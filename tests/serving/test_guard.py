@@ -94,6 +94,15 @@ def test_headers_and_own_pages(client: TestClient) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_the_openapi_document_names_the_models(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    extract = document["paths"]["/v1/extract"]["post"]["requestBody"]["content"]
+    names = [form["schema"]["properties"]["model"] for form in extract.values()]
+    names.append(document["components"]["schemas"]["ChatRequest"]["properties"]["model"])
+    served = [model["id"] for model in client.get("/v1/models").json()["data"]]
+    assert all(served in [option.get("enum") for option in name.get("anyOf", [name])] for name in names)
+
+
 def test_pages_of_other_origins_and_other_names_are_refused(client: TestClient) -> None:
     assert client.get("/v1/models", headers={"origin": "https://example.org"}).status_code == 403
     assert client.get("/v1/models", headers={"host": "example.org"}).status_code == 403

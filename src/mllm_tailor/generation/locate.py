@@ -16,9 +16,9 @@ from torch import Tensor
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Box, Location, Media, Where
 from mllm_tailor.generation.confidence import WrittenValue, values_in
-from mllm_tailor.generation.gaze import looks_of
 from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.generation.visual_attention import visual_attention
 from mllm_tailor.media.open import open_image
 from mllm_tailor.media.pdf import TextLayer, page_characters
 from mllm_tailor.media.source import is_pdf
@@ -51,14 +51,14 @@ class Locator:
         values = values_in(pieces)
         inner = {path: value for path, value in values.items() if not any(_inside(other, path) for other in values)}
         layers = _text_layers(sequence.media)
-        looks = _Looks(sequence, self.prefill)
+        attended = _AttendedLines(sequence, self.prefill)
         result: dict[str, Occurrence] = {}
         for path, value in inner.items():
             kind = self.kinds.get(_without_rows(path), "string")
             if layers is not None and kind not in NOT_PRINTED:
-                result[path] = _printed(_plain(value.text), kind, layers, looks, value)
-            elif looks.possible:
-                result[path] = looks.at(value) if _plain(value.text) else ()
+                result[path] = _printed(_plain(value.text), kind, layers, attended, value)
+            elif attended.possible:
+                result[path] = attended.at(value) if _plain(value.text) else ()
         return result or None
 
 
@@ -92,15 +92,17 @@ def _text_layers(pages: Sequence[Media]) -> list[TextLayer] | None:
     return layers or None
 
 
-def _printed(text: str, kind: str, layers: Sequence[TextLayer], looks: _Looks, value: WrittenValue) -> Occurrence:
-    """The place in the text layers; of several, the one nearest to where the model looked, else the first."""
+def _printed(
+    text: str, kind: str, layers: Sequence[TextLayer], attended: _AttendedLines, value: WrittenValue
+) -> Occurrence:
+    """The occurrence in the text layers; of several, the one nearest to where the model looked, else the first."""
     found = [
         occurrence
         for page, layer in enumerate(layers)
         for start, end in find_printed(text, kind, layer.text)
         if (occurrence := _lines(layer.boxes[start:end], page))
     ]
-    if len(found) > 1 and looks.possible and (seen := looks.at(value)):
+    if len(found) > 1 and attended.possible and (seen := attended.at(value)):
         return min(found, key=lambda occurrence: _distance(occurrence[0], seen[0]))
     return found[0] if found else ()
 
@@ -139,8 +141,8 @@ def whole_box(box: Sequence[float]) -> Box:
 
 
 @dataclass
-class _Looks:
-    """Where the model looked while it wrote a reply; computed when first needed."""
+class _AttendedLines:
+    """Lines that the model attended to while it wrote a reply; computed when first needed."""
 
     sequence: ReplySequence
     prefill: Prefill | None
@@ -161,8 +163,8 @@ class _Looks:
     def cells(self) -> list[Tensor]:
         """For each page (tokens of the reply, rows, columns) of attention."""
         assert self.prefill is not None
-        looks = looks_of(self.prefill, self.sequence)
-        return [grid.spread(looks) for grid in self.grids]
+        attention = visual_attention(self.prefill, self.sequence)
+        return [grid.spread(attention) for grid in self.grids]
 
     @cached_property
     def images(self) -> list[NDArray[np.uint8]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -56,6 +58,8 @@ def make_app(state: ServerState, files: Path) -> Guard:
         redoc_url=None,
         lifespan=lifespan,
     )
+    describe = app.openapi
+    app.openapi = lambda: name_models(copy.deepcopy(describe()), list(state.served))  # type: ignore[method-assign]
     install_handlers(app)
     routers = (chat_router, responses_router, decisions_router, extract_router, listing_router)
     for router in (
@@ -66,3 +70,20 @@ def make_app(state: ServerState, files: Path) -> Guard:
     ):
         app.include_router(router)
     return Guard(app, state.settings, state.metrics)
+
+
+def name_models(document: Any, names: list[str]) -> Any:
+    """The OpenAPI document with the names that requests can ask for, wherever a body has a `model`."""
+    if isinstance(document, list):
+        for item in document:
+            name_models(item, names)
+    elif isinstance(document, dict):
+        properties = document.get("properties")
+        model = properties.get("model") if isinstance(properties, dict) else None
+        if isinstance(model, dict):
+            for option in model.get("anyOf", [model]):
+                if option.get("type") == "string":
+                    option["enum"] = names
+        for item in document.values():
+            name_models(item, names)
+    return document

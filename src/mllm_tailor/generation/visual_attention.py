@@ -1,8 +1,8 @@
-"""Where the model looked while it wrote each token of a reply.
+"""Attention of a reply's tokens to visual tokens: where the model looked while it wrote each of them.
 
 The finished reply is fed once more after the keys and values of its prompt, and the decoder's attention to visual
 tokens is kept. Which heads read the page differs between models and cannot be known beforehand, so each head counts by
-how much the place where it looks changes from token to token: the variance of its attention vectors, E|w|² - |E w|².
+how much its attention moves from token to token: the variance of its attention vectors, E|w|² - |E w|².
 It is near 1 for a head that follows the print with a sharp look, and 0 for one that spreads evenly or always looks at
 the same token, as heads without anything to do look at one token (attention sinks, arXiv 2309.17453). Nothing is
 fitted.
@@ -26,7 +26,7 @@ from mllm_tailor.models.patches.recorded_attention import recording
 POWER = 2  # of a head's variance in the weighted mean: the few heads that read decide
 
 
-class _Looks:
+class _MeanAttention:
     """Attention of a reply's tokens to visual tokens, averaged over layers and heads as it arises."""
 
     def __init__(self, columns: Tensor, tokens: int, length: int) -> None:
@@ -49,17 +49,17 @@ class _Looks:
 
 
 @torch.inference_mode()
-def looks_of(prefill: Prefill, sequence: ReplySequence) -> Tensor:
-    """(tokens of the reply, visual tokens) float32: where the model looked while it wrote each token."""
+def visual_attention(prefill: Prefill, sequence: ReplySequence) -> Tensor:
+    """(tokens of the reply, visual tokens) float32: the heads' mean attention while each token was written."""
     model, encoded = prefill.model, sequence.encoded
     read = encoded.length - 1  # the last token of the prompt is fed with the reply: it writes the first one
     cache, known = _past(prefill, sequence, read)
     ids = torch.tensor([encoded.ids[known:].tolist() + sequence.tokens[:-1]], device=model.device)
     end = known + ids.shape[1]
     columns = image_token_columns(encoded.ids, model).to(model.device)
-    looks = _Looks(columns, len(sequence.tokens), end)
+    attention = _MeanAttention(columns, len(sequence.tokens), end)
     past = int(cache.get_seq_length())
-    with recording(model.model, looks.keep):
+    with recording(model.model, attention.keep):
         model.model(
             input_ids=ids,
             attention_mask=torch.ones(1, past + ids.shape[1], dtype=torch.long, device=model.device),
@@ -68,7 +68,7 @@ def looks_of(prefill: Prefill, sequence: ReplySequence) -> Tensor:
             use_cache=True,
             logits_to_keep=1,
         )
-    return looks.mean()
+    return attention.mean()
 
 
 def _past(prefill: Prefill, sequence: ReplySequence, read: int) -> tuple[Any, int]:

@@ -119,11 +119,11 @@ class Clients:
 
 def soak(run: Path, files: list[Path], clients: int, seconds: float) -> dict[str, Any]:
     """Ask for so many seconds."""
-    server = Server(run, clients)
+    server = Server(run, 2 * clients)  # those whose client left hold their room until the server notices
     asking = Clients(server, files)
     outcomes: Counter[tuple[str, str]] = Counter()
     lost: list[tuple[str, str]] = []
-    times, memory, number = [], [], 0
+    times, memory, number, shown = [], [], 0, 0
     started = time.monotonic()
     try:
         with ThreadPoolExecutor(clients) as pool:
@@ -134,6 +134,9 @@ def soak(run: Path, files: list[Path], clients: int, seconds: float) -> dict[str
                 number += clients * 4
                 times.append(elapsed)
                 memory.append(server.usage.memory_info().rss / 2**20)
+                for kind, status in lost[shown:]:
+                    print(f"lost: {kind} {status}", flush=True)
+                shown = len(lost)
                 print(f"{elapsed:.0f} s: {number} requests, {memory[-1]:.0f} MiB, {len(lost)} lost", flush=True)
         left = server.client.get("/metrics").text
         in_flight = next(line for line in left.splitlines() if line.startswith("tailor_requests_in_flight "))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from types import ModuleType
 
@@ -10,7 +11,7 @@ import pytest
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
+from mllm_tailor.run.resolve import ResolvedRun, metric_names, resolve_saved
 from mllm_tailor.run.rollouts import RewardScorer
 
 SAMPLE = Sample("7", fields={"total": "12.50", "tip": ""}, source="labels.csv:7")
@@ -50,6 +51,14 @@ def test_a_weighted_sum_is_a_multiple_of_a_power_of_two(run: ResolvedRun, functi
     reward, watched = RewardScorer(run, {"exact": 0.5, "my_rewards:short": 0.3}).for_sample(SAMPLE)("xx")
     assert reward == round((0.5 * 0.5 + 0.3 / 3) * 1024) / 1024  # an empty field that is left out is right
     assert "exact" not in watched and "my_rewards:short" not in watched
+
+
+def test_a_task_without_a_metric_needs_one(run: ResolvedRun) -> None:
+    bare = copy.copy(run.task)
+    bare.metrics = ()
+    with pytest.raises(RecipeError, match=r"`extract` has no metric of its own.*name one: `score`"):
+        metric_names([], bare)
+    assert metric_names(["exact"], bare) == ("exact",)
 
 
 @pytest.mark.parametrize(

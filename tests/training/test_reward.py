@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.rollouts import LONGEST, even_tokens
-from fixtures.small_job import batch_of, make_conversations, prepare, resumes_exactly, small_recipe, train
+from fixtures.small_job import batch_of, make_conversations, prepare, resumes_exactly, small_recipe, snapshot, train
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RecipeError, RunError
@@ -217,6 +217,27 @@ def test_equal_rewards_stop_a_training(tiny_model_folder: Path, samples: list[Co
     model, method, recipe = prepare(tiny_model_folder, LORA, reward=reward, steps=30, batch_size=1)
     with pytest.raises(RunError, match="had the same reward"):
         train(model, method, samples, recipe, tmp_path, objective_inputs=ObjectiveInputs(sample_replies=constant))
+
+
+@pytest.mark.parametrize("name", ["lomo", "adalomo"])
+def test_an_optimizer_that_updates_in_the_backward_pass(
+    name: str, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
+) -> None:
+    """It passes over a step twice, to clip gradients; both passes see the same replies, sampled once."""
+    model, method, recipe = prepare(
+        tiny_model_folder, {"name": name, "parts": ["language"]}, reward={"group_size": 2}, steps=2, batch_size=2
+    )
+    calls: list[int] = []
+
+    def sample(conversations: Sequence[Conversation], seed: int) -> list[list[Rollout]]:
+        calls.append(seed)
+        return [[Rollout([70, 71], [0, 1], 1.0), Rollout([72], [0], 0.0)] for _ in conversations]
+
+    before = snapshot(model)
+    inputs = ObjectiveInputs(sample_replies=sample, longest_reply=2)
+    result = train(model, method, samples, recipe, tmp_path, objective_inputs=inputs)
+    assert result.steps == len(calls) == 2 and all(math.isfinite(loss) for loss in result.losses)
+    assert any(not torch.equal(before[key], value) for key, value in snapshot(model).items())
 
 
 class TestRefused:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,18 +35,22 @@ class Sampling:
     def __call__(self, rows: Sequence[ReplySequence], logits: Tensor) -> Tensor:
         """(rows,) the next token of each row; `logits` (rows, vocabulary) are -inf for what the schema forbids."""
         probabilities = (logits.double() / self.temperature).softmax(-1)
+        drawn = torch.tensor([[self.uniform(row)] for row in rows], dtype=torch.float64, device=logits.device)
+        if self.top_p >= 1:  # sorting a large vocabulary takes longer than a small model's step
+            cumulative = probabilities.cumsum(-1)
+            chosen = torch.searchsorted(cumulative, drawn * cumulative[:, -1:], right=True)
+            return chosen.clamp(max=cumulative.shape[-1] - 1).squeeze(-1)
         ranked, order = probabilities.sort(-1, descending=True)
         cumulative = ranked.cumsum(-1)
         within = cumulative - ranked < self.top_p  # the likeliest is always among them
         mass = (ranked * within).sum(-1, keepdim=True)
-        drawn = torch.tensor([[self.uniform(row)] for row in rows], dtype=torch.float64, device=logits.device)
         chosen = torch.searchsorted(cumulative, drawn * mass, right=True)
         return order.gather(-1, chosen.clamp(max=within.sum(-1, keepdim=True) - 1)).squeeze(-1)
 
     def uniform(self, row: ReplySequence) -> float:
         """In [0, 1)."""
-        words = np.random.SeedSequence([self.seed, row.index, row.replica, len(row.tokens)])
-        return float(words.generate_state(1, np.uint64)[0] >> np.uint64(11)) / 2**53
+        words = f"{self.seed} {row.index} {row.replica} {len(row.tokens)}".encode()
+        return (int.from_bytes(hashlib.blake2b(words, digest_size=8).digest()) >> 11) / 2**53
 
 
 @dataclass(frozen=True)

@@ -213,9 +213,13 @@ def metric_names(score: list[str], task: Task) -> tuple[str, ...]:
     """The recipe's metrics, then the task's own that it does not name.
 
     Raises:
-        RecipeError: for an unknown metric.
+        RecipeError: for an unknown metric, and where there is none.
     """
     names = tuple(dict.fromkeys((*score, *task.metrics)))
+    if not names:
+        raise RecipeError(
+            f"the task `{task.name}` has no metric of its own, so nothing decides a run — name one: `score`"
+        )
     for name in names:
         METRICS.load(name)
     return names

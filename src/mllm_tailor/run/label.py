@@ -109,12 +109,12 @@ def draft_labels(out: Path, samples: Sequence[Sample], run: ResolvedRun, teacher
     labels, ledger = out / LABELS, out / LEDGER
     known = _labelled_files(labels)
     before = _ledger(ledger)
-    settled = {name for name, row in before.items() if row["status"] != FAILED}
-    kept = sum(_file(sample) in known and _file(sample) not in settled for sample in samples)
+    decided = {name for name, row in before.items() if row["status"] != FAILED}
+    kept = sum(_file(sample) in known and _file(sample) not in decided for sample in samples)
     failures = 0
     with progress("Drafting labels", len(samples)) as display:
         for chunk in (samples[start : start + teacher.chunk] for start in range(0, len(samples), teacher.chunk)):
-            open_ones = [sample for sample in chunk if _file(sample) not in settled | known]
+            open_ones = [sample for sample in chunk if _file(sample) not in decided | known]
             # A chunk is read as a whole, so that an interrupted call draws the same replies as one that was not.
             for sample, readings in zip(chunk, teacher.read(chunk) if open_ones else (), strict=False):
                 if sample not in open_ones:

@@ -1,6 +1,6 @@
 """Is the choice of `tailor next` better than a random one? Drawn receipts of shop chains of very different sizes.
 
-    python benchmarks/next.py --save          # about 3 CPU minutes
+    python benchmarks/next.py --save          # about 5 CPU minutes
 
 A pool of receipts of twelve chains of very different sizes, and a test set with as many of each. Beginning with six
 random labels, batches are chosen at random, by distance alone, and by doubt times distance, as `tailor next` does:

@@ -12,7 +12,8 @@ raw_real.jsonl   161 receipts of ICDAR 2019 SROIE (69 of them the dev part of th
                  of the values, of which promises can accept few.
 raw_tuned.jsonl  313 receipts of one fold of `audit.py --folds 2`, by the model trained for 38 minutes on the other half
                  (159 steps of four receipts), with none of the same companies: right in 29 % of the values.
-raw_drawn.jsonl  280 drawn receipts of five chains, each by a model tuned on other branches (`raw_scores.py --drawn`).
+raw_drawn.jsonl  one fold (141) of 280 drawn receipts of five chains, by a model tuned on the other branches
+                 (`raw_scores.py --drawn`): right in 38 % of the values.
 
 As no model at hand reads real receipts well, scores of one that does are simulated (280 receipts of 90 companies).
 

@@ -112,10 +112,9 @@ def commit() -> str:
     return stated or subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def run_experiment(experiment: Experiment, folder: Path, *, quick: bool) -> dict[str, Any]:
+def run_experiment(experiment: Experiment, folder: Path, times: int) -> dict[str, Any]:
     """One row of the table."""
     began = time.monotonic()
-    times = experiment.few if quick else experiment.times
     tally = experiment.inject(workspace_of(experiment, folder), folder, times)
     print(
         f"{experiment.name}: {tally.injected} injected, {tally.outcomes}, {time.monotonic() - began:.0f} s", flush=True
@@ -131,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--times", type=int, default=10**6, help="at most so many of each (regions, of flipped bytes)")
     parser.add_argument("--again", action="store_true", help="repeat experiments of which a result is stored")
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
@@ -154,7 +154,8 @@ def main() -> None:
             if experiment.mounts and not shortage.can_mount():
                 print(f"{experiment.name}: left out, mounting is not allowed here")
                 continue
-            row = run_experiment(experiment, folder, quick=arguments.quick)
+            times = experiment.few if arguments.quick else min(experiment.times, arguments.times)
+            row = run_experiment(experiment, folder, times)
             failed += len(row["failures"])
             if arguments.save:
                 stored[row["name"]] = row

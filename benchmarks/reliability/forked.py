@@ -79,21 +79,20 @@ class Ended:
         return re.sub(r"\s+", " ", self.output[at:])[:300] if at >= 0 else self.last_line
 
 
-def preload() -> None:
-    """Import what every command needs, once."""
+def preload(rooms: Sequence[str] = ROOMS) -> None:
+    """Import what every command needs, once; `rooms` are enough where commands open no model."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HF_HUB_OFFLINE"] = "1"
     from mllm_tailor.cli.main import prepare_process
 
     prepare_process()
-    import torch
-
-    for room in ROOMS:  # what commands import when they need it would be imported by every child
+    for room in rooms:  # what commands import when they need it would be imported by every child
         package = importlib.import_module(f"mllm_tailor.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith(OPTIONAL):
                 importlib.import_module(module.name)
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @dataclass

@@ -73,6 +73,7 @@ JOBS = {
         Job("CPU worker processes", recipe={"train": {"processes": 2}}, before=_fork_workers),
         Job("stages", recipe={"stages": STAGES}),
         Job("preference objective (DPO)", recipe={"train": {"prefer": {}, "epochs": 2}}),
+        Job("reward objective (GRPO)", recipe={"train": {"reward": {"group_size": 2, "max_new_tokens": 6}, "epochs": 1}}),
         Job("predict", ("predict", "runs/g", "d/images", "--out", "o.jsonl"), "o.jsonl", needs=("d", "model", "runs")),
     )
 }

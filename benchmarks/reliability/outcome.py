@@ -9,9 +9,7 @@ from typing import Any
 
 from mllm_tailor.core.io import sha256
 
-TIMES = {
-    "seconds", "seconds_left", "cpu_seconds", "samples_per_second", "tokens_per_second", "memory", "peak_bytes",
-}  # fmt: skip
+TIMES = {"seconds_left", "samples_per_second", "tokens_per_second", "memory", "peak_bytes"}  # and all in seconds
 # Locks, checksums of files with times in them, times, times of files, a page with a date, and where work began.
 IGNORED = {
     ".lock", ".owner.json", "manifest.json", "cost_estimate.json", "data_fingerprints.jsonl", "report.html",
@@ -51,7 +49,7 @@ def _values(file: Path) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items() if key not in TIMES}
+        return {key: _plain(inner) for key, inner in value.items() if key not in TIMES and not key.endswith("seconds")}
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -75,14 +75,18 @@ def write_model(folder: Path) -> None:
 PLACE = "place"  # the folder in which everything happens: a run knows its data by their absolute paths
 
 
-def make_workspace(folder: Path, *, with_run: bool = True) -> None:
-    """Data in `d`, the recipe `r.yaml`, the model in `model` and, unless told otherwise, the finished run `runs/g`."""
+def write_inputs(folder: Path) -> None:
+    """Data in `d` and the recipe `r.yaml`, which names a folder `model`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_data(folder / "d")
     write_recipe(folder / "r.yaml")
+
+
+def make_workspace(folder: Path) -> None:
+    """Data in `d`, the recipe `r.yaml`, the model in `model` and the finished run `runs/g`."""
+    write_inputs(folder)
     _made(run(lambda: write_model(folder / "model"), folder))
-    if with_run:
-        _made(run(["run", "r.yaml"], folder))
+    _made(run(["run", "r.yaml"], folder))
 
 
 def _made(ended: Any) -> None:

@@ -6,9 +6,9 @@
     python benchmarks/bad_inputs.py --only "recipes: two documents" --show
 
 Every input follows from its name: recipes, overrides, command lines, label files of every layout, odd files, media,
-model folders, run files, predictions, manifests, calibrations, corrections and reviews. A command is tried on each in a
-forked child of its own with limits of time and memory. The command fails when any ends in a traceback, by a signal, or not in time. Counts go to
-benchmarks/results/bad_inputs.json; docs/reliability.md shows them.
+model folders, run files, predictions, manifests, calibrations, corrections and reviews. A command is tried on each in
+a forked child of its own with limits of time and memory. The command fails when any ends in a traceback, by a signal,
+or not in time. Counts go to benchmarks/results/bad_inputs.json; docs/reliability.md shows them.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from reliability.outcome import outcome
 from reliability.workspace import copy_workspace, write_data, write_recipe
 
 STAGES = [{"name": "a", "train": {"epochs": 1}}, {"name": "b", "method": {"name": "lora", "rank": 3}}]
+REWARD = {"group_size": 2, "max_new_tokens": 6}
 HANG = 600.0  # seconds after which a command counts as hanging
 
 
@@ -73,7 +74,7 @@ JOBS = {
         Job("CPU worker processes", recipe={"train": {"processes": 2}}, before=_fork_workers),
         Job("stages", recipe={"stages": STAGES}),
         Job("preference objective (DPO)", recipe={"train": {"prefer": {}, "epochs": 2}}),
-        Job("reward objective (GRPO)", recipe={"train": {"reward": {"group_size": 2, "max_new_tokens": 6}, "epochs": 1}}),
+        Job("reward objective (GRPO)", recipe={"train": {"reward": REWARD, "epochs": 1}}),
         Job("predict", ("predict", "runs/g", "d/images", "--out", "o.jsonl"), "o.jsonl", needs=("d", "model", "runs")),
     )
 }

@@ -38,9 +38,10 @@ INPUTS = """
 ## Bad inputs
 
 Inputs that cannot be right, or are odd: recipes, overrides, command lines, label files of every layout in
-[data](data.md), files beside them, media, model folders, files of a run, predictions, manifests, calibrations, decisions
-about labels and databases of reviews. Each is tried in a process of its own with limits of time and memory, and must end
-in a message or in a result. *Accepted*: the rest of it was usable, or the command stated in its result what was wrong.
+[data](data.md), files beside them, media, model folders, files of a run, predictions, manifests, calibrations,
+decisions about labels and databases of reviews. Each is tried in a process of its own with limits of time and memory,
+and must end in a message or in a result. *Accepted*: the rest of it was usable, or the command stated in its result
+what was wrong.
 
 | kind | inputs | refused with a message | accepted | failures | commit, date |
 |---|---|---|---|---|---|

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import os
 import subprocess
@@ -97,6 +98,9 @@ def child(count: int) -> None:
         write_rows(Path(place), count)
 
         def measured(name: str, work: Callable[[], Any]) -> Any:
+            # What was made before is left out of the collector's passes, so that each curve is of its own work.
+            gc.collect()
+            gc.freeze()
             with watch_memory(pick_device()) as memory:
                 watch = Stopwatch()
                 made = work()

@@ -60,6 +60,7 @@ def run_json(*words: object) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
+@pytest.mark.slow
 def test_the_list_and_its_page(recipe: Path) -> None:
     result = run_json("audit", recipe)
     found = {(row["id"], row["field"]): row for row in result["suspects"]}
@@ -73,6 +74,7 @@ def test_the_list_and_its_page(recipe: Path) -> None:
     assert "http" not in html.replace("http-equiv", "")
 
 
+@pytest.mark.slow
 def test_decisions_are_kept_and_a_run_takes_them_up(recipe: Path, tmp_path: Path) -> None:
     decisions = tmp_path / "decisions.jsonl"
     rows = [

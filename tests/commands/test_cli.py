@@ -60,6 +60,7 @@ def test_commands_in_help_are_never_wrapped(width: str) -> None:
     assert "tailor run recipe.yaml train.epochs=5\n" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["40", "200"])
 def test_a_user_error_is_one_message_without_traceback(tmp_path: Path, width: str) -> None:
     folder = tmp_path / "a folder [red] with a name that is longer than a line of the terminal"
@@ -102,6 +103,7 @@ def test_version() -> None:
     assert tailor("--version").stdout.startswith("mllm-tailor ")
 
 
+@pytest.mark.slow
 def test_completion_scripts_and_words() -> None:
     shown = tailor("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "_TAILOR_COMPLETE" in shown.stdout
@@ -137,6 +139,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     assert command.errors.read_text() == ""
 
 
+@pytest.mark.slow
 def test_nothing_breaks_where_the_terminal_has_another_encoding() -> None:
     result = tailor("run", "none.yaml", PYTHONIOENCODING="ascii")
     assert result.returncode == 2 and result.stderr.startswith("Error: none.yaml: ") and "?" in result.stderr

@@ -109,6 +109,7 @@ def test_rows_are_numbered_and_named(tmp_path: Path) -> None:
     assert len(list(read_lines(file, limit=50 + 1))) == 3
 
 
+@pytest.mark.slow
 def test_packed_rows_are_limited_by_their_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io, "UNPACKED_FREE", 1 << 16)
     rows = [json.dumps({"a": math.sin(number)}) for number in range(20_000)]

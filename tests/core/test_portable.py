@@ -43,6 +43,7 @@ def on_other_system(code: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_core_and_media_import_and_measure_where_linux_calls_are_missing(tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     printed = on_other_system(

@@ -65,6 +65,7 @@ def exchanged(value: Any, rng: random.Random) -> Any:
     return value | {name: exchanged(value[name], rng)}
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seeds=st.lists(st.integers(0, 2**32), min_size=1, max_size=4))
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.layout}-{example.task}")

@@ -111,6 +111,7 @@ KEYS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     rows=st.lists(st.dictionaries(st.sampled_from(KEYS), json_values, max_size=5) | json_values, min_size=1, max_size=4)

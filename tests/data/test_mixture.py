@@ -110,6 +110,7 @@ def ready(said: dict[str, Any]) -> Splits:
     return prepare(resolve(make_recipe(said)), decode=False)[0]
 
 
+@pytest.mark.slow
 def test_the_ledger_accounts_for_every_sample_of_every_source(folders: Path, tmp_path: Path) -> None:
     splits = ready(values(folders))
     lengths = {sample.id: Length(10, 2, 1, 0, 0) for sample in (*splits.learned, *splits.held_out)}
@@ -185,6 +186,7 @@ def test_a_mixture_runs_from_beginning_to_end(
     assert "mixed" in run.report.read_text()
 
 
+@pytest.mark.slow
 def test_a_kind_of_samples_moves_its_parts_alone(tiny_model_folder: Path, tmp_path: Path) -> None:
     pictures = [replace(sample, answer="7") for sample in make_samples(tmp_path / "pictures", 4)]
     texts = [Sample(f"t{number}", prompt="Say seven.", answer=str(number)) for number in range(4)]

@@ -141,6 +141,7 @@ def unaccounted(file: Path, folder: Path, layout: str, key: str, mark: str) -> s
     return None if named or refused or key in HARMLESS else f"`{key}` is lost: {messages or 'no message'}"
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(seed=st.integers(0, 2**32))
 @pytest.mark.parametrize("example", EVERY, ids=lambda example: f"{example.layout}-{example.task}")

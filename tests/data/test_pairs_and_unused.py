@@ -72,7 +72,7 @@ def test_rejected_replies_of_rows_are_those_of_the_objective(tmp_path: Path) -> 
     """No reply is generated where every row states one; one that equals the label makes no pair."""
     samples, _ = read(tmp_path, dict(PAIRS["TRL"]), {"prompt": "Date?", "chosen": "May", "rejected": "May "})
     phrased = tuple(map(open_task("answer").phrase, samples))
-    splits: Any = SimpleNamespace(train=samples, phrased=phrased)
+    splits: Any = SimpleNamespace(train=samples, phrased=phrased, mixed_samples=())
     unused: Any = None
     assert rejected_replies(unused, unused, splits, unused, unused) == {"row-0": "900"}
 

@@ -64,6 +64,7 @@ def named(faults: list[DataIssue], word: str) -> set[str | None]:
     return {fault.sample_id for fault in faults if word in fault.problem}
 
 
+@pytest.mark.slow
 def test_every_planted_leak_is_found_and_nothing_else(tmp_path: Path) -> None:
     train = [sample(tmp_path, number) for number in range(30)]
     saved = io.BytesIO()
@@ -85,6 +86,7 @@ def test_every_planted_leak_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert set(exclusions(validation)) == {"1", "3"}, "the training side goes, the held-out side stays"
 
 
+@pytest.mark.slow
 def test_damaged_missing_empty_and_unlabelled_samples(tmp_path: Path) -> None:
     whole = (receipt(1), receipt(2))
     faulty = {
@@ -114,6 +116,7 @@ def test_without_decoding_missing_and_empty_files_are_still_found(tmp_path: Path
     assert named(validation.errors(), "the same file") == {"3"}
 
 
+@pytest.mark.slow
 def test_odd_values_empty_fields_duplicates_and_ways_of_writing(tmp_path: Path) -> None:
     train = [sample(tmp_path, number) for number in range(20)]
     train.append(sample(tmp_path, 20, date="soon", total=""))
@@ -129,6 +132,7 @@ def test_odd_values_empty_fields_duplicates_and_ways_of_writing(tmp_path: Path) 
     assert facts["company"].patterns == ()
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_its_decoder_is_a_fault_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that dies on one file is replaced, and the files after it are decoded."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -152,6 +156,7 @@ def test_a_file_that_kills_its_decoder_is_a_fault_like_others(tmp_path: Path, mo
     assert decoded[0] == decode_one(files[0]) and decoded[0].size == (240, 320) and len(decoded[0].sha256) == 64
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_is_replaced_and_no_file_is_blamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +178,7 @@ def test_a_worker_killed_from_outside_is_replaced_and_no_file_is_blamed(
     assert (tmp_path / "killed").exists() and [item.problem for item in decoded] == [None, None]
 
 
+@pytest.mark.slow
 def test_workers_agree_with_this_process_on_every_kind(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "clip.mp4"), "w") as container:
@@ -204,6 +210,7 @@ def test_a_file_over_the_limit_is_named_and_not_read(tmp_path: Path, monkeypatch
         assert "over the limit of" in (decode_one(Media(kind, path=tmp_path / name)).problem or "")
 
 
+@pytest.mark.slow
 def test_every_view_of_a_scene_is_decoded(tmp_path: Path) -> None:
     paths = [sample(tmp_path, number).media[0].path for number in range(3)]
     whole = Media("image", paths[0], views=tuple(paths))
@@ -311,6 +318,7 @@ def test_a_split_column_and_questions_are_proposed(tmp_path: Path) -> None:
         propose_recipe(read_samples(labelled_folder(tmp_path / "bare", [{"split": "train"}])))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     rows=st.lists(

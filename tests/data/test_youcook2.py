@@ -63,6 +63,7 @@ def test_bad_rows_are_named_and_the_rest_is_read(changes: dict[str, Any], words:
     assert words in faults[0].problem and faults[0].source.endswith(":2")
 
 
+@pytest.mark.slow
 def test_a_file_cut_off_in_the_middle_says_so(tmp_path: Path) -> None:
     rows = [ROW | {"video_id": f"{number}-{number**7}"} for number in range(500)]
     file = written(tmp_path, *rows) / "annotations.jsonl.gz"

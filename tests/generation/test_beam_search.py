@@ -80,6 +80,7 @@ def test_it_finds_the_likeliest_of_all_replies(model: LoadedModel, samples: list
         assert sum(row.logprobs) <= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constrained", [True, False])
 def test_one_beam_writes_what_greedy_does(model: LoadedModel, samples: list[Sample], constrained: bool) -> None:
     """Also the probabilities behind the confidence."""
@@ -110,6 +111,7 @@ def test_more_beams_never_say_less_likely_things(model: LoadedModel, samples: li
         assert likely[1] >= likely[0] - 1e-4
 
 
+@pytest.mark.slow
 def test_held_replies_follow_the_schema_and_both_ways_share_a_reading(
     model: LoadedModel, samples: list[Sample]
 ) -> None:
@@ -123,6 +125,7 @@ def test_held_replies_follow_the_schema_and_both_ways_share_a_reading(
     assert all(one.seconds > 0 for one in both[DecodingMode.CONSTRAINED])
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(model: LoadedModel, samples: list[Sample]) -> None:
     texts = [
         [one.text for one in predict(model, TASK, samples, Predict(max_new_tokens=40, num_beams=4, batch_size=batch))]

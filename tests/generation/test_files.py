@@ -182,8 +182,9 @@ def test_a_stream_gives_predictions_as_they_are_made_and_can_be_left(scans: Path
 
 def test_the_page_describes_every_key() -> None:
     prediction = Prediction(
-        "a", "{", {"total": "7"}, {"total": 0.5}, problem="no JSON", cut=True, accept={"total": True}
-    )
+        "a", "{", {"total": "7"}, {"total": 0.5}, problem="no JSON", cut=True, accept={"total": True},
+        where={"total": ()}, candidates={"total": ["1"]},
+    )  # fmt: skip
     row = prediction_row(Sample("a", extra={"file": "a.png"}), prediction)
     keys = re.findall(r"^\| `(\w+)` \|", PAGE.read_text().partition("## Values")[0], re.M)
     uncalibrated = prediction_row(Sample("a"), Prediction("a", "7", {"total": "7"}, raw={"total": {"mean": 0.5}}))

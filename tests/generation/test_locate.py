@@ -129,6 +129,7 @@ def test_a_sharp_look_makes_lines_and_a_spread_one_none() -> None:
     assert _peaks(torch.full((4, 12, 10), 1 / 120))[:, 2].mean() < SUPPORT
 
 
+@pytest.mark.slow
 def test_boxes_change_no_reply_and_are_the_same_from_either_past(model: LoadedModel, samples: list[Sample]) -> None:
     plain = predict(model, TASK, samples, SETTINGS.model_copy(update={"boxes": False}))
     located = predict(model, TASK, samples, SETTINGS)

@@ -68,6 +68,7 @@ def texts(predictions):
     return [prediction.text for prediction in predictions]
 
 
+@pytest.mark.slow
 def test_prompts_kept_apart_say_what_copied_ones_say(
     model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ def test_prompts_are_kept_apart_where_the_layers_are_known(
     assert not GenerationEngine(model, vocabulary, 4).prefill.shares_prefixes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [True, False])
 def test_fields_side_by_side_say_what_each_says_alone(
     model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, apart: bool
@@ -112,12 +114,14 @@ def test_fields_side_by_side_say_what_each_says_alone(
     assert len(set(texts(found))) > 1
 
 
+@pytest.mark.slow
 def test_free_replies_are_written_whole(model: LoadedModel, samples: list[Sample]) -> None:
     both, free = predict_both(model, TASK, samples, APART), predict(model, TASK, samples, TOGETHER, constrained=False)
     assert texts(both[DecodingMode.UNCONSTRAINED]) == texts(free)
     assert texts(both[DecodingMode.CONSTRAINED]) == texts(predict(model, TASK, samples, APART))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 14, 20])
 def test_a_limit_is_one_of_each_field(model: LoadedModel, samples: list[Sample], limit: int) -> None:
     found = predict(model, TASK, samples, APART.model_copy(update={"max_new_tokens": limit}))

@@ -134,6 +134,7 @@ def reference(model: LoadedModel, sample: Sample, limit: int, *, feed_forced: bo
     return vocabulary.text_of(tokens)
 
 
+@pytest.mark.slow
 def test_constrained_replies_equal_the_plainest_decoding(model, samples):
     predictions = predict(model, TASK, samples, SETTINGS)
     assert len(set(texts(predictions))) > 2  # the model is lively, so that equality means something
@@ -144,6 +145,7 @@ def test_constrained_replies_equal_the_plainest_decoding(model, samples):
     assert [prediction.id for prediction in predictions] == [sample.id for sample in samples]
 
 
+@pytest.mark.slow
 def test_free_replies_equal_generate(model, samples):
     predictions = predict(model, TASK, samples, settings(max_new_tokens=24), constrained=False)
     vocabulary = vocabulary_of(model)
@@ -154,6 +156,7 @@ def test_free_replies_equal_generate(model, samples):
         assert prediction.problem  # noise is no JSON: counted, not raised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constrained", [True, False])
 def test_batch_compaction_and_order_change_nothing(model, samples, constrained, monkeypatch):
     most = 120 if constrained else 40
@@ -171,6 +174,7 @@ def test_batch_compaction_and_order_change_nothing(model, samples, constrained, 
             assert means(other) == pytest.approx(means(one), rel=1e-3, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_forced_tokens_fed_together_equal_forced_tokens_decoded(model, samples):
     together = predict(model, TASK, samples, SETTINGS)
     singly = predict(model, TASK, samples, SETTINGS, engine=make_engine(model, SETTINGS, feed_forced=False))
@@ -188,6 +192,7 @@ def test_forced_tokens_fed_together_equal_forced_tokens_decoded(model, samples):
     assert all(prediction.problem is None for prediction in (*together, *singly))
 
 
+@pytest.mark.slow
 def test_confidence_is_the_models_own_probability(model, samples):
     """Teacher forcing over the whole reply gives the probabilities that were collected block by block."""
     vocabulary = vocabulary_of(model)
@@ -208,6 +213,7 @@ def test_confidence_is_the_models_own_probability(model, samples):
                 assert logprob == pytest.approx(float(logprobs[start + place, token]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_no_answer_can_reach_the_model(model, samples, monkeypatch):
     seen: list[list[int]] = []
     module = sys.modules["mllm_tailor.generation.predictor"]
@@ -232,6 +238,7 @@ def test_no_answer_can_reach_the_model(model, samples, monkeypatch):
     assert len(seen) == 5 and not any("POISON" in model.tokenizer.decode(ids) for ids in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 9, 20, 45])
 def test_tight_limits_still_end_in_json(model, samples, limit):
     short = settings(max_new_tokens=limit)
@@ -243,6 +250,7 @@ def test_tight_limits_still_end_in_json(model, samples, limit):
             assert all(0 <= value <= 1 for value in means(prediction).values())
 
 
+@pytest.mark.slow
 def test_questions_about_one_picture_read_it_once(model, samples):
     questions = ["How much?", "Who?", "How much was paid, and when?", "When?"]
     asked = [replace(samples[place], prompt=text, id=f"{place}{text}") for text in questions for place in (4, 1)]
@@ -254,6 +262,7 @@ def test_questions_about_one_picture_read_it_once(model, samples):
     assert sum(shared) * len(questions) == sum(apart)
 
 
+@pytest.mark.slow
 def test_both_modes_at_once_equal_each_alone(model, samples):
     mixed = [*samples, Sample("gone", extra={"problem": "gone.png: no such file"})]
     done = []
@@ -271,6 +280,7 @@ def test_both_modes_at_once_equal_each_alone(model, samples):
         assert sorted(found.id for found, which in done if which == mode) == sorted(sample.id for sample in mixed)
 
 
+@pytest.mark.slow
 def test_memory_of_pictures_changes_nothing_but_the_work(model, samples):
     memory = VisionFeatureCache()
     with tiles_seen(model) as first:

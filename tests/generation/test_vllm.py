@@ -170,6 +170,7 @@ def scripted(model: LoadedModel, samples: list[Sample], settings: Predict) -> Sc
     return Scripted(replies)
 
 
+@pytest.mark.slow
 def test_replies_of_another_engine_become_the_same_predictions(
     model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +260,7 @@ def test_an_engine_that_is_missing_or_unknown_is_named(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_rows_with_another_engine(
     model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_the_page_runs_and_the_library_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_example_package_adds_a_metric_and_a_layout(tmp_path: Path) -> None:
     source = tmp_path / "plugin"
     shutil.copytree(EXAMPLES / "plugin", source)

@@ -17,6 +17,7 @@ LIGHT = ("label files", "odd files")  # which load no torch
 ROOMS = ("data", "media", "tasks")  # that they need
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 def test_a_choice_of_bad_inputs_ends_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -218,6 +218,7 @@ CUT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CUT, "HEIF"])
 @settings(max_examples=25)
 @given(share=st.floats(0, 1, exclude_max=True))

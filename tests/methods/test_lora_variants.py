@@ -76,6 +76,7 @@ class TestLoraPlus:
         assert rates[f"{QUERY}.lora_A.default.weight"] == 1e-3
         assert rates[f"{QUERY}.lora_B.default.weight"] == 8e-3
 
+    @pytest.mark.slow
     def test_a_ratio_of_one_is_lora(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
         found = []
         for name, extra in (("lora", {}), ("lora_plus", {"ratio": 1.0})):
@@ -137,6 +138,7 @@ class TestDylora:
             found.append(logits(model, samples))
         assert torch.equal(*found)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("rank", [1, 3, 5])
     def test_cut_at_b_is_lora_of_rank_b(
         self, rank: int, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
@@ -167,6 +169,7 @@ class TestDylora:
         wanted = [False, False, True, False, False, False] if frozen else [True, True, True, False, False, False]
         assert rows.tolist() == columns.tolist() == wanted
 
+    @pytest.mark.slow
     def test_every_step_draws_its_rank(self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
         model, method, recipe = prepare(tiny_model_folder, DYLORA, epochs=12)
         ranks = []

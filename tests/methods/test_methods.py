@@ -63,6 +63,7 @@ def tied_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_method_from_beginning_to_end(
     case: str, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
@@ -209,6 +210,7 @@ def test_a_published_style_adapter_goes_on_the_unpacked_base(
     assert not torch.equal(logits(unpacked, samples), logits(model, samples))  # the base's rounding error is missing
 
 
+@pytest.mark.slow
 def test_a_sum_packed_again_is_what_packing_it_gives(
     tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
@@ -279,6 +281,7 @@ class TestBeforeLoading:
         with pytest.raises(RecipeError, match="above the width 64"):
             check_model(resolve(recipe))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("case", CASES)
     def test_counts_are_those_of_the_whole_model(self, case: str, tiny_model_folder: Path) -> None:
         method = make_method(small_recipe(CASES[case]))
@@ -308,6 +311,7 @@ class TestRefusals:
         with pytest.raises(ModelError, match="weights differ"):
             method.load(load_model(other, dtype="float32"), tmp_path / "adapter")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("fault", ["no weights", "cut", "a flipped bit", "no config", "no fit", "not an adapter"])
     def test_damaged_adapters(self, fault: str, tiny_model_folder: Path, tmp_path: Path) -> None:
         model, method, _ = prepare(tiny_model_folder, LORA)

@@ -42,6 +42,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
 class TestAdalora:
     SPEC: ClassVar[dict[str, Any]] = {"name": "adalora", "rank": 6, "target": 2, "start": 0.1, "end": 0.3}
 
+    @pytest.mark.slow
     def test_the_budget_falls_and_ranks_differ(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -73,6 +74,7 @@ class TestAdalora:
         (0.5 / count * (rows @ rows.T - torch.eye(6)).norm()).backward()
         assert difference(layer.lora_A[ADAPTER].grad, rows.grad) < 1e-5
 
+    @pytest.mark.slow
     def test_written_as_a_plain_lora(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:

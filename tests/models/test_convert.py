@@ -130,6 +130,7 @@ def test_the_reference_tells_settings_apart(tmp_path: Path) -> None:
         assert (reference.logits(ids, pixels, weights, other, 9) - plain).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_adapters_left_in_a_checkpoint_are_merged(tmp_path: Path) -> None:
     config, weights = write_checkpoint(tmp_path / "original", use_llm_lora=4, use_backbone_lora=4)
     tuned, wrapped = dict(weights), {}
@@ -202,6 +203,7 @@ def test_shards_in_and_shards_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         convert(parts, tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_opened_from_the_original_once_converted_then_from_the_copy(tmp_path: Path, cache: Path) -> None:
     write_checkpoint(tmp_path / "mini")
     first = load_model(tmp_path / "mini")
@@ -336,6 +338,7 @@ def test_several_pictures_no_picture_and_a_clip(tmp_path: Path) -> None:
     assert frames == (f"{head}Frame-1: <img></img>\nFrame-2: <img></img>\n{tail}", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["InternLM2ForCausalLM", "Phi3ForCausalLM"])
 def test_in_bf16_it_is_the_same_model_less_exactly(language: str, tmp_path: Path) -> None:
     config, weights = write_checkpoint(tmp_path / "original", language, torch_dtype="bfloat16")

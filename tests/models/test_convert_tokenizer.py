@@ -65,6 +65,7 @@ def test_places_in_the_older_file_hold_too(tmp_path: Path) -> None:
     assert {token: model.tokenizer.convert_tokens_to_ids(token) for token in older} == older
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begins", [True, False])
 def test_texts_begin_as_the_tokenizer_states(begins: bool, tmp_path: Path) -> None:
     """The Llama of InternVL 1.2 and InternVL2-40B (Yi) puts no token before a text."""

@@ -63,6 +63,7 @@ def test_the_same_numbers_as_the_processor_and_model_of_transformers(folder: Pat
     assert (mine[0] - mine[1]).abs().max() > 1e-3  # it tells pictures apart
 
 
+@pytest.mark.slow
 def test_lora_on_every_part_saved_reloaded_and_merged(folder: Path, tmp_path: Path) -> None:
     parts = [part for part, names in load_model(folder).family.linear_names.items() if names]
     assert parts == ["vision", "projector", "language"]

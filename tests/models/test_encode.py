@@ -173,6 +173,7 @@ def test_system_text_of_the_model_and_of_the_sample(tiny_model_folder: Path) -> 
     assert "system" not in model.tokenizer.decode(encode(replace(plain, system=""), model).ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["internvl", "qwen2_vl", "llava"])
 def test_a_saved_model_keeps_its_system_text_for_others(kind: str, tiny_model_folder: Path, tmp_path: Path) -> None:
     """The template of a merged folder writes it, as vLLM and transformers use it; a message of its own wins."""
@@ -281,6 +282,7 @@ def test_the_grid_follows_the_rule(width: int, height: int, tiles: tuple[int, in
     assert tile_grid(width, height, *tiles, size) == reference_grid(width, height, *tiles, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiles", SETTINGS)
 def test_pixels_equal_those_of_transformers_exactly(tiles: tuple[int, int]) -> None:
     stock = GotOcr2ImageProcessorPil(

@@ -186,6 +186,7 @@ def test_a_model_without_words_is_not_guessed() -> None:
         guess_family("odd", torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
+@pytest.mark.slow
 def test_different_numbers_of_pictures_in_one_batch(families: Path) -> None:
     """Llama 3.2 Vision pads pictures and their masks, and what is padded must not be seen."""
     model = load_model(family_folder(families, "mllama"), dtype="float32")
@@ -264,6 +265,7 @@ def test_clips_of_every_family_that_sees_them(kind: str, families: Path, tmp_pat
     assert torch.equal(logits(again, clips[:1]), logits(model, clips[:1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen3_vl", "llava_next_video"])
 def test_frames_come_in_order_and_whole(kind: str, families: Path, tmp_path: Path) -> None:
     """Every frame is of one grey; where each of them ended up is read off the pixel values."""

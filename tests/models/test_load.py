@@ -86,6 +86,7 @@ def test_number_formats(tiny_model_folder: Path) -> None:
     assert model.model.dtype == model.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["float32", torch.float32, "torch.float32", torch.float16, "float16"])
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), None])
 def test_every_way_to_name_numbers_folders_and_devices(
@@ -353,6 +354,7 @@ def _whole_config(folder: Path, **change: Any) -> bytes:
     return json.dumps(json.loads((folder / "config.json").read_text()) | change).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content"),
     [

@@ -50,6 +50,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("most", [36, 6])
 def test_pictures_become_squares_masks_and_tokens(size: tuple[int, int], most: int) -> None:

@@ -165,6 +165,7 @@ def test_units_are_tokens_of_the_model_the_same_at_every_opening(
         load_model(tiny_model_folder, device="cpu", inputs=InputSettings(units=Units()))
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_units_and_its_folder_predicts_wherever_it_lies(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:

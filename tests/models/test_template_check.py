@@ -16,6 +16,7 @@ LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% en
 TOKENIZER = SimpleNamespace(bos_token="<s>", eos_token=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "problem"),
     [
@@ -34,6 +35,7 @@ def test_work_without_end_is_refused(
         check_template(template, TOKENIZER, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_transformers_knows_is_known_here(tmp_path: Path) -> None:
     """A tag of transformers in front of the loops: were it unknown, the template would end at once."""
     for known in (

@@ -112,6 +112,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
         read_recipe(tmp_path / "none.yaml")
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.text(max_size=8),

@@ -200,6 +200,7 @@ def scores_of(values: Sequence[float], better: str) -> Scores:
     return Scores(tuple(map(str, range(len(values)))), {"m": metric})
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(SCORE, SCORE, SCORE, SCORE), min_size=1, max_size=25),
     st.sampled_from(["higher", "lower"]),
@@ -237,6 +238,7 @@ def _pull(value: float, pull: float) -> float:
     return value + abs(pull) * ((1.0 if pull > 0 else 0.0) - value)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(SCORE, SCORE), min_size=1, max_size=15), st.booleans())
 def test_the_headline_follows_from_the_figures(rows: list[tuple[float, float]], grouped: bool) -> None:
     base, tuned = (scores_of([row[side] for row in rows], "higher") for side in (0, 1))

@@ -71,6 +71,7 @@ def ledger(run: ResolvedRun, splits: Splits, folder: Path) -> dict[str, dict[str
     return {str(row["source"]).rpartition(":")[2]: row for _, row in read_jsonl(folder / "samples.jsonl")}
 
 
+@pytest.mark.slow
 def test_pictures_clips_and_documents(tmp_path: Path, tiny_model_folder: Path) -> None:
     jumpy = [0.0, 0.04, 0.5, 0.55, 1.7, 1.74]
     bad = {
@@ -110,6 +111,7 @@ def test_pictures_clips_and_documents(tmp_path: Path, tiny_model_folder: Path) -
         prepare(refusing)
 
 
+@pytest.mark.slow
 def test_recordings(tmp_path: Path, tiny_model_folder: Path) -> None:
     odd = {
         "stereo.wav": sound(0.3, channels=2),
@@ -137,6 +139,7 @@ def test_recordings(tmp_path: Path, tiny_model_folder: Path) -> None:
         assert words in found[str(number)]["reason"]
 
 
+@pytest.mark.slow
 def test_boxes_and_classes(tmp_path: Path, tiny_model_folder: Path) -> None:
     rows = [
         {"image": f"{number}.png", "question": "the cup", "box": box, "split": "test" if number == 0 else "train"}

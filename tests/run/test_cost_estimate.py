@@ -33,6 +33,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Conversation]:
     return make_conversations(tmp_path_factory.mktemp("pictures"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freed", [0, 200])
 def test_watched_memory_rises_by_what_is_held(freed: int) -> None:
     """Memory that was freed just before is not taken for free."""
@@ -59,6 +60,7 @@ def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Conv
     assert sorted(number for one in found.micro_batches for number in one) == list(range(len(samples)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "train", "weight_bytes"),
     [(FULL, {"optimizer": "sgd"}, 4), ({**FULL, "name": "mezo"}, {}, 0), (FULL, {"optimizer": "adamw_8bit"}, 6)],

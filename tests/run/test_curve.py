@@ -45,6 +45,7 @@ def test_an_exact_law_is_found_again(better: str) -> None:
     assert error == pytest.approx(120 * 800**-0.4, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_projection_covers_the_truth_as_often_as_it_says() -> None:
     """60 worlds of the same law with noisy points and few held-out samples: about 95 % of the intervals hold it."""
     generator, sizes, hits = np.random.default_rng(1), [25, 50, 100, 200, 400], 0
@@ -109,6 +110,7 @@ def recipe(tiny_model_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_curve_that_cannot_be_drawn_is_refused_before_anything_trains(recipe: Path) -> None:
     with pytest.raises(RecipeError, match="8 samples to train on and 1 of the sizes 4, 25, 50 are smaller"):
         draw_curve(recipe, [], [4, 25, 50], exclude_faulty=False)

@@ -158,6 +158,7 @@ def test_scoring_again_changes_nothing(finished: Path) -> None:
     assert (finished / "scores.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_held_out_samples_are_kept_in_the_run_folder(receipts: Path, tmp_path: Path) -> None:
     """Also those whose images travel inside the row, and after the data are gone."""
     recipe = read_recipe(write_yaml(tmp_path, receipts, Path("embedded")))
@@ -290,6 +291,7 @@ def test_another_recipe_never_writes_into_a_run(receipts: Path, tmp_path: Path) 
     assert (tmp_path / "a.old1" / "recipe.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_faulty_rows_refuse_the_run_or_are_written_down(receipts: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(receipts, data)

@@ -95,6 +95,7 @@ def review_of(folder: Path, scans: Path, audited: int = 1) -> ReviewStore:
     return store
 
 
+@pytest.mark.slow
 def test_corrections_are_learned_and_audited_documents_calibrate(
     receipts: Path, new_receipts: Path, tmp_path: Path
 ) -> None:

@@ -161,6 +161,7 @@ def test_killed_in_any_stage_it_goes_on_and_ends_the_same(
     assert both[0] == both[1]
 
 
+@pytest.mark.slow
 def test_a_file_held_out_in_one_stage_is_not_trained_on_in_another(receipts: Path, tmp_path: Path) -> None:
     rows = [row for _, row in read_jsonl(receipts / "metadata.jsonl")]
     other = tmp_path / "other"

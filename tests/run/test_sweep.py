@@ -109,6 +109,7 @@ def test_a_sweep_finds_and_resumes(tiny_model_folder: Path, tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("training.json")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "rates", "budget", "words"),
     [

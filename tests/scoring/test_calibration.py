@@ -174,6 +174,7 @@ def broken_promises(trials: int, promised: float, spread: float, size: int) -> t
     return given_count, broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "size", "least"), [(0.0, 1, (110, 50)), (1.0, 8, (50, 0))])
 def test_promises_hold_over_many_trials(spread: float, size: int, least: tuple[int, int]) -> None:
     """At most 5 % of trials may break a promise; with 120 trials 13 is the 99.5 % point of chance."""
@@ -183,6 +184,7 @@ def test_promises_hold_over_many_trials(spread: float, size: int, least: tuple[i
         assert given_count >= fewest  # a promise that is never given is no use; 50 clusters cannot show 95 %
 
 
+@pytest.mark.slow
 def test_the_trials_would_find_a_rule_that_takes_the_best_looking_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "mllm_tailor.scoring.accept.tail_probability",

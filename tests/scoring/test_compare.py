@@ -98,6 +98,7 @@ def test_one_or_two_groups_are_too_few_to_say(groups: list[str]) -> None:
     assert not result.improved and not result.worsened
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.sampled_from([None, *"abcde"])), min_size=1, max_size=30)
 )
@@ -138,6 +139,7 @@ def test_degrees_of_freedom_fall_with_unequal_groups() -> None:
     assert spread_of(statistic, units).freedom < 2 < spread_of(equal, np.repeat(np.arange(5), 8)).freedom
 
 
+@pytest.mark.slow
 def test_the_simulation_finds_no_false_claims_beyond_the_promise() -> None:
     """The quick version of `benchmarks/intervals.py`, on the kind of score that piles up at 100."""
     for size, count in (("unequal", 3), ("equal", 8), ("single", 12)):

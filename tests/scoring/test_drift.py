@@ -8,6 +8,7 @@ import pytest
 from mllm_tailor.scoring.drift import compare_confidences, count_confidences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1000, 12])  # almost continuous; as many ties as an isotonic calibration makes
 def test_false_alarms_are_as_rare_as_stated(steps: int) -> None:
     random = np.random.default_rng(0)

@@ -166,6 +166,7 @@ def test_replies_that_are_no_table_score_nothing_and_crash_nothing() -> None:
         assert 0 <= figures(rows("1.00"), reply)["cell_f1"] < 100
 
 
+@pytest.mark.slow
 def test_a_thousand_rows_are_aligned() -> None:
     many = rows(*(f"{number}.00" for number in range(300)))
     assert figures(many, many[::-1])["row_f1"] == 100
@@ -305,6 +306,7 @@ def test_a_table_over_several_pages_is_one_reply_with_every_row(tmp_path: Path) 
     assert scores["row_recall"].value == pytest.approx(100 * 40 / 60)  # the rows of a page that is left out are missed
 
 
+@pytest.mark.slow
 def test_drawn_receipts_with_line_items(tmp_path: Path) -> None:
     draw_folder_with_items(tmp_path, 6, 2, seed=1)
     samples = read_samples(tmp_path).samples

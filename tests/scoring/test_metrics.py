@@ -46,6 +46,7 @@ def test_published_similarity_equals_the_measured_values(label: str, predicted: 
     assert published_similarity(label, predicted) == value
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(text_labels, text_answers), min_size=1, max_size=6))
 def test_fuzzy_is_the_published_formula(pairs: list[tuple[dict, dict]]) -> None:
     def published(label: dict, fields: dict) -> float:
@@ -181,6 +182,7 @@ def forest_distance(first: Forest, second: Forest) -> int:
     return min(options)
 
 
+@pytest.mark.slow
 @given(objects, objects)
 @settings(max_examples=150)
 def test_tree_edit_equals_donuts_definition(label: dict, predicted: dict) -> None:
@@ -314,6 +316,7 @@ SYMMETRIC = ["fuzzy", "exact", "normalised_exact", "f1", "anls", "accuracy"]
 UNBOUNDED = {"word_errors", "character_errors"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", list(METRICS))
 @given(label=labels_of)
 @settings(max_examples=40)
@@ -323,6 +326,7 @@ def test_the_right_answer_gets_the_best_score(metric: str, label: dict) -> None:
     assert all(value == pytest.approx(BEST[result.better]) for value in result.by_field.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", list(METRICS))
 @given(label=labels_of, fields=answers)
 @settings(max_examples=40)
@@ -331,6 +335,7 @@ def test_scores_stay_within_bounds(metric: str, label: dict, fields: dict) -> No
     assert value >= 0 and (metric in UNBOUNDED or value <= 100 + 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", SYMMETRIC)
 @given(label=labels_of, fields=labels_of)
 @settings(max_examples=40)

@@ -39,6 +39,7 @@ def run(*words: object) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
+@pytest.mark.slow
 def test_every_form_of_the_same_predictions_scores_the_same(tmp_path: Path) -> None:
     said = [{"company": row["fields"]["company"], "total": f"RM{index}.00"} for index, row in enumerate(LABELS)]
     ids = [row["id"] for row in LABELS]

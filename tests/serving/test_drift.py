@@ -66,6 +66,7 @@ def test_a_folder_that_cannot_be_written_is_named_once(caplog: pytest.LogCapture
     assert caplog.text.count("cannot be written") == 1
 
 
+@pytest.mark.slow
 def test_a_server_counts_its_replies(runs: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     shutil.copytree(runs["receipts"], tmp_path / "receipts")
     folder = RunFolder(tmp_path / "receipts")

@@ -43,6 +43,7 @@ def text(client: TestClient, files: list[Path]) -> str:
     return str(chat(client, files[0], words="")["choices"][0]["message"]["content"])
 
 
+@pytest.mark.slow
 def test_a_schema_is_answered_by_the_tuned_question(client: TestClient, files: list[Path], text: str) -> None:
     for form in (
         {"type": "json_object"},
@@ -217,6 +218,7 @@ def test_recordings(client: TestClient) -> None:
         assert answer.status_code == 400 and reason in answer.json()["error"]["message"], answer.text
 
 
+@pytest.mark.slow
 def test_batches_are_answered_and_continued(runs: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     lines = [
         {

@@ -30,6 +30,7 @@ def rows(runs: dict[str, Path], files: list[Path]) -> dict[str, dict[str, Any]]:
     return predicted(runs["receipts"], files)
 
 
+@pytest.mark.slow
 def test_replies_equal_those_of_predict(client: TestClient, files: list[Path], rows: dict[str, Any]) -> None:
     assert len({row["text"] for row in rows.values()}) > 3  # they depend on the picture
     for file in files:
@@ -56,6 +57,7 @@ def without_rounding(row: dict[str, Any]) -> bytes:
     return json.dumps(kept, sort_keys=True).encode()
 
 
+@pytest.mark.slow
 def test_extract_answers_with_the_row_of_predict(client: TestClient, files: list[Path], rows: dict[str, Any]) -> None:
     """Fields, calibrated confidences, what needs no eye, and where it stands, of each of twenty documents."""
     accepted = {value for row in rows.values() for value in row["accept"].values()}
@@ -95,6 +97,7 @@ def test_fifty_clients_get_the_same(
     assert len({*base.values(), rows["0"]["text"]}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kinds", "questions"])
 def test_other_tasks_equal_predict(
     client: TestClient, runs: dict[str, Path], files: list[Path], name: str, tmp_path: Path

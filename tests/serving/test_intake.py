@@ -87,6 +87,7 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     return seen
 
 
+@pytest.mark.slow
 def test_no_address_leaves_the_server(client: TestClient, sealed: dict[str, list[Any]]) -> None:
     """Every address in every place that takes one: 0 connections, 0 files."""
     for address in ADDRESSES:

@@ -187,6 +187,7 @@ def test_tasks_without_one_right_value_are_refused(tmp_path: Path) -> None:
 # --- A run as the teacher -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_reads_twice_by_its_promise(tiny_model_folder: Path, folder: Path, tmp_path: Path) -> None:
     """The first reading is that of `predict`, with what is promised of it. An image that is none fails alone."""
     teacher = make_run(tmp_path / "runs", "receipts", tiny_model_folder, {"extract": {"fields": FIELDS}})

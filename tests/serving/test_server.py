@@ -61,6 +61,7 @@ def test_a_model_that_cannot_be_loaded_is_said_without_its_inside(
         assert answer.status_code == 503 and "secret" not in answer.text
 
 
+@pytest.mark.slow
 def test_beyond_the_limit_429_with_retry_after(runs: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     """Every request is answered: some with a reply, the others with 429."""
     state = make_state([runs["receipts"]])

@@ -39,6 +39,7 @@ def address(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "text"), BLOCKS)
 def test_block_runs(kind: str, text: str, address: str, files: list[Path], tmp_path: Path) -> None:
     import httpx2

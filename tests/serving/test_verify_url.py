@@ -36,6 +36,7 @@ def endpoint_of(client: Any, model: str = "receipts") -> Endpoint:
     return endpoint
 
 
+@pytest.mark.slow
 def test_our_server_gives_every_reply_again(client: TestClient, folder: RunFolder) -> None:
     result = verify_endpoint(folder, endpoint_of(client), count=None, clients=2)
     assert result.same == result.count == 6 and result.differences == () and result.causes == ()

@@ -173,6 +173,7 @@ def test_large_sheet_holds_the_small_receipt() -> None:
     assert left > 0 and right < page.image.width and max(c.y1 for c in page.characters) < page.image.height
 
 
+@pytest.mark.slow
 def test_demo_folder_reads_like_sroie(tmp_path: Path) -> None:
     draw_folder(tmp_path, 12, 8, seed=1)
     rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text("utf-8").splitlines()]

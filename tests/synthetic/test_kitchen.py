@@ -27,6 +27,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_kitchen(kitchen: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         draw_set("kitchen", tmp_path / str(seed), 12, 4, seed)

@@ -98,6 +98,7 @@ def test_a_column_that_only_shares_the_name_stays_a_field(tmp_path: Path) -> Non
     assert sample.options == () and set(sample.fields) == {"options", "A", "B"}
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_by_likelihood_and_predicts_from_a_manifest(tmp_path: Path, tiny_model_folder: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -126,6 +126,7 @@ def test_the_matrix_and_macro_f1_by_hand() -> None:
     assert pooled.value == difference.value and pooled.high - pooled.low > difference.high - difference.low
 
 
+@pytest.mark.slow
 def test_a_run_reports_classes_columns_floors_and_what_was_never_learned(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:

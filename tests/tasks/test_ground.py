@@ -138,6 +138,7 @@ def test_tiles_of_another_size(tiny_model_folder: Path, tmp_path: Path) -> None:
         load_model(tiny_model_folder, device="cpu", inputs=InputSettings(tile_size=42))
 
 
+@pytest.mark.slow
 def test_a_run_scores_boxes_and_draws_them(tmp_path: Path, tiny_model_folder: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -96,6 +96,7 @@ class TestLosses:
 
 
 class TestCachedGradients:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["clip", "siglip"])
     @pytest.mark.parametrize("dropout", [0.0, 0.3])
     def test_equal_one_big_pass(
@@ -128,6 +129,7 @@ class TestCachedGradients:
         assert len(apart) > 10
         assert max(apart.values()) < 1e-3, apart  # below 1e-6 but where next to nothing moved
 
+    @pytest.mark.slow
     def test_it_learns_which_belong_together(
         self, folders: dict[str, Path], samples: list[Sample], tmp_path: Path
     ) -> None:

@@ -247,6 +247,7 @@ class TestProducts:
         assert len(changed) == 8 * len(model.model.get_decoder().layers)
         assert not any("forward" in vars(layer) for layer in changed)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", [{"name": "lora", "dropout": 0.1}, {"name": "lora", "dora": True}, "dylora"])
     def test_what_is_no_plain_lora_is_left_alone(self, method: Any, tiny_model_folder: Path) -> None:
         model = opened(tiny_model_folder, method)

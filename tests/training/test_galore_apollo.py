@@ -87,6 +87,7 @@ def test_what_is_kept(name: str, kept: int) -> None:
     assert sum(tensor.numel() for tensor in optimizer.state()[0].values()) == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["galore", "apollo"])
 def test_they_learn(name: str, tiny_model_folder: Path, tmp_path: Path) -> None:
     samples = make_conversations(tmp_path / "pictures", 4)

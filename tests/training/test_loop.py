@@ -150,6 +150,7 @@ class TestLoss:
 
 
 class TestAccumulation:
+    @pytest.mark.slow
     def test_small_passes_equal_the_big_batch(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -171,6 +172,7 @@ class TestAccumulation:
             for name, weight in weights.items():
                 assert (weight - found[2][1][name]).abs().max() <= 1e-6, name
 
+    @pytest.mark.slow
     def test_out_of_memory_is_answered_with_smaller_passes(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -274,6 +276,7 @@ class TestCachedFeatures:
         model, _, _ = prepare(tiny_model_folder, {**LORA, "parts": parts})
         assert not can_cache(model, samples, augment=False)
 
+    @pytest.mark.slow
     def test_training_uses_them_and_clears_them(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -294,6 +297,7 @@ class TestAugmentation:
         assert len(others | {first.media[0].data}) == 3
         assert first.answer == samples[0].answer
 
+    @pytest.mark.slow
     def test_in_training(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         plain, _ = run(tmp_path / "plain", tiny_model_folder, samples)
         changed, _ = run(tmp_path / "changed", tiny_model_folder, samples, augment=True)
@@ -301,6 +305,7 @@ class TestAugmentation:
 
 
 class TestLoop:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "optimizer", ["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd", "muon"]
     )
@@ -331,6 +336,7 @@ class TestLoop:
             if slow[name] > 1e-6:
                 assert fast[name] / slow[name] == pytest.approx(expected, rel=0.02), name
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("lower_is_better", [False, True])
     def test_the_best_weights_are_kept(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, lower_is_better: bool
@@ -356,6 +362,7 @@ class TestLoop:
             (9, sign * 5.0),
         ]
 
+    @pytest.mark.slow
     def test_evaluation_does_not_change_training(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -389,6 +396,7 @@ class TestLoop:
         assert result.best_step == result.steps
         assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
+    @pytest.mark.slow
     def test_the_schedule_ends_with_the_minutes(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -424,6 +432,7 @@ class TestLoop:
         with pytest.raises(RunError, match=r"lower train\.learning_rate"):
             train(model, method, samples, recipe, tmp_path)
 
+    @pytest.mark.slow
     def test_recomputed_activations_change_nothing(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -435,6 +444,7 @@ class TestLoop:
 
 
 class TestInterruption:
+    @pytest.mark.slow
     def test_ctrl_c_saves_and_the_rest_is_the_same(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -452,6 +462,7 @@ class TestInterruption:
         assert found.losses == wanted.losses
         assert all(torch.equal(weights[name], again[name]) for name in weights)
 
+    @pytest.mark.slow
     def test_ctrl_c_during_an_evaluation_scores_again(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -469,6 +480,7 @@ class TestInterruption:
         assert len(calls) == 3
         assert result.best_step == 6
 
+    @pytest.mark.slow
     def test_other_settings_are_refused(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:

@@ -91,6 +91,7 @@ class TestDistillation:
         result = train(model, method, samples, recipe, tmp_path)
         assert abs(result.losses[0]) < 1e-5
 
+    @pytest.mark.slow
     def test_it_falls_towards_the_teacher(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -130,6 +131,7 @@ class TestDistillation:
             slopes.append(logits.grad)
         assert difference(slopes[0], slopes[1]) < 0.05
 
+    @pytest.mark.slow
     def test_kept_logits_are_the_teachers(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -162,6 +164,7 @@ class TestDistillation:
         model, method, recipe = prepare(tiny_model_folder, VISION, distill=distill, epochs=1, batch_size=6)
         assert abs(train(model, method, samples, recipe, tmp_path).losses[0]) < 1e-5
 
+    @pytest.mark.slow
     def test_a_vision_tower_comes_closer(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:

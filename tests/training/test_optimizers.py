@@ -78,6 +78,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 class TestLomo:
+    @pytest.mark.slow
     @pytest.mark.parametrize("clip", [None, 0.05])
     @pytest.mark.parametrize("recompute", [False, True])
     def test_equals_gradient_descent(
@@ -164,6 +165,7 @@ class TestAdaLomo:
         step = (weight.detach() - before).square().mean().sqrt() / before.square().mean().sqrt()
         assert 0.5 * 0.01 < float(step) <= 0.01 * 1.0001
 
+    @pytest.mark.slow
     def test_state_is_rows_and_columns(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -204,6 +206,7 @@ class TestMezo:
 
         return run
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("dtype", "exact", "drift"), [("float64", False, 1e-14), ("float32", False, 2e-6), ("bfloat16", True, 0.0)]
     )
@@ -272,6 +275,7 @@ class TestMezo:
             optimizer.step(self.passes(model, samples[:1]), 1.0, 0)
         assert not kept
 
+    @pytest.mark.slow
     def test_a_run_is_replayed_from_its_log(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -286,6 +290,7 @@ class TestMezo:
         replay([ParamGroup(weights, 1e-4, 0.0)], log)
         assert max(float((weight - after[name]).abs().max()) for name, weight in weights.items()) < 2e-6
 
+    @pytest.mark.slow
     def test_it_learns(self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
         """Slowly, as it does: on the head alone, which has few directions that matter."""
         model, method, recipe = prepare(
@@ -310,6 +315,7 @@ class TestLisa:
         assert "lm_head.weight" in moved
         assert not any("vision" in name or "projector" in name for name in moved)
 
+    @pytest.mark.slow
     def test_others_wake_and_sleepers_keep_no_state(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:

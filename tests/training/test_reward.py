@@ -209,6 +209,7 @@ def read_log(folder: Path) -> list[Any]:
     return [row for _, row in read_jsonl(folder / "log.jsonl") if "loss" in row]
 
 
+@pytest.mark.slow
 def test_equal_rewards_stop_a_training(tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
     def constant(conversations: Sequence[Conversation], seed: int) -> list[list[Rollout]]:
         return [[Rollout([5], [0], 0.5), Rollout([6], [0], 0.5)] for _ in conversations]

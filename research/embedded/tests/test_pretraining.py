@@ -46,6 +46,7 @@ def test_answers_are_found_where_they_stand(ask) -> None:
         assert (places >= 0).any(1).sum() > 0.6 * copied
 
 
+@pytest.mark.slow
 def test_a_strip_keeps_the_places_of_its_lines_and_shows_all_of_them() -> None:
     kept = 0
     for seed in range(30):

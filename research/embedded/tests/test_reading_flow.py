@@ -80,6 +80,7 @@ def test_a_tile_of_lines_labels_what_it_shows() -> None:
     assert labels.max() <= flow.NEWLINE
 
 
+@pytest.mark.slow
 def test_the_copying_stage_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "FOLDER", tmp_path)
     sizes = {"width": 64, "layers": 2, "heads": 2}
@@ -115,6 +116,7 @@ def test_labels_of_a_drawn_document_name_its_characters(monkeypatch: pytest.Monk
     assert len(picture.page.shown.cells) == len(picture.tiles) * flow.TOKENS
 
 
+@pytest.mark.slow
 def test_the_joined_model_starts_from_both_stages_and_learns_from_a_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,13 +144,10 @@ class Prediction:
             row["accept"] = dict(self.accept)
         if self.where is not None:
             row["where"] = {path: [each.row() for each in locations] for path, locations in self.where.items()}
-        row |= {
-            "raw": {name: dict(scores) for name, scores in self.raw.items()},
-            "text": self.text,
-            "seconds": round(self.seconds, 4),
-        }
+        row["raw"] = {name: dict(scores) for name, scores in self.raw.items()}
         if self.candidates:
             row["candidates"] = {name: list(values) for name, values in self.candidates.items()}
+        row |= {"text": self.text, "seconds": round(self.seconds, 4)}
         if self.problem:
             row["problem"] = self.problem
         if self.cut:

@@ -187,6 +187,7 @@ for number in range(100000):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_no_answered_decision(tmp_path: Path) -> None:
     """SIGKILL in the middle of a correction: what was answered is there, and nothing is half there."""
     store = make_review(tmp_path, 1)

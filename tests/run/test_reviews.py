@@ -146,7 +146,8 @@ def test_the_whole_loop(
     assert run_command(["run", str(recipe)]) == 0
     run = tmp_path / "runs" / "first"
     database = tmp_path / "runs" / "first-review" / "corrections.db"
-    scans = [str(new_receipts / "images"), str(next((receipts / "images").iterdir()))]
+    trained = next(sample for sample in read_samples(receipts).samples if sample.split == "train")
+    scans = [str(new_receipts / "images"), str(trained.media[0].path)]
     export = ["--export", str(tmp_path / "out" / "labels.jsonl")]
     assert run_command(["run", str(recipe), "--with", str(database)]) == 2  # nothing is there yet
     assert run_command(["review", str(run), *scans, *export]) == 0

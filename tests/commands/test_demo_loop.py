@@ -14,6 +14,7 @@ from mllm_tailor.data.reviews.store import ReviewStore
 from mllm_tailor.synthetic import draw_folder
 
 
+@pytest.mark.slow
 def test_new_receipts_leave_the_labelled_ones_with_their_labels(tmp_path: Path) -> None:
     draw_folder(tmp_path / "data", 3, 1, seed=1)
     demo_loop.set_aside(tmp_path / "data", tmp_path / "new", 2)

@@ -38,6 +38,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_whatever_can_be_written_is_read_back(value: object) -> None:
     assert parse_json(dump_json(value)) == value == repair_json(dump_json(value))
@@ -188,6 +189,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moves", [0, 1, 2])
 def test_a_writer_killed_between_its_renames_loses_nothing(tmp_path: Path, moves: int) -> None:
     target = tmp_path / "step-1"
@@ -210,6 +212,7 @@ def test_what_the_living_write_is_left_alone(tmp_path: Path) -> None:
     assert stranger.is_dir()
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(VALUES | st.binary(), max_size=4), st.lists(VALUES | st.binary(), max_size=4))
 def test_fingerprints_differ_just_where_parts_do(first: list[object], second: list[object]) -> None:

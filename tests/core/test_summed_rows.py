@@ -18,6 +18,7 @@ def grown(path: Path) -> list[bytes]:
     return intact_lines(path)
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_costs_its_row_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = b"".join(grown(tmp_path / "whole.jsonl"))
     assert whole.count(b"\n") == 3

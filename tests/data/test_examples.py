@@ -30,6 +30,7 @@ def test_every_layout_has_a_line_and_an_example() -> None:
     assert {example.layout for example in EXAMPLES} == set(LAYOUTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.layout}-{example.task}")
 def test_example_is_read_and_proposed(example: Example, tmp_path: Path) -> None:
     folder = tmp_path / "set"

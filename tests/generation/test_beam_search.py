@@ -60,6 +60,7 @@ def foretold(model: LoadedModel, sample: Sample, tokens: list[int]) -> torch.Ten
     return logits[encoded.length - 1 :].log_softmax(-1)
 
 
+@pytest.mark.slow
 def test_it_finds_the_likeliest_of_all_replies(model: LoadedModel, samples: list[Sample]) -> None:
     """With as many beams as there are words, two tokens are searched whole; by hand over all pairs."""
     words = model.model.config.get_text_config().vocab_size

@@ -40,6 +40,7 @@ def paths(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
                 yield from paths(cells, f"{prefix}{name}.{row}.")
 
 
+@pytest.mark.slow
 @given(st.dictionaries(NAMES, VALUES, max_size=4), st.text(alphabet="abc \n"), st.booleans())
 def test_spans_hold_exactly_the_values(fields, preamble, plain):
     text = preamble + json.dumps(fields, ensure_ascii=plain)

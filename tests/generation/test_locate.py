@@ -149,6 +149,7 @@ def test_boxes_change_no_reply_and_are_the_same_from_either_past(model: LoadedMo
     assert torch.allclose(from_prefix, visual_attention(prefill, sequence), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", ["together", "side_by_side"])
 @pytest.mark.parametrize("beams", [1, 2])
 def test_every_way_of_decoding_has_boxes(model: LoadedModel, samples: list[Sample], fields: str, beams: int) -> None:

@@ -24,6 +24,7 @@ EXAMPLES = REPOSITORY / "examples"
 LABELS = {"a": {"total": "9.00", "date": "x"}, "b": {"total": "7.00", "date": "y"}}
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing_heavy_and_names_are_there() -> None:
     code = (
         "import sys, mllm_tailor as tailor;"

@@ -238,6 +238,7 @@ def test_transport_streams_are_read_from_their_first_frame() -> None:
         read_video(Media("video", data=stream.getvalue()[:-100]), 12)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     name=st.sampled_from([*PLAIN, *MUXED, *OPEN]),

@@ -23,6 +23,7 @@ def page(width: int, height: int, block: tuple[int, int, int, int], seed: int = 
     return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     width=st.integers(120, 1400),

@@ -243,6 +243,7 @@ def test_a_heic_without_its_library_names_the_extra(tmp_path: Path, monkeypatch:
             read(media)
 
 
+@pytest.mark.slow
 def test_opening_leaves_the_warning_filters_and_the_formats_of_pillow_alone() -> None:
     code = (
         "import warnings, av, numpy, soundfile; from PIL import Image\n"
@@ -318,6 +319,7 @@ def test_kinds_by_suffix() -> None:
     assert [media_kind(name) for name in ("a.JPG", "b.mp4", "c.flac", "d.pdf", "e.txt", "f")] == kinds
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"]),

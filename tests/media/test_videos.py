@@ -51,6 +51,7 @@ def test_variable_rate_goes_by_what_is_on_screen() -> None:
     assert numbers(read_frames(media(data, span=(4.0, 4.4)), 2)) == [5, 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reordered", [False, True])
 @given(wanted=st.integers(1, 40), keys_every=st.sampled_from([1, 3, 7, 250]), seed=st.integers(0, 3))
 @settings(max_examples=12)
@@ -144,6 +145,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_frames(Media("video", tmp_path / "gone.mp4"))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=40)
 def test_damage_anywhere_is_read_or_refused(data: st.DataObject) -> None:

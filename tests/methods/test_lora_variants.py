@@ -87,6 +87,7 @@ class TestLoraPlus:
 
 
 class TestLoraFa:
+    @pytest.mark.slow
     def test_a_never_moves_and_less_is_kept(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
@@ -219,6 +220,7 @@ class TestPissa:
         singular = torch.linalg.svdvals(whole)
         assert torch.linalg.svdvals(residual)[0] == pytest.approx(float(singular[4]), rel=1e-4)
 
+    @pytest.mark.slow
     def test_plain_peft_opens_what_is_saved(
         self, tiny_model_folder: Path, samples: list[Sample], tmp_path: Path
     ) -> None:
@@ -233,6 +235,7 @@ class TestPissa:
 
 
 class TestBottleneck:
+    @pytest.mark.slow
     @pytest.mark.parametrize("placement", ["series", "parallel", "houlsby", "pfeiffer"])
     def test_places_by_formula(self, placement: str, tiny_model_folder: Path, samples: list[Sample]) -> None:
         """Each adapted layer computes what the paper's equation says; switched off, the base is back."""

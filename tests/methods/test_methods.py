@@ -125,6 +125,7 @@ def _one_step(model: Any, samples: list[Sample]) -> None:
     optimizer.step()
 
 
+@pytest.mark.slow
 def test_counts_follow_the_formulae(tiny_model_folder: Path) -> None:
     """language: width 64, 4 heads of 16, mlp 176, 2 layers; rank * (in + out) each, DoRA one more an output."""
     linears = 2 * (4 * (64 + 64) + 3 * (64 + 176))
@@ -334,6 +335,7 @@ class TestRefusals:
         with pytest.raises(ModelError, match=str(tmp_path)):
             method.load(open_small(tiny_model_folder, method), tmp_path)
 
+    @pytest.mark.slow
     def test_adapter_of_another_shape(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model, method, _ = prepare(tiny_model_folder, LORA)
         method.save(model, tmp_path)

@@ -145,6 +145,7 @@ class TestInFront:
         scores[..., 3:].masked_fill_(~torch.ones(5, 5, dtype=torch.bool).tril(), -torch.inf)
         assert difference((scores.softmax(-1) @ values).transpose(1, 2), found) < 1e-5
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("case", FRONT)
     def test_cached_decoding_says_what_whole_passes_say(
         self, case: str, tiny_model_folder: Path, samples: list[Conversation]
@@ -159,6 +160,7 @@ class TestInFront:
             whole = model.model.generate(**inputs, **short, use_cache=False)
         assert torch.equal(cached, whole)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("case", FRONT)
     def test_recomputed_activations_give_the_same_gradients(
         self, case: str, tiny_model_folder: Path, samples: list[Conversation]

@@ -227,6 +227,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         load_model(tmp_path / "mini")
 
 
+@pytest.mark.slow
 def test_a_converted_folder_is_an_ordinary_one(tmp_path: Path) -> None:
     from transformers import AutoModelForMultimodalLM
 
@@ -246,6 +247,7 @@ def test_a_converted_folder_is_an_ordinary_one(tmp_path: Path) -> None:
     assert saved.processor.frame_text == "Frame-{}: "  # as it was trained with clips
 
 
+@pytest.mark.slow
 def test_folders_say_what_other_programs_look_for(tmp_path: Path) -> None:
     """llama.cpp's converter finds the parts by these names, and leaves out weights under any others without a word."""
     write_checkpoint(tmp_path / "two", max_dynamic_patch=4)
@@ -265,6 +267,7 @@ def test_folders_say_what_other_programs_look_for(tmp_path: Path) -> None:
     assert "architectures" not in first["vision_config"]  # such programs compute the second pixel shuffle alone
 
 
+@pytest.mark.slow
 def test_version_one_survives_saving(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "original", ps_version="v1")
     model = load_model(tmp_path / "original")
@@ -274,6 +277,7 @@ def test_version_one_survives_saving(tmp_path: Path) -> None:
         assert torch.equal(load_model(tmp_path / "saved").model(**inputs).logits, model.model(**inputs).logits)
 
 
+@pytest.mark.slow
 def test_tied_heads_stored_once(tmp_path: Path) -> None:
     config, weights = write_checkpoint(tmp_path / "original", "Qwen2ForCausalLM")
     weights["language_model.lm_head.weight"] = weights["language_model.model.embed_tokens.weight"]
@@ -316,6 +320,7 @@ def test_conversations_are_written_as_the_original_writes_them(style: str, tmp_p
     assert supervised == ("B<|end|>" if style == "phi3-chat" else "B<|im_end|>")
 
 
+@pytest.mark.slow
 def test_several_pictures_no_picture_and_a_clip(tmp_path: Path) -> None:
     """Pictures stand in order before the question and share the tiles; every frame of a clip is one tile."""
     write_checkpoint(tmp_path / "original", "Qwen2ForCausalLM", system_message="S", max_dynamic_patch=6)

@@ -17,6 +17,7 @@ from mllm_tailor.models.convert.tokenizer import STYLES
 TEXTS = ["RM 9.50", "  two spaces", "tabs\tand\nlines\n", "总计 é 😀", "a", "The total  of this", "Jalan Besar 50000"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["InternLM2ForCausalLM", "Phi3ForCausalLM"])
 def test_words_become_the_pieces_sentencepiece_makes(language: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "original", language)
@@ -36,6 +37,7 @@ def test_words_become_the_pieces_sentencepiece_makes(language: str, tmp_path: Pa
             assert ids[start + 1 : end] == pieces.encode("system\n" + STYLES["internlm2-chat"].system)
 
 
+@pytest.mark.slow
 def test_control_tokens_stand_where_the_checkpoint_has_them(tmp_path: Path) -> None:
     """InternLM2 names them over unused pieces of its vocabulary: 92543 of 92544 begins a turn."""
     write_checkpoint(tmp_path / "original")

@@ -48,6 +48,7 @@ def similarity(model: LoadedModel) -> torch.Tensor:
     return embed_images(model, batch) @ embed_texts(model, batch).T
 
 
+@pytest.mark.slow
 def test_the_same_numbers_as_the_processor_and_model_of_transformers(folder: Path) -> None:
     model = load_model(folder)
     pixels = [open_image(sample.media[0]) for sample in PAIRS]
@@ -95,6 +96,7 @@ def test_every_weight_belongs_to_one_part(folder: Path) -> None:
         assert sum(name == prefix or name.startswith(prefix + ".") for prefix in prefixes) == 1, name
 
 
+@pytest.mark.slow
 def test_nf4(folder: Path) -> None:
     model = load_model(folder, quantize="nf4")
     assert (similarity(model) - similarity(load_model(folder))).abs().max() < 0.5

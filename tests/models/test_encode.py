@@ -217,6 +217,7 @@ def test_control_tokens_typed_by_a_user_stay_letters(model: LoadedModel, text: s
         assert model.tokenizer.decode(labels[labels != NO_LOSS]) == typed + TURN_END
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(prompt=st.text(max_size=30), answer=st.text(min_size=1, max_size=30).filter(str.strip))
 def test_any_text_comes_back(tiny_model_folder: Path, prompt: str, answer: str) -> None:
@@ -276,6 +277,7 @@ def reference_grid(width: int, height: int, least: int, most: int, size: int) ->
     return big_enough[-1] if big_enough else tied[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.integers(2, 4000), st.integers(2, 4000), st.sampled_from(SETTINGS), st.sampled_from([56, 224, 448]))
 def test_the_grid_follows_the_rule(width: int, height: int, tiles: tuple[int, int], size: int) -> None:
@@ -364,6 +366,7 @@ def test_batched_replies_equal_single_ones(model: LoadedModel) -> None:
     assert len(set(together)) > 1  # a model that says the same to everyone would prove nothing
 
 
+@pytest.mark.slow
 def test_batched_logits_equal_single_ones(model: LoadedModel) -> None:
     samples = list(SHAPES.values())
     with torch.no_grad():

@@ -200,6 +200,7 @@ def test_different_numbers_of_pictures_in_one_batch(families: Path) -> None:
     assert generate(samples, model, max_new_tokens=5) == replies
 
 
+@pytest.mark.slow
 def test_templates_that_end_no_turn_and_templates_in_the_older_form(tmp_path: Path) -> None:
     folder = tmp_path / "llava"
     write_family(folder, "llava")

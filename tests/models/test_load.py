@@ -42,6 +42,7 @@ def logits(model: LoadedModel, sample: Sample) -> torch.Tensor:
         return model.model(**prompt_inputs([sample], model)).logits
 
 
+@pytest.mark.slow
 def test_saved_and_opened_again_is_the_same_model(tiny_model_folder: Path, sample: Sample, tmp_path: Path) -> None:
     model = load_model(
         tiny_model_folder, inputs=InputSettings(tiles=Tiles(min=1, max=2, thumbnail=False), system="Be brief.")
@@ -110,6 +111,7 @@ def test_a_sample_on_its_own(tiny_model_folder: Path, sample: Sample) -> None:
     assert encode(Sample("b", prompt="?"), model).pixel_values is None
 
 
+@pytest.mark.slow
 def test_nf4_packs_what_it_should_and_survives_evaluation(tiny_model_folder: Path, sample: Sample) -> None:
     from bitsandbytes.nn import Linear4bit
 
@@ -401,6 +403,7 @@ def test_a_document_without_end_is_refused_before_it_is_read(folder: Path, name:
         load_model(folder)
 
 
+@pytest.mark.slow
 def test_an_adapter_beside_the_weights_is_named_and_not_applied(
     folder: Path, sample: Sample, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -90,6 +90,7 @@ def test_pictures_become_squares_masks_and_tokens(size: tuple[int, int], most: i
     assert found["num_img_tokens"] == [tokens + len(seen) + len(lines)]
 
 
+@pytest.mark.slow
 def test_a_picture_too_thin_to_be_read_is_refused_by_row(phi: LoadedModel) -> None:
     sample = Sample("a", (picture(3000, 3),), "What?", source="labels.csv:4")
     with pytest.raises(DataError, match=r"labels\.csv:4: .*3000 x 3 pixels are too long and thin"):

@@ -144,6 +144,7 @@ def test_hidden_states_of_a_speech_model_from_a_folder(tones: list[Media], tmp_p
         fit_codebook(tones, Units(features=str(tmp_path), count=4), seed=0)
 
 
+@pytest.mark.slow
 def test_units_are_tokens_of_the_model_the_same_at_every_opening(
     tones: list[Media], tiny_model_folder: Path, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def test_it_is_built_once_and_always_the_same(tmp_path: Path, monkeypatch: pytes
     assert tiny_folder() == folder and folder.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_it_opens_by_name_and_signals_keep_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILOR_CACHE", str(tmp_path))
     model = load_model("tiny", device="cpu")

@@ -197,6 +197,7 @@ def test_data_that_every_stage_names_need_not_be_said_in_common() -> None:
         make_recipe({"task": "answer", "stages": [{"name": "a", "data": "a"}, {"name": "b"}]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -22,6 +22,7 @@ def measured(values: list[tuple[int, bool, bool]]) -> Reliability:
     return measure(confidence / 100, right.astype(bool), np.arange(len(values)), accepted.astype(bool))
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(VALUES, st.sampled_from([None, 0.5, 0.9]), st.sampled_from([0.9, 0.95]))
 def test_sentences_follow_from_the_figures(values, threshold, promised) -> None:

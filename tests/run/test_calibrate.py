@@ -93,6 +93,7 @@ def test_without_a_promise_nothing_is_accepted_or_refused(run: ResolvedRun) -> N
     assert row["confidence"] == {name: round(scores["mean"], 4) for name, scores in row["raw"].items()}
 
 
+@pytest.mark.slow
 def test_folds_never_judge_a_sample_by_its_own_label(run: ResolvedRun) -> None:
     labelled, replies = drawn(120, 3)
     told = cross_calibrated(run, labelled, replies)

@@ -46,6 +46,7 @@ def test_watched_memory_rises_by_what_is_held(freed: int) -> None:
     assert memory.before > 50 * MIB
 
 
+@pytest.mark.slow
 def test_a_rehearsal_leaves_no_trace(tiny_model_folder: Path, samples: list[Conversation]) -> None:
     model, _, recipe = prepare(tiny_model_folder, FULL)
     before = snapshot(model)
@@ -75,6 +76,7 @@ def test_optimizers_stand_for_what_they_keep(
     assert found.standing_bytes == weight_bytes * sum(weight.numel() for weight in model.model.parameters())
 
 
+@pytest.mark.slow
 def test_the_vision_side_is_timed_apart_where_it_runs_once(
     tiny_model_folder: Path, samples: list[Conversation]
 ) -> None:

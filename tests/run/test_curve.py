@@ -31,6 +31,7 @@ def points(sizes: list[int], law: Any, better: str = "higher", held_out: int = 4
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_an_exact_law_is_found_again(better: str) -> None:
     """error = 120 n^-0.4; at twice 400 samples the error is 120 * 800^-0.4."""

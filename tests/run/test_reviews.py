@@ -119,6 +119,7 @@ def test_corrections_are_learned_and_audited_documents_calibrate(
     assert set(rejected.values()) == {"{}"} and len(rejected) == 3  # each correction is a preference pair
 
 
+@pytest.mark.slow
 def test_a_document_that_is_held_out_is_refused_by_name(receipts: Path, tmp_path: Path) -> None:
     store = review_of(tmp_path / "first-review", receipts, audited=0)
     recipe = recipe_file(tmp_path, receipts)

@@ -83,6 +83,7 @@ def test_overconfidence_is_taken_out_and_the_order_is_kept() -> None:
     assert confidence.min() > 0 and confidence.max() < 1
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=FEWEST, max_size=60))
 def test_any_calibration_is_a_rising_curve_within_0_and_1_and_survives_the_file(rows) -> None:

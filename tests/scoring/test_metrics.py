@@ -343,6 +343,7 @@ def test_symmetric_metrics_are_symmetric(metric: str, label: dict, fields: dict)
     assert one(metric, label, fields) == pytest.approx(one(metric, fields, label))
 
 
+@pytest.mark.slow
 @given(one=answers, other=answers)
 def test_tree_distance_is_a_distance(one: dict, other: dict) -> None:
     first, second = tree(one), tree(other)

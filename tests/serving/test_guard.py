@@ -109,6 +109,7 @@ def test_pages_of_other_origins_and_other_names_are_refused(client: TestClient) 
     assert client.get("/v1/models", headers={"origin": "http://localhost:8000"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_key_is_needed_and_compared_whole(runs: dict[str, Path], tmp_path: Path) -> None:
     with running(make_state([runs["kinds"]], key="sekret", host="0.0.0.0"), tmp_path) as client:
         for header in (None, "Bearer sekre", "Bearer sekrett", "Basic sekret", "Bearer ", "Bearer \xff"):

@@ -216,6 +216,7 @@ def endpoint_of(client: Any, model: str = "receipts") -> Endpoint:
     return endpoint
 
 
+@pytest.mark.slow
 def test_our_own_server_does_not_sample_so_images_are_turned(
     client: TestClient, run: ResolvedRun, runs: dict[str, Path], folder: Path, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from mllm_tailor.serving.served import load_served
 CHAT = "/v1/chat/completions"
 
 
+@pytest.mark.slow
 def test_ready_only_when_loaded(runs: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     state, loaded = make_state([runs["receipts"]]), threading.Event()
 

@@ -44,6 +44,7 @@ def test_our_server_gives_every_reply_again(client: TestClient, folder: RunFolde
     assert Price(1.0, 2.0).of(result.replies) > 0
 
 
+@pytest.mark.slow
 def test_the_untuned_base_is_recognised(client: TestClient, folder: RunFolder) -> None:
     result = verify_endpoint(folder, endpoint_of(client, "receipts:base"), count=4, clients=1)
     assert result.same < result.count == 4 and result.causes[0].startswith("adapter:")

@@ -18,6 +18,7 @@ from mllm_tailor.serving.vllm_backend import VllmBackend, vllm_command
 STAND_IN = Path(__file__).parents[1] / "fixtures" / "fake_vllm.py"
 
 
+@pytest.mark.slow
 def test_requests_pass_through(runs: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     port = free_port()
     model = served_models([runs["receipts"]])[0]

@@ -29,6 +29,7 @@ from mllm_tailor.synthetic.subset_fonts import CHARACTERS
 SEEDS = range(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_seed_same_page(kind: str) -> None:
     first, again, other = (draw_document(kind, seed) for seed in (5, 5, 6))
@@ -57,6 +58,7 @@ def test_no_ink_outside_the_boxes() -> None:
     assert ink.sum() < 0.03 * before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_boxes_move_along_with_skew_and_perspective(kind: str) -> None:
     """The mean darkness inside the boxes stays far above that of the page when everything is distorted."""
@@ -123,6 +125,7 @@ def test_a_logo_stays_in_its_place_however_tall(width: int) -> None:
         assert page.any() and not page[:, :10].any() and not page[:, 10 + width :].any()
 
 
+@pytest.mark.slow
 def test_receipts_come_in_many_families_and_the_demo_is_kept_apart() -> None:
     assert len(layouts_of("receipts")) >= 12
     assert not set(DEMO_LAYOUTS) & set(layouts_of("receipts"))

@@ -80,6 +80,7 @@ def test_parsing_never_raises(text: str) -> None:
     assert bool(reply.fields) != bool(reply.problem)
 
 
+@pytest.mark.slow
 @given(one=BOX, other=BOX)
 def test_overlap_is_symmetric_whole_with_itself_and_at_most_one(one: tuple[int, ...], other: tuple[int, ...]) -> None:
     assert overlap(one, other) == overlap(other, one) and 0 <= overlap(one, other) <= 1
@@ -124,6 +125,7 @@ def test_documents_beside_their_labels_are_read_page_by_page() -> None:
     assert min(open_image(samples[0].media[0]).size) > 500
 
 
+@pytest.mark.slow
 def test_tiles_of_another_size(tiny_model_folder: Path, tmp_path: Path) -> None:
     sample = Sample("a", (draw(tmp_path / "a.png", (28, 28), (5, 5, 20, 20)),), "What?")
     usual, small = (

@@ -110,6 +110,7 @@ def test_unlabelled_samples_get_a_question_and_metrics_exist(task: Any) -> None:
     assert set(task.metrics) <= set(METRICS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 @given(text=st.text() | st.builds(lambda value: json.dumps({"class": value}), st.text() | st.none() | st.integers()))
 def test_parsing_never_raises_and_says_why_it_found_nothing(task: Any, text: str) -> None:

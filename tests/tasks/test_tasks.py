@@ -86,6 +86,7 @@ def test_unreadable_replies_say_why(text: str) -> None:
     assert reply.problem and not reply.fields
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.text(), st.text() | st.integers() | st.none()),
     st.text(alphabet=st.characters(exclude_characters="{}")),

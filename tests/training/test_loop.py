@@ -376,6 +376,7 @@ class TestLoop:
         scored, _ = run(tmp_path / "scored", tiny_model_folder, samples, method, evaluate, evaluate_every=0.4)
         assert plain.losses == scored.losses
 
+    @pytest.mark.slow
     def test_the_log_says_everything(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -412,6 +413,7 @@ class TestLoop:
         assert rates[0] < 0.01 and rates[1:] == sorted(rates[1:], reverse=True) and rates[-1] < 0.05
         assert rows[-1]["seconds_left"] == 0
 
+    @pytest.mark.slow
     def test_the_schedule_ends_with_the_cpu_minutes(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

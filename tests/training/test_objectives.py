@@ -59,6 +59,7 @@ class TestLogits:
 class TestMetric:
     SPEC = {"name": "mezo", "parts": ["head"], "objective": "metric", "epsilon": 0.05}  # noqa: RUF012
 
+    @pytest.mark.slow
     def test_it_climbs_a_metric_without_gradient(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:
@@ -83,6 +84,7 @@ class TestMetric:
 
 
 class TestDistillation:
+    @pytest.mark.slow
     def test_a_student_equal_to_its_teacher_has_no_loss(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:

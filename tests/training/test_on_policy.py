@@ -94,6 +94,7 @@ def test_a_student_comes_nearer_to_its_teacher_and_every_resume_is_exact(
     assert {"entropy", "reply_tokens", "watch/score", "watch/length"} <= rows[0].keys()
 
 
+@pytest.mark.slow
 def test_labels_alone_need_no_sampling(tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:
     """Teacher and student are one: the divergence on the labels is none."""
     distill = {"teacher": str(tiny_model_folder), "of": "replies", "own_share": 0.0}

@@ -248,6 +248,7 @@ class TestMezo:
         assert errors[2] < 1e-3
         assert errors[2] < errors[1] < errors[0]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("dtype", "exact"), [("float32", False), ("bfloat16", True)])
     def test_memory_is_that_of_inference_and_one_tensor(
         self, dtype: str, exact: bool, tiny_model_folder: Path, samples: list[Conversation]

@@ -159,6 +159,7 @@ class TestSampling:
         statistic = sum((count - want) ** 2 / want for count, want in zip(counts, expected, strict=True))
         assert statistic < 26.1  # 8 degrees of freedom
 
+    @pytest.mark.slow
     def test_a_reply_depends_on_no_other(self, tiny_model_folder: Path, samples: list[Conversation]) -> None:
         model, _, _ = prepare(tiny_model_folder, LORA)
         together = sample_replies(model, samples, request(3, 16))

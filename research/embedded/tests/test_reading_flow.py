@@ -53,6 +53,7 @@ def test_invented_words_are_the_same_on_the_page_and_in_its_fields() -> None:
     assert again.fields["total"] == text.fields["total"]
 
 
+@pytest.mark.slow
 def test_lines_of_a_drawn_receipt_are_found_askew_too() -> None:
     page = draw_document("receipts", 5, fonts=FontSet.shipped(), effects=0.2, style=Style(on_a4=False))
     for degrees in (0, 2):
@@ -94,6 +95,7 @@ def test_the_copying_stage_goes_on_where_it_stopped(tmp_path: Path, monkeypatch:
     assert torch.equal(parts["lm_head"].weight, stored)
 
 
+@pytest.mark.slow
 def test_the_joined_model_sees_the_cells_that_its_training_sees() -> None:
     """What the stages compute by hand is what transformers computes from pixels."""
     torch.manual_seed(0)

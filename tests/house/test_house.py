@@ -26,7 +26,6 @@ def takes_a_recipe(function: ast.FunctionDef) -> bool:
     return any("Recipe" in {word.strip() for word in text.replace("[", "|").split("|")} for text in annotations)
 
 
-@pytest.mark.slow
 def test_few_signatures_take_a_whole_recipe() -> None:
     found = [f"{path}:{function.name}" for path, function in functions() if takes_a_recipe(function)]
     assert len(found) <= MOST_WITH_A_RECIPE, "\n".join(found)

@@ -13,7 +13,6 @@ from mllm_tailor.models.inputs.internvl_processor import set_tile, stated_tiles
 from mllm_tailor.recipe.schema import Tiles
 
 
-@pytest.mark.slow
 def test_a_saved_processor_is_read_again(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Other tiles, another size of them, no thumbnail, a system text, other words before frames."""
     model = load_model(tiny_model_folder, dtype="float32", device="cpu")

@@ -16,7 +16,6 @@ points = st.lists(
 )
 
 
-@pytest.mark.slow
 @given(points)
 def test_no_point_beats_one_on_the_front_in_both(points: list[Point]) -> None:
     best = front(points)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -253,3 +254,15 @@ def test_damage_anywhere_ends_and_is_no_traceback(name: str, changes: list[tuple
         check_complete(io.BytesIO(content[: int(kept * len(content))]), "a file")
     except DataError as error:
         assert str(error).startswith("a file: cut off")
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *MUXED, *OPEN, *VIDEOS])
+@settings(max_examples=25)
+@given(kept=st.integers(1, 400), damage=st.binary(max_size=64))
+@example(kept=3, damage=b"")
+@example(kept=16, damage=b"\xff" * 16)
+def test_any_bytes_behind_any_head_are_judged(name: str, kept: int, damage: bytes) -> None:
+    """A few bytes, or lengths that point before the start or beyond any end, are no reason to fail."""
+    content = video(name) if name in VIDEOS else recording(name)
+    with suppress(DataError):
+        check_complete(io.BytesIO(content[:kept] + damage), name)

@@ -43,6 +43,9 @@ def check_complete(stream: IO[bytes], name: str) -> None:
 
 
 def _at(stream: IO[bytes], offset: int, count: int) -> bytes:
+    """What is there; nothing outside of the file, wherever a damaged length points."""
+    if not 0 <= offset < BEYOND:
+        return b""
     stream.seek(offset)
     return stream.read(count)
 

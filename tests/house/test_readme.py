@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import shlex
 import shutil
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mllm_tailor.cli.app import run_command
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.synthetic.folder import draw_folder
 
@@ -96,13 +97,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def shell(words: list[str], home: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=home, capture_output=True, text=True, env=environment, timeout=1800)
-    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 @pytest.fixture(scope="module")
 def used(home: Path) -> Path:
     """The same folder after every command of the README has run in it, in order."""
@@ -117,7 +111,9 @@ def used(home: Path) -> Path:
             continue
         if words[:2] == ["tailor", "compare"]:
             shutil.copytree(home / "runs" / "receipts", home / "runs" / "other")
-        shell(words, home)
+        assert words[0] == "tailor", line
+        with contextlib.chdir(home):  # in this process, which has imported everything already
+            assert run_command(words[1:]) == 0, line
         if words[:2] == ["tailor", "init"]:
             make_quick(home / "receipts.yaml")
     return home
@@ -143,4 +139,6 @@ def test_every_command_runs(used: Path) -> None:
 @pytest.mark.slow
 def test_python_snippet_runs(used: Path) -> None:
     for block in blocks("README.md", "python"):
-        assert shell([sys.executable, "-c", block], used).stdout.strip()
+        words = [sys.executable, "-c", block]
+        done = subprocess.run(words, cwd=used, capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr

@@ -10,7 +10,7 @@ writes them; the texts of the documents are not stored. All were read constraine
 raw_real.jsonl   161 receipts of ICDAR 2019 SROIE (69 of them the dev part of the folder) by the embedded model after 18
                  steps of four receipts (Muon, 5e-4, all weights but the vision tower's): a weak model, right in 27 %
                  of the values, of which promises can accept few.
-raw_tuned.jsonl  574 receipts of the two folds of `audit.py --folds 2` (the second not to its end), by models trained
+raw_tuned.jsonl  626 receipts of the two folds of `audit.py --folds 2`, by models trained
                  for 38 minutes on the other half (159 or 183 steps of four): 29 % of the values are right.
 raw_drawn.jsonl  one fold (141) of 280 drawn receipts of five chains, by a model tuned on the other branches
                  (`raw_scores.py --drawn`): right in 38 % of the values.

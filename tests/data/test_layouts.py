@@ -403,6 +403,7 @@ def test_ids_are_unique_and_do_not_depend_on_the_order_of_rows(tmp_path: Path) -
     assert len({sample.id for sample in forward}) == 5
 
 
+@pytest.mark.slow
 def test_the_real_receipts(sroie: Path) -> None:
     dataset = read_samples(sroie)
     assert dataset.layout == "sroie" and len(dataset.samples) == 626

@@ -123,6 +123,7 @@ def test_the_ledger_accounts_for_every_sample_of_every_source(folders: Path, tmp
     assert reasons == {"beyond limit of source general=5": 1, "beyond weight=0.5 of its source": 1}
 
 
+@pytest.mark.slow
 def test_each_source_is_phrased_by_its_own_task(folders: Path) -> None:
     more, general = ready(values(folders)).mixed
     assert (more.name, general.name) == ("more", "general")
@@ -206,6 +207,7 @@ def test_a_kind_of_samples_moves_its_parts_alone(tiny_model_folder: Path, tmp_pa
     assert moved([*pictures, *texts], modality_parts={"text": ["language"]}) == everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "words"),
     [({"txt": ["language"]}, "did you mean `text`"), ({"text": ["audio"]}, "none of audio is trained")],

@@ -119,6 +119,7 @@ def test_a_single_group_cannot_lie_on_both_sides() -> None:
         split(dataset(["A"] * 10), HeldOut(fraction=0.1, group_by="company"), 0)
 
 
+@pytest.mark.slow
 def test_real_receipts_by_company(sroie: Path) -> None:
     data = read_samples(sroie)
     for seed in range(5):

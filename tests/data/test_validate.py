@@ -353,6 +353,7 @@ def test_quoted_texts_read_back_the_same(text: str) -> None:
     assert load_yaml(f"{{{quoted(text)}: {quoted(text)}}}  # comment", "test") == {text: text}
 
 
+@pytest.mark.slow
 def test_the_real_receipts(sroie: Path, tmp_path: Path) -> None:
     dataset = read_samples(sroie)
     task = open_task("extract", {"company": "string", "date": "date", "address": "string", "total": "amount"})

@@ -73,6 +73,7 @@ def test_a_file_cut_off_in_the_middle_says_so(tmp_path: Path) -> None:
     assert "damaged or cut off" in faults[0].problem
 
 
+@pytest.mark.slow
 def test_the_real_captions() -> None:
     found = read_samples(real_data("youcook2_text"))
     assert found.layout == "youcook2" and len(found.samples) == 13824

@@ -57,6 +57,7 @@ def test_a_blank_page_stays_whole(level: int) -> None:
     assert print_box(Image.new("RGB", (5, 3))) == (0, 0, 5, 3)
 
 
+@pytest.mark.slow
 def test_no_transcribed_line_of_real_receipts_is_cut(sroie: Path) -> None:
     """Every sixteenth of the 626 receipts: all their transcribed lines lie inside, but for 1 in 200 at most."""
     rows = [json.loads(row) for row in (sroie / "metadata.jsonl").read_text().splitlines()][::16]

@@ -182,6 +182,7 @@ class TestDylora:
         assert len(set(ranks[::2])) > 2
         assert set(ranks[::2]) <= set(range(1, 7))
 
+    @pytest.mark.slow
     def test_the_command_cuts_a_finished_run(self, tiny_model_folder: Path, tmp_path: Path) -> None:
         model, method, recipe = prepare(tiny_model_folder, DYLORA)
         run = tmp_path / "run"

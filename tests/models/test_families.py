@@ -288,6 +288,7 @@ def test_frames_come_in_order_and_whole(kind: str, families: Path, tmp_path: Pat
     assert (grey - shown).abs().max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen2_vl"])
 def test_real_clips(kind: str, families: Path) -> None:
     model = load_model(family_folder(families, kind), inputs=InputSettings(frames=4))

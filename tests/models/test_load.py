@@ -103,6 +103,7 @@ def test_numbers_that_are_not_known(tiny_model_folder: Path) -> None:
         load_model(tiny_model_folder, dtype="float23")
 
 
+@pytest.mark.slow
 def test_a_sample_on_its_own(tiny_model_folder: Path, sample: Sample) -> None:
     model = load_model(tiny_model_folder)
     assert generate(sample, model, max_new_tokens=3) == generate([sample], model, max_new_tokens=3)

@@ -97,6 +97,7 @@ def test_a_picture_too_thin_to_be_read_is_refused_by_row(phi: LoadedModel) -> No
         encode(sample, phi)
 
 
+@pytest.mark.slow
 def test_samples_of_every_kind_in_one_batch_read_as_alone(phi: LoadedModel) -> None:
     """The native class would project all recordings as beside pictures, and read silence behind the shorter ones."""
     media = [

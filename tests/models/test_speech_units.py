@@ -201,6 +201,7 @@ def test_a_run_learns_from_units_and_its_folder_predicts_wherever_it_lies(
     assert open_tuned(resolve(recipe), moved / "adapter").codebook is not None
 
 
+@pytest.mark.slow
 def test_real_digits_of_all_speakers_become_few_units() -> None:
     samples = read_samples(real_data("fsdd")).samples[::60]
     media = [sample.media[0] for sample in samples]

@@ -280,6 +280,7 @@ def test_chat_answers_about_a_file_over_several_turns(
     assert "".join(stream(model, sample, 20)) == generate([sample], model, max_new_tokens=20)[0]
 
 
+@pytest.mark.slow
 def test_another_recipe_never_writes_into_a_run(receipts: Path, tmp_path: Path) -> None:
     values = {"name": "a", "data": str(receipts), "task": {"extract": {"total": "string"}}, "output": str(tmp_path)}
     start_run(make_recipe(values))

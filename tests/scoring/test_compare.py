@@ -54,6 +54,7 @@ def test_the_interval_of_a_mean_is_the_normal_one_for_many_samples() -> None:
     assert result.base.value == pytest.approx(100 * base.mean()) and result.improved
 
 
+@pytest.mark.slow
 def test_the_interval_of_equal_groups_is_the_t_interval_of_their_means() -> None:
     base = right_and_wrong([False] * 2000)
     tuned = right_and_wrong([place % 1000 < 100 * (2 + place // 1000 * 3) for place in range(2000)])

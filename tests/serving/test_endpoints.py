@@ -55,6 +55,7 @@ def test_a_schema_is_answered_by_the_tuned_question(client: TestClient, files: l
         assert answer["tailor"]["asked"] == "task" and "question" in answer["tailor"]["replaced"][0]
 
 
+@pytest.mark.slow
 def test_a_part_of_the_schema_is_cut_from_the_reading(client: TestClient, files: list[Path], text: str) -> None:
     schema = {"type": "object", "properties": {"total": {"type": "string"}}, "required": ["total"]}
     answer = chat(

@@ -52,6 +52,7 @@ def test_the_untuned_base_is_recognised(client: TestClient, folder: RunFolder) -
     assert first.run != first.endpoint and first.token > 0 and 0 < (first.probability or 0) <= 1
 
 
+@pytest.mark.slow
 def test_unknown_parameters_are_left_out_one_by_one(folder: RunFolder) -> None:
     """An endpoint that knows neither log-probabilities nor schemas, and refuses the first request for lack of room."""
     asked: list[dict[str, Any]] = []

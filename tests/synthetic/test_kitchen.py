@@ -38,6 +38,7 @@ def test_the_same_seed_draws_the_same_kitchen(kitchen: Path, tmp_path: Path) -> 
     assert made[0] == made[1] and made[0] != made[2] and len(made[0]) == 34
 
 
+@pytest.mark.slow
 def test_clips_and_pictures_read_back(kitchen: Path) -> None:
     clips, pictures = (read_samples(kitchen / name).samples for name in ("clips", "pictures"))
     assert [sum(sample.split == "dev" for sample in part) for part in (clips, pictures)] == [4, 4]

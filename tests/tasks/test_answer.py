@@ -100,6 +100,7 @@ def test_captions_are_made_of_what_answers_say(tmp_path: Path) -> None:
         read_samples(tmp_path / "other", "qa_captions")
 
 
+@pytest.mark.slow
 def test_the_majority_floor_answers_each_type_with_its_own_most_frequent_answer() -> None:
     folder = real_data("vqa_rad")
     values = {

@@ -61,6 +61,7 @@ def start(folder: Path, spec: dict[str, Any], **settings: Any) -> tuple[LoadedMo
 
 
 class TestLosses:
+    @pytest.mark.slow
     def test_clip_equals_transformers_and_the_formula(self, folders: dict[str, Path], samples: list[Sample]) -> None:
         model = load_model(folders["clip"], dtype="float32")
         batch = collate([encode(sample, model) for sample in samples], model)

@@ -123,6 +123,7 @@ def test_a_class_is_found_within_other_words(name: str, noise: str) -> None:
     assert classify.parse(f"{noise} {name} {noise}").fields == {"class": name}
 
 
+@pytest.mark.slow
 def test_real_gestures_and_digits_fit() -> None:
     gestures = read_samples(real_data("gesture17")).samples
     names = sorted({str(sample.fields["label"]) for sample in gestures})

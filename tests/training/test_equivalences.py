@@ -85,6 +85,7 @@ class TestLastLayer:
         monkeypatch.setattr(last_layer, "MIN_SKIPPED", 10**9)
         agree(learned(model, unmasked), recomputed)
 
+    @pytest.mark.slow
     def test_a_prompt_read_for_its_last_token(
         self, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -188,6 +188,7 @@ class TestAccumulation:
         found, _ = run(tmp_path / "little", tiny_model_folder, samples, optimizer="sgd")
         assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
 
+    @pytest.mark.slow
     def test_when_not_even_one_sample_fits(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -202,6 +203,7 @@ class TestAccumulation:
 
 
 class TestCachedFeatures:
+    @pytest.mark.slow
     def test_equal_live_ones_bit_for_bit(
         self, tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path
     ) -> None:

@@ -88,7 +88,6 @@ def guess_field(name: str, values: Sequence[Any], *, may_choose: bool = True) ->
 def _choices(counts: Counter[str]) -> tuple[str, ...]:
     """The values of a field that has few of them, each often; empty for any other field."""
     few = 1 < len(counts) <= min(MAX_CHOICES, counts.total() / 10)
-    # As a number, `10.50` would be learned as `10.5`.
     plain = all(text == text.strip() for text in counts)  # a choice is matched whole, and labels are stripped
     return tuple(sorted(counts)) if few and plain else ()
 

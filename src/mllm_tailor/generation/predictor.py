@@ -227,13 +227,16 @@ class Predictor:
         names none.
         """
         images = [item for item in media if item.kind == "image"]
+        regions = isinstance(self.task, RegionTask)
+        if not images or not (regions or "<box>" in text):
+            return fields
         moves = [uncropped(*crop) if (crop := self.model.crop_of(image)) else None for image in images]
-        if isinstance(self.task, RegionTask) and images:
+        if isinstance(self.task, RegionTask):
             index = min(fields.pop(IMAGE, len(images)), len(images) - 1)
             if (move := moves[index]) is not None:
                 fields |= {name: move_value(fields[name], move) for name in self.task.region_fields if name in fields}
             return fields | {IMAGE: index} if fields and len(images) > 1 else fields
-        if any(moves) and "<box>" in text:
+        if any(moves):
             try:
                 return dict(self.task.parse(move_text(text, moves, len(images), "")).fields)
             except DataError:  # a box that is none, or is of no image: as the model wrote it

@@ -57,12 +57,8 @@ def page_text(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> str:
     Raises:
         DataError: as `draw_page`.
     """
-    with _page(media, limits, RESOLUTION) as (page, _):
-        layer = page.get_textpage()
-        try:
-            return str(layer.get_text_bounded())
-        finally:
-            layer.close()
+    with _text_page(media, limits) as (_, layer):
+        return str(layer.get_text_bounded())
 
 
 @dataclass(frozen=True)
@@ -79,24 +75,31 @@ def page_characters(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> TextLay
     Raises:
         DataError: as `draw_page`.
     """
+    raw = need("pypdfium2", "pdf", f"{media.describe()}: PDF").raw
+    with _text_page(media, limits) as (page, layer):
+        count = layer.count_chars()
+        text = "".join(_character(raw, layer, index) for index in range(count))
+        return TextLayer(text, tuple(_character_box(raw, page, layer, index) for index in range(count)))
+
+
+@contextmanager
+def _text_page(media: Media, limits: ImageLimits) -> Iterator[tuple[Any, Any]]:
+    """A page and its text layer."""
     with _page(media, limits, RESOLUTION) as (page, _):
         layer = page.get_textpage()
         try:
-            count = layer.count_chars()
-            text = "".join(_character(layer, index) for index in range(count))
-            return TextLayer(text, tuple(_character_box(page, layer, index) for index in range(count)))
+            yield page, layer
         finally:
             layer.close()
 
 
-def _character(layer: Any, index: int) -> str:
+def _character(raw: Any, layer: Any, index: int) -> str:
     """One letter of the text per character of the layer; those beyond 16 bits are halves of a pair in pdfium."""
-    code = need("pypdfium2", "pdf", "").raw.FPDFText_GetUnicode(layer, index)
+    code = raw.FPDFText_GetUnicode(layer, index)
     return " " if code == 0 or 0xD800 <= code < 0xE000 else chr(code)
 
 
-def _character_box(page: Any, layer: Any, index: int) -> tuple[float, float, float, float] | None:
-    raw = need("pypdfium2", "pdf", "").raw
+def _character_box(raw: Any, page: Any, layer: Any, index: int) -> tuple[float, float, float, float] | None:
     left, bottom, right, top = layer.get_charbox(index, loose=True)
     if right <= left or top <= bottom:
         return None

@@ -6,7 +6,7 @@ import datetime
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,12 +28,7 @@ def owned(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, is_singleton=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(_held(folder)) from None
-    except NotImplementedError:
-        logger.warning("%s: this file system has no locks, so that nothing keeps a second command out", folder)
+    if not take(lock, lambda: _held(folder)):
         yield
         return
     try:
@@ -45,6 +40,23 @@ def owned(folder: Path) -> Iterator[None]:
         if lock.lock_counter == 1:
             (folder / OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+def take(lock: FileLock, held: Callable[[], str]) -> bool:
+    """Take a lock at once; False, with a warning, where the file system has none.
+
+    Raises:
+        RunError: with what `held` returns, when another process has it.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(held()) from None
+    except NotImplementedError:
+        place = Path(lock.lock_file).parent
+        logger.warning("%s: this file system has no locks, so that nothing keeps a second command out", place)
+        return False
+    return True
 
 
 def _held(folder: Path) -> str:

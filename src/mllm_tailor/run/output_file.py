@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import parse_line, read_lines
 from mllm_tailor.core.manifest import MANIFEST, was_recorded
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.summed_rows import is_growing
-
-logger = logging.getLogger(__name__)
+from mllm_tailor.run.lock import take
 
 
 @contextmanager
@@ -29,14 +27,9 @@ def sole_writer(out: Path) -> Iterator[None]:
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.with_name(f".{out.name}.lock")
     lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"{out}: another process writes this file — wait until it has ended, or name another one"
-        ) from None
-    except NotImplementedError:
-        logger.warning("%s: this file system has no locks, so that nothing keeps a second command out", out.parent)
+    if not take(
+        lock, lambda: f"{out}: another process writes this file — wait until it has ended, or name another one"
+    ):
         yield
         return
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.strict_json import dump_json
 from mllm_tailor.data.reviews.documents import Action, keep_copies
-from mllm_tailor.data.reviews.labels import check_fields, current_tree, undecided
+from mllm_tailor.data.reviews.labels import check_fields, current_tree, finished_fields, undecided
 from mllm_tailor.data.reviews.store import EFFECTIVE, LEASE, ConflictError, Entry, ReviewStore, read_entry
 from mllm_tailor.data.reviews.values import remove_row, schema_at, set_value, to_fields, to_tree, value_at
 
@@ -66,11 +66,7 @@ class Desk:
             row = connection.execute(
                 "SELECT holder, held_until FROM documents WHERE sha256 = ?", (document,)
             ).fetchone()
-            if (
-                row is not None
-                and row["holder"] not in ("", reviewer.session)
-                and row["held_until"] >= self.store.now()
-            ):
+            if row is not None and self._is_taken(row, reviewer):
                 raise ConflictError("another reviewer has this document")
             self._hold(connection, document, reviewer)
 
@@ -178,8 +174,11 @@ class Desk:
             f"SELECT 1 FROM decisions WHERE document = ? AND number > ? AND {EFFECTIVE}",  # noqa: S608
             (row["document"], row["number"]),
         ).fetchone()
-        taken = row["holder"] not in ("", reviewer.session) and row["held_until"] >= self.store.now()
-        return None if later or taken else row
+        return None if later or self._is_taken(row, reviewer) else row
+
+    def _is_taken(self, row: sqlite3.Row, reviewer: Reviewer) -> bool:
+        """Whether another session holds the document of a row."""
+        return row["holder"] not in ("", reviewer.session) and bool(row["held_until"] >= self.store.now())
 
     def _record(
         self,
@@ -261,7 +260,6 @@ class Desk:
         left = undecided(entry, schema)
         if left:
             raise DataError(f"not decided yet: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}")
-        fields = to_fields(current_tree(entry.document, entry.decisions, schema), schema)
-        if problem := check_fields(entry.document, fields, self.store.task):
+        if problem := check_fields(entry.document, finished_fields(entry, self.store), self.store.task):
             raise DataError(problem)
         keep_copies(entry.document, self.store.folder)

@@ -19,7 +19,7 @@ from mllm_tailor.core.sample import Media
 from mllm_tailor.core.strict_json import dump_json, parse_json
 from mllm_tailor.data.reviews.desk import Change, Desk, Reviewer
 from mllm_tailor.data.reviews.documents import COPIES, Document, keep_copies
-from mllm_tailor.data.reviews.labels import current_tree, undecided
+from mllm_tailor.data.reviews.labels import current_tree, finished_fields, undecided
 from mllm_tailor.data.reviews.store import Entry, ReviewStore
 from mllm_tailor.data.reviews.values import to_fields
 from mllm_tailor.media.open import open_image
@@ -65,7 +65,7 @@ def _task(entry: Entry, store: ReviewStore, folder: Path) -> dict[str, Any]:
         "predictions": [prediction],
     }
     if entry.state == "done":
-        fields = to_fields(current_tree(document, entry.decisions, store.schema), store.schema)
+        fields = finished_fields(entry, store)
         task["annotations"] = [{"result": list(_results(fields, store.schema, {}))}]
     return task
 

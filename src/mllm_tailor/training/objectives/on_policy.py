@@ -23,7 +23,6 @@ from mllm_tailor.training.objectives.base import Objective, ObjectiveContext
 from mllm_tailor.training.objectives.cross_entropy import answer_logits
 from mllm_tailor.training.objectives.distillation import load_teacher
 from mllm_tailor.training.objectives.replies import ReplyAppender, sampler_of, scored_samples, watched_values
-from mllm_tailor.training.trainable import set_train_mode
 from mllm_tailor.training.vision_cache import as_inputs
 
 
@@ -75,11 +74,7 @@ class OnPolicyDistillation(Objective):
         own = [index for index in dict.fromkeys(indices) if self._is_own(index, seed)]
         self.replies = {index: self._label(self.labelled[index]) for index in indices if index not in own}
         if own and self.sample_replies is not None:
-            was_training = self.model.model.training
-            self.model.model.eval()
             groups = self.sample_replies([self.labelled[index] for index in own], seed)
-            if was_training:
-                set_train_mode(self.model)
             self.replies |= {index: group[0] for index, group in zip(own, groups, strict=True)}
         self.tokens = max(1, sum(len(self.replies[index].chosen) for index in indices))
         self.sampled_step = step

@@ -13,6 +13,7 @@ from mllm_tailor.models import NO_LOSS, LoadedModel, measure_length
 from mllm_tailor.training.batches import LENGTH_MULTIPLE, Batch
 from mllm_tailor.training.config import Rollout, SampleReplies
 from mllm_tailor.training.objectives.base import ObjectiveContext
+from mllm_tailor.training.trainable import set_train_mode
 
 
 class ReplyAppender:
@@ -61,14 +62,24 @@ def scored_samples(context: ObjectiveContext) -> list[Conversation]:
 
 
 def sampler_of(context: ObjectiveContext, setting: str) -> SampleReplies:
-    """What samples replies for the objective of `setting`.
+    """What samples replies for the objective of `setting`; the model is in evaluation mode meanwhile.
 
     Raises:
         RunError: outside a run.
     """
-    if context.inputs.sample_replies is None:
+    model, sample_replies = context.model, context.inputs.sample_replies
+    if sample_replies is None:
         raise RunError(f"`{setting}` needs a run, which samples and scores replies — use `tailor run`")
-    return context.inputs.sample_replies
+
+    def sample(conversations: Sequence[Conversation], seed: int) -> list[list[Rollout]]:
+        was_training = model.model.training
+        model.model.eval()
+        groups = sample_replies(conversations, seed)
+        if was_training:
+            set_train_mode(model)
+        return groups
+
+    return sample
 
 
 def watched_values(replies: Sequence[Rollout]) -> dict[str, float]:

@@ -31,7 +31,6 @@ from mllm_tailor.training.objectives.policy_losses import (
     policy_loss,
 )
 from mllm_tailor.training.objectives.replies import ReplyAppender, sampler_of, scored_samples, watched_values
-from mllm_tailor.training.trainable import set_train_mode
 
 MOST_EQUAL = 20  # steps in which no group has two different rewards, after which training stops
 
@@ -83,11 +82,7 @@ class RewardObjective(Objective):
         self.counted_tokens = max(1, sum(len(reply.chosen) for reply in left))
 
     def _sample(self, step: int, indices: Sequence[int], seed: int) -> None:
-        was_training = self.model.model.training
-        self.model.model.eval()
         groups = self.sample_replies([self.labelled[index] for index in indices], seed)
-        if was_training:
-            set_train_mode(self.model)
         self.rollouts, self.first_step, self.old = dict(zip(indices, groups, strict=True)), step, {}
         alike = all(len({reply.reward for reply in group}) == 1 for group in groups)
         self.steps_alike = self.steps_alike + 1 if alike else 0

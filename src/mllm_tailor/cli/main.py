@@ -6,10 +6,14 @@ Nothing but the standard library is imported before `main` runs, so that Ctrl-C 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
+IMPORTING = "<frozen importlib._bootstrap>"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+MESSAGE = "\nInterrupted. The same command continues where it stopped.\n"
 VLLM = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: no second copy of this program, and Ctrl-C ends all of it
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -33,8 +37,24 @@ def prepare_process() -> None:
             stream.reconfigure(errors="replace")
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal is always SIGINT
+    """End at once while a module is being imported, else raise KeyboardInterrupt.
+
+    Libraries swallow the exception where they guard their imports, and Python itself reports it with a traceback in
+    callbacks of weak references, with which imports abound. No file is written while a module is imported.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTING:
+            os.write(2, MESSAGE.encode())
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and end the process with its exit status."""
+    if own := signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else its parent had it ignored
+        signal.signal(signal.SIGINT, interrupt)
     try:
         prepare_process()
         from mllm_tailor.cli.app import run_command
@@ -42,11 +62,13 @@ def main(arguments: list[str] | None = None) -> None:
         status = run_command(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. The same command continues where it stopped.\n")
+        sys.stderr.write(MESSAGE)
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of the output has gone, as in `tailor methods | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = BROKEN_PIPE
+    if own:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what libraries do at the end of a process is not interrupted
     sys.exit(status)
 
 

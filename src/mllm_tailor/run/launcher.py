@@ -26,6 +26,7 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import pick_device, seed_everything, threads
 from mllm_tailor.core.errors import RecipeError, RunError
+from mllm_tailor.core.interrupts import deaf_children
 from mllm_tailor.run.cost_estimate import CostEstimate, single_process_reason
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.predict import open_for_training
@@ -94,7 +95,8 @@ def launch_workers(world_size: int, run: ResolvedRun, splits: Splits, folder: Ru
             run, splits.learned, bool(splits.dev), folder.path, folder.features, rendezvous, world_size, per_process
         )
         ready = multiprocessing.get_context("spawn").SimpleQueue()
-        workers = spawn(_worker_main, (args, ready), nprocs=world_size - 1, join=False, daemon=True)
+        with deaf_children():
+            workers = spawn(_worker_main, (args, ready), nprocs=world_size - 1, join=False, daemon=True)
         try:
             _wait_until_ready(workers, ready)
             join_process_group(device, rendezvous, 0, world_size)

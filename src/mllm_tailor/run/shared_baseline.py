@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RunError, TailorError
 from mllm_tailor.core.failures import as_messages
+from mllm_tailor.core.interrupts import deaf_children
 from mllm_tailor.core.io import write_atomic, write_json
 from mllm_tailor.core.manifest import record, recorded
 from mllm_tailor.generation import VisionFeatureCache
@@ -46,8 +49,12 @@ def compute_shared_baseline(run: ResolvedRun, folder: Path) -> RunFolder:
         pass
     if not recorded(shared.path, shared.path / DONE):
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(shared.path,))
-        process.start()
-        process.join()
+        with deaf_children():
+            process.start()
+        try:
+            process.join()
+        finally:  # also after Ctrl-C
+            process.kill()
         if process.exitcode:
             raise RunError("the base model could not predict the samples, so there is nothing to compare with")
     return shared
@@ -79,12 +86,20 @@ def take_over_base(before: Path, folder: RunFolder, run: ResolvedRun, splits: Sp
 
 
 def _work(path: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with as_messages(), owned(path):
             _compute(RunFolder(path))
     except TailorError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a process that was started here"
+    parent.join()
+    os._exit(1)
 
 
 def _compute(folder: RunFolder) -> None:

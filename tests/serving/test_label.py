@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from fixtures.served_runs import FIELDS, calibrate, make_run, receipt_files
+from fixtures.served_runs import FIELDS, calibrate, endpoint_of, make_run, receipt_files
 from starlette.testclient import TestClient
 
 from mllm_tailor.commands import label as command
@@ -28,7 +28,6 @@ from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
 from mllm_tailor.run.teacher import RunTeacher
 from mllm_tailor.serving import endpoint_teacher, openai_client
 from mllm_tailor.serving.endpoint_teacher import EndpointTeacher
-from mllm_tailor.serving.openai_client import Endpoint
 
 
 @pytest.fixture(scope="module")
@@ -207,13 +206,6 @@ def test_a_run_reads_twice_by_its_promise(tiny_model_folder: Path, folder: Path,
 
 
 # --- An endpoint as the teacher -------------------------------------------------------------------------------------
-
-
-def endpoint_of(client: Any, model: str = "receipts") -> Endpoint:
-    endpoint = Endpoint("http://localhost/v1", model)
-    endpoint.close()
-    endpoint.client = client
-    return endpoint
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from fixtures.served_runs import endpoint_of
 from starlette.testclient import TestClient
 
 import mllm_tailor as tailor
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import write_jsonl
 from mllm_tailor.run.run_dir import RunFolder
-from mllm_tailor.serving.openai_client import Endpoint
 from mllm_tailor.serving.verify_url import Evidence, Price, likely_causes, verify_endpoint
 
 
@@ -27,13 +27,6 @@ def folder(runs: dict[str, Path], files: list[Path]) -> RunFolder:
         folder.predictions(name).parent.mkdir(exist_ok=True)
         write_jsonl(folder.predictions(name), rows)
     return folder
-
-
-def endpoint_of(client: Any, model: str = "receipts") -> Endpoint:
-    endpoint = Endpoint("http://localhost/v1", model)
-    endpoint.close()
-    endpoint.client = client
-    return endpoint
 
 
 @pytest.mark.slow

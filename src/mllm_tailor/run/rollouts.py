@@ -9,15 +9,15 @@ from typing import Any
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import RecipeError, RunError
-from mllm_tailor.core.sample import Prediction, Sample
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.generation.constrain import Vocabulary
-from mllm_tailor.generation.per_field import grammars_of
 from mllm_tailor.generation.predictor import vocabulary_of
 from mllm_tailor.generation.sampling import ReplyRequest, Sampling, sample_replies
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import DecodingMode, ReplySampling
+from mllm_tailor.run.replies import read_reply, whole_reply_grammar
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.scores import score_labelled
 from mllm_tailor.scoring.metrics import METRICS
@@ -38,9 +38,7 @@ def make_sampler(
     """
     scorer = RewardScorer(run, sampling.metric)
     vocabulary = vocabulary_of(model)
-    constrained = run.mode is DecodingMode.CONSTRAINED if sampling.constrained is None else sampling.constrained
-    whole = run.recipe.predict.model_copy(update={"fields": "together"})
-    grammar = grammars_of(run.task, whole, vocabulary).get("") if constrained else None
+    grammar = whole_reply_grammar(run, _mode(run, sampling), vocabulary)
     limit, slots = longest_reply(run, sampling), run.recipe.predict.batch_size
 
     def sample(conversations: Sequence[Conversation], seed: int) -> list[list[Rollout]]:
@@ -54,6 +52,12 @@ def make_sampler(
         return rollouts
 
     return sample
+
+
+def _mode(run: ResolvedRun, sampling: ReplySampling) -> DecodingMode:
+    if sampling.constrained is None:
+        return run.mode
+    return DecodingMode.CONSTRAINED if sampling.constrained else DecodingMode.UNCONSTRAINED
 
 
 def longest_reply(run: ResolvedRun, sampling: ReplySampling) -> int:
@@ -95,9 +99,8 @@ class RewardScorer:
             Raises:
                 RunError: naming the sample, where a function of the user's raises or returns no number.
             """
-            reply = self.run.task.parse(text)
-            prediction = Prediction(sample.id, text, reply.fields, problem=reply.problem)
-            scores = score_labelled(self.run, [labels], [prediction], self.metrics)
+            reply = read_reply(self.run.task, sample.id, text)
+            scores = score_labelled(self.run, [labels], [reply], self.metrics)
             values = {
                 name: 1 - value / 100 if METRICS.load(name).better == "lower" else value / 100
                 for name, value in scores.items()

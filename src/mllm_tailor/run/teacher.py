@@ -8,15 +8,13 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.sample import Prediction, Sample
-from mllm_tailor.generation.per_field import grammars_of
 from mllm_tailor.generation.predictor import vocabulary_of
 from mllm_tailor.generation.sampling import ReplyRequest, Sampling, sample_replies
-from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import LoadedModel
-from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.label import Readings
 from mllm_tailor.run.new_files import Predictor
 from mllm_tailor.run.predict import generate
+from mllm_tailor.run.replies import read_reply, whole_reply_grammar
 
 
 class RunTeacher:
@@ -56,26 +54,19 @@ class RunTeacher:
         if not samples:
             return []
         run, vocabulary = self.predictor.run, vocabulary_of(self.model)
-        settings = run.recipe.predict.model_copy(update={"fields": "together"})
-        constrained = self.predictor.mode is DecodingMode.CONSTRAINED
         request = ReplyRequest(
             count=1,
             sampling=Sampling(self.temperature, 1.0, self.seed),
-            limit=settings.max_new_tokens,
-            slots=settings.batch_size,
-            grammar=grammars_of(run.task, settings, vocabulary).get("") if constrained else None,
+            limit=run.recipe.predict.max_new_tokens,
+            slots=run.recipe.predict.batch_size,
+            grammar=whole_reply_grammar(run, self.predictor.mode, vocabulary),
         )
         try:
             conversations = [run.task.phrase(sample.unlabelled()) for sample in samples]
         except DataError as error:
             raise RunError(str(error)) from None
-        groups = sample_replies(self.model, conversations, request)
-
-        def prediction(sample: Sample, sequence: ReplySequence) -> Prediction:
-            text = vocabulary.text_of(sequence.tokens)
-            reply = run.task.parse(text)
-            return Prediction(
-                sample.id, text, dict(reply.fields), seconds=sequence.seconds, problem=reply.problem, cut=sequence.cut
-            )
-
-        return [prediction(sample, group[0]) for sample, group in zip(samples, groups, strict=True)]
+        replies = [group[0] for group in sample_replies(self.model, conversations, request)]
+        return [
+            read_reply(run.task, sample.id, vocabulary.text_of(reply.tokens), seconds=reply.seconds, cut=reply.cut)
+            for sample, reply in zip(samples, replies, strict=True)
+        ]

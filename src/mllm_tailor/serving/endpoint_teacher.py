@@ -16,6 +16,7 @@ from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.media.open import open_image
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.label import Readings
+from mllm_tailor.run.replies import read_reply
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.serving.openai_client import Endpoint, EndpointReply
 
@@ -95,7 +96,4 @@ class EndpointTeacher:
         )
 
     def _prediction(self, sample: Sample, reply: EndpointReply) -> Prediction:
-        read = self.run.task.parse(reply.text)
-        return Prediction(
-            sample.id, reply.text, dict(read.fields), seconds=reply.seconds, problem=read.problem, cut=reply.cut
-        )
+        return read_reply(self.run.task, sample.id, reply.text, seconds=reply.seconds, cut=reply.cut)

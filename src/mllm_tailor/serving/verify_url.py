@@ -16,6 +16,7 @@ from mllm_tailor.core.sample import Prediction
 from mllm_tailor.models import InputSettings, LoadedModel, count_tokens, load_without_weights
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.data_record import HeldOut, read_held_out
+from mllm_tailor.run.replies import read_reply
 from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
 from mllm_tailor.run.scores import score_system
@@ -138,10 +139,7 @@ def _ask_all(
 
 
 def _prediction(run: ResolvedRun, sample_id: str, reply: EndpointReply) -> Prediction:
-    read = run.task.parse(reply.text)
-    return Prediction(
-        sample_id, reply.text, dict(read.fields), seconds=reply.seconds, problem=read.problem, cut=reply.cut
-    )
+    return read_reply(run.task, sample_id, reply.text, seconds=reply.seconds, cut=reply.cut)
 
 
 def _difference(ours: Prediction, reply: EndpointReply, model: LoadedModel) -> Difference:

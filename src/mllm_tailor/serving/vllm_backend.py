@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx2
 
@@ -22,6 +23,7 @@ from mllm_tailor.core.sample import Prediction
 from mllm_tailor.generation.confidence import raw_scores
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.merged import merged_folder
+from mllm_tailor.run.replies import read_reply
 from mllm_tailor.run.vllm_model import merged_path
 from mllm_tailor.serving.jobs import Job, Outcome, Token
 from mllm_tailor.serving.openai_client import Endpoint, EndpointReply
@@ -141,20 +143,11 @@ class VllmBackend:
             schema=task.schema() if job.route.mode == DecodingMode.CONSTRAINED else None,
             limit=limit if job.limit is None else min(limit, job.limit),
         )
-        read = task.parse(reply.text)
+        read = read_reply(task, job.sample.id, reply.text, seconds=reply.seconds, cut=reply.cut)
         pieces = [data for data, _ in reply.tokens]
         logprobs = [logprob for _, logprob in reply.tokens]
         raw = raw_scores(read.fields, pieces, logprobs, json_reply=task.schema() is not None) if pieces else {}
-        prediction = Prediction(
-            job.sample.id,
-            reply.text,
-            dict(read.fields),
-            seconds=reply.seconds,
-            problem=read.problem,
-            cut=reply.cut,
-            raw=raw,
-        )
-        return Outcome(prediction, max(1, reply.prompt_tokens), _tokens(reply))
+        return Outcome(replace(read, raw=raw), max(1, reply.prompt_tokens), _tokens(reply))
 
 
 def _tokens(reply: EndpointReply) -> tuple[Token, ...]:

@@ -12,6 +12,7 @@ from PIL import Image
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import read_samples
+from mllm_tailor.data.reviews.database import insert
 from mllm_tailor.data.reviews.desk import Change, Desk, Reviewer
 from mllm_tailor.data.reviews.documents import make_document
 from mllm_tailor.data.reviews.export import decision_rows, export_labels
@@ -102,10 +103,11 @@ def test_a_database_from_elsewhere_leads_to_no_other_file(tmp_path: Path) -> Non
     store = make_review(tmp_path / "review", 1)
     correct_first(store)
     with store.writing() as connection:
-        content = connection.execute("SELECT content FROM documents").fetchone()[0]
+        key, content, kind, worth = connection.execute("SELECT sha256, content, kind, worth FROM documents").fetchone()
         values = json.loads(content)
         values["media"][0]["files"][0]["sha256"] = "../../secret"
-        connection.execute("UPDATE documents SET content = ?", (json.dumps(values),))
+        update = "ON CONFLICT (sha256) DO UPDATE SET content = excluded.content, sum = excluded.sum"
+        insert(connection, "documents", key, json.dumps(values), kind, worth, update=update)
     (tmp_path / "secret.png").write_bytes(b"secret")
     with pytest.raises(DataError, match=r"outside|leads"):
         read_samples(store.path)
@@ -121,11 +123,12 @@ def test_pages_of_one_file_are_one_document(tmp_path: Path) -> None:
 
 
 def test_a_review_in_a_folder_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a read-only disk: there, no log can be made beside the file."""
+    """As on a read-only disk: there, no journal can be made beside the file."""
     store = make_review(tmp_path / "review", 1)
     correct_first(store)
     monkeypatch.setattr("mllm_tailor.data.reviews.database.os.access", lambda path, mode: False)
     (sample,) = read_samples(store.path).samples
-    assert sample.fields["total"] == "7.00" and not store.path.with_name("corrections.db-wal").exists()
+    assert sample.fields["total"] == "7.00"
+    assert [file.name for file in store.folder.iterdir() if file.is_file()] == ["corrections.db"]
     with pytest.raises(DataError, match="readonly"):
         Desk(store).release(ANNE)

@@ -205,6 +205,42 @@ def test_a_killed_process_loses_no_answered_decision(tmp_path: Path) -> None:
     assert entry is not None and finished_fields(entry, store)["company"] == kept[max(kept)]
 
 
+def test_a_damaged_database_is_named_and_nothing_of_it_is_used(tmp_path: Path) -> None:
+    """A bit of the file, of one decision or of the order of two; what is no part of any row harms nothing."""
+    desk = Desk(make_review(tmp_path, 1))
+    entry = desk.take(ANNE)
+    assert entry is not None
+    finish(desk, decide(desk, entry, "correct", "total", "9.80"))
+    path, whole = desk.store.path, desk.store.path.read_bytes()
+    wanted = desk.store.decisions(), desk.store.entries()
+    noticed = 0
+    for position in range(0, len(whole), 499):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        try:
+            store = ReviewStore(path)
+        except DataError as error:
+            noticed += str(path) in str(error)
+            continue
+        assert (store.decisions(), store.entries()) == wanted
+    assert noticed > 10
+    path.write_bytes(whole.replace(b'"9.80"', b'"9.90"', 1))
+    with pytest.raises(DataError, match="damaged"):
+        ReviewStore(path)
+    path.write_bytes(whole)
+    with desk.store.writing() as connection:
+        connection.execute("DELETE FROM decisions WHERE number = 2")
+    with pytest.raises(DataError, match="damaged"):
+        ReviewStore(path)
+
+
+def test_a_lease_of_a_clock_that_was_years_ahead_keeps_nobody_out(tmp_path: Path) -> None:
+    times = [2e9, 1.9e9]
+    desk = Desk(make_review(tmp_path, 1, now=lambda: times[0]))
+    assert desk.take(ANNE) is not None and desk.take(BOB) is None
+    del times[0]
+    assert desk.take(BOB) is not None
+
+
 def test_a_review_of_answers_has_one_text_field(tmp_path: Path) -> None:
     store = ReviewStore.begin(tmp_path / "corrections.db", {"answer": {}})
     assert list(store.schema["properties"]) == ["answer"] and TASK

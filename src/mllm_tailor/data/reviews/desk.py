@@ -8,6 +8,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.strict_json import dump_json
+from mllm_tailor.data.reviews.database import insert
 from mllm_tailor.data.reviews.documents import Action, keep_copies
 from mllm_tailor.data.reviews.labels import check_fields, current_tree, finished_fields, undecided
 from mllm_tailor.data.reviews.store import EFFECTIVE, LEASE, ConflictError, Entry, ReviewStore, read_entry
@@ -142,9 +143,9 @@ class Desk:
         done = dict(connection.execute("SELECT kind, count(*) FROM documents WHERE state <> 'open' GROUP BY kind"))
         audit_first = done.get("audit", 0) < self.audit * sum(done.values())
         row: sqlite3.Row | None = connection.execute(
-            "SELECT sha256 FROM documents WHERE state = 'open' AND kind <> 'accepted' AND held_until < ? "
-            "ORDER BY (kind = 'audit') = ? DESC, worth DESC, sha256 LIMIT 1",
-            (now, audit_first),
+            "SELECT sha256 FROM documents WHERE state = 'open' AND kind <> 'accepted' AND "
+            "held_until NOT BETWEEN ? AND ? ORDER BY (kind = 'audit') = ? DESC, worth DESC, sha256 LIMIT 1",
+            (now, now + self.lease, audit_first),
         ).fetchone()
         return row
 
@@ -177,8 +178,9 @@ class Desk:
         return None if later or self._is_taken(row, reviewer) else row
 
     def _is_taken(self, row: sqlite3.Row, reviewer: Reviewer) -> bool:
-        """Whether another session holds the document of a row."""
-        return row["holder"] not in ("", reviewer.session) and bool(row["held_until"] >= self.store.now())
+        """Whether another session holds the document of a row. A clock that was wrong may have left longer leases."""
+        left = row["held_until"] - self.store.now()
+        return row["holder"] not in ("", reviewer.session) and 0 <= left <= self.lease
 
     def _record(
         self,
@@ -191,21 +193,20 @@ class Desk:
         *,
         undoes: int | None = None,
     ) -> None:
-        connection.execute(
-            "INSERT INTO decisions (document, field, action, before, after, confidence, seconds, reviewer, time, "
-            "undoes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                change.document,
-                change.field,
-                change.action,
-                dump_json(before, indent=None),
-                dump_json(after, indent=None),
-                entry.document.confidence.get(change.field),
-                max(0.0, change.seconds),
-                reviewer.name,
-                self.store.now(),
-                undoes,
-            ),
+        confidence = entry.document.confidence.get(change.field)
+        insert(
+            connection,
+            "decisions",
+            change.document,
+            change.field,
+            change.action,
+            dump_json(before, indent=None),
+            dump_json(after, indent=None),
+            None if confidence is None else float(confidence) + 0.0,  # SQLite knows no -0.0
+            max(0.0, float(change.seconds)),
+            reviewer.name,
+            float(self.store.now()),
+            undoes,
         )
 
     # --- Values ------------------------------------------------------------------------------------------------------

@@ -86,9 +86,15 @@ class Document:
         """Its media as copies inside `folder`.
 
         Raises:
-            DataError: for a name that leads out of the folder.
+            DataError: for a name that leads out of the folder, and for a copy that is missing or damaged.
         """
-        return tuple(item.media([inside(folder, file.copy, self.file) for file in item.files]) for item in self.media)
+        return tuple(item.media([self._copied(folder, file) for file in item.files]) for item in self.media)
+
+    def _copied(self, folder: Path, file: StoredFile) -> Path:
+        path = inside(folder, file.copy, self.file)
+        if _checksum(path) != file.sha256:
+            raise DataError(f"{path}: damaged (another checksum than {file.path} had) — put back a whole copy")
+        return path
 
 
 @dataclass(frozen=True)

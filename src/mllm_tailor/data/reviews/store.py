@@ -14,7 +14,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.strict_json import dump_json
-from mllm_tailor.data.reviews.database import connect, transaction
+from mllm_tailor.data.reviews.database import connect, insert, transaction, verify
 from mllm_tailor.data.reviews.documents import Decision, Document, Kind, State, StoredMedia
 from mllm_tailor.data.reviews.values import form_schema
 from mllm_tailor.tasks import Task, open_task
@@ -61,6 +61,7 @@ class ReviewStore:
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
         self.path, self.now = path, now
         with self.reading() as connection:
+            verify(connection, path)
             stated = connection.execute("SELECT value FROM facts WHERE name = 'task'").fetchone()
         if stated is None:
             raise DataError(f"{path}: a review without its task — begin it with `tailor review RUN FOLDER`")
@@ -79,7 +80,7 @@ class ReviewStore:
         with _as_data_errors(path), closing(connect(path, create=True)) as connection, transaction(connection):
             stated = connection.execute("SELECT value FROM facts WHERE name = 'task'").fetchone()
             if stated is None:
-                connection.execute("INSERT INTO facts VALUES ('task', ?)", (dump_json(task, indent=None),))
+                insert(connection, "facts", "task", dump_json(task, indent=None))
             elif json.loads(stated[0]) != json.loads(dump_json(task)):
                 raise DataError(f"{path}: holds documents of another task — name another file with --db")
         return cls(path, now=now)
@@ -113,12 +114,9 @@ class ReviewStore:
             begun = connection.execute("SELECT 1 FROM decisions WHERE document = ?", (document.sha256,)).fetchone()
             if begun:
                 return False
-            connection.execute(
-                "INSERT INTO documents (sha256, content, kind, worth) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (sha256) DO UPDATE SET content = excluded.content, kind = excluded.kind, "
-                "worth = excluded.worth",
-                (document.sha256, content, kind, worth),
-            )
+            update = "content = excluded.content, kind = excluded.kind, worth = excluded.worth, sum = excluded.sum"
+            update = f"ON CONFLICT (sha256) DO UPDATE SET {update}"
+            insert(connection, "documents", document.sha256, content, kind, float(worth) + 0.0, update=update)
         return True
 
     def entry(self, document: str) -> Entry:
@@ -205,7 +203,7 @@ def _document(sha256: str, values: Mapping[str, Any]) -> Document:
 
 
 def _decision(row: sqlite3.Row) -> Decision:
-    values = {name: row[name] for name in row.keys()}  # noqa: SIM118 (a Row iterates over its values)
+    values = {name: row[name] for name in row.keys() if name != "sum"}  # noqa: SIM118 (a Row iterates over its values)
     return Decision(**values | {"before": json.loads(values["before"]), "after": json.loads(values["after"])})
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fixtures.browser import Browser, find_chromium
 from fixtures.real_data import real_data
 from hypothesis import settings
 
@@ -40,6 +41,17 @@ def library_output() -> Iterator[None]:
     logger.setLevel(level)
     set_progress_factory(None)
     use_json(as_json=False)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium, driven by keys and scripts."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="session")

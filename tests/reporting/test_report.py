@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from fixtures.browser import Browser, Tab
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -405,35 +405,57 @@ def test_the_dev_curve_ends_at_a_hundred_and_rates_beyond_it_have_room() -> None
     assert scale_top([Interval(50.0, 20.0, 80.0)]) == 100
 
 
+FOCUSED = """(() => { const at = document.activeElement;
+  return at === document.body ? null : [...document.querySelectorAll('*')].indexOf(at) })()"""
+# Links, buttons, one of each set of choices, and tables that are wider than the page (Chromium stops at these).
+OPERABLE = """[...document.querySelectorAll('*')].filter(
+  item => item.checkVisibility() && (item.matches('a[href], button, summary, input:not([type=radio]), input:checked') ||
+    item.scrollWidth > item.clientWidth && getComputedStyle(item).overflowX === 'auto')
+).map(item => [...document.querySelectorAll('*')].indexOf(item))"""
+ROWS = """[...document.querySelectorAll('#wrong tbody tr')].filter(row => row.checkVisibility()).length"""
+
+
+def tab_order(tab: Tab) -> list[int]:
+    """Elements, by their position in the document, that the tab key reaches before it leaves the page."""
+    reached: list[int] = []
+    tab.run("document.activeElement.blur(), window.getSelection().removeAllRanges()")
+    tab.press("Tab")
+    while (at := tab.run(FOCUSED)) is not None and at not in reached[:1]:
+        reached.append(at)
+        assert len(reached) < 1000
+        tab.press("Tab")
+    return reached
+
+
 @pytest.mark.slow
-def test_the_page_works_without_a_mouse(data: ReportData, tmp_path: Path) -> None:
-    """In Chromium: filters hide rows, images enlarge, everything to operate is native and in the order of tabs."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    script = """<script>
-      const rows = () => [...document.querySelectorAll('#wrong tbody tr')].filter(
-        row => getComputedStyle(row).display !== 'none').length;
-      document.querySelector('#wrong details').open = true;
-      const all = rows();
-      document.querySelector('#field0').click();
-      const one = rows();
-      const small = document.querySelector('.zoom img').getBoundingClientRect().width;
-      document.querySelector('.zoom button').click();
-      const open = document.querySelector('.zoom').matches(':popover-open');
-      const operable = [...document.querySelectorAll('a, button, input, summary')].every(item => item.tabIndex >= 0);
-      document.title = JSON.stringify({all, one, small, open, operable, wide: document.body.scrollWidth});
-    </script>"""
-    html = re.sub(r"<meta http-equiv[^>]*>", "", render(data)).replace("</body>", script + "</body>")
-    (tmp_path / "page.html").write_text(html, encoding="utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--window-size=390,900", "--dump-dom", (tmp_path / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    figures = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])  # type: ignore[index]
+def test_the_page_works_without_a_mouse(data: ReportData, browser: Browser, tmp_path: Path) -> None:
+    """Keys alone, on a phone's width: everything is reached in order, lists open and are filtered, images enlarge."""
+    write_report(data, tmp_path / "page.html")
+    tab = browser.tab((tmp_path / "page.html").as_uri(), width=390, height=900)
+    tab.wait("document.readyState === 'complete'")
+    assert tab.run("document.documentElement.scrollWidth") <= 390  # nothing is wider but what scrolls by itself
+
+    assert tab_order(tab) == tab.run(OPERABLE)
+    assert tab.run(ROWS) == 0
+    tab.run("document.querySelector('#wrong summary').focus()")
+    tab.press("Enter")
     wrong = find_wrong_values(data)
-    assert (figures["all"], figures["one"]) == (len(wrong.rows), wrong.fields[0].count)
-    assert figures["open"] and figures["operable"]
-    assert figures["wide"] <= 500  # nothing is wider than a phone but what scrolls by itself
+    assert tab.run(ROWS) == len(wrong.rows)
+    below = tab_order(tab)  # from the list on
+    assert len(below) >= len(wrong.rows) + 4 and below == tab.run(OPERABLE)[-len(below) :]
+
+    tab.run("document.querySelector('#wrong input').focus()")
+    tab.press("ArrowDown")  # from `all` to the first field
+    assert tab.run(ROWS) == wrong.fields[0].count < len(wrong.rows)
+    tab.press("ArrowUp")
+    assert tab.run(ROWS) == len(wrong.rows)
+
+    tab.run("document.querySelector('#wrong button.look').focus()")
+    tab.press("Enter")
+    assert tab.run("document.querySelectorAll(':popover-open').length") == 1
+    tab.press("Escape")
+    assert tab.run("document.querySelectorAll(':popover-open').length") == 0
+    assert browser.problems() == []
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from fixtures.browser import Browser, Tab, find_chromium
+from fixtures.browser import Browser, Tab
 from fixtures.reviews import make_review
 
 from mllm_tailor.data.reviews.desk import Desk
@@ -23,16 +23,6 @@ from mllm_tailor.serving.settings import ServeSettings
 FOCUS = "document.activeElement.dataset.path"
 FILE = "document.getElementById('file').textContent"
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

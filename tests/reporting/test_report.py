@@ -430,6 +430,9 @@ def tab_order(tab: Tab) -> list[int]:
 @pytest.mark.slow
 def test_the_page_works_without_a_mouse(data: ReportData, browser: Browser, tmp_path: Path) -> None:
     """Keys alone, on a phone's width: everything is reached in order, lists open and are filtered, images enlarge."""
+    first, *rest = data.predictions["tuned_constrained"]  # wrong values of two fields
+    first = replace(first, fields={**first.fields, "company": "another"})
+    data = replace(data, predictions={**data.predictions, "tuned_constrained": [first, *rest]})
     write_report(data, tmp_path / "page.html")
     tab = browser.tab((tmp_path / "page.html").as_uri(), width=390, height=900)
     tab.wait("document.readyState === 'complete'")

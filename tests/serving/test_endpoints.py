@@ -236,7 +236,7 @@ def test_batches_are_answered_and_continued(runs: dict[str, Path], files: list[P
         upload = client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)}).json()
         body = {"input_file_id": upload["id"], "endpoint": CHAT, "completion_window": "24h"}
         batch = post(client, body, "/v1/batches")
-    output = json.loads((tmp_path / f"{batch['id']}.json").read_text())["output_file_id"]
+    output = json.loads((tmp_path / f"{batch['id']}.json").read_text())["row"]["output_file_id"]
     if output:  # a row as a kill or a full disk leaves it
         with (tmp_path / output).open("a") as file:
             file.write('{"custom_id": "4", "respo')

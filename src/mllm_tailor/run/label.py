@@ -19,7 +19,8 @@ from mllm_tailor.core.io import fingerprint, read_json, write_json
 from mllm_tailor.core.progress import progress
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.core.strict_json import dump_json, parse_json
-from mllm_tailor.core.summed_rows import append_row, finish_rows, intact_lines
+from mllm_tailor.core.summed_rows import append_row, intact_lines
+from mllm_tailor.run.output_file import sole_writer
 from mllm_tailor.run.resolve import ResolvedRun, field_kinds
 from mllm_tailor.scoring.judged import deciding_metric
 from mllm_tailor.scoring.metrics import METRICS
@@ -102,9 +103,15 @@ def draft_labels(out: Path, samples: Sequence[Sample], run: ResolvedRun, teacher
     """Label the samples that have no label in `out` yet.
 
     Raises:
-        RunError: for labels that another teacher drafted, for a teacher that fails again and again.
+        RunError: for labels that another teacher drafted or another process drafts now, for a teacher that fails again
+            and again.
     """
     check_task(run.task, run.metrics)
+    with sole_writer(out / LABELS):
+        return _draft(out, samples, run, teacher, price)
+
+
+def _draft(out: Path, samples: Sequence[Sample], run: ResolvedRun, teacher: Teacher, price: Price) -> Drafted:
     _note_teacher(out, teacher)
     labels, ledger = out / LABELS, out / LEDGER
     known = _labelled_files(labels)
@@ -130,7 +137,6 @@ def draft_labels(out: Path, samples: Sequence[Sample], run: ResolvedRun, teacher
                         f"again, the same command continues; {ledger} holds what was read"
                     )
             display.advance(len(chunk))
-    finish_rows(ledger)
     return _summary(labels, _ledger(ledger), samples, kept)
 
 
@@ -219,9 +225,19 @@ def _note_teacher(out: Path, teacher: Teacher) -> None:
 
 
 def _ledger(path: Path) -> dict[str, dict[str, Any]]:
-    """The last row of every file."""
-    rows = (parse_json(line.decode()) for line in intact_lines(path))
-    return {row["file_name"]: row for row in rows}
+    """The last row of every file.
+
+    Raises:
+        RunError: naming a row that is none of a ledger.
+    """
+    rows = {}
+    for number, line in enumerate(intact_lines(path), 1):
+        try:
+            row = parse_json(line.decode())
+            rows[str(row["file_name"])] = {"status": FAILED, "prompt_tokens": 0, "reply_tokens": 0, "cost": 0.0} | row
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{path}:{number}: not a row of a ledger — put back a whole copy, or remove it") from None
+    return rows
 
 
 def _file(sample: Sample) -> str:

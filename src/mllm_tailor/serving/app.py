@@ -35,8 +35,12 @@ def make_app(state: ServerState, files: Path) -> Guard:
     """The application of a server that keeps uploaded files in `files`.
 
     Starting it starts the engine and continues unfinished batches; ending it lets the engine finish.
+
+    Raises:
+        RunError: when another server keeps its files there.
     """
     store = FileStore(files, state.settings.limits.files)
+    store.own()
     batches = Batches(state, store)
 
     @asynccontextmanager
@@ -49,6 +53,7 @@ def make_app(state: ServerState, files: Path) -> Guard:
         await run_in_threadpool(state.backend.close)
         for watch in state.drift.values():
             watch.save()
+        store.close()
 
     app = FastAPI(
         title="mllm-tailor",

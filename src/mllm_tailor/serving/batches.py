@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mllm_tailor.core.failures import describe
 from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.core.summed_rows import append_row, finish_rows, intact_lines
 from mllm_tailor.serving.chat import completion, plan_chat
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 AT_A_TIME = 32  # rows given to the engine, so that it can batch them
 OPEN = ("validating", "in_progress", "cancelling")
 DAY = 86_400
+PAUSE = 30.0  # seconds until a batch whose answers could not be written is tried again
 
 
 class Batches:
@@ -96,13 +98,17 @@ class Batches:
         return row
 
     async def _guarded(self, row: dict[str, Any]) -> None:
-        try:
-            await self._work(row)
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            logger.exception("Batch %s failed", row["id"])
-            self._fail(row, "the server failed on this batch; its log has the reason")
+        while True:
+            try:
+                await self._work(row)
+                return
+            except Exception as error:
+                if (of_disk := _of_disk(error)) is None:
+                    logger.exception("Batch %s failed", row["id"])
+                    self._fail(row, "the server failed on this batch; its log has the reason")
+                    return
+                logger.error("Batch %s waits: %s", row["id"], describe(of_disk))
+            await asyncio.sleep(PAUSE)
 
     def _fail(self, row: dict[str, Any], reason: str) -> None:
         row["status"], row["failed_at"] = "failed", int(time.time())
@@ -142,8 +148,8 @@ class Batches:
             return  # the server is ending: the next one goes on
         failed = sum(answer["response"]["status_code"] != 200 for answer in done.values())
         row["request_counts"] = {"total": len(asked), "completed": len(asked) - failed, "failed": failed}
-        finish_rows(path)
         self.store.note(output, f"{row['id']}_output.jsonl", "batch_output")
+        finish_rows(path)
         row.update(status="completed", completed_at=int(time.time()))
         self.store.write(row)
 
@@ -151,6 +157,13 @@ class Batches:
         """Raise when the models cannot be loaded, so that nothing is waited for."""
         if self.state.backend.failure is not None:
             raise RuntimeError(self.state.backend.failure)
+
+
+def _of_disk(error: BaseException) -> OSError | None:
+    """A failure to write an answer, such as a full disk, after which everything that was written is kept."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_of_disk, error.exceptions)), None)
+    return error if isinstance(error, OSError) else None
 
 
 def _requests(store: FileStore, batch: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
@@ -161,7 +174,7 @@ def _requests(store: FileStore, batch: Mapping[str, Any], most: int) -> list[dic
     """
     rows: list[dict[str, Any]] = []
     names: set[str] = set()
-    lines = store.content(batch["input_file_id"]).read_bytes().splitlines()
+    lines = store.read(batch["input_file_id"]).splitlines()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from mllm_tailor.serving.batches import Batches
@@ -61,10 +61,10 @@ def files_router(store: FileStore) -> APIRouter:
         return _row(store, number, "file")
 
     @router.get("/v1/files/{number}/content", response_model=None)
-    async def get_content(number: str) -> FileResponse:
+    async def get_content(number: str) -> Response:
         """The bytes of a file."""
         _row(store, number, "file")
-        return FileResponse(store.content(number), media_type="application/octet-stream")
+        return Response(await run_in_threadpool(store.read, number), media_type="application/octet-stream")
 
     @router.delete("/v1/files/{number}", response_model=None)
     async def delete_file(number: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mllm_tailor.models.encode import (
 )
 from mllm_tailor.models.encoded import NO_LOSS, Encoded
 from mllm_tailor.models.families import FAMILIES, Family
-from mllm_tailor.models.features import media_features
+from mllm_tailor.models.features import has_features, media_features
 from mllm_tailor.models.generate import generate
 from mllm_tailor.models.input_settings import InputSettings
 from mllm_tailor.models.inputs.dual_encoder import embed_images, embed_texts
@@ -43,6 +43,7 @@ __all__ = [
     "embed_texts",
     "encode",
     "generate",
+    "has_features",
     "load_meta_model",
     "load_model",
     "load_without_weights",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.encode import encode, prompt_inputs
 from mllm_tailor.models.model import LoadedModel
@@ -25,6 +26,12 @@ class _Reached(Exception):
     """Raised at the first decoder layer: nothing after it is needed."""
 
 
+def has_features(samples: Iterable[Conversation | Sample], model: LoadedModel) -> bool:
+    """Whether `media_features` has something to encode in every sample; recordings read as words show nothing."""
+    visible = set(model.family.media)
+    return all(sample.media and {media.kind for media in sample.media} <= visible for sample in samples)
+
+
 @torch.no_grad()
 def media_features(samples: Sequence[Conversation | Sample], model: LoadedModel) -> NDArray[np.float32]:
     """(samples, width) float32: the projected features of a sample's media, averaged over tiles and positions.
@@ -33,7 +40,7 @@ def media_features(samples: Sequence[Conversation | Sample], model: LoadedModel)
         DataError: naming a sample without media.
     """
     rows = []
-    for sample in samples:
+    for sample in track(samples, "Encoding"):
         prompt = sample.unlabelled()
         if any(media.kind == "image" for media in prompt.media):
             features = _image_features(prompt, model)

@@ -12,7 +12,7 @@ from typing import Any
 from mllm_tailor.core.errors import DataError, TailorError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, ValidationResult, merged
-from mllm_tailor.models import Length, LoadedModel, encode
+from mllm_tailor.models import Length, LoadedModel, encode, has_features, media_features
 from mllm_tailor.recipe import Recipe
 from mllm_tailor.run.calibrate import outlook
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
@@ -259,9 +259,15 @@ def _spans(model: LoadedModel, splits: Splits) -> Iterator[tuple[str, str]]:
 
 
 def _scoring_seconds(model: LoadedModel, run: ResolvedRun, splits: Splits) -> float:
-    """Of base and tuned model over all held-out samples, from a few that are predicted."""
+    """Of base and tuned model over all held-out samples, and of their nearest neighbours, from a few samples."""
     timed = splits.held_out[:TIMED_SAMPLES]
     start = time.perf_counter()
     for mode in run.modes:
         generate(mode, model, run, timed)
-    return 2 * (time.perf_counter() - start) / len(timed) * len(splits.held_out)
+    seconds = 2 * (time.perf_counter() - start) / len(timed) * len(splits.held_out)
+    compared = (*splits.train, *splits.held_out)
+    if has_features(compared, model):
+        start = time.perf_counter()
+        media_features(timed, model)
+        seconds += (time.perf_counter() - start) / len(timed) * len(compared)
+    return seconds

@@ -17,7 +17,7 @@ from mllm_tailor.core.manifest import forget, present, record, recorded
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.core.summed_rows import finish_rows
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.models import LoadedModel, load_meta_model, media_features
+from mllm_tailor.models import LoadedModel, has_features, load_meta_model, media_features
 from mllm_tailor.run.calibrate import (
     DEV,
     RunCalibration,
@@ -168,10 +168,8 @@ def write_baselines(folder: RunFolder, run: ResolvedRun, splits: Splits, model: 
     answers: dict[System, Sequence[Mapping[str, Any]]] = {}
     if run.recipe.score_by:
         answers[MAJORITY] = majority_answers(task, run.recipe.score_by, splits.train, splits.held_out)
-    visible = set(model.family.media)  # recordings read as words show nothing
-    everyone = (*splits.train, *splits.held_out)
-    shown = all(sample.media and {media.kind for media in sample.media} <= visible for sample in everyone)
-    if shown and not folder.predictions(NEAREST).exists():
+    if has_features((*splits.train, *splits.held_out), model) and not folder.predictions(NEAREST).exists():
+        logger.info("Looking for the training sample most like each held-out one")
         train = np.asarray(media_features(splits.train, model))
         held_out = np.asarray(media_features(splits.held_out, model))
         answers[NEAREST] = nearest_neighbour_baseline(train, held_out, labels)

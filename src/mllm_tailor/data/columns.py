@@ -50,7 +50,18 @@ SPAN_COLUMNS = (
     ("begin", "end"),
 )
 OFFSET, DURATION = "offset", "duration"  # NeMo's way to name a span of a recording
-FILE_KEYS = frozenset({"path", "url", "file_name", "bytes", "detail", "width", "height"})
+# The first characters of base64 text of JPEG, PNG, GIF, WebP, TIFF and PDF files.
+BASE64_STARTS = {
+    "/9j/": "image/jpeg",
+    "iVBOR": "image/png",
+    "R0lGOD": "image/gif",
+    "UklGR": "image/webp",
+    "SUkq": "image/tiff",
+    "TU0A": "image/tiff",
+    "JVBERi": "application/pdf",
+}
+SHORTEST_BASE64 = 64  # characters; a shorter text is a name
+FILE_KEYS = frozenset({"path", "url", "file_name", "bytes", "detail", "width", "height", "type", "media_type"})
 TRAINED_COLUMNS = ("loss", "train")  # false: not learned and not scored
 WEIGHT_COLUMN = "weight"  # the same, in rows with a question; in other rows it may be a label
 # Columns that make something else of a row than a question and its answer.
@@ -321,6 +332,7 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
         value = value.get("path") or value.get("url") or value.get("file_name")
     if not isinstance(value, str) or not value:
         raise DataError(f"{source}: a file is named by text, found {kind_of(value)} — fix the path")
+    value = addressed(value)
     if value.startswith("data:"):
         declared = value[5:].partition("/")[0]
         kind: MediaKind = declared if declared in ("image", "video", "audio") else hint or "image"  # type: ignore[assignment]
@@ -332,6 +344,14 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
             "them as `images`"
         )
     return list(pages_of(locate(value.removeprefix("file://"), roots, source), kind))
+
+
+def addressed(value: str) -> str:
+    """Bare base64 text of a file as a data address; other texts as they are."""
+    if len(value) < SHORTEST_BASE64:
+        return value
+    kind = next((kind for start, kind in BASE64_STARTS.items() if value.startswith(start)), None)
+    return value if kind is None else f"data:{kind};base64,{''.join(value.split())}"
 
 
 def stitched(media: tuple[Media, ...], source: str) -> Media:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -178,6 +178,7 @@ def _placed(said: Sequence[Said], beside: Sequence[File], source: str) -> list[_
         said = [replace(message, parts=tuple(_own_slots_filled(message))) for message in said]
     if not any(isinstance(part, Slot) for message in said for part in message.parts):
         said = _with_numbered_slots(said, [file[0].kind for file in files])
+    said = _with_image_marks_of_videos(said, waiting)
     slots = [part for message in said for part in message.parts if isinstance(part, Slot)]
     for marker, kind in MARKERS.items():
         count = sum(slot.kind == kind for slot in slots)
@@ -197,6 +198,19 @@ def _placed(said: Sequence[Said], beside: Sequence[File], source: str) -> list[_
             parts += waiting[part.kind].pop(0) if isinstance(part, Slot) else [part]
         messages.append(_message(message, parts))
     return messages
+
+
+def _with_image_marks_of_videos(said: Sequence[Said], waiting: Mapping[MediaKind, Sequence[File]]) -> Sequence[Said]:
+    """The messages with slots of videos where `<image>` stands for each of the row's videos (LLaVA-Video's rows)."""
+    slots = [part for message in said for part in message.parts if isinstance(part, Slot)]
+    all_images = all(slot.kind == "image" and slot.marker for slot in slots)
+    if not all_images or waiting["image"] or len(slots) != len(waiting["video"]):
+        return said
+    video = Slot("video")
+    return [
+        replace(message, parts=tuple(video if isinstance(part, Slot) else part for part in message.parts))
+        for message in said
+    ]
 
 
 def _with_numbered_slots(said: Sequence[Said], kinds: Sequence[MediaKind]) -> list[Said]:

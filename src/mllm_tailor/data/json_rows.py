@@ -10,6 +10,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import read_json
+from mllm_tailor.data.dialogues import dialogue_row
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import HEAD_BYTES, Row, as_row, jsonl_rows, kind_of
 
@@ -75,7 +76,8 @@ def first_json_row(path: Path) -> dict[str, Any]:
     text = _head_text(path)
     if text.startswith("["):
         first = _first_items(text, 0)
-        return first[0] if first and isinstance(first[0], dict) else {}
+        row = first[0] if first else None
+        return row if isinstance(row, dict) else dialogue_row(row) or {}
     values = top_level(text) if text.startswith("{") else {}
     lists = {} if holds_lines(text) else row_keys(values)
     return values[next(iter(lists))][0] if lists else values

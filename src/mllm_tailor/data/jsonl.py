@@ -13,6 +13,7 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import open_lines, parse_line, read_lines
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.dialogues import dialogue_row
 from mllm_tailor.data.issues import DataIssue
 
 HEAD_BYTES = 8 * 2**20  # enough to see the first item of a file, even with a picture embedded in it
@@ -48,9 +49,11 @@ def _jsonl_row(line: bytes, number: int, path: Path, split: str | None) -> Row |
 
 
 def as_row(value: Any, source: str, split: str | None = None) -> Row | DataIssue:
-    """A row is an object; anything else is a fault."""
+    """A row is an object, or a list of messages; anything else is an issue."""
     if isinstance(value, dict):
         return Row(source, value, split)
+    if messages := dialogue_row(value):
+        return Row(source, messages, split)
     return DataIssue(source, f"a row is an object such as {{…}}, found {kind_of(value)}", "fix or remove this row")
 
 
@@ -94,4 +97,4 @@ def _object_at(text: str, start: int) -> dict[str, Any]:
         value, _ = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) else dialogue_row(value) or {}

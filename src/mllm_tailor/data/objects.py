@@ -15,6 +15,7 @@ from typing import Any
 
 from mllm_tailor.core.regions import image_mark
 from mllm_tailor.core.sample import Media
+from mllm_tailor.data.columns import listed
 from mllm_tailor.data.conversation import Said
 from mllm_tailor.data.keys import KeyReader
 from mllm_tailor.media.open import image_size
@@ -22,6 +23,7 @@ from mllm_tailor.media.open import image_size
 REF, BOX = "<ref-object>", "<bbox>"
 _PLACEHOLDER = re.compile(f"{REF}|{BOX}")
 FULL = 1000
+OLD_KEYS = frozenset({"caption", "bbox", "bbox_type", "image"})
 
 
 def filled(said: Sequence[Said], row: KeyReader, images: Sequence[Media]) -> list[Said]:
@@ -34,9 +36,11 @@ def filled(said: Sequence[Said], row: KeyReader, images: Sequence[Media]) -> lis
     found = [placeholder for text in words for placeholder in _PLACEHOLDER.findall(text)]
     if not found:
         return list(said)
-    stated = row.get("objects")
+    stated = _stated(row.get("objects"))
     if not isinstance(stated, Mapping):
-        raise row.error(f"{found[0]} stands in a message, but `objects` is missing", "add `objects` to the row")
+        raise row.error(
+            f"{found[0]} stands in a message, but `objects` is missing or in another form", "add it to the row"
+        )
     objects = KeyReader(stated, row.source, "objects")
     names = [f"<ref>{name}</ref>" for name in _list(objects, "ref")]
     boxes = _boxes(objects, images)
@@ -59,6 +63,22 @@ def filled(said: Sequence[Said], row: KeyReader, images: Sequence[Media]) -> lis
         )
         for message in said
     ]
+
+
+def _stated(objects: Any) -> Any:
+    """`objects`, also as JSON text of a table, or in the older form: a list of `{"caption", "bbox", "bbox_type"}`."""
+    objects = listed(objects) if isinstance(objects, str) else objects
+    if not isinstance(objects, list) or not all(isinstance(item, Mapping) for item in objects):
+        return objects
+    if any(set(item) - OLD_KEYS or item.get("bbox") is None for item in objects):
+        return None
+    units = {item.get("bbox_type", "real") for item in objects}
+    return {
+        "ref": [item["caption"] for item in objects if "caption" in item],
+        "bbox": [item["bbox"] for item in objects],
+        "bbox_type": units.pop() if len(units) == 1 else sorted(map(str, units)),
+        "image_id": [item.get("image", 0) for item in objects],
+    }
 
 
 def _list(objects: KeyReader, key: str) -> list[Any]:

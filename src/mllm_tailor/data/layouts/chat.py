@@ -13,14 +13,26 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Role, Sample
 from mllm_tailor.data.columns import SPLIT_COLUMNS, read_media, with_span
 from mllm_tailor.data.conversation import File, Part, Said, Slot, conversation_samples, parts_of
+from mllm_tailor.data.dialogues import as_dialogue
+from mllm_tailor.data.inline_files import with_markers
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.keys import REFUSED_IN_MESSAGE, REFUSED_IN_ROW, SIZES, KeyReader
 from mllm_tailor.data.layouts.base import row_layout
+from mllm_tailor.data.layouts.columns import file_columns
 from mllm_tailor.data.objects import filled
 from mllm_tailor.data.preference import UNDESIRED, is_undesired, rejected_reply
+from mllm_tailor.media.source import media_kind
 
-ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+}
 BESIDE: Mapping[str, MediaKind] = {
     "images": "image",
     "image": "image",
@@ -29,7 +41,8 @@ BESIDE: Mapping[str, MediaKind] = {
     "audios": "audio",
     "audio": "audio",
 }
-WEIGHT_KEYS = ("weight", "loss", "train")  # OpenAI's, ms-swift's and TRL's word for whether an answer is learned
+# Whether an answer is learned, in the words of OpenAI, ms-swift, TRL, axolotl and LLaMA-Factory.
+WEIGHT_KEYS = ("weight", "loss", "train", "training", "loss_scale", "loss_weight")
 FIX_MESSAGE = "write what it says into the content, or take it out"
 FIX_PART = "the settings of the model decide; take it out"
 FIX_ROW = "write what it says into a message, or take it out; it can be named in data.held_out or score_by"
@@ -41,7 +54,8 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
     Raises:
         DataError: naming the row.
     """
-    row = of_texts(row)
+    row = of_texts(Row(row.source, dict(as_dialogue(row.values)), row.split))
+    row = Row(row.source, with_markers(row.values, "messages", "content"), row.split)
     reader = KeyReader(row.values, row.source)
     messages = with_chosen(reader.get("messages"), "messages", reader)
     warnings: list[DataIssue] = []
@@ -107,9 +121,7 @@ def row_samples(
     if is_undesired(reader):
         yield DataIssue(row.source, UNDESIRED, "leave it out, or pair it with a preferred reply", None, "warning")
         return
-    system = reader.get("system")
-    if system is not None and not isinstance(system, str):
-        raise reader.error(f"`system` should be text, found {kind_of(system)}", "correct this row")
+    system = _system_text(reader)
     if system and system.strip():
         said = [Said("system", (system,)), *said]
     rejected = rejected_reply(reader, messages[:-1])
@@ -133,6 +145,16 @@ def row_samples(
         items = with_rejected(items, rejected)
     yield from items
     yield from reader.warnings(FIX_ROW)
+
+
+def _system_text(reader: KeyReader) -> str | None:
+    """The system text beside the messages; Anthropic's may be a list of parts."""
+    system = reader.get("system")
+    if isinstance(system, list) and all(isinstance(part, Mapping) and set(part) <= {"type", "text"} for part in system):
+        system = "\n\n".join(str(part.get("text", "")) for part in system)
+    if system is not None and not isinstance(system, str):
+        raise reader.error(f"`system` should be text, found {kind_of(system)}", "correct this row")
+    return system
 
 
 def with_rejected(items: list[Sample | DataIssue], rejected: str) -> list[Sample | DataIssue]:
@@ -166,6 +188,10 @@ def beside(reader: KeyReader, roots: tuple[Path, ...]) -> list[File]:
             continue
         names = value if isinstance(value, list) else [value]
         files += [tuple(read_media(name, kind, roots, reader.source)) for name in names]
+    for column, stands_for in ({} if files else file_columns(reader.values)).items():
+        value = reader.get(column)
+        if column not in BESIDE and (isinstance(value, Mapping) or media_kind(str(value))):
+            files.append(tuple(read_media(value, BESIDE.get(stands_for), roots, reader.source)))
     return with_span(files, reader)
 
 
@@ -188,9 +214,10 @@ def learned_by(reader: KeyReader) -> bool | None:
 
 def _message(message: Any, where: str, roots: tuple[Path, ...], source: str, warnings: list[DataIssue]) -> Said:
     reader = KeyReader(message if isinstance(message, Mapping) else {}, source, where)
-    role = ROLES.get(str(reader.get("role")))
+    stated_role = reader.get("role")
+    role = ROLES.get(str(stated_role))
     if role is None:
-        raise reader.error(f"no role of {', '.join(ROLES)}", "correct this row")
+        raise reader.error(f"the role {stated_role!r}, none of {', '.join(ROLES)}", "leave the row out, or correct it")
     learned = learned_by(reader)
     reader.refuse(REFUSED_IN_MESSAGE)
     content = reader.get("content")
@@ -224,10 +251,13 @@ def _part(value: Any, where: str, roots: tuple[Path, ...], source: str, warnings
         warnings += part.warnings(FIX_MESSAGE)
         return parts_of(text)
     name = kind.removeprefix("input_").removesuffix("_url")
+    part.skip("index")  # the number of the file, in rows of LLaVA's instructions on the hub
     if name not in ("image", "video", "audio"):
         raise part.error(f"a part of type {kind!r}", "use text, image, image_url, video or audio")
     file_keys = (kind, name, f"{name}_url", "path", "url", "source", "value")
     named = next((found for key in file_keys if (found := part.get(key))), None)
+    if named is None and (embedded := part.get("base64")):
+        named = {"data": embedded}
     parts: list[Part] = [Slot(name, marker=False)] if named is None else [*_media(named, name, roots, part)]  # type: ignore[arg-type]
     spanned = with_span([tuple(item for item in parts if isinstance(item, Media))], part)
     warnings += part.warnings(FIX_PART, SIZES)
@@ -243,4 +273,10 @@ def _media(value: Any, kind: MediaKind, roots: tuple[Path, ...], part: KeyReader
     return read_media(value, kind, roots, part.source)
 
 
-LAYOUT = row_layout(lambda first: isinstance(first.get("messages"), list) or has_texts(first), samples_of)
+def recognises(first: Mapping[str, Any]) -> bool:
+    """Whether a row holds messages, or pairs, under any name."""
+    stated = as_dialogue(first)
+    return isinstance(stated.get("messages"), list) or has_texts(stated)
+
+
+LAYOUT = row_layout(recognises, samples_of)

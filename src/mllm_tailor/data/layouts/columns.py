@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.columns import MEDIA_COLUMNS, media_columns, samples_of
+from mllm_tailor.data.columns import MEDIA_COLUMNS, addressed, media_columns, samples_of
 from mllm_tailor.data.conversation import Slot, parts_of, unnumbered
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
@@ -34,17 +34,6 @@ _NUMBERED = re.compile(
     r"(?:\d{1,2}|left|right|before|after|first|second|third|front|back|top|bottom|a|b|c)(?:[\W_]*(?:path|file|name))?"
 )
 WEB_ENDINGS = ("url", "uri", "link")  # of columns that are looked at last: media are never fetched
-# The first characters of base64 text of JPEG, PNG, GIF, WebP, TIFF and PDF files.
-BASE64_STARTS = {
-    "/9j/": "image/jpeg",
-    "iVBOR": "image/png",
-    "R0lGOD": "image/gif",
-    "UklGR": "image/webp",
-    "SUkq": "image/tiff",
-    "TU0A": "image/tiff",
-    "JVBERi": "application/pdf",
-}
-SHORTEST_BASE64 = 64  # characters; a shorter text is a name
 
 
 def file_columns(values: Mapping[str, Any]) -> dict[str, str]:
@@ -104,10 +93,8 @@ def _file_value(value: Any, folder: Folder, roots: tuple[Path, ...]) -> Any:
         value = str(value)
     if not isinstance(value, str) or value.startswith("data:"):
         return value
-    if len(value) >= SHORTEST_BASE64:
-        kind = next((kind for start, kind in BASE64_STARTS.items() if value.startswith(start)), None)
-        return value if kind is None else f"data:{kind};base64,{''.join(value.split())}"
-    return value if media_kind(value) else folder.with_suffix(value, roots) or value
+    value = addressed(value)
+    return value if value.startswith("data:") or media_kind(value) else folder.with_suffix(value, roots) or value
 
 
 def read_columns(row: Row, folder: Folder, roots: tuple[Path, ...]) -> Iterable[Sample | DataIssue]:

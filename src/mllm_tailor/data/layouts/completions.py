@@ -11,6 +11,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.dialogues import as_dialogue
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.layouts import chat
@@ -22,7 +23,8 @@ PROMPTS = ("prompt", "question", "query", "instruction")  # RLAIF-V and its rela
 
 def recognises(first: Mapping[str, Any]) -> bool:
     """Whether a row has a prompt and a completion, or a chosen and a rejected reply."""
-    return {"prompt", "completion"} <= set(first) or {"chosen", "rejected"} <= set(first)
+    keys = set(as_dialogue(first))
+    return {"prompt", "completion"} <= keys or {"chosen", "rejected"} <= keys
 
 
 def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
@@ -31,6 +33,7 @@ def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     Raises:
         DataError: naming the row.
     """
+    row = Row(row.source, dict(as_dialogue(row.values)), row.split)
     reply = next((name for name in REPLIES if row.values.get(name) is not None), None)
     if reply is None:
         raise DataError(f"{row.source}: no `completion` and no `chosen` — add the reply to learn, or remove this row")

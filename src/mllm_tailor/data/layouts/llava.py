@@ -6,21 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.core.sample import Role, Sample
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.conversation import Said, parts_of
+from mllm_tailor.data.dialogues import as_dialogue
+from mllm_tailor.data.inline_files import with_markers
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
 from mllm_tailor.data.keys import REFUSED_IN_MESSAGE, KeyReader
 from mllm_tailor.data.layouts.base import row_layout
-from mllm_tailor.data.layouts.chat import FIX_MESSAGE, learned_by, row_samples, with_chosen
-
-ROLES: Mapping[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
+from mllm_tailor.data.layouts.chat import FIX_MESSAGE, ROLES, learned_by, row_samples, with_chosen
 
 
 def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue]:
@@ -29,6 +23,8 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
     Raises:
         DataError: naming the row.
     """
+    values = with_markers(as_dialogue(row.values), "conversations", "value")
+    row = Row(row.source, with_markers(values, "conversations", "content"), row.split)
     reader = KeyReader(row.values, row.source)
     turns = with_chosen(reader.get("conversations"), "conversations", reader)
     warnings: list[DataIssue] = []
@@ -49,4 +45,4 @@ def _turn(turn: Any, where: str, source: str, warnings: list[DataIssue]) -> Said
     return Said(role, tuple(parts_of(text)), learned is not False)
 
 
-LAYOUT = row_layout(lambda first: isinstance(first.get("conversations"), list), samples_of)
+LAYOUT = row_layout(lambda first: isinstance(as_dialogue(first).get("conversations"), list), samples_of)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
@@ -13,9 +11,6 @@ from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.layouts import chat
 from mllm_tailor.data.layouts.base import Roots, row_layout
 
-# Qwen-VL's way to name a file inside the text: `Picture 1: <img>receipt.jpg</img>`.
-_INLINE = re.compile(r"(?:(?:Picture|Audio|Video) \d+: ?)?<(img|audio|video)>([^<>]+)</\1>")
-_LISTS = {"img": "images", "audio": "audios", "video": "videos"}
 _TURNS = ("query", "response", "history", "system")
 
 
@@ -29,9 +24,6 @@ def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     messages = [{"role": role, "content": text} for role, text in _turns(row)]
     if row.values.get("system"):
         messages.insert(0, {"role": "system", "content": row.values["system"]})
-    for message in messages:
-        if message["role"] == "user":
-            message["content"] = _without_inline_files(message["content"], values)
     return chat.samples_of(Row(row.source, values | {"messages": messages}, row.split), roots)
 
 
@@ -47,16 +39,6 @@ def _turns(row: Row) -> Iterator[tuple[str, str]]:
             if not isinstance(text, str):
                 raise DataError(f"{row.source}: a query or response is {kind_of(text)}, not text — correct this row")
             yield role, text
-
-
-def _without_inline_files(text: str, values: dict[str, Any]) -> str:
-    """The text with files named inside it replaced by markers; their names are added to the lists beside it."""
-
-    def marker(match: re.Match[str]) -> str:
-        values.setdefault(_LISTS[match[1]], []).append(match[2].strip())
-        return f"<{'image' if match[1] == 'img' else match[1]}>"
-
-    return _INLINE.sub(marker, text)
 
 
 LAYOUT = row_layout(lambda first: {"query", "response"} <= set(first), samples_of)

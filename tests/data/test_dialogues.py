@@ -1,4 +1,4 @@
-"""Conversations by other names: other keys, other shapes, files named in the text, weights in the words of other tools."""
+"""Conversations by other names: other keys and shapes, files named in the text, weights in the words of other tools."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ ASKED = [{"from": "human", "value": "<image>Which?"}, {"from": "gpt", "value": "
 CHAT = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "x"}]
 PART = {"role": "user", "content": [{"type": "image", "image": A}, {"type": "text", "text": "Which?"}]}
 REPLY = {"role": "assistant", "content": "x"}
+WORSE = {"role": "assistant", "content": "y"}
 
 
 def read(folder: Path, rows: Any, name: str = "rows.jsonl") -> tuple[list[Sample], str]:
@@ -53,9 +54,9 @@ def shown(conversation: Conversation) -> list[str]:
         [PART, REPLY],
         {"contents": [{"role": "user", "parts": [{"fileData": {"mimeType": "image/png", "fileUri": A}},
          {"text": "Which?"}]}, {"role": "model", "parts": [{"text": "x"}]}]},
-        {"input": {"messages": [PART]}, "preferred_output": [REPLY], "non_preferred_output": [{**REPLY, "content": "y"}]},
+        {"input": {"messages": [PART]}, "preferred_output": [REPLY], "non_preferred_output": [WORSE]},
         {"messages": [{**PART, "loss_weight": 0.0}, {**REPLY, "loss_weight": 1.0}]},
-        {"messages": [{"role": "user", "content": [{"type": "image", "base64": EMBEDDED, "index": 0}, "Which?"]}, REPLY]},
+        {"messages": [{**PART, "content": [{"type": "image", "base64": EMBEDDED, "index": 0}, "Which?"]}, REPLY]},
         {"image": EMBEDDED, "conversations": ASKED},
     ],
 )  # fmt: skip

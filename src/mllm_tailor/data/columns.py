@@ -335,7 +335,7 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
     value = addressed(value)
     if value.startswith("data:"):
         declared = value[5:].partition("/")[0]
-        kind: MediaKind = declared if declared in ("image", "video", "audio") else hint or "image"  # type: ignore[assignment]
+        kind: MediaKind = declared if declared in ("image", "video", "audio") else hint or "image"
         return [Media(kind, data=decode_data_uri(value, source))]
     kind = _kind(value, hint, source)
     if hint == "video" and kind == "image":

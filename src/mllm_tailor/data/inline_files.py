@@ -25,7 +25,7 @@ def with_markers(values: Mapping[str, Any], messages: str, text: str) -> dict[st
     stated = dict(values)
     if not isinstance(stated.get(messages), list):
         return stated
-    by_key = next((value for key in ("image", "images") if _is_keyed(value := stated.get(key))), {})
+    by_key: Mapping[str, Any] = next((stated[key] for key in ("image", "images") if _is_keyed(stated.get(key))), {})
     files: dict[str, list[str]] = {}
 
     def inline(match: re.Match[str]) -> str:

@@ -29,6 +29,7 @@ from reliability.damage import PLACES
 from reliability.forked import preload
 from reliability.job import JOBS, more_data
 from reliability.kills import Tally
+from reliability.servers import SERVICES, kill_servers
 from reliability.workspace import PLACE, copy_workspace, make_workspace
 
 from mllm_tailor.core.device import describe_machine
@@ -57,6 +58,11 @@ def experiments() -> list[Experiment]:
         Experiment(f"SIGKILL: {job.name}", "at random moments, up to 4 in a row, then run to the end",
                    lambda w, f, n, job=job: kills.kill_chains(job, w, f, n), 20, 2 if job is ONE else 0)  # type: ignore[misc]
         for job in JOBS.values()
+    ]  # fmt: skip
+    chains += [
+        Experiment(f"SIGKILL: {name}", "at random moments while clients send requests, up to 4 in a row, then again",
+                   lambda w, f, n, service=service: kill_servers(service, w, f, n), 20)  # type: ignore[misc]
+        for name, service in SERVICES.items()
     ]  # fmt: skip
     places = [
         experiment

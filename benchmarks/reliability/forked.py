@@ -34,6 +34,8 @@ ROOMS = (
     "methods",
     "training",
     "generation",
+    "serving",
+    "review",
 )
 OPTIONAL = ("__main__", "vllm_model", "decode_check")  # other packages, or programs
 TRACEBACK = "Traceback (most recent call last)"

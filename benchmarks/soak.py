@@ -32,6 +32,7 @@ from served import Server, chat_body, data_url, pictures, tiny_run
 HERE = Path(__file__).resolve().parent
 CHAT, LEFT = "/v1/chat/completions", "left"
 WARM_UP = 0.2  # share of the samples
+REFUSALS = 10  # answers 429 to one request before it counts as lost
 FLAT = 0.05  # growth of memory, as a share, from the end of the warm-up to the end
 
 Outcome = tuple[str, str, bool]  # kind of request, status, whether it was lost
@@ -42,6 +43,7 @@ class Clients:
 
     def __init__(self, server: Server, files: list[Path]) -> None:
         self.server, self.files, self.client = server, files, server.client
+        self.refused = 0  # answers 429, after which the request was sent again
         self.kinds: dict[str, Callable[[random.Random], Outcome]] = {
             "chat": lambda draw: self._chat(draw, "chat"),
             "schema": lambda draw: self._chat(draw, "schema", response_format={"type": "json_object"}),
@@ -63,7 +65,13 @@ class Clients:
         draw = random.Random(number)
         kind = draw.choice(list(self.kinds))
         try:
-            return self.kinds[kind](draw)
+            for _ in range(REFUSALS):
+                outcome = self.kinds[kind](draw)
+                if outcome[1] != "429":
+                    return outcome
+                self.refused += 1
+                time.sleep(1)  # what Retry-After asks for, as every client of OpenAI's does
+            return outcome
         except (httpx2.HTTPError, ValueError, KeyError) as error:
             return kind, type(error).__name__, True
 
@@ -150,6 +158,7 @@ def soak(run: Path, files: list[Path], clients: int, seconds: float) -> dict[str
         "clients": clients,
         "requests": number,
         "by_kind": {f"{kind} {status}": count for (kind, status), count in sorted(outcomes.items())},
+        "sent_again_after_429": asking.refused,
         "lost": len(lost),
         "lost_kinds": sorted({f"{kind} {status}" for kind, status in lost}),
         "in_flight_at_end": float(in_flight.split()[-1]),

@@ -15,7 +15,7 @@ from fixtures import commands
 from typer.testing import CliRunner
 
 from mllm_tailor.cli.app import RETIRED_OPTIONS, app, run_command
-from mllm_tailor.cli.console import LINE_EVERY, ProgressLines, set_up_output
+from mllm_tailor.cli.console import LINE_EVERY, ProgressBar, ProgressLines, console, set_up_output
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
 
@@ -189,6 +189,19 @@ def test_progress_without_a_terminal_is_a_line_every_half_minute(capsys: pytest.
     assert len(shown) == 9
     assert shown[0] == "Training: 20 of 100, loss 0.020, 4 min left"
     assert shown[-2] == "Training: 90 of 100, loss 0.090, less than a minute left"
+
+
+def test_time_left_is_the_one_that_the_work_states(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    lines = ProgressLines("Training", 100, 0, clock=lambda: now[0])
+    now[0] = LINE_EVERY
+    lines.update(1, "loss 0.5", seconds_left=600)
+    assert capsys.readouterr().err == "Training: 1 of 100, loss 0.5, 10 min left\n"
+    bar = ProgressBar("Training", 100, 0)
+    bar.update(1, "loss 0.5", seconds_left=600)
+    with console.capture() as shown:
+        console.print(bar._bar)
+    assert "left 0:10:00" in shown.get()
 
 
 def test_progress_of_unknown_length_counts(capsys: pytest.CaptureFixture[str]) -> None:

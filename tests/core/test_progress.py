@@ -20,7 +20,7 @@ class Recorder:
     def advance(self, count: int = 1) -> None:
         self.events.append(("advance", count))
 
-    def update(self, completed: int, note: str = "") -> None:
+    def update(self, completed: int, note: str = "", seconds_left: float | None = None) -> None:
         self.events.append(("update", completed, note))
 
     def stop(self) -> None:

@@ -6,9 +6,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
@@ -19,6 +20,17 @@ LEVELS = ("error", "warning", "info", "debug")
 LINE_EVERY = 30.0  # seconds between two lines of progress where standard error is no terminal
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class TimeLeftColumn(TimeRemainingColumn):
+    """The time that the work itself states to be left, else what rich works out."""
+
+    def render(self, task: Task) -> Text:
+        """The time as rich writes it."""
+        seconds = task.fields["seconds_left"]
+        if seconds is None or task.finished:
+            return super().render(task)
+        return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")
 
 
 class ProgressBar:
@@ -32,10 +44,10 @@ class ProgressBar:
             TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeLeftColumn(),
             console=console,  # the one that messages go to: they are printed above the bar
         )
-        self._task = self._bar.add_task(what, total=total, completed=completed, note="")
+        self._task = self._bar.add_task(what, total=total, completed=completed, note="", seconds_left=None)
 
     def start(self) -> None:
         """Show the bar."""
@@ -45,9 +57,9 @@ class ProgressBar:
         """Move the bar on by `count` items."""
         self._bar.advance(self._task, count)
 
-    def update(self, completed: int, note: str = "") -> None:
+    def update(self, completed: int, note: str = "", seconds_left: float | None = None) -> None:
         """Set the bar to `completed` items, with `note` beside it."""
-        self._bar.update(self._task, completed=completed, note=note)
+        self._bar.update(self._task, completed=completed, note=note, seconds_left=seconds_left)
 
     def stop(self) -> None:
         """Leave the bar as it stands."""
@@ -63,6 +75,7 @@ class ProgressLines:
         self._what, self._total, self._clock = what, total, clock
         self._before = self._completed = completed
         self._note = ""
+        self._seconds_left: float | None = None
         self._began = self._said = clock()
 
     def start(self) -> None:
@@ -73,9 +86,9 @@ class ProgressLines:
         """`count` more items are done."""
         self.update(self._completed + count, self._note)
 
-    def update(self, completed: int, note: str = "") -> None:
+    def update(self, completed: int, note: str = "", seconds_left: float | None = None) -> None:
         """`completed` items are done in all; prints a line when the last one is half a minute ago."""
-        self._completed, self._note = completed, note
+        self._completed, self._note, self._seconds_left = completed, note, seconds_left
         now = self._clock()
         if now - self._said >= LINE_EVERY:
             self._said = now
@@ -89,7 +102,8 @@ class ProgressLines:
         parts = [f"{self._what}: {count}", self._note]
         done = self._completed - self._before
         if self._total is not None and done:
-            minutes = (now - self._began) / done * (self._total - self._completed) / 60
+            seconds = (now - self._began) / done * (self._total - self._completed)
+            minutes = (seconds if self._seconds_left is None else self._seconds_left) / 60
             parts.append(f"{minutes:.0f} min left" if minutes >= 1 else "less than a minute left")
         return ", ".join(filter(None, parts))
 

@@ -22,8 +22,11 @@ class Progress(Protocol):
     def advance(self, count: int = 1) -> None:
         """`count` more items are done."""
 
-    def update(self, completed: int, note: str = "") -> None:
-        """`completed` items are done in all; `note` is free text beside them."""
+    def update(self, completed: int, note: str = "", seconds_left: float | None = None) -> None:
+        """`completed` items are done in all; `note` is free text beside them.
+
+        `seconds_left` is stated where they do not follow from the items, such as under a limit on the time.
+        """
 
     def stop(self) -> None:
         """The work has ended, or was given up."""
@@ -42,7 +45,7 @@ class NoProgress:
     def advance(self, count: int = 1) -> None:
         """Do nothing."""
 
-    def update(self, completed: int, note: str = "") -> None:
+    def update(self, completed: int, note: str = "", seconds_left: float | None = None) -> None:
         """Do nothing."""
 
     def stop(self) -> None:

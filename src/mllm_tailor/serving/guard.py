@@ -34,8 +34,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
-        self.requests = 0  # with a body, in the server
-        self.bytes = 0  # of their bodies
+        # Bytes of the body of every request with one that is in the server. A coroutine that is collected may end in
+        # another thread than the loop's, so there is no counter to go wrong.
+        self.held: dict[object, int] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -67,26 +68,24 @@ class Guard:
     async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body within its limits, then answer; what waits and what it holds are counted."""
         limits = self.settings.limits
-        if self.requests >= limits.requests:
+        if len(self.held) >= limits.requests:
             await busy().response()(scope, receive, send)
             return
-        self.requests += 1
-        self.metrics.in_flight.set(self.requests)
-        held = 0
+        request = object()
+        self.held[request] = 0
+        self.metrics.in_flight.set(len(self.held))
         try:
             async with asyncio.timeout(limits.body_seconds):
                 body = await self._read(Headers(scope=scope), receive)
-            held = len(body)
-            self.bytes += held
+            self.held[request] = len(body)
             await self.app(scope, _replay(body, receive), send)
         except TimeoutError:
             await ApiError(408, "the body did not arrive in time").response()(scope, receive, send)
         except ApiError as error:
             await error.response()(scope, receive, send)
         finally:
-            self.requests -= 1
-            self.bytes -= held
-            self.metrics.in_flight.set(self.requests)
+            self.held.pop(request, None)
+            self.metrics.in_flight.set(len(self.held))
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         most = self.settings.limits.body_bytes
@@ -102,7 +101,7 @@ class Guard:
             size += len(part)
             if size > most:
                 raise _too_large(most)
-            if self.bytes + size > self.settings.limits.bodies_bytes:
+            if sum(tuple(self.held.values())) + size > self.settings.limits.bodies_bytes:
                 raise busy()
             parts.append(part)
             if not message.get("more_body"):

@@ -44,7 +44,7 @@ class TrainingLog:
             "train", {key: value for key, value in row.items() if isinstance(value, (int, float))}, row["step"]
         )
         note = f"loss {row['loss']:.3f}  {row['samples_per_second']:.2f} samples/s  {human_bytes(row['memory'])}"
-        self.display.update(row["step"], note)
+        self.display.update(row["step"], note, row["seconds_left"])
 
     def dev(self, step: int, scores: Mapping[str, float]) -> None:
         """Scores on the dev split."""

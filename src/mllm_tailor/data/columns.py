@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import datetime
 import decimal
 import math
@@ -10,17 +9,17 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media, MediaKind, Sample, Turn
 from mllm_tailor.core.strict_json import as_written, parse_json
+from mllm_tailor.data.asked import ANSWER_COLUMNS, ASKED_ANSWER_COLUMNS, QUESTION_COLUMNS
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.keys import NOTHING, TECHNICAL_KEYS, KeyReader, seconds_of
+from mllm_tailor.data.options import pop_options
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, inside, media_kind
 
@@ -33,14 +32,6 @@ MEDIA_COLUMNS: tuple[tuple[str, ...], ...] = (
     ("file", "filename", "file_path", "path", "media"),
 )
 LABEL_COLUMNS = ("ground_truth", "gt_parse", "entities", "fields", "labels")
-QUESTION_COLUMNS = ("question", "prompt", "query", "instruction")
-ANSWER_COLUMNS = ("answer", "response", "caption", "transcript", "transcription", "text")
-# Further names of the answer, in rows that ask a question; in others they are classes or fields.
-ASKED_ANSWER_COLUMNS = (
-    *("label", "target", "output", "ans", "gt_answer", "final_answer", "correct_answer", "reply", "completion"),
-    *("answer_idx", "answer_index", "correct_choice_idx", "correct_choice", "correct_option", "gold"),
-)
-OPTION_COLUMNS = ("options", "choices")
 SPLIT_COLUMNS = ("split", "subset", "part")
 SPAN_COLUMNS = (
     ("video_start", "video_end"),
@@ -111,7 +102,7 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
         rest = {name: value for name, value in rest.items() if name not in reader.read or name == DURATION}
     identifier = read_id(rest.pop("id", None), source) or default_id(media, source)
     split = _pop_text(rest, SPLIT_COLUMNS) or row.split
-    options = pop_options(rest)
+    options = pop_options(rest, source, QUESTION_COLUMNS)
     history, system = _earlier(rest, reader)
     for question, answer, fields, extra in _labels(rest, source):
         yield Sample(
@@ -256,37 +247,6 @@ def _conversation(values: dict[str, Any]) -> tuple[str, str | None]:
 def _pop_text(values: dict[str, Any], names: tuple[str, ...]) -> str | None:
     name = next((name for name in names if isinstance(values.get(name), (str, int, float))), None)
     return None if name is None else as_written(values.pop(name))
-
-
-def pop_options(values: dict[str, Any]) -> tuple[str, ...]:
-    """The options of a multiple-choice question, taken out of the columns: a list, {letter: text}, or columns A, B, ...
-
-    Empty where there are none; what only shares the name stays a column.
-    """
-    for name in OPTION_COLUMNS:
-        found = values.get(name)
-        found = listed(found) if isinstance(found, str) else found
-        texts = list(found.values()) if isinstance(found, Mapping) else found
-        plain = isinstance(texts, list) and all(isinstance(text, (str, int, float)) for text in texts)
-        if isinstance(texts, list) and plain and len(texts) > 1:
-            del values[name]
-            return tuple(map(as_written, texts))
-    letters = list(takewhile(lambda letter: values.get(letter) not in (None, ""), ascii_uppercase))
-    if len(letters) < 2 or not any(name in values for name in QUESTION_COLUMNS):
-        return ()
-    return tuple(as_written(values.pop(letter)) for letter in letters)
-
-
-def listed(text: str) -> Any:
-    """What a text of a table holds as a list or object, in JSON or as Python prints it; None where it is none."""
-    if not text.lstrip().startswith(("[", "{")):
-        return None
-    for read in (parse_json, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return None
 
 
 def _kind_hint(column: str) -> MediaKind | None:

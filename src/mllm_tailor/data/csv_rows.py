@@ -13,6 +13,7 @@ from typing import TextIO
 from mllm_tailor.core.io import MAX_LINE_BYTES
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
+from mllm_tailor.media.source import media_kind
 
 HEAD_CHARACTERS = 8 * 2**20
 BLOCK_BYTES = 2**20
@@ -28,6 +29,7 @@ class Dialect:
     delimiter: str
     encoding: str
     above: int = 0  # lines above the header, such as Excel's `sep=;`
+    header: bool = True  # false where the first line is a row, in which a file is named
 
 
 def dialect_of(path: Path, *, delimiter: str = "", encoding: str = "") -> Dialect:
@@ -41,9 +43,20 @@ def dialect_of(path: Path, *, delimiter: str = "", encoding: str = "") -> Dialec
                 delimiter, line = delimiter or stated[1], stream.readline(65_536)
         delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=line.count))
         names = next(csv.reader([line], delimiter=delimiter), [])
-        return Dialect(tuple(name.strip() for name in names), delimiter, encoding, 1 if stated else 0)
+        names = [name.strip() for name in names]
+        above = 1 if stated else 0
+        file = next((number for number, name in enumerate(names) if media_kind(name)), None)
+        if file is not None and len(names) > 1:
+            return Dialect(_names_without_header(len(names), file), delimiter, encoding, above, header=False)
+        return Dialect(tuple(names), delimiter, encoding, above)
     except (OSError, UnicodeError, csv.Error):
         return Dialect((), ",", encoding)
+
+
+def _names_without_header(count: int, file: int) -> tuple[str, ...]:
+    """`file_name`, and `text` for the one other column or `column_2`, … for several."""
+    others = "text" if count == 2 else "column_{}"
+    return tuple("file_name" if number == file else others.format(number + 1) for number in range(count))
 
 
 def encoding_of(path: Path) -> str:
@@ -90,11 +103,14 @@ def csv_rows(path: Path, split: str | None = None, dialect: Dialect | None = Non
     if len(stated) != len(names):
         problem = "a column without a name, such as pandas writes for its index, is not read"
         yield DataIssue(f"{path}:1", problem, "give it a name to use it", None, "warning")
+    if not dialect.header:
+        problem = f"no line of column names: its columns are called {', '.join(names)}"
+        yield DataIssue(f"{path}:1", problem, "write a header to name them otherwise", None, "warning")
     csv.field_size_limit(MAX_LINE_BYTES)  # images embedded as base64 exceed the default
     with path.open(encoding=dialect.encoding, errors="surrogateescape", newline="") as stream:
         reader = csv.reader(_lines(stream), delimiter=dialect.delimiter, strict=True)
         numbered = _records(reader, path)
-        for _ in range(dialect.above + 1):  # the header
+        for _ in range(dialect.above + dialect.header):
             next(numbered, None)
         for record in numbered:
             if isinstance(record, DataIssue):

@@ -18,7 +18,11 @@ SPLIT_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing", "held_out", "heldout"}
 )
 # Keys under which an object holds its rows, and keys beside them that state nothing about a row.
-ROW_KEYS = ("data", "rows", "samples", "examples", "items", "records", "annotations", "images")
+ROW_KEYS = ("data", "rows", "samples", "examples", "items", "records", "entries", "annotations", "images", "questions")
+# Of which a row has at least one, where an object holds rows by their ids.
+BY_ID_KEYS = frozenset(
+    {"question", "query", "caption", "image", "imageId", "image_id", "file_name", "filename", "video", "conversations"}
+)
 HEADER_KEYS = frozenset(
     {"info", "version", "dataset_name", "dataset_version", "dataset_split", "data_type", "data_subtype", "license"}
     | {"licenses", "dataset", "dataset_type", "name", "description", "date_created", "split", "task_type"}
@@ -80,6 +84,8 @@ def first_json_row(path: Path) -> dict[str, Any]:
         return row if isinstance(row, dict) else dialogue_row(row) or {}
     values = top_level(text) if text.startswith("{") else {}
     lists = {} if holds_lines(text) else row_keys(values)
+    if not lists and are_rows_by_id(values):
+        return _with_id(*next(iter(values.items())))
     return values[next(iter(lists))][0] if lists else values
 
 
@@ -115,6 +121,16 @@ def row_keys(values: Mapping[str, Any]) -> dict[str, str | None]:
     return {known: None} if known and len(lists) == 1 else {}
 
 
+def are_rows_by_id(values: Mapping[str, Any]) -> bool:
+    """Whether an object holds rows by their ids (`{"12": {"question": …}}`), by the first of them."""
+    first = next(iter(values.values()), None)
+    return isinstance(first, dict) and bool(BY_ID_KEYS & set(first))
+
+
+def _with_id(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"id": key, **value}
+
+
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
@@ -133,6 +149,10 @@ def json_file_rows(path: Path, split: str | None = None) -> Iterator[Row | DataI
         yield from _numbered(content, f"{path}", split)
         return
     lists = row_keys(content) if isinstance(content, dict) else {}
+    if not lists and isinstance(content, dict) and are_rows_by_id(content):
+        for key, value in content.items():
+            yield as_row(_with_id(key, value) if isinstance(value, dict) else value, f"{path}:{key}", split)
+        return
     if not lists:
         yield DataIssue(str(path), f"a list of rows is expected, found {kind_of(content)}", "wrap the rows in [ ]")
     for name, named in lists.items():

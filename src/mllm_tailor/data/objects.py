@@ -15,9 +15,9 @@ from typing import Any
 
 from mllm_tailor.core.regions import image_mark
 from mllm_tailor.core.sample import Media
-from mllm_tailor.data.columns import listed
 from mllm_tailor.data.conversation import Said
 from mllm_tailor.data.keys import KeyReader
+from mllm_tailor.data.options import listed
 from mllm_tailor.media.open import image_size
 
 REF, BOX = "<ref-object>", "<bbox>"

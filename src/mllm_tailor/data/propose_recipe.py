@@ -14,7 +14,7 @@ import yaml
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import group_key
-from mllm_tailor.data.field_types import COMMON, FieldGuess, guess_field, guess_fields
+from mllm_tailor.data.field_types import EMPTY, FieldGuess, guess_field, guess_fields
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.propose_task import Proposal, propose_task
 from mllm_tailor.data.read import Dataset
@@ -70,6 +70,8 @@ def propose_recipe(dataset: Dataset, issues: Sequence[DataIssue] = ()) -> str:
     guesses = guess_fields(samples)
     proposal = propose_task(samples, guesses)
     if proposal is None:
+        if any(sample.answer is not None for sample in samples):
+            raise DataError(f"{samples[0].source}: an answer without a question, as in most rows — write the questions")
         raise DataError(f"{dataset.path}: no labels found beside the files — add fields, or questions and answers")
     epochs = max(3, min(20, math.ceil(MIN_STEPS * BATCH_SIZE / len(samples))))
     lines = [
@@ -79,7 +81,7 @@ def propose_recipe(dataset: Dataset, issues: Sequence[DataIssue] = ()) -> str:
         "data:",
         f"  train: {quoted(str(dataset.path))}",
         *_held_out(samples, proposal),
-        *_faulty(issues),
+        *_faulty(issues, samples),
         *_task(proposal, guesses, len(samples)),
         "method: {name: qlora, rank: 128, alpha: 256, parts: [language]}  # `tailor methods` lists others",
         "train:",
@@ -102,12 +104,16 @@ def _model(samples: Sequence[Sample]) -> list[str]:
     return ["model: embedded  # or a hub id such as OpenGVLab/InternVL3-1B-hf, or a folder"]
 
 
-def _faulty(issues: Sequence[DataIssue]) -> list[str]:
-    errors = [issue for issue in issues if issue.severity == "error"]
-    if not errors:
+def _faulty(issues: Sequence[DataIssue], samples: Sequence[Sample]) -> list[str]:
+    errors = [issue.source for issue in issues if issue.severity == "error"]
+    bare = [] if errors else [sample.source for sample in samples if not _is_labelled(sample)]
+    if not errors and not bare:
         return []
-    rows = "1 row" if len(errors) == 1 else f"{len(errors)} rows"
-    return [f"  faulty: refuse  # {rows} cannot be read, such as {_one_line(errors[0].source)}; or `exclude` them"]
+    first, what = (errors[0], "cannot be read") if errors else (bare[0], "no label")
+    count = len(errors or bare)
+    rows = "1 row" if count == 1 else f"{count} rows"
+    has = what if errors else f"{'has' if count == 1 else 'have'} {what}"
+    return [f"  faulty: refuse  # {rows} {has}, such as {_one_line(first)}; or `exclude` them"]
 
 
 def _task(proposal: Proposal, guesses: Sequence[FieldGuess], total: int) -> list[str]:
@@ -121,9 +127,8 @@ def _task(proposal: Proposal, guesses: Sequence[FieldGuess], total: int) -> list
         "    fields:  # types: string, date, amount, number, integer, boolean, choice, object, list",
     ]
     fields = [guess for guess in guesses if guess.type != "unknown"]
-    common = [guess for guess in fields if guess.filled >= COMMON * total]
     for guess in fields:
-        rare = "# " if common and guess not in common else ""
+        rare = "" if guess.name in proposal.used else "# "
         lines.append(f"      {rare}{quoted(guess.name)}: {flow(guess.spec())}  # {_remark(guess, total)}")
     for guess in guesses:
         if guess.type == "unknown":
@@ -144,7 +149,7 @@ def _held_out(samples: Sequence[Sample], proposal: Proposal) -> list[str]:
 
     Where a share would be too small for a verdict, folds.
     """
-    splits = Counter(sample.split for sample in samples if sample.split)
+    splits = Counter(sample.split for sample in samples if sample.split and _is_labelled(sample))
     named = next((name for wanted in HELD_OUT_NAMES for name in splits if name.lower() == wanted), None)
     group = _group_column(samples, proposal)
     share: dict[str, Any] = {"fraction": FRACTION}
@@ -167,6 +172,11 @@ def _held_out(samples: Sequence[Sample], proposal: Proposal) -> list[str]:
     if by_group:
         return [f"  held_out: {flow(by_group)}  # {_shared(group)}", *_too_small(size)]
     return [f"  held_out: {flow(share)}  # samples kept for the final score", *_too_small(size)]
+
+
+def _is_labelled(sample: Sample) -> bool:
+    """Whether a sample can be scored: those of a `test.csv` without labels cannot."""
+    return sample.answer is not None or any(value not in EMPTY for value in sample.fields.values())
 
 
 def _too_small(size: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.field_types import COMMON, EMPTY, MOSTLY, FieldGuess
+from mllm_tailor.data.keys import NUMBERING_KEYS
 from mllm_tailor.tasks.classify import fold
 
 CLASS_NAMES = ("label", "class", "class_name", "label_name", "target", "classification")
@@ -21,6 +22,22 @@ MAX_CLASSES = 1000
 SHOWN_CLASSES = 60
 LONGEST_CLASS = 60  # characters
 WORDS_OF_A_CAPTION = 3  # on average, at least
+# Columns that number rows and files or tell of their download (img2dataset), and so are nothing to be read off a file.
+BOOKKEEPING = (NUMBERING_KEYS - {"license", "index", "url", "filepath"}) | {
+    *("key", "sha256", "md5", "status", "error_message", "original_width", "original_height", "exif", "similarity"),
+    *(
+        "pwatermark",
+        "punsafe",
+        "qid",
+        "caption_id",
+        "sen_id",
+        "ref_id",
+        "ann_id",
+        "annotation_id",
+        "file_size",
+        "src_file",
+    ),
+}
 POLYGON_FIELD, BOX_FIELD = "polygon", "box"
 _BOX = re.compile(r"\[\s*-?[\d.]+(?:\s*,\s*-?[\d.]+){3}\s*\]")
 
@@ -40,7 +57,8 @@ def propose_task(samples: Sequence[Sample], guesses: Sequence[FieldGuess]) -> Pr
     total = len(samples)
     fields = {guess.name: guess for guess in guesses}
     asking = sum(bool(sample.prompt.strip()) for sample in samples) > total / 2
-    answered = sum(sample.answer is not None for sample in samples) > total / 2
+    # Of rows without an answer the check tells; few rows with one are enough to know that it is one.
+    answered = any(sample.answer is not None for sample in samples)
     if asking:
         if POLYGON_FIELD in fields:
             return Proposal("segment", {}, "a phrase and its outline", (POLYGON_FIELD,))
@@ -51,7 +69,13 @@ def propose_task(samples: Sequence[Sample], guesses: Sequence[FieldGuess]) -> Pr
         if answered:
             return Proposal("answer", {}, "questions and answers as the data have them")
     common = {name: guess for name, guess in fields.items() if guess.filled >= COMMON * total}
-    return _from_fields(samples, common or fields)
+    meant = {name: guess for name, guess in common.items() if not _is_bookkeeping(guess)}
+    return _from_fields(samples, meant or common or fields)
+
+
+def _is_bookkeeping(guess: FieldGuess) -> bool:
+    """Whether a column numbers rows or files, or states where they were fetched: nothing that a file shows."""
+    return guess.name in BOOKKEEPING or ("://" in guess.example and guess.name.lower().endswith(("url", "uri", "link")))
 
 
 def _from_fields(samples: Sequence[Sample], fields: dict[str, FieldGuess]) -> Proposal | None:
@@ -65,11 +89,13 @@ def _from_fields(samples: Sequence[Sample], fields: dict[str, FieldGuess]) -> Pr
             return Proposal("transcribe", _label(name, "text"), "recordings and what is said in them", (name,))
     class_name = next(_classes(fields, named, len(samples)), None)
     if class_name:
+        class_name = _in_words(samples, class_name, fields)
         settings = _classes_of(samples, class_name) | _label(class_name, "label")
         return Proposal("classify", settings, "a class for each sample", (class_name,))
     texts = [named[name] for name in CAPTION_NAMES if name in named and _is_text(fields[named[name]])]
     others = [guess for name, guess in fields.items() if name not in texts[:1] and guess.type != "unknown"]
-    if texts and not others and _words(samples, texts[0]) >= WORDS_OF_A_CAPTION:
+    several = sum(len(sample.answers) > 1 for sample in samples) > len(samples) / 2  # captions of each sample
+    if texts and (several or not others) and _words(samples, texts[0]) >= WORDS_OF_A_CAPTION:
         return Proposal("caption", _label(texts[0], "caption"), "a text for each sample", (texts[0],))
     known = tuple(name for name, guess in fields.items() if guess.type != "unknown")
     return Proposal("extract", {}, "labelled fields", known) if known else None
@@ -85,6 +111,24 @@ def _classes(fields: dict[str, FieldGuess], named: dict[str, str], total: int) -
         few = name.lower() in names or guess.distinct <= max(2, total / 10)
         if recurring and few and guess.type in CLASS_TYPES and guess.longest <= LONGEST_CLASS:
             yield name
+
+
+def _in_words(samples: Sequence[Sample], name: str, fields: dict[str, FieldGuess]) -> str:
+    """The field that states the same classes in words, where this one numbers them; else the field itself."""
+    pairs = [(sample, str(sample.fields.get(name))) for sample in samples if sample.fields.get(name) not in EMPTY]
+    if not all(code.isdecimal() for _, code in pairs):
+        return name
+    for other, guess in fields.items():
+        words = {(code, str(sample.fields.get(other))) for sample, code in pairs}
+        one_to_one = len(words) == fields[name].distinct == guess.distinct
+        if (
+            other != name
+            and one_to_one
+            and guess.type in CLASS_TYPES
+            and not any(word.isdecimal() for _, word in words)
+        ):
+            return other
+    return name
 
 
 def _classes_of(samples: Sequence[Sample], name: str) -> dict[str, Any]:

@@ -65,6 +65,7 @@ LAYOUTS = Registry(
         "captions": _entry(
             "captions:LAYOUT", "lists of `image` and `caption`, several lines an image (Flickr8k, Flickr30k)"
         ),
+        "listed_files": _entry("listed_files:LAYOUT", "a .txt file whose lines name a file and its label"),
         "hugging_face": _entry("columns:HUGGING_FACE", "a data set saved to disk by Hugging Face's `datasets`"),
         "parquet": _entry("columns:PARQUET", ".parquet files with an `image` column or a file column"),
         "metadata": _entry("columns:METADATA", "`metadata.jsonl` or any .jsonl whose rows name a file, as `file_name`"),

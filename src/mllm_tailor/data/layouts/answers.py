@@ -12,21 +12,39 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.columns import QUESTION_COLUMNS, listed
+from mllm_tailor.data.asked import (
+    ANSWER_COLUMNS,
+    ASKED_ANSWER_COLUMNS,
+    QUESTION_COLUMNS,
+    each_question,
+    question_list,
+    with_usual_names,
+)
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.keys import NUMBERING_KEYS
 from mllm_tailor.data.layouts.base import Folder, Roots, adjusted, folder_layout, recognised
 from mllm_tailor.data.layouts.columns import file_columns, read_columns
+from mllm_tailor.data.options import OPTION_COLUMNS, listed
 
-ANSWERS, CAPTIONS = ("answers",), ("captions", "sentences", "caption", "raw", "references")
+ANSWERS = ("answers", *ANSWER_COLUMNS, *ASKED_ANSWER_COLUMNS)
+CAPTIONS = ("captions", "sentences", "caption", "raw", "references", "reference_strs", "annotations_captions")
 CHOSEN = "multiple_choice_answer"  # VQAv2's name of the answer to learn
 
 
 def recognises(first: Mapping[str, Any]) -> bool:
-    """Whether a row has a question with a list of answers, or a list of captions."""
-    asks = _question_column(first) is not None and any(_is_list(first.get(name)) for name in ANSWERS)
-    return asks or any(texts_of(first.get(name)) for name in CAPTIONS)
+    """Whether a row has a question with a list of answers, several questions, or a list of captions."""
+    first = with_usual_names(first)
+    if question_list(first) is not None:
+        return True
+    if _question_column(first) is None:
+        return any(texts_of(first.get(name)) for name in CAPTIONS)
+    # Of several right options no list of answers is made, each of which would count as right alone.
+    return _answer_list(first) is not None and not any(first.get(name) for name in OPTION_COLUMNS)
+
+
+def _answer_list(values: Mapping[str, Any]) -> str | None:
+    return next((name for name in ANSWERS if _is_list(values.get(name)) and texts_of(values[name])), None)
 
 
 def _question_column(values: Mapping[str, Any]) -> str | None:
@@ -38,14 +56,29 @@ def _is_list(value: Any) -> bool:
 
 
 def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | DataIssue]:
-    """One sample a row, with all its answers.
+    """One sample a question, with all its answers.
 
     Raises:
         DataError: naming the row.
     """
+    values = with_usual_names(row.values)
+    several = question_list(values)
+    rows = [values] if several is None else each_question(values, several)
+    for stated in rows:
+        yield from _of_question(Row(row.source, stated, row.split), folder, roots)
+
+
+def _of_question(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | DataIssue]:
     column = _question_column(row.values)
     question, others = _in_one_language(row.values.get(column or ""), column or "")
-    name = next((name for name in (CAPTIONS if column is None else ANSWERS) if name in row.values), "")
+    listed_in = (
+        next((name for name in CAPTIONS if name in row.values), "") if column is None else _answer_list(row.values)
+    )
+    if column is not None and listed_in is None:
+        if "answers" not in row.values:  # a question with one answer, among others with lists
+            return read_columns(row, folder, roots)
+        listed_in = "answers"
+    name = listed_in or ""
     answers = texts_of(row.values.get(name)) if name else []
     if answers is None:
         found = kind_of(row.values[name])

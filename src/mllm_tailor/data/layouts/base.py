@@ -18,7 +18,14 @@ from mllm_tailor.data.json_rows import first_json_row, json_file_rows, json_head
 from mllm_tailor.data.jsonl import Row, build, first_object, jsonl_rows
 from mllm_tailor.media.source import leads_inside, media_kind
 
-MEDIA_FOLDER = re.compile(r"(?:^|_)(?:images?|imgs?|pictures?|media|videos?|audios?|clips|wavs?)(?:_|$)", re.IGNORECASE)
+MEDIA_FOLDER = re.compile(
+    r"(?:^|_)(?:images?|imgs?|jpegimages|pictures?|figures|frames|media|videos?|audios?|clips|wavs?|png|jpe?g|flic?ke?r\w*)"
+    r"(?:_|$)",
+    re.IGNORECASE,
+)
+# Folders of label files that are looked into where none lies beside them, and how many they may hold.
+LABEL_FOLDERS = frozenset({"meta", "metadata", "annotations", "annotation", "labels", "questions", "csv", "json"})
+MOST_LABEL_FILES = 20
 # What `datasets` writes beside its Arrow files.
 ARROW_NOTES = frozenset({"state.json", "dataset_info.json", "dataset_dict.json"})
 
@@ -158,7 +165,13 @@ class Folder:
             for entry in self.listing()
             if (entry.name == "data" or split_of(entry.name) or "dataset_dict.json" in names) and entry.is_dir()
         ]
+        if not any(self._row_files(folder) for folder in (self.path, *folders)):
+            inner = [self.path / name for name in sorted(names) if name.lower() in LABEL_FOLDERS]
+            folders += [folder for folder in inner if 0 < self._row_files(folder) <= MOST_LABEL_FILES]
         return [self.path, *folders]
+
+    def _row_files(self, folder: Path) -> int:
+        return sum(entry.name.lower().endswith(ROW_SUFFIXES) for entry in self.listing(folder))
 
     def roots(self, file: Path) -> tuple[Path, ...]:
         """Folders that a row of `file` may name media in: the file's, the data set's, and those named after media.
@@ -176,6 +189,9 @@ class Folder:
         named = [entry.name for entry in entries if MEDIA_FOLDER.search(entry.name) or split_of(entry.name)]
         inner = [folder / name for name in named if (folder / name).is_dir()]
         deeper = [path / "images" for path in inner if split_of(path.name) and (path / "images").is_dir()]
+        for path in inner:  # `images/train`
+            if MEDIA_FOLDER.search(path.name):
+                deeper += [path / entry.name for entry in self.listing(path) if split_of(entry.name) and entry.is_dir()]
         return [folder, *inner, *deeper]
 
     def with_suffix(self, name: str, roots: tuple[Path, ...]) -> str | None:

@@ -34,8 +34,8 @@ MARK_KEYS = ("id", "image_id", "category_id", "caption", "segmentation", "bbox",
 
 
 def _files(folder: Folder) -> list[LabelFile]:
-    files = [*folder.label_files(".json"), *folder.files_in("annotations", ".json")]
-    return [file for file in files if _is_coco(file.head)]
+    files = {file.path: file for file in (*folder.files_in("annotations", ".json"), *folder.label_files(".json"))}
+    return [file for file in files.values() if _is_coco(file.head)]
 
 
 def _is_coco(head: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.asked import with_usual_names
 from mllm_tailor.data.columns import MEDIA_COLUMNS, addressed, media_columns, samples_of
 from mllm_tailor.data.conversation import Slot, parts_of, unnumbered
 from mllm_tailor.data.issues import DataIssue
@@ -33,6 +34,8 @@ _NUMBERED = re.compile(
     rf"(?:{'|'.join((*IMAGE_NAMES, 'page', 'video', 'audio'))})[\W_]*"
     r"(?:\d{1,2}|left|right|before|after|first|second|third|front|back|top|bottom|a|b|c)(?:[\W_]*(?:path|file|name))?"
 )
+_ID = re.compile(r"(?i:(?:.*[\W_])?(?:u?id|key))|.*[a-z](?:Id|ID|Key)")
+LONGEST_STEM = 128  # characters
 WEB_ENDINGS = ("url", "uri", "link")  # of columns that are looked at last: media are never fetched
 
 
@@ -49,13 +52,23 @@ def file_columns(values: Mapping[str, Any]) -> dict[str, str]:
     plain = {
         name: re.sub(r"[\W_]+", "", str(name)).lower() for name, value in values.items() if _may_name_a_file(value)
     }
+    by_value = sorted(plain, key=lambda name: media_kind(str(values[name])) is None)  # a number is seldom a name
     for endings in (("",), WEB_ENDINGS):
-        for name, word in plain.items():
+        for name, word in ((name, plain[name]) for name in by_value):
             alias = next((ALIASES[stem] for end in endings if (stem := word.removesuffix(end)) in ALIASES), None)
             if alias:
                 return {name: alias}
     for name, value in values.items():
         if isinstance(value, str) and "\n" not in value and "://" not in value and media_kind(value):
+            return {name: "file_name"}
+    return {}
+
+
+def stem_column(values: Mapping[str, Any], folder: Folder, roots: tuple[Path, ...]) -> dict[str, str]:
+    """The column of ids whose value is the name of a media file without its suffix; empty where there is none."""
+    for name, value in values.items():
+        plain = isinstance(value, (str, int)) and not isinstance(value, bool) and 0 < len(str(value)) <= LONGEST_STEM
+        if plain and _ID.fullmatch(str(name)) and folder.with_suffix(str(value), roots):
             return {name: "file_name"}
     return {}
 
@@ -78,7 +91,8 @@ def _may_name_a_file(value: Any) -> bool:
 
 def canonical(values: Mapping[str, Any], folder: Folder, roots: tuple[Path, ...]) -> dict[str, Any]:
     """The values with files under known columns, base64 text as a data address, and missing suffixes added."""
-    columns = file_columns(values)
+    values = with_usual_names(values)
+    columns = file_columns(values) or stem_column(values, folder, roots)
     files: dict[str, list[Any]] = {}
     for name, column in columns.items():
         files.setdefault(column, []).append(_file_value(values[name], folder, roots))
@@ -126,15 +140,20 @@ def placed(sample: Sample) -> Sample:
     return replace(sample, prompt=text.lstrip(), positions=positions)
 
 
-def _names_a_file(file: LabelFile) -> bool:
-    return bool(FILE_COLUMNS & set(file.first)) or bool(file_columns(file.first))
+def _names_a_file(file: LabelFile, folder: Folder) -> bool:
+    first = file.first
+    if FILE_COLUMNS & set(first) or file_columns(first):
+        return True
+    if first == file.head:  # one object, such as the label of one document
+        return False
+    return bool(first) and bool(stem_column(first, folder, folder.roots(file.path)))
 
 
 def _layout(*suffixes: str) -> Layout:
     def files(folder: Folder) -> list[LabelFile]:
         label_files = [file for file in folder.label_files(*suffixes) if not file.path.name.startswith(NO_LABELS)]
         named = [file for file in label_files if file.path.stem.lower() == METADATA_STEM and file.first]
-        return named or [file for file in label_files if _names_a_file(file) or _is_unreadable_arrow(file)]
+        return named or [file for file in label_files if _names_a_file(file, folder) or _is_unreadable_arrow(file)]
 
     return folder_layout(files, read_columns, tuple(ARROW_NOTES) if ".arrow" in suffixes else ())
 

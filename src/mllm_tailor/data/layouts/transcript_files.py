@@ -17,6 +17,7 @@ from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import AUDIO_SUFFIXES
 
 LJSPEECH, WAVS = "metadata.csv", "wavs"
+HEADERS = ("file_name", "filename", "file", "path", "audio", "audio_file", "audio_filepath", "wav", "id")
 TRANSCRIPTS = ".trans.txt"
 MOST_TEXTS = 2  # as printed and as spoken
 DEEPEST = 6  # LibriSpeech/dev-clean/speaker/chapter, and a folder around them
@@ -26,7 +27,9 @@ def detect_ljspeech(folder: Folder) -> bool:
     """Whether `metadata.csv` lies beside `wavs` and begins with a line of values between bars."""
     try:
         with (folder.path / LJSPEECH).open(encoding="utf-8-sig", errors="replace") as file:
-            return "|" in file.readline(65_536) and (folder.path / WAVS).is_dir()
+            first = file.readline(65_536)
+            named = first.partition("|")[0].strip().lower() in HEADERS
+            return "|" in first and not named and (folder.path / WAVS).is_dir()
     except OSError:
         return False
 
@@ -46,7 +49,7 @@ def read_ljspeech(folder: Folder) -> Iterator[Sample | DataIssue]:
             continue
         text = next((text for text in reversed(texts) if text.strip()), "")
         extra = {"written": texts[0]} if len(texts) > 1 else {}
-        yield _sample(name.strip(), text, source, folder, (folder.path / WAVS,), None, extra)
+        yield _sample(name.strip(), text, source, folder, (folder.path / WAVS, folder.path), None, extra)
 
 
 def _transcripts(folder: Folder) -> list[Path]:

@@ -83,8 +83,11 @@ def _sample(
     if annotation is None:
         raise DataError(f"{source}: no annotation with its question_id — add the file of annotations, or remove it")
     number = question.get("image_id")
-    names = [f"COCO_{subset}_{number:012}" if isinstance(number, int) else "", str(number), str(number).zfill(12)]
-    file = next((found for name in names if name and (found := folder.with_suffix(name, roots))), f"{names[1]}.jpg")
+    numbered = [
+        f"COCO_{name}_{number:012}" for name in (subset, *(root.name for root in roots)) if isinstance(number, int)
+    ]
+    names = [*numbered, str(number), str(number).zfill(12)]
+    file = next((found for name in names if (found := folder.with_suffix(name, roots))), f"{number}.jpg")
     answers = texts_of(annotation.get("answers")) or []
     sample = Sample(
         str(question.get("question_id")),

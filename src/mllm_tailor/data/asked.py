@@ -29,7 +29,7 @@ def with_usual_names(values: Mapping[str, Any]) -> dict[str, Any]:
     >>> with_usual_names({"Question": "Which?", "Answer": "x", "Total": "9"})
     {'question': 'Which?', 'answer': 'x', 'Total': '9'}
     """
-    folded = {re.sub(r"[\W_]+", "_", str(name)).strip("_").lower(): name for name in reversed(values)}
+    folded = {re.sub(r"[\W_]+", "_", str(name)).strip("_").lower(): name for name in reversed([*values])}
     asks = next((folded[name] for name in QUESTION_COLUMNS if _is_filled(folded, name, values)), None)
     answers = (*ANSWER_COLUMNS, *ASKED_ANSWER_COLUMNS)
     answer = next((folded[name] for name in answers if name in folded), None) if asks else None
@@ -60,9 +60,9 @@ def question_list(values: Mapping[str, Any]) -> str | None:
                 key in first for key in ITEM_ANSWERS
             ):
                 return name
-    parallel = [values.get("questions"), values.get("answers")]
-    if all(isinstance(texts, list) and texts for texts in parallel) and len(parallel[0]) == len(parallel[1]):
-        return "questions" if all(isinstance(text, str) for text in parallel[0]) else None
+    questions, answers = values.get("questions"), values.get("answers")
+    if isinstance(questions, list) and isinstance(answers, list) and 0 < len(questions) == len(answers):
+        return "questions" if all(isinstance(text, str) for text in questions) else None
     return None
 
 

@@ -87,9 +87,9 @@ def _columns(values: Mapping[str, Any]) -> list[str]:
             groups.setdefault((match["name"].lower(), "number"), {})[int(match["number"])] = name
     for (_, kind), columns in groups.items():
         first = 1 if kind == "number" and 0 not in columns else 0
-        names = []
-        while (name := columns.get(first + len(names))) is not None and values[name] not in (None, ""):
-            names.append(name)
+        names: list[str] = []
+        while (column := columns.get(first + len(names))) is not None and values[column] not in (None, ""):
+            names.append(column)
         if len(names) > 1:
             return names
     return []

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reliability import damage, kills, shortage
+from reliability import damage, imports, kills, shortage
 from reliability.damage import PLACES
 from reliability.forked import preload
 from reliability.job import JOBS, more_data
@@ -82,9 +82,13 @@ def experiments() -> list[Experiment]:
                    lambda w, f, n: kills.kill_workers(JOBS["CPU worker processes"], w, f, n), 10),
         Experiment("signals", "SIGINT, SIGTERM, SIGHUP, SIGSTOP with SIGCONT, then the same command again",
                    lambda w, f, n: kills.signals(ONE, w, f, n), 5),
+        Experiment("Ctrl-C during imports", "SIGINT in the first seconds of every command, as a terminal sends it",
+                   imports.interrupt_imports, 3),
         *places,
         Experiment("full disk", "the run folder on a tmpfs of 2 to 110 % of what it needs, then with room",
                    lambda w, f, n: shortage.full_disk(ONE, w, f, n), 10, 0, mounts=True),
+        Experiment("full disk: other commands", "what each command writes on a tmpfs smaller than that, then with room",
+                   shortage.full_disk_of_writers, 3, 0, mounts=True),
         Experiment("files that cannot grow", "RLIMIT_FSIZE of 100 to 200,000 bytes, then without",
                    lambda w, f, n: shortage.limited(ONE, w, f, shortage.file_size, n), 8),
         Experiment("read-only file system", "every command that writes",

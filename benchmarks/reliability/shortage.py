@@ -14,7 +14,7 @@ from pathlib import Path
 from reliability.forked import Child, Ended, Limits, run, start
 from reliability.job import HANG, Job
 from reliability.kills import Tally, interrupt_after, undisturbed
-from reliability.outcome import differences
+from reliability.outcome import differences, outcome
 from reliability.workspace import PLACE, copy_workspace
 
 DAY = 86_400.0
@@ -98,6 +98,69 @@ def full_disk(job: Job, workspace: Path, folder: Path, times: int) -> Tally:
     return tally
 
 
+SMALL = "small"  # a folder on a small file system
+WRITERS: tuple[tuple[str, ...], ...] = (
+    ("init", "d", "--out", f"{SMALL}/r.yaml", "--force"),
+    ("draw", "receipts", f"{SMALL}/d", "--train", "2", "--held-out", "1"),
+    ("predict", "runs/g", "d/images", "--out", f"{SMALL}/o.jsonl"),
+    ("merge", "runs/g", f"{SMALL}/m", "--samples", "0"),
+    ("merge", "runs/g", f"{SMALL}/a", "--adapter"),
+    ("audit", "r.yaml", f"output={SMALL}", "--readings", "runs/g"),
+    ("label", "d/images", "--teacher", "runs/g", "--out", f"{SMALL}/l"),
+    ("next", "runs/g", "d/images", "--out", f"{SMALL}/n.jsonl"),
+    ("review", "runs/g", "d/images", "--db", f"{SMALL}/c.db", "--export", f"{SMALL}/e.jsonl"),
+)
+
+
+def full_disk_of_writers(workspace: Path, folder: Path, times: int) -> Tally:
+    """Every command that writes, `times` each, on a file system of a random size; then it gets room."""
+    chance, tally, place = random.Random(f"writers {times}"), Tally(), folder / PLACE
+    small = place / SMALL
+
+    def prepare() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        copy_workspace(workspace, place, "d", "model", "runs", "r.yaml")
+        small.mkdir()
+
+    for words in WRITERS:
+        prepare()
+        ended = run(words, place)
+        if ended.status:
+            raise SystemExit(f"{' '.join(words)}: {ended.output}")
+        whole = _written(small)
+        needed = sum(file.stat().st_size for file in small.rglob("*") if file.is_file())
+        for _ in range(times):
+            prepare()
+            size = int(needed * chance.uniform(0.0, 1.0)) // 4096 * 4096 + 4096
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)], check=True)
+            try:
+                what = f"{' '.join(words)}, {size:,} bytes"
+                if (word := _judge(tally, run(words, place), what)) == "no harm":
+                    tally.count(word)
+                elif word:
+                    subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
+                    _again(tally, words, place, whole, f"{what}: {word}")
+            finally:
+                subprocess.run(["umount", str(small)], check=True)
+    return tally
+
+
+def _written(small: Path) -> dict[str, object]:
+    """What a command wrote; the others hold times."""
+    left_out = (".db", ".html", ".sums", "teacher.json")
+    return {name: value for name, value in outcome(small).items() if not name.endswith(left_out)}
+
+
+def _again(tally: Tally, words: tuple[str, ...], place: Path, whole: dict[str, object], what: str) -> None:
+    ended = run(words, place)
+    if ended.status != 0:
+        tally.fail(f"{what}, then status {ended.status}: {ended.error}")
+    elif different := differences(whole, _written(place / SMALL)):
+        tally.fail(f"{what}, then not the same: {', '.join(different[:5])}")
+    else:
+        tally.count(f"{what.rpartition(': ')[2]}, then the same")
+
+
 def read_only(workspace: Path, folder: Path) -> Tally:
     """Every command that writes, into a file system that cannot be written."""
     tally, place = Tally(), folder / PLACE
@@ -110,7 +173,10 @@ def read_only(workspace: Path, folder: Path) -> Tally:
         for words in (
             ("report", "runs/g"), ("run", "r.yaml"), ("run", "r.yaml", "--fresh"), ("run", "r.yaml", "name=new"),
             ("init", "d", "--out", "runs/r.yaml"), ("merge", "runs/g", "runs/m", "--samples", "0"),
-            ("predict", "runs/g", "d/images/0.png", "--out", "runs/o.jsonl"),
+            ("predict", "runs/g", "d/images/0.png", "--out", "runs/o.jsonl"), ("audit", "r.yaml"),
+            ("label", "d/images", "--teacher", "runs/g", "--out", "runs/l"), ("next", "runs/g", "d/images"),
+            ("review", "runs/g", "d/images"), ("draw", "receipts", "runs/d"), ("serve", "runs/g", "--files", "runs/f"),
+            ("curve", "r.yaml", "--at", "2,4"), ("sweep", "r.yaml", "data.dev=0.3"),
         ):  # fmt: skip
             ended = run(words, place)
             if (word := _judge(tally, ended, " ".join(words))) == "a message" and "runs" not in ended.output:

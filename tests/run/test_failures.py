@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 
 import pytest
 from safetensors import SafetensorError
@@ -25,6 +26,10 @@ from mllm_tailor.run.resolve import resolve
         (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "x" * 5000), "^x{5000}: File name too long"),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "make room"),
         (SafetensorError("Error while deserializing header: HeaderTooLarge"), "damaged"),
+        (
+            shutil.Error([("a/x", "b/x", "[Errno 28] No space left on device: 'a/x' -> 'b/x'")]),
+            "^b/x: No space .* make room",
+        ),
         (MemoryError(), "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "--fit"),
     ],

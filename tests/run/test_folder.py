@@ -18,7 +18,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.manifest import MANIFEST, create, forget, present, record, recorded, verify
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.recipe import make_recipe
-from mllm_tailor.run.data_changes import changed_files, reconcile
+from mllm_tailor.run.data_changes import changed_files, reconcile, unchanged
 from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.lock import OWNER, owned
@@ -263,6 +263,18 @@ def test_files_that_changed_are_named_without_reading_the_data_set(data: Data) -
     assert "5.png: replaced" in lines and "metadata.jsonl: edited" in lines and "2.png: no longer there" in lines
     shutil.rmtree(data.folder)
     assert len(changed_files(data.run_folder)) == 1
+
+
+def test_samples_whose_files_changed_are_left_out_and_named(data: Data, caplog: pytest.LogCaptureFixture) -> None:
+    held_out = data.splits().held_out
+    assert unchanged(data.run_folder, held_out) == list(held_out) and not caplog.text
+    data.replace_image(1)
+    (data.folder / "images" / "2.png").unlink()
+    assert [sample.id for sample in unchanged(data.run_folder, held_out)] == ["0"]
+    assert "1.png: replaced" in caplog.text and "2.png: no longer there" in caplog.text
+    data.replace_image(0)
+    with pytest.raises(RunError, match="restore them"):
+        unchanged(data.run_folder, held_out)
 
 
 def test_lost_fingerprints_are_not_written_anew_in_silence(data: Data) -> None:

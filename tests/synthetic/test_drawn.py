@@ -193,6 +193,16 @@ def test_demo_folder_reads_like_sroie(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_drawing_that_fails_leaves_no_half_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mllm_tailor.synthetic.folder.fit", full)
+    with pytest.raises(OSError, match="No space"):
+        draw_folder(tmp_path / "d", 1, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_system_fonts_are_text_fonts() -> None:
     fonts = FontSet.system()
     names = {face.name for face in fonts.faces}

@@ -11,11 +11,13 @@ import torch
 from mllm_tailor.commands.console import show
 from mllm_tailor.commands.verify import Agreement, agreement, observe, reply_tokens
 from mllm_tailor.core.errors import RunError, nearest
+from mllm_tailor.core.failures import describe
 from mllm_tailor.core.io import atomic_folder
 from mllm_tailor.core.manifest import seal, verify
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import check_mergeable, truncate
 from mllm_tailor.models import LoadedModel
+from mllm_tailor.run.data_changes import unchanged
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.merged import save_merged
 from mllm_tailor.run.model_card import write_card
@@ -49,7 +51,7 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     model = open_tuned(run, folder.adapter)
     if how != "dequantised" and model.quantize != "nf4":
         raise RunError(f"{path}: --how {how} is for adapters trained on a 4-bit base — leave it out")
-    samples = read_held_out(folder).samples[:count] if count else ()
+    samples = unchanged(folder, read_held_out(folder).samples[:count]) if count else ()
     phrased = [run.task.phrase(sample) for sample in samples]
     writes = bool(samples) and not model.family.compares
     before = observe(model, phrased, reply_tokens(run)) if writes else None
@@ -64,15 +66,19 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
         show((f"{how}: {WAYS[how]}{'' if count else ' — --samples measures the cost'}", "yellow"))
     with save_merged(model, out, "repacked" if how == "repacked" else "dequantised") as partial:
         seal(partial)
+        write_card(partial, folder, run, model, "merged", "")
     if not samples:
-        return write_card(out, folder, run, model, "merged", "")
+        return
     exported = run.with_model(path=str(out), revision=None, dtype=str(model.dtype).removeprefix("torch."))
     saved = open_base(exported)
     after = observe(saved, phrased, reply_tokens(run)) if before else None
     rounding = agreement("exported", before, after) if before and after else None
     said = [f"Merged as `{how}`: {WAYS[how]}." if WAYS[how] else "", _rescored(folder, exported, saved, samples)]
     checked = "\n\n".join(filter(None, [*said, _rounding(rounding, run, model)]))
-    write_card(out, folder, run, model, "merged", f"## This folder, opened again\n\n{checked}")
+    try:
+        write_card(out, folder, run, model, "merged", f"## This folder, opened again\n\n{checked}")
+    except OSError as error:  # the model is whole, and was verified as such
+        show((f"{out / 'README.md'} lacks what follows ({describe(error)})", "yellow"))
     show(checked)
     show(f"Merged model in {out}. Open it anywhere with transformers, or here with model: {out}")
 
@@ -93,7 +99,7 @@ def export_adapter(path: Path, out: Path) -> None:
         if model.family.tiled:
             model.processor.keep(model.tiles, model.system)
         model.processor.save_pretrained(partial)
-    write_card(out, folder, run, model, "adapter", "")
+        write_card(partial, folder, run, model, "adapter", "")
     show(f"Adapter in {out}. Load it with its base in PEFT or vLLM; its README.md shows how")
 
 

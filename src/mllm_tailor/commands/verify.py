@@ -17,6 +17,7 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.methods import merge
 from mllm_tailor.models import LoadedModel, collate, encode, generate, save_model
+from mllm_tailor.run.data_changes import unchanged
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.predict import open_base, open_for_training, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun, resolve_here
@@ -54,7 +55,7 @@ def verify_run(path: Path, count: int) -> bool:
     if not folder.training.is_file():
         raise RunError(f"{path}: training has not ended — run the same `tailor run` command again to finish it")
     run = resolve_here(folder.recipe())
-    samples = [run.task.phrase(sample) for sample in read_held_out(folder).samples[:count]]
+    samples = [run.task.phrase(sample) for sample in unchanged(folder, read_held_out(folder).samples[:count])]
     longest = reply_tokens(run)
     tuned = open_tuned(run, folder.adapter)
     reference = observe(tuned, samples, longest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,8 @@ def as_messages() -> Iterator[None]:
         raise
     except SafetensorError as error:
         raise StorageError(_of_safetensors(str(error))) from error
+    except shutil.Error as error:  # of a folder that was copied: (source, target, what the system says) of each file
+        raise StorageError(_of_copies(error)) from error
     except OSError as error:
         if error.errno is None:
             raise
@@ -64,6 +67,15 @@ def describe(error: OSError) -> str:
     where = " -> ".join(names)
     fix = FIXES.get(error.errno or 0, f"when that is put right, {AGAIN.removeprefix('then ')}")
     return f"{where}{': ' if where else ''}{error.strerror} — {fix}"
+
+
+def _of_copies(error: shutil.Error) -> str:
+    text = str(error)
+    number = re.search(r"\[Errno (\d+)\]", text)
+    if number is None:
+        return f"a folder cannot be copied ({text[:300]})"
+    names = re.search(r"\[\('[^']*', '([^']*)'", text)
+    return describe(OSError(int(number[1]), os.strerror(int(number[1])), names[1] if names else None))
 
 
 def _of_safetensors(text: str) -> str:

@@ -19,6 +19,8 @@ from mllm_tailor.data.decode_check import Decoded, decode_all
 from mllm_tailor.media.pdf import page_text
 from mllm_tailor.media.source import is_pdf
 from mllm_tailor.run.cross_fit import CrossFit, cross_fit
+from mllm_tailor.run.data_changes import SHOWN, unchanged
+from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.dataset import read_splits
 from mllm_tailor.run.resolve import ResolvedRun, field_kinds
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions, read_scores
@@ -154,7 +156,13 @@ def _read(run: ResolvedRun) -> tuple[str, list[Sample], list[DataIssue]]:
 def _decode(samples: Sequence[Sample]) -> dict[Media, Decoded]:
     files = list(dict.fromkeys(media for sample in samples for media in sample.media))
     with progress("Opening files", len(files)) as shown:
-        return dict(zip(files, decode_all(files, None, shown.advance), strict=True))
+        decoded = dict(zip(files, decode_all(files, None, shown.advance), strict=True))
+    problems = [fact.problem for fact in decoded.values() if fact.problem]
+    for problem in problems[:SHOWN]:
+        logger.warning("not opened: %s", problem)
+    if len(problems) > SHOWN:
+        logger.warning("… and %d more files", len(problems) - SHOWN)
+    return decoded
 
 
 def _page(sample: Sample, labels: Mapping[str, Any], decoded: Mapping[Media, Decoded]) -> LabelledPage:
@@ -184,11 +192,15 @@ def _text_layer(sample: Sample) -> str | None:
 
 
 def _readings(path: Path, labels: Mapping[str, Mapping[str, Any]], run: ResolvedRun) -> list[Prediction]:
-    """The tuned model's replies to the samples that a run held out, or the rows of a file of predictions."""
+    """The tuned model's replies to the samples that a run held out, or the rows of a file of predictions.
+
+    Replies to files that changed since are no evidence.
+    """
     if path.is_dir():
         folder = open_run(path)
         predictions = read_predictions(folder.predictions(f"tuned_{read_scores(folder)['mode']}"))
-        known = [prediction for prediction in predictions if prediction.id in labels]
+        same = {sample.id for sample in unchanged(folder, read_held_out(folder).samples)}
+        known = [prediction for prediction in predictions if prediction.id in labels and prediction.id in same]
     else:
         if not path.is_file():
             raise DataError(f"{path}: no such run or file of predictions")

@@ -145,6 +145,34 @@ def changed_files(folder: RunFolder) -> list[str]:
     return lines
 
 
+def unchanged(folder: RunFolder, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples whose files are as they were when the run read them; others are logged, since replies would differ.
+
+    Raises:
+        RunError: when none is left.
+    """
+    known = {row["file"]: row for row in read_fingerprints(folder) if "file" in row}
+    kept, lines = [], []
+    for sample in samples:
+        paths = [path for media in sample.media for path in _paths(media)]
+        gone = [path for path in paths if not path.is_file()]
+        rows = [(path, known[str(path)]) for path in paths if path not in gone and str(path) in known]
+        replaced = [path for path, row in rows if _file_row(row["file"], row["kind"], row)["sha256"] != row["sha256"]]
+        lines += [f"  {path}: no longer there" for path in gone] + [f"  {path}: replaced" for path in replaced]
+        if not gone and not replaced:
+            kept.append(sample)
+    if lines and not kept:
+        raise RunError(
+            f"{folder.path}: the files of the held-out samples changed since the run read them — restore them"
+        )
+    if lines:
+        logger.warning("Left out, since their files changed after the run had read them:")
+        logger.warning(
+            "%s", "\n".join([*lines[:SHOWN], *([f"  … and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN))])
+        )
+    return kept
+
+
 def read_fingerprints(folder: RunFolder) -> list[Row]:
     """The rows of data_fingerprints.jsonl; none where the run has not begun."""
     if not folder.fingerprints.is_file():

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mllm_tailor.core.io import atomic_folder
-from mllm_tailor.core.manifest import record, verify
+from mllm_tailor.core.manifest import record, recorded, verify
 from mllm_tailor.methods import MergeWay, check_mergeable, merge
 from mllm_tailor.models import LoadedModel, save_model
 from mllm_tailor.run.predict import open_tuned
@@ -26,6 +26,8 @@ def merged_folder(run: ResolvedRun, folder: RunFolder, target: Path) -> Path:
     """
     if target.is_dir():
         verify(folder.path, target)
+        if not recorded(folder.path, target):  # stopped between writing and recording
+            record(folder.path, target)
         return target
     check_mergeable(run.method)
     logger.info("Merging the adapter into the model: %s", target)

@@ -20,6 +20,7 @@ from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.calibrate import NO_CALIBRATION, RunCalibration, usable_calibration
 from mllm_tailor.run.data_record import read_data_facts
+from mllm_tailor.run.environment import check_same_base
 from mllm_tailor.run.output_file import check_output, sole_writer
 from mllm_tailor.run.predict import Keep, generate, open_base, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun, resolve_here
@@ -74,8 +75,17 @@ class Predictor:
         return replace(self, run=replace(self.run, recipe=recipe))
 
     def open(self) -> LoadedModel:
-        """The model, tuned if there is a run."""
-        return open_base(self.run) if self.tuned is None else open_tuned(self.run, self.tuned.adapter)
+        """The model, tuned if there is a run.
+
+        Raises:
+            RunError: for a base that is not what the run was made with, or a damaged adapter.
+        """
+        if self.tuned is not None:
+            return open_tuned(self.run, self.tuned.adapter)
+        model = open_base(self.run)
+        if self.trained_in is not None:
+            check_same_base(self.trained_in.environment, model.identity)
+        return model
 
     def _warn_of_missing_systems(self, samples: Sequence[Sample]) -> None:
         """Warn where the run was trained with system texts that differ and an input brings none."""

@@ -15,6 +15,7 @@ from mllm_tailor.core.progress import progress
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.models import InputSettings, LoadedModel, count_tokens, load_without_weights
 from mllm_tailor.recipe import DecodingMode
+from mllm_tailor.run.data_changes import unchanged
 from mllm_tailor.run.data_record import HeldOut, read_held_out
 from mllm_tailor.run.replies import read_reply
 from mllm_tailor.run.resolve import ResolvedRun, resolve_saved
@@ -72,7 +73,7 @@ def verify_endpoint(folder: RunFolder, endpoint: Endpoint, *, count: int | None,
         RunError: when the run has no predictions yet, or the endpoint does not answer.
     """
     run = resolve_saved(folder.recipe())
-    held_out = _first(read_held_out(folder), count)
+    held_out = _first(folder, read_held_out(folder), count)
     ours = _predictions(folder, run, "tuned", held_out.ids)
     if ours is None:
         raise RunError(f"{folder.path}: no predictions of the tuned model — run the same `tailor run` command again")
@@ -111,8 +112,12 @@ def verify_endpoint(folder: RunFolder, endpoint: Endpoint, *, count: int | None,
     )
 
 
-def _first(held_out: HeldOut, count: int | None) -> HeldOut:
-    return HeldOut(held_out.samples[:count], held_out.labels[:count], held_out.questions[:count])
+def _first(folder: RunFolder, held_out: HeldOut, count: int | None) -> HeldOut:
+    """The first samples, without those whose files changed since the run read them."""
+    kept = {sample.id for sample in unchanged(folder, held_out.samples[:count])}
+    rows = zip(held_out.samples, held_out.labels, held_out.questions, strict=True)
+    columns = zip(*(row for row in rows if row[0].id in kept), strict=True)
+    return HeldOut(*columns)
 
 
 def _predictions(folder: RunFolder, run: ResolvedRun, model: Any, ids: Sequence[str]) -> list[Prediction] | None:

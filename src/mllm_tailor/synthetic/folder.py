@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
+from mllm_tailor.core.io import atomic_folder
 from mllm_tailor.core.progress import track
 from mllm_tailor.synthetic.draw import DrawnPage, Style, draw_sheet, fit
 from mllm_tailor.synthetic.franchise import compose_franchise, make_chain
@@ -24,6 +25,11 @@ def draw_folder(folder: Path, train: int, held_out: int, seed: int = 0, *, items
 
     About half of the held-out receipts come from branches that never occur in training.
     """
+    with atomic_folder(folder) as partial:
+        _draw(partial, train, held_out, seed, items=items)
+
+
+def _draw(folder: Path, train: int, held_out: int, seed: int, *, items: bool) -> None:
     rng = random.Random(f"chain {seed}")
     chain = make_chain(rng, BRANCHES)
     for name in ("images", "entities"):

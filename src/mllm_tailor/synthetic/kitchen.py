@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from mllm_tailor.core.io import atomic_folder
 from mllm_tailor.core.progress import track
 from mllm_tailor.media.video import encode_video
 
@@ -163,6 +164,11 @@ def _shift(rng: random.Random) -> tuple[float, float]:
 
 def draw_kitchen(folder: Path, train: int, held_out: int, seed: int = 0) -> None:
     """Draw `train` + `held_out` videos into `folder`/clips, as many images into `folder`/pictures, and their rows."""
+    with atomic_folder(folder) as partial:
+        _draw(partial, train, held_out, seed)
+
+
+def _draw(folder: Path, train: int, held_out: int, seed: int) -> None:
     rng = random.Random(f"kitchen {seed}")
     for name, rows in (("clips", _videos), ("pictures", _images)):
         target = folder / name

@@ -18,10 +18,9 @@ from safetensors.torch import load_file
 
 from mllm_tailor.commands.run import run_recipe
 from mllm_tailor.core.device import pick_device
-from mllm_tailor.core.errors import RecipeError, RunError
+from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, count_processes
-from mllm_tailor.run.execute import execute
 from mllm_tailor.run.launcher import choose_process_count, rank_device
 from mllm_tailor.run.resolve import resolve, resolve_here
 from mllm_tailor.synthetic import draw_folder
@@ -179,12 +178,6 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert [str(pick_device(wanted)) for wanted in (None, "cuda", "cuda:0", "cpu")] == [
         "cuda:2", "cuda:2", "cuda:0", "cpu",
     ]  # fmt: skip
-
-
-def test_a_whole_run_is_not_started_by_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match=r"train\.processes=N"):
-        execute(recipe_with())
 
 
 def test_a_run_made_on_a_gpu_is_opened_on_this_machine(caplog: pytest.LogCaptureFixture) -> None:

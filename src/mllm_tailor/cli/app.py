@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, cast
@@ -82,8 +83,9 @@ def _options(
         typer.Option(envvar="TAILOR_LOG", show_envvar=True, help="error, warning, info (default) or debug."),
     ] = None,
 ) -> None:
+    follows = int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
     try:
-        set_up_output(verbose - quiet, log)
+        set_up_output(verbose - quiet - follows, log)  # of processes started together, rank 0 reports
     except ValueError as error:
         raise typer.BadParameter(f"no log level is called `{error}` — one of {', '.join(LEVELS)}") from None
 

@@ -12,6 +12,7 @@ from mllm_tailor.data.reviews.sources import review_sources
 from mllm_tailor.recipe import make_recipe, read_recipe
 from mllm_tailor.run.execute import execute, report_again
 from mllm_tailor.run.options import Options
+from mllm_tailor.run.peers import follows
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 
 
@@ -44,7 +45,8 @@ def run_recipe(
         Options(exclude_faulty=exclude_faulty, fresh=fresh, accept_changes=accept_changes, base_replies=before),
         show_event,
     )
-    _show_document(folder)
+    if not follows():
+        _show_document(folder)
     return folder
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.failures import as_messages
 from mllm_tailor.recipe import Recipe, stage_recipes
 from mllm_tailor.run.data_changes import SHOWN, changed_files
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.events import Notify, ignore
 from mllm_tailor.run.folds import is_cross_validated, run_folds
+from mllm_tailor.run.launcher import train_along
 from mllm_tailor.run.limits import without_unreadable
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.options import DEFAULT, Options
+from mllm_tailor.run.peers import together
 from mllm_tailor.run.pipeline import check_model, check_run, report, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run
@@ -42,11 +42,15 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedRun]:
 def execute(recipe: Recipe, options: Options = DEFAULT, notify: Notify = ignore) -> RunFolder:
     """Run the whole recipe over its run folder. Called again, it continues where it stopped.
 
+    Of processes that were started together (`run.peers`), rank 0 runs the recipe and the others train along.
+
     Raises:
         TailorError: with what is wrong and what to do about it.
     """
-    with as_messages():
-        _refuse_torchrun()
+    with as_messages(), together() as peers:
+        if peers is not None and peers.rank > 0:
+            train_along(peers)
+            return RunFolder(Path(recipe.output) / recipe.name)
         runs = resolve_stages(recipe)
         with own_run(recipe if recipe.stages else runs[0].recipe, fresh=options.fresh) as folder:
             if finished(folder) and not _redo(folder, accept=options.accept_changes):
@@ -54,14 +58,6 @@ def execute(recipe: Recipe, options: Options = DEFAULT, notify: Notify = ignore)
             else:
                 _execute(folder, runs, options, notify, staged=bool(recipe.stages))
     return folder
-
-
-def _refuse_torchrun() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError(
-            "torchrun starts the whole command several times, but only training is shared — run `tailor run` once "
-            "without it; train.processes=N has N processes train together"
-        )
 
 
 def _execute(folder: RunFolder, runs: Sequence[ResolvedRun], options: Options, notify: Notify, *, staged: bool) -> None:

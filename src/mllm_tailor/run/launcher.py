@@ -2,7 +2,8 @@
 
 Worker processes get the recipe and the samples, load the model themselves and compute their share of each step's
 micro-batches. Gradients are summed (`training.distributed`), so the result equals that of one process up to rounding.
-Only training is shared: everything else is done by the process that launches the workers, rank 0.
+Only training is shared: everything else is done by the process that launches the workers, rank 0. Processes that were
+started together from outside (`run.peers`) train in the same way.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import pick_device, seed_everything, threads
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.interrupts import deaf_children
+from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.cost_estimate import CostEstimate, single_process_reason
 from mllm_tailor.run.dataset import Splits
+from mllm_tailor.run.peers import Peers, present_peers
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
@@ -43,24 +46,33 @@ FAIL_SECONDS = 5  # after a broken connection, in which a failed worker is gone
 
 @dataclass(frozen=True)
 class WorkerArgs:
-    """What a worker process needs."""
+    """What a worker process trains."""
 
     run: ResolvedRun
     samples: tuple[Conversation, ...]
     evaluates: bool  # whether rank 0 scores a dev split, for which all others wait
     folder: Path
     features: Path | None
-    rendezvous: str  # where the processes meet, as torch.distributed takes it
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the processes of one machine meet, and what each may use."""
+
+    rendezvous: str  # as torch.distributed takes it
     world_size: int
     threads: int
 
 
 def choose_process_count(run: ResolvedRun, estimate: CostEstimate | None) -> int:
-    """How many processes train: as the recipe says, or as the cost estimate advises.
+    """How many processes train: those started together, or as the recipe says, or as the cost estimate advises.
 
     Raises:
-        RecipeError: where the recipe asks for several and its objective or optimizer needs one.
+        RecipeError: for several, where the objective or optimizer needs one or the recipe names a single GPU.
     """
+    if (peers := present_peers()) is not None:
+        _check_peers(run, peers)
+        return peers.world_size
     wanted = run.recipe.train.processes
     if wanted == "auto":
         return estimate.processes if estimate is not None else 1
@@ -76,6 +88,16 @@ def choose_process_count(run: ResolvedRun, estimate: CostEstimate | None) -> int
     return wanted
 
 
+def _check_peers(run: ResolvedRun, peers: Peers) -> None:
+    if reason := single_process_reason(run):
+        raise RecipeError(f"{peers.world_size} processes were started together, but {reason} — start one")
+    if torch.device(run.model.device or "cpu").index is not None:
+        raise RecipeError(
+            f"model.device: {run.model.device} is one GPU, but {peers.world_size} processes were started together, each "
+            "with its own — write cuda"
+        )
+
+
 @contextmanager
 def launch_workers(world_size: int, run: ResolvedRun, splits: Splits, folder: RunFolder) -> Iterator[None]:
     """Within, `train` shares its steps with `world_size` - 1 worker processes that run the same training.
@@ -86,17 +108,28 @@ def launch_workers(world_size: int, run: ResolvedRun, splits: Splits, folder: Ru
     if world_size == 1:
         yield
         return
+    args = WorkerArgs(run, splits.learned, bool(splits.dev), folder.path, folder.features)
+    if (peers := present_peers()) is not None:
+        logger.info("%d processes train together", world_size)
+        with peers.lead(pick_device(run.model.device), args):
+            yield
+        return
+    with _spawned(world_size, args):
+        yield
+
+
+@contextmanager
+def _spawned(world_size: int, args: WorkerArgs) -> Iterator[None]:
+    """Within, `world_size` - 1 processes of this machine train along."""
     per_process = max(1, torch.get_num_threads() // world_size)
-    device = rank_device(run, 0)
+    device = rank_device(args.run, 0)
     logger.info("%d processes train together, %d threads each", world_size, per_process)
     with tempfile.TemporaryDirectory(prefix="tailor-") as place:
         rendezvous = (Path(place) / "rendezvous").as_uri()
-        args = WorkerArgs(
-            run, splits.learned, bool(splits.dev), folder.path, folder.features, rendezvous, world_size, per_process
-        )
+        meeting = Meeting(rendezvous, world_size, per_process)
         ready = multiprocessing.get_context("spawn").SimpleQueue()
         with deaf_children():
-            workers = spawn(_worker_main, (args, ready), nprocs=world_size - 1, join=False, daemon=True)
+            workers = spawn(_worker_main, (args, meeting, ready), nprocs=world_size - 1, join=False, daemon=True)
         try:
             _wait_until_ready(workers, ready)
             join_process_group(device, rendezvous, 0, world_size)
@@ -106,25 +139,35 @@ def launch_workers(world_size: int, run: ResolvedRun, splits: Splits, folder: Ru
             if _has_failed(workers):
                 raise RunError(
                     "one of the processes that train together ended (its output: "
-                    f"{folder.path}/process_*.log) — run the same command again to resume from the last checkpoint, "
+                    f"{args.folder}/process_*.log) — run the same command again to resume from the last checkpoint, "
                     "with train.processes=1 if memory was short"
                 ) from error
             raise
         finally:
             destroy_process_group()
             _join_workers(workers)
-    for file in folder.path.glob("process_*.log"):
+    for file in args.folder.glob("process_*.log"):
         file.unlink()
 
 
-def _worker_main(index: int, args: WorkerArgs, ready: SimpleQueue[int]) -> None:
+def train_along(peers: Peers) -> None:
+    """Train whenever rank 0 does, until its run has ended."""
+    while True:
+        with peers.follow() as training:
+            if training is None:
+                return
+            device, args = training
+            _train(_open(args, device), args)
+
+
+def _worker_main(index: int, args: WorkerArgs, meeting: Meeting, ready: SimpleQueue[int]) -> None:
     """A worker process: the same training, its output in a file."""
     rank = index + 1
     with (args.folder / f"process_{rank}.log").open("w", encoding="utf-8") as output:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(output.fileno(), stream.fileno())
         try:
-            _train_along(rank, args, ready)
+            _join(rank, args, meeting, ready)
         except BaseException:
             traceback.print_exc()  # into the file; spawn reports it to rank 0 only when that joins
             raise
@@ -136,16 +179,26 @@ def rank_device(run: ResolvedRun, rank: int) -> torch.device:
     return device if device.type == "cpu" else torch.device(device.type, (device.index or 0) + rank)
 
 
-def _train_along(rank: int, args: WorkerArgs, ready: SimpleQueue[int]) -> None:
-    recipe, device = args.run.recipe, rank_device(args.run, rank)
-    seed_everything(recipe.seed)
+def _join(rank: int, args: WorkerArgs, meeting: Meeting, ready: SimpleQueue[int]) -> None:
+    device = rank_device(args.run, rank)
+    model = _open(args, device)
+    ready.put(rank)
+    join_process_group(device, meeting.rendezvous, rank, meeting.world_size)
+    with threads(meeting.threads):
+        _train(model, args)
+
+
+def _open(args: WorkerArgs, device: torch.device) -> LoadedModel:
+    """The model as rank 0 trains it."""
+    seed_everything(args.run.recipe.seed)
     model = open_for_training(args.run.with_model(device=str(device)))
     args.run.method.apply(model)
-    ready.put(rank)
-    join_process_group(device, args.rendezvous, rank, args.world_size)
+    return model
+
+
+def _train(model: LoadedModel, args: WorkerArgs) -> None:
     hooks = TrainingHooks(evaluate=dict if args.evaluates else None)
-    with threads(args.threads):
-        train(model, args.samples, TrainingConfig.from_recipe(recipe, args.features), args.folder, hooks)
+    train(model, args.samples, TrainingConfig.from_recipe(args.run.recipe, args.features), args.folder, hooks)
 
 
 def _wait_until_ready(workers: ProcessContext, ready: SimpleQueue[int]) -> None:

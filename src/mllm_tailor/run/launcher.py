@@ -93,8 +93,8 @@ def _check_peers(run: ResolvedRun, peers: Peers) -> None:
         raise RecipeError(f"{peers.world_size} processes were started together, but {reason} — start one")
     if torch.device(run.model.device or "cpu").index is not None:
         raise RecipeError(
-            f"model.device: {run.model.device} is one GPU, but {peers.world_size} processes were started together, each "
-            "with its own — write cuda"
+            f"model.device: {run.model.device} is one GPU, but {peers.world_size} processes were started together, "
+            "each with its own — write cuda"
         )
 
 

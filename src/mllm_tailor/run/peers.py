@@ -26,7 +26,7 @@ from mllm_tailor.training.distributed import TIMEOUT, destroy_process_group, joi
 logger = logging.getLogger(__name__)
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun sets them
-END = b"end"
+END = "end"
 FAREWELL = timedelta(seconds=30)  # in which the others read that the run has ended
 LOST = ("gloo", "NCCL", "Connection", "Broken pipe")  # words of a collective whose other end is gone
 
@@ -52,7 +52,7 @@ class Peers:
         """Other ranks: within the next training's group, this process's device and rank 0's work; None at the end."""
         self._trainings += 1
         kind = self.store.get(self._key())
-        if kind == END:
+        if kind.decode() == END:
             self.store.set(f"ended/{self.rank}", "")
             yield None
             return

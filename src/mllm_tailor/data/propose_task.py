@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.field_types import COMMON, EMPTY, MOSTLY, FieldGuess
+from mllm_tailor.data.field_types import COMMON, EMPTY, FieldGuess
 from mllm_tailor.data.keys import NUMBERING_KEYS
+from mllm_tailor.data.propose_boxes import box_field, box_settings, mostly_boxes
 from mllm_tailor.tasks.classify import fold
 
 CLASS_NAMES = ("label", "class", "class_name", "label_name", "target", "classification")
@@ -39,7 +39,6 @@ BOOKKEEPING = (NUMBERING_KEYS - {"license", "index", "url", "filepath"}) | {
     ),
 }
 POLYGON_FIELD, BOX_FIELD = "polygon", "box"
-_BOX = re.compile(r"\[\s*-?[\d.]+(?:\s*,\s*-?[\d.]+){3}\s*\]")
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,10 @@ def propose_task(samples: Sequence[Sample], guesses: Sequence[FieldGuess]) -> Pr
     if asking:
         if POLYGON_FIELD in fields:
             return Proposal("segment", {}, "a phrase and its outline", (POLYGON_FIELD,))
-        if BOX_FIELD in fields or _mostly_boxes(samples):
-            return Proposal("ground", _unit(samples), "a phrase and its box", (BOX_FIELD,))
+        field = box_field(samples)
+        if field is not None or mostly_boxes(samples):
+            settings, opened = box_settings(samples, field)
+            return Proposal("ground", settings, f"a phrase and its box{opened}", (field or BOX_FIELD,))
         if answered and sum(len(sample.options) > 1 for sample in samples) > total / 2:
             return Proposal("choose", {}, "questions with options")
         if answered:
@@ -149,17 +150,3 @@ def _words(samples: Sequence[Sample], name: str) -> float:
 
 def _label(name: str, usual: str) -> dict[str, Any]:
     return {} if name == usual else {"label": name}
-
-
-def _mostly_boxes(samples: Sequence[Sample]) -> bool:
-    """Whether the answers hold one box each, and little else."""
-    answers = [sample.answer for sample in samples if sample.answer]
-    boxes = sum(len(_BOX.findall(answer)) == 1 and len(_BOX.sub("", answer).split()) <= 12 for answer in answers)
-    return bool(answers) and boxes >= MOSTLY * len(answers)
-
-
-def _unit(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Pixels, where a number of a box is larger than the thousand that thousandths go to."""
-    texts = (str(sample.fields.get(BOX_FIELD) or sample.answer or "") for sample in samples)
-    numbers = [float(number) for text in texts for box in _BOX.findall(text) for number in re.findall(r"-?[\d.]+", box)]
-    return {"unit": "pixels"} if numbers and max(numbers) > 1000 else {}

@@ -26,12 +26,20 @@ _NUMBERS = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3})\s*\]
 _REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
 
 
+Unit = Literal["thousandths", "shares", "pixels"]
+
+
 class GroundSettings(Settings):
     """`ground: {}` takes the phrase from the question and the box from the field `box`, else from the answer."""
 
-    label: str = Field("box", description="field of the data with [left, top, right, bottom]")
-    unit: Literal["thousandths", "pixels"] = Field(
-        "thousandths", description="unit of that field: thousandths of width and height, or pixels of the stored image"
+    label: str = Field("box", description="field of the data with the four numbers of a box")
+    unit: Unit = Field(
+        "thousandths",
+        description="unit of that field: thousandths of width and height, shares of them (0 to 1), or pixels of the "
+        "stored image",
+    )
+    format: Literal["xyxy", "xywh"] = Field(
+        "xyxy", description="order of the four numbers: left, top, right, bottom, or left, top, width, height (COCO)"
     )
     image: str = Field(
         "image_index", description="field with the image that the box is of, from 0; default: the last of the sample"
@@ -85,8 +93,11 @@ class Ground:
     def _labels(self, box: Sequence[float], sample: Sample) -> dict[str, Any]:
         """The box relative to its image, after EXIF rotation."""
         image, index = image_of(sample, self.settings.image)
-        if self.settings.unit == "pixels":
-            box = [FULL * value / size for value, size in zip(box, image_size(image) * 2, strict=True)]
+        if self.settings.format == "xywh":
+            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+        if self.settings.unit != "thousandths":
+            size = image_size(image) if self.settings.unit == "pixels" else (1, 1)
+            box = [FULL * value / whole for value, whole in zip(box, size * 2, strict=True)]
         return {FIELD: _checked(box, sample.source), **index}
 
     def unread(self, sample: Sample) -> Iterable[str]:
@@ -166,11 +177,18 @@ def _checked(box: Sequence[float], source: str) -> list[int]:
     Raises:
         DataError: for a box that is empty, upside down or outside the image.
     """
-    left, top, right, bottom = box
+    left, top, right, bottom = box = [round(value, 3) for value in box]  # a sum of shares may be 1.0000000000000002
     if not (0 <= left < right <= FULL and 0 <= top < bottom <= FULL):
         shown = ", ".join(f"{value:g}" for value in box)
         raise DataError(
             f"{source}: the box [{shown}] is empty, upside down or outside the image (0 to {FULL} across and down) — "
-            "fix the label, or set task.ground.unit=pixels"
+            "fix the label, or set task.ground.unit or task.ground.format"
         )
-    return [round(value) for value in box]
+    whole = [round(value) for value in box]
+    if whole[0] == whole[2] or whole[1] == whole[3]:
+        shown = ", ".join(f"{value:g}" for value in box)
+        raise DataError(
+            f"{source}: the box [{shown}] is less than a thousandth of the image wide or high — fix the label, or set "
+            "task.ground.unit=shares if its numbers go from 0 to 1"
+        )
+    return whole

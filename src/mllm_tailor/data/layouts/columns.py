@@ -10,6 +10,7 @@ from typing import Any
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.asked import with_usual_names
+from mllm_tailor.data.box_columns import with_box
 from mllm_tailor.data.columns import MEDIA_COLUMNS, addressed, media_columns, samples_of
 from mllm_tailor.data.conversation import Slot, parts_of, unnumbered
 from mllm_tailor.data.issues import DataIssue
@@ -91,7 +92,7 @@ def _may_name_a_file(value: Any) -> bool:
 
 def canonical(values: Mapping[str, Any], folder: Folder, roots: tuple[Path, ...]) -> dict[str, Any]:
     """The values with files under known columns, base64 text as a data address, and missing suffixes added."""
-    values = with_usual_names(values)
+    values = with_box(with_usual_names(values))
     columns = file_columns(values) or stem_column(values, folder, roots)
     files: dict[str, list[Any]] = {}
     for name, column in columns.items():

@@ -7,11 +7,13 @@ import io
 import json
 import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.label_files import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -211,6 +213,22 @@ def test_a_file_over_the_limit_is_named_and_not_read(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("installed", [True, False])
+def test_heic_and_avif_are_checked(installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = Image.effect_noise((64, 64), 80).convert("RGB")
+    pixels.save(tmp_path / "a.avif")
+    with (tmp_path / "b.heic").open("wb") as file:
+        pytest.importorskip("pillow_heif").from_pillow(pixels).save(file)
+    rows = [{"image": name, "total": name} for name in ("a.avif", "b.heic")]
+    dataset = read_samples(write(tmp_path, {"rows.jsonl": rows}))
+    if not installed:
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    errors = validate(dataset.samples, [], open_task("extract", {"total": "string"}), workers=1).errors()
+    assert [(error.sample_id, "mllm-tailor[heif]" in str(error)) for error in errors] == (
+        [] if installed else [("b", True)]
+    )
+
+
 def test_every_view_of_a_scene_is_decoded(tmp_path: Path) -> None:
     paths = [sample(tmp_path, number).media[0].path for number in range(3)]
     whole = Media("image", paths[0], views=tuple(paths))

@@ -51,6 +51,23 @@ def test_manifest(tmp_path):
     assert third.media[0].kind == "audio"
 
 
+def test_a_manifest_is_read_as_rows_of_labels_are(tmp_path):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    turns = [{"from": "human", "value": "<image>First?"}, {"from": "gpt", "value": "x"}]
+    rows = [
+        {"image": ["a.png", "b.png"], "question": "Is <image> like <image>?"},
+        {"image": "a.png", "question": "Which?", "options": {"B": "q", "A": "p"}, "system": "Be brief."},
+        {"image": "a.png", "conversations": [*turns, {"from": "human", "value": "And?"}]},
+    ]
+    manifest = tmp_path / "todo.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    placed, options, talk = read_inputs([manifest])
+    assert (placed.prompt, placed.positions) == ("Is  like ?", ((0, 3), (0, 9)))
+    assert (options.options, options.system) == (("p", "q"), "Be brief.")
+    assert (talk.prompt, [turn.text for turn in talk.history], len(talk.media)) == ("And?", ["First?", "x"], 1)
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

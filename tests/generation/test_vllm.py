@@ -7,6 +7,7 @@ embedded model reads drawn receipts in both.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -28,7 +29,7 @@ from mllm_tailor.cli.app import app
 from mllm_tailor.cli.main import VLLM
 from mllm_tailor.core.errors import ModelError, RunError
 from mllm_tailor.core.manifest import create, record
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.generation import predict, read_inputs
 from mllm_tailor.generation.constrain import Grammar, Vocabulary
 from mllm_tailor.generation.predictor import make_engine
@@ -214,6 +215,23 @@ def test_what_is_asked_is_greedy_and_ours(
     assert settings.stop_token_ids == sorted(model.stop_ids)
     assert settings.structured_outputs.json == with_json_style(TASK.schema())
     assert engine.asked["unconstrained"][1].structured_outputs is None
+
+
+def test_the_system_text_and_earlier_turns_are_asked_too(
+    model: LoadedModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Scripted({})
+    monkeypatch.setattr(vllm_writer, "import_vllm", lambda: engine)
+    task = open_task("choose")
+    said = {"prompt": "Which?", "options": ("tea", "milk"), "system": "Be brief."}
+    sample = replace(samples[-1], history=(Turn("user", "First?"), Turn("assistant", "x")), **said)
+    writer = VllmEngine(model, model.folder, None)
+    encoded = encode(task.phrase(sample), model)
+    writer._add_request(DecodingMode.UNCONSTRAINED, ReplySequence(0, encoded, sample.media, None, None, 9))  # type: ignore[arg-type]
+    (prompt, *_), _ = engine.asked["unconstrained"]
+    text = model.tokenizer.decode(prompt)
+    words = ("Be brief.", "First?", "x", "Which?", "A. tea", "B. milk")
+    assert all(text.index(word) < text.index(other) for word, other in itertools.pairwise(words))
 
 
 def test_a_reply_that_leaves_the_schema_is_an_error(model: LoadedModel, samples: list[Sample]) -> None:

@@ -51,9 +51,14 @@ def _show(dataset: Dataset, issues: list[DataIssue]) -> None:
         show(f"… and {len(dataset.notes) - NOTES_SHOWN} more notes; `tailor check` lists all")
     missing = _missing_files(dataset)
     if missing:
-        show(
-            f"Files that are not there: {len(missing)} of the first {FILES_LOOKED_FOR} samples'\n{list_issues(missing)}"
-        )
+        show(f"Files that are not there: {len(missing)}, of the {_looked_at(dataset)}\n{list_issues(missing)}")
+
+
+def _looked_at(dataset: Dataset) -> str:
+    count = len(dataset.samples)
+    if count > FILES_LOOKED_FOR:
+        return f"first {FILES_LOOKED_FOR} of {count:,} samples"
+    return "one sample" if count == 1 else f"{count} samples"
 
 
 def _missing_files(dataset: Dataset) -> list[DataIssue]:

@@ -15,10 +15,13 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import parse_line, read_lines
 from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.columns import REFUSED_COLUMNS, earlier_turns, with_span
+from mllm_tailor.data.dialogues import as_dialogue
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
 from mllm_tailor.data.keys import KeyReader
-from mllm_tailor.data.layouts import chat
+from mllm_tailor.data.layouts import chat, llava
+from mllm_tailor.data.layouts.columns import placed
+from mllm_tailor.data.options import pop_options
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, inside, leads_inside, media_kind
 
@@ -42,9 +45,9 @@ def read_inputs(paths: Sequence[Path]) -> list[Sample]:
 
     A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, inside the manifest's folder or
     absolute), or `views` of one scene to be stitched, and, where wanted, `question`, `options`, `id`, `system`,
-    `history` and the span `start` to `end` of a video or recording; or chat rows with `messages`. Other keys are named
-    in a warning. Whatever cannot be used becomes a sample with `extra["problem"]`, which predicts as an error row: one
-    bad file never stops the others. Ids are file stems, made different where they collide.
+    `history` and the span `start` to `end` of a video or recording; or rows with `messages` or `conversations`. Other
+    keys are named in a warning. Whatever cannot be used becomes a sample with `extra["problem"]`, which predicts as an
+    error row: one bad file never stops the others. Ids are file stems, made different where they collide.
     """
     taken: set[str] = set()
     samples = [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
@@ -150,7 +153,8 @@ def _file_of_row(row: Any) -> str | None:
 def _of_row(row: Any, folder: Path, where: str) -> Sample:
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a row is one JSON object, found {type(row).__name__} — correct or remove this row")
-    if "messages" in row:
+    row = as_dialogue(row)
+    if chat.recognises(row) or isinstance(row.get("conversations"), list):
         return _of_messages(row, folder, where)
     named = [(key, name) for key in MEDIA_KEYS for name in _names(row.get(key), where)]
     media = tuple(item for key, name in named for item in _media(key, name, folder, where))
@@ -167,21 +171,23 @@ def _of_row(row: Any, folder: Path, where: str) -> Sample:
     question = row.get("question", "")
     if not isinstance(question, str):
         raise DataError(f"{where}: `question` should be text, found {type(question).__name__} — fix it")
-    return Sample(
+    sample = Sample(
         id=str(row.get("id", stem)),
         media=media,
         prompt=question,
-        options=_options(row.get("options"), where),
+        options=_options(row, where),
         history=history,
         system=system,
         extra={"unread": tuple(reader.unread())},
         source=where,
     )
+    return placed(sample)  # with its files where `<image>` stands, as rows of labels have them
 
 
 def _of_messages(row: Mapping[str, Any], folder: Path, where: str) -> Sample:
     """The last question of a chat row, with everything before it."""
-    items = list(chat.samples_of(Row(where, dict(row)), (folder,)))
+    read = chat.samples_of if chat.recognises(row) else llava.samples_of
+    items = list(read(Row(where, dict(row)), (folder,)))
     samples = [item for item in items if isinstance(item, Sample)]
     if not samples:
         raise DataError(f"{where}: its messages hold no question — add one")
@@ -189,12 +195,13 @@ def _of_messages(row: Mapping[str, Any], folder: Path, where: str) -> Sample:
     return replace(samples[-1].unlabelled(), id=str(row.get("id", samples[-1].id)), extra={"unread": unread})
 
 
-def _options(value: Any, where: str) -> tuple[str, ...]:
-    """Of a multiple-choice question."""
-    texts = list(value.values()) if isinstance(value, Mapping) else [] if value is None else value
-    if not isinstance(texts, list) or not all(isinstance(text, (str, int, float)) for text in texts):
+def _options(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The options of a multiple-choice question, in every form that rows of labels have."""
+    value = row.get("options")
+    options = pop_options({"options": value}, where, ())
+    if not options and value not in (None, []):
         raise DataError(f"{where}: `options` should be a list of texts, found {value!r} — fix this row")
-    return tuple(map(str, texts))
+    return options
 
 
 def _names(value: Any, where: str) -> list[str]:

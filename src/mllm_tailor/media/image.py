@@ -59,6 +59,19 @@ def header_size(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> tuple[int, 
         return image.size
 
 
+def is_shown_as_stored(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> bool:
+    """Whether every reader shows the file as `decode_image` does: upright, opaque, 8 bits a colour.
+
+    Raises:
+        DataError: naming the file, as `decode_image` does.
+    """
+    name = media.describe()
+    with open_bytes(media, limits.bytes, SMALLER_IMAGE) as stream, _naming_the_file(name):
+        image = _open(stream, name, media.page, limits)
+        plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+        return plain and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+
+
 def count_tiff_pages(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> int:
     """How many pages a TIFF has; 1 for other images, animated ones too.
 

@@ -16,6 +16,7 @@ import httpx2
 from mllm_tailor.core.conversation import Conversation, Message
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.sample import Media
+from mllm_tailor.media.image import is_shown_as_stored
 from mllm_tailor.media.open import open_image
 
 PLAIN = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
@@ -183,10 +184,10 @@ def _as_part(media: Media) -> dict[str, Any]:
 
 
 def _image_url(media: Media) -> str:
-    """The file as it is where every server reads its format; else its pixels as PNG."""
+    """The file as it is where every server reads its format and shows it as we do; else its pixels as PNG."""
     data, suffix = _whole(media) if media.path is not None and not media.views else (media.data or b"", "")
     kind = PLAIN.get(suffix) or _kind_of(data)
-    if kind is None or media.page is not None or media.views:
+    if kind is None or media.page is not None or media.views or not is_shown_as_stored(media):
         out = io.BytesIO()
         open_image(media).save(out, "PNG")
         data, kind = out.getvalue(), "image/png"

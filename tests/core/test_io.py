@@ -26,6 +26,7 @@ from mllm_tailor.core.io import (
     read_lines,
     remove_folder,
     restore_partials,
+    walk,
     write_atomic,
 )
 from mllm_tailor.core.strict_json import MAX_DEPTH, dump_json, parse_json, repair_json
@@ -244,3 +245,20 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None
         read_recipe(tmp_path / "r.yaml")
     with pytest.raises(DataError, match=r"r\.yaml: a pipe or device"):
         read_json(tmp_path / "r.yaml")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions do not bind root, so the system's answer is made up."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.png").touch()
+    assert [(Path(root).name, names) for root, _, names in walk(tmp_path)][-1] == ("b", [])
+    scan = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(DataError, match="b: cannot be listed"):
+        list(walk(tmp_path))

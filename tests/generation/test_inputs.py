@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,16 @@ def test_a_manifest_line_without_end_costs_the_rows_behind_it_alone(tmp_path, mo
     first, second = read_inputs([file])
     assert not first.extra.get("problem") and "a line of over 100 bytes" in second.extra["problem"]
     assert second.source == f"{file}:2"
+
+
+def test_hidden_files_and_folders_that_cannot_be_listed_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    for name in ("a.png", ".b.png"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    access = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "closed" and access(path, mode))
+    samples = read_inputs([tmp_path])
+    assert [sample.extra["file"] for sample in samples] == ["closed", "a.png"]
+    assert "cannot be listed" in samples[0].extra["problem"] and ".b.png" in caplog.text

@@ -33,7 +33,10 @@ FIXES = {
     errno.ENOMEM: f"free memory, {AGAIN}",
 }
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how the library that writes weights words an error of the system
-NO_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|bad_alloc")
+NO_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|CUDA out of memory|bad_alloc|can't start new thread|"
+    r"failed to map segment from shared object"
+)
 
 
 @contextmanager
@@ -51,6 +54,10 @@ def as_messages() -> Iterator[None]:
         if error.errno is None:
             raise
         raise StorageError(describe(error)) from error
+    except ImportError as error:
+        if not NO_MEMORY.search(str(error)):
+            raise
+        raise TailorError(f"not enough memory to load what this command needs — {FIXES[errno.ENOMEM]}") from error
     except MemoryError as error:
         raise TailorError(f"not enough memory — {FIXES[errno.ENOMEM]}") from error
     except RuntimeError as error:

@@ -172,6 +172,21 @@ def _rename_unless_there(partial: Path, target: Path) -> None:
             raise
 
 
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` in order of name, which does not pass over a folder that cannot be listed.
+
+    Raises:
+        DataError: naming that folder.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}) — check its permissions")
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders.sort()
+        yield root, folders, sorted(names)
+
+
 # --- JSON documents and lines ------------------------------------------------------------------------------
 
 

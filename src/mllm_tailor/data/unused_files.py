@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from mllm_tailor.core.io import walk
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts.base import Folder, Layout
@@ -62,9 +63,9 @@ def _files_of(sources: Iterable[str]) -> set[str]:
 
 def _walk(path: Path) -> Iterator[str]:
     """Every file below a folder, relative to it; hidden ones and links to folders are left out."""
-    for root, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
-        for name in sorted(names):
+    for root, folders, names in walk(path):
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        for name in names:
             if not name.startswith(HIDDEN):
                 yield os.path.relpath(os.path.join(root, name), path)  # noqa: PTH118
 

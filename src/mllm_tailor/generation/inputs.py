@@ -58,12 +58,22 @@ def read_inputs(paths: Sequence[Path]) -> list[Sample]:
 
 def _read(path: Path) -> Iterator[Sample]:
     if path.is_dir():
-        listed = [file for file in sorted(path.rglob("*")) if not _is_hidden(file.relative_to(path))]
+        everything = sorted(path.rglob("*"))
+        listed = [file for file in everything if not _is_hidden(file.relative_to(path))]
+        for folder in (path, *filter(_is_walked, listed)):
+            if not os.access(folder, os.R_OK | os.X_OK):
+                problem = "a folder that cannot be listed — check its permissions"
+                yield _about(_bad(folder.name, str(folder), problem), folder.relative_to(path).as_posix())
+        if hidden := [
+            file.name
+            for file in everything
+            if _is_hidden(file.relative_to(path)) and media_kind(file) and file.is_file()
+        ]:
+            logger.warning("%s: %d hidden files have no row: %s", path, len(hidden), _shown(hidden))
         files = [file for file in listed if not _is_note(file) and not _is_walked(file)]
         notes = [file.relative_to(path).as_posix() for file in listed if _is_note(file) and file.is_file()]
         if notes:
-            named = ", ".join(notes[:SHOWN_NOTES]) + (", …" if len(notes) > SHOWN_NOTES else "")
-            logger.warning("%s: %d label files and notes have no row: %s", path, len(notes), named)
+            logger.warning("%s: %d label files and notes have no row: %s", path, len(notes), _shown(notes))
         if not files:
             yield _bad(path.name, str(path), "holds no image, video or recording — name the folder that does")
         for file in files:
@@ -77,6 +87,10 @@ def _read(path: Path) -> Iterator[Sample]:
         yield from _of_manifest(path)
     else:
         yield _about(_of_file(path), str(path))
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_NOTES]) + (", …" if len(names) > SHOWN_NOTES else "")
 
 
 def _is_walked(file: Path) -> bool:

@@ -22,6 +22,7 @@ from mllm_tailor.run.cross_fit import CrossFit, cross_fit
 from mllm_tailor.run.data_changes import SHOWN, unchanged
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.dataset import read_splits
+from mllm_tailor.run.lock import owned
 from mllm_tailor.run.resolve import ResolvedRun, field_kinds
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions, read_scores
 from mllm_tailor.scoring.referee import LabelledSet, match_predictions
@@ -223,10 +224,11 @@ def apply_decisions(run: ResolvedRun, path: Path) -> tuple[AuditFolder, list[Dec
         DataError: when a decision does not fit the data.
     """
     folder = AuditFolder.of(run)
-    decisions = {decision.key: decision for decision in (*folder.decided(), *read_decisions(path))}
-    _, train, held_out, before = read_splits(run, [])
-    _, corrected = correct([*train, *held_out], run.task, list(decisions.values()), str(path))
-    write_jsonl(folder.decisions, (decision.model_dump(mode="json") for decision in decisions.values()))
+    with owned(folder.path):  # decisions of another command at the same time would be lost
+        decisions = {decision.key: decision for decision in (*folder.decided(), *read_decisions(path))}
+        _, train, held_out, before = read_splits(run, [])
+        _, corrected = correct([*train, *held_out], run.task, list(decisions.values()), str(path))
+        write_jsonl(folder.decisions, (decision.model_dump(mode="json") for decision in decisions.values()))
     return folder, list(decisions.values()), [*before, *corrected]
 
 

@@ -190,12 +190,19 @@ def start_run(recipe: Recipe) -> RunFolder:
                 "or pass --fresh to set the old folder aside"
             )
         return run
+    _refuse_lost_recipe(run.path)
     if run.path.exists() and {file.name for file in run.path.iterdir()} - {LOCK, OWNER, MANIFEST}:
         raise RunError(f"{run.path} exists and is not a run — choose another name (name=...)")
     create(run.path)
     write_atomic(run.recipe_file, dump_recipe(recipe))
     record(run.path, run.recipe_file)
     return run
+
+
+def _refuse_lost_recipe(path: Path) -> None:
+    file = RunFolder(path).recipe_file
+    if (path / MANIFEST).is_file() and was_recorded(path, file):
+        raise RunError(f"{file}: missing — put back a whole copy, or begin anew with `tailor run RECIPE --fresh`")
 
 
 def _set_aside(path: Path) -> None:
@@ -217,6 +224,7 @@ def open_run(path: Path) -> RunFolder:
     """
     run = RunFolder(path)
     if not run.recipe_file.is_file():
+        _refuse_lost_recipe(path)
         raise RunError(f"{path}: not a run folder (it has no recipe.yaml) — `tailor run RECIPE` makes one")
     verify(path)
     stages = stage_recipes(run.recipe())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import walk
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import split_of
@@ -47,9 +48,8 @@ def _classes(folder: Folder, path: Path) -> list[str]:
 
 def _media_files(path: Path) -> Iterator[str]:
     """Media files in a folder and below it, relative to it, in order of name."""
-    for root, folders, names in os.walk(path):
-        folders.sort()
-        yield from (os.path.relpath(os.path.join(root, name), path) for name in sorted(names) if media_kind(name))  # noqa: PTH118
+    for root, _, names in walk(path):
+        yield from (os.path.relpath(os.path.join(root, name), path) for name in names if media_kind(name))  # noqa: PTH118
 
 
 def detect(folder: Folder) -> bool:
@@ -69,9 +69,8 @@ def read(folder: Folder) -> Iterator[Sample | DataIssue]:
 
 
 def _read_class(path: Path, label: str, split: str | None) -> Iterator[Sample | DataIssue]:
-    for root, folders, names in os.walk(path):
-        folders.sort()
-        for name in sorted(names):
+    for root, _, names in walk(path):
+        for name in names:
             file = Path(root, name)
             source = f"{file}:1"
             kind = media_kind(name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import walk
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import locate
 from mllm_tailor.data.issues import DataIssue
@@ -55,9 +55,8 @@ def read_ljspeech(folder: Folder) -> Iterator[Sample | DataIssue]:
 def _transcripts(folder: Folder) -> list[Path]:
     """All `*.trans.txt` files below the folder; LibriSpeech has one for each chapter of each speaker."""
     found = []
-    for root, folders, names in os.walk(folder.path):
-        folders.sort()
-        found += [Path(root, name) for name in sorted(names) if name.endswith(TRANSCRIPTS)]
+    for root, _, names in walk(folder.path):
+        found += [Path(root, name) for name in names if name.endswith(TRANSCRIPTS)]
     return found
 
 

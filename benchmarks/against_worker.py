@@ -1,7 +1,7 @@
 """One side of `against.py`: a process that imports the product of one commit and reads receipts when told to.
 
-Every line of standard input is a JSON object {"beams": 1, "files": [...]}; the answer is a line with the CPU seconds and
-the replies. The names of earlier commits are tried where the present ones do not exist, so this file may import nothing
+Every line of standard input is a JSON object {"beams": 1, "files": [...]}; the answer is a line with CPU seconds and
+replies. The names of earlier commits are tried where the present ones do not exist, so this file may import nothing
 else of the product.
 """
 
@@ -19,8 +19,9 @@ try:
     from mllm_tailor.generation import predict
     from mllm_tailor.models import load_model
 except ImportError:  # until 29 November 2026
-    from mllm_tailor.models import open_model as load_model  # type: ignore[no-redef]
     from mllm_tailor.predicting import predict  # type: ignore[no-redef]
+
+    from mllm_tailor.models import open_model as load_model  # type: ignore[no-redef]
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.recipe.schema import Predict
 from mllm_tailor.tasks import open_task

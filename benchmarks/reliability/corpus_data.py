@@ -167,7 +167,7 @@ def media(workspace: Path) -> Iterator[Case]:
 def _decode(path: Path) -> None:
     from mllm_tailor.core.errors import DataError
     from mllm_tailor.core.sample import Media
-    from mllm_tailor.data.decode_check import decode_one
+    from mllm_tailor.media.decode_worker import decode_one
     from mllm_tailor.media.open import pages_of
     from mllm_tailor.media.source import media_kind
 

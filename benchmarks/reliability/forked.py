@@ -37,7 +37,7 @@ ROOMS = (
     "serving",
     "review",
 )
-OPTIONAL = ("__main__", "vllm_model", "decode_check")  # other packages, or programs
+OPTIONAL = ("__main__", "vllm_model", "decode_worker")  # other packages, or programs
 TRACEBACK = "Traceback (most recent call last)"
 CRASHED = 70  # exit status of a child whose command raised something that is no message
 GRACE = 10.0  # seconds in which processes that a killed command left behind must have ended

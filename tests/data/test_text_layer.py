@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.decode_check import Decoded
 from mllm_tailor.data.text_layer import absent_labels
+from mllm_tailor.media.decode_worker import Decoded
 
 KINDS = {"shop": "string", "total": "amount", "date": "date", "kind": "choice", "items": "list", "items.name": "string"}
 TEXT = "KEDAI  A, Jalan 1\nTotal RM 1,234.50\n3 March 2019\nnasi goreng"

@@ -23,7 +23,6 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data import (
     DataIssue,
     ValidationResult,
-    decode_check,
     exclusions,
     propose_recipe,
     read_samples,
@@ -31,10 +30,12 @@ from mllm_tailor.data import (
     summarise,
     validate,
 )
-from mllm_tailor.data.decode_check import decode_all, decode_one
+from mllm_tailor.data.decode_check import decode_all
 from mllm_tailor.data.formats import patterns, shape
-from mllm_tailor.data.perceptual_hash import near_pairs, picture_hash
 from mllm_tailor.data.propose_recipe import quoted
+from mllm_tailor.media import decode_worker
+from mllm_tailor.media.decode_worker import decode_one
+from mllm_tailor.media.perceptual_hash import near_pairs, picture_hash
 from mllm_tailor.recipe import HeldOut, read_recipe
 from mllm_tailor.tasks import open_task
 
@@ -205,7 +206,7 @@ def test_a_file_over_the_limit_is_named_and_not_read(tmp_path: Path, monkeypatch
     def never(path: Path) -> str:
         raise AssertionError(f"{path} was read for its checksum")
 
-    monkeypatch.setattr(decode_check, "sha256", never)
+    monkeypatch.setattr(decode_worker, "sha256", never)
     for kind, name in (("image", "a.png"), ("video", "a.mp4"), ("audio", "a.wav")):
         with (tmp_path / name).open("wb") as file:
             file.truncate(12 * 2**30)

@@ -118,6 +118,8 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     notebook = nbformat.read(EXAMPLES / "receipts.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)  # what it shows is made by who runs it
+    for cell in notebook.cells:  # as on the page above: the embedded model takes a minute more
+        cell.source = cell.source.replace('model="embedded"', 'model="tiny"').replace('"steps": 6', '"steps": 2')
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
     assert (tmp_path / "runs" / "receipts" / "report.html").is_file()

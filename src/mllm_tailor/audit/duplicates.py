@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from mllm_tailor.audit.evidence import Evidence, LabelledPage, quoted
-from mllm_tailor.data.perceptual_hash import near_pairs
+from mllm_tailor.media.perceptual_hash import near_pairs
 from mllm_tailor.scoring.text import as_text, normalise, typed_text
 from mllm_tailor.tasks.printed import letters_and_digits
 

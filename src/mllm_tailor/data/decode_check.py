@@ -1,13 +1,12 @@
 """Decode every file before training, in processes of their own: a file that kills its decoder is a fault like others.
 
-A worker is this module run as a program: one request a line in, one answer a line out. So the file being decoded when
-a worker dies or stalls is always known, nothing is pickled, and the user's own script is never imported again.
+A worker runs `media.decode_worker`: one request a line in, one answer a line out. So the file being decoded when a
+worker dies or stalls is always known, nothing is pickled, and the user's own script is never imported again.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 import os
@@ -17,36 +16,14 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import fingerprint, sha256
-from mllm_tailor.core.machine import cpu_count, limit_address_space
+from mllm_tailor.core.machine import cpu_count
 from mllm_tailor.core.sample import Media
-from mllm_tailor.data.perceptual_hash import picture_hash
-from mllm_tailor.media.audio import read_audio
-from mllm_tailor.media.open import open_image
-from mllm_tailor.media.pdf import page_text
-from mllm_tailor.media.source import is_pdf
-from mllm_tailor.media.video import read_frames
+from mllm_tailor.media.decode_worker import Decoded
 
-WORKER_BYTES = 6 * 2**30  # address space of one worker; the largest picture allowed needs about 2 GiB in passing
 FILE_SECONDS = 60.0
-LONGEST_TEXT = 100_000  # characters of a page that are compared with labels
 FILES_PER_WORKER = 16  # starting a process costs what decoding about this many images does
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What decoding one file told: its checksum, size and picture hash, or the problem."""
-
-    sha256: str = ""
-    size: tuple[int, int] | None = None  # (width, height) in pixels of the upright picture
-    looks: str = ""  # picture hash in hex; empty for clips and recordings
-    problem: str | None = None
-    text: str = ""  # the text layer of a page of a PDF
 
 
 def decode_all(
@@ -117,7 +94,7 @@ class _Worker:
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None:
-            command = [sys.executable, "-m", "mllm_tailor.data.decode_check"]
+            command = [sys.executable, "-m", "mllm_tailor.media.decode_worker"]
             pipe, silent = subprocess.PIPE, subprocess.DEVNULL
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             self.process = subprocess.Popen(
@@ -144,26 +121,6 @@ def _from_json(values: dict[str, Any]) -> Decoded:
     return Decoded(**{**values, "size": tuple(values["size"]) if values["size"] else None})
 
 
-def decode_one(media: Media) -> Decoded:
-    """Decode an image or recording wholly, of a video one frame, in this process.
-
-    The checksum comes last: only the decoders know the limits of size, and a file beyond them is not read.
-    """
-    try:
-        size, looks, text = None, "", ""
-        if media.kind == "image":
-            image = open_image(media)
-            size, looks = image.size, picture_hash(image)
-            text = page_text(media)[:LONGEST_TEXT] if is_pdf(media) else ""
-        elif media.kind == "video":
-            read_frames(media, 1)  # the middle one; decoding whole videos would take longer than training on them
-        else:
-            read_audio(media)
-        return Decoded(_checksum(media), size, looks, text=text)
-    except DataError as error:
-        return Decoded(problem=str(error))
-
-
 def look(media: Media) -> Decoded:
     """Only whether the file is there and not empty."""
     try:
@@ -172,35 +129,3 @@ def look(media: Media) -> Decoded:
     except OSError:
         return Decoded(problem=f"{media.describe()}: no such file — check the path in this row, or restore the file")
     return Decoded()
-
-
-def _checksum(media: Media) -> str:
-    """SHA-256 of the file, or of all its views."""
-    if media.data is not None:
-        return hashlib.sha256(media.data).hexdigest()
-    paths = media.views or ((media.path,) if media.path is not None else ())
-    try:
-        sums = [sha256(path) for path in paths]
-    except OSError as error:
-        raise DataError(f"{media.describe()}: cannot be read ({error.strerror}) — check its permissions") from None
-    return sums[0] if len(sums) == 1 else fingerprint(sums)
-
-
-def serve() -> None:
-    """Answer requests until standard input closes."""
-    limit_address_space(WORKER_BYTES)
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a chatty decoder library cannot disturb the answers
-    for line in sys.stdin:
-        request = json.loads(line)
-        data = base64.b64decode(request["data"]) if "data" in request else None
-        path = Path(request["path"]) if request["path"] else None
-        span = tuple(request["span"]) if request["span"] else None
-        views = tuple(Path(view) for view in request["views"])
-        decoded = decode_one(Media(request["kind"], path, data, span, request["page"], views))
-        answers.write(json.dumps(decoded.__dict__) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    serve()

@@ -13,9 +13,9 @@ from typing import Any
 
 from mllm_tailor.core.io import sha256
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.decode_check import Decoded
 from mllm_tailor.data.issues import DataIssue
-from mllm_tailor.data.perceptual_hash import near_pairs
+from mllm_tailor.media.decode_worker import Decoded
+from mllm_tailor.media.perceptual_hash import near_pairs
 
 HELD_OUT_KEEPS = "hold out by group, or exclude it: the held-out one is kept"
 RARE = 0.5  # labels distinguish samples when at least this share of them is distinct

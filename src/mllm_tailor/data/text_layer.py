@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.decode_check import Decoded
 from mllm_tailor.data.issues import DataIssue
+from mllm_tailor.media.decode_worker import Decoded
 from mllm_tailor.tasks.printed import is_printed, letters_and_digits
 
 SHORTEST = 20  # letters and digits of a page below which it is taken for a scan with a stamp

@@ -11,12 +11,13 @@ from typing import Any
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.progress import progress
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.data.decode_check import Decoded, decode_all, look
+from mllm_tailor.data.decode_check import decode_all, look
 from mllm_tailor.data.formats import Pattern, is_amount, is_date, patterns
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.leaks import Labelled, find_duplicates, find_leaks, labelled
 from mllm_tailor.data.text_layer import absent_labels
 from mllm_tailor.data.unread import unread_issues
+from mllm_tailor.media.decode_worker import Decoded
 from mllm_tailor.tasks import Task
 
 # Control tokens of chat templates and vision towers: inside a label or question they would change the model's input

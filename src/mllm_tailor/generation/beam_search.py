@@ -108,13 +108,14 @@ class BeamSearch:
         """Replace a document's beams, which begin at row `first`, by their most probable continuations."""
         total = scores + torch.tensor([beam.score for beam in state.live])[:, None]
         top = total.flatten().topk(min(2 * self.num_beams, total.numel()))  # as many may finish as continue
+        candidates = (top.values.tolist(), top.indices.tolist(), logprobs.flatten()[top.indices].tolist())
         live: list[Beam] = []
-        for score, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+        for score, index, logprob in zip(*candidates, strict=True):
             if len(live) == self.num_beams or score == -torch.inf:
                 break
             parent, token = divmod(index, total.shape[1])
             sequence = state.live[parent].sequence.fork()
-            sequence.append(token, float(logprobs[parent, token]), self.engine.vocabulary, feed_forced=False)
+            sequence.append(token, logprob, self.engine.vocabulary, feed_forced=False)
             beam = Beam(sequence, score, first + parent)
             if not sequence.done:
                 live.append(beam)

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from mllm_tailor.generation.constrain import Vocabulary, allowed_tokens
+from mllm_tailor.generation.decoder_step import DecoderStep
 from mllm_tailor.generation.kv_cache import KVCache, append_columns, compact, no_cache
 from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.generation.prefix_sharing import share_prefixes, shortened
 from mllm_tailor.generation.sequence import ReplySequence
-from mllm_tailor.generation.shared_prefix_attention import attend_to_prefixes
+from mllm_tailor.generation.shared_prefix_attention import SharedPrefixAttention, attend_to_prefixes
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.vision_cache import VisionFeatureCache
 
@@ -57,6 +58,7 @@ class GenerationEngine:
         self.rows: list[ReplySequence] = []  # as they lie in the KV cache
         self.waiting_group: list[ReplySequence] | None = None  # did not fit yet
         self.kv = no_cache(0)
+        self.decoder_step: DecoderStep | None = None  # over the weights as they were when decoding began
         self.on_step: Callable[[Sequence[ReplySequence]], None] | None = None  # gets the rows that a step continued
 
     @torch.inference_mode()
@@ -65,6 +67,7 @@ class GenerationEngine:
 
         An empty group means that nothing is waiting at the moment: it is asked again before the next step.
         """
+        self._prepare()
         self.waiting_group = next(waiting, None)
         while self.waiting_group is not None or self.rows:
             unfinished = [index for index, row in enumerate(self.rows) if not row.done]
@@ -105,8 +108,13 @@ class GenerationEngine:
     @torch.inference_mode()
     def begin(self, rows: list[ReplySequence]) -> None:
         """Hold these rows only, their prompts read up to the last token of each, which is pending."""
+        self._prepare()
         kv, indices = self._prefill(rows, complete=False)
         self.select(rows, kv, indices)
+
+    def _prepare(self) -> None:
+        """Weights may have changed since the last replies."""
+        self.decoder_step = DecoderStep.of(self.model) if self.prefill.shares_prefixes else None
 
     def select(self, rows: list[ReplySequence], kv: KVCache, indices: Sequence[int]) -> None:
         """Hold rows whose pasts are the rows `indices` of `kv`; a past may be used several times."""
@@ -162,11 +170,14 @@ class GenerationEngine:
     def feed(self, width: int) -> tuple[Tensor, Tensor]:
         """Feed up to `width` pending tokens per row: ids (rows, width), logits after them (rows, width, vocabulary)."""
         ids, real, positions = self._block(width)
+        mask = append_columns(self.kv, real)
         prefixes = [row.prefix for row in self.rows if row.prefix is not None]
+        if self.decoder_step is not None:
+            return ids, self.decoder_step.logits(ids, positions, self.kv, SharedPrefixAttention.of(prefixes))
         with attend_to_prefixes(prefixes) if self.prefill.shares_prefixes else nullcontext():
             logits = self.model.model(
                 input_ids=ids,
-                attention_mask=append_columns(self.kv, real),
+                attention_mask=mask,
                 position_ids=positions,
                 **{self.prefill.cache_name: self.kv.cache},
                 use_cache=True,

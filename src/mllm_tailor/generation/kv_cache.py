@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,19 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys, values
         return keys, values
 
+    def take(self, rows: Tensor) -> GrowingLayer:
+        """A layer that holds these rows, some of them perhaps several times, with as much spare room."""
+        taken = GrowingLayer()
+        taken.lazy_initialization(self.keys, self.values)
+        used = self.get_seq_length()
+        taken.buffers = []
+        for buffer in self.buffers:
+            room = buffer.new_empty(len(rows), *buffer.shape[1:])
+            torch.index_select(buffer[:, :, :used], 0, rows, out=room[:, :, :used])
+            taken.buffers.append(room)
+        taken.keys, taken.values = (buffer[:, :, :used] for buffer in taken.buffers)
+        return taken
+
 
 @dataclass
 class KVCache:
@@ -74,6 +88,8 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
     """
     if len(parts) == 1 and list(parts[0][1]) == list(range(parts[0][0].rows)):
         return parts[0][0]
+    if len(parts) == 1 and not parts[0][0].cross and parts[0][0].mask.numel() and bool(parts[0][0].mask.all()):
+        return _take(*parts[0])
     columns = [(kv, row, _used_columns(kv.mask[row])) for kv, rows in parts for row in rows]
     counts = [int(kv.mask[row].sum()) for kv, row, _ in columns]
     longest = max(counts)
@@ -103,6 +119,15 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
     return KVCache(cache, mask, first.cross)
+
+
+def _take(kv: KVCache, rows: Sequence[int]) -> KVCache:
+    """The chosen rows of a batch without padding, as beams are reordered at every step: one copy a layer."""
+    index = torch.tensor(rows, device=kv.mask.device)
+    cache = empty_cache()
+    layers: list[Any] = kv.cache.layers
+    cache.layers = [layer.take(index) for layer in layers]
+    return KVCache(cache, kv.mask[index])
 
 
 def cross_keys(kv: KVCache) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from mllm_tailor.core.sample import Media
 from mllm_tailor.generation.constrain import Guide, Vocabulary
@@ -81,11 +81,12 @@ class ReplySequence:
 
     def fork(self) -> ReplySequence:
         """A copy that can continue differently."""
-        guide = None if self.guide is None else self.guide.copy()
-        copies: dict[str, Any] = {
-            name: list(getattr(self, name)) for name in ("tokens", "logprobs", "pending", "choices")
-        }
-        return replace(self, guide=guide, **copies)
+        forked = copy.copy(self)
+        if self.guide is not None:
+            forked.guide = self.guide.copy()
+        forked.tokens, forked.logprobs = list(self.tokens), list(self.logprobs)
+        forked.pending, forked.choices = list(self.pending), list(self.choices)
+        return forked
 
     def _force(self, *, feed_forced: bool) -> None:
         if self.guide is not None and feed_forced:

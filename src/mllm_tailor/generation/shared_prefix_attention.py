@@ -56,58 +56,76 @@ def shares_prefixes(model: LoadedModel) -> bool:
 @contextmanager
 def attend_to_prefixes(prefixes: Sequence[Prefix]) -> Iterator[None]:
     """Within, row `n` of a batch attends to `prefixes[n]` and then to its own keys and values."""
-    spans: list[tuple[slice, Prefix]] = []
-    for _, group in groupby(enumerate(prefixes), lambda item: id(item[1])):
-        rows = [row for row, _ in group]
-        spans.append((slice(rows[0], rows[-1] + 1), prefixes[rows[0]]))
-    with cpu_attention.attention_by(_SharedPrefixAttention(spans)):
+    with cpu_attention.attention_by(SharedPrefixAttention.of(prefixes)):
         yield
 
 
-class _SharedPrefixAttention:
-    """Attention of rows over shared prefixes and their own cache; see `models.patches.cpu_attention` for the shapes."""
+class SharedPrefixAttention:
+    """Attention of rows over shared prefixes and their own cache."""
 
     def __init__(self, spans: Sequence[tuple[slice, Prefix]]) -> None:
         """`spans`: neighbouring rows and the prefix they share."""
         self.spans = spans
 
+    @classmethod
+    def of(cls, prefixes: Sequence[Prefix]) -> SharedPrefixAttention:
+        """Row `n` attends to `prefixes[n]`."""
+        spans: list[tuple[slice, Prefix]] = []
+        for _, group in groupby(enumerate(prefixes), lambda item: id(item[1])):
+            rows = [row for row, _ in group]
+            spans.append((slice(rows[0], rows[-1] + 1), prefixes[rows[0]]))
+        return cls(spans)
+
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **named: Any
     ) -> tuple[Tensor, None]:
-        rows, heads, width, channels = query.shape
-        key_heads, layer = key.shape[1], int(module.layer_idx)  # type: ignore[arg-type]
+        """As transformers calls an attention function; see `models.patches.cpu_attention` for the shapes."""
+        _, heads, width, channels = query.shape
         scale = named.get("scaling") or channels**-0.5
-        queries = (query * scale).reshape(rows, key_heads, -1, channels)  # query heads of one key side by side
+        out = self.attend(int(module.layer_idx), query, key, value, _visible(mask, width, key), scale)  # type: ignore[arg-type]
+        return out.unflatten(-1, (heads, channels)), None
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scale: float
+    ) -> Tensor:
+        """(rows, width, heads * channels) for a query (rows, heads, width, channels).
+
+        `key` and `value` (rows, key heads, columns, channels) are the rows' own; `visible` (rows or 1, 1, width,
+        columns) bool: which of them a token attends to, default all.
+
+        Scores lie heads first, (key heads, rows * queries, keys), so that the rows of a prefix are one slice of them.
+        """
+        rows, heads, width, channels = query.shape
+        key_heads, columns = key.shape[1:3]
+        size = heads // key_heads * width  # queries of a row and key head
+        queries = (query * scale).reshape(rows, key_heads, size, channels)
+        own = queries @ key.transpose(-1, -2)
+        if visible is not None:
+            own.view(rows, key_heads, -1, width, columns).masked_fill_(~visible[:, :, None], float("-inf"))
         longest = max(prefix.values[layer].shape[1] for _, prefix in self.spans)
-        scores = queries.new_full((rows, key_heads, queries.shape[2], longest + key.shape[2]), float("-inf"))
-        own = scores[..., longest:].view(rows, key_heads, heads // key_heads, width, -1)
-        own.copy_((queries @ key.transpose(-1, -2)).view(own.shape))
-        own.masked_fill_(~_visible(mask, width, key)[:, :, None], float("-inf"))
-        for span, prefix in self.spans:
-            products = _merge_rows(queries[span]) @ prefix.keys[layer]
-            scores[span, ..., : products.shape[-1]] = _split_rows(products, queries[span])
+        scores = query.new_empty(key_heads, rows * size, longest + columns)
+        scores.view(key_heads, rows, size, -1)[..., longest:] = own.transpose(0, 1)
+        merged = queries.transpose(0, 1).reshape(key_heads, rows * size, channels)
+        parts = [(slice(span.start * size, span.stop * size), prefix) for span, prefix in self.spans]
+        for part, prefix in parts:
+            keys = prefix.keys[layer]
+            count = keys.shape[2]
+            scores[:, part, :count] = torch.bmm(merged[:, part], keys)
+            if count < longest:
+                scores[:, part, count:longest] = float("-inf")
         shares = scores.softmax(-1)
-        out = shares[..., longest:] @ value
-        for span, prefix in self.spans:
+        own_shares = shares.view(key_heads, rows, size, -1)[..., longest:].transpose(0, 1)
+        out = (own_shares @ value).transpose(0, 1).reshape(key_heads, rows * size, channels)
+        for part, prefix in parts:
             values = prefix.values[layer]
-            out[span] += _split_rows(_merge_rows(shares[span, ..., : values.shape[1]]) @ values, queries[span])
-        return out.view(rows, heads, width, channels).transpose(1, 2).contiguous(), None
+            out[:, part] += torch.bmm(shares[:, part, : values.shape[1]], values)
+        split = out.view(key_heads, rows, heads // key_heads, width, channels)
+        return split.permute(1, 3, 0, 2, 4).reshape(rows, width, heads * channels)
 
 
-def _visible(mask: Tensor | None, width: int, key: Tensor) -> Tensor:
-    """(rows or 1, 1, width, columns) bool: which of the rows' own columns each token attends to."""
-    if mask is not None:
+def _visible(mask: Tensor | None, width: int, key: Tensor) -> Tensor | None:
+    """(rows or 1, 1, width, columns) bool: which of the rows' own columns each token attends to; None: all."""
+    if mask is not None or width == 1:
         return mask
     columns = key.shape[2]
     return torch.ones(width, columns, dtype=torch.bool, device=key.device).tril(columns - width)[None, None]
-
-
-def _merge_rows(rows: Tensor) -> Tensor:
-    """(rows, heads, queries, n) -> (heads, rows * queries, n)."""
-    return rows.transpose(0, 1).flatten(1, 2)
-
-
-def _split_rows(merged: Tensor, like: Tensor) -> Tensor:
-    """(heads, rows * queries, n) -> (rows, heads, queries, n), with the rows and queries of `like`."""
-    split: Tensor = merged.unflatten(1, (like.shape[0], like.shape[2]))
-    return split.transpose(0, 1)

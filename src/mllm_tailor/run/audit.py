@@ -15,7 +15,8 @@ from mllm_tailor.core.progress import progress
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.data import DataIssue
 from mllm_tailor.data.corrections import Corrected, Decision, correct, read_decisions
-from mllm_tailor.data.decode_check import Decoded, decode_all
+from mllm_tailor.data.decode_check import decode_all
+from mllm_tailor.media.decode_worker import Decoded
 from mllm_tailor.media.pdf import page_text
 from mllm_tailor.media.source import is_pdf
 from mllm_tailor.run.cross_fit import CrossFit, cross_fit

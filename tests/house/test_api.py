@@ -30,6 +30,7 @@ def test_importing_the_package_loads_nothing_heavy_and_names_are_there() -> None
         "import sys, mllm_tailor as tailor;"
         "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'PIL', 'rich'} & set(sys.modules); assert not heavy;"
         "assert set(tailor.__all__) == set(dir(tailor)) and tailor.Recipe and tailor.TailorError;"
+        "import mllm_tailor.commands.compare, mllm_tailor.commands.init, mllm_tailor.commands.draw;"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=900)

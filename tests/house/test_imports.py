@@ -6,8 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from mllm_tailor.core.device import load_uncompiled
 
 SCRIPT = """
 import hashlib, importlib, json, logging, os, pkgutil, sys, warnings
@@ -62,6 +66,17 @@ print(json.dumps({"modules": len(names), "changed": {
     key: [before[key], after[key]] for key in before if before[key] != after[key]
 }}))
 """
+
+
+def test_a_library_is_loaded_without_torch_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "asks_for_compiler.py").write_text(
+        "import torch\ntry:\n    size = torch.compile(len)\nexcept TypeError:\n    size = len\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    compiler = torch.compile
+    load_uncompiled("asks_for_compiler")
+    load_uncompiled("no_such_library_anywhere")
+    assert sys.modules.pop("asks_for_compiler").size is len and torch.compile is compiler
 
 
 @pytest.mark.slow

@@ -19,10 +19,10 @@ from mllm_tailor.data.jsonl import jsonl_rows
 from mllm_tailor.reporting.sentences import between, score_pair
 from mllm_tailor.reporting.tables import gain_table
 from mllm_tailor.run.data_record import read_held_out
-from mllm_tailor.run.resolve import field_kinds, resolve_here
 from mllm_tailor.run.run_dir import open_run, read_predictions, read_scores
 from mllm_tailor.scoring import Gain, Scores, compare, score
 from mllm_tailor.scoring.referee import LabelledSet, match_predictions, read_labels
+from mllm_tailor.tasks import field_kinds, open_task
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ def _truth(path: Path, metrics: Sequence[str], kinds: dict[str, str], group_by: 
     run = open_run(path)
     held_out = read_held_out(run)
     labelled = LabelledSet(held_out.ids, held_out.labels, held_out.groups)
-    stated = field_kinds(resolve_here(run.recipe()).task)
+    recipe = run.recipe()  # of a run: its task took from the data what it needs
+    stated = field_kinds(open_task(recipe.task_name, recipe.task_settings))
     return Truth(labelled, tuple(metrics) or tuple(read_scores(run)["metrics"]), {**stated, **kinds})
 
 

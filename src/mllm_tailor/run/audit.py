@@ -24,9 +24,10 @@ from mllm_tailor.run.data_changes import SHOWN, unchanged
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.dataset import read_splits
 from mllm_tailor.run.lock import owned
-from mllm_tailor.run.resolve import ResolvedRun, field_kinds
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions, read_scores
 from mllm_tailor.scoring.referee import LabelledSet, match_predictions
+from mllm_tailor.tasks import field_kinds
 from mllm_tailor.tasks.transcripts import stated_text
 
 logger = logging.getLogger(__name__)

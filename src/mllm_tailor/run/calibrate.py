@@ -19,13 +19,14 @@ from mllm_tailor.core.io import read_json, write_json
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.data_record import HeldOut
-from mllm_tailor.run.resolve import ResolvedRun, field_kinds
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.scoring.accept import FEWEST_UNITS, Promise, choose_threshold, fewest_values
 from mllm_tailor.scoring.calibration import FEWEST, FORMAT, PARTS, Calibration, cross_fitted, deal, fit
 from mllm_tailor.scoring.intervals import unit_indices
 from mllm_tailor.scoring.judged import JudgedValue, deciding_metric, judge
 from mllm_tailor.scoring.reliability import Reliability, measure
+from mllm_tailor.tasks import field_kinds
 
 Source = Literal["dev", "folds"]
 DEV = "tuned_dev"  # predictions of the dev split by the finished model

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,9 +19,11 @@ from mllm_tailor.core.io import read_json, read_jsonl, write_atomic, write_json,
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.core.strict_json import dump_json
 from mllm_tailor.data.reviews.labels import REVIEW
-from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.tasks import Task
+
+if TYPE_CHECKING:  # scores are computed from what a run kept, without torch
+    from mllm_tailor.run.dataset import Splits
 
 SAMPLE = TypeAdapter(Sample)
 

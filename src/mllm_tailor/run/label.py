@@ -21,11 +21,11 @@ from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.core.strict_json import dump_json, parse_json
 from mllm_tailor.core.summed_rows import append_row, intact_lines
 from mllm_tailor.run.output_file import sole_writer
-from mllm_tailor.run.resolve import ResolvedRun, field_kinds
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.scoring.judged import deciding_metric
 from mllm_tailor.scoring.metrics import METRICS
 from mllm_tailor.scoring.text import is_empty
-from mllm_tailor.tasks import Task
+from mllm_tailor.tasks import Task, field_kinds
 from mllm_tailor.tasks.classify import Classify
 
 logger = logging.getLogger(__name__)

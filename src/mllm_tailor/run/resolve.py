@@ -161,12 +161,6 @@ def _with_shared_system(training_data: TrainingData, model: ModelSpec) -> ModelS
     return model.model_copy(update={"system": system})
 
 
-def field_kinds(task: Task) -> dict[str, str]:
-    """The declared type of each field and column, where the task has types."""
-    kinds: dict[str, str] = getattr(task, "kinds", {})
-    return kinds
-
-
 def check_device(wanted: str | None) -> torch.device:
     """The device that the recipe asks for, or the best there is.
 

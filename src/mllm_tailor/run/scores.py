@@ -18,12 +18,12 @@ from mllm_tailor.run.calibrate import (
     cross_calibrated,
 )
 from mllm_tailor.run.data_record import HeldOut, read_held_out
-from mllm_tailor.run.resolve import ResolvedRun, field_kinds
+from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
 from mllm_tailor.run.slices import Breakdowns, break_down
 from mllm_tailor.scoring import Gain, Scores, compare, score, seen_groups
 from mllm_tailor.scoring.systems import CONSTANT, MAJORITY, NEAREST, System
-from mllm_tailor.tasks import ClassTask
+from mllm_tailor.tasks import ClassTask, field_kinds
 
 
 @dataclass(frozen=True)

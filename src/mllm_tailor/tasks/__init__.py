@@ -45,6 +45,12 @@ def open_task(name: str, settings: Any = None) -> Task:
     return task
 
 
+def field_kinds(task: Task) -> dict[str, str]:
+    """The declared type of each field and column, where the task has types."""
+    kinds: dict[str, str] = getattr(task, "kinds", {})
+    return kinds
+
+
 __all__ = [
     "READ_PROMPT",
     "TASKS",
@@ -57,6 +63,7 @@ __all__ = [
     "RegionTask",
     "Reply",
     "Task",
+    "field_kinds",
     "open_task",
     "transcription_samples",
 ]

@@ -6,6 +6,7 @@ different lengths. Positions are given to the model explicitly and never follow 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +46,7 @@ class GrowingLayer(DynamicLayer):
 
     def take(self, rows: Tensor) -> GrowingLayer:
         """A layer that holds these rows, some of them perhaps several times, with as much spare room."""
-        taken = GrowingLayer()
-        taken.lazy_initialization(self.keys, self.values)
+        taken = copy.copy(self)
         used = self.get_seq_length()
         taken.buffers = []
         for buffer in self.buffers:

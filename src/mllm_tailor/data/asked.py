@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 QUESTION_COLUMNS = ("question", "prompt", "query", "instruction")
@@ -29,7 +30,7 @@ def with_usual_names(values: Mapping[str, Any]) -> dict[str, Any]:
     >>> with_usual_names({"Question": "Which?", "Answer": "x", "Total": "9"})
     {'question': 'Which?', 'answer': 'x', 'Total': '9'}
     """
-    folded = {re.sub(r"[\W_]+", "_", str(name)).strip("_").lower(): name for name in reversed([*values])}
+    folded = {_folded(str(name)): name for name in reversed([*values])}
     asks = next((folded[name] for name in QUESTION_COLUMNS if _is_filled(folded, name, values)), None)
     answers = (*ANSWER_COLUMNS, *ASKED_ANSWER_COLUMNS)
     answer = next((folded[name] for name in answers if name in folded), None) if asks else None
@@ -45,6 +46,11 @@ def with_usual_names(values: Mapping[str, Any]) -> dict[str, Any]:
     if system is not None and "system" not in values:
         names[system] = "system"
     return {names.get(name, name): value for name, value in values.items()}
+
+
+@lru_cache(maxsize=4096)  # names recur in every row
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name).strip("_").lower()
 
 
 def _is_filled(folded: Mapping[str, str], name: str, values: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from mllm_tailor.data.asked import QUESTION_COLUMNS
@@ -28,7 +29,7 @@ def with_box(values: Mapping[str, Any]) -> dict[str, Any]:
     {'question': 'cup', 'box': [10.0, 12.0, 40.0, 50.0]}
     """
     stated = dict(values)
-    folded = {re.sub(r"[\W_]+", "", str(name)).lower(): name for name in stated}
+    folded = {_folded(str(name)): name for name in stated}
     corners = next((names for names in CORNERS if set(names) <= set(folded)), None)
     if corners is not None and not set(BOX_FIELDS) & set(stated):
         numbers = [_number(stated[folded[name]]) for name in corners]
@@ -41,6 +42,11 @@ def with_box(values: Mapping[str, Any]) -> dict[str, Any]:
     named = (folded[name] for name in PHRASES if folded.get(name) in stated)
     phrase = next((name for name in named if isinstance(stated[name], str) and stated[name].strip()), None)
     return {("question" if name == phrase else name): value for name, value in stated.items()}
+
+
+@lru_cache(maxsize=4096)  # names recur in every row
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
 
 
 def is_box(value: Any) -> bool:

@@ -91,7 +91,7 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
         return
     named = media_columns(values)
     media = tuple(item for name in named for item in read_media(values[name], _kind_hint(name), roots, source))
-    if not media:
+    if not media and not (asks and _states_no_file(values)):
         known = ", ".join(name for group in MEDIA_COLUMNS[:2] for name in group)
         raise DataError(f"{source}: names no file (looked for {known}) — add a column with the file of this row")
     if named == ("views",):
@@ -119,6 +119,11 @@ def samples_of(row: Row, roots: tuple[Path, ...]) -> Iterator[Sample | DataIssue
             source=source,
             extra=extra,
         )
+
+
+def _states_no_file(values: Mapping[str, Any]) -> bool:
+    """Whether a row has a column of files that is null: a question about no file, as half of ScienceQA's are."""
+    return any(name in values and values[name] is None for group in MEDIA_COLUMNS for name in group)
 
 
 def _not_trained(values: Mapping[str, Any]) -> bool:
@@ -290,6 +295,8 @@ def read_media(value: Any, hint: MediaKind | None, roots: tuple[Path, ...], sour
             name = value.get("path")
             return [Media(_kind(str(name or ""), hint or "image", source), data=value["bytes"])]
         value = value.get("path") or value.get("url") or value.get("file_name")
+    if isinstance(value, bytes) and value:
+        return [Media(hint or "image", data=value)]
     if not isinstance(value, str) or not value:
         raise DataError(f"{source}: a file is named by text, found {kind_of(value)} — fix the path")
     value = addressed(value)

@@ -10,6 +10,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import ROW_SUFFIXES, Folder, LabelFile, Layout
 
+MOST_FOLDERS = 5  # looked into where the data set has no layout
 NEAREST = 3  # layouts named for an unknown folder
 ALIKE = 0.75  # similarity of two words, 0 to 1, from which they may stand for each other
 SHOWN_NAMES = 10
@@ -25,6 +26,11 @@ def detect(folder: Folder) -> tuple[str, list[str]]:
     """
     names = [name for name in LAYOUTS if LAYOUTS.load(name).detect(folder)]
     if not names:
+        if inner := _inside(folder):
+            raise DataError(
+                f"{folder.path}: no known layout, but its folder `{inner[0]}` is laid out as `{inner[1]}` — name that "
+                "folder as the data"
+            )
         nearest = "\n".join(f"  {name}: {LAYOUTS.summary(name)}" for name in nearest_layouts(folder))
         raise DataError(
             f"{folder.path}: no known layout — found {_seen(folder)}. The nearest of {len(list(LAYOUTS))} layouts "
@@ -32,6 +38,16 @@ def detect(folder: Folder) -> tuple[str, list[str]]:
         )
     others = ", ".join(name for name in names[1:] if name not in GENERAL or names[0] in GENERAL)
     return names[0], [f"read as `{names[0]}`; could also be read as {others} (`data.layout`)"] if others else []
+
+
+def _inside(folder: Folder) -> tuple[str, str] | None:
+    """The first folder inside that has a known layout, such as the one of an unpacked archive, and the layout."""
+    folders = [entry.name for entry in folder.listing() if entry.is_dir() and not entry.name.startswith((".", "__"))]
+    for name in folders[:MOST_FOLDERS]:
+        inner = Folder(folder.path / name, folder.media_root)
+        if layout := next((layout for layout in LAYOUTS if LAYOUTS.load(layout).detect(inner)), None):
+            return name, layout
+    return None
 
 
 def unread_files(folder: Folder, layout: Layout) -> list[LabelFile]:

@@ -42,7 +42,10 @@ LAYOUTS = Registry(
         "label_studio": _entry(
             "label_studio:LAYOUT", "tasks with `data` and `annotations`, or `annotation_id` (Label Studio)"
         ),
-        "doccano": _entry("doccano:LAYOUT", "rows with `filename` and a list `label` (doccano)"),
+        "doccano": _entry("doccano:LAYOUT", "rows with `filename` and a list `label` or `bbox` (doccano)"),
+        "object_columns": _entry(
+            "object_columns:LAYOUT", "rows with `objects` of `bbox` and `category` (Hugging Face's object detection)"
+        ),
         "chat": _entry(
             "chat:LAYOUT", "rows with `messages` (OpenAI, TRL, ms-swift, LLaMA-Factory), or pairs in `texts`"
         ),

@@ -44,7 +44,7 @@ def recognises(first: Mapping[str, Any]) -> bool:
 
 
 def _answer_list(values: Mapping[str, Any]) -> str | None:
-    return next((name for name in ANSWERS if _is_list(values.get(name)) and texts_of(values[name])), None)
+    return next((name for name in ANSWERS if _is_list(values.get(name)) and texts_of(values[name]) is not None), None)
 
 
 def _question_column(values: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,7 @@
 """Label Studio's exports: JSON (tasks with `data` and `annotations`) and JSON_MIN (one flat row a task).
 
-Choices, texts, numbers and ratings become fields named after their control; boxes and outlines become one sample for
-each label of an image.
+Choices, texts, numbers and ratings become fields named after their control, and what a region reads a field named after
+the region's label; other boxes and outlines become one sample for each label of an image.
 """
 
 from __future__ import annotations
@@ -114,11 +114,26 @@ def _task(task: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[Re
         raise DataError(f"{source}: `result` should be a list of objects — export it again")
     labels: dict[str, Any] = {}
     regions: list[Region] = []
-    labelled = {result.get("id") for result in results if result.get("type") in _REGIONS}
+    labelled = {result.get("id"): result for result in results if result.get("type") in _REGIONS}
+    read = {result.get("id") for result in results if _states_text(result)} & set(labelled)
     for result in results:
-        if result.get("type") not in _SHAPES or result.get("id") not in labelled:  # the label repeats the shape
-            _add(result, labels, regions, source)
+        identifier = result.get("id")
+        if identifier in read and _states_text(result):  # what a region reads, under the region's label
+            result = {**result, "from_name": ", ".join(_labels_of(labelled[identifier]))}
+        elif identifier in read or (result.get("type") in _SHAPES and identifier in labelled):
+            continue  # the box of a text that is read; or a shape, which its label repeats
+        _add(result, labels, regions, source)
     return {"id": task.get("id"), **task["data"], **labels}, regions
+
+
+def _states_text(result: Mapping[str, Any]) -> bool:
+    return result.get("type") in ("textarea", "number")
+
+
+def _labels_of(result: Mapping[str, Any]) -> list[str]:
+    value = result.get("value")
+    stated = value if isinstance(value, Mapping) else {}
+    return [str(label) for name in _REGIONS if isinstance(stated.get(name), list) for label in stated[name]]
 
 
 def _done(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -142,6 +157,11 @@ def _unread(task: Mapping[str, Any], source: str) -> Iterator[DataIssue]:
             known = {*VALUE_KEYS, *_REGIONS, str(result.get("type"))}
             yield from unread_keys(result.get("value"), known, source, "result's value", FIX)
             name = str(result.get("from_name"))
+            if result.get("type") in _REGIONS and any(
+                _states_text(other) and other.get("id") == result.get("id") for other in results
+            ):
+                problem = "boxes of regions whose text is read are not learned"
+                yield DataIssue(source, problem, "take the texts out of the export to ground them", None, "warning")
             if name in task["data"] and result.get("type") not in (*_REGIONS, *_SHAPES):
                 problem = f"`{name}` is a column of the task and a control; the control's value is read"
                 yield DataIssue(source, problem, "rename the control to keep both", None, "warning")

@@ -21,6 +21,8 @@ def samples_of(row: Row, folder: Folder, roots: Roots) -> Iterable[Sample | Data
     """
     values = dict(row.values)
     labels: dict[str, Any] = {"audio": values.pop("audio_filepath", None)}
+    if "answer" in values and "context" in values and "question" not in values:  # a manifest of NeMo's speech models
+        labels["question"] = values.pop("context")
     labels |= {name: values.pop(name) for name in ("text", "question", "answer", "id", "group") if name in values}
     if "speaker" in values and "group" not in labels:
         labels["group"] = values["speaker"]

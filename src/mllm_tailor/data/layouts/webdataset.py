@@ -13,10 +13,11 @@ from typing import Any
 from mllm_tailor.core.io import MAX_RATIO, unpacked_limit
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.strict_json import parse_json
+from mllm_tailor.data.asked import question_list
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.json_rows import split_of
 from mllm_tailor.data.jsonl import Row, build
-from mllm_tailor.data.layouts import chat, llava
+from mllm_tailor.data.layouts import answers, chat, llava
 from mllm_tailor.data.layouts.base import Folder, LabelFile, Layout, Roots, adjusted
 from mllm_tailor.data.layouts.columns import read_columns
 from mllm_tailor.media.source import media_kind
@@ -60,7 +61,9 @@ def _samples(row: Row, folder: Folder) -> Iterable[Sample | DataIssue]:
         said = {name: value for name, value in stated.items() if name not in chat.BESIDE}
         return read_talk(Row(row.source, said | values, row.split), (folder.outer,))
     labelled = any(name in values for name in TEXT_SUFFIXES.values())
-    samples = read_columns(Row(row.source, values if labelled else stated | values, row.split), folder, (folder.outer,))
+    whole = Row(row.source, values if labelled else stated | values, row.split)
+    read = answers.samples_of if question_list(whole.values) else read_columns
+    samples = read(whole, folder, (folder.outer,))
     beside = stated if labelled else {}
     return adjusted(samples, lambda sample: replace(sample, extra={**sample.extra, **beside}))
 

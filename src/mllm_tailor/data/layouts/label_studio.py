@@ -150,8 +150,9 @@ def _unread(task: Mapping[str, Any], source: str) -> Iterator[DataIssue]:
     done = _done(task)
     for annotation in done:
         yield from unread_keys(annotation, ANNOTATION_KEYS, source, "annotation", FIX)
-    results = done[0].get("result") if done else ()
-    for result in results if isinstance(results, list) else ():
+    listed = done[0].get("result") if done else None
+    results = [result for result in listed if isinstance(result, Mapping)] if isinstance(listed, list) else []
+    for result in results:
         yield from unread_keys(result, RESULT_KEYS, source, "result", FIX)
         if isinstance(result, Mapping):
             known = {*VALUE_KEYS, *_REGIONS, str(result.get("type"))}

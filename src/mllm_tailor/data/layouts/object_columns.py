@@ -65,7 +65,7 @@ def _marks(objects: Any, source: str) -> Iterator[tuple[str, Any]]:
         return
     stated = objects if isinstance(objects, Mapping) else {}
     boxes = stated.get(BOXES) or []
-    labels = next((stated[name] for name in LABELS if name in stated), [])
+    labels: Any = next((stated[name] for name in LABELS if name in stated), [])
     if not isinstance(boxes, list) or not isinstance(labels, list) or len(boxes) != len(labels):
         raise DataError(f"{source}: `{COLUMN}` has not as many categories as boxes — correct this row")
     yield from zip(map(str, labels), boxes, strict=True)

@@ -1,4 +1,4 @@
-"""A fuzzer over everything that reads what others wrote: label files, recipes, model folders, rows of predictions.
+"""A fuzzer over everything that reads what others wrote: label files, recipes, models, predictions, requests.
 
     python benchmarks/fuzz.py                              # 30 minutes for each target
     python benchmarks/fuzz.py --minutes 2 --target recipes
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import struct
 import sys
@@ -30,7 +31,8 @@ from hypothesis import strategies as st
 from reliability.corpus_models import DOCUMENTS
 from reliability.forked import preload, run
 from reliability.mutations import REMOVED, paths, put
-from reliability.workspace import recipe, write_model
+from reliability.requests import as_text, encoded, good_requests
+from reliability.workspace import make_workspace, recipe, write_model
 
 from mllm_tailor.core.errors import TailorError
 from mllm_tailor.core.io import read_json, write_json
@@ -249,11 +251,50 @@ def model_folders(folder: Path) -> Iterator[Target]:
     )
 
 
+@contextmanager
+def server_requests(folder: Path) -> Iterator[Target]:
+    """Requests to every endpoint of a server with a tiny model, which answers them; a 5xx is a failure too."""
+    from starlette.testclient import TestClient
+
+    from mllm_tailor.serving.app import make_app
+    from mllm_tailor.serving.served import served_models
+    from mllm_tailor.serving.settings import ServeSettings
+    from mllm_tailor.serving.state import ServerState
+    from mllm_tailor.serving.worker import EngineWorker
+
+    make_workspace(folder / "workspace")
+    before = Path.cwd()
+    os.chdir(folder / "workspace")
+    models, options = served_models([Path("runs/g")]), ServeSettings()
+    state = ServerState(options, {model.name: model for model in models}, EngineWorker(models, 0.0))
+    good = good_requests(Path("d/images/0.png"))
+
+    @st.composite
+    def inputs(draw: st.DrawFn) -> tuple[str, str]:
+        path, body = draw(st.sampled_from(good))
+        text = as_text(draw(changed(body))) if draw(st.booleans()) else draw(changed_text(as_text(body)))
+        return path, text
+
+    with TestClient(make_app(state, folder / "files"), base_url="http://localhost") as client:
+
+        def read(given: tuple[str, str]) -> None:
+            body, kind = encoded(*given)
+            answer = client.post(given[0], content=body, headers={"content-type": kind})
+            if answer.status_code >= 500:
+                raise RuntimeError(f"{answer.status_code}: {answer.text}")
+
+        while client.get("/health").status_code != 200:
+            time.sleep(0.05)
+        yield inputs(), read
+    os.chdir(before)
+
+
 TARGETS = {
     "label files": label_files,
     "recipes": recipes,
     "prediction rows": prediction_rows,
     "model folders": model_folders,
+    "server requests": server_requests,
 }
 
 
@@ -308,7 +349,7 @@ def main() -> None:
     preload()
     failed = 0
     for name in arguments.target or TARGETS:
-        folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        folder = Path(tempfile.mkdtemp(prefix="fuzz-")).resolve()
         with TARGETS[name](folder) as target:
             result = fuzz(target, arguments.minutes, arguments.seed)
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from reliability.case import Case
 from reliability.corpus_data import INIT, TESTS
@@ -20,14 +21,14 @@ DECISIONS = "decisions.jsonl"
 
 def calibrations(workspace: Path) -> Iterator[Case]:
     """`calibration.json` of another shape, read and applied to a prediction."""
-    document = json.loads(json.dumps(_calibration()))
+    document = json.loads(json.dumps(invented_calibration().row()))
     for what, changed in documents(document, "calibration", each=2):
         yield Case(what, _apply, {CALIBRATION: json.dumps(changed).encode()})
     for what, content in WHOLE_DOCUMENTS:
         yield Case(what, _apply, {CALIBRATION: content})
 
 
-def _calibration() -> object:
+def invented_calibration() -> Any:
     """A calibration with a promise, fitted on invented values."""
     from mllm_tailor.run.calibrate import RunCalibration
     from mllm_tailor.scoring.accept import Promise
@@ -42,8 +43,7 @@ def _calibration() -> object:
         values.append(JudgedValue("total", scores, chance.random() < mean, number, number))
     promise = Promise(0.95, 0.9, 0.8, 80, 20, 1, 20)
     counts = {"samples": 80, "values": 80, "units": 80}
-    fitted = RunCalibration(metric="exact", mode="constrained", calibration=fit(values), promise=promise, **counts)
-    return fitted.row()
+    return RunCalibration(metric="exact", mode="constrained", calibration=fit(values), promise=promise, **counts)
 
 
 def _apply() -> None:

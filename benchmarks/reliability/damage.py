@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from reliability.corpus_decisions import invented_calibration
 from reliability.forked import Ended, Limits, run
 from reliability.job import HANG, JOBS
 from reliability.kills import Tally
@@ -36,9 +37,9 @@ class Place:
     arrange: Callable[[Path], object] | None = None  # of the copy, before the damage
 
 
-def _unfinish(folder: Path) -> None:
+def _unfinish(folder: Path, name: str = "g") -> None:
     """As after a kill before the end of training."""
-    path = folder / "runs" / "g"
+    path = folder / "runs" / name
     for name in (*RESULTS, *(f"predictions/{file.name}" for file in (path / "predictions").glob("tuned_*"))):
         shutil.rmtree(path / name) if (path / name).is_dir() else (path / name).unlink(missing_ok=True)
 
@@ -50,12 +51,41 @@ def _half_predicted(folder: Path) -> None:
     shutil.copy2(folder / "state.json", folder / ".o.jsonl.state.json")
 
 
+def _calibrated(folder: Path) -> None:
+    """The run gets a calibration, fitted on invented values."""
+    _well(run(lambda: _write_calibration(folder / "runs" / "g"), folder))
+
+
+def _write_calibration(path: Path) -> None:
+    from mllm_tailor.core.manifest import record
+    from mllm_tailor.run.calibrate import write_calibration
+    from mllm_tailor.run.run_dir import RunFolder
+
+    folder = RunFolder(path)
+    write_calibration(folder, invented_calibration())
+    record(path, folder.calibration)
+
+
 PREDICT = ("predict", "runs/g", "d/images", "--out", "o.jsonl")
 MERGED = ("predict", "--model", "merged", "--recipe", "r.yaml", "d/images/0.png", "--out", "m.jsonl")
+REVIEW = "review"
+EXPORT = ("review", "runs/g", "--db", f"{REVIEW}/corrections.db", "--export", "out/labels.jsonl")
 STAGED = ("predict", "staged/g", "d/images/0.png", "--out", "s.jsonl")
 PLACES = (
     Place("a finished run, `tailor report`", ("report", "runs/g"), "runs/g", "runs/g", 8),
     Place("its adapter, `tailor predict`", PREDICT, "runs/g/adapter", "o.jsonl"),
+    Place("its calibration, `tailor predict`", PREDICT, "runs/g/calibration.json", "o.jsonl", 12, arrange=_calibrated),
+    Place(
+        "cached features, `tailor run`",
+        ("run", "f.yaml"),
+        "runs/f/features",
+        "runs/f",
+        2,
+        ("f.yaml",),
+        arrange=lambda folder: _unfinish(folder, "f"),
+    ),
+    Place("the database of a review, its export", EXPORT, f"{REVIEW}/corrections.db", "out", 60, (REVIEW,)),
+    Place("documents of a review, its export", EXPORT, f"{REVIEW}/documents", "out", 1, (REVIEW,)),
     Place("an unfinished run, `tailor run`", ("run", "r.yaml"), "runs/g", "runs/g", 1, arrange=_unfinish),
     Place("a model exported by `tailor merge`, `tailor predict`", MERGED, "merged", "m.jsonl", also=("merged",)),
     Place(
@@ -89,6 +119,25 @@ def prepare_saved(workspace: Path) -> None:
     write_recipe(workspace / "s.yaml", output="staged", **JOBS["stages"].recipe)
     _well(run(["run", "s.yaml"], workspace))
     _well(run(PREDICT, workspace, before=_keep_state))
+    write_recipe(workspace / "f.yaml", name="f")
+    _well(run(("run", "f.yaml"), workspace, before=_keep_features))
+    _well(run(lambda: _review(workspace), workspace))
+
+
+def _review(workspace: Path) -> None:
+    """A review in which every document was corrected and finished."""
+    from mllm_tailor.data.reviews.desk import Change, Desk, Reviewer
+    from mllm_tailor.data.reviews.store import ReviewStore
+    from mllm_tailor.run.review import add_files
+
+    database = workspace / REVIEW / "corrections.db"
+    add_files(workspace / "runs" / "g", [workspace / "d" / "images"], database, 0.0)
+    desk, reviewer = Desk(ReviewStore(database)), Reviewer("tab", "Anne")
+    while (entry := desk.take(reviewer)) is not None:
+        for number in range(3):
+            change = Change(entry.document.sha256, "correct", entry.last, "total", f"{number}.50")
+            entry = desk.change(reviewer, change)
+        desk.change(reviewer, Change(entry.document.sha256, "finish", entry.last))
 
 
 def _keep_state() -> None:
@@ -102,6 +151,17 @@ def _keep_state() -> None:
         write(path.with_name("state.json"), value)
 
     new_files.write_json = write_both
+
+
+def _keep_features() -> None:
+    """Let a run keep what its frozen vision side makes of images, as runs of a comparison do."""
+    from mllm_tailor.run.run_dir import RunFolder
+
+    def features(self: RunFolder) -> Path:
+        (self.path / "features").mkdir(exist_ok=True)
+        return self.path / "features"
+
+    RunFolder.features = property(features)  # type: ignore[assignment, method-assign]
 
 
 def _well(ended: Ended) -> None:

@@ -47,7 +47,7 @@ GRACE = 10.0  # seconds in which processes that a killed command left behind mus
 class Limits:
     """What a child may use; None: as much as the parent."""
 
-    seconds: float = 120.0
+    seconds: float = 1800.0  # generous: the machine may have other work
     memory: int | None = None  # bytes of address space beyond what the parent has
     file_bytes: int | None = None  # of one written file
     handles: int | None = None  # open files

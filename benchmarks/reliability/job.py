@@ -16,7 +16,7 @@ from reliability.workspace import copy_workspace, write_data, write_recipe
 
 STAGES = [{"name": "a", "train": {"epochs": 1}}, {"name": "b", "method": {"name": "lora", "rank": 3}}]
 REWARD = {"group_size": 2, "max_new_tokens": 6}
-HANG = 600.0  # seconds after which a command counts as hanging
+HANG = 1800.0  # seconds after which a command counts as hanging, on a machine with other work too
 
 
 def _fork_workers() -> None:

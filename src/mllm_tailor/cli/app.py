@@ -52,6 +52,13 @@ Overrides = Annotated[
 ExcludeFaulty = Annotated[
     bool, typer.Option("--exclude-faulty", help="Leave faulty samples out; each has a line in the ledger.")
 ]
+On = Annotated[
+    str | None, typer.Option("--on", help="ray: side by side on a Ray cluster; default: here, in turn (docs/scale.md).")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Of the Ray cluster; default: RAY_ADDRESS, or Ray is started on this machine."),
+]
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/receipts.", metavar="RUN")]
 
 
@@ -220,11 +227,15 @@ def run(
         list[Path] | None,
         typer.Option("--with", help="Also learn the finished documents of a review; may be given several times."),
     ] = None,
+    on: On = None,
+    address: Address = None,
 ) -> None:
     """Score the base model, tune it, score it again, report.
 
-    Both are scored on the same held-out samples. The same command continues an interrupted run.
+    Both are scored on the same held-out samples. The same command continues an interrupted run. --on: for the folds
+    of a cross-validation; `tailor launch` trains one model on many processes.
     """
+    from mllm_tailor.commands.launch import mapper_of
     from mllm_tailor.commands.run import run_recipe
 
     run_recipe(
@@ -234,7 +245,66 @@ def run(
         fresh=fresh,
         accept_changes=accept_changes,
         reviews=reviews or (),
+        mapper=mapper_of(on, address),
     )
+
+
+@command(json=True)
+def launch(  # noqa: PLR0913 - an argument per option
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    on: Annotated[str, typer.Option("--on", help="local, torchrun, ray, slurm, k8s or sky.")] = "local",
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    per_node: Annotated[
+        int | None, typer.Option("--per-node", min=1, help="Processes on each; default: one, or one a GPU.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of a node; 0: the training is on CPUs.")] = 0,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs of a node; default: all; ray: one a process; in files: 8.")
+    ] = None,
+    memory: Annotated[int, typer.Option(min=1, help="slurm, k8s, sky: GiB of a node.")] = 32,
+    restarts: Annotated[int, typer.Option(min=0, help="How often all are started again after one has ended.")] = 3,
+    least: Annotated[
+        int | None, typer.Option("--least", min=1, help="ray: go on with so few processes while nodes are missing.")
+    ] = None,
+    address: Address = None,
+    meet: Annotated[
+        str | None, typer.Option("--meet", help="torchrun on several nodes: host:port of the first one.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where the recipe's paths begin on the nodes; default: here.")
+    ] = None,
+    volume: Annotated[
+        str | None, typer.Option("--volume", help="k8s, sky: shared storage, mounted at the folder.")
+    ] = None,
+    image: Annotated[str | None, typer.Option("--image", help="k8s, sky: a container with this package.")] = None,
+    accelerator: Annotated[str | None, typer.Option("--accelerator", help="sky: kind of GPU, such as H100.")] = None,
+    hours: Annotated[int, typer.Option(min=1, help="slurm, k8s: time limit.")] = 24,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="slurm, k8s, sky: the file to write.")] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="slurm, k8s, sky: hand the file over at once.")] = False,
+    exclude_faulty: ExcludeFaulty = False,
+) -> None:
+    """Run a recipe on many processes or machines.
+
+    \b
+      tailor launch recipe.yaml --on local --per-node 2          processes of this machine
+      tailor launch recipe.yaml --on torchrun --gpus 8           one process a GPU, restarted when one ends
+      tailor launch recipe.yaml --on ray --nodes 2 --gpus 8      workers of a Ray cluster (RAY_ADDRESS)
+      tailor launch recipe.yaml --on slurm --nodes 2 --gpus 8    writes a batch script, shows it
+      tailor launch recipe.yaml --on k8s ... | --on sky ...      writes a RayJob or a SkyPilot task, shows it
+
+    All run what `tailor run` runs: one process runs the recipe, all train together, and the same command continues
+    from the last checkpoint, also with another number of processes. Recipe, data and runs must lie where every node
+    reaches them. docs/scale.md states what was tried and what was not.
+    """
+    from mllm_tailor.commands.launch import LaunchOptions
+    from mllm_tailor.commands.launch import launch as start
+
+    settings = {"nodes": nodes, "per_node": per_node or max(1, gpus), "gpus": gpus, "memory": memory}
+    settings |= {"restarts": restarts, "hours": hours, "exclude_faulty": exclude_faulty}
+    names = {"image": image, "volume": volume, "accelerator": accelerator}
+    options = LaunchOptions(on, least, address, meet, out, submit)
+    start(recipe, overrides or [], options, folder, {**settings, **names} | ({"cpus": cpus} if cpus else {}))
 
 
 @command(json=True)
@@ -244,9 +314,16 @@ def predict(  # noqa: PLR0913 - an argument per option
         list[Path] | None,
         typer.Argument(help="Files, folders, or JSONL manifests of files and questions.", metavar="PATH..."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write one JSON row per sample.")] = Path(
-        "predictions.jsonl"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Where to write one JSON row per sample: a file, by default predictions.jsonl; with --on ray a "
+            "folder, by default predictions.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Use this untuned model (with --recipe).")] = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="The task to perform when there is no run.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Use the run's untuned base model.")] = False,
@@ -259,13 +336,22 @@ def predict(  # noqa: PLR0913 - an argument per option
     engine: Annotated[
         str, typer.Option("--engine", help="builtin, or vllm: for many files, with an InternVL (docs/performance.md).")
     ] = "builtin",
+    on: Annotated[
+        str | None, typer.Option("--on", help="ray: by workers of a Ray cluster; default: here (docs/scale.md).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With --on ray; default: one a GPU, or one a CPU.")
+    ] = None,
+    address: Address = None,
 ) -> None:
     """Read new files with a tuned (or untuned) model.
 
-    One JSON row per file is written as it is made; the keys are described in docs/predictions.md.
+    One JSON row per file is written as it is made; the keys are described in docs/predictions.md. With --on ray rows
+    come in parts, and the same command makes those that are missing.
     """
-    from mllm_tailor.commands.predict import open_predictor, predict_paths
+    from mllm_tailor.commands.predict import check_engine, open_predictor, predict_paths, predict_paths_on_ray
 
+    check_engine(on)
     inputs = list(paths or [])
     if model and model_or_run is not None:
         inputs.insert(0, model_or_run)  # with --model, every argument is a file
@@ -279,7 +365,10 @@ def predict(  # noqa: PLR0913 - an argument per option
         boxes=boxes,
         engine=engine,
     )
-    predict_paths(predictor, inputs, out)
+    if on is None:
+        predict_paths(predictor, inputs, out or Path("predictions.jsonl"))
+    else:
+        predict_paths_on_ray(predictor, inputs, out or Path("predictions"), workers, address)
 
 
 @command(json=True)
@@ -367,14 +456,17 @@ def compare_methods(
         str,
         typer.Option("--budget", "-b", help="For each: 10m (minutes), 10 cpu minutes, 3e (epochs), 200 steps or 8GB."),
     ] = "10m",
+    on: On = None,
+    address: Address = None,
 ) -> None:
     """Tune by several methods and objectives at one budget.
 
     Prints one table and draws score against memory.
     """
     from mllm_tailor.commands.compare_methods import compare_methods
+    from mllm_tailor.commands.launch import mapper_of
 
-    compare_methods(recipe, overrides or [], methods, budget)
+    compare_methods(recipe, overrides or [], methods, budget, mapper_of(on, address))
 
 
 @command(json=True)
@@ -385,14 +477,18 @@ def curve(
         str, typer.Option("--at", help="Numbers of labelled samples, separated by commas.")
     ] = "25,50,100,200",
     exclude_faulty: ExcludeFaulty = False,
+    on: On = None,
+    address: Address = None,
 ) -> None:
     """Estimate what more labelled samples would bring.
 
     Tunes with several numbers of samples and with all of them, and fits a learning curve.
     """
     from mllm_tailor.commands.curve import draw_curve, read_sizes
+    from mllm_tailor.commands.launch import mapper_of
 
-    draw_curve(recipe, overrides or [], read_sizes(at), exclude_faulty=exclude_faulty)
+    mapper = mapper_of(on, address)
+    draw_curve(recipe, overrides or [], read_sizes(at), exclude_faulty=exclude_faulty, mapper=mapper)
 
 
 @command(json=True)
@@ -408,11 +504,14 @@ def sweep(
     budget: Annotated[
         str, typer.Option("--budget", "-b", help="Of one candidate in the last round: 10m, 3e or 200 steps.")
     ] = "3e",
+    on: On = None,
+    address: Address = None,
 ) -> None:
     """Search learning rate and rank on the dev split.
 
     By successive halving; held-out samples are not read.
     """
+    from mllm_tailor.commands.launch import mapper_of
     from mllm_tailor.commands.sweep import sweep as search
     from mllm_tailor.core.errors import RecipeError
 
@@ -421,7 +520,7 @@ def sweep(
         widths = [int(word) for word in ranks.split(",") if word.strip()]
     except ValueError as error:
         raise RecipeError(f"{error} — separate numbers by commas: --learning-rates 1e-4,1e-3 --ranks 8,32") from None
-    search(recipe, overrides or [], rates, widths, budget)
+    search(recipe, overrides or [], rates, widths, budget, mapper_of(on, address))
 
 
 @command(json=True)

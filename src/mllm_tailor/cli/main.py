@@ -19,6 +19,7 @@ VLLM = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+RAY = {"RAY_USAGE_STATS_ENABLED": "0"}  # it reports to its makers unless told
 
 
 def prepare_process() -> None:
@@ -30,7 +31,7 @@ def prepare_process() -> None:
     # oneDNN keeps the kernels of 1,024 products, a third of a MiB each, and samples of ever new lengths fill that. A
     # few forward passes' worth is as quick; fewer than one pass uses is not.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-    for name, value in VLLM.items():
+    for name, value in (VLLM | RAY).items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal of another encoding shows `?` for what it lacks

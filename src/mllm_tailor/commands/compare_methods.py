@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import dump_recipe, read_single
 from mllm_tailor.reporting.pareto import Point, front, scatter
 from mllm_tailor.run.budget import Budget, read_budget
+from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.run.run_dir import RunFolder, finished, own_run, read_scores
 from mllm_tailor.run.shared_baseline import compute_shared_baseline, hand_over
@@ -49,8 +51,10 @@ class Outcome:
         return vars(self) | {key: vars(found) if (found := getattr(self, key)) else None for key in ("score", "gain")}
 
 
-def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -> list[Outcome]:
-    """Run every method and objective, print the table, write comparison.json and comparison.svg.
+def compare_methods(
+    path: Path, overrides: list[str], words: str, budget: str, mapper: Mapper = in_turn
+) -> list[Outcome]:
+    """Run every method and objective with the mapper, print the table, write comparison.json and comparison.svg.
 
     Raises:
         RecipeError: for an unknown method, setting or budget, before anything runs.
@@ -62,8 +66,9 @@ def compare_methods(path: Path, overrides: list[str], words: str, budget: str) -
     show_heading("base model")
     shared = compute_shared_baseline(base, folder)
     outcomes: list[Outcome] = []
-    for variant in wanted:
-        outcomes.append(_outcome(variant, base, spent, folder, shared))
+    work = partial(_outcome, base=base, budget=spent, folder=folder, shared=shared)
+    for outcome in mapper(work, wanted):
+        outcomes.append(outcome)
         write_json(folder / "comparison.json", _row(outcomes, wanted, folder, budget))
     _show(outcomes, folder, lower=base.lower_is_better)
     show_json(read_json(folder / "comparison.json"))

@@ -7,6 +7,7 @@ are scored on the same held-out samples. Called again, the command keeps finishe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mllm_tailor.commands.console import show, show_heading, show_json
@@ -18,6 +19,7 @@ from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
 from mllm_tailor.run.data_changes import same_held_out
 from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.pipeline import check_run, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, finished, own_run, read_scores, share_predictions
@@ -37,8 +39,10 @@ def read_sizes(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclude_faulty: bool) -> LearningCurve:
-    """Run every point, fit the power law, print the table, write curve.json and curve.html.
+def draw_curve(
+    path: Path, overrides: list[str], sizes: Sequence[int], *, exclude_faulty: bool, mapper: Mapper = in_turn
+) -> LearningCurve:
+    """Run every point with the mapper, fit the power law, print the table, write curve.json and curve.html.
 
     Raises:
         RecipeError: for a recipe with stages, or sizes that leave fewer than three points.
@@ -49,7 +53,9 @@ def draw_curve(path: Path, overrides: list[str], sizes: Sequence[int], *, exclud
     folder = Path(recipe.output) / f"{recipe.name}-curve"
     whole, _ = prepare(run, exclude_faulty=exclude_faulty)
     chosen = _sizes(sizes, len(whole.train) + len(whole.dev))
-    points = [_point(_limited(run, size, folder), exclude_faulty=exclude_faulty) for size in chosen]
+    limited = [_limited(run, size, folder) for size in chosen]
+    work = partial(_point, exclude_faulty=exclude_faulty)
+    points = [*mapper(work, limited[:1]), *mapper(work, limited[1:])]  # the first predicts with the base model for all
     scores = [_tuned_scores(point) for point in points]
     groups = _groups(points[-1], scores[-1])
     metric = str(read_scores(points[-1])["metrics"][0])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mllm_tailor.commands.console import show, show_json
 from mllm_tailor.core.errors import RunError, nearest
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import read_inputs
+from mllm_tailor.launch.ray_predict import predict_on_ray
 from mllm_tailor.recipe import DecodingMode, read_single
 from mllm_tailor.run.new_files import Predictor, predict_to_file, predictor_of_run
 from mllm_tailor.run.resolve import resolve
@@ -45,6 +48,16 @@ def open_predictor(
     return predictor.with_boxes() if boxes else predictor
 
 
+def check_engine(on: str | None) -> None:
+    """Refuse an unknown engine of many workers before a model is looked for.
+
+    Raises:
+        RunError: naming it.
+    """
+    if on not in (None, "ray"):
+        raise RunError(f"--on {on}: files are read here or on `ray`")
+
+
 def predict_paths(predictor: Predictor, paths: Sequence[Path], out: Path) -> None:
     """Read files and write one JSON row each, in the order given.
 
@@ -52,17 +65,38 @@ def predict_paths(predictor: Predictor, paths: Sequence[Path], out: Path) -> Non
         RunError: for nothing to read.
         ModelError: when the model cannot be opened, or not in this engine.
     """
+    rows = predict_to_file(out, predictor, _inputs(paths))
+    _show(out, len(rows), [row for row in rows if "problem" in row])
+
+
+def predict_paths_on_ray(
+    predictor: Predictor, paths: Sequence[Path], out: Path, workers: int | None, address: str | None
+) -> None:
+    """Read files with workers of a Ray cluster and write one JSON row each into parts in the folder `out`.
+
+    Raises:
+        RunError: for nothing to read, without Ray, or for a folder that holds something else.
+    """
+    outcome = predict_on_ray(out, predictor, _inputs(paths), workers, address)
+    if outcome.kept:
+        show(f"{outcome.kept} rows were there already")
+    _show(out, outcome.kept + outcome.made, outcome.problems)
+
+
+def _inputs(paths: Sequence[Path]) -> list[Sample]:
     if not paths:
         raise RunError("no files to read — name files, folders or JSONL manifests after the run")
-    rows = predict_to_file(out, predictor, read_inputs(paths))
-    problems = [row for row in rows if "problem" in row]
+    return read_inputs(paths)
+
+
+def _show(out: Path, rows: int, problems: Sequence[Mapping[str, Any]]) -> None:
     note = f", {len(problems)} with a problem (see `problem` in their rows)" if problems else ""
-    show(f"{len(rows)} rows in {out}{note}")
+    show(f"{rows} rows in {out}{note}")
     for row in problems[:SHOWN_PROBLEMS]:
         show(f"  {row.get('file', row['id'])}: {row['problem']}")
     if len(problems) > SHOWN_PROBLEMS:
         show(f"  … and {len(problems) - SHOWN_PROBLEMS} more")
-    show_json({"predictions": str(out), "rows": len(rows), "problems": problems})
+    show_json({"predictions": str(out), "rows": rows, "problems": list(problems)})
 
 
 def _of_recipe(recipe: Path, model: str, engine: str) -> Predictor:

@@ -11,6 +11,7 @@ from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.data.reviews.sources import review_sources
 from mllm_tailor.recipe import make_recipe, read_recipe
 from mllm_tailor.run.execute import execute, report_again
+from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.options import Options
 from mllm_tailor.run.peers import follows
 from mllm_tailor.run.run_dir import RunFolder, read_scores
@@ -24,6 +25,7 @@ def run_recipe(
     fresh: bool,
     accept_changes: bool = False,
     reviews: Sequence[Path] = (),
+    mapper: Mapper = in_turn,
 ) -> RunFolder:
     """The whole recipe over its run folder. Called again, it continues where it stopped.
 
@@ -40,22 +42,27 @@ def run_recipe(
         if not any(word.startswith("name=") for word in overrides):
             values["name"] = f"{recipe.name}-with-{count}"
         recipe = make_recipe(values, str(path))
+    if mapper is not in_turn and recipe.data.held_out.folds is None:
+        raise RecipeError(
+            "--on: only folds are trained apart (data.held_out.folds) — `tailor launch` trains on many nodes"
+        )
     folder = execute(
         recipe,
-        Options(exclude_faulty=exclude_faulty, fresh=fresh, accept_changes=accept_changes, base_replies=before),
+        Options(exclude_faulty, fresh, accept_changes, mapper, before),
         show_event,
     )
     if not follows():
-        _show_document(folder)
+        show_run(folder)
     return folder
 
 
 def report_run(path: Path) -> RunFolder:
     """Score what a run's folder holds and write its report; no model is opened and no data set is read."""
     folder = report_again(path, show_event)
-    _show_document(folder)
+    show_run(folder)
     return folder
 
 
-def _show_document(folder: RunFolder) -> None:
+def show_run(folder: RunFolder) -> None:
+    """Print what a finished run has brought, if JSON was asked for."""
     show_json({"run": str(folder.path), "report": str(folder.report), "scores": read_scores(folder)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.pipeline import check_run, tune
 from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.run.run_dir import own_run
@@ -53,8 +55,15 @@ class Trial:
     problem: str = ""
 
 
-def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Sequence[int], budget: str) -> Candidate:
-    """Return the best candidate; print every round, write sweep.json and best.yaml.
+def sweep(
+    path: Path,
+    overrides: list[str],
+    rates: Sequence[float],
+    ranks: Sequence[int],
+    budget: str,
+    mapper: Mapper = in_turn,
+) -> Candidate:
+    """Return the best candidate; print every round, write sweep.json and best.yaml. The mapper trains those of a round.
 
     Raises:
         RecipeError: before anything runs, for settings that cannot be compared.
@@ -71,10 +80,9 @@ def sweep(path: Path, overrides: list[str], rates: Sequence[float], ranks: Seque
     for number in range(1, rounds + 1):
         share = whole.part(KEEP ** (number - rounds))
         show_heading(f"Round {number} of {rounds}: {len(left)} candidates")
-        results = [
-            _try(number, candidate, with_candidate(run, candidate, share, folder / f"round-{number}"), splits)
-            for candidate in left
-        ]
+        round_folder = folder / f"round-{number}"
+        entries = [(candidate, with_candidate(run, candidate, share, round_folder)) for candidate in left]
+        results = list(mapper(partial(_try, number, splits), entries))
         trials += results
         write_json(folder / "sweep.json", [vars(trial) | {"candidate": vars(trial.candidate)} for trial in trials])
         left = best_third(results, last=number == rounds, lower=run.lower_is_better)
@@ -132,8 +140,9 @@ def _check(run: ResolvedRun, budget: Budget, candidates: Sequence[Candidate], fo
         check_run(with_candidate(run, candidate, budget, folder))
 
 
-def _try(number: int, candidate: Candidate, resolved: ResolvedRun, splits: Splits) -> Trial:
+def _try(number: int, splits: Splits, entry: tuple[Candidate, ResolvedRun]) -> Trial:
     """Train a candidate, or read the result of an earlier call."""
+    candidate, resolved = entry
     show((candidate.name, "bold"))
     try:
         with own_run(resolved.recipe) as run:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.io import write_json, write_jsonl
@@ -24,6 +25,7 @@ from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.events import EpochPlanned, FoldStarted, Notify, ignore
 from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.limits import without_unreadable
+from mllm_tailor.run.mapper import in_turn
 from mllm_tailor.run.options import Options
 from mllm_tailor.run.pipeline import estimate, report, run_pipeline, tune
 from mllm_tailor.run.predict import open_base
@@ -61,10 +63,9 @@ def run_folds(
     """
     count = run.recipe.data.held_out.folds or 0
     reconcile(folder, splits, accept=options.accept_changes)
-    folds = []
-    for number in range(1, count + 1):
-        notify(FoldStarted(number, count + 1))
-        folds.append(_run_fold(fold_run(run, number), options, notify))
+    here = options.mapper is in_turn  # elsewhere nothing is notified
+    work = partial(_run_fold, run, replace(options, mapper=in_turn), notify if here else ignore)
+    folds = list(options.mapper(work, range(1, count + 1)))
     notify(FoldStarted(count + 1, count + 1))
     run = with_speech_units(run, splits.learned, folder.codebook)
     record(folder.path, folder.codebook)
@@ -75,7 +76,9 @@ def run_folds(
     return report(folder, run, notify)
 
 
-def _run_fold(run: ResolvedRun, options: Options, notify: Notify) -> RunFolder:
+def _run_fold(whole: ResolvedRun, options: Options, notify: Notify, number: int) -> RunFolder:
+    notify(FoldStarted(number, (whole.recipe.data.held_out.folds or 0) + 1))
+    run = fold_run(whole, number)
     excludes = options.exclude_faulty or run.recipe.data.faulty == "exclude"
     with own_run(run.recipe) as fold:
         if finished(fold) and not options.accept_changes:

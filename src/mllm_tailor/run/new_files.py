@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from mllm_tailor.run.resolve import ResolvedRun, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, open_run
 
 logger = logging.getLogger(__name__)
+
+Predict = Callable[[Sequence[Sample], Keep], list[Prediction]]
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,39 @@ class Predictor:
 
         Predictions carry calibrated confidences where the run has a calibration; a line in the log states why not.
         """
-        self._warn_of_missing_systems(samples)
+        with self.opened() as predict:
+            return predict(samples, on_done)
+
+    @contextmanager
+    def opened(self) -> Iterator[Predict]:
+        """`predict` with a model that stays open within."""
         if self.calibration.reason:
             logger.warning("Confidence is not calibrated, rows hold `raw` alone: %s", self.calibration.reason)
+        with self._opened_engine() as make:
 
-        def calibrated(prediction: Prediction) -> None:
-            on_done(self.calibration.apply(prediction))
+            def predict(samples: Sequence[Sample], on_done: Keep) -> list[Prediction]:
+                self._warn_of_missing_systems(samples)
+                made = make(samples, lambda prediction: on_done(self.calibration.apply(prediction)))
+                return [self.calibration.apply(prediction) for prediction in made]
 
-        if self.engine == "vllm":
-            predictions = self._predict_in_vllm(samples, calibrated)
-        else:
-            predictions = generate(self.mode, self.open(), self.run, samples, on_done=calibrated)
-        return [self.calibration.apply(prediction) for prediction in predictions]
+            yield predict
+
+    @contextmanager
+    def _opened_engine(self) -> Iterator[Predict]:
+        if self.engine != "vllm":
+            model = self.open()
+            yield lambda samples, keep: generate(self.mode, model, self.run, samples, on_done=keep)
+            return
+        from mllm_tailor.run.vllm_model import open_served  # vLLM is a package of its own
+
+        model, engine = open_served(self.run, self.tuned, self.mode)
+        constrained, settings = self.mode is DecodingMode.CONSTRAINED, self.run.recipe.predict
+        try:
+            yield lambda samples, keep: predict(
+                model, self.run.task, samples, settings, constrained=constrained, on_done=keep, engine=engine
+            )
+        finally:
+            engine.close()
 
     def with_boxes(self) -> Predictor:
         """The same, which also finds where on its page each value stands."""
@@ -100,19 +124,6 @@ class Predictor:
                 count,
                 without,
             )
-
-    def _predict_in_vllm(self, samples: Sequence[Sample], on_done: Keep) -> list[Prediction]:
-        from mllm_tailor.run.vllm_model import open_served  # vLLM is a package of its own
-
-        model, engine = open_served(self.run, self.tuned, self.mode)
-        constrained = self.mode is DecodingMode.CONSTRAINED
-        settings = self.run.recipe.predict
-        try:
-            return predict(
-                model, self.run.task, samples, settings, constrained=constrained, on_done=on_done, engine=engine
-            )
-        finally:
-            engine.close()
 
 
 def predictor_of_run(

@@ -1,0 +1,1 @@
+"""Runs on engines beyond this process: torchrun, Ray, Slurm, KubeRay, SkyPilot. None is imported unless asked for."""

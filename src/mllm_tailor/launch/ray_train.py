@@ -40,7 +40,7 @@ def run_on_ray(
     connect(address)
     train = need("ray.train", "ray", "--on ray", RunError)
     torch = need("ray.train.torch", "ray", "--on ray", RunError)
-    resources: dict[str, float] = {"CPU": plan.threads} | ({"GPU": 1} if plan.gpus else {})
+    resources: dict[str, float] = {"CPU": plan.threads, **({"GPU": 1} if plan.gpus else {})}
     folder = RunFolder(Path(recipe.output) / recipe.name)
     trainer = torch.TorchTrainer(
         _work,

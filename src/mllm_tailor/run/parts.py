@@ -122,7 +122,11 @@ def predict_part(out: Path, block: Block, predict: Predict) -> list[dict[str, An
     """Read a block and write its part; returns the rows with a problem."""
     keys = {item.sample.id: item for item in block}
     predictions: dict[str, Prediction] = {}
-    predict([item.sample for item in block], lambda made: predictions.setdefault(made.id, made))
+
+    def keep(prediction: Prediction) -> None:
+        predictions[prediction.id] = prediction
+
+    predict([item.sample for item in block], keep)
     rows = [
         {**prediction_row(item.sample, predictions[sample_id]), "sha256": item.key} for sample_id, item in keys.items()
     ]

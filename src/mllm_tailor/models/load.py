@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import CONFIG_MAPPING, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
@@ -25,7 +25,14 @@ from mllm_tailor.models.inputs.hf_processor import open_stock_processor
 from mllm_tailor.models.inputs.internvl_processor import check_fit, open_processor, set_tile, stated_tiles
 from mllm_tailor.models.inputs.speech_units import add_tokens, find_codebook
 from mllm_tailor.models.model import LoadedModel
-from mllm_tailor.models.native import auto_class, build_empty, native_config, own_config
+from mllm_tailor.models.native import (
+    auto_class,
+    build_empty,
+    described_weights,
+    native_config,
+    own_config,
+    own_settings,
+)
 from mllm_tailor.models.patches import cpu_attention, mllama, original_internvl, phi4
 from mllm_tailor.models.resolve import BUNDLED, find_checkpoint
 from mllm_tailor.models.template_check import check_template
@@ -235,7 +242,7 @@ def _load(
     options: dict[str, Any] = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     if family.inner:
         options["key_mapping"] = {rf"^{family.inner}\.": ""}
-    _check_size(checkpoint, build_empty(config, checkpoint.folder, dual_encoder=family.compares))
+    _check_size(checkpoint, family)
     with reading(checkpoint.folder, "the weights do not fit config.json", "download it again"):
         model, report = auto_class(dual_encoder=family.compares).from_pretrained(
             checkpoint.folder,
@@ -260,13 +267,14 @@ def _load(
     return model.to(device).eval()
 
 
-def _check_size(checkpoint: Checkpoint, model: nn.Module) -> None:
+def _check_size(checkpoint: Checkpoint, family: Family) -> None:
     """Refuse a configuration that describes a far larger model than the files hold, before memory is allocated.
 
     Raises:
         ModelError: naming both sizes.
     """
-    described = sum(weight.numel() for weight in model.parameters())
+    stated = json.dumps(own_settings(checkpoint, family))
+    described = described_weights(stated, checkpoint.folder, dual_encoder=family.compares)
     if described > LARGEST_RATIO * checkpoint.parameters:
         raise ModelError(
             f"{checkpoint.folder / 'config.json'}: describes {described:,} weights, but the files hold "

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
-    AutoTokenizer,
     ProcessorMixin,
     WhisperFeatureExtractor,
 )
@@ -37,6 +36,7 @@ from mllm_tailor.models.families import Family
 from mllm_tailor.models.inputs.video_processor import FrameReader, describe, stated_video_settings
 from mllm_tailor.models.inputs.voxtral import VoxtralProcessor
 from mllm_tailor.models.model import LoadedModel
+from mllm_tailor.models.native import open_tokenizer
 
 SLACK = 0.05  # s: rounding of a rate
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
@@ -81,7 +81,7 @@ def open_stock_processor(folder: Path, family: Family) -> ProcessorMixin:
             "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, backend="pil", **LOCAL),
             "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
             "audio_processor": lambda: AutoFeatureExtractor.from_pretrained(folder, **LOCAL),
-            "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **LOCAL),
+            "tokenizer": lambda: open_tokenizer(read_json(folder / "config.json"), folder),
         } | {part: partial(_read_own, where, folder) for part, where in family.processor_parts.items()}
         parts = {part: readers[part]() for part in kind.get_attributes() if part in readers}
         if "video_processor" in kind.get_attributes():

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoTokenizer, BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
 from mllm_tailor.models.chat_template import stated_template
 from mllm_tailor.models.checkpoint import Checkpoint, reading
+from mllm_tailor.models.native import open_tokenizer
 from mllm_tailor.recipe.schema import Tiles
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -79,7 +80,7 @@ def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
     """Tokenizer, Pillow image processor and chat template of a native InternVL folder."""
     folder = checkpoint.folder
     with reading(folder, "tokenizer or processor cannot be read", "its files are missing or damaged; copy them again"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = open_tokenizer(checkpoint.config, folder)
         image_processor = GotOcr2ImageProcessorPil.from_pretrained(folder, local_files_only=True)
     for name in ("start_image_token", "end_image_token", "context_image_token", "video_token"):
         if getattr(tokenizer, name, None) is None:

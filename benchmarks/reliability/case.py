@@ -11,7 +11,7 @@ from pathlib import Path
 from reliability.forked import Ended, Limits, run
 from reliability.workspace import copy_workspace
 
-LIMITS = Limits(seconds=300, memory=6 * 2**30)
+LIMITS = Limits(seconds=1800, memory=6 * 2**30)
 
 
 @dataclass(frozen=True)

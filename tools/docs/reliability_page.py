@@ -28,8 +28,10 @@ Each experiment repeats the smallest whole job (a model of 45,000 weights, eight
 each) and injects one kind of fault at random moments or places that follow from a seed. Then the same command runs on,
 and what it leaves is compared with an undisturbed run: weights, optimizer state, replies, scores and losses bit for
 bit, and no process is left at work. Commands run in forked children of one process; worker processes are forked too,
-which saves their imports. The commit is the one with which the measured code arrived on the main branch. An experiment
-of `benchmarks/faults.py` that is not in the table has not been stored yet.
+which saves their imports; Ctrl-C during imports is sent to interpreters of their own. Servers are killed while clients
+send requests: an uploaded file, a batch and replies of `tailor serve`, decisions of `tailor review`; whatever was
+answered with success must be there in the end. The commit is the one with which the measured code arrived on the main
+branch. An experiment of `benchmarks/faults.py` that is not in the table has not been stored yet.
 
 | fault | how | injected | what happened | failures | commit, date |
 |---|---|---|---|---|---|
@@ -63,6 +65,10 @@ LIMITS = """
   (10 CPU seconds, 1 GiB, 4 million characters). One that works without end for another conversation is not noticed.
 - **Decoders.** Media are decoded in processes of their own while data are checked. In training and prediction they are
   decoded in the process itself: a file that is replaced after the check and brings a decoder down ends the command.
+- **Finished predictions.** While `tailor predict` writes, every row has a checksum. A finished file outside of a run
+  folder belongs to the user, who may edit it: `tailor score` reads it as it is.
+- **The start of the interpreter.** Python itself answers Ctrl-C in the first hundredths of a second, before `tailor` is
+  loaded.
 - **The stamps of files.** A media file whose size, modification time and change time are as before counts as the same.
 """
 

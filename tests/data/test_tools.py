@@ -15,6 +15,9 @@ from mllm_tailor.data import DataIssue, propose_recipe, read_samples
 from mllm_tailor.recipe import read_recipe
 
 A, W = "a.png", "a.wav"
+OUTLINE = {"polygon": [[[100, 100], [500, 100], [500, 600]]]}
+CVAT_BOX = '<box label="cup" xtl="16" ytl="16" xbr="32" ybr="48"/>'
+CVAT = '<annotations><image id="0" name="a.png" width="64" height="64">{}</image></annotations>'
 
 
 def look(folder: Path, files: dict[str, Any]) -> tuple[str, list[Sample], str]:
@@ -63,6 +66,38 @@ def test_boxes_of_a_column_of_objects(tmp_path: Path) -> None:
     rows[0]["objects"] = {"bbox": [[40, 16, 60, 32]], "category": ["cup"]}
     with pytest.raises(DataError, match=r"metadata\.jsonl:1: the box .* is outside"):
         look(tmp_path / "1", {"metadata.jsonl": rows})
+
+
+@pytest.mark.parametrize(
+    ("files", "fields"),
+    [
+        ({"a.txt": "0 0.375 0.5 0.25 0.5\n", "classes.txt": "cup\n"}, {"box": [250, 250, 500, 750]}),
+        ({"a.txt": "0 0.1 0.1 0.5 0.1 0.5 0.6\n", "data.yaml": "names: {0: cup}\n"}, OUTLINE),
+        ({"a.xml": CVAT.format(CVAT_BOX)}, {"box": [250, 250, 500, 750]}),
+        ({"a.xml": CVAT.format('<tag label="cup"/>')}, {"label": "cup"}),
+        ({"a.txt": "two dogs run here\n"}, {"text": "two dogs run here"}),
+    ],
+)  # fmt: skip
+def test_label_files_of_images(files: dict[str, Any], fields: dict[str, Any], tmp_path: Path) -> None:
+    data = write(tmp_path, {A: image(A), "b.png": image("b"), **files})
+    if "two" in files.get("a.txt", ""):
+        write(data, {"b.txt": "a cat"})
+    samples = read_samples(data, on_issue=lambda issue: None).samples
+    assert samples[0].fields == fields and samples[0].media[0].path == (tmp_path / A).resolve()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.txt": "0 0.5 0.5 0.2 0.2\n"}, r"a\.txt:1: the class 0 has no name"),
+        ({"a.txt": "0 0.5 0.5 0.2 0.2\n0 5 5 2 2\n", "classes.txt": "cup\n"}, r"a\.txt:2: no class with a box"),
+        ({"a.xml": "<annotation><filename>a.png</filename><object><name>cup</name></object></annotation>"}, "bndbox"),
+        ({"a.xml": '<!DOCTYPE l [<!ENTITY a "b">]><annotation><object/></annotation>'}, "no known layout"),
+    ],
+)
+def test_label_files_that_cannot_be_read_are_named(files: dict[str, str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=words):
+        read_samples(write(tmp_path, {A: image(A), **files}))
 
 
 def test_a_null_in_the_file_column_of_a_question_is_no_file(tmp_path: Path) -> None:

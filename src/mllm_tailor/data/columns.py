@@ -19,7 +19,7 @@ from mllm_tailor.data.asked import ANSWER_COLUMNS, ASKED_ANSWER_COLUMNS, QUESTIO
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.keys import NOTHING, TECHNICAL_KEYS, KeyReader, seconds_of
-from mllm_tailor.data.options import pop_options
+from mllm_tailor.data.options import listed, pop_options
 from mllm_tailor.media.open import pages_of
 from mllm_tailor.media.source import decode_data_uri, inside, media_kind
 
@@ -39,6 +39,9 @@ SPAN_COLUMNS = (
     ("start", "end"),
     ("start_time", "end_time"),
     ("begin", "end"),
+    ("start_sec", "end_sec"),
+    ("begin_time", "end_time"),
+    ("clip_start", "clip_end"),
 )
 OFFSET, DURATION = "offset", "duration"  # NeMo's way to name a span of a recording
 # The first characters of base64 text of JPEG, PNG, GIF, WebP, TIFF and PDF files.
@@ -165,23 +168,29 @@ def _earlier(rest: dict[str, Any], reader: KeyReader) -> tuple[tuple[Turn, ...],
 
 
 def earlier_turns(history: Any, system: Any, reader: KeyReader) -> tuple[tuple[Turn, ...], str | None]:
-    """Earlier turns from a list of [question, answer], and a system text; both may be missing.
+    """Earlier turns from a list of [question, answer] or of messages, and a system text; both may be missing.
 
     Raises:
         DataError: naming the row.
     """
     if system is not None and not isinstance(system, str):
         raise reader.error(f"`system` should be text, found {kind_of(system)}", "correct this row")
-    try:
-        pairs = parse_json(history) if isinstance(history, str) and history else history or []
-    except ValueError:
-        pairs = None
+    pairs = listed(history) if isinstance(history, str) and history else history or []
+    pairs = _paired(pairs) if isinstance(pairs, list) else pairs
     if not isinstance(pairs, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
     ):
         raise reader.error("`history` is no list of pairs [question, answer]", "correct this row")
     turns = [turn for question, answer in pairs for turn in (Turn("user", question), Turn("assistant", answer))]
     return tuple(turns), system or None
+
+
+def _paired(turns: list[Any]) -> list[Any]:
+    """Messages of user and assistant in turn as pairs; anything else as it is."""
+    plain = all(isinstance(turn, Mapping) and set(turn) == {"role", "content"} for turn in turns)
+    if not turns or not plain or [turn["role"] for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
+        return turns
+    return [[question["content"], answer["content"]] for question, answer in zip(turns[::2], turns[1::2], strict=True)]
 
 
 def with_span(files: Sequence[tuple[Media, ...]], reader: KeyReader) -> list[tuple[Media, ...]]:

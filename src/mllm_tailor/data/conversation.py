@@ -13,7 +13,13 @@ from mllm_tailor.data.columns import SPLIT_COLUMNS, default_id, group_key, read_
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row
 
-MARKERS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video", "<audio>": "audio"}
+MARKERS: dict[str, MediaKind] = {
+    "<image>": "image",
+    "<video>": "video",
+    "<audio>": "audio",
+    "<sound>": "audio",
+    "<speech>": "audio",
+}
 _MARKER = re.compile(f"({'|'.join(MARKERS)})\n?")  # templates write the line break after a file
 _NUMBERED = re.compile(r"<(image|video|audio)[ _-]?(\d{1,2})>")
 File = tuple[Media, ...]  # what one name stands for: a document has several pages

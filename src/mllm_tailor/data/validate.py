@@ -25,7 +25,7 @@ from mllm_tailor.tasks import Task
 # So would the marks for files of other toolkits and templates: `<image_1>`, `<start_of_image>`, `[IMG]`, `<ImageHere>`.
 CONTROL = re.compile(
     r"<\|[\w ]{1,40}\|>|</?img>|<IMG_CONTEXT>|<pad>|</?s>|<bbox>|<ref-object>|<start_of_turn>|<end_of_turn>|\[/?INST\]"
-    r"|<(?:start_of_|end_of_)?(?:image|img|picture|video|audio|speech)"
+    r"|<(?:start_of_|end_of_)?(?:image|img|picture|video|audio|speech|sound)"
     r"(?:[ _-]?(?:\d+|here|placeholder|token|pad|soft_token))?>"
     r"|\[(?:IMG|IMAGE|VIDEO|AUDIO)(?:[ _-]?\d+)?\]",
     re.IGNORECASE,

@@ -31,6 +31,8 @@ LAYOUTS = Registry(
         "coco": _entry("coco:LAYOUT", "a .json file with `images` and `annotations`: captions, boxes, outlines (COCO)"),
         "vqa_v2": _entry("vqa_v2:LAYOUT", "a .json file of `questions` beside one of `annotations` (VQAv2)"),
         "labelme": _entry("labelme:LAYOUT", "a .json file with `shapes` and `imagePath` beside each image (labelme)"),
+        "yolo": _entry("yolo:LAYOUT", "a .txt with a class and a box a line for each image; `data.yaml` (YOLO)"),
+        "xml_boxes": _entry("xml_boxes:LAYOUT", ".xml files of boxes: `Annotations` beside `JPEGImages` (VOC), CVAT"),
         "internvl": _entry("internvl:LAYOUT", "a .json file of sets, each with `root` and `annotation` (InternVL)"),
         "named_files": _entry("named_files:LAYOUT", "a .json object whose keys are file names"),
         "webdataset": _entry("webdataset:LAYOUT", ".tar files that hold the files of each sample (WebDataset)"),
@@ -74,7 +76,9 @@ LAYOUTS = Registry(
         "metadata": _entry("columns:METADATA", "`metadata.jsonl` or any .jsonl whose rows name a file, as `file_name`"),
         "json": _entry("columns:JSON", "a .json list of rows that name a file, as `file_name`"),
         "csv": _entry("columns:CSV", "a .csv or .tsv whose header has a file column, as `file_name`"),
-        "sidecar": _entry("sidecar:LAYOUT", "documents, .pdf among them, each with a .json of its name beside it"),
+        "sidecar": _entry(
+            "sidecar:LAYOUT", "documents, .pdf among them, each with a .json or .txt of its name beside it"
+        ),
         "qa_captions": _entry(
             "qa_captions:LAYOUT", "rows with `question_type`, as one caption an image; chosen by name"
         ),

@@ -11,20 +11,24 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.data.dialogues import as_dialogue
+from mllm_tailor.core.strict_json import as_written
+from mllm_tailor.data.dialogues import as_dialogue, dialogue_row
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.layouts import chat
 from mllm_tailor.data.layouts.base import Roots, row_layout
 
 REPLIES = ("completion", "chosen")
+ANSWERS = ("answer", "solution", "ground_truth", "response", "output", "target", "label")
 PROMPTS = ("prompt", "question", "query", "instruction")  # RLAIF-V and its relatives name it a question
 
 
 def recognises(first: Mapping[str, Any]) -> bool:
-    """Whether a row has a prompt and a completion, or a chosen and a rejected reply."""
-    keys = set(as_dialogue(first))
-    return {"prompt", "completion"} <= keys or {"chosen", "rejected"} <= keys
+    """Whether a row has a prompt and a completion, a chosen and a rejected reply, or a prompt of messages."""
+    stated = as_dialogue(first)
+    keys = set(stated)
+    asks = dialogue_row(stated.get("prompt")) is not None and "messages" not in keys
+    return asks or {"prompt", "completion"} <= keys or {"chosen", "rejected"} <= keys
 
 
 def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
@@ -35,6 +39,8 @@ def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
     """
     row = Row(row.source, dict(as_dialogue(row.values)), row.split)
     reply = next((name for name in REPLIES if row.values.get(name) is not None), None)
+    if reply is None:  # rows of rewards name the right answer
+        reply = next((name for name in ANSWERS if isinstance(row.values.get(name), (str, int, float))), None)
     if reply is None:
         raise DataError(f"{row.source}: no `completion` and no `chosen` — add the reply to learn, or remove this row")
     prompt = next((name for name in PROMPTS if row.values.get(name) is not None), PROMPTS[0])
@@ -52,8 +58,8 @@ def _messages(row: Row, name: str, role: str) -> list[Any]:
     value = row.values.get(name)
     if value is None:
         return []
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
+    if isinstance(value, (str, int, float)):
+        return [{"role": role, "content": as_written(value)}]
     if isinstance(value, Mapping):
         return [value]
     if not isinstance(value, list):

@@ -10,6 +10,7 @@ from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.jsonl import Row, kind_of
 from mllm_tailor.data.layouts import chat
 from mllm_tailor.data.layouts.base import Roots, row_layout
+from mllm_tailor.data.options import listed
 
 _TURNS = ("query", "response", "history", "system")
 
@@ -29,6 +30,7 @@ def samples_of(row: Row, roots: Roots) -> Iterator[Sample | DataIssue]:
 
 def _turns(row: Row) -> Iterator[tuple[str, str]]:
     history = row.values.get("history") or []
+    history = listed(history) if isinstance(history, str) else history
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise DataError(f"{row.source}: `history` should be a list of [question, answer] — correct this row")
     pairs = [*history, [row.values.get("query"), row.values.get("response")]]

@@ -81,6 +81,16 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy of a CPU tensor on the device, for which the host does not wait; on a CPU the tensor itself.
+
+    Only copies from pinned memory leave the host free: any other waits until the device has done all work before it.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most this process has held, on the GPU if `device` is a GPU, else in main memory."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else machine.peak_memory()

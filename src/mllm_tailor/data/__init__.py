@@ -9,6 +9,7 @@ from mllm_tailor.data.mixture import mix, ranked, read_source, source_names
 from mllm_tailor.data.propose_recipe import propose_recipe, summarise
 from mllm_tailor.data.read import Dataset, list_issues, may_share_system, merged, read_samples, shared_system
 from mllm_tailor.data.split import split, split_dev
+from mllm_tailor.data.stream import open_stream, write_stream
 from mllm_tailor.data.unread import check_declared
 from mllm_tailor.data.validate import FieldFacts, ValidationResult, exclusions, validate
 
@@ -27,6 +28,7 @@ __all__ = [
     "may_share_system",
     "merged",
     "mix",
+    "open_stream",
     "propose_recipe",
     "ranked",
     "read_samples",
@@ -37,4 +39,5 @@ __all__ = [
     "split_dev",
     "summarise",
     "validate",
+    "write_stream",
 ]

@@ -13,6 +13,7 @@ from mllm_tailor.data.detect import detect, unread_files
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import Folder, Layout
+from mllm_tailor.data.stream import with_media_in
 from mllm_tailor.data.unused_files import unused_files
 from mllm_tailor.media.source import leads_inside
 
@@ -39,10 +40,12 @@ def read_samples(
     layout: str | None = None,
     on_issue: Callable[[DataIssue], object] | None = None,
     media_root: str | Path | None = None,
+    media_folder: Path | None = None,
 ) -> Dataset:
     """Read labelled samples from a folder or file. Rows may also name media in `media_root`.
 
-    Rows that cannot be used are given to `on_issue`; without it, any error among them refuses the whole.
+    With `media_folder`, media inside rows become files of it instead of bytes in memory. Rows that cannot be used are
+    given to `on_issue`; without it, any error among them refuses the whole.
 
     Raises:
         DataError: naming the rows, or what was looked for when no layout is recognised.
@@ -61,7 +64,7 @@ def read_samples(
         raise DataError(f"{path}: is not laid out as `{layout}` ({LAYOUTS.summary(layout)}) — leave `layout` out")
     samples: list[Sample] = []
     faults: list[DataIssue] = []
-    for item in _items(reader, folder, name):
+    for item in _items(reader, folder, name, media_folder):
         (faults if isinstance(item, DataIssue) else samples).append(item)  # type: ignore[arg-type]
     for file in unread_files(folder, reader):
         problem = (
@@ -87,14 +90,17 @@ def read_samples(
     return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes), media_root)
 
 
-def _items(reader: Layout, folder: Folder, name: str) -> Iterator[Sample | DataIssue]:
+def _items(reader: Layout, folder: Folder, name: str, media_folder: Path | None = None) -> Iterator[Sample | DataIssue]:
     """What a reader yields. One that stumbles over a shape nobody thought of names the folder and its layout.
 
     Raises:
         DataError: likewise.
     """
     try:
-        yield from reader.read(folder)
+        for item in reader.read(folder):
+            if media_folder is not None and isinstance(item, Sample):
+                item = with_media_in(media_folder, item)
+            yield item
     except SHAPE_ERRORS as error:
         raise DataError(
             f"{folder.path}: a label file has another shape than the layout `{name}` ({type(error).__name__}: {error}) "

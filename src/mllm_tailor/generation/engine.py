@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mllm_tailor.core.device import upload
 from mllm_tailor.generation.constrain import Vocabulary, allowed_tokens
 from mllm_tailor.generation.decoder_step import DecoderStep
 from mllm_tailor.generation.kv_cache import KVCache, append_columns, compact, no_cache
@@ -169,7 +170,9 @@ class GenerationEngine:
 
     def feed(self, width: int) -> tuple[Tensor, Tensor]:
         """Feed up to `width` pending tokens per row: ids (rows, width), logits after them (rows, width, vocabulary)."""
+        device = self.model.device
         ids, real, positions = self._block(width)
+        ids, positions = upload(ids, device), upload(positions, device)
         mask = append_columns(self.kv, real)
         prefixes = [row.prefix for row in self.rows if row.prefix is not None]
         if self.decoder_step is not None:
@@ -177,7 +180,7 @@ class GenerationEngine:
         with attend_to_prefixes(prefixes) if self.prefill.shares_prefixes else nullcontext():
             logits = self.model.model(
                 input_ids=ids,
-                attention_mask=mask,
+                attention_mask=upload(mask, device),
                 position_ids=positions,
                 **{self.prefill.cache_name: self.kv.cache},
                 use_cache=True,
@@ -191,8 +194,12 @@ class GenerationEngine:
         width = ids.shape[1]
         next_tokens = self._next_tokens(rows, logits[:, -1], width)
         followers = torch.cat([ids[:, 1:], next_tokens[:, None]], dim=1)
-        logprobs = (logits.gather(-1, followers[..., None]).squeeze(-1) - logits.logsumexp(-1)).tolist()
-        for row, token, scores in zip(rows, next_tokens.tolist(), logprobs, strict=True):
+        logprobs = logits.gather(-1, followers[..., None]).squeeze(-1) - logits.logsumexp(-1)
+        # In one message, as the host waits for each; float64 holds tokens and float32 exactly.
+        for row, (number, *scores) in zip(
+            rows, torch.cat([next_tokens[:, None], logprobs.double()], 1).tolist(), strict=True
+        ):
+            token = int(number)
             if not row.done:
                 count = min(width, len(row.pending))
                 row.fed(count, scores[width - count :])
@@ -200,7 +207,7 @@ class GenerationEngine:
                     row.append(token, scores[-1], self.vocabulary, feed_forced=self.feed_forced)
 
     def _block(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What is pending, right-aligned: ids, which of them are real, and their positions (rows, width)."""
+        """What is pending, right-aligned, on the CPU: ids, which of them are real, their positions (rows, width)."""
         ids, real, positions = [], [], []
         for row in self.rows:
             count = min(width, len(row.pending))
@@ -208,8 +215,7 @@ class GenerationEngine:
             ids.append([self.model.pad_id] * empty + row.pending[:count])
             real.append([0] * empty + [1] * count)
             positions.append([0] * empty + list(range(row.position, row.position + count)))
-        block = torch.tensor([ids, real, positions], device=self.model.device)
-        return block[0], block[1], block[2]
+        return torch.tensor(ids), torch.tensor(real), torch.tensor(positions)
 
     def mask_logits(self, rows: Sequence[ReplySequence], logits: Tensor, width: int) -> Tensor:
         """`logits` (rows, vocabulary) after blocks of `width`, -inf for tokens the schema forbids to come next."""
@@ -217,17 +223,18 @@ class GenerationEngine:
         for index, row in enumerate(rows):
             if row.guide is not None and not row.done and len(row.pending) <= width:
                 row.guide.fill(masks, index)
-        allowed = torch.from_numpy(allowed_tokens(masks, logits.shape[-1])).to(logits.device)
+        allowed = upload(torch.from_numpy(allowed_tokens(masks, logits.shape[-1])), logits.device)
         return logits.masked_fill(~allowed, -torch.inf)
 
     def _next_tokens(self, rows: Sequence[ReplySequence], logits: Tensor, width: int) -> Tensor:
         """(rows,) the token after each row's block: the next pending one, or one that the schema allows."""
         masked = self.mask_logits(rows, logits, width)
         tokens = masked.argmax(-1) if self.choose is None else self.choose(rows, masked)
-        for index, row in enumerate(rows):
-            if len(row.pending) > width:
-                tokens[index] = row.pending[width]
-        return tokens
+        given = [row.pending[width] if len(row.pending) > width else -1 for row in rows]
+        if max(given) < 0:
+            return tokens
+        known = upload(torch.tensor(given), tokens.device)
+        return torch.where(known < 0, tokens, known)
 
 
 def block_width(pending: Sequence[int], full_share: float) -> int:

@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from mllm_tailor.core.device import upload
+
 NAMES = ("keys", "values")
 
 
@@ -51,7 +53,8 @@ class GrowingLayer(DynamicLayer):
         taken.buffers = []
         for buffer in self.buffers:
             room = buffer.new_empty(len(rows), *buffer.shape[1:])
-            torch.index_select(buffer[:, :, :used], 0, rows, out=room[:, :, :used])
+            index = upload(rows, buffer.device)
+            torch.index_select(buffer[:, :, :used], 0, index, out=room[:, :, :used])
             taken.buffers.append(room)
         taken.keys, taken.values = (buffer[:, :, :used] for buffer in taken.buffers)
         return taken
@@ -59,7 +62,7 @@ class GrowingLayer(DynamicLayer):
 
 @dataclass
 class KVCache:
-    """The cache of a batch and its mask (rows, columns) int64."""
+    """The cache of a batch and its mask (rows, columns) int64, which is kept on the CPU: it decides shapes."""
 
     cache: Cache
     mask: Tensor
@@ -96,7 +99,7 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
     if not longest:
         return no_cache(len(columns))
     first = columns[counts.index(longest)][0]
-    mask = first.mask.new_zeros(len(columns), longest)
+    mask = torch.zeros(len(columns), longest, dtype=torch.int64)
     for index, count in enumerate(counts):
         mask[index, longest - count :] = 1
     cache = empty_cache()
@@ -123,7 +126,7 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
 
 def _take(kv: KVCache, rows: Sequence[int]) -> KVCache:
     """The chosen rows of a batch without padding, as beams are reordered at every step: one copy a layer."""
-    index = torch.tensor(rows, device=kv.mask.device)
+    index = torch.tensor(rows)
     cache = empty_cache()
     layers: list[Any] = kv.cache.layers
     cache.layers = [layer.take(index) for layer in layers]

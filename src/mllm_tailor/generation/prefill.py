@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mllm_tailor.core.device import CPU_TOKENS
+from mllm_tailor.core.device import CPU_TOKENS, upload
 from mllm_tailor.generation.kv_cache import KVCache, compact, cross_keys, empty_cache, positions_of
 from mllm_tailor.generation.shared_prefix_attention import Prefix, shares_prefixes
 from mllm_tailor.models import Encoded, LoadedModel, collate
@@ -79,7 +79,7 @@ class Prefill:
         if not self.cross_layers:
             return {}
         masks = last_cross_masks(prompts, self.model, images=cross_keys(kv) // self.keys_per_image)
-        return {CROSS_MASK: masks.expand(-1, width, -1, -1).to(self.model.device)}
+        return {CROSS_MASK: upload(masks.expand(-1, width, -1, -1), self.model.device)}
 
     def _read(self, prompts: Sequence[Encoded]) -> PrefillResult:
         """Read prompts in one forward pass; tiled prompts of one length need no mask."""
@@ -91,10 +91,10 @@ class Prefill:
         features = self.vision.outputs(prompts)
         if features is not None:
             del batch["pixel_values"]
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         mask, width = batch["attention_mask"], batch["input_ids"].shape[1]
+        batch = {name: upload(tensor, model.device) for name, tensor in batch.items()}
         if self.rotary is None:
-            batch["position_ids"] = positions_of(mask)
+            batch["position_ids"] = positions_of(batch["attention_mask"])
         if model.family.tiled and all(prompt.length == width for prompt in prompts):
             del batch["attention_mask"]
         cache = empty_cache()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from peft import PeftConfig
 from pydantic import Field
 from safetensors.torch import load_file, save_file
@@ -91,8 +92,7 @@ def _only(drawn: Callable[[], int], axis: int, full: int) -> Callable[[Tensor], 
     """Keep only the gradient of the drawn row (axis 0) or column (axis 1)."""
 
     def hook(gradient: Tensor) -> Tensor:
-        kept = gradient.new_zeros(full)
-        kept[drawn() - 1] = 1.0
+        kept = (torch.arange(full, device=gradient.device) == drawn() - 1).to(gradient.dtype)
         return gradient * (kept[:, None] if axis == 0 else kept)
 
     return hook

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mllm_tailor.core.device import upload
 from mllm_tailor.core.io import atomic_file, fingerprint
 from mllm_tailor.models.encoded import Encoded
 from mllm_tailor.models.model import LoadedModel
@@ -144,7 +145,7 @@ def as_outputs(features: Tensor) -> Features:
 def image_features(model: LoadedModel, pixels: Tensor, *, bf16: bool) -> Tensor:
     """(tiles, tokens, width): the output of vision tower and projector for tiles (tiles, 3, height, width)."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        features: Tensor = model.model.get_image_features(pixel_values=pixels.to(model.device)).pooler_output
+        features: Tensor = model.model.get_image_features(pixel_values=upload(pixels, model.device)).pooler_output
     return features
 
 

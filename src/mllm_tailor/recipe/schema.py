@@ -153,6 +153,11 @@ class DataSpec(Settings):
         lt=0.5,
         description="share of the training samples used to choose the best epoch; 0: use the last epoch",
     )
+    stream: bool | None = Field(
+        None,
+        description="media inside rows (Parquet, Arrow, WebDataset) become files of the cache as they are read and are "
+        "not held in memory; default: where such files hold over 2 GiB",
+    )
     faulty: Literal["refuse", "exclude"] = Field(
         "refuse",
         description="`refuse`: faulty samples stop the run; `exclude`: they are left out, with a line in the ledger",

@@ -11,8 +11,10 @@ import torch
 
 from mllm_tailor.core.device import computes_in_bf16, pick_device
 from mllm_tailor.core.errors import DataError, RecipeError
+from mllm_tailor.core.io import cache_folder
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, Dataset, may_share_system, read_samples, shared_system
+from mllm_tailor.data.stream import holds_media
 from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.recipe import DataSpec, DecodingMode, ModelSpec, Predict, Recipe
 from mllm_tailor.scoring import METRICS
@@ -38,7 +40,14 @@ class TrainingData:
         if self._read is None:
             issues: list[DataIssue] = []
             data = self.data
-            dataset = read_samples(data.train, data.layout, on_issue=issues.append, media_root=data.media_root)
+            stream = holds_media(Path(data.train)) if data.stream is None else data.stream
+            dataset = read_samples(
+                data.train,
+                data.layout,
+                on_issue=issues.append,
+                media_root=data.media_root,
+                media_folder=cache_folder() / "media" if stream else None,
+            )
             self._read = dataset, issues
         return self._read
 

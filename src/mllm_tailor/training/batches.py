@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_tailor.core.conversation import Conversation
+from mllm_tailor.core.device import upload
 from mllm_tailor.models import NO_LOSS, Encoded, LoadedModel, collate, encode
 from mllm_tailor.training.augment import VideoCache, augment_sample
 
@@ -106,5 +107,8 @@ class Prefetcher:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A copy with its tensors on the device."""
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    """A copy with its tensors on the device, except the labels: they decide shapes, which the host must know."""
+    return {
+        name: upload(value, device) if isinstance(value, Tensor) and name != "labels" else value
+        for name, value in batch.items()
+    }

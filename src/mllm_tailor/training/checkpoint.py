@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 REQUIRED = {"state.json", "weights.safetensors"}
+PARTIAL_SHARDS = ".shards"  # the ending of the folder into which sharded processes write
+SHARD_PREFIX = "shard-"  # of files with slices of tensors, see sharded_checkpoint.py
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Checkpoint:
     step: int  # optimizer steps done
     tensors: Mapping[str, Mapping[str, Tensor]]  # group -> name -> tensor
     values: Mapping[str, Any]
+    shards: Path | None = None  # the folder with slices of further tensors, where the model is sharded
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder's name; names are in the order of steps."""
+    return f"step-{step:08d}"
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -50,7 +58,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     Raises:
         RunError: when the disk is full; earlier checkpoints are untouched.
     """
-    path = folder / f"step-{checkpoint.step:08d}"
+    path = folder / checkpoint_name(checkpoint.step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_verified(path, checkpoint)
@@ -72,6 +80,10 @@ def save_verified(path: Path, checkpoint: Checkpoint) -> None:
         for group, tensors in checkpoint.tensors.items():
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, partial / f"{group}.safetensors")
+        if checkpoint.shards is not None:
+            for file in checkpoint.shards.iterdir():
+                file.rename(partial / file.name)
+            checkpoint.shards.rmdir()
         write_json(partial / "state.json", {"step": checkpoint.step, **checkpoint.values})
         write_json(partial / MANIFEST, {file.name: sha256(file) for file in sorted(partial.iterdir())})
 
@@ -105,9 +117,10 @@ def load_verified(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     tensors = {
         Path(name).stem: load_file(path / name, device=str(device))
         for name in manifest
-        if name.endswith(".safetensors")
+        if name.endswith(".safetensors") and not name.startswith(SHARD_PREFIX)
     }
-    return Checkpoint(values.pop("step"), tensors, values)
+    sharded = any(name.startswith(SHARD_PREFIX) for name in manifest)
+    return Checkpoint(values.pop("step"), tensors, values, path if sharded else None)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -119,6 +132,8 @@ def clear_unfinished(folder: Path) -> None:
     """Remove what a killed process left half-written or half-removed."""
     if folder.is_dir():
         restore_partials(folder)
+        for shards in folder.glob(f".*{PARTIAL_SHARDS}"):
+            shutil.rmtree(shards, ignore_errors=True)
 
 
 def _free(folder: Path) -> int:

@@ -14,18 +14,22 @@ from torch import Tensor
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import atomic_folder, fingerprint
+from mllm_tailor.core.lazy_sequence import LazySequence
 from mllm_tailor.methods import trainable_state_dict
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.training.checkpoint import (
     Checkpoint,
+    checkpoint_name,
     clear_unfinished,
     load_verified,
     read_newest,
     save_verified,
     write_checkpoint,
 )
+from mllm_tailor.training.distributed import rank
 from mllm_tailor.training.objectives.base import Objective
 from mllm_tailor.training.optim.registry import OptimizerStep
+from mllm_tailor.training.sharded_checkpoint import read_shards, separate, write_shards
 from mllm_tailor.training.sharding import like
 from mllm_tailor.training.state import Progress
 from mllm_tailor.training.trainable import tuning_method_of
@@ -48,8 +52,22 @@ class CheckpointManager:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.best = self.checkpoints / "best"
 
-    def save(self, progress: Progress, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Write a checkpoint from which `resume` continues bit for bit; with the state of the optimizer."""
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint from which `resume` continues bit for bit."""
+        groups, values = self._state(progress)
+        write_checkpoint(self.checkpoints, Checkpoint(progress.step, groups, values), self.keep)
+
+    def save_sharded(self, progress: Progress) -> None:
+        """The same of a sharded model: every process writes its slices (collective)."""
+        groups, values = self._state(progress)
+        sliced, whole = separate(groups)
+        shards = write_shards(self.checkpoints, checkpoint_name(progress.step), sliced)
+        if rank() == 0:
+            write_checkpoint(self.checkpoints, Checkpoint(progress.step, whole, values, shards), self.keep)
+
+    def _state(self, progress: Progress) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+        """Everything that a checkpoint holds: groups of tensors, and plain values."""
+        tensors, numbers = self.optimizer.state()
         values = {
             "progress": asdict(progress),
             "optimizer": numbers,
@@ -57,8 +75,7 @@ class CheckpointManager:
             "objective": self.objective.state_dict(),
             "fingerprint": self.fingerprint,
         }
-        groups = {"weights": self._weights(), "optimizer": tensors}
-        write_checkpoint(self.checkpoints, Checkpoint(progress.step, groups, values), self.keep)
+        return {"weights": self._weights(), "optimizer": tensors}, values
 
     def resume(self, fresh: Progress) -> Progress:
         """Load the newest intact checkpoint into model and optimizer; `fresh` when there is none.
@@ -75,8 +92,13 @@ class CheckpointManager:
                 f"{self.checkpoints}: these checkpoints belong to other samples or settings — "
                 "restore them, or train into a new folder (name=..., or --fresh)"
             )
-        self._load(checkpoint.tensors["weights"])
-        self.optimizer.restore(checkpoint.tensors["optimizer"], checkpoint.values["optimizer"])
+        tensors = {group: dict(named) for group, named in checkpoint.tensors.items()}
+        if checkpoint.shards is not None:
+            present = self._weights()
+            for group, named in read_shards(checkpoint.shards, lambda _, name: present[name.split("|")[0]]).items():
+                tensors[group] |= named
+        self._load(tensors["weights"])
+        self.optimizer.restore(tensors["optimizer"], checkpoint.values["optimizer"])
         self.method.load_state_dict(self.model, checkpoint.values["method"])
         self.objective.load_state_dict(checkpoint.values["objective"])
         return Progress(**checkpoint.values["progress"])
@@ -111,4 +133,6 @@ class CheckpointManager:
 
 def samples_fingerprint(samples: Sequence[Conversation]) -> str:
     """A hash of what the samples teach."""
+    if isinstance(samples, LazySequence):
+        return samples.fingerprint
     return fingerprint([[sample.id, sample.prompt, sample.answer, sample.system] for sample in samples])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from torch import nn
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import current_memory, peak_memory
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.lazy_sequence import LazySequence
 from mllm_tailor.core.machine import release_freed_memory
 from mllm_tailor.core.progress import track
 from mllm_tailor.models import Length, LoadedModel, measure_length
@@ -49,8 +51,9 @@ from mllm_tailor.training.optim.registry import (
     make_param_groups,
 )
 from mllm_tailor.training.optim.schedule import rate_factor
+from mllm_tailor.training.packed_lengths import PackedLengths
 from mllm_tailor.training.precision import frozen_in_bf16
-from mllm_tailor.training.sampler import BatchSchedule, chunked, make_batch_schedule, step_seed
+from mllm_tailor.training.sampler import BatchSchedule, StreamWindow, chunked, make_batch_schedule, step_seed
 from mllm_tailor.training.sharding import gathered, is_sharded, shard
 from mllm_tailor.training.state import Progress, TimeBudget, TrainResult
 from mllm_tailor.training.step_runner import MicroBatchPlanner, StepRunner
@@ -109,8 +112,8 @@ class Training:
         self.schedule = _schedule(objective, config)
         self.time_budget = TimeBudget(self.schedule.steps, settings.max_minutes, settings.max_cpu_minutes)
         tiled = replace(model, tiles=settings.tiles or model.tiles)
-        lengths = [measure_length(sample, tiled) for sample in track(objective.samples, "Measuring samples")]
-        lengths = [replace(length, tokens=length.tokens + objective.reserved_tokens) for length in lengths]
+        measured = (measure_length(sample, tiled) for sample in track(objective.samples, "Measuring samples"))
+        lengths = PackedLengths(replace(size, tokens=size.tokens + objective.reserved_tokens) for size in measured)
         self.progress = Progress(token_budget=prepare_memory(model, settings, max(size.tokens for size in lengths)))
         self.batches = self._make_batches(objective, tiled)
         if settings.shard == "fsdp" and world_size() > 1:
@@ -261,10 +264,10 @@ class Training:
             self._notify("evaluate", scores)
 
     def _save(self) -> None:
-        optimizer_state = self.checkpoints.optimizer.state()  # sharded state is gathered by all processes together
-        with gathered(self.model.model):
-            if rank() == 0:
-                self.checkpoints.save(self.progress, *optimizer_state)
+        if is_sharded(self.model.model):
+            self.checkpoints.save_sharded(self.progress)
+        elif rank() == 0:
+            self.checkpoints.save(self.progress)
         barrier()
         self._notify("checkpoint")
 
@@ -287,8 +290,9 @@ class Training:
 
 def _schedule(objective: Objective, config: TrainingConfig) -> BatchSchedule:
     counted = objective.samples[: objective.num_samples]
-    modalities = [sample.modality for sample in counted]
-    return make_batch_schedule(modalities, config.train, config.seed, updates=objective.updates)
+    modalities = [sys.intern(sample.modality) for sample in counted]
+    window = StreamWindow() if isinstance(objective.samples, LazySequence) else None
+    return make_batch_schedule(modalities, config.train, config.seed, updates=objective.updates, window=window)
 
 
 def _planner(

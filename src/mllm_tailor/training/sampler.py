@@ -13,11 +13,35 @@ import numpy as np
 from mllm_tailor.recipe import Train
 
 
+@dataclass(frozen=True)
+class StreamWindow:
+    """How samples on disk are shuffled."""
+
+    shard: int = 1024  # neighbouring samples that stay together
+    buffer: int = 4096  # samples that are mixed
+
+
 @lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     """The indices 0 … count-1 in the order of one epoch; each occurs once."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
     return tuple(generator.permutation(count).tolist())
+
+
+@lru_cache(maxsize=4)
+def stream_order(seed: int, epoch: int, count: int, window: StreamWindow) -> np.ndarray:
+    """The same for samples that are read from disk in shards: near in the order is near on the disk.
+
+    The shards are shuffled, and then the samples within each buffer of the sequence that results.
+    """
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 2])))
+    shards = generator.permutation(math.ceil(count / window.shard))
+    order = np.concatenate(
+        [np.arange(shard * window.shard, min(count, (shard + 1) * window.shard)) for shard in shards]
+    )
+    for start in range(0, count, window.buffer):
+        generator.shuffle(order[start : start + window.buffer])
+    return order
 
 
 @lru_cache(maxsize=4)
@@ -46,6 +70,7 @@ class BatchSchedule:
     seed: int
     modalities: tuple[str, ...] = ()  # of each sample, where a step may not mix them
     updates: int = 1  # consecutive steps on the same samples
+    window: StreamWindow | None = None  # of samples that are read from disk; None: an epoch draws from all
 
     @property
     def steps_per_epoch(self) -> int:
@@ -63,7 +88,10 @@ class BatchSchedule:
         epoch, index = divmod(step // self.updates, self.steps_per_epoch // self.updates)
         if self.modalities:
             return epoch_steps(self.seed, epoch, self.batch_size, self.modalities)[index]
-        return epoch_order(self.seed, epoch, self.num_samples)[index * self.batch_size : (index + 1) * self.batch_size]
+        chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        if self.window is not None:
+            return tuple(stream_order(self.seed, epoch, self.num_samples, self.window)[chosen].tolist())
+        return epoch_order(self.seed, epoch, self.num_samples)[chosen]
 
     def epoch(self, step: int) -> int:
         """The epoch (from 0) of a step."""
@@ -76,11 +104,13 @@ class BatchSchedule:
         return frozenset(marks - {0} | {self.steps})
 
 
-def make_batch_schedule(modalities: Sequence[str], settings: Train, seed: int, *, updates: int = 1) -> BatchSchedule:
+def make_batch_schedule(
+    modalities: Sequence[str], settings: Train, seed: int, *, updates: int = 1, window: StreamWindow | None = None
+) -> BatchSchedule:
     """The schedule of a training over samples of these modalities, `updates` steps on each batch of them."""
     separate = tuple(modalities) if settings.one_modality else ()
     epochs = settings.passes(len(modalities)) / (updates if settings.steps is not None else 1)
-    return BatchSchedule(len(modalities), settings.batch_size, epochs, seed, separate, updates)
+    return BatchSchedule(len(modalities), settings.batch_size, epochs, seed, separate, updates, window)
 
 
 def micro_batches(

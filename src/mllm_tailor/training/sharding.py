@@ -64,6 +64,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 def like(tensor: Tensor, target: Tensor) -> Tensor:
     """This process's slice of a whole `tensor`, where `target` is sharded; otherwise the tensor on its device."""
+    if isinstance(tensor, DTensor):
+        return tensor
     tensor = tensor.to(target.device)
     if not isinstance(target, DTensor):
         return tensor

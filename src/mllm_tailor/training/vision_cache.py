@@ -11,6 +11,7 @@ import torch
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.io import fingerprint, sha256
+from mllm_tailor.core.lazy_sequence import LazySequence
 from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Media
 from mllm_tailor.models import Encoded, LoadedModel, encode
@@ -104,9 +105,9 @@ class CachedBatches:
 def make_batch_source(
     model: LoadedModel, samples: Sequence[Conversation], config: TrainingConfig, folder: Path
 ) -> BatchSource:
-    """From cached features where they stay the same, otherwise from the images themselves."""
+    """From cached features where they stay the same, otherwise from the images themselves, as of streamed samples."""
     train = config.train
-    if can_cache(model, samples, augment=train.augment):
+    if not isinstance(samples, LazySequence) and can_cache(model, samples, augment=train.augment):
         return CachedBatches(model, samples, train.loss, folder, bf16=config.uses_bf16(model.device))
     return LiveBatches(model, samples, train.loss, config.seed if train.augment else None)
 

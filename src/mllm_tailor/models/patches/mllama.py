@@ -24,7 +24,7 @@ def install(network: nn.Module) -> Handle:
         empty["images"] = named["aspect_ratio_ids"] == 0  # (batch, images)
 
     def hide(_: nn.Module, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if named.get("cross_attention_states") is None or not empty["images"].any():
+        if named.get("cross_attention_states") is None:
             return positional, named
         states, mask = named["cross_attention_states"], named["cross_attention_mask"]
         return positional, named | _masked(states, mask, empty["images"])

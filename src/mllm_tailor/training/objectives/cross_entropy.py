@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mllm_tailor.core.device import upload
 from mllm_tailor.models import NO_LOSS, Length
 from mllm_tailor.models.patches.last_layer import last_layer_from
 from mllm_tailor.training.batches import Batch
@@ -48,20 +49,21 @@ def answer_logits(network: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tenso
 
     A hook hands the output head only the hidden states that predict a label: 30 times fewer logits for an answer of 60
     tokens after 1,800 tokens of image. It works through any wrapper and keeps what a family does to its logits. The
-    last layer skips the positions before all answers too, see `models.patches.last_layer`.
+    last layer skips the positions before all answers too, see `models.patches.last_layer`. The labels lie on the CPU,
+    wherever the model is: their number decides shapes, and the host would wait for a device to count them.
     """
     inputs = dict(batch)
     labels = inputs.pop("labels")
-    keep = labelled(labels)
-    targets = labels[:, 1:][keep[:, :-1]]
-    length = keep.shape[1]
-    start = int(keep.any(0).int().argmax())  # the first position that predicts a label
+    length = labels.shape[1]
+    rows, columns = labelled(labels).nonzero(as_tuple=True)
+    start = min(columns.tolist(), default=0)  # the first position that predicts a label
+    device = inputs["input_ids"].device
+    targets = upload(labels[rows, columns + 1], device)
+    rows, columns = upload(rows, device), upload(columns, device)
 
     def gather(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = arguments[0]  # (batch, positions, width); prompt tuning adds positions, `last_layer_from` cuts
-        if hidden.shape[1] == length - start:
-            return (hidden[keep[:, start:]][None], *arguments[1:])
-        return (hidden[:, hidden.shape[1] - length :][keep][None], *arguments[1:])
+        return (hidden[rows, columns + hidden.shape[1] - length][None], *arguments[1:])
 
     handle = network.get_output_embeddings().register_forward_pre_hook(gather)
     try:
@@ -69,7 +71,7 @@ def answer_logits(network: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tenso
             logits = network(**inputs, use_cache=False).logits[0]  # (labelled, vocabulary)
     finally:
         handle.remove()
-    return logits.float(), targets, keep.nonzero()[:, 0]
+    return logits.float(), targets, rows
 
 
 def answer_loss(network: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, int]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mllm_tailor.core.device import upload
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import fingerprint
 from mllm_tailor.core.progress import track
@@ -116,7 +117,7 @@ class LogitDistillation(Objective):
         """Summed over the labelled tokens."""
         logits, targets, _ = answer_logits(self.model.model, batch)
         ids, teacher = (
-            torch.cat([self.teacher_logits[index][side] for index in indices]).to(logits.device) for side in (0, 1)
+            upload(torch.cat([self.teacher_logits[index][side] for index in indices]), logits.device) for side in (0, 1)
         )
         weight, temperature = self.settings.weight, self.settings.softmax_temperature
         divergence = temperature**2 * kept_divergence(logits, ids, teacher, temperature)

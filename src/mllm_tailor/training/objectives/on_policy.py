@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,8 +60,8 @@ class OnPolicyDistillation(Objective):
         self.replies: dict[int, Rollout] = {}  # by sample
         self.sampled_step = -1
         self.tokens = 0  # of the step's replies
-        self.divergence = 0.0  # summed over them
-        self.entropy = 0.0
+        self.divergence: Any = 0.0  # summed over them, on the device
+        self.entropy: Any = 0.0
 
     def loss_weight(self, index: int, lengths: Sequence[Length]) -> float:
         """Every sample weighs the same; `loss` contains the rest of the mean over tokens."""
@@ -104,8 +105,8 @@ class OnPolicyDistillation(Objective):
         temperature = self.settings.softmax_temperature
         total = generalised_jsd(student, teacher.to(student.device), self.settings.divergence, temperature).sum()
         log_p = student.detach().log_softmax(-1)
-        self.divergence += float(total.detach())
-        self.entropy -= float((log_p.exp() * log_p).sum())
+        self.divergence += total.detach().double()
+        self.entropy -= (log_p.exp() * log_p).double().sum()
         return total * len(self.replies) / self.tokens
 
     def log_values(self) -> dict[str, float]:
@@ -113,7 +114,7 @@ class OnPolicyDistillation(Objective):
         replies = list(self.replies.values())
         values = {
             "watch/score": sum(reply.reward for reply in replies) / len(replies),
-            "divergence": self.divergence / self.tokens,
-            "entropy": self.entropy / self.tokens,
+            "divergence": float(self.divergence) / self.tokens,
+            "entropy": float(self.entropy) / self.tokens,
         } | watched_values(replies)
         return {name: round(value, 6) for name, value in values.items()}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mllm_tailor.core.conversation import Conversation
+from mllm_tailor.core.device import upload
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.progress import track
 from mllm_tailor.models import NO_LOSS, Length
@@ -62,8 +63,8 @@ class ReferencedAnswers(Objective):
     def answers(self, batch: Batch, indices: Sequence[int]) -> Answers:
         """The answers of a micro-batch, in its order."""
         log_p = answer_log_probabilities(self.model.model, batch)
-        log_q = self.reference[list(indices)].to(log_p.device)
-        return Answers(log_p, log_q, (batch["labels"] != NO_LOSS).sum(dim=1))
+        log_q = upload(self.reference[list(indices)], log_p.device)
+        return Answers(log_p, log_q, upload((batch["labels"] != NO_LOSS).sum(dim=1), log_p.device))
 
 
 class PairPreference(ReferencedAnswers):
@@ -169,18 +170,19 @@ class KTO(ReferencedAnswers):
 
     def precompute(self, batch: Batch, indices: tuple[int, ...]) -> None:
         """Log ratios of the mismatched answers."""
-        mismatched = torch.tensor([index >= self.first_mismatched for index in indices])
-        self.divergences.append(self.answers(batch, indices).log_ratio.cpu()[mismatched])
+        count = sum(index < self.first_mismatched for index in indices)  # they stand behind all others
+        self.divergences.append(self.answers(batch, indices).log_ratio[count:])
 
     def loss(self, batch: Batch, indices: tuple[int, ...]) -> Tensor:
         """Summed over right and wrong answers."""
-        divergence = max(0.0, float(torch.cat(self.divergences).mean()))
+        divergence = torch.cat(self.divergences).mean().clamp(min=0)
         answers = self.answers(batch, indices)
         count = sum(index < self.first_mismatched for index in indices)
         judged = Answers(answers.log_p[:count], answers.log_q[:count], answers.tokens[:count])
-        is_chosen = torch.tensor([index < self.num_samples for index in indices[:count]], device=judged.log_p.device)
+        chosen = sum(index < self.num_samples for index in indices)  # they stand before the wrong ones
+        is_chosen = torch.arange(count, device=judged.log_p.device) < chosen
         loss = losses.kto(judged, is_chosen, self.weights.beta, divergence)
-        right = Answers(judged.log_p[is_chosen], judged.log_q[is_chosen], judged.tokens[is_chosen])
+        right = Answers(judged.log_p[:chosen], judged.log_q[:chosen], judged.tokens[:chosen])
         return loss + self.weights.answer * losses.likelihood(right)
 
 

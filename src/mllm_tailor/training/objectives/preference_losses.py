@@ -60,7 +60,7 @@ def orpo(chosen: Answers, rejected: Answers, weight: float) -> Tensor:
     return likelihood(chosen) - weight * logsigmoid(odds_ratio).sum()
 
 
-def kto(answers: Answers, is_chosen: Tensor, beta: float, divergence: float) -> Tensor:
+def kto(answers: Answers, is_chosen: Tensor, beta: float, divergence: float | Tensor) -> Tensor:
     """KTO (Ethayarajh et al. 2024, 2402.01306), for answers that need not come in pairs.
 
     `is_chosen` is (answers,) bool; `divergence` is z_0, the estimated KL divergence of the model from the reference,

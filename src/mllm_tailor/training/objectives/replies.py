@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import pad
 
 from mllm_tailor.core.conversation import Conversation
+from mllm_tailor.core.device import upload
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.models import NO_LOSS, LoadedModel, measure_length
 from mllm_tailor.training.batches import LENGTH_MULTIPLE, Batch
@@ -32,15 +33,16 @@ class ReplyAppender:
         if self.model.device.type == "cpu":
             longer += -width % LENGTH_MULTIPLE
         ids = pad(batch["input_ids"], (0, longer), value=self.model.pad_id)
-        labels = torch.full_like(ids, NO_LOSS)
+        labels = torch.full(ids.shape, NO_LOSS, dtype=ids.dtype)  # on the CPU
         token_wise = [name for name in (*self.model.family.token_wise, "attention_mask") if name in batch]
         for name in token_wise:
             batch[name] = pad(batch[name], (0, 0) * (batch[name].dim() - 2) + (0, longer))
         for row, (length, reply) in enumerate(zip(prompts, replies, strict=True)):
             end = length + len(reply.tokens)
-            ids[row, length:end] = torch.tensor(reply.tokens, device=ids.device)
-            chosen = torch.tensor(reply.chosen, dtype=torch.int64, device=ids.device)
-            labels[row, length + chosen] = ids[row, length + chosen]
+            tokens = torch.tensor(reply.tokens, dtype=ids.dtype)
+            ids[row, length:end] = upload(tokens, ids.device)
+            chosen = torch.tensor(reply.chosen, dtype=torch.int64)
+            labels[row, length + chosen] = tokens[chosen]
             for name in token_wise:
                 last = batch[name][row, length - 1]
                 kind = torch.full_like(last, self.model.family.reply_kind) if last.dim() == 0 else last

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mllm_tailor.core.device import upload
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.methods.switch import adapters_off, is_switchable
 from mllm_tailor.models import Length
@@ -58,7 +59,7 @@ class RewardObjective(Objective):
         self.advantages: dict[int, Tensor] = {}
         self.counted_tokens = 0
         self.steps_alike = 0  # in a row without two different rewards in any group
-        self.sums: defaultdict[str, float] = defaultdict(float)
+        self.sums: defaultdict[str, Any] = defaultdict(float)  # numbers on the device until a step is logged
 
     def expand_indices(self, indices: Sequence[int]) -> tuple[int, ...]:
         """Every sample as often as it has replies."""
@@ -125,15 +126,15 @@ class RewardObjective(Objective):
         log_p = scaled.gather(-1, targets[:, None]).squeeze(-1)
         tokens = ReplyTokens(log_p, self._old(log_p, reply_of, rows), reply_of, len(rows))
         device = log_p.device
-        advantage = torch.stack([self.advantages[index][replica] for index, replica in rows]).to(device)
+        advantage = upload(torch.stack([self.advantages[index][replica] for index, replica in rows]), device)
         losses = policy_loss(tokens, advantage, self.settings.loss, self.settings.clipping, self.longest)
         if self.settings.kl_weight:
             kl = divergence(log_p, self._reference(batch, targets))
             losses = losses + self.settings.kl_weight * per_reply(tokens, kl, self.settings.loss, self.longest)
-            self.sums["kl"] += float(kl.detach().sum())
-        self.sums["entropy"] += float(-(scaled.exp() * scaled).sum(-1).detach().sum())
+            self.sums["kl"] += kl.detach().double().sum()
+        self.sums["entropy"] -= (scaled.exp() * scaled).detach().double().sum()
         self.sums["tokens"] += len(targets)
-        counted = torch.tensor([self._counts(reply) for reply in replies], device=device)
+        counted = upload(torch.tensor([self._counts(reply) for reply in replies]), device)
         mean_over = (
             self.counted_tokens if self.settings.loss == "dapo" else len(self.rollouts) * self.settings.group_size
         )
@@ -144,8 +145,8 @@ class RewardObjective(Objective):
         present = log_p.detach()
         for row, key in enumerate(rows):
             if key not in self.old:
-                self.old[key] = present[reply_of == row].cpu()
-        return torch.cat([self.old[key] for key in rows]).to(log_p.device)
+                self.old[key] = present[reply_of == row]
+        return torch.cat([self.old[key].to(log_p.device) for key in rows])
 
     @torch.no_grad()
     def _reference(self, batch: Batch, targets: Tensor) -> Tensor:
@@ -163,10 +164,10 @@ class RewardObjective(Objective):
             "reward": float(rewards.mean()),
             "reward_spread": float(rewards.std(1).mean()),
             "equal_groups": float((rewards.amax(1) == rewards.amin(1)).float().mean()),
-            "entropy": self.sums["entropy"] / max(1, self.sums["tokens"]),
+            "entropy": float(self.sums["entropy"]) / max(1, self.sums["tokens"]),
         }
         if self.settings.kl_weight:
-            values["kl"] = self.sums["kl"] / max(1, self.sums["tokens"])
+            values["kl"] = float(self.sums["kl"]) / max(1, self.sums["tokens"])
         values |= watched_values(replies)
         return {name: round(value, 6) for name, value in values.items()}
 

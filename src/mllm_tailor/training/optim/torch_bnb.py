@@ -62,7 +62,7 @@ class GradientStep:
         return StepResult(loss, float(whole(norm)))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """`weight|key` -> tensor, and numbers likewise."""
+        """`weight|key` -> tensor, sliced as the weight is, and numbers likewise."""
         tensors: dict[str, Tensor] = {}
         values: dict[str, Any] = {}
         for name, weight in self.weights.items():
@@ -70,7 +70,7 @@ class GradientStep:
                 if key.startswith("qmap"):  # one table shared by all weights, which safetensors refuses
                     value = value.clone()
                 if isinstance(value, Tensor):
-                    tensors[f"{name}|{key}"] = whole(value)
+                    tensors[f"{name}|{key}"] = value
                 else:
                     values[f"{name}|{key}"] = value
         return tensors, values

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from mllm_tailor.core.errors import DataError, RunError
@@ -49,9 +52,9 @@ def write_shards(folder: Path, name: str, sliced: Mapping[str, Tensor]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     barrier()
-    writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
     try:
-        dcp.save(dict(sliced), storage_writer=writer)
+        save(dict(sliced), storage_writer=writer)
     except CheckpointException as error:
         reason = "; ".join(f"process {number}: {failure}" for number, failure in error.failures.items())
         raise RunError(
@@ -69,17 +72,17 @@ def read_shards(folder: Path, target_of: Callable[[str, str], Tensor]) -> dict[s
     Raises:
         DataError: when slices are missing.
     """
-    reader = dcp.HuggingFaceStorageReader(str(folder))
+    reader = HuggingFaceStorageReader(str(folder))
     targets: dict[str, Tensor] = {}
     for key, stored in reader.read_metadata().state_dict_metadata.items():
         group, _, name = key.partition("/")
-        if not name:  # of a tensor that every process holds whole, in another file
+        if not name or not isinstance(stored, TensorStorageMetadata):  # of a file with tensors that all processes hold
             continue
         weight, dtype = target_of(group, name), stored.properties.dtype
         alike = weight.shape == stored.size
         targets[key] = torch.empty_like(weight, dtype=dtype) if alike else torch.empty(stored.size, dtype=dtype)
     try:
-        dcp.load(targets, storage_reader=reader, no_dist=world_size() == 1)
+        load(targets, storage_reader=reader, no_dist=world_size() == 1)
     except CheckpointException as error:
         raise DataError(f"{folder}: slices of the checkpoint are missing — remove this folder") from error
     result: dict[str, dict[str, Tensor]] = {}

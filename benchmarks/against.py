@@ -9,8 +9,8 @@ the code alone. Rounds are interleaved (base, ours, base, ours), so other work o
 - `predict`, `beams`: constrained replies to drawn receipts never met, with 1 beam and with 8, after a warm-up; float32.
 - `train`, `train-150M`: `benchmarks/train.py`'s work for "ours", without the peers.
 - `memory`: the most memory that three steps of `recipes/sroie.yaml` take, on drawn receipts in one process.
-- `start`: from the shell to the first prediction of one receipt, `tailor check` on the embedded model, `--help`, and
-  the import of what each command runs.
+- `answer`, `check`: from the shell to the first prediction of one receipt, and `tailor check`; the embedded model.
+- `imports`: `--help`, and the import of what each command runs.
 
 Names that changed between the commits stand in `RENAMED` and in `against_worker.py`. Results go to
 benchmarks/results/against.json: a part that was not run keeps its last figures.
@@ -244,33 +244,51 @@ def recipe_memory(sides: Sequence[Side], rounds: int, folder: Path) -> list[Row]
     return [measure(row, sides, rounds, run)]
 
 
-def starting(sides: Sequence[Side], rounds: int, folder: Path) -> list[Row]:
-    """CPU seconds of short commands, from the shell."""
+def seconds_of(name: str, words: Callable[[Side], list[str]], sides: Sequence[Side], rounds: int) -> Row:
+    """CPU seconds of a command; `tailor check` may find something."""
+    row = Row(name.split(":")[0], name, "CPU seconds", larger_is_better=False)
+    return measure(row, sides, rounds, lambda side, _: call(side, words(side), allowed=(0, 1))[0])
+
+
+def first_answer(sides: Sequence[Side], rounds: int, folder: Path) -> list[Row]:
+    """From the shell to the prediction of one receipt by the embedded model."""
+    recipe, image = small_job(folder)
+    words = ("predict", image, "--model", "embedded", "--recipe", recipe, "--out", folder / "predictions.jsonl")
+    for side in sides:
+        call(side, side.tailor(*words))  # files met once: no side finds them cold
+    return [seconds_of("answer: from the shell", lambda side: side.tailor(*words), sides, rounds)]
+
+
+def checking(sides: Sequence[Side], rounds: int, folder: Path) -> list[Row]:
+    """`tailor check` of a recipe for the embedded model."""
+    recipe, _ = small_job(folder)
+    return [seconds_of("check: tailor check", lambda side: side.tailor("check", recipe), sides, rounds)]
+
+
+def small_job(folder: Path) -> tuple[Path, Path]:
+    """A recipe over twelve drawn receipts, and one of them."""
     draw_folder(folder / "receipts", 12, 2, seed=2)
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE.replace("FOLDER", str(folder / "receipts")))
-    image = next((folder / "receipts").rglob("*.png"), None) or next((folder / "receipts").rglob("*.jpg"))
-    answer = ("predict", image, "--model", "embedded", "--recipe", recipe, "--out", folder / "predictions.jsonl")
+    return recipe, next((folder / "receipts").rglob("*.jpg"))
 
-    def seconds(name: str, words: Callable[[Side], list[str]], *, allowed: tuple[int, ...] = (0,)) -> Row:
-        row = Row("start", name, "CPU seconds", larger_is_better=False)
-        return measure(row, sides, rounds, lambda side, _: call(side, words(side), allowed=allowed)[0])
+
+def importing(sides: Sequence[Side], rounds: int, _: Path) -> list[Row]:
+    """What each command imports when it does its work, and `tailor --help`."""
 
     def imports(modules: tuple[str, str]) -> Callable[[Side], list[str]]:
         return lambda side: [sys.executable, "-c", f"import mllm_tailor.{modules[side.name == 'base']}"]
 
-    for side in sides:  # files met once: no side finds them cold
-        call(side, side.tailor(*answer))
     return [
-        seconds("shell to the first prediction", lambda side: side.tailor(*answer)),
-        seconds("tailor check", lambda side: side.tailor("check", recipe), allowed=(0, 1)),
-        seconds("tailor --help", lambda side: side.tailor("--help")),
-        *(seconds(f"imports of `tailor {command}`", imports(modules)) for command, modules in RENAMED.items()),
+        seconds_of("imports: tailor --help", lambda side: side.tailor("--help"), sides, rounds),
+        *(seconds_of(f"imports: tailor {name}", imports(both), sides, rounds) for name, both in RENAMED.items()),
     ]
 
 
 PARTS: dict[str, Callable[[Sequence[Side], int, Path], list[Row]]] = {
-    "start": starting,
+    "answer": first_answer,
+    "check": checking,
+    "imports": importing,
     "predict": lambda sides, rounds, folder: predictions(sides, rounds, folder, 1),
     "beams": lambda sides, rounds, folder: predictions(sides, rounds, folder, 8),
     "train": lambda sides, rounds, folder: trainings(sides, rounds, folder, QUICK),
@@ -322,9 +340,9 @@ def main() -> None:
             folder = Path(scratch) / part
             folder.mkdir()
             rows += PARTS[part](sides, arguments.rounds, folder)
+            if not arguments.no_save:  # after each part: a run that is broken off keeps what it has measured
+                store(rows, arguments.commit, arguments.rounds)
     show(rows, arguments.commit)
-    if not arguments.no_save:
-        store(rows, arguments.commit, arguments.rounds)
 
 
 if __name__ == "__main__":

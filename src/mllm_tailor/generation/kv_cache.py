@@ -91,7 +91,7 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
     """
     if len(parts) == 1 and list(parts[0][1]) == list(range(parts[0][0].rows)):
         return parts[0][0]
-    if len(parts) == 1 and not parts[0][0].cross and parts[0][0].mask.numel() and bool(parts[0][0].mask.all()):
+    if len(parts) == 1 and is_unpadded(parts[0][0]):
         return _take(*parts[0])
     columns = [(kv, row, _used_columns(kv.mask[row])) for kv, rows in parts for row in rows]
     counts = [int(kv.mask[row].sum()) for kv, row, _ in columns]
@@ -122,6 +122,11 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
     return KVCache(cache, mask, first.cross)
+
+
+def is_unpadded(kv: KVCache) -> bool:
+    """Whether every row uses every column, of which there are some."""
+    return bool(not kv.cross and kv.mask.numel() and kv.mask.all())
 
 
 def _take(kv: KVCache, rows: Sequence[int]) -> KVCache:

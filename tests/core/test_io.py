@@ -262,3 +262,11 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("os.scandir", scandir)
     with pytest.raises(DataError, match="b: cannot be listed"):
         list(walk(tmp_path))
+
+
+def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with atomic_folder(Path()) as partial:
+        (partial / "a").touch()
+    assert [file.name for file in (tmp_path / "here").iterdir()] == ["a"]

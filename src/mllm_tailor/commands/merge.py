@@ -12,7 +12,7 @@ from mllm_tailor.commands.console import show
 from mllm_tailor.commands.verify import Agreement, agreement, observe, reply_tokens
 from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.core.failures import describe
-from mllm_tailor.core.io import atomic_folder
+from mllm_tailor.core.io import atomic_folder, named
 from mllm_tailor.core.manifest import seal, verify
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.methods import check_mergeable, truncate
@@ -21,6 +21,7 @@ from mllm_tailor.run.data_changes import unchanged
 from mllm_tailor.run.data_record import read_held_out
 from mllm_tailor.run.merged import save_merged
 from mllm_tailor.run.model_card import write_card
+from mllm_tailor.run.output_file import sole_writer
 from mllm_tailor.run.predict import generate, open_base, open_tuned
 from mllm_tailor.run.resolve import ResolvedRun, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions
@@ -42,8 +43,15 @@ def merge_run(path: Path, out: Path, *, count: int = 8, dtype: str | None = None
     `how`: how an adapter trained on a 4-bit base is merged; see `WAYS`.
 
     Raises:
-        RunError: when `out` is not empty, training has not ended, or `how` does not apply to this run.
+        RunError: when `out` is not empty or another process writes it, training has not ended, or `how` does not apply
+            to this run.
     """
+    _ended(path, out)
+    with sole_writer(named(out)):
+        _merge(path, out, count=count, dtype=dtype, how=how)
+
+
+def _merge(path: Path, out: Path, *, count: int, dtype: str | None, how: str) -> None:
     folder, run = _ended(path, out)
     if how not in WAYS:
         raise RunError(f"--how: unknown way to merge `{how}` — {nearest(how, WAYS)}")

@@ -92,6 +92,7 @@ def atomic_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     short. With `replace=False`, for content that follows from the name, a `target` that somebody else wrote meanwhile
     stays and the new one is dropped.
     """
+    target = named(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     restore_partials(target.parent, target.name)
     partial = _beside(target, "new")
@@ -139,6 +140,11 @@ def restore_partials(folder: Path, name: str = "") -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def named(path: Path) -> Path:
+    """The path by a name, beside which others can be made: `.` and `..` have none."""
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def _beside(path: Path, role: str) -> Path:

@@ -40,7 +40,7 @@ HARMLESS |= label_studio.MIN_KEYS | {
     *("answer_confidence", "raw_answer", "imageData", "length", "bbox", "box", "file_sha1"),
 }
 # Files that layouts read for names of classes or know by their format; what else they hold is not of a sample.
-BESIDE = {"dataset_dict.json", "state.json", "class_list.txt", "in.tsv"}
+BESIDE = {"dataset_dict.json", "state.json", "class_list.txt", "in.tsv", "data.yaml"}
 # One summarises, as its page states; the other is written by this program alone.
 EVERY = [example for example in EXAMPLES if example.layout not in ("qa_captions", "review")]
 

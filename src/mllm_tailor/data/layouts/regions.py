@@ -82,10 +82,11 @@ def size_of(media: tuple[Media, ...], stated: tuple[Any, Any]) -> tuple[float, f
 
 
 def region_samples(base: Sample, regions: Sequence[Region]) -> Iterator[Sample | DataIssue]:
-    """One sample for each label of an image: all its outlines, or its box.
+    """One sample for each label of an image: all its outlines, or its box; other columns of the row stand beside it.
 
     A label with several boxes is named and left out: a phrase that means several things asks for none of them.
     """
+    beside = {name: value for name, value in {**base.fields, "question": base.prompt}.items() if value}
     by_label: dict[str, list[Region]] = {}
     for region in regions:
         by_label.setdefault(region.label, []).append(region)
@@ -107,7 +108,7 @@ def region_samples(base: Sample, regions: Sequence[Region]) -> Iterator[Sample |
             group=base.group,
             split=base.split,
             source=base.source,
-            extra={**base.extra, **_joined_extra(group)},
+            extra={**beside, **base.extra, **_joined_extra(group)},
         )
 
 

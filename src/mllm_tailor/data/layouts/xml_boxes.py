@@ -91,15 +91,13 @@ def _of_voc(
     root: ElementTree.Element, path: Path, roots: Roots, where: tuple[str | None, str]
 ) -> Iterator[Sample | DataIssue]:
     split, source = where
+    yield from _unread(root, source)
     name = (root.findtext("filename") or f"{path.stem}.jpg").strip()
     media = pages_of(locate(name, roots, source), "image")
     stated = tuple(_number(root.findtext(f"size/{side}")) or None for side in ("width", "height"))
     size = size_of(media, (stated[0], stated[1]))
     regions: list[Region] = []
     for item in root.iter("object"):
-        for tag in {child.tag for child in item} - HARMLESS:
-            problem = f"the element <{tag}> of an object is not read"
-            yield DataIssue(source, problem, "take it out, or write it into the name", None, "warning")
         label = (item.findtext("name") or "").strip()
         corners = [_number(item.findtext(f"bndbox/{side}")) for side in CORNERS]
         left, top, right, bottom = corners
@@ -109,6 +107,18 @@ def _of_voc(
     if not regions:
         yield DataIssue(source, "no object", "leave the image out, or label it", None, "warning")
     yield from region_samples(Sample(path.stem, media, split=split, source=source), regions)
+
+
+def _unread(root: ElementTree.Element, source: str) -> Iterator[DataIssue]:
+    """Warnings for elements of a VOC file that no reader uses, and for text between elements."""
+    known = {*HARMLESS, *CORNERS, *(child.tag for child in root.find("source") or ()), "annotation"}
+    for element in root.iter():
+        stray = [
+            text.strip() for text in (element.tail, element.text if len(element) else None) if text and text.strip()
+        ]
+        if element.tag not in known or stray:
+            what = f"the text {stray[0][:80]!r}" if stray else f"the element <{element.tag}>"
+            yield DataIssue(source, f"{what} is not read", "take it out, or write it into the name", None, "warning")
 
 
 def _of_cvat(image: ElementTree.Element, roots: Roots, where: tuple[str | None, str]) -> Iterator[Sample | DataIssue]:

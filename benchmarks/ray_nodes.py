@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 RAY = "ray[train]==2.60.0"
 HOME = Path(__file__).resolve().parent.parent / ".benchmarks" / "ray"
 ENVIRONMENT = {
@@ -66,19 +68,31 @@ class Nodes:
         self.nodes = [self._add() for _ in range(count)]
         ray.init(address=self._cluster.address)
 
+    @property
+    def address(self) -> str:
+        """What --address takes."""
+        return str(self._cluster.address)
+
     def _add(self) -> Any:
         return self._cluster.add_node(num_cpus=1, **self._options)
 
-    def kill(self, index: int) -> None:
-        """SIGKILL a node with all its processes, and start another one."""
-        self._cluster.remove_node(self.nodes.pop(index), allow_graceful=False)
-        self.nodes.append(self._add())
+    def kill(self, actor: str) -> None:
+        """SIGKILL a node that runs such an actor, with all its processes. (Ray adds nodes in the main thread only.)"""
+        at_work = [node for node in self.nodes if any(actor in words for words in _children(node))]
+        self.nodes.remove(at_work[-1])
+        self._cluster.remove_node(at_work[-1], allow_graceful=False)
 
     def close(self) -> None:
         import ray
 
         ray.shutdown()
         self._cluster.shutdown()
+
+
+def _children(node: Any) -> list[str]:
+    """The command lines of a node's worker processes."""
+    (raylet,) = node.all_processes["raylet"]
+    return [" ".join(child.cmdline()) for child in psutil.Process(raylet.process.pid).children()]
 
 
 @contextmanager

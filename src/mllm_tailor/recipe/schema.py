@@ -240,6 +240,11 @@ class Train(Settings):
         False,
         description="small random changes: rotation, scale and brightness of images and videos, speed of recordings",
     )
+    trackers: list[Literal["mlflow", "wandb", "trackio"]] = Field(
+        [],
+        description="trackers beside log.jsonl and TensorBoard, each an extra; they write into the run folder (trackio "
+        "into its own database) unless their environment variables name a server",
+    )
 
     @property
     def sampling(self) -> ReplySampling | None:

@@ -24,6 +24,7 @@ FREE_TO_CHANGE = {
     "evaluate_every",
     "processes",
     "shard",
+    "trackers",
 }
 
 Evaluate = Callable[[], Mapping[str, float]]

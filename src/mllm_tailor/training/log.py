@@ -1,10 +1,10 @@
-"""The log of a training: `log.jsonl`, TensorBoard, and a progress display."""
+"""The log of a training: `log.jsonl`, trackers, and a progress display."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ from mllm_tailor.core.io import human_bytes
 from mllm_tailor.core.progress import make_progress
 from mllm_tailor.core.summed_rows import append_row, intact_lines, keep_lines
 from mllm_tailor.training.state import Progress
+from mllm_tailor.training.trackers import open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +21,10 @@ logger = logging.getLogger(__name__)
 class TrainingLog:
     """Rows of a training; those that a resumed training will write again are removed first."""
 
-    def __init__(self, folder: Path, steps: int, progress: Progress) -> None:
+    def __init__(self, folder: Path, steps: int, progress: Progress, trackers: Sequence[str] = ()) -> None:
         self.file = folder / "log.jsonl"
         keep_rows(self.file, progress.step, progress.evaluated_step or 0)
-        self.board = _open_tensorboard(folder / "tensorboard", progress.step + 1)
+        self.trackers = open_trackers(trackers, folder, progress.step + 1)
         self.display = make_progress("Training", steps, progress.step)
 
     def __enter__(self) -> TrainingLog:
@@ -34,8 +35,8 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.display.stop()
-        if self.board is not None:
-            self.board.close()
+        for tracker in self.trackers:
+            tracker.close()
 
     def step(self, row: Mapping[str, Any]) -> None:
         """One optimizer step."""
@@ -52,10 +53,8 @@ class TrainingLog:
         self._scalars("dev", scores, step)
 
     def _scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{group}/{name}", value, step)
-            self.board.flush()  # a killed process loses nothing that its checkpoint has
+        for tracker in self.trackers:
+            tracker.log(step, {f"{group}/{name}": value for name, value in values.items()})
 
 
 class SilentLog:
@@ -72,16 +71,6 @@ class SilentLog:
 
     def dev(self, step: int, scores: Mapping[str, float]) -> None:
         """Write nothing."""
-
-
-def _open_tensorboard(folder: Path, first_step: int) -> Any | None:
-    """A writer that hides earlier events from `first_step` on; None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        logger.info("TensorBoard is not installed; `pip install 'mllm-tailor[tensorboard]'` adds its event files")
-        return None
-    return SummaryWriter(str(folder), purge_step=first_step)
 
 
 def keep_rows(file: Path, step: int, evaluated_step: int) -> None:

@@ -208,7 +208,9 @@ class Training:
         return any_rank(self.model.device, condition=done or self.time_budget.spent(self.progress))
 
     def _open_log(self) -> TrainingLog | SilentLog:
-        return TrainingLog(self.folder, self.schedule.steps, self.progress) if rank() == 0 else SilentLog()
+        if rank() > 0:
+            return SilentLog()
+        return TrainingLog(self.folder, self.schedule.steps, self.progress, self.config.train.trackers)
 
     def _step(self, log: TrainingLog | SilentLog) -> None:
         step, device, settings = self.progress.step, self.model.device, self.config.train

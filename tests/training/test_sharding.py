@@ -66,6 +66,10 @@ def test_sharded_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) ->
 
     assert json.loads((tmp_path / "killed" / "exit_codes.json").read_text())[1] == -9
     assert len(losses(tmp_path / "killed")) == KILLED_AFTER < len(losses(tmp_path / "whole"))
+    checkpoint = max((tmp_path / "killed" / "checkpoints").glob("step-*"))
+    sizes = [file.stat().st_size for file in checkpoint.glob("*.safetensors")]
+    assert len(list(checkpoint.glob("shard-*"))) == 2, "each process wrote its own slices"
+    assert max(sizes) < 0.52 * sum(sizes)
     for count in (1, 2, 3):
         shutil.copytree(tmp_path / "killed", tmp_path / f"resumed-{count}")
     whole = killed | {"killed_after": None}

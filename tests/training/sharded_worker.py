@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ SETTINGS: dict[str, Any] = {
     "optimizer": "sgd",
     "checkpoint_every": 1e-9,
 }
+
+
+def rising_score() -> dict[str, float]:
+    """Every score is the best so far, so that the adapter holds the last weights."""
+    return {"score": time.monotonic()}
 
 
 def main() -> None:
@@ -65,7 +71,7 @@ def _train(rank: int, model_folder: Path, pictures: Path, job: dict[str, Any]) -
         if rank == 1 and (event.kind, event.step) == ("checkpoint", last):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(model, method, samples, recipe, folder, evaluate=lambda: {"score": 1.0}, on_event=kill)
+    train(model, method, samples, recipe, folder, evaluate=rising_score, on_event=kill)
     weights = list(model.model.parameters())
     held = sum((weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in weights)
     (folder / f"rank_{rank}.json").write_text(json.dumps([held, sum(weight.numel() for weight in weights)]))

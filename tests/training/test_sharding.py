@@ -14,7 +14,7 @@ import pytest
 from fixtures.small_job import make_conversations, prepare, small_recipe, train
 from safetensors.torch import load_file
 from torch import Tensor
-from training.sharded_worker import METHODS, SETTINGS
+from training.sharded_worker import METHODS, SETTINGS, rising_score
 
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods import make_method
@@ -46,7 +46,7 @@ def test_sharded_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) ->
 
     def alone(method: str, folder: str, **settings: Any) -> TrainResult:
         model, chosen, recipe = prepare(tiny_model_folder, METHODS[method], **SETTINGS | settings)
-        return train(model, chosen, samples, recipe, tmp_path / folder, evaluate=lambda: {"score": 1.0})
+        return train(model, chosen, samples, recipe, tmp_path / folder, evaluate=rising_score)
 
     killed = {"folder": str(tmp_path / "killed"), "method": "full", "optimizer": "adamw", "killed_after": KILLED_AFTER}
     run_jobs(
@@ -79,7 +79,8 @@ def test_sharded_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) ->
     assert distance(tmp_path / "whole", tmp_path / "resumed-2") == 0.0
     for count in (1, 3):
         assert losses(tmp_path / f"resumed-{count}") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
-        assert distance(tmp_path / "whole", tmp_path / f"resumed-{count}") <= 1e-5  # Adam divides by small gradients
+        # Adam divides by small gradients: rounding becomes a share of its steps of 0.02.
+        assert distance(tmp_path / "whole", tmp_path / f"resumed-{count}") <= 1e-4
 
 
 def run_jobs(model_folder: Path, work: Path, *jobs: dict[str, Any]) -> None:

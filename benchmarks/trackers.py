@@ -22,6 +22,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parent / ".benchmarks" / "trackers"
 PACKAGES = {"mlflow": "mlflow-skinny==3.17.2", "wandb": "wandb==0.31.0", "trackio": "trackio==0.43.0"}
+BESIDE = ("sqlalchemy", "alembic")  # for mlflow.db
 LOSSES = [3.0, 2.0, 1.0]
 
 
@@ -42,7 +43,7 @@ def log_all(name: str, folder: Path) -> None:
 def of_mlflow(folder: Path) -> dict[str, Any]:
     import mlflow
 
-    client = mlflow.MlflowClient((folder / "mlruns").resolve().as_uri())
+    client = mlflow.MlflowClient(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     (experiment,) = [found for found in client.search_experiments() if found.name == "mllm-tailor"]
     (run,) = client.search_runs([experiment.experiment_id])
     history = client.get_metric_history(run.info.run_id, "train/loss")
@@ -90,7 +91,7 @@ def make_environment() -> Path:
         subprocess.run([sys.executable, "-m", "venv", str(HOME)], check=True)
         packages = next(HOME.glob("lib/python*/site-packages"))
         (packages / "project.pth").write_text("\n".join(site.getsitepackages()))
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES.values()], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES.values(), *BESIDE], check=True)
         (HOME / ".ready").touch()
     return python
 

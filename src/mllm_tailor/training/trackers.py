@@ -63,12 +63,12 @@ def _tensorboard(folder: Path, first_step: int) -> list[Tracker]:
 
 
 class _MLflow:
-    """A run in `mlruns` of the run folder, or on the server of MLFLOW_TRACKING_URI."""
+    """A run in `mlflow.db` of the run folder, or on the server of MLFLOW_TRACKING_URI."""
 
     def __init__(self, folder: Path) -> None:
         mlflow = need("mlflow", "mlflow", "train.trackers: mlflow", RunError)
-        local = (folder / "mlruns").resolve()
-        self.client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or local.as_uri())
+        local = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+        self.client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or local)
         experiment = self.client.get_experiment_by_name(PROJECT)
         number = experiment.experiment_id if experiment is not None else self.client.create_experiment(PROJECT)
         key = _key(folder)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,16 +113,18 @@ class _Trackio:
 
     def __init__(self, folder: Path) -> None:
         trackio = need("trackio", "trackio", "train.trackers: trackio", RunError)
-        self.run = trackio.init(
-            project=PROJECT, name=f"{folder.name}-{_key(folder)}", resume="allow", embed=False,
-            space_id=os.environ.get("TRACKIO_SPACE_ID"),
-        )  # fmt: skip
+        with redirect_stdout(sys.stderr):  # where results of commands are not
+            self.run = trackio.init(
+                project=PROJECT, name=f"{folder.name}-{_key(folder)}", resume="allow", embed=False,
+                space_id=os.environ.get("TRACKIO_SPACE_ID"),
+            )  # fmt: skip
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self.run.finish()
+        with redirect_stdout(sys.stderr):
+            self.run.finish()
 
 
 OPENERS: Mapping[str, Callable[[Path], Tracker]] = {"mlflow": _MLflow, "wandb": _WandB, "trackio": _Trackio}

@@ -26,7 +26,11 @@ METHODS = {f"method {name}": ("method", name) for name in CASES}
 STEP_WAITS = {"training/step_runner.py:_run_micro_batches", "training/optim/torch_bnb.py:step"}
 # Further ones: Phi-4's encoder takes the media of one sample at a time, whose number stands in the batch.
 PHI4_WAITS = {f"models/patches/phi4.py:{name}" for name in ("_encode_per_sample", "_take_images", "_take_audios")}
-CASE_WAITS = {"family phi4_multimodal": PHI4_WAITS | {"models/inputs/phi4.py:shown_patches"}}
+# APOLLO limits the growth of each matrix's update by its norm, which it keeps as a number.
+CASE_WAITS = {
+    "family phi4_multimodal": PHI4_WAITS | {"models/inputs/phi4.py:shown_patches"},
+    "method apollo": {"training/optim/galore_apollo.py:apollo_step"},
+}
 # Products in float32 that are meant: a regulariser, projections of gradients, a rotation's matrix.
 WIDE = {
     "method adalora": {"methods/adalora.py:add"},

@@ -41,7 +41,8 @@ Outcome = tuple[str, str, bool]  # kind of request, status, whether it was lost
 class Clients:
     """Requests of every kind to one server."""
 
-    def __init__(self, server: Server, files: list[Path]) -> None:
+    def __init__(self, server: Server, files: list[Path], pause: float) -> None:
+        self.pause = pause
         self.server, self.files, self.client = server, files, server.client
         self.refused = 0  # answers 429, after which the request was sent again
         self.kinds: dict[str, Callable[[random.Random], Outcome]] = {
@@ -61,7 +62,8 @@ class Clients:
         }
 
     def ask(self, number: int) -> Outcome:
-        """One request, whatever its number draws."""
+        """One request, whatever its number draws, and a pause."""
+        time.sleep(self.pause)
         draw = random.Random(number)
         kind = draw.choice(list(self.kinds))
         try:
@@ -125,10 +127,10 @@ class Clients:
         return "broken", str(answer.status_code), not 400 <= answer.status_code < 500 or "error" not in answer.json()
 
 
-def soak(run: Path, files: list[Path], clients: int, seconds: float) -> dict[str, Any]:
+def soak(run: Path, files: list[Path], clients: int, seconds: float, pause: float) -> dict[str, Any]:
     """Ask for so many seconds."""
     server = Server(run, 2 * clients)  # those whose client left hold their room until the server notices
-    asking = Clients(server, files)
+    asking = Clients(server, files, pause)
     outcomes: Counter[tuple[str, str]] = Counter()
     lost: list[tuple[str, str]] = []
     times, memory, number, shown = [], [], 0, 0
@@ -156,6 +158,7 @@ def soak(run: Path, files: list[Path], clients: int, seconds: float) -> dict[str
     return {
         "minutes": round(seconds / 60, 1),
         "clients": clients,
+        "pause": pause,
         "requests": number,
         "by_kind": {f"{kind} {status}": count for (kind, status), count in sorted(outcomes.items())},
         "sent_again_after_429": asking.refused,
@@ -178,6 +181,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two requests of a client")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "soak.json")
@@ -186,7 +190,7 @@ def main() -> int:
         run, files = (
             (options.run, pictures(options.folder, 40)) if options.run is not None else tiny_run(Path(temporary))
         )
-        result = soak(run, files, options.clients, 60 * options.minutes)
+        result = soak(run, files, options.clients, 60 * options.minutes, options.pause)
     result["model"] = "tiny" if options.run is None else run.name
     load = round(os.getloadavg()[0], 1)
     result["machine"] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": load}

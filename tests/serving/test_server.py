@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -83,7 +84,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_sigterm_finishes_what_is_running(runs: dict[str, Path], files: list[Path]) -> None:
+def test_idle_connections_stay_and_sigterm_finishes_what_runs(runs: dict[str, Path], files: list[Path]) -> None:
     port = free_port()
     command = [sys.executable, "-m", "mllm_tailor.cli.main", "serve", str(runs["receipts"]), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ})
@@ -96,6 +97,11 @@ def test_sigterm_finishes_what_is_running(runs: dict[str, Path], files: list[Pat
                     break
             except httpx2.HTTPError:
                 time.sleep(0.1)
+        kept = http.client.HTTPConnection("127.0.0.1", port)
+        for wait in (0.0, 6.0):  # clients of httpx keep an idle connection for five seconds
+            time.sleep(wait)
+            kept.request("GET", "/health")
+            assert kept.getresponse().read()
         body = {"model": "receipts", "messages": image_message(files[0])}
         with ThreadPoolExecutor(12) as clients:
             waiting = [clients.submit(httpx2.post, url + CHAT, json=body, timeout=60) for _ in range(12)]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import uvicorn
-
 from mllm_tailor.data.reviews.desk import Desk
 from mllm_tailor.data.reviews.store import ReviewStore
 from mllm_tailor.review.app import make_app
+from mllm_tailor.serving.listen import listen
 from mllm_tailor.serving.settings import ServeSettings
 
 
@@ -31,4 +30,4 @@ def serve_review(
     settings.check()
     app = make_app(Desk(ReviewStore(database), audit=audit), settings, name=name, next_step=next_step)
     on_ready()
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", server_header=False, access_log=False)
+    listen(app, settings)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import uvicorn
-
 from mllm_tailor.core.errors import RunError, nearest
 from mllm_tailor.serving.app import make_app
+from mllm_tailor.serving.listen import listen
 from mllm_tailor.serving.served import ServedModel, served_models
 from mllm_tailor.serving.settings import ServeSettings
 from mllm_tailor.serving.state import ServerState
@@ -39,14 +38,7 @@ def serve(paths: Sequence[Path], settings: ServeSettings, engine: str) -> None:
         raise RunError(f"no engine is called `{engine}` — {nearest(engine, ENGINES)}")
     state = ServerState(settings, {model.name: model for model in models}, backend)
     with TemporaryDirectory(prefix="tailor-serve-") as temporary:
-        uvicorn.run(
-            make_app(state, settings.files or Path(temporary)),
-            host=settings.host,
-            port=settings.port,
-            log_level="warning",
-            server_header=False,
-            access_log=False,
-        )
+        listen(make_app(state, settings.files or Path(temporary)), settings)
 
 
 def vllm_backend(models: Sequence[ServedModel]) -> VllmBackend:

@@ -88,8 +88,8 @@ def main() -> int:
         words += ["--numprocesses", "2", "--dist", "worksteal"]
     with tempfile.TemporaryDirectory() as folder:
         costs = Path(folder) / "costs.json"
-        path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-        environment = os.environ | {VARIABLE: str(costs), "PYTEST_PLUGINS": "suite", "PYTHONPATH": path}
+        path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {VARIABLE: str(costs), "PYTEST_PLUGINS": "benchmarks.suite", "PYTHONPATH": path}
         environment["PYTHONDONTWRITEBYTECODE"] = ""  # as in the Makefile
         begun, before = time.monotonic(), cpu_seconds()
         done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=HERE.parent, env=environment)

@@ -64,13 +64,13 @@ def run(conditions: Conditions, arguments: list[str]) -> dict[str, int]:
             "LC_ALL": conditions.locale,
             "USER": conditions.user,
             "LOGNAME": conditions.user,
-            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         }
         environment.pop(SEED, None)
         if conditions.seed is not None:
             environment[SEED] = str(conditions.seed)
-        command = [sys.executable, "-m", "pytest", "-p", "suite_conditions", "-q", f"--basetemp={base / 'pytest'}"]
-        command += [f"--numprocesses={conditions.workers}", *arguments]
+        command = [sys.executable, "-m", "pytest", "-p", "benchmarks.suite_conditions", "-q"]
+        command += [f"--basetemp={base / 'pytest'}", f"--numprocesses={conditions.workers}", *arguments]
         process = subprocess.Popen(command, cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, text=True)
         last = ""
         assert process.stdout is not None

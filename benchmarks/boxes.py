@@ -28,7 +28,7 @@ from mllm_tailor.generation import predict
 from mllm_tailor.generation.locate import Locator
 from mllm_tailor.media.open import image_size
 from mllm_tailor.run.new_files import predictor_of_run
-from mllm_tailor.run.resolve import field_kinds
+from mllm_tailor.tasks import field_kinds
 from mllm_tailor.tasks.printed import letters_and_digits, same_meaning
 
 HERE = Path(__file__).resolve().parent

@@ -27,9 +27,10 @@ from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.audit import AuditOptions, audit
 from mllm_tailor.run.cross_fit import CrossFit
 from mllm_tailor.run.dataset import read_splits
-from mllm_tailor.run.resolve import ResolvedRun, field_kinds, resolve
+from mllm_tailor.run.resolve import ResolvedRun, resolve
 from mllm_tailor.scoring.judged import judge
 from mllm_tailor.synthetic.folder import draw_folder
+from mllm_tailor.tasks import field_kinds
 
 RESULTS = Path(__file__).parent / "results"
 METRIC = "normalised_exact"

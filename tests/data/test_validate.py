@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +221,11 @@ def test_heic_and_avif_are_checked(installed: bool, tmp_path: Path, monkeypatch:
         pytest.importorskip("pillow_heif").from_pillow(pixels).save(file)
     rows = [{"image": name, "total": name} for name in ("a.avif", "b.heic")]
     dataset = read_samples(write(tmp_path, {"rows.jsonl": rows}))
-    if not installed:
-        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    if not installed:  # in the process that decodes
+        (tmp_path / "without").mkdir()
+        (tmp_path / "without" / "pillow_heif.py").write_text("raise ImportError('not installed')")
+        path = os.pathsep.join([str(tmp_path / "without"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        monkeypatch.setenv("PYTHONPATH", path)
     errors = validate(dataset.samples, [], open_task("extract", {"total": "string"}), workers=1).errors()
     assert [(error.sample_id, "mllm-tailor[heif]" in str(error)) for error in errors] == (
         [] if installed else [("b", True)]

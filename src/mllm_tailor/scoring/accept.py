@@ -78,12 +78,15 @@ def choose_threshold(
     correlation = within_correlation(confidence - right, units)
     starts = _starts(len(confidence), allowed, 1.0 - certainty)
     best: Promise | None = None
+    nearest: tuple[float, str] = (math.inf, "")  # probability, and what was counted, where a test came closest
     for start in starts:
         for count in _counts(start, confidence):
             wrong = int(np.sum(~right[:count]))
             effect = design_effect(~right[:count], units[:count], correlation)
             clusters = len(np.unique(units[:count]))
-            failed = tail_probability(wrong, count, effect, allowed) > (1.0 - certainty) / len(starts)
+            chance = tail_probability(wrong, count, effect, allowed)
+            nearest = min(nearest, (chance, _counted(wrong, count, effect)))
+            failed = chance > (1.0 - certainty) / len(starts)
             if failed or clusters < FEWEST_UNITS:
                 break
             if best is None or count > best.accepted:
@@ -91,7 +94,7 @@ def choose_threshold(
                     promised, certainty, float(confidence[count - 1]), len(right), count, wrong, clusters, effect
                 )
     return best or Promise(
-        promised, certainty, None, len(right), reason=_reason(right, units, starts, promised, certainty)
+        promised, certainty, None, len(right), reason=_reason(units, starts, promised, certainty, nearest[1])
     )
 
 
@@ -120,13 +123,18 @@ def _counts(start: int, confidence: Array) -> Iterator[int]:
         count = min(len(confidence), max(whole + 1, math.ceil(count * STEP)))
 
 
-def _reason(right: NDArray[np.bool_], units: Units, starts: Sequence[int], promised: float, certainty: float) -> str:
+def _counted(wrong: int, count: int, effect: float) -> str:
+    alike = f", and values of a group are so alike that they count as {count / effect:.0f}" if effect >= 1.1 else ""
+    return f"{wrong} of the {count} values of highest confidence {'is' if wrong == 1 else 'are'} wrong{alike}"
+
+
+def _reason(units: Units, starts: Sequence[int], promised: float, certainty: float, counted: str) -> str:
     if not starts:
         fewest = fewest_values(promised, certainty)
-        return f"{len(right)} values are too few: even without an error it takes {fewest}"
+        return f"{len(units)} values are too few: even without an error it takes {fewest}"
     if len(np.unique(units)) < FEWEST_UNITS:
         return f"the values come from {len(np.unique(units))} independent units, and it takes {FEWEST_UNITS}"
-    return "even among the values of highest confidence too many are wrong to show it"
+    return f"{counted}, which does not show it"
 
 
 def tail_probability(wrong: int, count: int, effect: float, share: float) -> float:

@@ -14,7 +14,7 @@ raw_tuned.jsonl  626 receipts of the two folds of `audit.py --folds 2`, by model
                  for 38 minutes on the other half (159 or 183 steps of four): 29 % of the values are right.
 raw_recipe.jsonl 152 receipts by one model that `recipes/sroie.yaml` tuned with `data.dev=0.15 accept.right=0.95` for
                  88 minutes of one core (382 of its 890 steps, 473 receipts): its 83 dev receipts, and the 69 held out.
-                 57 % of the values are right; read with eight beams.
+                 51 % of the values are right; read with eight beams.
 raw_drawn.jsonl  one fold (141) of 280 drawn receipts of five chains, by a model tuned on the other branches
                  (`raw_scores.py --drawn`): right in 38 % of the values.
 

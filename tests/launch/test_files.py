@@ -138,7 +138,7 @@ def test_files_are_written_shown_and_submitted_where_the_tool_is(
     with pytest.raises(RunError, match="sbatch is not installed here"):
         launch(Path("recipe.yaml"), [], LaunchOptions("slurm", submit=True), None, {"per_node": 1})
     tool = tmp_path / "sbatch"
-    tool.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/submitted\n')
+    tool.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path}/submitted"\n')
     tool.chmod(0o755)
     launch(Path("recipe.yaml"), [], LaunchOptions("slurm", submit=True), None, {"per_node": 1})
     assert (tmp_path / "submitted").read_text() == "receipts.sbatch\n"

@@ -96,7 +96,8 @@ def _stage_values(common: Mapping[str, Any], number: int, stage: Stage) -> dict[
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML: every setting written out, ready to be read again."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    # Not wrapped: a folded path could not be searched for, nor copied.
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=10**9)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

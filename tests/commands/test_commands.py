@@ -9,7 +9,7 @@ import pytest
 
 from mllm_tailor.cli.app import run_command
 from mllm_tailor.commands.check import _power
-from mllm_tailor.commands.console import command
+from mllm_tailor.commands.console import command, console
 from mllm_tailor.commands.list import LISTINGS
 from mllm_tailor.models import FAMILIES
 from mllm_tailor.scoring import samples_needed
@@ -24,7 +24,8 @@ def longest_line(text: str) -> int:
     return max(len(line.rstrip()) for line in text.splitlines())
 
 
-def test_methods_lists_every_registry(capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_lists_every_registry(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "width", 80)
     assert run_command(["methods"]) == 0
     shown = capsys.readouterr().out
     assert longest_line(shown) <= 80
@@ -34,7 +35,8 @@ def test_methods_lists_every_registry(capsys: pytest.CaptureFixture[str]) -> Non
         assert all(f"\n{name} " in shown for name in listing.registry)
 
 
-def test_models_lists_every_family(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_lists_every_family(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "width", 80)
     assert run_command(["models"]) == 0
     table = capsys.readouterr().out.split("\n\n")[0]
     assert longest_line(table) <= 80

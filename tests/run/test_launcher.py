@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,8 +76,10 @@ def weights(run: Path) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.parametrize("augment", [False, True])  # with kept features and without
 def test_two_processes_train_what_one_does(
-    augment: bool, receipts: Path, tiny_model_folder: Path, tmp_path: Path
+    augment: bool, receipts: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "a blank").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a blank"))  # where the processes meet
     before = dict(os.environ)
     runs = [
         run_recipe(

@@ -62,7 +62,7 @@ def main() -> None:
 def _train(rank: int, model_folder: Path, pictures: Path, job: dict[str, Any]) -> None:
     folder, last = Path(job["folder"]), job.get("killed_after")
     torch.set_num_threads(1)
-    join_process_group(torch.device("cpu"), (folder / "rendezvous").as_uri(), rank, job["processes"])
+    join_process_group(torch.device("cpu"), folder / "rendezvous", rank, job["processes"])
     samples = make_conversations(pictures, 10)
     optimizer = {"optimizer": job["optimizer"]} if "optimizer" in job else {}
     model, method, recipe = prepare(model_folder, METHODS[job["method"]], shard="fsdp", **SETTINGS | optimizer)

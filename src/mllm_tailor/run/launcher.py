@@ -59,7 +59,7 @@ class WorkerArgs:
 class Meeting:
     """Where the processes of one machine meet, and what each may use."""
 
-    rendezvous: str  # as torch.distributed takes it
+    rendezvous: Path  # a file
     world_size: int
     threads: int
 
@@ -125,7 +125,7 @@ def _spawned(world_size: int, args: WorkerArgs) -> Iterator[None]:
     device = rank_device(args.run, 0)
     logger.info("%d processes train together, %d threads each", world_size, per_process)
     with tempfile.TemporaryDirectory(prefix="tailor-") as place:
-        rendezvous = (Path(place) / "rendezvous").as_uri()
+        rendezvous = Path(place) / "rendezvous"
         meeting = Meeting(rendezvous, world_size, per_process)
         ready = multiprocessing.get_context("spawn").SimpleQueue()
         with deaf_children():

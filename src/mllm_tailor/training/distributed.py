@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import Store
+from torch.distributed import FileStore, Store
 from torch.distributed.tensor import DTensor
 
 TIMEOUT = timedelta(days=1)  # the other ranks wait in a collective while rank 0 scores the dev split
@@ -25,10 +25,11 @@ def init_process_group(device: torch.device) -> None:
     distributed.init_process_group(_backend(device), timeout=TIMEOUT)
 
 
-def join_process_group(device: torch.device, meeting: str | Store, rank: int, world_size: int) -> None:
-    """Join a group of processes that meet at a store, or at a file such as `file:///tmp/x/rendezvous`."""
-    place: dict[str, Any] = {"init_method": meeting} if isinstance(meeting, str) else {"store": meeting}
-    distributed.init_process_group(_backend(device), rank=rank, world_size=world_size, timeout=TIMEOUT, **place)
+def join_process_group(device: torch.device, meeting: Path | Store, rank: int, world_size: int) -> None:
+    """Join a group of processes that meet at a store, or at a file that none of them has made before."""
+    # Not by the file's address: torch does not decode a blank in it, and would wait for a folder that is not there.
+    store = FileStore(str(meeting), world_size) if isinstance(meeting, Path) else meeting
+    distributed.init_process_group(_backend(device), rank=rank, world_size=world_size, timeout=TIMEOUT, store=store)
 
 
 def _backend(device: torch.device) -> str:

@@ -69,7 +69,7 @@ def run(conditions: Conditions, arguments: list[str]) -> dict[str, int]:
         environment.pop(SEED, None)
         if conditions.seed is not None:
             environment[SEED] = str(conditions.seed)
-        command = [sys.executable, "-m", "pytest", "-p", "benchmarks.suite_conditions", "-q"]
+        command = [sys.executable, "-m", "pytest", "-p", "benchmarks.suite_conditions"]
         command += [f"--basetemp={base / 'pytest'}", f"--numprocesses={conditions.workers}", *arguments]
         process = subprocess.Popen(command, cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, text=True)
         last = ""

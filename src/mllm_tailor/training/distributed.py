@@ -27,7 +27,7 @@ def init_process_group(device: torch.device) -> None:
 
 def join_process_group(device: torch.device, meeting: Path | Store, rank: int, world_size: int) -> None:
     """Join a group of processes that meet at a store, or at a file that none of them has made before."""
-    # Not by the file's address: torch does not decode a blank in it, and would wait for a folder that is not there.
+    # Not by the file's address, which torch does not decode.
     store = FileStore(str(meeting), world_size) if isinstance(meeting, Path) else meeting
     distributed.init_process_group(_backend(device), rank=rank, world_size=world_size, timeout=TIMEOUT, store=store)
 

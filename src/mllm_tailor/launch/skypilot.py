@@ -36,7 +36,7 @@ def sky_task(plan: LaunchPlan) -> str:
         "set -euo pipefail",
         f"cd {shlex.quote(str(plan.folder))}" if plan.volume else "",
         f"export OMP_NUM_THREADS={plan.threads}",
-        'head=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)',
+        'head=$(echo "$SKYPILOT_NODE_IPS" | sed -n 1p)',
         quoted(plan.torchrun_words(*meeting), variables=VARIABLES),
     ]
     task: dict[str, Any] = {

@@ -34,7 +34,8 @@ def sbatch_script(plan: LaunchPlan) -> str:
             "#SBATCH --open-mode=append",
             "set -euo pipefail",
             f"export OMP_NUM_THREADS={plan.threads}",
-            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)',  # reads to the end: head would end scontrol, and pipefail the job
+            # Not `head -n 1`, which ends before scontrol does: with pipefail that would end the job.
+            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)',
             f"srun --cpus-per-task={plan.cpus} --kill-on-bad-exit=1 {command}",  # srun does not inherit it
             "",
         ]

@@ -104,7 +104,11 @@ def right_share(
     replies = nearest_neighbour_baseline(features[list(labelled)], held_out, labels)
     return float(
         np.mean(
-            [reply[name] == sample.fields[name] for reply, sample in zip(replies, test, strict=True) for name in FIELDS]
+            [
+                reply.get(name) == sample.fields.get(name)
+                for reply, sample in zip(replies, test, strict=True)
+                for name in FIELDS
+            ]
         )
     )
 
@@ -125,7 +129,7 @@ def by_doubt(pool: Sequence[Sample], features: Features, labelled: list[int], le
     nearest = np.argsort(-(units[left] @ units[labelled].T), axis=1)[:, :3]
     doubt = np.array(
         [
-            sum(len({pool[labelled[index]].fields[name] for index in row}) - 1 for name in FIELDS) / 2 + 0.1
+            sum(len({pool[labelled[index]].fields.get(name) for index in row}) - 1 for name in FIELDS) / 2 + 0.1
             for row in nearest
         ]
     )

@@ -191,7 +191,10 @@ def test_progress_without_a_terminal_is_a_line_every_half_minute(capsys: pytest.
     assert shown[-2] == "Training: 90 of 100, loss 0.090, less than a minute left"
 
 
-def test_time_left_is_the_one_that_the_work_states(capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_left_is_the_one_that_the_work_states(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "width", 120)
     now = [0.0]
     lines = ProgressLines("Training", 100, 0, clock=lambda: now[0])
     now[0] = LINE_EVERY

@@ -131,7 +131,8 @@ def why_not(run: ResolvedRun, dev_samples: int) -> str:
     fewest = -(-FEWEST // len(run.task.field_names))
     if dev_samples < fewest:
         return (
-            f"the dev split has {dev_samples} sample{'' if dev_samples == 1 else 's'}, and it takes {fewest} ({FEWEST} values) — set a larger data.dev"
+            f"the dev split has {dev_samples} sample{'' if dev_samples == 1 else 's'}, and it takes {fewest} "
+            f"({FEWEST} values) — set a larger data.dev"
             ", or data.held_out={folds: 5}"
         )
     return ""

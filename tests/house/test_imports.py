@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllm_tailor.core.device import load_uncompiled
+from mllm_tailor.cli.uncompiled import UncompiledFinder
 
 SCRIPT = """
 import hashlib, importlib, json, logging, os, pkgutil, sys, warnings
@@ -74,9 +75,14 @@ def test_a_library_is_loaded_without_torch_compile(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     compiler = torch.compile
-    load_uncompiled("asks_for_compiler")
-    load_uncompiled("no_such_library_anywhere")
-    assert sys.modules.pop("asks_for_compiler").size is len and torch.compile is compiler
+    monkeypatch.setattr(sys, "meta_path", [UncompiledFinder("asks_for_compiler"), *sys.meta_path])
+    library = importlib.import_module("asks_for_compiler")
+    del sys.modules["asks_for_compiler"]
+    assert library.size is len and torch.compile is compiler
+    assert library.__loader__ is library.__spec__.loader and library.__file__ == str(tmp_path / "asks_for_compiler.py")
+    monkeypatch.setattr(sys, "meta_path", [UncompiledFinder("no_such_library_anywhere"), *sys.meta_path])
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("no_such_library_anywhere")
 
 
 @pytest.mark.slow

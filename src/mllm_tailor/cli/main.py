@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGINT, interrupt)
     try:
         prepare_process()
+        from mllm_tailor.cli.uncompiled import UncompiledFinder
+
+        sys.meta_path.insert(0, UncompiledFinder("bitsandbytes"))
         from mllm_tailor.cli.app import run_command
 
         status = run_command(sys.argv[1:] if arguments is None else arguments)

@@ -44,7 +44,7 @@ def run_recipe(
         recipe = make_recipe(values, str(path))
     if mapper is not in_turn and recipe.data.held_out.folds is None:
         raise RecipeError(
-            "--on: only folds are trained apart (data.held_out.folds) — `tailor launch` trains on many nodes"
+            "--on: only folds are tasks of their own (data.held_out.folds) — `tailor launch` trains on many nodes"
         )
     folder = execute(
         recipe,

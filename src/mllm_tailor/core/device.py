@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,22 +15,6 @@ import torch
 from mllm_tailor.core import machine
 
 CPU_TOKENS = 1024  # of one forward pass: more side by side is no faster on a CPU, and keeps more activations
-
-
-def load_uncompiled(name: str) -> None:
-    """Import a library, if it is installed, with `torch.compile` absent for that long.
-
-    bitsandbytes wraps a few functions in it that stand in where a device has no kernel, and keeps them plain where that
-    fails. torch's compiler alone costs 42 MiB and most of a second at every start.
-    """
-    if name in sys.modules:
-        return
-    compiler, torch.compile = torch.compile, None  # type: ignore[assignment]
-    try:
-        with suppress(ImportError):
-            importlib.import_module(name)
-    finally:
-        torch.compile = compiler
 
 
 def pick_device(wanted: str | torch.device | None = None) -> torch.device:

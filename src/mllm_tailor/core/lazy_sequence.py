@@ -36,5 +36,5 @@ class LazySequence(Sequence[Item], Generic[Item]):
         return self._make(index % self._length)
 
     def map(self, change: Callable[[Item], Other], name: str) -> LazySequence[Other]:
-        """Every item changed when it is asked for; `name` tells changes apart that give other items."""
+        """Every item changed when it is asked for; `name` distinguishes changes that give other items."""
         return LazySequence(self._length, lambda index: change(self[index]), f"{self.fingerprint} {name}")

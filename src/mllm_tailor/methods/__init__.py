@@ -5,7 +5,6 @@
 >>> summary = method.apply(model)                         # only `summary.trainable` will change
 """
 
-from mllm_tailor.methods import bitsandbytes_loader  # noqa: F401 - before PEFT is imported
 from mllm_tailor.methods.dylora import truncate
 from mllm_tailor.methods.factory import make_method
 from mllm_tailor.methods.merge import MergeWay, check_mergeable, merge

@@ -140,6 +140,13 @@ def test_degrees_of_freedom_fall_with_unequal_groups() -> None:
     assert spread_of(statistic, units).freedom < 2 < spread_of(equal, np.repeat(np.arange(5), 8)).freedom
 
 
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_a_score_is_one_number_wherever_it_is_shown(values: list[float], draw) -> None:
+    shuffled = draw.sample(values, len(values))
+    ratios, other = (Ratios(tuple(rows), (1.0,) * len(rows)) for rows in (values, shuffled))
+    assert linearise(ratios).value == ratios.value == other.value
+
+
 @pytest.mark.slow
 def test_the_simulation_finds_no_false_claims_beyond_the_promise() -> None:
     """The quick version of `benchmarks/intervals.py`, on the kind of score that piles up at 100."""

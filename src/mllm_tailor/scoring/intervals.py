@@ -99,7 +99,7 @@ def linearise(ratios: Ratios) -> Linearised:
     rate = float(numerator.sum() / total)
     share = float(np.max(numerator / np.where(denominator > 0, denominator, np.inf), initial=0.0))
     high = 100.0 if share <= 1.0 and rate <= 1.0 else 100.0 * max(share, rate)
-    return Linearised(float(100 * rate), 100 * (numerator - rate * denominator) / total, denominator / total, 0.0, high)
+    return Linearised(ratios.value, 100 * (numerator - rate * denominator) / total, denominator / total, 0.0, high)
 
 
 def unit_indices(count: int, groups: Sequence[str | None] | None) -> NDArray[np.int64]:

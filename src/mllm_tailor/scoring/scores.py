@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,9 @@ class Ratios:
 
     @property
     def value(self) -> float:
-        """In percent; 0 where no sample is scored (then `count` is 0 too)."""
-        total = sum(self.denominator)
-        return 100.0 * sum(self.numerator) / total if total else 0.0
+        """In percent, whatever the order of samples; 0 where no sample is scored (then `count` is 0 too)."""
+        total = math.fsum(self.denominator)
+        return 100.0 * math.fsum(self.numerator) / total if total else 0.0
 
     @property
     def count(self) -> int:

@@ -90,6 +90,14 @@ def test_a_document_is_reviewed_with_the_keyboard_alone(browser: Browser, review
     press_until(tab, "ctrl+ArrowUp", "items.2.price")
     press_until(tab, "ctrl+ArrowUp", "items.2.name")
     press_until(tab, "ctrl+ArrowUp", "items.1.price")
+    press_until(tab, "alt+shift+Enter", "items.3.name")  # above this row
+    press_until(tab, "ctrl+ArrowDown", "items.3.price")
+    press_until(tab, "ctrl+ArrowDown", "items.1.name")
+    press_until(tab, "ctrl+ArrowUp", "items.3.price")
+    tab.press("alt+Backspace")
+    tab.wait("document.querySelector('[data-path=\"items.3.name\"]') === null")
+    tab.wait(f"{FOCUS} === 'items.1.name'")  # the next doubtful value
+    press_until(tab, "ctrl+ArrowDown", "items.1.price")
     press_until(tab, "Enter", "items")
     press_until(tab, "ctrl+Enter", "items.1.name")  # not all is decided: the first open value has the focus
     press_until(tab, "Enter", "items")

@@ -47,6 +47,7 @@ class AskedChange(Asked):
     field: str = ""
     after: Any = None
     seconds: float = 0.0
+    above: int | None = None
 
 
 class AskedRenewal(Asked):
@@ -117,7 +118,7 @@ def desk_router(desk: Desk) -> APIRouter:
 
     @router.post("/change")
     def change(asked: AskedChange) -> dict[str, Any]:
-        wanted = Change(asked.document, asked.action, asked.seen, asked.field, asked.after, asked.seconds)
+        wanted = Change(asked.document, asked.action, asked.seen, asked.field, asked.after, asked.seconds, asked.above)
         return answer(desk.change(asked.who, wanted))
 
     @router.post("/undo")

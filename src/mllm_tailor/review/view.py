@@ -65,9 +65,9 @@ def _rows(tree: Any, schema: Mapping[str, Any], prefix: str = "") -> Iterator[tu
             yield from _rows(inner.get(name), part, f"{prefix}{name}.")
     elif schema.get("type") == "array":
         rows = tree if isinstance(tree, Mapping) else {}
-        yield prefix.removesuffix("."), sorted(rows)
-        for number in sorted(rows):
-            yield from _rows(rows[number], schema["items"], f"{prefix}{number}.")
+        yield prefix.removesuffix("."), list(rows)
+        for number, row in rows.items():
+            yield from _rows(row, schema["items"], f"{prefix}{number}.")
 
 
 def form(store: ReviewStore) -> dict[str, Any]:

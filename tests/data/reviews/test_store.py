@@ -15,6 +15,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.data.reviews.desk import Change, Desk, Reviewer
 from mllm_tailor.data.reviews.labels import AuditCount, count_audit, current_tree, finished_fields, undecided
 from mllm_tailor.data.reviews.store import ConflictError, Entry, ReviewStore
+from mllm_tailor.review.view import document_view
 
 ANNE, BOB = Reviewer("tab-1", "Anne"), Reviewer("tab-2", "Bob")
 
@@ -114,6 +115,33 @@ def test_rows_come_and_go_without_moving_others(tmp_path: Path) -> None:
     assert finished_fields(entry, desk.store)["items"] == expected
     entry = finish(desk, entry)
     assert finished_fields(entry, desk.store)["items"] == expected
+
+
+def test_a_row_is_put_where_it_stands_on_the_page(tmp_path: Path) -> None:
+    desk = Desk(make_review(tmp_path, 1))
+    entry = desk.take(ANNE)
+    assert entry is not None
+    names = [row["name"] for row in finished_fields(entry, desk.store)["items"]]
+
+    def add(entry: Entry, number: int, above: int | None, name: str) -> Entry:
+        change = Change(entry.document.sha256, "add_row", entry.last, f"items.{number}", {"name": name}, 1.0, above)
+        return desk.change(ANNE, change)
+
+    def shown(entry: Entry) -> list[str]:
+        return [row["name"] for row in finished_fields(entry, desk.store)["items"]]
+
+    entry = add(entry, 2, 1, "JAM")
+    entry = add(entry, 3, 2, "MILK")
+    entry = add(entry, 4, None, "SALT")
+    assert shown(entry) == [names[0], "MILK", "JAM", names[1], "SALT"]
+    assert [decision.before for decision in entry.decisions] == [{"above": 1}, {"above": 2}, None]
+    with pytest.raises(DataError, match="no row 9"):
+        add(entry, 5, 9, "RICE")
+    assert document_view(entry, desk.store)["rows"]["items"] == [0, 3, 2, 1, 4]
+    back = desk.undo(ANNE)
+    assert back is not None and shown(back) == [names[0], "MILK", "JAM", names[1]]
+    entry = decide(desk, back, "remove_row", "items.2")  # the row that another was put above
+    assert shown(entry) == [names[0], "MILK", names[1]]
 
 
 def test_undo_goes_back_step_by_step_into_the_document_before(tmp_path: Path) -> None:

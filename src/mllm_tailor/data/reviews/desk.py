@@ -36,6 +36,7 @@ class Change:
     field: str = ""
     after: Any = None
     seconds: float = 0.0
+    above: int | None = None  # of add_row: the row of the same list above which the new one is put; None: the end
 
 
 class Desk:
@@ -230,7 +231,13 @@ class Desk:
             raise DataError(f"`{change.field}` has values of its own: correct those")
         after = to_fields(to_tree(change.after), part)
         self._check_value(entry, change, after, tree)
-        return (None if change.action == "add_row" else before), after
+        if change.action != "add_row":
+            return before, after
+        if change.above is None:
+            return None, after
+        if value_at(tree, f"{change.field.rpartition('.')[0]}.{change.above}") is None:
+            raise DataError(f"`{change.field}`: no row {change.above} to put it above")
+        return {"above": change.above}, after
 
     def _check_value(self, entry: Entry, change: Change, after: Any, tree: dict[Any, Any]) -> None:
         """Refuse a value that the task does not take as a label; what is wrong elsewhere is not its fault.

@@ -11,7 +11,7 @@ from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.reviews.documents import Decision, Document, Kind
 from mllm_tailor.data.reviews.store import Entry, ReviewStore
-from mllm_tailor.data.reviews.values import Tree, remove_row, set_value, to_fields, to_tree, value_paths
+from mllm_tailor.data.reviews.values import Tree, place_row, remove_row, set_value, to_fields, to_tree, value_paths
 from mllm_tailor.tasks import Task
 
 UNKNOWN = 0.5  # probability of a value that came without a confidence
@@ -28,9 +28,16 @@ def current_tree(document: Document, decisions: Sequence[Decision], schema: Mapp
     for decision in decisions:
         if decision.action in ("correct", "add_row"):
             set_value(tree, decision.field, to_tree(decision.after), schema)
+            if decision.action == "add_row":
+                place_row(tree, decision.field, row_below(decision.before))
         elif decision.action == "remove_row":
             remove_row(tree, decision.field)
     return tree
+
+
+def row_below(before: Any) -> int | None:
+    """Of an `add_row`, the number of the row above which the new one was put, as its decision holds it."""
+    return int(before["above"]) if isinstance(before, Mapping) else None
 
 
 def needs_eye(document: Document, kind: Kind, path: str) -> bool:

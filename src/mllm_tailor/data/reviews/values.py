@@ -1,6 +1,7 @@
 """The values of a reply by their paths (`total`, `items.0.price`), and how decisions change them.
 
-Rows of a list keep their number when another row is removed, so that a path always means the same value.
+Rows of a list keep their number when another row is added or removed, so that a path always means the same value; their
+order is that of the mapping.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def to_fields(value: Any, schema: Mapping[str, Any]) -> Any:
         return {name: to_fields(inner.get(name), part) for name, part in schema["properties"].items()}
     if kind == "array":
         rows = value if isinstance(value, Mapping) else {}
-        return [to_fields(rows[number], schema["items"]) for number in sorted(rows)]
+        return [to_fields(row, schema["items"]) for row in rows.values()]
     if value is None and not _may_be_null(schema):
         return ""
     return value
@@ -66,8 +67,8 @@ def value_paths(tree: Any, schema: Mapping[str, Any], prefix: str = "") -> Itera
         return
     if schema.get("type") == "array":
         rows = tree if isinstance(tree, Mapping) else {}
-        for number in sorted(rows):
-            yield from value_paths(rows[number], schema["items"], f"{prefix}{number}.")
+        for number, row in rows.items():
+            yield from value_paths(row, schema["items"], f"{prefix}{number}.")
     yield prefix.removesuffix(".")
 
 
@@ -111,7 +112,22 @@ def set_value(tree: Tree, path: str, value: Any, schema: Mapping[str, Any]) -> N
 
 def remove_row(tree: Tree, path: str) -> None:
     """Take a row out of its list."""
+    rows, number = _list_of(tree, path)
+    rows.pop(number, None)
+
+
+def place_row(tree: Tree, path: str, above: int | None) -> None:
+    """Move a row of a list to stand above the row of this number; to the end where there is none."""
+    rows, number = _list_of(tree, path)
+    order = [other for other in rows if other != number]
+    order.insert(order.index(above) if above in order else len(order), number)
+    ordered = {other: rows[other] for other in order}
+    rows.clear()
+    rows.update(ordered)
+
+
+def _list_of(tree: Tree, path: str) -> tuple[Tree, int]:
+    """The list that holds a row, and the row's number."""
     outer, _, number = path.rpartition(".")
     rows = value_at(tree, outer)
-    if isinstance(rows, dict):
-        rows.pop(int(number), None)
+    return (rows if isinstance(rows, dict) else {}), int(number)

@@ -204,7 +204,7 @@
     });
     whole.addEventListener("click", () => commit(path));
     const add = make("button", { type: "button", tabIndex: -1, textContent: "New row" });
-    add.addEventListener("click", () => addRow(path));
+    add.addEventListener("click", () => addRow(path, null));
     return make("fieldset", { className: `value ${classOf(path)}` }, make("legend", { textContent: name }),
       make("div", { className: "scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body))),
       make("div", { className: "rows" }, whole, add, state(path)));
@@ -323,8 +323,8 @@
 
   // --- Decisions ------------------------------------------------------------------------------------------------------
 
-  const change = (action, field = "", after = null, seconds = 0) =>
-    ask("change", { document: doc.document, seen: doc.seen, action, field, after, seconds });
+  const change = (action, field = "", after = null, seconds = 0, above = null) =>
+    ask("change", { document: doc.document, seen: doc.seen, action, field, after, seconds, above });
 
   function commit(path) {
     return inTurn(async () => {
@@ -346,11 +346,12 @@
     });
   }
 
-  function addRow(path) {
+  // The new row stands above the row of this number; at the end where that is null.
+  function addRow(path, above) {
     return inTurn(async () => {
       const number = doc.next_rows[path];
       const blank = form.blank[path.replace(/\.\d+(?=\.|$)/g, "")];
-      const answer = await change("add_row", `${path}.${number}`, blank);
+      const answer = await change("add_row", `${path}.${number}`, blank, 0, above);
       const first = Object.keys(answer.document.values).find((other) => other.startsWith(`${path}.${number}.`));
       show(answer, first);
     });
@@ -395,7 +396,8 @@
     const field = event.target;
     const path = field.dataset ? field.dataset.path : undefined;
     const typed = path !== undefined && path in drafts;
-    const keys = [event.ctrlKey || event.metaKey ? "ctrl" : "", event.altKey ? "alt" : "", event.key].filter(Boolean);
+    const shift = event.shiftKey && event.key === "Enter" ? "shift" : ""; // elsewhere it is part of the key: +
+    const keys = [event.ctrlKey || event.metaKey ? "ctrl" : "", event.altKey ? "alt" : "", shift, event.key].filter(Boolean);
     const list = path === undefined ? undefined : Object.keys(doc ? doc.rows : {})
       .filter((other) => path === other || path.startsWith(`${other}.`)).pop();
     const actions = {
@@ -408,7 +410,10 @@
       "alt 0": () => setZoom(1),
     };
     if (path !== undefined) {
-      if (field.tagName !== "BUTTON" && !(field.tagName === "TEXTAREA" && event.shiftKey)) actions.Enter = () => commit(path);
+      if (field.tagName !== "BUTTON") {
+        actions.Enter = () => commit(path);
+        if (field.tagName !== "TEXTAREA") actions["shift Enter"] = actions.Enter;
+      }
       if (typed) actions.Escape = () => propose(path, asText(doc.values[path].value));
       actions["ctrl ArrowDown"] = () => step(path, 1);
       actions["ctrl ArrowUp"] = () => step(path, -1);
@@ -418,9 +423,14 @@
       }
     }
     if (list !== undefined) {
-      actions["alt Enter"] = () => addRow(list);
       const row = path.slice(list.length + 1).split(".")[0];
-      if (row !== "") actions["alt Backspace"] = () => removeRow(`${list}.${row}`);
+      const rows = doc.rows[list];
+      const below = rows[rows.indexOf(Number(row)) + 1];
+      actions["alt Enter"] = () => addRow(list, row === "" || below === undefined ? null : below);
+      if (row !== "") {
+        actions["alt shift Enter"] = () => addRow(list, Number(row));
+        actions["alt Backspace"] = () => removeRow(`${list}.${row}`);
+      }
     }
     const action = doc || keys.join(" ") === "ctrl z" ? actions[keys.join(" ")] : undefined;
     if (!action) return;

@@ -465,6 +465,9 @@ class TestInterruption:
         found, again = run(tmp_path / "cut", tiny_model_folder, samples)
         assert found.losses == wanted.losses
         assert all(torch.equal(weights[name], again[name]) for name in weights)
+        kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cut" / "checkpoints").rglob("*")}
+        run(tmp_path / "cut", tiny_model_folder, samples)  # killed after its last step: nothing is left to do
+        assert kept == {file: file.stat().st_mtime_ns for file in (tmp_path / "cut" / "checkpoints").rglob("*")}
 
     @pytest.mark.slow
     def test_ctrl_c_during_an_evaluation_scores_again(

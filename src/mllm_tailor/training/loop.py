@@ -115,6 +115,7 @@ class Training:
         measured = (measure_length(sample, tiled) for sample in track(objective.samples, "Measuring samples"))
         lengths = PackedLengths(replace(size, tokens=size.tokens + objective.reserved_tokens) for size in measured)
         self.progress = Progress(token_budget=prepare_memory(model, settings, max(size.tokens for size in lengths)))
+        self.saved: Progress | None = None  # what the newest checkpoint holds
         self.batches = self._make_batches(objective, tiled)
         if settings.shard == "fsdp" and world_size() > 1:
             self._shard(objective.samples)
@@ -169,6 +170,7 @@ class Training:
         self.progress = self.checkpoints.resume(self.progress)
         broadcast_parameters(trained_weights(self.model).values())
         if self.progress.step:
+            self.saved = self.progress
             logger.info("Resuming after step %d of %d", self.progress.step, self.schedule.steps)
         network = self.model.model
         fused = nullcontext() if is_sharded(network) else fused_lora(network)
@@ -266,11 +268,14 @@ class Training:
             self._notify("evaluate", scores)
 
     def _save(self) -> None:
+        if self.progress == self.saved:  # a training that had ended is resumed: its checkpoint stays as it is
+            return
         if is_sharded(self.model.model):
             self.checkpoints.save_sharded(self.progress)
         elif rank() == 0:
             self.checkpoints.save(self.progress)
         barrier()
+        self.saved = self.progress
         self._notify("checkpoint")
 
     def _notify(self, kind: Any, values: Any = None) -> None:

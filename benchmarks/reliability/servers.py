@@ -223,8 +223,10 @@ def kill_servers(make: Callable[[list[bytes]], Service], workspace: Path, folder
         except (AssertionError, *GONE) as error:
             tally.fail(f"after {count} kills: {error}", count)
         else:
-            same = found == wanted
-            tally.count("nothing lost, the same in the end", count) if same else tally.fail("not the same", count)
+            if found == wanted:
+                tally.count("nothing lost, the same in the end", count)
+            else:
+                tally.fail(f"after {count} kills: not the same: {found}, undisturbed {wanted}"[:2000], count)
     return tally
 
 

@@ -93,6 +93,10 @@ def test_a_forced_tool_is_the_schema(client: TestClient, files: list[Path], text
     assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == json.loads(text)
     refused = client.post(CHAT, json={"model": "receipts", "messages": image_message(files[0]), "tools": [tool]})
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "tool_choice"
+    for odd in ([], True, "x"):
+        body["tools"] = [{"type": "function", "function": {"name": "final_result", "parameters": odd}}]
+        answer = client.post(CHAT, json={"model": "receipts", "messages": image_message(files[0]), **body})
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools[0]"
 
 
 def test_other_words_are_a_question_of_their_own(client: TestClient, files: list[Path], text: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,9 +36,21 @@ def test_damaged_files_and_notes_are_named_and_others_are_listed(
     assert {row["id"] for row in store.rows("file")} == {first, third} and str(note) in caplog.text
 
 
+KILLED_IN_AN_UPLOAD = """
+import os, pathlib, signal, sys
+from mllm_tailor.core.io import atomic_file
+with atomic_file(pathlib.Path(sys.argv[1])) as partial:
+    partial.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_a_folder_belongs_to_one_server(tmp_path: Path) -> None:
     store = FileStore(tmp_path, 9)
+    subprocess.run([sys.executable, "-c", KILLED_IN_AN_UPLOAD, tmp_path / "file-1"], check=False)
+    assert len(list(tmp_path.glob(".*.partial"))) == 1
     store.own()
+    assert list(tmp_path.glob(".*.partial")) == []
     with pytest.raises(RunError, match="another server"):
         FileStore(tmp_path, 9).own()
     store.close()

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.io import fingerprint, read_json, sha256, write_atomic, write_json
+from mllm_tailor.core.io import fingerprint, read_json, restore_partials, sha256, write_atomic, write_json
 from mllm_tailor.run.lock import take
 from mllm_tailor.serving.errors import ApiError
 
@@ -40,6 +40,7 @@ class FileStore:
             RunError: when another server has the folder.
         """
         take(self._lock, lambda: f"{self.folder}: another server keeps its files there — name another folder")
+        restore_partials(self.folder)  # uploads during which a server was killed
 
     def close(self) -> None:
         """Let others have the folder."""

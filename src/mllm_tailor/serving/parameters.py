@@ -89,7 +89,10 @@ def forced_tool(tools: Any, choice: Any) -> tuple[str, Any] | None:
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or tool.get("type") != "function" or not function.get("name"):
             raise refused(f"tools[{index}]", "only functions are known")
-        functions[str(function["name"])] = function.get("parameters") or {}
+        schema = {} if function.get("parameters") is None else function["parameters"]
+        if not isinstance(schema, Mapping):
+            raise refused(f"tools[{index}]", "`parameters` should be a JSON schema")
+        functions[str(function["name"])] = schema
     name = _named(choice)
     if name is None and choice == "required" and len(functions) == 1:
         name = next(iter(functions))

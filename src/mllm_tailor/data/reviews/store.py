@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.io import restore_partials
 from mllm_tailor.core.strict_json import dump_json
 from mllm_tailor.data.reviews.database import connect, insert, transaction, verify
-from mllm_tailor.data.reviews.documents import Decision, Document, Kind, State, StoredMedia
+from mllm_tailor.data.reviews.documents import COPIES, Decision, Document, Kind, State, StoredMedia
 from mllm_tailor.data.reviews.values import form_schema
 from mllm_tailor.tasks import Task, open_task
 
@@ -77,6 +78,7 @@ class ReviewStore:
         """
         form_schema(_open(task, path))
         path.parent.mkdir(parents=True, exist_ok=True)
+        restore_partials(path.parent / COPIES)
         with _as_data_errors(path), closing(connect(path, create=True)) as connection, transaction(connection):
             stated = connection.execute("SELECT value FROM facts WHERE name = 'task'").fetchone()
             if stated is None:

@@ -2,12 +2,14 @@
 
     python benchmarks/rewards_receipts.py FOLDER                                 # the folder of SROIE
     python benchmarks/rewards_receipts.py FOLDER --start-minutes 8 --minutes 5   # CPU minutes
+    python benchmarks/rewards_receipts.py FOLDER --start runs/sroie              # from a finished run
 
-The embedded model is tuned on receipts (company, date, total), and its merged weights are the start of everything else:
-`tailor compare-methods` spends the same CPU minutes on more tuning, on the reward, and on MPO, with one table of
+The embedded model is tuned on receipts (company, date, total), or was by a finished run, and its merged weights are the
+start of everything else: `tailor compare-methods` spends the same CPU minutes on more tuning, on the reward, and on MPO, with one table of
 scores on the same dev receipts. CPU minutes include sampling, wrong readings and reference log-probabilities. The
 stored result has the paired differences of every objective from more tuning, by company, and what the reward does not
-see over the first and the last quarter of its steps. Rates are each objective's usual one; none was searched.
+see over the first and the last quarter of its steps. Rates are each objective's usual one; none was searched. Results
+of several starts stand side by side in results/rewards_receipts.json.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ WORDS = ",".join((MORE, REWARD, MPO))
 METRICS = ("exact", "fuzzy", "f1")
 
 
-def recipe_for(folder: Path, work: Path, name: str) -> dict[str, Any]:
+FIELDS = {"company": "string", "date": "date", "total": "amount"}
+
+
+def recipe_for(folder: Path, work: Path, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The common part of start and comparison."""
     return {
         "name": name,
@@ -55,7 +60,7 @@ def recipe_for(folder: Path, work: Path, name: str) -> dict[str, Any]:
             "train": str(folder), "held_out": {"column": "split", "value": "dev", "group_by": "company"},
             "dev": 0, "faulty": "exclude",
         },
-        "task": {"extract": {"company": "string", "date": "date", "total": "amount"}},
+        "task": {"extract": dict(fields)},
         "method": {"name": "full", "parts": ["projector", "language", "head"]},
         "train": {
             "batch_size": 4, "optimizer": "muon", "learning_rate": 5e-4, "weight_decay": 0.01, "processes": 1,
@@ -69,7 +74,7 @@ def recipe_for(folder: Path, work: Path, name: str) -> dict[str, Any]:
 
 def tuned_start(folder: Path, work: Path, minutes: float) -> Path:
     """The merged checkpoint from which all objectives start."""
-    values = recipe_for(folder, work, "start")
+    values = recipe_for(folder, work, "start", FIELDS)
     values["train"] |= {"max_cpu_minutes": minutes, "epochs": 1000}
     run = resolve(make_recipe(values))
     with own_run(run.recipe) as start:
@@ -79,9 +84,18 @@ def tuned_start(folder: Path, work: Path, minutes: float) -> Path:
         return merged_folder(run, start, start.merged)
 
 
-def compare_from(start: Path, folder: Path, work: Path, minutes: float, limit: int) -> Path:
+def merged_start(run: Path, work: Path) -> Path:
+    """The merged weights of a finished run."""
+    target = work / "merged"
+    if not target.exists():
+        command = [sys.executable, "-m", "mllm_tailor.cli.main", "merge", str(run), str(target), "--samples", "0"]
+        subprocess.run(command, check=True)
+    return target
+
+
+def compare_from(start: Path, folder: Path, work: Path, minutes: float, limit: int, fields: Mapping[str, Any]) -> Path:
     """The folder of `tailor compare-methods` over the objectives."""
-    values = recipe_for(folder, work, "after")
+    values = recipe_for(folder, work, "after", fields)
     values["model"]["path"] = str(start)
     values["method"] = {"name": "lora", "rank": 32, "parts": ["language"]}
     values["train"] = {"batch_size": 4, "learning_rate": 1e-3, "processes": 1, "checkpoint_every": 2}
@@ -129,13 +143,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the folder of SROIE")
     parser.add_argument("--work", type=Path, default=Path(".benchmarks/rewards"), help="where the runs are")
+    parser.add_argument("--start", type=Path, help="a finished run to start from, of the same held-out part")
     parser.add_argument("--start-minutes", type=float, default=15.0, help="CPU minutes of the tuned start")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU minutes of each objective after it")
     parser.add_argument("--limit", type=int, default=160, help="training receipts after the start")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    start = tuned_start(options.folder, options.work, options.start_minutes)
-    folder = compare_from(start, options.folder, options.work, options.minutes, options.limit)
+    fields: Mapping[str, Any] = FIELDS
+    if options.start is None:
+        start = tuned_start(options.folder, options.work, options.start_minutes)
+        name, training = f"{options.start_minutes:g} CPU minutes", RunFolder(options.work / "start").training
+    else:
+        start = merged_start(options.start, options.work)
+        name, training = f"run {options.start.name}", RunFolder(options.start).training
+        fields = yaml.safe_load((options.start / "recipe.yaml").read_text())["task"]["extract"]
+    folder = compare_from(start, options.folder, options.work, options.minutes, options.limit, fields)
     comparison = read_json(folder / "comparison.json")
     runs = {variant.words: folder / variant.folder for variant in read_variants(WORDS)}
     done = {name: path for name, path in runs.items() if finished(RunFolder(path))}
@@ -144,14 +166,15 @@ def main() -> None:
     start_scores = Scores.from_row(base["systems"][f"base_{base['mode']}"])
     result = {
         "machine": describe_machine() | {"threads": os.environ.get("OMP_NUM_THREADS", "all")},
-        "start_cpu_minutes": read_json(RunFolder(options.work / "start").training)["cpu_seconds"] / 60,
+        "start_cpu_minutes": read_json(training)["cpu_seconds"] / 60,
+        "start_steps": read_json(training)["steps"],
         "cpu_minutes": options.minutes,
         "training_receipts": options.limit,
         "held_out": comparison["held_out"],
         "start": start_scores.values(),
         "objectives": {name: arm(path, None if name == MORE else tuned) for name, path in done.items()},
     }
-    write_json(RESULT, result)
+    write_json(RESULT, (read_json(RESULT) if RESULT.exists() else {}) | {name: result})
 
 
 if __name__ == "__main__":

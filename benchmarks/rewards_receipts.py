@@ -4,12 +4,12 @@
     python benchmarks/rewards_receipts.py FOLDER --start-minutes 8 --minutes 5   # CPU minutes
     python benchmarks/rewards_receipts.py FOLDER --start runs/sroie              # from a finished run
 
-The embedded model is tuned on receipts (company, date, total), or was by a finished run, and its merged weights are the
-start of everything else: `tailor compare-methods` spends the same CPU minutes on more tuning, on the reward, and on MPO, with one table of
-scores on the same dev receipts. CPU minutes include sampling, wrong readings and reference log-probabilities. The
-stored result has the paired differences of every objective from more tuning, by company, and what the reward does not
-see over the first and the last quarter of its steps. Rates are each objective's usual one; none was searched. Results
-of several starts stand side by side in results/rewards_receipts.json.
+The embedded model is tuned on receipts (company, date, total), or was by a finished run, and its merged weights are
+the start of everything else: `tailor compare-methods` spends the same CPU minutes on more tuning, on the reward, and
+on MPO, with one table of scores on the same dev receipts. CPU minutes include sampling, wrong readings and reference
+log-probabilities. The stored result has the paired differences of every objective from more tuning, by company, and
+what the reward does not see over the first and the last quarter of its steps. Rates are each objective's usual one;
+none was searched. Results of several starts stand side by side in results/rewards_receipts.json.
 """
 
 from __future__ import annotations

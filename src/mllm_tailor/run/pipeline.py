@@ -185,7 +185,7 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
     if present(folder.path, *results):
         if not recorded(folder.path, *results):  # stopped between writing and recording
             record(folder.path, *results, folder.log, folder.predictions(TRAINING_BEFORE))
-            finish_rows(folder.log)
+        finish_rows(folder.log)
         return
     forget(folder.path, *results, folder.log)
     seed_everything(run.recipe.seed)

@@ -17,8 +17,16 @@ from PIL import Image
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.manifest import MANIFEST, create, forget, present, record, recorded, verify
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.recipe import make_recipe
-from mllm_tailor.run.data_changes import changed_files, reconcile, unchanged
+from mllm_tailor.recipe import make_recipe, stage_recipes
+from mllm_tailor.run.data_changes import (
+    changed_files,
+    fingerprint_data,
+    held_out_contents,
+    made_from_other_data,
+    reconcile,
+    refuse_replaced,
+    unchanged,
+)
 from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.lock import OWNER, owned
@@ -105,7 +113,7 @@ def test_every_flipped_byte_is_noticed(sealed: RunFolder) -> None:
 def test_lost_files_are_named_or_written_again(sealed: RunFolder) -> None:
     assert finished(sealed)
     (sealed.adapter / "weights.safetensors").unlink()
-    assert not present(sealed.path, sealed.adapter)
+    assert not present(sealed.path, sealed.adapter) and not finished(sealed)  # the same command writes it again
     with pytest.raises(RunError, match=r"weights\.safetensors: missing"):
         verify(sealed.path, sealed.adapter)
     verify(sealed.path, sealed.adapter, absent=True)
@@ -116,6 +124,19 @@ def test_lost_files_are_named_or_written_again(sealed: RunFolder) -> None:
     (sealed.path / MANIFEST).unlink()
     with pytest.raises(RunError, match=f"{MANIFEST}: missing"):
         open_run(sealed.path)
+
+
+def test_a_run_is_finished_only_with_all_its_stages(tmp_path: Path) -> None:
+    stages = [{"name": name} for name in "xy"]
+    recipe = make_recipe({"name": "a", "data": "x", "task": "answer", "output": str(tmp_path), "stages": stages})
+    folders = [start_run(part) for part in (recipe, *stage_recipes(recipe))]
+    for run in folders:
+        run.scores.write_text("{}")
+        run.report.write_text("{}")
+        record(run.path, run.scores, run.report)
+    assert finished(folders[0])
+    shutil.rmtree(folders[1].path)
+    assert not finished(folders[0])
 
 
 def test_what_is_written_again_leaves_the_manifest_first(sealed: RunFolder) -> None:
@@ -281,6 +302,43 @@ def test_lost_fingerprints_are_not_written_anew_in_silence(data: Data) -> None:
     data.run_folder.fingerprints.unlink()
     with pytest.raises(RunError, match=r"data_fingerprints\.jsonl: missing"):
         reconcile(data.run_folder, data.splits())
+
+
+def test_data_that_a_fold_has_used_may_not_change(data: Data) -> None:
+    """Nothing in the run itself was computed from them yet; its pooled scores will be."""
+    fold = start_run(data.recipe.model_copy(update={"name": "fold-1", "output": str(data.run_folder.path)}))
+    reconcile(fold, data.splits())
+    write_predictions(fold.predictions("base_constrained"), [Prediction("0", "", {})])
+    data.replace_image(5)
+    with pytest.raises(RunError, match=r"5\.png: 5 \(train\): file replaced"):
+        reconcile(data.run_folder, data.splits())
+    assert made_from_other_data([fold], fingerprint_data(data.splits())) == [fold]
+    reconcile(fold, data.splits(), accept=True)
+    assert made_from_other_data([fold], fingerprint_data(data.splits())) == []
+
+
+def test_a_file_that_is_replaced_while_the_run_reads_it_is_named(data: Data) -> None:
+    (data.folder / "images" / "2.png").unlink()  # it was read before
+    refuse_replaced(data.run_folder)
+    data.replace_image(1)
+    with pytest.raises(RunError, match=r"1\.png: replaced(.|\n)*--accept-changes"):
+        refuse_replaced(data.run_folder)
+
+
+def test_held_out_samples_of_two_runs_are_known_by_labels_and_bytes(data: Data, tmp_path: Path) -> None:
+    write_held_out(data.run_folder, data.run.task, data.splits())
+    shutil.copytree(data.folder, tmp_path / "moved")
+    data.folder = tmp_path / "moved"
+    data.replace_image(1)
+    data.edit_label(2)
+    recipe = data.recipe.model_copy(update={"name": "b"})
+    other = start_run(recipe)
+    settings = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": str(data.folder)})})
+    splits = prepare(resolve(settings), exclude_faulty=True, decode=False)[0]
+    reconcile(other, splits)
+    write_held_out(other, data.run.task, splits)
+    before, after = held_out_contents(data.run_folder), held_out_contents(other)
+    assert [name for name in before if before[name] == after[name]] == ["0"]
 
 
 def test_inline_media_count_by_their_bytes(data: Data) -> None:

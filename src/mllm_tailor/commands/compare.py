@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import human_bytes, human_time, read_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.reporting.tables import gain_table
+from mllm_tailor.run.data_changes import held_out_contents
 from mllm_tailor.run.data_record import read_data_facts, read_held_out
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_scores
 from mllm_tailor.scoring import Gain, Scores, compare
+
+logger = logging.getLogger(__name__)
+SHOWN_IDS = 10  # samples named in a message
 
 
 def compare_runs(first: Path, second: Path) -> None:
@@ -39,13 +44,19 @@ def compare_runs(first: Path, second: Path) -> None:
     runs = (open_run(first), open_run(second))
     scores = [_tuned(run) for run in runs]
     in_both = set(scores[0].ids) & set(scores[1].ids)
-    if not in_both:
-        raise RunError(f"{first} and {second} share no held-out sample — compare runs on the same data")
-    ids = [sample_id for sample_id in scores[0].ids if sample_id in in_both]
+    contents = [held_out_contents(run) for run in runs]
+    other = [name for name in scores[0].ids if name in in_both and contents[0].get(name) != contents[1].get(name)]
+    if not in_both.difference(other):
+        why = ", or theirs have other labels or files" if other else ""
+        raise RunError(f"{first} and {second} share no held-out sample{why} — compare runs on the same data")
+    ids = [name for name in scores[0].ids if name in in_both.difference(other)]
+    if other:
+        named = ", ".join(other[:SHOWN_IDS]) + (f" and {len(other) - SHOWN_IDS} more" if other[SHOWN_IDS:] else "")
+        logger.warning("Left out, since the two runs had other labels or files for them: %s", named)
     groups = _groups(runs[0], ids)
     folds = max(int(read_scores(run).get("folds", 1)) for run in runs)  # models that share training samples
     gains = compare(*(_only(item, ids) for item in scores), groups=groups, folds=folds)
-    left_out = sum(len(item.ids) for item in scores) - 2 * len(ids)
+    left_out = sum(len(item.ids) for item in scores) - 2 * (len(ids) + len(other))
     note = f"; {left_out} samples that only one of them has are left out" if left_out else ""
     costs = [Cost.of(run) for run in runs]
     names = distinct_names((first, second))
@@ -64,6 +75,7 @@ def compare_runs(first: Path, second: Path) -> None:
             "runs": [str(first), str(second)],
             "shared_samples": len(ids),
             "left_out": left_out,
+            "changed": other,
             "difference": {name: gain.row() for name, gain in gains.items()},
             "cost": [asdict(cost) for cost in costs],
             "reviews": reviews,

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from mllm_tailor.commands.console import show, show_heading, show_json
 from mllm_tailor.commands.progress_tables import show_event
-from mllm_tailor.core.errors import RecipeError
+from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.io import read_json, read_jsonl, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
-from mllm_tailor.run.data_changes import same_held_out
-from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.data_changes import fingerprint_data, made_from_other_data, read_fingerprints, same_held_out
+from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.pipeline import check_run, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
@@ -54,6 +54,7 @@ def draw_curve(
     whole, _ = prepare(run, exclude_faulty=exclude_faulty)
     chosen = _sizes(sizes, len(whole.train) + len(whole.dev))
     limited = [_limited(run, size, folder) for size in chosen]
+    _check_same_data(whole, [RunFolder(Path(point.recipe.output) / point.name) for point in limited])
     work = partial(_point, exclude_faulty=exclude_faulty)
     points = [*mapper(work, limited[:1]), *mapper(work, limited[1:])]  # the first predicts with the base model for all
     scores = [_tuned_scores(point) for point in points]
@@ -110,6 +111,15 @@ def _run_point(run: RunFolder, resolved: ResolvedRun, *, exclude_faulty: bool) -
             share_predictions(RunFolder(other), run, "base_*")
     run_pipeline(run, resolved, splits, show_event)
     return run
+
+
+def _check_same_data(splits: Splits, points: Sequence[RunFolder]) -> None:
+    """Refuse to continue a curve of which some points were made from other data than the rest would be."""
+    begun = [point for point in points if read_fingerprints(point)]
+    known = [row for point in begun for row in read_fingerprints(point)]
+    if other := made_from_other_data(begun, fingerprint_data(splits, known)) if begun else []:
+        names = ", ".join(str(point.path) for point in other)
+        raise RunError(f"the data changed after {names} had used them — restore them, or remove these folders")
 
 
 def _tuned_scores(run: RunFolder) -> Scores:

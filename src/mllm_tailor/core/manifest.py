@@ -16,7 +16,8 @@ from mllm_tailor.core.summed_rows import SUMS
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-LARGE = ("adapter", "model", "held_out_media")  # verified when they are used; also every merged-*
+LARGE = ("adapter", "model", "held_out_media")  # verified when they are used; also merged copies
+MERGED_COPIES = "merged-"  # begins the names of folders that `predict --engine vllm` writes
 
 Entries = dict[str, dict[str, Any]]  # path inside the folder -> bytes and sha256
 
@@ -51,6 +52,11 @@ def was_recorded(folder: Path, path: Path) -> bool:
     return bool(_under(_read(folder), folder, path))
 
 
+def nothing_lost(folder: Path) -> bool:
+    """Whether every file that was complete once is still there; merged copies for vLLM are made again when needed."""
+    return all((folder / name).is_file() for name in _read(folder) if not name.startswith(MERGED_COPIES))
+
+
 def present(folder: Path, *paths: Path) -> bool:
     """Whether each of these exists, recorded or not, and lacks no file that was recorded."""
     entries = _read(folder)
@@ -79,7 +85,7 @@ def verify(folder: Path, *paths: Path, absent: bool = False) -> None:
         if not file.is_file():
             if absent:
                 continue
-            raise RunError(f"{file}: missing — put it back, or run the same `tailor run` command to write it again")
+            raise RunError(f"{file}: missing — {_way_back(name, 'put it back')}")
         if not _matches(file, entry):
             raise RunError(f"{file}: damaged (its checksum differs from the one in {MANIFEST}) — {_way_back(name)}")
 
@@ -113,17 +119,21 @@ def _matches(file: Path, entry: Mapping[str, Any]) -> bool:
     return file.is_file() and file.stat().st_size == entry["bytes"] and sha256(file) == entry["sha256"]
 
 
-def _way_back(name: str) -> str:
+def _way_back(name: str, restore: str = "put back a whole copy") -> str:
     if name == "recipe.yaml":
-        return "put back a whole copy, or begin anew with --fresh; for other settings give the run another name"
+        return f"{restore}, or begin anew with --fresh; for other settings give the run another name"
+    if name == "data_fingerprints.jsonl":  # nothing else states what the data were
+        return f"{restore}, or begin anew with --fresh"
+    if restore == "put it back":
+        return f"{restore}, or run the same `tailor run` command to write it again"
     top = name.partition("/")[0]
     what = f"remove the folder {top}" if "/" in name and top != "predictions" else "remove it"
-    return f"put back a whole copy, or {what} and run the same `tailor run` command, which writes it again"
+    return f"{restore}, or {what} and run the same `tailor run` command, which writes it again"
 
 
 def _is_large(name: str) -> bool:
     top, slash, _ = name.partition("/")
-    return bool(slash) and (top in LARGE or top.startswith("merged-"))
+    return bool(slash) and (top in LARGE or top.startswith(MERGED_COPIES))
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -14,12 +14,13 @@ from mllm_tailor.core.io import fingerprint, read_jsonl, sha256, write_jsonl
 from mllm_tailor.core.manifest import forget, record, was_recorded
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.core.summed_rows import write_rows
-from mllm_tailor.run.data_record import plain
+from mllm_tailor.run.data_record import plain, read_held_out
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.run_dir import RunFolder, read_predictions
 
 logger = logging.getLogger(__name__)
 SHOWN = 20
+WAYS_ON = "\nRestore them, or pass --accept-changes to compute again what followed from them, or --fresh to begin anew."
 LEARNED = ("train", "dev", "mixed")  # splits that decide what the adapter becomes
 
 Row = Mapping[str, Any]
@@ -123,11 +124,43 @@ def _sample_changes(
             yield Change(new["split"], identifier, path, "file replaced")
 
 
+def made_from_other_data(folders: Sequence[RunFolder], rows: Iterable[Row]) -> list[RunFolder]:
+    """The folders among these whose samples or media files are not as these rows of `fingerprint_data` state."""
+    known = _contents(rows)
+    return [folder for folder in folders if not _contents(read_fingerprints(folder)).items() <= known.items()]
+
+
+def _contents(rows: Iterable[Row]) -> dict[str, str]:
+    """The checksum of every label row, by id, and of every media file, by path."""
+    return {
+        f"id {row['id']}" if "id" in row else f"file {row['file']}": row["sha256"]
+        for row in rows
+        if row.get("kind") != "labels"
+    }
+
+
 def same_held_out(folder: RunFolder, splits: Splits) -> bool:
     """Whether another run held out the same samples, with the same content."""
     before = read_fingerprints(folder)
     changes = find_changes(before, fingerprint_data(splits, before))
     return bool(before) and not any(change.split == "held_out" for change in changes)
+
+
+def held_out_contents(folder: RunFolder) -> dict[str, str]:
+    """A fingerprint of every held-out sample, by id: what it asks, its labels and the bytes of its files.
+
+    It does not depend on where the files lie, so that runs of two machines can be compared.
+    """
+    sums = {row["file"]: row["sha256"] for row in read_fingerprints(folder) if "file" in row}
+    contents = {}
+    for sample in read_held_out(folder).samples:
+        stated = plain(replace(sample, media=(), extra={}, source="", group=None, split=None))
+        media = [
+            [item.kind, item.span, item.page, [sums.get(str(path), path.name) for path in _paths(item)]]
+            for item in sample.media
+        ]
+        contents[sample.id] = fingerprint(stated, media)
+    return contents
 
 
 def changed_files(folder: RunFolder) -> list[str]:
@@ -143,6 +176,19 @@ def changed_files(folder: RunFolder) -> list[str]:
         elif _file_row(row["file"], row["kind"], row)["sha256"] != row["sha256"]:
             lines.append(f"{path}: {'edited' if row['kind'] == 'labels' else 'replaced'}")
     return lines
+
+
+def refuse_replaced(folder: RunFolder) -> None:
+    """See that no media file was replaced while the run was reading it; one that is gone was read before.
+
+    Raises:
+        RunError: naming the files and the ways forward.
+    """
+    rows = [row for row in read_fingerprints(folder) if row.get("kind") == "media" and Path(row["file"]).is_file()]
+    replaced = [row["file"] for row in rows if _file_row(row["file"], "media", row)["sha256"] != row["sha256"]]
+    if replaced:
+        shown = [f"  {path}: replaced" for path in replaced[:SHOWN]]
+        raise RunError(f"{folder.path}: files changed while the run was reading them:\n" + "\n".join(shown) + WAYS_ON)
 
 
 def unchanged(folder: RunFolder, samples: Sequence[Sample]) -> list[Sample]:
@@ -200,10 +246,7 @@ def reconcile(folder: RunFolder, splits: Splits, *, accept: bool = False) -> lis
     changes = find_changes(before, now) if before else []
     used = [change for change in changes if is_used(folder, change.split)]
     if used and not accept:
-        raise RunError(
-            f"{folder.path}: the data changed after the run had used them:\n{list_changes(used)}\n"
-            "Restore them, or pass --accept-changes to compute again what followed from them, or --fresh to begin anew."
-        )
+        raise RunError(f"{folder.path}: the data changed after the run had used them:\n{list_changes(used)}{WAYS_ON}")
     if changes:
         logger.warning("The data changed since the run began; it continues with them as they are:")
         logger.warning("%s", list_changes(changes))
@@ -223,7 +266,9 @@ def list_changes(changes: Sequence[Change]) -> str:
 
 
 def is_used(folder: RunFolder, split: str) -> bool:
-    """Whether anything that the run holds was computed from this split."""
+    """Whether anything that the run or one of its folds holds was computed from this split."""
+    if any(is_used(fold, name) for fold in folder.folds for name in ("train", "held_out")):
+        return True  # a sample of the run is held out by one fold and trained on by the others
     if split == "held_out":
         return any(folder.predictions("*").parent.glob("*.jsonl"))
     return any(path.exists() for path in _from_training(folder)) or any(folder.checkpoints.glob("step-*"))

@@ -13,11 +13,12 @@ from dataclasses import replace
 from functools import partial
 
 from mllm_tailor.core.device import seed_everything
+from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import write_json, write_jsonl
 from mllm_tailor.core.manifest import forget, record, recorded
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.run.data_changes import reconcile
+from mllm_tailor.run.data_changes import made_from_other_data, read_fingerprints, reconcile, refuse_replaced
 from mllm_tailor.run.data_record import read_held_out, write_held_out
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.environment import check_same_base, describe_environment
@@ -66,6 +67,12 @@ def run_folds(
     here = options.mapper is in_turn  # elsewhere nothing is notified
     work = partial(_run_fold, run, replace(options, mapper=in_turn), notify if here else ignore)
     folds = list(options.mapper(work, range(1, count + 1)))
+    if other := made_from_other_data(folds, read_fingerprints(folder)):
+        names = ", ".join(fold.path.name for fold in other)
+        raise RunError(
+            f"{folder.path}: the data of {names} are not those of the other folds "
+            "— pass --accept-changes to compute again what followed from the changes, or --fresh to begin anew"
+        )
     notify(FoldStarted(count + 1, count + 1))
     run = with_speech_units(run, splits.learned, folder.codebook)
     record(folder.path, folder.codebook)
@@ -73,6 +80,7 @@ def run_folds(
     _pool(folder, folds, run, splits, notify)
     estimate(folder, run, splits)
     tune(folder, run, splits, VisionFeatureCache(folder=folder.features))
+    refuse_replaced(folder)
     return report(folder, run, notify)
 
 

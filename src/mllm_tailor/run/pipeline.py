@@ -13,7 +13,7 @@ import torch
 from mllm_tailor.core.device import peak_memory, pick_device, seed_everything, threads
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.io import read_json, read_jsonl, write_json
-from mllm_tailor.core.manifest import forget, present, record, recorded
+from mllm_tailor.core.manifest import forget, present, record, recorded, was_recorded
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.core.summed_rows import finish_rows
 from mllm_tailor.generation import VisionFeatureCache
@@ -27,7 +27,7 @@ from mllm_tailor.run.calibrate import (
     write_calibration,
 )
 from mllm_tailor.run.cost_estimate import CostEstimate, estimate_cost
-from mllm_tailor.run.data_changes import reconcile
+from mllm_tailor.run.data_changes import reconcile, refuse_replaced
 from mllm_tailor.run.data_record import read_data_facts, read_held_out, read_labelled, write_held_out, write_labelled
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.environment import check_same_base, describe_environment
@@ -106,6 +106,7 @@ def run_pipeline(
     estimate(folder, run, splits)
     tune(folder, run, splits, cache)
     evaluate(folder, run, splits, cache)
+    refuse_replaced(folder)
     return report(folder, run, notify)
 
 
@@ -130,7 +131,8 @@ def baseline(
 
 def estimate(folder: RunFolder, run: ResolvedRun, splits: Splits) -> None:
     """What the training will cost; how long prediction takes is known from the base model."""
-    if folder.cost_estimate.exists() or folder.training.exists():
+    lost = was_recorded(folder.path, folder.cost_estimate)  # the report shows it beside what the training took
+    if folder.cost_estimate.exists() or (folder.training.exists() and not lost):
         return
     base = [row for mode in run.modes for row in read_predictions(folder.predictions(System("base", mode)))]
     cost = estimate_cost(run, splits, 2 * sum(row.seconds for row in base))
@@ -183,6 +185,9 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
     """Train, or continue training, unless training has ended."""
     results = (folder.training, folder.adapter)
     if present(folder.path, *results):
+        if was_recorded(folder.path, folder.log) and not folder.log.is_file():
+            logger.warning("%s: lost, and nothing else holds its rows; the report shows no curves", folder.log)
+            forget(folder.path, folder.log)
         if not recorded(folder.path, *results):  # stopped between writing and recording
             record(folder.path, *results, folder.log, folder.predictions(TRAINING_BEFORE))
         finish_rows(folder.log)

@@ -10,7 +10,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import read_json, read_jsonl, restore_partials, write_atomic
-from mllm_tailor.core.manifest import MANIFEST, create, record, recorded, verify, was_recorded
+from mllm_tailor.core.manifest import MANIFEST, create, nothing_lost, record, recorded, verify, was_recorded
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.core.summed_rows import append_row, intact_lines
 from mllm_tailor.recipe import ModelSpec, Recipe, dump_recipe, read_recipe, stage_recipes
@@ -131,6 +131,11 @@ class RunFolder:
     def merged(self) -> Path:
         """Base and adapter merged, from which the next stage starts."""
         return self.path / MERGED
+
+    @property
+    def folds(self) -> list[RunFolder]:
+        """The folds that have begun, of a run that holds out every sample in turn."""
+        return [RunFolder(path.parent) for path in sorted(self.path.glob("fold-*/recipe.yaml"))]
 
     def predictions(self, system: System | str) -> Path:
         """Replies of one system, or of what else the run predicts."""
@@ -266,9 +271,11 @@ def share_predictions(source: RunFolder, run: RunFolder, names: str) -> None:
 
 
 def finished(run: RunFolder) -> bool:
-    """Whether the run's report was written, whole."""
-    lost = was_recorded(run.path, run.calibration) and not run.calibration.is_file()
-    return recorded(run.path, run.report, run.scores) and not lost
+    """Whether the run's report was written, and no file of it or of its stages was lost since."""
+    if not recorded(run.path, run.report, run.scores) or not nothing_lost(run.path):
+        return False
+    stages = [RunFolder(run.path / stage.name) for stage in stage_recipes(run.recipe())]
+    return all(stage.recipe_file.is_file() and finished(stage) for stage in stages)
 
 
 def read_scores(run: RunFolder) -> dict[str, Any]:

@@ -104,12 +104,13 @@ class RewardObjective(Objective):
             for replica, reply in enumerate(group)
             if (index, replica) in self.old
         ]
-        return {"step": self.first_step, "steps_alike": self.steps_alike, "replies": rows if self.updates > 1 else []}
+        kept = rows if self.updates > 1 else []
+        return {"step": self.first_step if kept else -1, "steps_alike": self.steps_alike, "replies": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The replies of a checkpoint."""
         self.steps_alike, self.rollouts, self.old = state["steps_alike"], {}, {}
-        self.first_step = state["step"] if state["replies"] else -1
+        self.first_step = state["step"]
         for row in state["replies"]:
             reply = Rollout(**{name: value for name, value in row.items() if name not in ("sample", "old")})
             group = self.rollouts.setdefault(row["sample"], [])

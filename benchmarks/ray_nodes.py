@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # or 127.0.0.1 becomes the machine's outer address
     "GLOO_SOCKET_IFNAME": "lo",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "300",  # 60 pass where other work is going on
     "RAY_worker_niceness": "0",  # of 15 workers start too late for Ray Train where other work is going on
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "OMP_NUM_THREADS": "1",

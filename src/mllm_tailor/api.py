@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.remote import fetch_run, is_url
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.recipe import Recipe, make_recipe, read_recipe
@@ -20,6 +21,8 @@ from mllm_tailor.run import new_files
 from mllm_tailor.run.check import CheckResult
 from mllm_tailor.run.events import RunEvent
 from mllm_tailor.run.options import Options
+from mllm_tailor.run.peers import follows
+from mllm_tailor.run.publish import publish_run
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 from mllm_tailor.scoring import Scores
 from mllm_tailor.scoring import score as score_rows
@@ -61,7 +64,7 @@ class Run:
         unconstrained: bool = False,
         boxes: bool = False,
     ) -> Iterator[Prediction]:
-        """Predictions for files, folders or JSONL manifests, each as soon as it is made, in any order.
+        """Predictions for files, folders, JSONL manifests or URLs of them, each as soon as it is made, in any order.
 
         A file that cannot be read has a prediction with `problem`. `base` uses the untuned model; `unconstrained` does
         not constrain replies to the JSON schema; `boxes` finds where on its page each value stands. Closing the
@@ -73,7 +76,7 @@ class Run:
         predictor = new_files.predictor_of_run(self.path, base=base, unconstrained=unconstrained)
         predictor = predictor.with_boxes() if boxes else predictor
         named = [paths] if isinstance(paths, str | Path) else paths
-        return new_files.stream(predictor, read_inputs([Path(path) for path in named]))
+        return new_files.stream(predictor, read_inputs(list(named)))
 
     @property
     def _folder(self) -> RunFolder:
@@ -104,7 +107,10 @@ def tune(
             callback(event)
 
     options = Options(exclude_faulty, fresh, accept_changes)
-    folder = run_execute.execute(_recipe(recipe), options, notify)
+    recipe = _recipe(recipe)
+    folder = run_execute.execute(recipe, options, notify)
+    if not follows():
+        publish_run(folder, recipe.publish)
     return Run(folder.path)
 
 
@@ -118,12 +124,12 @@ def check(recipe: AnyRecipe, *, decode: bool = True) -> CheckResult:
 
 
 def load_run(folder: str | Path) -> Run:
-    """A run made earlier.
+    """A run made earlier, in a folder or at the URL of a store.
 
     Raises:
         RunError: when the folder holds no run.
     """
-    path = Path(folder)
+    path = fetch_run(str(folder)) if is_url(folder) else Path(folder)
     if not RunFolder(path).recipe_file.is_file():
         raise RunError(f"{path}: no run — name a folder that `tailor run` or `tune` has written")
     return Run(path)

@@ -59,7 +59,22 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="Of the Ray cluster; default: RAY_ADDRESS, or Ray is started on this machine."),
 ]
+
+
+def _run_here(name: str | Path) -> Path:
+    """A run folder; that at the URL of a store is copied first."""
+    if "://" not in str(name):
+        return Path(name)
+    from mllm_tailor.core.remote import fetch_run
+
+    return fetch_run(str(name))
+
+
 RunPath = Annotated[Path, typer.Argument(help="A run folder, such as runs/receipts.", metavar="RUN")]
+ReadRunPath = Annotated[
+    Path,
+    typer.Argument(help="A run folder, such as runs/receipts, or the URL of one.", metavar="RUN", parser=_run_here),
+]
 
 
 def _version(value: bool) -> None:
@@ -133,7 +148,7 @@ def command(name: str | None = None, *, json: bool = False) -> Callable[[Callabl
 
 @command(json=True)
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder or file of labelled samples.")],
+    folder: Annotated[str, typer.Argument(help="Folder or file of labelled samples, or its URL.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the recipe.")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
 ) -> None:
@@ -309,13 +324,13 @@ def launch(  # noqa: PLR0913 - an argument per option
 
 @command(json=True)
 def predict(  # noqa: PLR0913 - an argument per option
-    model_or_run: Annotated[Path | None, typer.Argument(help="A run folder.", metavar="RUN")] = None,
+    model_or_run: Annotated[str | None, typer.Argument(help="A run folder.", metavar="RUN")] = None,
     paths: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(help="Files, folders, or JSONL manifests of files and questions.", metavar="PATH..."),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--out",
             "-o",
@@ -347,7 +362,8 @@ def predict(  # noqa: PLR0913 - an argument per option
     """Read new files with a tuned (or untuned) model.
 
     One JSON row per file is written as it is made; the keys are described in docs/predictions.md. With --on ray rows
-    come in parts, and the same command makes those that are missing.
+    come in parts, and the same command makes those that are missing. RUN, PATH and --out may be URLs of a store, such
+    as s3://bucket/scans (docs/scale.md).
     """
     from mllm_tailor.commands.predict import check_engine, open_predictor, predict_paths, predict_paths_on_ray
 
@@ -357,7 +373,7 @@ def predict(  # noqa: PLR0913 - an argument per option
         inputs.insert(0, model_or_run)  # with --model, every argument is a file
         model_or_run = None
     predictor = open_predictor(
-        model_or_run,
+        None if model_or_run is None else _run_here(model_or_run),
         model=model,
         recipe=recipe,
         base=base,
@@ -366,9 +382,9 @@ def predict(  # noqa: PLR0913 - an argument per option
         engine=engine,
     )
     if on is None:
-        predict_paths(predictor, inputs, out or Path("predictions.jsonl"))
+        predict_paths(predictor, inputs, out or "predictions.jsonl")
     else:
-        predict_paths_on_ray(predictor, inputs, out or Path("predictions"), workers, address)
+        predict_paths_on_ray(predictor, inputs, out or "predictions", workers, address)
 
 
 @command(json=True)
@@ -560,7 +576,7 @@ def draw(
 
 @command()
 def merge(
-    run_folder: RunPath,
+    run_folder: ReadRunPath,
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],
     count: Annotated[int, typer.Option("--samples", "-k", min=0, help="Held-out samples to score it on again.")] = 8,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: that of the run.")] = None,
@@ -583,7 +599,7 @@ def merge(
 
 @command()
 def truncate(
-    run_folder: RunPath,
+    run_folder: ReadRunPath,
     rank: Annotated[int, typer.Option("--rank", "-r", min=1, help="The rank to keep.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plain LoRA adapter.")],
 ) -> None:
@@ -595,7 +611,7 @@ def truncate(
 
 @command(json=True)
 def verify(
-    run_folder: RunPath,
+    run_folder: ReadRunPath,
     count: Annotated[
         int | None,
         typer.Option("--samples", "-k", min=1, help="Held-out samples to compare on; default: 4, with --url all."),
@@ -629,7 +645,8 @@ def verify(
 @command()
 def serve(
     run_folders: Annotated[
-        list[Path], typer.Argument(help="Run folders; those over one base share it.", metavar="RUN...")
+        list[Path],
+        typer.Argument(help="Run folders or URLs; those over one base share it.", metavar="RUN...", parser=_run_here),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; another than this machine's needs a key.")

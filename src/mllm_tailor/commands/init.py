@@ -15,7 +15,7 @@ NOTES_SHOWN = 10
 FILES_LOOKED_FOR = 200  # the first files of the data set; `tailor check` looks for all
 
 
-def write_recipe(folder: Path, out: Path, *, force: bool) -> None:
+def write_recipe(folder: Path | str, out: Path, *, force: bool) -> None:
     """Write the proposed recipe. Rows that cannot be read are shown and keep no recipe from being written.
 
     Raises:

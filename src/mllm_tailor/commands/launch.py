@@ -25,6 +25,7 @@ from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.execute import resolve_stages
 from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.options import Options
+from mllm_tailor.run.publish import publish_run
 from mllm_tailor.run.run_dir import RunFolder
 
 
@@ -85,7 +86,9 @@ def launch(
         show_run(RunFolder(Path(recipe.output) / recipe.name))
     else:
         how = Options(exclude_faulty=plan.exclude_faulty)
-        show_run(run_on_ray(recipe, plan, least=options.least, address=options.address, options=how))
+        run = run_on_ray(recipe, plan, least=options.least, address=options.address, options=how)
+        publish_run(run, recipe.publish)
+        show_run(run)
 
 
 def mapper_of(engine: str | None, address: str | None = None) -> Mapper:

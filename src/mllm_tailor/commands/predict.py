@@ -14,6 +14,7 @@ from mllm_tailor.generation import read_inputs
 from mllm_tailor.launch.ray_predict import predict_on_ray
 from mllm_tailor.recipe import DecodingMode, read_single
 from mllm_tailor.run.new_files import Predictor, predict_to_file, predictor_of_run
+from mllm_tailor.run.output_file import output_path
 from mllm_tailor.run.resolve import resolve
 
 ENGINES = ("builtin", "vllm")
@@ -58,38 +59,39 @@ def check_engine(on: str | None) -> None:
         raise RunError(f"--on {on}: files are read here or on `ray`")
 
 
-def predict_paths(predictor: Predictor, paths: Sequence[Path], out: Path) -> None:
-    """Read files and write one JSON row each, in the order given.
+def predict_paths(predictor: Predictor, paths: Sequence[Path | str], out: Path | str) -> None:
+    """Read files and write one JSON row each, in the order given. Paths and `out` may be URLs of a store.
 
     Raises:
         RunError: for nothing to read.
         ModelError: when the model cannot be opened, or not in this engine.
     """
-    rows = predict_to_file(out, predictor, _inputs(paths))
+    with output_path(out) as file:
+        rows = predict_to_file(file, predictor, _inputs(paths))
     _show(out, len(rows), [row for row in rows if "problem" in row])
 
 
 def predict_paths_on_ray(
-    predictor: Predictor, paths: Sequence[Path], out: Path, workers: int | None, address: str | None
+    predictor: Predictor, paths: Sequence[Path | str], out: Path | str, workers: int | None, address: str | None
 ) -> None:
     """Read files with workers of a Ray cluster and write one JSON row each into parts in the folder `out`.
 
     Raises:
         RunError: for nothing to read, without Ray, or for a folder that holds something else.
     """
-    outcome = predict_on_ray(out, predictor, _inputs(paths), workers, address)
+    outcome = predict_on_ray(out, predictor, _inputs(paths, fetch=False), workers, address)
     if outcome.kept:
         show(f"{outcome.kept} rows were there already")
     _show(out, outcome.kept + outcome.made, outcome.problems)
 
 
-def _inputs(paths: Sequence[Path]) -> list[Sample]:
+def _inputs(paths: Sequence[Path | str], *, fetch: bool = True) -> list[Sample]:
     if not paths:
         raise RunError("no files to read — name files, folders or JSONL manifests after the run")
-    return read_inputs(paths)
+    return read_inputs(paths, fetch=fetch)
 
 
-def _show(out: Path, rows: int, problems: Sequence[Mapping[str, Any]]) -> None:
+def _show(out: Path | str, rows: int, problems: Sequence[Mapping[str, Any]]) -> None:
     note = f", {len(problems)} with a problem (see `problem` in their rows)" if problems else ""
     show(f"{rows} rows in {out}{note}")
     for row in problems[:SHOWN_PROBLEMS]:

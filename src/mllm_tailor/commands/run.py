@@ -14,6 +14,7 @@ from mllm_tailor.run.execute import execute, report_again
 from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.options import Options
 from mllm_tailor.run.peers import follows
+from mllm_tailor.run.publish import publish_run
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 
 
@@ -52,6 +53,7 @@ def run_recipe(
         show_event,
     )
     if not follows():
+        publish_run(folder, recipe.publish)
         show_run(folder)
     return folder
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.remote import STORES, copy_within
 from mllm_tailor.core.sample import Media, MediaKind, Sample, Turn
 from mllm_tailor.core.strict_json import as_written, parse_json
 from mllm_tailor.data.asked import ANSWER_COLUMNS, ASKED_ANSWER_COLUMNS, QUESTION_COLUMNS
@@ -346,16 +347,28 @@ def locate(name: str, roots: tuple[Path, ...], source: str) -> Path:
     """`name` under the first root where it exists, else under the first root; never outside a root.
 
     Raises:
-        DataError: for web addresses and for paths that leave the folder.
+        DataError: for web addresses, and for paths and URLs that leave the folder.
     """
     if "://" in name:
-        raise DataError(f"{source}: `{name[:80]}` is a web address — fetch the file and name it by its path")
+        return _at_url(name, roots, source)
     name = name.replace("\\", "/")
     first = inside(roots[0], name, source)
     if len(roots) == 1 or first.exists():
         return first
     others = (inside(root, name, source) for root in roots[1:])
     return next((path for path in others if path.exists()), first)
+
+
+def _at_url(url: str, roots: tuple[Path, ...], source: str) -> Path:
+    """The copy of a URL inside one of the roots, which are copies themselves where the data lie in a store."""
+    if url.partition("://")[0].lower() not in STORES:
+        raise DataError(f"{source}: `{url[:80]}` is a web address — fetch the file and name it by its path")
+    path = copy_within(url, roots)
+    if path is None:
+        raise DataError(
+            f"{source}: `{url[:80]}` lies outside the data — name the folder in the store as data.media_root"
+        )
+    return path
 
 
 def _kind(name: str, hint: MediaKind | None, source: str) -> MediaKind:

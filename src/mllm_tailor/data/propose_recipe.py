@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.remote import url_of
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.columns import group_key
 from mllm_tailor.data.field_types import EMPTY, FieldGuess, guess_field, guess_fields
@@ -79,7 +80,7 @@ def propose_recipe(dataset: Dataset, issues: Sequence[DataIssue] = ()) -> str:
         "# The run is named after this file: runs/NAME.",
         *_model(samples),
         "data:",
-        f"  train: {quoted(str(dataset.path))}",
+        f"  train: {quoted(url_of(dataset.path) or str(dataset.path))}",
         *_held_out(samples, proposal),
         *_faulty(issues, samples),
         *_task(proposal, guesses, len(samples)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.remote import local
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.detect import detect, unread_files
 from mllm_tailor.data.issues import DataIssue
@@ -42,7 +43,7 @@ def read_samples(
     media_root: str | Path | None = None,
     media_folder: Path | None = None,
 ) -> Dataset:
-    """Read labelled samples from a folder or file. Rows may also name media in `media_root`.
+    """Read labelled samples from a folder or file, here or at a URL. Rows may also name media in `media_root`.
 
     With `media_folder`, media inside rows become files of it instead of bytes in memory. Rows that cannot be used are
     given to `on_issue`; without it, any error among them refuses the whole.
@@ -50,12 +51,12 @@ def read_samples(
     Raises:
         DataError: naming the rows, or what was looked for when no layout is recognised.
     """
-    path = Path(path)
+    path = local(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or file — check `data.train`")
     if not (path.is_dir() or path.is_file()):
         raise DataError(f"{path}: neither a folder nor a file — name the folder or file of labelled samples")
-    if media_root is not None and not Path(media_root).is_dir():
+    if media_root is not None and not (media_root := local(media_root)).is_dir():
         raise DataError(f"{media_root}: no such folder — check `data.media_root`")
     folder = Folder(path, media_root)
     name, notes = (layout, []) if layout else detect(folder)
@@ -140,7 +141,7 @@ def may_share_system(path: str | Path, layout: str | None = None) -> bool:
     Raises:
         DataError: when no layout is recognised.
     """
-    folder = Folder(path)
+    folder = Folder(local(path))
     reader: Layout = LAYOUTS.load(layout or detect(folder)[0])
     first = next((item for item in reader.read(folder) if isinstance(item, Sample)), None)
     return first is not None and first.system is not None

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import atomic_folder, write_atomic, write_json
 from mllm_tailor.core.lazy_sequence import LazySequence
+from mllm_tailor.core.remote import local
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.data.detect import detect
 from mllm_tailor.data.issues import DataIssue
@@ -47,7 +48,7 @@ def write_stream(
         DataError: for a row that cannot be used, where there is no `on_issue`; for a data set without samples or with
             an id that two rows share.
     """
-    source = Folder(Path(path), media_root)
+    source = Folder(local(path), local(media_root) if media_root is not None else None)
     name = layout or detect(source)[0]
     with atomic_folder(folder) as partial:
         digest, ids, starts = hashlib.sha256(), array("Q"), array("Q")

@@ -13,6 +13,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import parse_line, read_lines
+from mllm_tailor.core.remote import STORES, copy_of, copy_within, fetch_each, fetch_listed, is_url, list_files, url_of
 from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.columns import REFUSED_COLUMNS, earlier_turns, with_span
 from mllm_tailor.data.dialogues import as_dialogue
@@ -23,7 +24,7 @@ from mllm_tailor.data.layouts import chat, llava
 from mllm_tailor.data.layouts.columns import placed
 from mllm_tailor.data.options import pop_options
 from mllm_tailor.media.open import pages_of
-from mllm_tailor.media.source import decode_data_uri, inside, leads_inside, media_kind
+from mllm_tailor.media.source import PAGED_SUFFIXES, decode_data_uri, inside, leads_inside, media_kind
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,10 @@ SHOWN_NOTES = 20
 MEDIA_KEYS: tuple[MediaKind, ...] = ("image", "video", "audio")
 
 
-def read_inputs(paths: Sequence[Path]) -> list[Sample]:
+def read_inputs(paths: Sequence[Path | str], *, fetch: bool = True) -> list[Sample]:
     """Samples for `tailor predict PATH...`, in the order given; folders are walked in order of name.
+
+    Paths may be URLs of a store. Without `fetch`, their images, videos and recordings are left for `with_files`.
 
     A manifest is JSON lines with `image`, `video` or `audio` (one path or a list, inside the manifest's folder or
     absolute), or `views` of one scene to be stitched, and, where wanted, `question`, `options`, `id`, `system`,
@@ -50,10 +53,71 @@ def read_inputs(paths: Sequence[Path]) -> list[Sample]:
     error row: one bad file never stops the others. Ids are file stems, made different where they collide.
     """
     taken: set[str] = set()
-    samples = [_with_own_id(sample, taken) for path in paths for sample in _read(Path(path))]
+    samples = [_with_own_id(sample, taken) for path in paths for sample in _read_any(path, fetch=fetch)]
     for key, number in Counter(key for sample in samples for key in sample.extra.get("unread", ())).items():
         logger.warning("The key `%s` of %d rows is not shown to the model", key, number)
     return samples
+
+
+def with_files(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with their files of a store on this machine; one whose file cannot be read states so."""
+    remote = {sample.id: [path for path in _files(sample) if url_of(path) is not None] for sample in samples}
+    problems = fetch_each(list(dict.fromkeys(path for paths in remote.values() for path in paths)))
+    if not problems:
+        return list(samples)
+
+    def checked(sample: Sample) -> Sample:
+        problem = next((problems[path] for path in remote[sample.id] if path in problems), None)
+        return sample if problem is None else replace(sample, media=(), extra={**sample.extra, "problem": problem})
+
+    return list(map(checked, samples))
+
+
+def _files(sample: Sample) -> list[Path]:
+    return [path for media in sample.media for path in (media.views or (media.path,)) if path is not None]
+
+
+def _read_any(path: Path | str, *, fetch: bool) -> Iterator[Sample]:
+    if not is_url(path):
+        samples = _read(Path(path))
+        yield from with_files(list(samples)) if fetch and Path(path).suffix.lower() in MANIFEST_SUFFIXES else samples
+        return
+    url = str(path)
+    try:
+        files = list_files(url)
+        if fetch or "" in files:
+            copy = fetch_listed(url, files)
+    except DataError as error:
+        source, _, problem = str(error).partition(": ")
+        yield _about(_bad(url.rstrip("/").rpartition("/")[2], source, problem), url)
+        return
+    if "" not in files:
+        yield from _read(copy) if fetch else _of_listing(url, sorted(files))
+    elif copy.suffix.lower() in MANIFEST_SUFFIXES:
+        yield from with_files(list(_of_manifest(copy))) if fetch else _of_manifest(copy)
+    else:
+        yield _about(_of_file(copy), url)
+
+
+def _of_listing(url: str, names: Sequence[str]) -> Iterator[Sample]:
+    """The files of a folder of a store, of which only documents are fetched, for the number of their pages."""
+    _warn(url, "hidden files", [name for name in names if _is_hidden(Path(name)) and media_kind(name)])
+    files = [name for name in names if not _is_hidden(Path(name))]
+    _warn(url, "label files and notes", [name for name in files if _is_note(Path(name))])
+    read = [name for name in files if not _is_note(Path(name))]
+    folder = copy_of(url)
+    problems = fetch_each([folder / name for name in read if Path(name).suffix.lower() in PAGED_SUFFIXES])
+    if not read:
+        yield _bad(folder.name, url, "holds no image, video or recording — name the folder that does")
+    for name in read:
+        file = folder / name
+        bad = Sample(id=file.stem, source=str(file), extra={"problem": problems[file]}) if file in problems else None
+        yield _about(bad or _of_file(file), name)
+
+
+def _warn(where: Path | str, what: str, names: Sequence[str]) -> None:
+    if names:
+        logger.warning("%s: %d %s have no row: %s", where, len(names), what, _shown(names))
 
 
 def _read(path: Path) -> Iterator[Sample]:
@@ -64,16 +128,11 @@ def _read(path: Path) -> Iterator[Sample]:
             if not os.access(folder, os.R_OK | os.X_OK):
                 problem = "a folder that cannot be listed — check its permissions"
                 yield _about(_bad(folder.name, str(folder), problem), folder.relative_to(path).as_posix())
-        if hidden := [
-            file.name
-            for file in everything
-            if _is_hidden(file.relative_to(path)) and media_kind(file) and file.is_file()
-        ]:
-            logger.warning("%s: %d hidden files have no row: %s", path, len(hidden), _shown(hidden))
+        hidden = [file for file in everything if _is_hidden(file.relative_to(path))]
+        _warn(path, "hidden files", [file.name for file in hidden if media_kind(file) and file.is_file()])
         files = [file for file in listed if not _is_note(file) and not _is_walked(file)]
         notes = [file.relative_to(path).as_posix() for file in listed if _is_note(file) and file.is_file()]
-        if notes:
-            logger.warning("%s: %d label files and notes have no row: %s", path, len(notes), _shown(notes))
+        _warn(path, "label files and notes", notes)
         if not files:
             yield _bad(path.name, str(path), "holds no image, video or recording — name the folder that does")
         for file in files:
@@ -114,7 +173,7 @@ def _is_note(file: Path) -> bool:
 
 def _of_file(path: Path) -> Sample:
     kind = media_kind(path)
-    if not path.is_file():
+    if not path.is_file() and url_of(path) is None:
         return _bad(path.stem, str(path), "no such file — check the path")
     if kind is None:
         problem = f"{_format(path)} is not read — convert it to an image, PDF, video or recording"
@@ -232,8 +291,18 @@ def _media(key: MediaKind, name: str, folder: Path, where: str) -> tuple[Media, 
 
 
 def _place(folder: Path, name: str, where: str) -> Path:
-    """A relative path stays inside the manifest's folder; an absolute one to media is the user's own word."""
-    whole = os.path.isabs(name) and media_kind(name) is not None and "\0" not in name  # noqa: PTH117
+    """A relative path stays inside the manifest's folder; an absolute one to media, or a URL, is the user's own word.
+
+    A manifest in a store names files of its own folder only.
+    """
+    remote = url_of(folder) is not None
+    if "://" in name:
+        if name.partition("://")[0].lower() not in STORES:
+            raise DataError(f"{where}: `{name[:80]}` is a web address — fetch the file and name it by its path")
+        if remote and copy_within(name, [folder]) is None:
+            raise DataError(f"{where}: `{name[:80]}` lies outside the folder of its manifest — name files inside it")
+        return copy_of(name)
+    whole = not remote and os.path.isabs(name) and media_kind(name) is not None and "\0" not in name  # noqa: PTH117
     return Path(os.path.realpath(name)) if whole else inside(folder, name, where)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.core.io import cache_folder
 from mllm_tailor.core.optional import need
 
+Here = tuple[str, str]  # the folder of the command, and that of its cache
 OBJECT_STORE = 200 << 20  # bytes on this machine: what passes between tasks is small
 
 
@@ -41,8 +43,10 @@ def device_resources(ray: Any) -> dict[str, float]:
     return {"num_cpus": 1, "num_gpus": 1 if ray.cluster_resources().get("GPU") else 0}
 
 
-def enter(folder: str) -> None:
-    """In a worker process: relative paths begin where the command was started."""
+def enter(place: Here) -> None:
+    """In a worker process: relative paths begin where the command was started, and copies of files lie alike."""
+    folder, cache = place
+    os.environ["TAILOR_CACHE"] = cache
     try:
         os.chdir(folder)
     except OSError as error:
@@ -52,6 +56,6 @@ def enter(folder: str) -> None:
         ) from error
 
 
-def here() -> str:
-    """The folder for `enter`."""
-    return str(Path.cwd())
+def here() -> Here:
+    """Where the command was started, for `enter`."""
+    return str(Path.cwd()), str(cache_folder().absolute())

@@ -7,7 +7,7 @@ from typing import Any
 
 from mllm_tailor.core.errors import RunError, TailorError
 from mllm_tailor.core.failures import as_messages
-from mllm_tailor.launch.ray_cluster import connect, device_resources, enter, here
+from mllm_tailor.launch.ray_cluster import Here, connect, device_resources, enter, here
 from mllm_tailor.run.mapper import Mapper
 
 RETRIES = 3  # of a task whose worker process or node ended; a run then continues from its checkpoint
@@ -37,11 +37,11 @@ def ray_mapper(address: str | None = None) -> Mapper:
     return map_on_ray
 
 
-def _call(function: Callable[[Any], Any], item: Any, folder: str) -> tuple[Any, str | None]:
+def _call(function: Callable[[Any], Any], item: Any, place: Here) -> tuple[Any, str | None]:
     """In a worker process: the result, or the message of what the user can fix."""
     try:
         with as_messages():
-            enter(folder)
+            enter(place)
             return function(item), None
     except TailorError as error:
         return None, str(error)

@@ -10,18 +10,41 @@ import logging
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import RunError, TailorError
 from mllm_tailor.core.failures import as_messages
 from mllm_tailor.core.progress import progress
+from mllm_tailor.core.remote import (
+    MissingURLError,
+    copy_of,
+    fetch_listed,
+    fetch_run,
+    is_url,
+    list_files,
+    publish,
+    url_of,
+    withdraw,
+)
 from mllm_tailor.core.sample import Sample
-from mllm_tailor.launch.ray_cluster import connect, device_resources, enter, here
+from mllm_tailor.generation import with_files
+from mllm_tailor.launch.ray_cluster import Here, connect, device_resources, enter, here
 from mllm_tailor.launch.ray_map import ray_mapper
 from mllm_tailor.run.new_files import Predict, Predictor
-from mllm_tailor.run.parts import Block, KeyedSample, Name, begin, in_blocks, keep_present, predict_part, with_key
+from mllm_tailor.run.parts import (
+    SETTINGS,
+    Block,
+    KeyedSample,
+    Name,
+    begin,
+    in_blocks,
+    keep_present,
+    part_of,
+    predict_part,
+    with_key,
+)
 
 logger = logging.getLogger(__name__)
 BLOCK = 64  # samples of a part
@@ -41,8 +64,8 @@ class Outcome:
 class Reader:
     """In a worker process: a model that stays open, and reads block after block."""
 
-    def __init__(self, predictor: Predictor, out: str, folder: str) -> None:
-        self.predictor, self.out, self.folder = predictor, out, folder
+    def __init__(self, predictor: Predictor, out: str, place: Here) -> None:
+        self.predictor, self.out, self.place = predictor, out, place
         self.opened: Predict | None = None
         self.stack = ExitStack()
 
@@ -54,17 +77,42 @@ class Reader:
         try:
             with as_messages():
                 if self.opened is None:
-                    enter(self.folder)
+                    enter(self.place)
+                    _bring_model(self.predictor)
                     self.opened = self.stack.enter_context(self.predictor.opened())
-                return predict_part(Path(self.out), block, self.opened), None
+                return self._write(block, self.opened), None
         except TailorError as error:
             return [], str(error)
 
+    def _write(self, block: Block, predict: Predict) -> list[dict[str, Any]]:
+        samples = with_files([item.sample for item in block])
+        ready = tuple(replace(item, sample=sample) for item, sample in zip(block, samples, strict=True))
+        if not is_url(self.out):
+            return predict_part(Path(self.out), ready, predict)
+        problems = predict_part(copy_of(self.out), ready, predict)
+        part = part_of(copy_of(self.out), block)
+        publish(part, f"{self.out}/{part.name}")
+        return problems
+
+
+def _bring_model(predictor: Predictor) -> None:
+    """The run that lies in a store, on this node too."""
+    runs = [run.path for run in (predictor.tuned, predictor.trained_in) if run is not None]
+    for path in dict.fromkeys((*runs, Path(predictor.run.model.path))):
+        if (url := url_of(path)) is not None:
+            fetch_run(url)
+
 
 def predict_on_ray(
-    out: Path, predictor: Predictor, samples: Sequence[Sample], workers: int | None = None, address: str | None = None
+    out: Path | str,
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    workers: int | None = None,
+    address: str | None = None,
 ) -> Outcome:
     """Write one JSON row for each sample into parts in the folder `out`; a second call makes what is missing.
+
+    `out` may be the URL of a folder in a store. Files of samples that lie in a store are fetched by the workers.
 
     Raises:
         RunError: when Ray is not there, the folder holds something else, or a sample ends every worker that reads it.
@@ -72,10 +120,14 @@ def predict_on_ray(
     if predictor.run.task.name == "match":
         raise RunError("this task ranks each sample among all others, which needs a single process — leave out --on")
     ray = connect(address)
-    begin(out, predictor.key())
+    out = str(out).rstrip("/")
+    folder = _begin(out, predictor.key())
     groups = [samples[start : start + HASHED] for start in range(0, len(samples), HASHED)]
     keyed = [item for group in ray_mapper(address)(_with_keys, groups) for item in group]
-    kept = keep_present(out, keyed)
+    changed: list[Path] = []
+    kept = keep_present(folder, keyed, changed.append)
+    if is_url(out):
+        _publish_changes(out, changed)
     missing = [item for item in keyed if item.name not in kept]
     outcome = Outcome(len(keyed) - len(missing))
     if missing:
@@ -85,12 +137,36 @@ def predict_on_ray(
         count = min(workers or devices, len(blocks))
         reader = ray.remote(Reader).options(max_restarts=0, scheduling_strategy="SPREAD", **resources)
         with progress("Reading", len(missing)) as shown:
-            _Pool(ray, lambda: reader.remote(predictor, str(out), here()), outcome, shown).run(blocks, count)
+            _Pool(ray, lambda: reader.remote(predictor, out, here()), outcome, shown).run(blocks, count)
     return outcome
 
 
+def _begin(out: str, key: str) -> Path:
+    """The folder of parts on this machine, as it was left; that of a URL is a copy."""
+    if not is_url(out):
+        begin(Path(out), key)
+        return Path(out)
+    try:
+        files = list_files(out)
+    except MissingURLError:
+        files = {}
+    folder = fetch_listed(out, files)  # parts that were never published go
+    begin(folder, key)
+    if SETTINGS not in files:
+        publish(folder / SETTINGS, f"{out}/{SETTINGS}")
+    return folder
+
+
+def _publish_changes(out: str, parts: Sequence[Path]) -> None:
+    for part in parts:
+        if part.is_file():
+            publish(part, f"{out}/{part.name}")
+        else:
+            withdraw(f"{out}/{part.name}")
+
+
 def _with_keys(samples: Sequence[Sample]) -> list[KeyedSample]:
-    return [with_key(sample) for sample in samples]
+    return [with_key(sample) for sample in with_files(samples)]
 
 
 class _Pool:

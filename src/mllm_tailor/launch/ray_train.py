@@ -47,7 +47,7 @@ def run_on_ray(
         train_loop_config={
             "recipe": recipe.model_dump(mode="json"),
             "options": options,
-            "folder": here(),
+            "place": here(),
             "level": logging.getLogger("mllm_tailor").getEffectiveLevel(),
         },
         scaling_config=train.ScalingConfig(
@@ -89,7 +89,7 @@ def _work(config: Mapping[str, Any]) -> None:
     package.addHandler(logging.StreamHandler())  # Ray brings it to the terminal of the command
     destroy_process_group()  # Ray's, which is there from the first to the last: our own lasts as long as a training
     assert not distributed.is_initialized()
-    enter(config["folder"])
+    enter(config["place"])
     os.environ["MASTER_PORT"] = str(broadcast_from_rank_zero(_free_port() if rank == 0 else None))
     execute(make_recipe(config["recipe"]), config["options"])
 

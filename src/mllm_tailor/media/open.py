@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.remote import fetch_each, url_of
 from mllm_tailor.core.sample import Media, MediaKind
 from mllm_tailor.media.image import count_tiff_pages, decode_image, header_size
 from mllm_tailor.media.pdf import count_pdf_pages, draw_page, page_size
@@ -59,6 +60,8 @@ def pages_of(
     """
     if path.suffix.lower() not in PAGED_SUFFIXES:
         return (Media(kind, path),)
+    if not path.exists() and url_of(path) is not None and (problem := fetch_each([path])):  # a document of a store
+        raise DataError(problem[path])
     count = page_count(Media("image", path), limits)
     if count > max_pages:
         raise DataError(

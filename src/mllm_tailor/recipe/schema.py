@@ -350,6 +350,9 @@ class Recipe(Settings):
         None, description="values that need no eye, such as {right: 0.95}; needs a dev split or folds"
     )
     output: str = Field("runs", description="folder in which the run folder is created")
+    publish: str | None = Field(
+        None, description="URL to which the finished run folder is copied, such as s3://bucket/runs (docs/scale.md)"
+    )
     stages: list[Stage] = Field([], description="trainings in sequence, each from the merged weights of the one before")
 
     @model_validator(mode="before")
@@ -368,6 +371,13 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _one_task(self) -> Recipe:
         one_task(self.task)
+        if "://" in self.output:
+            raise ValueError(
+                "`output` is a folder of this machine, where the run is locked and resumed — write `publish: "
+                f"{self.output}` to have the finished run copied there"
+            )
+        if self.publish is not None and "://" not in self.publish:
+            raise ValueError("`publish` is the URL of a store, such as s3://bucket/runs; `output` names a folder here")
         if not isinstance(self.method.get("name"), str):
             raise ValueError("`method` needs a `name`, such as {name: qlora, rank: 64}")
         return self

@@ -12,9 +12,28 @@ from filelock import FileLock
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import parse_line, read_lines
 from mllm_tailor.core.manifest import MANIFEST, was_recorded
+from mllm_tailor.core.remote import copy_of, exists, fetch, is_url, publish
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.summed_rows import is_growing
 from mllm_tailor.run.lock import take
+
+
+@contextmanager
+def output_path(out: Path | str) -> Iterator[Path]:
+    """The file to write; for the URL of a store a copy of it, which is published when the block ends without an error.
+
+    Raises:
+        StorageError: for a store that cannot be read or written.
+    """
+    if not is_url(out):
+        yield Path(out)
+        return
+    url = str(out)
+    path = copy_of(url)
+    if not path.exists() and exists(url):
+        fetch(url)
+    yield path
+    publish(path, url)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ makes only the rows that are missing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,13 @@ def begin(out: Path, key: str) -> None:
         write_json(settings, {"key": key})
 
 
-def keep_present(out: Path, samples: Iterable[KeyedSample]) -> set[Name]:
+def keep_present(
+    out: Path, samples: Iterable[KeyedSample], on_change: Callable[[Path], object] = lambda _: None
+) -> set[Name]:
     """The rows that need not be made again, by name.
 
-    Rows with a problem, which are tried again, and rows of files that have changed leave their parts. Rows of files
-    that are not among the samples stay.
+    Rows with a problem, which are tried again, and rows of files that have changed leave their parts, whose paths
+    `on_change` is given. Rows of files that are not among the samples stay.
 
     Raises:
         DataError: for a damaged part.
@@ -100,6 +102,7 @@ def keep_present(out: Path, samples: Iterable[KeyedSample]) -> set[Name]:
                 write_jsonl(part, stay)
             else:
                 part.unlink()
+            on_change(part)
     return kept
 
 
@@ -118,6 +121,11 @@ def in_blocks(samples: Sequence[KeyedSample], size: int) -> list[Block]:
     return [tuple(samples[start : start + size]) for start in range(0, len(samples), size)]
 
 
+def part_of(out: Path, block: Block) -> Path:
+    """The file of a block, named after its rows."""
+    return out / f"part-{fingerprint([item.name for item in block])[:16]}.jsonl"
+
+
 def predict_part(out: Path, block: Block, predict: Predict) -> list[dict[str, Any]]:
     """Read a block and write its part; returns the rows with a problem."""
     keys = {item.sample.id: item for item in block}
@@ -130,5 +138,5 @@ def predict_part(out: Path, block: Block, predict: Predict) -> list[dict[str, An
     rows = [
         {**prediction_row(item.sample, predictions[sample_id]), "sha256": item.key} for sample_id, item in keys.items()
     ]
-    write_jsonl(out / f"part-{fingerprint([item.name for item in block])[:16]}.jsonl", rows)
+    write_jsonl(part_of(out, block), rows)
     return [row for row in rows if "problem" in row]

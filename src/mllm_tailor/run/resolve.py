@@ -12,6 +12,7 @@ import torch
 from mllm_tailor.core.device import computes_in_bf16, pick_device
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.io import cache_folder
+from mllm_tailor.core.remote import local
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, Dataset, may_share_system, read_samples, shared_system
 from mllm_tailor.data.stream import holds_media
@@ -29,7 +30,15 @@ class TrainingData:
 
     def __init__(self, data: DataSpec) -> None:
         self.data = data
+        self._path: Path | None = None
         self._read: tuple[Dataset, list[DataIssue]] | None = None
+
+    @property
+    def path(self) -> Path:
+        """`data.train`, or its copy where it is a URL, which is brought up to date once."""
+        if self._path is None:
+            self._path = local(self.data.train)
+        return self._path
 
     def read(self) -> tuple[Dataset, list[DataIssue]]:
         """Data set and issues; kept, since settings of a recipe may depend on them before the samples are split.
@@ -40,9 +49,9 @@ class TrainingData:
         if self._read is None:
             issues: list[DataIssue] = []
             data = self.data
-            stream = holds_media(Path(data.train)) if data.stream is None else data.stream
+            stream = holds_media(self.path) if data.stream is None else data.stream
             dataset = read_samples(
-                data.train,
+                self.path,
                 data.layout,
                 on_issue=issues.append,
                 media_root=data.media_root,
@@ -54,7 +63,7 @@ class TrainingData:
     def take(self) -> tuple[Dataset, list[DataIssue]]:
         """As `read`, and keep nothing: the last use, or the next one reads the files as they are then."""
         result = self.read()
-        self._read = None
+        self._read = self._path = None
         return result
 
 
@@ -156,7 +165,7 @@ def _with_shared_system(training_data: TrainingData, model: ModelSpec) -> ModelS
     """
     data, system = training_data.data, None
     try:
-        if Path(data.train).exists() and may_share_system(data.train, data.layout):
+        if training_data.path.exists() and may_share_system(training_data.path, data.layout):
             system = shared_system(training_data.read()[0].samples)
     except DataError:
         return model  # where the data are needed, reading them names the fault

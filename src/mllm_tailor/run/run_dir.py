@@ -189,7 +189,8 @@ def start_run(recipe: Recipe) -> RunFolder:
         verify(run.path, absent=True)
         known = read_recipe(run.recipe_file)
         processes = {"processes": recipe.train.processes}  # may change when a run is continued
-        if known.model_copy(update={"train": known.train.model_copy(update=processes)}) != recipe:
+        changed = {"train": known.train.model_copy(update=processes), "publish": recipe.publish}
+        if known.model_copy(update=changed) != recipe:
             raise RunError(
                 f"{run.path} holds a run of a different recipe — give this one another name (name=...), "
                 "or pass --fresh to set the old folder aside"

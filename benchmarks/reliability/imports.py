@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def interrupt_imports(workspace: Path, folder: Path, times: int) -> Tally:
     """SIGINT to the processes of each command, as a terminal sends it, `times` each."""
     chance, tally = random.Random("imports"), Tally()
     place = folder / PLACE
+    shutil.rmtree(place, ignore_errors=True)
     copy_workspace(workspace, place, "d", "model", "runs", "r.yaml")
     for words in COMMANDS * times:
         moment = chance.uniform(FIRST, LAST)

@@ -22,7 +22,7 @@ from mllm_tailor.core.lazy_sequence import LazySequence
 from mllm_tailor.core.machine import release_freed_memory
 from mllm_tailor.core.progress import track
 from mllm_tailor.models import Length, LoadedModel, measure_length
-from mllm_tailor.models.patches.fused_lora import fused_lora
+from mllm_tailor.models.patches.fused_layers import fused_layers
 from mllm_tailor.training.batches import Prefetcher
 from mllm_tailor.training.checkpoint_manager import CheckpointManager, samples_fingerprint
 from mllm_tailor.training.config import TrainingConfig, TrainingEvent, TrainingHooks
@@ -157,7 +157,8 @@ class Training:
 
     def _make_batches(self, objective: Objective, tiled: LoadedModel) -> Prefetcher:
         """Batches in the background; what objective and vision cache compute once is computed here."""
-        source = make_batch_source(tiled, objective.samples, self.config, self.config.features or self.cache)
+        with fused_layers(self.model.model):
+            source = make_batch_source(tiled, objective.samples, self.config, self.config.features or self.cache)
         started = time.process_time()
         objective.prepare(source, self.cache, chunked(len(objective.samples), PREPARED))
         spent = self.hooks.objective_inputs.cpu_seconds + time.process_time() - started
@@ -173,7 +174,7 @@ class Training:
             self.saved = self.progress
             logger.info("Resuming after step %d of %d", self.progress.step, self.schedule.steps)
         network = self.model.model
-        fused = nullcontext() if is_sharded(network) else fused_lora(network)
+        fused = nullcontext() if is_sharded(network) else fused_layers(network)
         with StopOnSignal() as signal, self._open_log() as log, fused:
             try:
                 self._loop(signal, log)

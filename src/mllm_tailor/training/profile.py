@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.device import watch_memory
 from mllm_tailor.models import Length, LoadedModel, embed_images, embed_texts, encode
-from mllm_tailor.models.patches.fused_lora import fused_lora
+from mllm_tailor.models.patches.fused_layers import fused_layers
 from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.training.batches import Batch, collate_right, to_device
 from mllm_tailor.training.config import TrainingConfig
@@ -87,7 +87,8 @@ class _StepProfiler:
         if self.cached and "pixel_values" in batch:
             pixels = batch.pop("pixel_values")
             started = time.perf_counter()
-            features = image_features(self.model, pixels, bf16=self.bf16)
+            with fused_layers(self.model.model):
+                features = image_features(self.model, pixels, bf16=self.bf16)
             self.vision_seconds = (time.perf_counter() - started) / len(pixels)
             batch["image_features"] = features.flatten(0, 1)[None]
         return as_inputs(to_device(batch, self.model.device))
@@ -96,7 +97,7 @@ class _StepProfiler:
         """Of one forward pass, and a backward pass where the optimizer needs one."""
         device, started = self.model.device, time.perf_counter()
         gradients = torch.set_grad_enabled(self.optimizer.gradients != "none")
-        with fused_lora(self.model.model):  # the backward pass too, which may recompute layers
+        with fused_layers(self.model.model):  # the backward pass too, which may recompute layers
             with gradients, autocast(device, bf16=self.bf16):
                 loss = _loss(self.model, batch)
             if loss.requires_grad:

@@ -125,6 +125,11 @@ def attention_by(function: AttentionFunction) -> Iterator[None]:
         _replacement.reset(before)
 
 
+def is_replaced() -> bool:
+    """Whether another function is called instead of `attend`."""
+    return _replacement.get() is not None
+
+
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
 ) -> tuple[Tensor, None]:

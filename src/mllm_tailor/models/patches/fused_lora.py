@@ -123,7 +123,7 @@ class Rounding:
 def fused_lora(network: nn.Module) -> Iterator[None]:
     """Inside the block, plain LoRA layers of `network` use the fused products; all other computations are unchanged."""
     rounding = Rounding()
-    changed = [(module, _forward_of(module, rounding)) for module in network.modules() if _is_plain(module)]
+    changed = [(module, _forward_of(module, rounding)) for module in network.modules() if is_plain_lora(module)]
     changed += [(module, _gated_forward_of(module)) for module in network.modules() if _is_gated(module)]
     for module, forward in changed:
         module.forward = forward
@@ -134,7 +134,7 @@ def fused_lora(network: nn.Module) -> Iterator[None]:
             del module.forward
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain_lora(module: nn.Module) -> bool:
     """Whether this is LoRA of a single adapter, without dropout, bias, hooks or variant, on a frozen float layer."""
     if type(module) is not Linear or type(module.base_layer) is not nn.Linear or len(module.active_adapters) != 1:
         return False
@@ -155,7 +155,7 @@ def _is_gated(module: nn.Module) -> bool:
     """Whether an MLP with the usual names multiplies the SiLU of a gate with another product, tested on a row."""
     parts: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     act = getattr(module, "act_fn", None)
-    if not isinstance(act, nn.SiLU | SiLUActivation) or not all(map(_is_plain, parts)) or parts[2]._forward_hooks:
+    if not isinstance(act, nn.SiLU | SiLUActivation) or not all(map(is_plain_lora, parts)) or parts[2]._forward_hooks:
         return False
     gate, other, last = parts
     weight = gate.base_layer.weight
@@ -174,7 +174,7 @@ def _factors(layer: Any, x: Tensor) -> tuple[Any, ...] | None:
 
 
 def _computes_plainly(layer: Any) -> bool:
-    return not layer.disable_adapters and not layer.merged and _is_plain(layer)
+    return not layer.disable_adapters and not layer.merged and is_plain_lora(layer)
 
 
 def _forward_of(layer: Any, rounding: Rounding) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from mllm_tailor.models.patches import cpu_attention
+from mllm_tailor.models.patches.decoder_layer import FusedForward
 
 MIN_SKIPPED = 64  # positions before the answer; calling the layer twice costs about as much as computing these
 # Layers that compute keys and values first, pass them to the cache, and mix positions in attention only.
@@ -73,12 +74,14 @@ def last_layer_from(network: nn.Module, start: int, length: int) -> Iterator[Non
     if layer is None:
         yield
         return
-    whole = layer.forward
+    whole, own = layer.forward, vars(layer).get("forward")
     name = cache_name(whole)
 
     def forward(hidden_states: Tensor, **given: Any) -> Any:
         cache, total = given.get(name), hidden_states.shape[1]
         first = total - length + start
+        if isinstance(whole, FusedForward) and whole.can_fuse(hidden_states, given):
+            return whole.from_position(first, hidden_states, **given)
         stop = _StopAfterKeys(cache)
         with suppress(_KeysComputed):
             whole(hidden_states[:, :first], **_cut(given, slice(None, first)), **{name: stop})
@@ -92,6 +95,8 @@ def last_layer_from(network: nn.Module, start: int, length: int) -> Iterator[Non
         yield
     finally:
         del layer.forward
+        if own is not None:
+            layer.forward = own
 
 
 def _last_layer(network: nn.Module) -> nn.Module | None:

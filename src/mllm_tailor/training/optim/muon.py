@@ -22,6 +22,7 @@ from mllm_tailor.training.optim.torch_bnb import GradientStep
 
 MOMENTUM = 0.95
 SIZE = 0.2  # root mean square of an update, about that of Adam, so that learning rates and decay carry over
+TOGETHER = 1 << 20  # numbers in the matrices of one batch, of which there are half a dozen copies in between
 OUTER = ("embed", "lm_head")  # a row per token or position, most of which get no gradient: trained by Adam
 
 
@@ -52,10 +53,13 @@ class Muon(Optimizer):
                     state = self.state[weight]
                     state["step"] = state.get("step", 0) + 1
                     weight.add_(adam(state, weight.grad.float()).to(weight.dtype), alpha=-group["lr"])
-            for shape, weights in shapes.items():
-                updates = orthogonalise(torch.stack([self._nesterov(weight) for weight in weights]))
-                for weight, update in zip(weights, updates, strict=True):
-                    weight.add_(update.to(weight.dtype), alpha=-group["lr"] * SIZE * max(shape) ** 0.5)
+            for shape, same in shapes.items():
+                size = max(1, TOGETHER // shape.numel())
+                for start in range(0, len(same), size):
+                    weights = same[start : start + size]
+                    updates = orthogonalise(torch.stack([self._nesterov(weight) for weight in weights]))
+                    for weight, update in zip(weights, updates, strict=True):
+                        weight.add_(update.to(weight.dtype), alpha=-group["lr"] * SIZE * max(shape) ** 0.5)
 
     def _nesterov(self, weight: nn.Parameter) -> Tensor:
         state, gradient = self.state[weight], weight.grad.float()  # type: ignore[union-attr]

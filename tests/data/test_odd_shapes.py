@@ -46,6 +46,8 @@ ROWS = [{"instruction": "i", "input": "", "output": "o", "images": ["a.png"]}]
     [
         ({"l.json": label_studio(True)}, "`result` should be a list of objects"),
         ({"l.json": label_studio(["x"])}, "`result` should be a list of objects"),
+        ({"l.json": label_studio([{"id": [], "type": "labels"}])}, "`id` of a result should be text"),
+        ({"l.json": label_studio([{"id": "a", "type": {}}])}, "`type` of a result should be text"),
         ({"a.json": LABELME | {"shapes": [SHAPE | {"shape_type": []}]}}, r"a shape of the type \[\] is left out"),
         ({"a.json": LABELME | {"shapes": [SHAPE | {"points": 5}]}}, "a shape needs a `label` and `points`"),
         (

@@ -112,6 +112,9 @@ def _task(task: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[Re
         return None
     if not isinstance(results, list) or not all(isinstance(result, Mapping) for result in results):
         raise DataError(f"{source}: `result` should be a list of objects — export it again")
+    for key, value in ((key, result.get(key)) for result in results for key in ("id", "type")):
+        if value is not None and not isinstance(value, (str, int)):
+            raise DataError(f"{source}: `{key}` of a result should be text, found {kind_of(value)} — export it again")
     labels: dict[str, Any] = {}
     regions: list[Region] = []
     labelled = {result.get("id"): result for result in results if result.get("type") in _REGIONS}

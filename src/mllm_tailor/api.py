@@ -21,8 +21,7 @@ from mllm_tailor.run import new_files
 from mllm_tailor.run.check import CheckResult
 from mllm_tailor.run.events import RunEvent
 from mllm_tailor.run.options import Options
-from mllm_tailor.run.peers import follows
-from mllm_tailor.run.publish import publish_run
+from mllm_tailor.run.publish import check_store, publish_run
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 from mllm_tailor.scoring import Scores
 from mllm_tailor.scoring import score as score_rows
@@ -108,9 +107,9 @@ def tune(
 
     options = Options(exclude_faulty, fresh, accept_changes)
     recipe = _recipe(recipe)
+    check_store(recipe.publish, recipe.name)
     folder = run_execute.execute(recipe, options, notify)
-    if not follows():
-        publish_run(folder, recipe.publish)
+    publish_run(folder, recipe.publish)
     return Run(folder.path)
 
 

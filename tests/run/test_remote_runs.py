@@ -12,17 +12,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from mllm_tailor.core import remote
-from mllm_tailor.core.errors import DataError, RecipeError, RunError
+from mllm_tailor.core.errors import DataError, RecipeError, RunError, StorageError
 from mllm_tailor.core.io import write_json, write_jsonl
 from mllm_tailor.core.manifest import create, record, verify
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.data import propose_recipe, read_samples
 from mllm_tailor.generation import read_inputs, with_files
 from mllm_tailor.launch import ray_predict
-from mllm_tailor.recipe import make_recipe
+from mllm_tailor.recipe import dump_recipe, make_recipe
 from mllm_tailor.run.output_file import output_path
 from mllm_tailor.run.parts import in_blocks, keep_present
-from mllm_tailor.run.publish import publish_run
+from mllm_tailor.run.publish import check_store, publish_run
 from mllm_tailor.run.run_dir import RunFolder
 
 DATA = "memory://bucket/receipts"
@@ -123,7 +123,7 @@ def test_a_finished_run_is_published_once_and_verified_where_it_is_read(store, t
     (run.path / "checkpoints" / "step-1" / "weights").write_text("large")
     (run.path / ".lock").touch()
     create(run.path)
-    run.recipe_file.write_text("name: receipts\n")
+    run.recipe_file.write_text(dump_recipe(make_recipe({"data": DATA, "task": {"extract": {"total": "amount"}}})))
     record(run.path, run.recipe_file)
     assert publish_run(run, "memory://bucket/runs") is None  # not finished
     write_json(run.scores, {})
@@ -149,6 +149,18 @@ def test_a_finished_run_is_published_once_and_verified_where_it_is_read(store, t
     record(run.path, run.report)
     publish_run(run, "memory://bucket/runs")
     assert store.cat_file("/bucket/runs/receipts/adapter/tailor.json") == (run.adapter / "tailor.json").read_bytes()
+
+
+def test_a_store_that_cannot_be_written_is_named_before_the_training(store, monkeypatch):
+    check_store("memory://bucket/runs", "receipts")
+    assert not [name for name in store.store if "/runs/" in name]
+
+    def refuse(*_, **__):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", refuse)
+    with pytest.raises(StorageError, match=r"runs/receipts/\.check: no such bucket"):
+        check_store("memory://bucket/runs", "receipts")
 
 
 def test_settings_of_a_recipe():

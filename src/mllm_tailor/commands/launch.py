@@ -25,7 +25,7 @@ from mllm_tailor.recipe import read_recipe
 from mllm_tailor.run.execute import resolve_stages
 from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.options import Options
-from mllm_tailor.run.publish import publish_run
+from mllm_tailor.run.publish import check_store, publish_run
 from mllm_tailor.run.run_dir import RunFolder
 
 
@@ -86,6 +86,7 @@ def launch(
         show_run(RunFolder(Path(recipe.output) / recipe.name))
     else:
         how = Options(exclude_faulty=plan.exclude_faulty)
+        check_store(recipe.publish, recipe.name)
         run = run_on_ray(recipe, plan, least=options.least, address=options.address, options=how)
         publish_run(run, recipe.publish)
         show_run(run)

@@ -14,7 +14,7 @@ from mllm_tailor.run.execute import execute, report_again
 from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.options import Options
 from mllm_tailor.run.peers import follows
-from mllm_tailor.run.publish import publish_run
+from mllm_tailor.run.publish import check_store, publish_run
 from mllm_tailor.run.run_dir import RunFolder, read_scores
 
 
@@ -47,13 +47,14 @@ def run_recipe(
         raise RecipeError(
             "--on: only folds are tasks of their own (data.held_out.folds) — `tailor launch` trains on many nodes"
         )
+    check_store(recipe.publish, recipe.name)
     folder = execute(
         recipe,
         Options(exclude_faulty, fresh, accept_changes, mapper, before),
         show_event,
     )
+    publish_run(folder, recipe.publish)
     if not follows():
-        publish_run(folder, recipe.publish)
         show_run(folder)
     return folder
 

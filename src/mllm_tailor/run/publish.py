@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 
 from mllm_tailor.core.manifest import MANIFEST
-from mllm_tailor.core.remote import copy_of, fetch_each, publish_all, withdraw
+from mllm_tailor.core.remote import copy_of, fetch_each, publish, publish_all, withdraw
+from mllm_tailor.run.peers import follows
 from mllm_tailor.run.run_dir import RunFolder, finished
 
 logger = logging.getLogger(__name__)
 LEFT_OUT = ("checkpoints", "features")  # what only the training needs
+
+
+def check_store(store: str | None, name: str) -> None:
+    """Write and remove a small file where the run of this name will be published: better now than after the training.
+
+    Raises:
+        StorageError: for a store that cannot be written.
+    """
+    if store is None or follows():
+        return
+    url = f"{store.rstrip('/')}/{name}/.check"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "check"
+        file.write_text("tailor checks that it can write here\n", encoding="utf-8")
+        publish(file, url)
+    withdraw(url)
 
 
 def publish_run(folder: RunFolder, store: str | None) -> str | None:
@@ -19,7 +37,7 @@ def publish_run(folder: RunFolder, store: str | None) -> str | None:
     Raises:
         StorageError: for a store that cannot be written.
     """
-    if store is None or not finished(folder):
+    if store is None or follows() or not finished(folder):
         return None
     url = f"{store.rstrip('/')}/{folder.path.name}"
     files = {f"{url}/{file.relative_to(folder.path).as_posix()}": file for file in _files(folder.path)}

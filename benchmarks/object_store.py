@@ -41,9 +41,9 @@ SAID = {
     "no such folder": "s3://bucket/dta: no such file or folder",
     "bucket of the output missing": "s3://nowhere/out.jsonl",
     "no credentials": "no usable credentials",
-    "row of another bucket": "labels.jsonl:1: `s3://elsewhere/data/x.png` lies outside the data",
+    "row of another bucket": "s3://bucket/outside/labels.jsonl:1: `s3://elsewhere/data/x.png` lies outside the data",
     "output in a store": "write `publish: s3://bucket/runs`",
-    "damaged adapter": "adapter/tailor.json: damaged",
+    "damaged adapter": "s3://bucket/runs/tiny/adapter/tailor.json: damaged",
 }
 
 

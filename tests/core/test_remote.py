@@ -57,6 +57,7 @@ def test_paths_and_urls(store, tmp_path):
     folder = remote.copy_of("memory://bucket/data")
     assert remote.copy_within("memory://bucket/data/img/a.png", [tmp_path, folder]) == copy
     assert remote.copy_within("memory://bucket/database/a.png", [folder]) is None
+    assert remote.with_urls(f"{copy}:3: no; {tmp_path}") == f"memory://bucket/data/img/a.png:3: no; {tmp_path}"
     assert remote.local(tmp_path) == tmp_path and remote.local("memory://bucket/data/img/a.png") == copy
     assert remote.copy_of("s3a://bucket/a") == remote.copy_of("s3://bucket/a/")
 

@@ -149,9 +149,18 @@ def make_bar(what: str, total: int | None, completed: int) -> Progress:
 
 def show_line(text: str, style: str = "") -> None:
     """Print one message; its text is taken literally and its line breaks are kept."""
-    console.print(plain_lines(text, style))
+    console.print(plain_lines(_with_urls(text), style))
 
 
 def show_error(message: str) -> None:
     """Print what went wrong."""
-    console.print(Text("Error: ", "bold red") + plain_lines(message))
+    console.print(Text("Error: ", "bold red") + plain_lines(_with_urls(message)))
+
+
+def _with_urls(text: str) -> str:
+    """Copies of files of a store by their URLs."""
+    if "remote" not in text:
+        return text
+    from mllm_tailor.core.remote import with_urls  # not needed by any other message
+
+    return with_urls(text)

@@ -99,6 +99,11 @@ def url_of(path: Path) -> str | None:
     return f"{protocol}://{'/'.join(names)}" if names else None
 
 
+def with_urls(text: str) -> str:
+    """A message in which copies are named by their URLs."""
+    return re.sub(re.escape(f"{_root()}{os.sep}") + r"([a-z0-9+.-]+)" + re.escape(os.sep), r"\1://", text)
+
+
 def copy_within(url: str, folders: Iterable[Path]) -> Path | None:
     """The copy of a URL that a row names, if one of the folders is the copy of a folder around it; else None."""
     path = copy_of(url)

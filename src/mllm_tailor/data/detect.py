@@ -7,6 +7,7 @@ import re
 from collections import Counter
 
 from mllm_tailor.core.errors import DataError
+from mllm_tailor.data.damaged_files import refuse_damaged
 from mllm_tailor.data.layouts import LAYOUTS
 from mllm_tailor.data.layouts.base import ROW_SUFFIXES, Folder, LabelFile, Layout
 
@@ -26,6 +27,7 @@ def detect(folder: Folder) -> tuple[str, list[str]]:
     """
     names = [name for name in LAYOUTS if LAYOUTS.load(name).detect(folder)]
     if not names:
+        refuse_damaged(folder)
         if inner := _inside(folder):
             raise DataError(
                 f"{folder.path}: no known layout, but its folder `{inner[0]}` is laid out as `{inner[1]}` — name that "

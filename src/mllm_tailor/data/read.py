@@ -10,6 +10,7 @@ from pathlib import Path
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.remote import local
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.data.damaged_files import damaged_files, refuse_damaged
 from mllm_tailor.data.detect import detect, unread_files
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts import LAYOUTS
@@ -62,18 +63,13 @@ def read_samples(
     name, notes = (layout, []) if layout else detect(folder)
     reader: Layout = LAYOUTS.load(name)
     if layout and not reader.detect(folder):
+        refuse_damaged(folder)
         raise DataError(f"{path}: is not laid out as `{layout}` ({LAYOUTS.summary(layout)}) — leave `layout` out")
     samples: list[Sample] = []
     faults: list[DataIssue] = []
     for item in _items(reader, folder, name, media_folder):
         (faults if isinstance(item, DataIssue) else samples).append(item)  # type: ignore[arg-type]
-    for file in unread_files(folder, reader):
-        problem = (
-            f"is not read: its rows ({', '.join(map(str, list(file.first)[:5]))}) are no rows of the layout `{name}`"
-        )
-        faults.append(
-            DataIssue(str(file.path), problem, "move it away, or bring it into the same shape", None, "warning")
-        )
+    faults += _unread(folder, reader, name, faults)
     samples, outside = without_links_out(folder, samples)
     faults += outside
     faults += unused_files(folder, reader, samples, [*faults])
@@ -89,6 +85,20 @@ def read_samples(
         raise DataError(f"{path}: no readable sample{reason} — check the files")
     notes += [str(fault) for fault in faults if fault.severity == "warning"]
     return Dataset(tuple(unique_ids(samples)), name, path, tuple(notes), media_root)
+
+
+def _unread(folder: Folder, reader: Layout, name: str, known: Sequence[DataIssue]) -> list[DataIssue]:
+    """Label files that hold no readable row (errors), and those whose rows are of another layout (warnings)."""
+    named = {source for issue in known for source in (issue.source, issue.source.rpartition(":")[0])}
+    issues = list(damaged_files(folder, reader, named))
+    damaged = {issue.source for issue in issues}
+    for file in unread_files(folder, reader):
+        if str(file.path) not in damaged:
+            keys = ", ".join(map(str, list(file.first)[:5]))
+            problem = f"is not read: its rows ({keys}) are no rows of the layout `{name}`"
+            fix = "move it away, or bring it into the same shape"
+            issues.append(DataIssue(str(file.path), problem, fix, None, "warning"))
+    return issues
 
 
 def _items(reader: Layout, folder: Folder, name: str, media_folder: Path | None = None) -> Iterator[Sample | DataIssue]:

@@ -13,6 +13,7 @@ import mmap
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mllm_tailor.core.io import atomic_folder, write_atomic, write_json
 from mllm_tailor.core.lazy_sequence import LazySequence
 from mllm_tailor.core.remote import local
 from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.data.damaged_files import damaged_files
 from mllm_tailor.data.detect import detect
 from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts import LAYOUTS
@@ -71,7 +73,7 @@ def write_stream(
 
 
 def _samples(reader: Layout, source: Folder, on_issue: Callable[[DataIssue], object] | None) -> Iterator[Sample]:
-    for item in reader.read(source):
+    for item in chain(reader.read(source), damaged_files(source, reader)):
         if isinstance(item, Sample):
             yield item
         elif on_issue is not None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data.arrow_rows import arrow_rows, first_arrow_row
 from mllm_tailor.data.csv_rows import csv_rows, first_csv_row
@@ -95,6 +96,9 @@ class Folder:
         """The entries of a folder (default: the data set's own) in order of name; empty when it is not one.
 
         Links that lead out of the data set are left out and kept in `links_out`.
+
+        Raises:
+            DataError: naming a folder that cannot be listed.
         """
         folder = folder or self.path
         if folder not in self._listings:
@@ -102,8 +106,10 @@ class Folder:
                 with os.scandir(folder) as entries:
                     inside = (entry for entry in entries if not self._leads_out(entry))
                     self._listings[folder] = sorted(inside, key=lambda entry: entry.name)
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 self._listings[folder] = []
+            except OSError as error:
+                raise DataError(f"{folder}: cannot be listed ({error.strerror}) — check its permissions") from None
         return self._listings[folder]
 
     def _leads_out(self, entry: os.DirEntry[str]) -> bool:

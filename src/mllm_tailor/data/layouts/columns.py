@@ -153,7 +153,9 @@ def _names_a_file(file: LabelFile, folder: Folder) -> bool:
 def _layout(*suffixes: str) -> Layout:
     def files(folder: Folder) -> list[LabelFile]:
         label_files = [file for file in folder.label_files(*suffixes) if not file.path.name.startswith(NO_LABELS)]
-        named = [file for file in label_files if file.path.stem.lower() == METADATA_STEM and file.first]
+        named = [
+            file for file in label_files if file.path.name.partition(".")[0].lower() == METADATA_STEM and file.first
+        ]
         return named or [file for file in label_files if _names_a_file(file, folder) or _is_unreadable_arrow(file)]
 
     return folder_layout(files, read_columns, tuple(ARROW_NOTES) if ".arrow" in suffixes else ())
@@ -163,7 +165,7 @@ def _is_unreadable_arrow(file: LabelFile) -> bool:
     return file.suffix == ".arrow" and not file.first
 
 
-METADATA = _layout(".jsonl", ".ndjson")
+METADATA = _layout(".jsonl", ".ndjson", ".jsonl.gz")
 JSON = _layout(".json")
 CSV = _layout(".csv", ".tsv")
 PARQUET = _layout(".parquet")

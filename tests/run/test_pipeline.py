@@ -115,6 +115,16 @@ def test_predict_writes_the_rows_of_the_run_again(finished: Path, receipts: Path
 
 
 @pytest.mark.slow
+def test_a_lost_baseline_is_made_again(finished: Path) -> None:
+    names = ("predictions/baseline_nearest.jsonl", "scores.json")
+    before = {name: (finished / name).read_bytes() for name in names}
+    for name in (*names, "report.html"):
+        (finished / name).unlink()
+    run_recipe(finished.parent.parent / "tiny.yaml", [], exclude_faulty=False, fresh=False)
+    assert {name: (finished / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_the_same(
     finished: Path, receipts: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:

@@ -115,7 +115,9 @@ def baseline(
 ) -> None:
     """Ledger, held-out labels, the base model's replies, and the baselines that read nothing."""
     written = (folder.environment, folder.held_out, folder.data, folder.ledger, folder.predictions(CONSTANT))
-    if recorded(folder.path, *written) and _complete(folder, run, splits, "base"):
+    optional = [folder.predictions(system) for system in (NEAREST, MAJORITY)]
+    lost = [path for path in optional if was_recorded(folder.path, path) and not path.exists()]
+    if recorded(folder.path, *written) and _complete(folder, run, splits, "base") and not lost:
         return
     model = open_base(run)
     check_same_base(folder.environment, model.identity)

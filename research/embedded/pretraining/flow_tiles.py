@@ -12,18 +12,22 @@ from PIL import Image
 from pretraining import effects, flow, fonts, glyph_slots, tiles, words
 
 ROWS = flow.COLUMNS
+CAPITALS = "AEHMNTX"
 MARKED = 0.12  # share of the blanks between words at which a new line begins
 
 
 def random_atlas(rng: np.random.Generator, held_out: bool = False) -> fonts.Atlas:
     """A font of the machine at the size of a scanned receipt's print."""
-    size = int(np.clip(np.exp(rng.normal(np.log(19), 0.3)), 11, 40))
-    return fonts.make_atlas(fonts.pick_font(rng, held_out), size, rng)
+    while True:  # the thinnest fonts leave no ink at the smallest sizes
+        size = int(np.clip(np.exp(rng.normal(np.log(19), 0.3)), 11, 40))
+        atlas = fonts.make_atlas(fonts.pick_font(rng, held_out), size, rng)
+        if all(letter in atlas.masks for letter in CAPITALS):
+            return atlas
 
 
 def print_height(atlas: fonts.Atlas) -> float:
     """Height of capitals in px."""
-    return float(np.median([len(atlas.masks[letter]) for letter in "AEHMNTX" if letter in atlas.masks]))
+    return float(np.median([len(atlas.masks[letter]) for letter in CAPITALS]))
 
 
 def flow_tile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,15 +15,17 @@ from PIL import Image
 from mllm_tailor.core import remote
 from mllm_tailor.core.errors import DataError, RecipeError, RunError, StorageError
 from mllm_tailor.core.io import write_json, write_jsonl
-from mllm_tailor.core.manifest import create, record, verify
+from mllm_tailor.core.manifest import create, forget, record, verify
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.data import propose_recipe, read_samples
 from mllm_tailor.generation import read_inputs, with_files
 from mllm_tailor.launch import ray_predict
 from mllm_tailor.recipe import dump_recipe, make_recipe
+from mllm_tailor.run import new_files
 from mllm_tailor.run.output_file import output_path
 from mllm_tailor.run.parts import in_blocks, keep_present
 from mllm_tailor.run.publish import check_store, publish_run
+from mllm_tailor.run.resolve import resolve_saved
 from mllm_tailor.run.run_dir import RunFolder
 
 DATA = "memory://bucket/receipts"
@@ -101,6 +104,7 @@ def test_files_of_a_listed_folder_are_fetched_later_and_one_that_is_gone_states_
     samples = read_inputs(["memory://bucket/scans"], fetch=False)
     assert [sample.media[0].path.exists() for sample in samples] == [False] * 3
     store.rm_file("/bucket/scans/b.png")
+    samples = [replace(sample, id="same") for sample in samples]
     first, gone, third = with_files(samples)
     assert first.media[0].path.is_file() and third.media[0].path.is_file()
     assert "scans/b.png: no such file" in gone.extra["problem"] and not gone.media
@@ -117,19 +121,26 @@ def test_manifests_name_files_of_a_store(store, tmp_path):
     assert "leads out of" in absolute.extra["problem"] and "web address" in web.extra["problem"]
 
 
-def test_a_finished_run_is_published_once_and_verified_where_it_is_read(store, tmp_path):
-    run = RunFolder(tmp_path / "runs" / "receipts")
-    (run.path / "checkpoints" / "step-1").mkdir(parents=True)
-    (run.path / "checkpoints" / "step-1" / "weights").write_text("large")
-    (run.path / ".lock").touch()
+def finished_run(path: Path) -> RunFolder:
+    run = RunFolder(path)
+    run.path.mkdir(parents=True)
     create(run.path)
     run.recipe_file.write_text(dump_recipe(make_recipe({"data": DATA, "task": {"extract": {"total": "amount"}}})))
-    record(run.path, run.recipe_file)
-    assert publish_run(run, "memory://bucket/runs") is None  # not finished
     write_json(run.scores, {})
     run.report.write_text("<html>")
     write_json(run.adapter / "tailor.json", {})
-    record(run.path, run.scores, run.report, run.adapter)
+    record(run.path, run.recipe_file, run.scores, run.report, run.adapter)
+    return run
+
+
+def test_a_finished_run_is_published_once_and_verified_where_it_is_read(store, tmp_path):
+    run = finished_run(tmp_path / "runs" / "receipts")
+    (run.path / "checkpoints" / "step-1").mkdir(parents=True)
+    (run.path / "checkpoints" / "step-1" / "weights").write_text("large")
+    (run.path / ".lock").touch()
+    forget(run.path, run.report)
+    assert publish_run(run, "memory://bucket/runs") is None  # not finished
+    record(run.path, run.report)
     url = publish_run(run, "memory://bucket/runs/")
     assert url == "memory://bucket/runs/receipts"
     assert {name.removeprefix("/bucket/runs/receipts/") for name in store.store if "/runs/" in name} == {
@@ -149,6 +160,26 @@ def test_a_finished_run_is_published_once_and_verified_where_it_is_read(store, t
     record(run.path, run.report)
     publish_run(run, "memory://bucket/runs")
     assert store.cat_file("/bucket/runs/receipts/adapter/tailor.json") == (run.adapter / "tailor.json").read_bytes()
+
+
+def test_predictions_of_a_run_are_known_again_on_another_machine(store, tmp_path, monkeypatch):
+    """What they are known by does not depend on the times of its copy."""
+    run = finished_run(tmp_path / "runs" / "receipts")
+    publish_run(run, "memory://bucket/runs")
+    resolved = resolve_saved(run.recipe())
+    keys = set()
+    for machine in ("one", "two"):
+        monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / machine))
+        copy = RunFolder(remote.fetch_run("memory://bucket/runs/receipts"))
+        merged = remote.fetch_run("memory://bucket/runs/receipts") / "adapter"
+        keys.add((new_files.Predictor(resolved, resolved.mode, copy).key(),
+                  new_files.Predictor(resolved.with_model(path=str(merged)), resolved.mode, copy).key()))  # fmt: skip
+    assert len(keys) == 1
+    write_json(run.adapter / "tailor.json", {"trained": "again"})
+    record(run.path, run.adapter)
+    publish_run(run, "memory://bucket/runs")
+    copy = RunFolder(remote.fetch_run("memory://bucket/runs/receipts"))
+    assert new_files.Predictor(resolved, resolved.mode, copy).key() not in {key for pair in keys for key in pair}
 
 
 def test_a_store_that_cannot_be_written_is_named_before_the_training(store, monkeypatch):

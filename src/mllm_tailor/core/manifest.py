@@ -47,6 +47,11 @@ def recorded(folder: Path, *paths: Path) -> bool:
     return all(_under(entries, folder, path) and _all_there(entries, folder, path) for path in paths)
 
 
+def checksums(folder: Path, path: Path) -> dict[str, str]:
+    """The SHA-256 of each file that was complete once, of a file or folder inside `folder`."""
+    return {name: entry["sha256"] for name, entry in _under(_read(folder), folder, path).items()}
+
+
 def was_recorded(folder: Path, path: Path) -> bool:
     """Whether this was complete once, be it still there or not."""
     return bool(_under(_read(folder), folder, path))

@@ -357,6 +357,8 @@ def _named(url: str, *, writing: bool = False) -> Iterator[None]:
 
 def _side_by_side(what: str, items: Sequence[Item], work: Callable[[Item], None]) -> Iterator[tuple[Item, TailorError]]:
     """Do the work for all items, some at a time; each that fails with its error. What waits is left when one ends."""
+    if not items:
+        return
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy")
     try:
         futures = {pool.submit(work, item): item for item in items}

@@ -61,16 +61,15 @@ def read_inputs(paths: Sequence[Path | str], *, fetch: bool = True) -> list[Samp
 
 def with_files(samples: Sequence[Sample]) -> list[Sample]:
     """The samples with their files of a store on this machine; one whose file cannot be read states so."""
-    remote = {sample.id: [path for path in _files(sample) if url_of(path) is not None] for sample in samples}
-    problems = fetch_each(list(dict.fromkeys(path for paths in remote.values() for path in paths)))
-    if not problems:
-        return list(samples)
+    files = [_files(sample) for sample in samples]
+    remote = [path for path in dict.fromkeys(path for paths in files for path in paths) if url_of(path) is not None]
+    problems = fetch_each(remote)
 
-    def checked(sample: Sample) -> Sample:
-        problem = next((problems[path] for path in remote[sample.id] if path in problems), None)
+    def checked(sample: Sample, paths: Sequence[Path]) -> Sample:
+        problem = next((problems[path] for path in paths if path in problems), None)
         return sample if problem is None else replace(sample, media=(), extra={**sample.extra, "problem": problem})
 
-    return list(map(checked, samples))
+    return list(map(checked, samples, files))
 
 
 def _files(sample: Sample) -> list[Path]:

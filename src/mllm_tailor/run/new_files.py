@@ -13,6 +13,8 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import fingerprint, read_json, restore_partials, write_json, write_jsonl
+from mllm_tailor.core.manifest import checksums
+from mllm_tailor.core.remote import url_of
 from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.core.strict_json import parse_json
 from mllm_tailor.core.summed_rows import append_row, finish_rows, intact_lines, is_growing, write_rows
@@ -45,13 +47,17 @@ class Predictor:
 
     def key(self) -> str:
         """A fingerprint of everything but the files that decides what is predicted."""
-        adapter = self.tuned.adapter if self.tuned is not None else None
-        files = sorted(path for path in adapter.rglob("*") if path.is_file()) if adapter is not None else []
+        adapter = checksums(self.tuned.path, self.tuned.adapter) if self.tuned is not None else {}
         base = Path(self.run.model.path)
-        files += sorted(path for path in base.iterdir() if path.is_file()) if base.is_dir() else []
-        weights = [(path.name, *_stamp(path)) for path in files]
-        calibration = self.calibration.row()
-        return fingerprint(self.run.recipe.model_dump(mode="json"), self.mode, self.engine, weights, calibration)
+        if url_of(base) is not None:  # of a stage before, in the copy of a run
+            recipe = self.run.with_model(path=url_of(base)).recipe
+            weights: Any = checksums(base.parent, base)
+        else:
+            recipe = self.run.recipe
+            files = sorted(path for path in base.iterdir() if path.is_file()) if base.is_dir() else []
+            weights = [(path.name, *_stamp(path)) for path in files]
+        settings = recipe.model_dump(mode="json")
+        return fingerprint(settings, self.mode, self.engine, adapter, weights, self.calibration.row())
 
     def predict(self, samples: Sequence[Sample], on_done: Keep) -> list[Prediction]:
         """Open the model and predict; `on_done` gets each prediction as soon as it is made, in any order.

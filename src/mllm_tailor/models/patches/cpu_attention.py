@@ -125,6 +125,11 @@ def attention_by(function: AttentionFunction) -> Iterator[None]:
         _replacement.reset(before)
 
 
+def is_enabled() -> bool:
+    """Whether anything but torch's attention may be used."""
+    return _enabled.get()
+
+
 def is_replaced() -> bool:
     """Whether another function is called instead of `attend`."""
     return _replacement.get() is not None

@@ -14,7 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from mllm_tailor.models.patches import cpu_attention
+from mllm_tailor.models.patches.attention_kernel import kernel as built_kernel
+from mllm_tailor.models.patches.attention_kernel import kernel_for
 
+KERNEL_SUMS = 2  # dimensions: torch's have one for the batch too
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - has the sums that the backward pass needs
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001
 
@@ -33,6 +36,9 @@ def supports_attention(config: PreTrainedConfig) -> bool:
 
 def attention(query: Tensor, key: Tensor, value: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     """The output (queries, heads, width), and the logarithms of the sums of each query's exponentials."""
+    kernel = kernel_for(query, key, value) if cpu_attention.is_enabled() else None
+    if kernel is not None:
+        return kernel.forward(query, key, value, kind.scale, causal=kind.causal)
     mask = _mask(len(query), len(key)) if kind.causal and len(query) < len(key) else None
     causal = kind.causal and mask is None
     sides = (_as_batch(query), *_repeated(query, key, value))
@@ -45,6 +51,10 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output."""
     query, key, value = inputs
+    if sums.ndim == KERNEL_SUMS:
+        kernel = built_kernel()
+        assert kernel is not None
+        return kernel.backward(gradient.contiguous(), inputs, output, sums, kind.scale, causal=kind.causal)
     mask = _mask(len(query), len(key)) if kind.causal and len(query) < len(key) else None
     causal = kind.causal and mask is None
     sides = (_as_batch(query), *_repeated(query, key, value))

@@ -225,6 +225,14 @@ def test_matroska_written_into_a_pipe_is_read(name: str) -> None:
         check_complete(io.BytesIO(pipe.content[:-5]), name)
 
 
+@pytest.mark.parametrize("name", ["mkv", "webm"])
+def test_matroska_that_was_never_filled_up_is_refused(name: str) -> None:
+    whole = video(name)
+    left = len(whole) // 2
+    with pytest.raises(DataError, match="cut off"):
+        check_complete(io.BytesIO(whole[:left] + bytes(len(whole) - left)), name)
+
+
 def test_transport_streams_are_read_from_their_first_frame() -> None:
     stream = io.BytesIO()
     with av.open(stream, "w", format="mpegts") as container:

@@ -3,7 +3,7 @@
 Decoders fill up what is missing or stop early without a word, so a copy that was interrupted would be trained on as if
 it were all. Nothing is decoded here: headers alone are read, and pages or frames are stepped over.
 
-Each `_end_of_*` returns the offset at which the content ends as stated (beyond the file: it is cut off), or None where
+Each `end_of` returns the offset at which the content ends as stated (beyond the file: it is cut off), or None where
 the container states none, as programs do that write into a pipe. Sources: RIFF/WAVE and AVI (Microsoft 1991, OpenDML
 1997), EBU Tech 3306 (RF64), Sony Wave64, Apple AIFF-C and CAF, RFC 3533 (Ogg), RFC 8794 and 9559 (EBML, Matroska),
 ISO/IEC 14496-12 (MP4), ISO/IEC 11172-1 and 13818-1 (MPEG program and transport streams), 11172-3 (MP3),
@@ -42,8 +42,8 @@ def check_complete(stream: IO[bytes], name: str) -> None:
     stream.seek(0)
 
 
-def _at(stream: IO[bytes], offset: int, count: int) -> bytes:
-    """What is there; nothing outside of the file, wherever a damaged length points."""
+def at(stream: IO[bytes], offset: int, count: int) -> bytes:
+    """The bytes at an offset: what is there; nothing outside of the file, wherever a damaged length points."""
     if not 0 <= offset < BEYOND:
         return b""
     stream.seek(offset)
@@ -60,7 +60,7 @@ def _known(length: int) -> bool:
 def _chunks(stream: IO[bytes], start: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """(name, offset of the content, its length) of chunks with a 4-byte length, padded to even."""
     offset = start
-    while len(head := _at(stream, offset, 8)) == 8:
+    while len(head := at(stream, offset, 8)) == 8:
         length = int.from_bytes(head[4:], "little" if order == "little" else "big")
         yield head[:4], offset + 8, length
         offset += 8 + length + length % 2
@@ -69,11 +69,11 @@ def _chunks(stream: IO[bytes], start: int, size: int, order: str) -> Iterator[tu
 
 
 def _end_of_wave(stream: IO[bytes], size: int) -> int | None:
-    magic = _at(stream, 0, 4)
+    magic = at(stream, 0, 4)
     long_length: int | None = None
     for chunk, offset, length in _chunks(stream, 12, size, "big" if magic == b"RIFX" else "little"):
         if chunk == b"ds64":  # RF64: the lengths that do not fit into 32 bits
-            long_length = int.from_bytes(_at(stream, offset + 8, 8), "little")
+            long_length = int.from_bytes(at(stream, offset + 8, 8), "little")
         if chunk == b"data":
             stated = long_length if length == 0xFFFFFFFF and long_length is not None else length
             return offset + stated if _known(stated) else None
@@ -82,7 +82,7 @@ def _end_of_wave(stream: IO[bytes], size: int) -> int | None:
 
 def _end_of_wave64(stream: IO[bytes], _size: int) -> int | None:
     offset = 40
-    while len(head := _at(stream, offset, 24)) == 24:
+    while len(head := at(stream, offset, 24)) == 24:
         length = int.from_bytes(head[16:], "little")  # the head included
         if head[:4] == b"data":
             return offset + length
@@ -100,7 +100,7 @@ def _end_of_aiff(stream: IO[bytes], size: int) -> int | None:
 
 def _end_of_caf(stream: IO[bytes], size: int) -> int | None:
     offset, sound = 8, False
-    while len(head := _at(stream, offset, 12)) == 12:
+    while len(head := at(stream, offset, 12)) == 12:
         length = int.from_bytes(head[4:], "big", signed=True)
         if length < 0:  # the last chunk may leave its length open
             return None
@@ -112,7 +112,7 @@ def _end_of_caf(stream: IO[bytes], size: int) -> int | None:
 
 
 def _end_of_au(stream: IO[bytes], _size: int) -> int | None:
-    head = _at(stream, 0, 12)
+    head = at(stream, 0, 12)
     order = "big" if head[:4] == b".snd" else "little"
     start, length = (int.from_bytes(head[place : place + 4], order) for place in (4, 8))  # type: ignore[arg-type]
     return start + length if _known(length) else None
@@ -125,7 +125,7 @@ def _end_of_avi(stream: IO[bytes], size: int) -> int | None:
         if part != b"RIFF":
             break
         for chunk, offset, inner in _chunks(stream, start + 4, min(size, start + length), "little"):
-            if chunk == b"LIST" and _at(stream, offset, 4) == b"movi":
+            if chunk == b"LIST" and at(stream, offset, 4) == b"movi":
                 frames = True
                 end = max(end, offset + inner if _known(inner) and inner else 0)
     return end if frames else BEYOND
@@ -137,7 +137,7 @@ def _end_of_avi(stream: IO[bytes], size: int) -> int | None:
 def _end_of_mp4(stream: IO[bytes], size: int) -> int | None:
     offset, movie = 0, False
     while offset < size:
-        head = _at(stream, offset, 16)
+        head = at(stream, offset, 16)
         length = int.from_bytes(head[:4], "big")
         if len(head) < 8 or not all(32 <= byte < 127 or byte == 0xA9 for byte in head[4:8]):
             return BEYOND if len(head) < 8 and any(head) else offset  # bytes behind the last box are no film
@@ -154,11 +154,11 @@ def _end_of_mp4(stream: IO[bytes], size: int) -> int | None:
 
 def _number(stream: IO[bytes], offset: int) -> tuple[int, int] | None:
     """(value, bytes) of an EBML length; the value is -1 where all bits are set, which leaves it open."""
-    first = _at(stream, offset, 1)
+    first = at(stream, offset, 1)
     if not first or not first[0]:
         return None
     width = 9 - first[0].bit_length()
-    raw = _at(stream, offset, width)
+    raw = at(stream, offset, width)
     if len(raw) < width:
         return None
     value = int.from_bytes(raw, "big") & ((1 << 7 * width) - 1)
@@ -169,24 +169,40 @@ def _end_of_matroska(stream: IO[bytes], size: int) -> int | None:
     """The segment, or, where its length is open, the element it ends with."""
     offset = 0
     while offset < size:
-        first = _at(stream, offset, 1)[0]
+        first = at(stream, offset, 1)[0]
         id_width = 9 - first.bit_length() if first else 9
         number = _number(stream, offset + id_width)
-        if id_width > 4 or number is None:  # half a head, or damage that the decoder will name
-            return BEYOND if size - offset < 12 else None
+        if id_width > 4 or number is None:  # half a head, zeros, or damage that the decoder will name
+            return BEYOND if size - offset < 12 or not first else None
         length, width = number
-        name = _at(stream, offset, id_width)
+        name = at(stream, offset, id_width)
         offset += id_width + width
         if name == b"\x18\x53\x80\x67" and length >= 0:
-            return offset + length
+            return BEYOND if _zeros_in_segment(stream, offset, min(size, offset + length)) else offset + length
         if length < 0 and name not in (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"):
             return None  # only segments and clusters may leave it open
         offset += max(0, length)
     return offset
 
 
+def _zeros_in_segment(stream: IO[bytes], offset: int, end: int) -> bool:
+    """Whether zeros stand where an element of a segment or of its clusters must begin, as in an unfinished copy."""
+    while offset < end:
+        first = at(stream, offset, 1)[0]
+        if not first:
+            return True
+        id_width = 9 - first.bit_length()
+        number = _number(stream, offset + id_width)
+        if id_width > 4 or number is None:
+            return False  # damage that the decoder will name
+        length, width = number
+        inside = at(stream, offset, id_width) == b"\x1f\x43\xb6\x75"
+        offset += id_width + width + (0 if inside else max(0, length))
+    return False
+
+
 def _end_of_asf(stream: IO[bytes], size: int) -> int | None:
-    head = _at(stream, 0, 1 << 16)
+    head = at(stream, 0, 1 << 16)
     place = head.find(b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\x00\xc0\x0c\x20\x53\x65")  # the file's properties
     if place < 0 or len(head) < place + 92:
         return BEYOND if size < 1 << 16 else None
@@ -201,7 +217,7 @@ def _end_of_ogg(stream: IO[bytes], size: int) -> int | None:
     """Every stream inside must reach the page that is marked as its last."""
     offset = 0
     open_streams: set[bytes] = set()
-    while len(head := _at(stream, offset, 27)) == 27 and head[:4] == b"OggS":
+    while len(head := at(stream, offset, 27)) == 27 and head[:4] == b"OggS":
         lengths = stream.read(head[26])
         serial = head[14:18]
         (open_streams.discard if head[5] & 4 else open_streams.add)(serial)
@@ -240,7 +256,7 @@ def _mpeg_frame(head: bytes) -> int:
 def _end_of_mp3(stream: IO[bytes], size: int) -> int | None:
     """What the first frame states (Xing, Info or VBRI), else the last frame that begins."""
     offset = _behind_id3(stream)
-    first = _at(stream, offset, 400)
+    first = at(stream, offset, 400)
     if not _mpeg_frame(first):
         return _end_of_adts(stream, size) if first[:1] == b"\xff" else None
     mono, version_1 = first[3] >> 6 == 3, first[1] >> 3 & 3 == 3
@@ -258,15 +274,15 @@ def _end_of_mp3(stream: IO[bytes], size: int) -> int | None:
     if first[36:40] == b"VBRI":
         return offset + int.from_bytes(first[46:50], "big")
     count = 0
-    while length := _mpeg_frame(_at(stream, offset, 4)):
+    while length := _mpeg_frame(at(stream, offset, 4)):
         offset += length
         count += offset <= size
-    return BEYOND if count < stated or _at(stream, offset, 1) == b"\xff" else offset
+    return BEYOND if count < stated or at(stream, offset, 1) == b"\xff" else offset
 
 
 def _behind_id3(stream: IO[bytes]) -> int:
     offset = 0
-    while (head := _at(stream, offset, 10))[:3] == b"ID3" and len(head) == 10:
+    while (head := at(stream, offset, 10))[:3] == b"ID3" and len(head) == 10:
         length = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
         offset += 10 + length + 10 * (head[5] >> 4 & 1)
     return offset
@@ -277,22 +293,22 @@ _AMR_WIDE = (17, 23, 32, 36, 40, 46, 50, 58, 60, 5, 0, 0, 0, 0, 0, 0)
 
 
 def _end_of_amr(stream: IO[bytes], _size: int) -> int | None:
-    wide = _at(stream, 0, 9) == b"#!AMR-WB\n"
+    wide = at(stream, 0, 9) == b"#!AMR-WB\n"
     offset = 9 if wide else 6
-    while head := _at(stream, offset, 1):
+    while head := at(stream, offset, 1):
         offset += 1 + (_AMR_WIDE if wide else _AMR)[head[0] >> 3 & 15]
     return offset
 
 
 def _end_of_adts(stream: IO[bytes], _size: int) -> int | None:
     offset = _behind_id3(stream)
-    while len(head := _at(stream, offset, 7)) == 7 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+    while len(head := at(stream, offset, 7)) == 7 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         offset += max(7, (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5)
     return BEYOND if head[:1] == b"\xff" and len(head) < 7 else offset
 
 
 def _end_of_transport(stream: IO[bytes], size: int) -> int | None:
-    length = 188 if _at(stream, 0, 1) == b"G" else 192
+    length = 188 if at(stream, 0, 1) == b"G" else 192
     return -(-size // length) * length
 
 
@@ -300,7 +316,7 @@ def _end_of_program(stream: IO[bytes], size: int) -> int | None:
     """Packs, each of packets that state their length; nothing states how many. An end code is often left out."""
     offset = 0
     while offset < size:
-        head = _at(stream, offset, 14)
+        head = at(stream, offset, 14)
         if head[:4] == b"\0\0\1\xb9":
             return offset + 4
         if head[:4] == b"\0\0\1\xba":  # a pack of MPEG-2 (with stuffing) or of MPEG-1
@@ -315,8 +331,8 @@ def _end_of_program(stream: IO[bytes], size: int) -> int | None:
 
 def _end_of_flv(stream: IO[bytes], size: int) -> int | None:
     """Every tag is followed by its length: the last one must fit."""
-    length = int.from_bytes(_at(stream, size - 4, 4), "big")
-    tag = _at(stream, size - 4 - length, 4) if 11 <= length <= size - 13 else b""
+    length = int.from_bytes(at(stream, size - 4, 4), "big")
+    tag = at(stream, size - 4 - length, 4) if 11 <= length <= size - 13 else b""
     return (
         size
         if len(tag) == 4 and tag[0] & 31 in (8, 9, 18) and 11 + int.from_bytes(tag[1:], "big") == length
@@ -324,18 +340,18 @@ def _end_of_flv(stream: IO[bytes], size: int) -> int | None:
     )
 
 
-def _end_of_gif(stream: IO[bytes], size: int) -> int | None:
+def end_of_gif(stream: IO[bytes], size: int) -> int | None:
     """The last block that begins; some old programs leave out the trailer behind it."""
-    flags = _at(stream, 10, 1)
+    flags = at(stream, 10, 1)
     offset = 13 + (3 << (flags[0] & 7) + 1 if flags and flags[0] & 128 else 0)
-    while offset < size and (block := _at(stream, offset, 10))[0] in (0x21, 0x2C):
+    while offset < size and (block := at(stream, offset, 10))[0] in (0x21, 0x2C):
         if block[0] == 0x21:
             offset += 2
         elif len(block) == 10:
             offset += 11 + (3 << (block[9] & 7) + 1 if block[9] & 128 else 0)
         else:
             return BEYOND
-        while (length := _at(stream, offset, 1)) != b"\0":
+        while (length := at(stream, offset, 1)) != b"\0":
             if not length:
                 return BEYOND
             offset += 1 + length[0]
@@ -343,9 +359,9 @@ def _end_of_gif(stream: IO[bytes], size: int) -> int | None:
     return offset
 
 
-_Matches = Callable[[bytes], bool]
-_EndOf = Callable[[IO[bytes], int], int | None]
-_FORMATS: tuple[tuple[_Matches, _EndOf], ...] = (
+Matches = Callable[[bytes], bool]
+EndOf = Callable[[IO[bytes], int], int | None]
+_FORMATS: tuple[tuple[Matches, EndOf], ...] = (
     (lambda head: head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE", _end_of_wave),
     (lambda head: head[:4] == b"RIFF" and head[8:12] == b"AVI ", _end_of_avi),
     (lambda head: head[:4] == b"riff" and head[24:28] == b"wave", _end_of_wave64),
@@ -359,7 +375,7 @@ _FORMATS: tuple[tuple[_Matches, _EndOf], ...] = (
     (lambda head: head[:4] == b"\0\0\1\xba", _end_of_program),
     (lambda head: head[:3] == b"FLV", _end_of_flv),
     (lambda head: head[:6] == b"#!AMR\n" or head[:9] == b"#!AMR-WB\n", _end_of_amr),
-    (lambda head: head[:4] == b"GIF8", _end_of_gif),
+    (lambda head: head[:4] == b"GIF8", end_of_gif),
     (lambda head: head[:1] == b"G" and head[188:189] == b"G", _end_of_transport),
     (lambda head: head[4:5] == b"G" and head[196:197] == b"G", _end_of_transport),
     (lambda head: len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0, _end_of_adts),

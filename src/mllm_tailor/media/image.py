@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.optional import need
 from mllm_tailor.core.sample import Media
+from mllm_tailor.media.complete_image import check_image_complete
 from mllm_tailor.media.source import IMAGE_LIMITS, SMALLER_IMAGE, ImageLimits, open_bytes
 
 MAX_COUNTED_PAGES = 10_000  # a small TIFF can claim millions
@@ -39,6 +40,7 @@ def decode_image(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> Image.Imag
     """
     name = media.describe()
     with open_bytes(media, limits.bytes, SMALLER_IMAGE) as stream, _naming_the_file(name):
+        check_image_complete(stream, name)
         image = _open(stream, name, media.page, limits)
         image.load()
         return to_rgb(image)

@@ -682,7 +682,7 @@ def serve(
 def review(
     run_folder: RunPath,
     paths: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(help="Files, folders or manifests to read and review; none: go on.", metavar="PATH..."),
     ] = None,
     db: Annotated[
@@ -760,7 +760,7 @@ def label(
 @command("next", json=True)
 def next_files(
     run_folder: RunPath,
-    paths: Annotated[list[Path], typer.Argument(help="Unlabelled files, folders or manifests.", metavar="PATH...")],
+    paths: Annotated[list[str], typer.Argument(help="Unlabelled files, folders or manifests.", metavar="PATH...")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where to write the ranking; default: in the folder RUN-next.")
     ] = None,
@@ -778,7 +778,7 @@ def next_files(
 @command()
 def chat(
     model_or_run: Annotated[str, typer.Argument(help="A run folder, `embedded`, a model folder or a hub id.")],
-    files: Annotated[list[Path] | None, typer.Argument(help="Images, videos or recordings to ask about.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="Images, videos or recordings to ask about.")] = None,
 ) -> None:
     """Ask questions about files in the terminal."""
     from mllm_tailor.commands.chat import chat as talk

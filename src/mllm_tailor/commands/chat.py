@@ -25,7 +25,7 @@ from mllm_tailor.run.run_dir import RunFolder, open_run
 HELP = "Ask about the files; /new starts over, /quit (or Ctrl-D) ends."
 
 
-def chat(name: str, files: Sequence[Path], ask: Callable[[str], str] = input) -> None:
+def chat(name: str, files: Sequence[Path | str], ask: Callable[[str], str] = input) -> None:
     """Talk until the user ends it. `name` is a run folder or anything `load_model` takes.
 
     Raises:
@@ -57,7 +57,7 @@ def worded(sample: Sample, run: ResolvedRun | None) -> Sample | Conversation:
     return run.task.phrase(sample) if run is not None and run.task.name == "answer" else sample
 
 
-def opening(files: Sequence[Path]) -> Sample:
+def opening(files: Sequence[Path | str]) -> Sample:
     """A conversation about all the files, before the first question."""
     inputs = read_inputs(list(files))
     for sample in inputs:

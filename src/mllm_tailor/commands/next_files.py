@@ -14,7 +14,7 @@ from mllm_tailor.run.next_files import rank_files
 SHOWN = 20
 
 
-def rank_next(run: Path, paths: Sequence[Path], out: Path | None, count: int | None) -> None:
+def rank_next(run: Path, paths: Sequence[Path | str], out: Path | None, count: int | None) -> None:
     """Rank files, print the first, write all of them as rows.
 
     Raises:

@@ -22,7 +22,7 @@ SHOWN = 10
 
 def review_run(
     run: Path,
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     *,
     database: Path | None,
     audit: float,
@@ -51,7 +51,7 @@ def review_run(
         _serve(run, store, audit, host, port)
 
 
-def _add(run: Path, paths: Sequence[Path], database: Path, audit: float) -> None:
+def _add(run: Path, paths: Sequence[Path | str], database: Path, audit: float) -> None:
     from mllm_tailor.run.review import add_files  # loads torch, which the page alone does not need
 
     added = add_files(run, paths, database, audit)

@@ -46,7 +46,7 @@ class Ranking:
     unread: tuple[str, ...]
 
 
-def rank_files(run: Path, paths: Sequence[Path], predictions: Path, count: int | None = None) -> Ranking:
+def rank_files(run: Path, paths: Sequence[Path | str], predictions: Path, count: int | None = None) -> Ranking:
     """Read files with a run's model, then rank them by doubt and by distance in the frozen features of its base.
 
     Interrupted, the same call keeps what was read.

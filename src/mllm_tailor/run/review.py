@@ -30,7 +30,7 @@ class Added:
     unread: tuple[str, ...]  # why a file is no part of the review
 
 
-def add_files(run: Path, paths: Sequence[Path], database: Path, audit: float) -> Added:
+def add_files(run: Path, paths: Sequence[Path | str], database: Path, audit: float) -> Added:
     """Read files with a run's model and add them to its review. Interrupted, the same call continues.
 
     Raises:

@@ -35,7 +35,7 @@ from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
-from train import QUICK, WORKS, WorkerArgs, prepare
+from train import FASTEST, QUICK, WORKS, WorkerArgs, prepare
 
 from mllm_tailor.core.device import describe_machine
 from mllm_tailor.core.io import read_json, write_json
@@ -216,7 +216,7 @@ def trainings(sides: Sequence[Side], rounds: int, folder: Path, work: WorkerArgs
         own = folder / f"{side.name}-{number}"
         result = own / "result.json"
         own.mkdir()
-        told = {"result": str(result), "scratch": str(own / "scratch"), "precision": "bfloat16", "seen": False}
+        told = {"result": str(result), "scratch": str(own / "scratch"), "precision": FASTEST, "seen": False}
         (own / "job.json").write_text(json.dumps(job | told))
         script = side.folder / "benchmarks" / "trainers" / "ours.py"
         call(side, [sys.executable, str(script), str(own / "job.json")])

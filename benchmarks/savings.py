@@ -2,11 +2,13 @@
 
     python benchmarks/savings.py
     python benchmarks/savings.py --rounds 5
+    python benchmarks/savings.py --full      # every weight trained, vision tower included
 
 Four drawn receipts through the embedded model with LoRA on its language part, forward and backward, as a training makes
 its passes, in bf16 where the CPU has it; CPU seconds of one thread, the best of the rounds. That each
 leaves losses and gradients as they are is tested (tests/training/test_equivalences.py, tests/training/test_loop.py,
-tests/models/test_attention.py); in bf16 the losses differ by its rounding. Results: benchmarks/results/savings.json.
+tests/training/test_fused_layers.py, tests/models/test_attention.py, tests/models/test_attention_kernel.py); in bf16 the
+losses differ by its rounding. Results, by precision: benchmarks/results/savings.json.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from mllm_tailor.core.io import write_json
 from mllm_tailor.methods import make_method
 from mllm_tailor.models import LoadedModel, collate, encode, load_model
 from mllm_tailor.models.patches import cpu_attention, last_layer
+from mllm_tailor.models.patches.fused_layers import fused_layers
 from mllm_tailor.models.patches.fused_lora import fused_lora
 from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.recipe import make_recipe
@@ -48,6 +51,9 @@ from mllm_tailor.training.vision_cache import as_inputs
 sys.path.insert(0, str(Path(__file__).parent / "trainers"))
 from ours import samples_of
 
+OF_FULL = ("ours", "blocks", "layers")  # what concerns a training of every weight
+FULL = {"name": "full", "parts": ["vision", "projector", "language", "head"]}
+LORA = {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.0, "parts": ["language"]}
 RESULTS = Path(__file__).parent / "results" / "savings.json"
 SAMPLES = 4
 WAYS = {
@@ -59,7 +65,8 @@ WAYS = {
     "last layer": "last layer at every position",
     "products": "LoRA as PEFT computes it",
     "sdpa": "eager attention",
-    "blocks": "torch's own attention (float32: the same)",
+    "blocks": "torch's own attention",
+    "layers": "layers as transformers computes them, LoRA in place",
     "few lengths": "lengths not met before, so that kernels are built anew",
 }
 
@@ -75,8 +82,8 @@ def full_logits(network: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, int]
 class MicroBatches:
     """The passes of one step, with or without one thing."""
 
-    def __init__(self, folder: Path) -> None:
-        words = {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.0, "parts": ["language"]}
+    def __init__(self, folder: Path, *, full: bool = False) -> None:
+        words, self.full = FULL if full else LORA, full
         self.model: LoadedModel = load_model(folder / "model", dtype="auto")
         self.new = itertools.count(33, 2)
         self.bf16 = computes_in_bf16("auto", self.model.device)
@@ -85,9 +92,14 @@ class MicroBatches:
         set_train_mode(self.model)
         rows = [json.loads(line) for line in (folder / "unique.jsonl").read_text("utf-8").splitlines()]
         self.items = [encode(sample, self.model) for sample in samples_of(rows[:SAMPLES])]
-        self.features = [
-            image_features(self.model, item.media["pixel_values"], bf16=self.bf16).flatten(0, 1) for item in self.items
-        ]
+        self.features = (
+            []
+            if full
+            else [
+                image_features(self.model, item.media["pixel_values"], bf16=self.bf16).flatten(0, 1)
+                for item in self.items
+            ]
+        )
 
     def batches(self, without: str) -> Iterator[dict[str, Any]]:
         """Each pass's inputs, pictures as features or as pixels."""
@@ -101,7 +113,7 @@ class MicroBatches:
             batch = collate(items, self.model) if usual else collate_right(items, self.model)
             if without == "frozen":
                 batch["pixel_values"].requires_grad_()
-            elif without != "cache":
+            elif without != "cache" and not self.full:
                 del batch["pixel_values"]
                 batch["image_features"] = torch.cat([self.features[place] for place in places])[None]
             yield as_inputs(batch)
@@ -110,14 +122,15 @@ class MicroBatches:
     def way(self, without: str) -> Iterator[None]:
         """The network as it is while one thing is left out."""
         network = self.model.model
+        network.set_attn_implementation("eager" if without == "sdpa" else cpu_attention.NAME)
+        fused = {"products": lambda _: nullcontext(), "layers": fused_lora}.get(without, fused_layers)
         with ExitStack() as stack:
-            stack.enter_context(nullcontext() if without == "products" else fused_lora(network))
+            stack.enter_context(fused(network))
             if without == "last layer":
                 stack.enter_context(patch.object(last_layer, "MIN_SKIPPED", 1 << 40))
             if without == "few lengths":
-                stack.enter_context(patch.object(feed, "WHOLE", next(self.new)))
+                stack.enter_context(patch.object(feed, "LENGTH_MULTIPLE", next(self.new)))
             stack.enter_context(cpu_attention.torch_attention() if without == "blocks" else nullcontext())
-            network.set_attn_implementation("eager" if without == "sdpa" else cpu_attention.NAME)
             yield
 
     def seconds(self, without: str) -> tuple[float, float]:
@@ -139,12 +152,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS), help="beside ours")
-    said = parser.parse_args()
-    rounds, chosen = said.rounds, list(dict.fromkeys(["ours", *said.only]))
+    parser.add_argument("--full", action="store_true", help="every weight is trained, as the receipt recipe does")
+    arguments = parser.parse_args()
+    rounds, full = arguments.rounds, arguments.full
+    part = "full" if full else "lora"
+    chosen = [name for name in dict.fromkeys(["ours", *arguments.only]) if not full or name in OF_FULL]
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as place:
-        prepare(QUICK, Path(place))
-        passes = MicroBatches(Path(place))
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(QUICK, Path(folder))
+        passes = MicroBatches(Path(folder), full=full)
     passes.seconds("ours")
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
     for number in range(rounds):
@@ -168,9 +184,11 @@ def main() -> None:
             f"{loss:.4f}",
         )
     Console(width=140).print(table)
-    stored = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    kept = [row for row in stored if row["left_out"] not in found]  # each is a ratio to ours of its own run
-    write_json(RESULTS, {"machine": describe_machine(), "receipts": SAMPLES, "rows": kept + rows})
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    own = stored.get(precision := "bf16" if passes.bf16 else "float32", {})
+    kept = [row for row in own.get(part, []) if row["left_out"] not in found]  # each is a ratio to ours of its own run
+    facts = {"machine": describe_machine(), "receipts": SAMPLES, part: kept + rows}
+    write_json(RESULTS, {**stored, precision: {**own, **facts}})
 
 
 if __name__ == "__main__":

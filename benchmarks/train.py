@@ -3,6 +3,7 @@
     python benchmarks/train.py --quick                       # the embedded model, a few minutes
     python benchmarks/train.py                               # also 150 million random weights
     python benchmarks/train.py --peers plain ours --rounds 5
+    python benchmarks/train.py --rates --works embedded      # operations and seconds of a step of ours, by part
 
 Peers run in virtual environments of their own (benchmarks/environments.py), each training in its own process on
 one thread, in interleaved rounds. Seconds are CPU seconds inside training, so that other work on the machine does
@@ -28,7 +29,7 @@ from typing import Any
 
 import torch
 from environments import ROOT, python_of
-from rates import describe_rates
+from rates import describe_rates, rate_works
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
@@ -311,8 +312,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=600, help="seconds a single training may take")
     parser.add_argument("--save", action="store_true", help="store these ratios as the ones to hold")
+    parser.add_argument("--rates", action="store_true", help="no training: operations and seconds of a step, by part")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.rates:
+        ranks = {name: WORKS[name].rank for name in arguments.works}
+        rate_works(ranks, lambda name, folder: prepare(QUICK if name == "embedded" else WORKS[name], folder))
+        return
     trainers = [PEERS[name] for name in arguments.peers]
     works = [QUICK] if arguments.quick else [WORKS[name] for name in arguments.works]
     rows: list[dict[str, Any]] = []

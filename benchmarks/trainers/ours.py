@@ -7,6 +7,7 @@ from pathlib import Path
 
 from meter import open_job
 
+from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
@@ -17,10 +18,10 @@ from mllm_tailor.training import vision_cache as features
 from mllm_tailor.training.trainable import set_train_mode
 
 
-def samples_of(rows: list[dict[str, str]]) -> list[Sample]:
+def samples_of(rows: list[dict[str, str]]) -> list[Conversation]:
     """Rows {image, prompt, answer} as phrased samples."""
     return [
-        Sample(str(number), (Media("image", Path(row["image"])),), row["prompt"], row["answer"])
+        as_conversation(Sample(str(number), (Media("image", Path(row["image"])),), row["prompt"], row["answer"]))
         for number, row in enumerate(rows)
     ]
 

@@ -107,6 +107,14 @@ def test_bad_files_are_refused_with_a_reason(tmp_path: Path, text: str, words: s
         read_recipe(write(tmp_path, text))
 
 
+def test_a_folder_says_which_recipe_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="a folder, not a recipe"):
+        read_recipe(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("data: x")
+    with pytest.raises(RecipeError, match=r"name the recipe in it: .*recipe\.yaml"):
+        read_recipe(tmp_path)
+
+
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="tailor init"):
         read_recipe(tmp_path / "none.yaml")

@@ -23,6 +23,7 @@ from mllm_tailor.run.resolve import resolve
             "log.jsonl: No space .* make room",
         ),
         (OSError(errno.EROFS, os.strerror(errno.EROFS), b"runs"), "^runs: Read-only .* name another place"),
+        (FileExistsError(errno.EEXIST, "File exists", "runs/a/checkpoints"), "checkpoints: .* move it away"),
         (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "x" * 5000), "^x{5000}: File name too long"),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "make room"),
         (SafetensorError("Error while deserializing header: HeaderTooLarge"), "damaged"),

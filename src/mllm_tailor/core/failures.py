@@ -28,6 +28,7 @@ FIXES = {
     errno.ENFILE: f"too many open files on this machine: close other programs, {AGAIN}",
     errno.EIO: f"the disk cannot be read or written here: check it, {AGAIN}",
     errno.ENOTDIR: "a file stands where a folder is needed: name another place",
+    errno.EEXIST: "a file stands where a folder is needed: move it away, or name another place",
     errno.EISDIR: "a folder stands where a file is needed: name another place",
     errno.ENOENT: "check the path, or restore the file",
     errno.ENOMEM: f"free memory, {AGAIN}",

@@ -41,8 +41,12 @@ def _read_text(path: Path) -> str:
         raise RecipeError(f"{path}: no such recipe — `tailor init FOLDER` writes one from your data") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}) — a recipe is a UTF-8 YAML file") from None
+    except IsADirectoryError:
+        inside = path / "recipe.yaml"
+        fix = f"name the recipe in it: {inside}" if inside.is_file() else "name the YAML file of a recipe"
+        raise RecipeError(f"{path}: a folder, not a recipe — {fix}") from None
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}) — a recipe is a UTF-8 YAML file") from None
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}) — check the name and its permissions") from None
 
 
 def read_single(path: Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from mllm_tailor.commands.sweep import Candidate, Trial, best_third, count_rounds, sweep
-from mllm_tailor.core.errors import RecipeError, TailorError
+from mllm_tailor.core.errors import RecipeError, RunError, TailorError
 from mllm_tailor.recipe import Train, read_recipe
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.synthetic import draw_folder
@@ -107,6 +108,11 @@ def test_a_sweep_finds_and_resumes(tiny_model_folder: Path, tmp_path: Path) -> N
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("training.json")}
     assert sweep(recipe, [], [1e-3, 1e-2], [2, 65], "6 steps") == best
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("training.json")} == before
+    for file in (path for path in tmp_path.rglob("*") if path.suffix in (".png", ".jpg")):
+        with Image.open(file) as image:
+            image.rotate(180).save(file)
+    with pytest.raises(RunError, match="the data changed"):  # not a best candidate among those that are left
+        sweep(recipe, [], [1e-3, 1e-2], [2, 65], "6 steps")
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.data_changes import reconcile
 from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.lock import owned
 from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.pipeline import check_run, tune
 from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
@@ -67,14 +68,23 @@ def sweep(
 
     Raises:
         RecipeError: before anything runs, for settings that cannot be compared.
+        RunError: when another process is at work on this sweep.
         TailorError: when every candidate fails.
     """
     run, whole = resolve(read_single(path, overrides)), read_budget(budget)
-    recipe = run.recipe
-    folder = Path(recipe.output) / f"{recipe.name}-sweep"
-    left = [Candidate(rate, rank) for rate, rank in product(rates, ranks or (None,))]
-    _check(run, whole, left, folder)
+    folder = Path(run.recipe.output) / f"{run.recipe.name}-sweep"
+    candidates = [Candidate(rate, rank) for rate, rank in product(rates, ranks or (None,))]
+    _check(run, whole, candidates, folder)
     splits, _ = prepare(run)
+    with owned(folder):  # to a second sweep, the candidates at work here would be ones that failed
+        return _sweep(run, whole, candidates, splits, mapper)
+
+
+def _sweep(
+    run: ResolvedRun, whole: Budget, candidates: Sequence[Candidate], splits: Splits, mapper: Mapper
+) -> Candidate:
+    recipe, left = run.recipe, list(candidates)
+    folder = Path(recipe.output) / f"{recipe.name}-sweep"
     trials: list[Trial] = []
     rounds = count_rounds(len(left))
     for number in range(1, rounds + 1):
@@ -141,16 +151,20 @@ def _check(run: ResolvedRun, budget: Budget, candidates: Sequence[Candidate], fo
 
 
 def _try(number: int, splits: Splits, entry: tuple[Candidate, ResolvedRun]) -> Trial:
-    """Train a candidate, or read the result of an earlier call."""
+    """Train a candidate, or read the result of an earlier call.
+
+    Raises:
+        RunError: when the data changed since that call, or its folder is damaged or held by another process.
+    """
     candidate, resolved = entry
     show((candidate.name, "bold"))
-    try:
-        with own_run(resolved.recipe) as run:
-            reconcile(run, splits)
-            seed_everything(resolved.recipe.seed)
+    with own_run(resolved.recipe) as run:
+        reconcile(run, splits)  # data that changed since end the sweep: they are no failure of this candidate alone
+        seed_everything(resolved.recipe.seed)
+        try:
             tune(run, resolved, splits, VisionFeatureCache())
-    except TailorError as error:
-        return Trial(number, candidate, None, problem=str(error))
+        except TailorError as error:
+            return Trial(number, candidate, None, problem=str(error))
     training = read_json(run.training)
     return Trial(number, candidate, training["best_score"], training["seconds"])
 

@@ -144,10 +144,13 @@ def describe_rates(folder: Path, rank: int, times: int = 3, *, full: bool = Fals
     def see() -> None:
         image_features(model, pixels, bf16=bf16)
 
-    def update() -> None:
+    def set_gradients(_: object) -> float:
         for weight in group.weights.values():
             weight.grad = torch.zeros_like(weight)
-        optimizer.step(lambda _: 0.0, 1.0, 0)
+        return 0.0
+
+    def update() -> None:
+        optimizer.step(set_gradients, 1.0, 0)
 
     with frozen_in_bf16(model, bf16=bf16):
         parts = {

@@ -1,6 +1,7 @@
 """The way of a user whose data, scans, runs and predictions lie in S3, against a local server (moto).
 
     python benchmarks/object_store.py             # two minutes; --out FILE elsewhere
+    python benchmarks/object_store.py --ray       # also with workers of Ray, which is installed for it
 
 Labelled receipts are read from a bucket by `tailor init` and `tailor run`, the run is published, and a second machine
 (another cache) reads scans of the bucket with the published run into the bucket. Its rows must be those of the local
@@ -31,6 +32,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parent / ".benchmarks" / "object-store"
 PACKAGES = ("moto[server]==5.2.5", "s3fs==2026.9.0")
+RAY = "ray==2.60.0"
 SETTINGS = (
     "name=tiny", "model.path=tiny", "model.dtype=float32", "data.held_out={column: split, value: dev}", "data.dev=0",
     "task={extract: {company: string, total: amount}}", "method={name: lora, rank: 4}",
@@ -47,14 +49,15 @@ SAID = {
 }
 
 
-def make_environment() -> Path:
+def make_environment(*more: str) -> Path:
     python = HOME / "bin" / "python"
-    if not (HOME / ".ready").exists():
+    wanted = "\n".join((*PACKAGES, *more))
+    if not (HOME / ".ready").exists() or wanted not in (HOME / ".ready").read_text():
         subprocess.run([sys.executable, "-m", "venv", str(HOME)], check=True)
         packages = next(HOME.glob("lib/python*/site-packages"))
         (packages / "project.pth").write_text("\n".join(site.getsitepackages()))
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        (HOME / ".ready").touch()
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES, *more], check=True)
+        (HOME / ".ready").write_text(wanted)
     return python
 
 
@@ -158,6 +161,27 @@ def walk(first: Machine, second: Machine, place: Path) -> dict[str, Any]:
     }
 
 
+def with_ray(first: Machine, second: Machine) -> dict[str, Any]:
+    """Parts by two workers from scans in the bucket into the bucket; another machine then finds nothing to do."""
+    words = ("predict", "s3://bucket/runs/tiny", "s3://bucket/scans", "--on", "ray", "--workers", "2")
+    settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
+    local = rows_of((first.folder / "local.jsonl").read_text())
+    calls = [machine.tailor(*words, "--out", "s3://bucket/parts", **settings) for machine in (second, first)]
+    for done in calls:
+        must(done)
+    text = first.store("print(''.join(fs.cat(name).decode() for name in fs.glob('bucket/parts/part-*')), end='')")
+    rows = rows_of(text)
+    return {
+        "rows_equal_to_those_of_local_files": {name: _without_key(row) for name, row in rows.items()} == local,
+        "each_once": len(text.splitlines()) == len(local),
+        "another_machine_finds_all_rows": f"{len(local)} rows were there already" in calls[1].stderr + calls[1].stdout,
+    }
+
+
+def _without_key(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "sha256"}
+
+
 def mistakes(machine: Machine) -> dict[str, dict[str, Any]]:
     """What users get wrong: exit status and message of each."""
     run, out = "s3://bucket/runs/tiny", ("--out", "s3://bucket/out/other.jsonl")
@@ -190,14 +214,18 @@ def mistakes(machine: Machine) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "object_store.json")
+    parser.add_argument("--ray", action="store_true", help="also predict with workers of Ray")
     arguments = parser.parse_args()
-    python = Path(os.environ.get("OBJECT_STORE_PYTHON") or make_environment())
+    more = (RAY,) if arguments.ray else ()
+    python = Path(os.environ.get("OBJECT_STORE_PYTHON") or make_environment(*more))
     with tempfile.TemporaryDirectory(prefix="tailor-store-") as folder, s3_server(python) as address:
         place = Path(folder)
         first, second = Machine(python, place / "first", address), Machine(python, place / "second", address)
-        result: dict[str, Any] = {"packages": PACKAGES, "walk": walk(first, second, place)}
+        result: dict[str, Any] = {"packages": [*PACKAGES, *more], "walk": walk(first, second, place)}
+        if arguments.ray:
+            result["ray"] = with_ray(first, second)
         result["mistakes"] = mistakes(first)
-    result["holds"] = all(value for value in result["walk"].values()) and all(
+    result["holds"] = all({**result["walk"], **result.get("ray", {})}.values()) and all(
         entry["holds"] for entry in result["mistakes"].values()
     )
     print(json.dumps(result, indent=2, ensure_ascii=False))

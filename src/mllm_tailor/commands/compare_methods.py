@@ -21,6 +21,7 @@ from mllm_tailor.core.io import human_bytes, read_json, write_atomic, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import dump_recipe, read_single
 from mllm_tailor.reporting.pareto import Point, front, scatter
+from mllm_tailor.reporting.sentences import signed
 from mllm_tailor.run.budget import Budget, read_budget
 from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.resolve import ResolvedRun, resolve
@@ -143,7 +144,7 @@ def _show(outcomes: Sequence[Outcome], folder: Path, *, lower: bool) -> None:
             f"{outcome.name} {'●' if outcome.name in best else ''}",
             f"{outcome.score.value:.1f}",
             f"{outcome.score.low:.0f}–{outcome.score.high:.0f}",
-            f"{outcome.gain.value:+.1f}",
+            signed(outcome.gain.value),
             f"{outcome.rate:g}",
             f"{outcome.trained / 1e6:.2f} M" if outcome.trained >= 1e5 else f"{outcome.trained:,}",
             human_bytes(outcome.peak_bytes),

@@ -17,6 +17,7 @@ from mllm_tailor.core.io import read_json, read_jsonl, write_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
+from mllm_tailor.reporting.sentences import signed
 from mllm_tailor.run.data_changes import fingerprint_data, made_from_other_data, read_fingerprints, same_held_out
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.mapper import Mapper, in_turn
@@ -142,7 +143,7 @@ def _groups(run: RunFolder, scores: Scores) -> list[str | None] | None:
 def expected_gain(curve: LearningCurve) -> str:
     """A sentence: the gain expected from twice as many labelled samples, and its interval."""
     last, gain = curve.sizes[-1], curve.gain
-    figures = f"{gain.value:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f})"
+    figures = f"{signed(gain.value)} points (95 % interval {signed(gain.low)} to {signed(gain.high)})"
     if gain.clear:
         return f"With {last} more labelled samples, {2 * last} in all, the expected gain is {figures}."
     return (

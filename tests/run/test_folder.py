@@ -21,7 +21,6 @@ from mllm_tailor.recipe import make_recipe, stage_recipes
 from mllm_tailor.run.data_changes import (
     changed_files,
     fingerprint_data,
-    held_out_contents,
     made_from_other_data,
     reconcile,
     refuse_replaced,
@@ -29,6 +28,7 @@ from mllm_tailor.run.data_changes import (
 )
 from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.fingerprints import held_out_contents
 from mllm_tailor.run.lock import OWNER, owned
 from mllm_tailor.run.predict import write_predictions
 from mllm_tailor.run.resolve import ResolvedRun, resolve

@@ -190,4 +190,4 @@ def test_files_that_cannot_be_read_are_named(client: TestClient, files: list[Pat
     body = {"model": "receipts", "messages": image_message(files[0])}
     body["messages"][0]["content"][0]["image_url"]["url"] = f"data:image/png;base64,{cut}"  # type: ignore[index]
     answer = client.post("/v1/chat/completions", json=body)
-    assert answer.status_code == 400 and "damaged" in answer.json()["error"]["message"]
+    assert answer.status_code == 400 and "cut off" in answer.json()["error"]["message"]

@@ -14,8 +14,8 @@ from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import human_bytes, human_time, read_json
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.reporting.tables import gain_table
-from mllm_tailor.run.data_changes import held_out_contents
 from mllm_tailor.run.data_record import read_data_facts, read_held_out
+from mllm_tailor.run.fingerprints import held_out_contents
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_scores
 from mllm_tailor.scoring import Gain, Scores, compare
 

@@ -18,8 +18,9 @@ from mllm_tailor.core.terminal import Table
 from mllm_tailor.recipe import dump_recipe, make_recipe, read_single
 from mllm_tailor.reporting import write_curve
 from mllm_tailor.reporting.sentences import signed
-from mllm_tailor.run.data_changes import fingerprint_data, made_from_other_data, read_fingerprints, same_held_out
+from mllm_tailor.run.data_changes import fingerprint_data, made_from_other_data, same_held_out
 from mllm_tailor.run.dataset import Splits, prepare
+from mllm_tailor.run.fingerprints import read_fingerprints
 from mllm_tailor.run.mapper import Mapper, in_turn
 from mllm_tailor.run.pipeline import check_run, run_pipeline
 from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved

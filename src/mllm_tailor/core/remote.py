@@ -107,7 +107,8 @@ def with_urls(text: str) -> str:
 def copy_within(url: str, folders: Iterable[Path]) -> Path | None:
     """The copy of a URL that a row names, if one of the folders is the copy of a folder around it; else None."""
     path = copy_of(url)
-    return path if any(path.is_relative_to(os.path.realpath(folder)) for folder in folders) else None
+    copies = (os.path.realpath(folder) for folder in folders if url_of(folder))  # not a folder that holds the cache
+    return path if any(map(path.is_relative_to, copies)) else None
 
 
 def _root() -> Path:

@@ -55,7 +55,7 @@ def _problem(file: LabelFile) -> str:
     if file.suffix in (".csv", ".tsv"):
         if _holds_zeros(file.path):
             return "holds zero bytes where a table begins"
-        return "" if any(file.first.values()) else "a table without a row"
+        return "" if any(file.first.values()) or _has_rows(file.path) else "a table without a row"
     if file.first:
         return ""
     if file.suffix == ".json":
@@ -67,6 +67,12 @@ def _holds_zeros(path: Path) -> bool:
     with path.open("rb") as stream:
         head = stream.read(TABLE_HEAD)
     return b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff")  # UTF-16 has zeros of its own
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a second line has content, as also in tables without a header, which their layouts read."""
+    with path.open("rb") as stream:
+        return sum(bool(line.strip(b" \t\r\n,;")) for line in stream.read(TABLE_HEAD).split(b"\n")) > 1
 
 
 def _not_json(path: Path) -> str:

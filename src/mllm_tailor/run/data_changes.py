@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.io import fingerprint, read_jsonl, sha256, write_jsonl
+from mllm_tailor.core.io import fingerprint, sha256, write_jsonl
 from mllm_tailor.core.manifest import forget, record, was_recorded
-from mllm_tailor.core.sample import Media, Sample
+from mllm_tailor.core.sample import Sample
 from mllm_tailor.core.summed_rows import write_rows
-from mllm_tailor.run.data_record import plain, read_held_out
+from mllm_tailor.run.data_record import plain
 from mllm_tailor.run.dataset import Splits
+from mllm_tailor.run.fingerprints import Row, paths_of, read_fingerprints
 from mllm_tailor.run.run_dir import RunFolder, read_predictions
 
 logger = logging.getLogger(__name__)
 SHOWN = 20
 WAYS_ON = "\nRestore them, or pass --accept-changes to compute again what followed from them, or --fresh to begin anew."
 LEARNED = ("train", "dev", "mixed")  # splits that decide what the adapter becomes
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def fingerprint_data(splits: Splits, known: Iterable[Row] = ()) -> list[dict[str
     rows, files = [], dict[str, str]()
     for split, samples in _samples(splits):
         for sample in samples:
-            media = [str(path) for item in sample.media for path in _paths(item)]
+            media = [str(path) for item in sample.media for path in paths_of(item)]
             files |= dict.fromkeys(media, "media")
             rows.append(
                 {
@@ -76,12 +75,10 @@ def _samples(splits: Splits) -> Iterator[tuple[str, Sequence[Sample]]]:
 def _content(sample: Sample) -> dict[str, Any]:
     """What a sample states, its media as they are named; which group and row it has may change with other rows."""
     values = plain(replace(sample, media=()))
-    values["media"] = [sorted(str(path) for path in _paths(item)) or [fingerprint(item.data)] for item in sample.media]
+    values["media"] = [
+        sorted(str(path) for path in paths_of(item)) or [fingerprint(item.data)] for item in sample.media
+    ]
     return {key: value for key, value in values.items() if key not in ("source", "group", "split")}
-
-
-def _paths(media: Media) -> list[Path]:
-    return [*dict.fromkeys(path for path in (media.path, *media.views) if path is not None)]
 
 
 def _file_row(path: str, kind: str, known: Row | None) -> dict[str, Any]:
@@ -146,23 +143,6 @@ def same_held_out(folder: RunFolder, splits: Splits) -> bool:
     return bool(before) and not any(change.split == "held_out" for change in changes)
 
 
-def held_out_contents(folder: RunFolder) -> dict[str, str]:
-    """A fingerprint of every held-out sample, by id: what it asks, its labels and the bytes of its files.
-
-    It does not depend on where the files lie, so that runs of two machines can be compared.
-    """
-    sums = {row["file"]: row["sha256"] for row in read_fingerprints(folder) if "file" in row}
-    contents = {}
-    for sample in read_held_out(folder).samples:
-        stated = plain(replace(sample, media=(), extra={}, source="", group=None, split=None))
-        media = [
-            [item.kind, item.span, item.page, [sums.get(str(path), path.name) for path in _paths(item)]]
-            for item in sample.media
-        ]
-        contents[sample.id] = fingerprint(stated, media)
-    return contents
-
-
 def changed_files(folder: RunFolder) -> list[str]:
     """A line for every file that the run read and that is gone or not the same; unchanged times are trusted."""
     lines = []
@@ -200,7 +180,7 @@ def unchanged(folder: RunFolder, samples: Sequence[Sample]) -> list[Sample]:
     known = {row["file"]: row for row in read_fingerprints(folder) if "file" in row}
     kept, lines = [], []
     for sample in samples:
-        paths = [path for media in sample.media for path in _paths(media)]
+        paths = [path for media in sample.media for path in paths_of(media)]
         gone = [path for path in paths if not path.is_file()]
         rows = [(path, known[str(path)]) for path in paths if path not in gone and str(path) in known]
         replaced = [path for path, row in rows if _file_row(row["file"], row["kind"], row)["sha256"] != row["sha256"]]
@@ -217,13 +197,6 @@ def unchanged(folder: RunFolder, samples: Sequence[Sample]) -> list[Sample]:
             "%s", "\n".join([*lines[:SHOWN], *([f"  … and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN))])
         )
     return kept
-
-
-def read_fingerprints(folder: RunFolder) -> list[Row]:
-    """The rows of data_fingerprints.jsonl; none where the run has not begun."""
-    if not folder.fingerprints.is_file():
-        return []
-    return [row for _, row in read_jsonl(folder.fingerprints)]
 
 
 # --- What follows ----------------------------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ from mllm_tailor.core.io import write_json, write_jsonl
 from mllm_tailor.core.manifest import forget, record, recorded
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.run.data_changes import made_from_other_data, read_fingerprints, reconcile, refuse_replaced
+from mllm_tailor.run.data_changes import made_from_other_data, reconcile, refuse_replaced
 from mllm_tailor.run.data_record import read_held_out, write_held_out
 from mllm_tailor.run.dataset import Splits, prepare
 from mllm_tailor.run.environment import check_same_base, describe_environment
 from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.events import EpochPlanned, FoldStarted, Notify, ignore
+from mllm_tailor.run.fingerprints import read_fingerprints
 from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.limits import without_unreadable
 from mllm_tailor.run.mapper import in_turn

@@ -15,7 +15,7 @@ from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import read_inputs
 from mllm_tailor.models import LoadedModel, media_features
-from mllm_tailor.run.data_changes import read_fingerprints
+from mllm_tailor.run.fingerprints import read_fingerprints
 from mllm_tailor.run.new_files import predict_to_file, predictor_of_run
 from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.run_dir import RunFolder, open_run

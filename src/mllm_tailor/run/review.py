@@ -11,7 +11,7 @@ from mllm_tailor.data.reviews.documents import make_document
 from mllm_tailor.data.reviews.labels import is_audited, rank
 from mllm_tailor.data.reviews.store import ReviewStore
 from mllm_tailor.generation import read_inputs
-from mllm_tailor.run.data_changes import read_fingerprints
+from mllm_tailor.run.fingerprints import read_fingerprints
 from mllm_tailor.run.new_files import predict_to_file, predictor_of_run
 from mllm_tailor.run.run_dir import RunFolder, open_run
 

@@ -6,7 +6,9 @@ and file layout, so folders that it saves load with the stock class; videos are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import BatchFeature, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase, ProcessorMixin
@@ -20,6 +22,8 @@ from mllm_tailor.recipe.schema import Tiles
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CHANNELS = 3
+LARGEST = 1 << 20  # pixels, tiles or tokens
 
 
 class InternVLProcessor(ProcessorMixin):
@@ -91,7 +95,9 @@ def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
     except DataError as error:
         raise ModelError(str(error)) from None
     with reading(file, "cannot be used", "copy or download it again"):
-        return _build_processor(checkpoint, image_processor, tokenizer, stated)
+        processor = _build_processor(checkpoint, image_processor, tokenizer, stated)
+    _check_settings(folder, processor)
+    return processor
 
 
 def _build_processor(
@@ -110,6 +116,49 @@ def _build_processor(
         frame_text=stated.get("frame_text", "Frame{}: "),
         chat_template=stated_template(folder, tokenizer.chat_template),
     )
+
+
+def _check_settings(folder: Path, processor: InternVLProcessor) -> None:
+    """Refuse settings of another kind than tiles are cut by.
+
+    Raises:
+        ModelError: naming the setting.
+    """
+    images = processor.image_processor
+    size = images.size or {}
+    for name, value, wanted, fits in (
+        ("image_mean", images.image_mean, "three numbers", _are_numbers(images.image_mean)),
+        (
+            "image_std", images.image_std, "three numbers above 0",
+            _are_numbers(images.image_std) and min(images.image_std) > 0,
+        ),
+        ("size", dict(size), "a height and a width in pixels", _is_count(size.get("height"), size.get("width"))),
+        ("min_patches", images.min_patches, "a number of tiles", _is_count(images.min_patches)),
+        ("max_patches", images.max_patches, "a number of tiles", _is_count(images.max_patches)),
+        (
+            "image_seq_length", processor.image_seq_length, "the tokens of a tile",
+            _is_count(processor.image_seq_length),
+        ),
+        ("use_thumbnail", processor.use_thumbnail, "true or false", isinstance(processor.use_thumbnail, bool)),
+        (
+            "model_max_length", processor.tokenizer.model_max_length, "a number of tokens",
+            isinstance(processor.tokenizer.model_max_length, (int, float)),
+        ),
+    ):  # fmt: skip
+        if not fits:
+            raise ModelError(
+                f"{folder}: `{name}` of the processor or tokenizer should be {wanted}, found {repr(value)[:60]} — "
+                "copy its configuration again"
+            )
+
+
+def _are_numbers(values: Any) -> bool:
+    kinds = isinstance(values, (list, tuple)) and len(values) == CHANNELS
+    return kinds and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+
+
+def _is_count(*values: Any) -> bool:
+    return all(type(value) is int and 0 < value <= LARGEST for value in values)
 
 
 def stated_tiles(processor: Any) -> Tiles:
@@ -148,6 +197,14 @@ def set_tile(processor: InternVLProcessor, config: Any, side: int) -> None:
 
 def check_fit(checkpoint: Checkpoint, model: Any, processor: InternVLProcessor) -> None:
     """Refuse tokenizer, processor and weights of different checkpoints in the same folder."""
+    side, patch = processor.image_processor.size["height"], model.config.vision_config.patch_size
+    along = side / (patch[0] if isinstance(patch, (list, tuple)) else patch) * model.config.downsample_ratio
+    if along**2 != processor.image_seq_length or side != processor.image_processor.size["width"]:
+        raise ModelError(
+            f"{checkpoint.folder}: tiles of {side} x {processor.image_processor.size['width']} pixels come to "
+            f"{along**2:g} tokens, and the processor states {processor.image_seq_length} — these files belong to "
+            "different checkpoints"
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     # The video placeholder is expanded before tokenisation; in official folders its id is beyond the last row.
     vocabulary = processor.tokenizer.get_vocab()

@@ -14,6 +14,7 @@ from mllm_tailor.commands.curve import draw_curve, expected_gain, read_sizes
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.reporting import write_curve
+from mllm_tailor.reporting.sentences import signed
 from mllm_tailor.scoring import MetricScore, Ratios, Scores, fit_curve
 from mllm_tailor.synthetic import draw_folder
 
@@ -66,7 +67,7 @@ def test_scores_that_fall_foresee_no_gain_and_the_words_say_so(tmp_path: Path) -
     sizes = [25, 50, 100]
     found = fit_curve(sizes, points(sizes, lambda n: 10 * n**0.2), "exact")
     assert found.exponent < 0 and found.gain.high < 0
-    assert f"gain is {found.gain.value:+.1f} points" in expected_gain(found)
+    assert f"gain is {signed(found.gain.value)} points" in expected_gain(found)
     write_curve("curve", found, found.values[0], expected_gain(found), "name: <x>", tmp_path / "curve.html")
     page = (tmp_path / "curve.html").read_text()
     assert "<svg" in page and "name: &lt;x&gt;" in page and "NaN" not in page

@@ -28,7 +28,8 @@ from mllm_tailor.run.data_changes import (
 )
 from mllm_tailor.run.data_record import write_held_out
 from mllm_tailor.run.dataset import Splits, prepare
-from mllm_tailor.run.fingerprints import held_out_contents
+from mllm_tailor.run.environment import read_environment
+from mllm_tailor.run.fingerprints import held_out_contents, read_fingerprints
 from mllm_tailor.run.lock import OWNER, owned
 from mllm_tailor.run.predict import write_predictions
 from mllm_tailor.run.resolve import ResolvedRun, resolve
@@ -156,9 +157,24 @@ def test_a_manifest_of_another_shape_is_damaged(text: str, tmp_path: Path) -> No
 
 
 def test_a_damaged_row_of_predictions_is_named(tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "text": ""}\n{"ix": "b"}\n')
-    with pytest.raises(RunError, match=r"p\.jsonl:2: not a prediction"):
-        read_predictions(tmp_path / "p.jsonl")
+    for row in (
+        '{"ix": "b"}',
+        '{"id": "b", "text": "", "raw": {"total": {}}}',
+        '{"id": "b", "text": "", "raw": {"total": null}}',
+    ):
+        (tmp_path / "p.jsonl").write_text('{"id": "a", "text": ""}\n' + row + "\n")
+        with pytest.raises(RunError, match=r"p\.jsonl:2: not a prediction"):
+            read_predictions(tmp_path / "p.jsonl")
+
+
+def test_files_of_a_run_of_another_shape_are_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.environment.write_text("null")
+    with pytest.raises(RunError, match=r"environment\.json: should be a JSON object"):
+        read_environment(folder.environment)
+    folder.fingerprints.write_text('{"id": "a", "sha256": "x"}\n{"id": "b"}\n')
+    with pytest.raises(RunError, match=r"data_fingerprints\.jsonl:2: not a fingerprint"):
+        read_fingerprints(folder)
 
 
 # --- Data ------------------------------------------------------------------------------------------------------------

@@ -156,16 +156,24 @@ class Prediction:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Prediction:
-        """The inverse of `row`."""
+        """The inverse of `row`.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: for a row of another shape.
+        """
+        confidence = (row.get("confidence") if row.get("calibrated", True) else None) or {}
+        raw = row.get("raw") or {}
+        for number in (*confidence.values(), *(scores["mean"] for scores in raw.values())):
+            float(number)
         return cls(
             id=str(row["id"]),
             text=str(row["text"]),
-            fields=row.get("fields") or {},
-            confidence=(row.get("confidence") if row.get("calibrated", True) else None) or {},
+            fields=dict(row.get("fields") or {}),
+            confidence=confidence,
             seconds=float(row.get("seconds", 0.0)),
             problem=row.get("problem"),
             cut=bool(row.get("cut", False)),
-            raw=row.get("raw") or {},
+            raw=raw,
             accept=row.get("accept"),
             where=_where_of(row.get("where")),
             candidates=row.get("candidates") or {},

@@ -58,6 +58,18 @@ def check_same_base(file: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
+def read_environment(file: Path) -> dict[str, Any]:
+    """What environment.json states.
+
+    Raises:
+        RunError: for a file of another shape.
+    """
+    stated = read_json(file)
+    if not isinstance(stated, dict):
+        raise RunError(f"{file}: should be a JSON object — the file is damaged: begin anew (--fresh)")
+    return stated
+
+
 def _recorded_model(file: Path) -> Mapping[str, Any]:
     try:
         model = read_json(file)["model"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.io import fingerprint, read_jsonl
 from mllm_tailor.core.sample import Media
 from mllm_tailor.run.data_record import plain, read_held_out
@@ -16,10 +17,21 @@ Row = Mapping[str, Any]
 
 
 def read_fingerprints(folder: RunFolder) -> list[Row]:
-    """The rows of data_fingerprints.jsonl; none where the run has not begun."""
+    """The rows of data_fingerprints.jsonl; none where the run has not begun.
+
+    Raises:
+        RunError: for a row of another shape.
+    """
     if not folder.fingerprints.is_file():
         return []
-    return [row for _, row in read_jsonl(folder.fingerprints)]
+    rows = []
+    for number, row in read_jsonl(folder.fingerprints):
+        if not isinstance(row.get("sha256"), str) or not isinstance(row.get("id", row.get("file")), str):
+            raise RunError(
+                f"{folder.fingerprints}:{number}: not a fingerprint — the file is damaged: begin anew (--fresh)"
+            )
+        rows.append(row)
+    return rows
 
 
 def held_out_contents(folder: RunFolder) -> dict[str, str]:

@@ -24,6 +24,7 @@ from mllm_tailor.reporting import Cost, Curves, LedgerLine, ReportData, choose, 
 from mllm_tailor.reporting.report_data import WATCHED, ConfidenceData
 from mllm_tailor.reporting.wrong_values import find_wrong_values
 from mllm_tailor.run.data_record import HeldOut
+from mllm_tailor.run.environment import read_environment
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.run.scores import RunScores
@@ -76,7 +77,7 @@ def write_run_report(
         confidence=_confidence(scores),
         folds=scores.folds,
         recipe=folder.recipe_file.read_text(encoding="utf-8"),
-        environment=read_json(folder.environment),
+        environment=read_environment(folder.environment),
     )
     wrong = dict.fromkeys(row.id for row in find_wrong_values(content).rows)
     write_report(replace(content, images=_images(scores, wrong)), folder.report)

@@ -26,12 +26,18 @@ def read_fingerprints(folder: RunFolder) -> list[Row]:
         return []
     rows = []
     for number, row in read_jsonl(folder.fingerprints):
-        if not isinstance(row.get("sha256"), str) or not isinstance(row.get("id", row.get("file")), str):
+        if not _is_row(row):
             raise RunError(
                 f"{folder.fingerprints}:{number}: not a fingerprint — the file is damaged: begin anew (--fresh)"
             )
         rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("sha256"), str):
+        return False
+    return isinstance(row.get("id"), str) or (isinstance(row.get("file"), str) and "stamp" in row)
 
 
 def held_out_contents(folder: RunFolder) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.families import family_folder, samples_of
-from fixtures.small_job import batch_of, make_conversations, prepare, shake
+from fixtures.small_job import batch_of, learned, make_conversations, prepare, shake
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -29,15 +29,6 @@ def opened(folder: Path, method: dict[str, Any] | str) -> LoadedModel:
     model, _, _ = prepare(folder, method)
     shake(model)
     return model
-
-
-def learned(model: LoadedModel, batch: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-    """Loss of a batch and the gradient of every weight that moves."""
-    model.model.zero_grad()
-    loss, _ = answer_loss(model.model, batch)
-    loss.backward()
-    named = model.model.named_parameters()
-    return loss.item(), {name: weight.grad.clone() for name, weight in named if weight.grad is not None}
 
 
 def agree(one: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.small_job import batch_of, make_conversations, prepare, shake
+from fixtures.small_job import batch_of, learned, make_conversations, prepare, shake
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import Qwen2Config
@@ -57,15 +57,6 @@ def opened(folder: Path, method: str) -> LoadedModel:
 def unmasked(model: LoadedModel, folder: Path, count: int = 2) -> dict[str, Any]:
     """A batch as a training makes it."""
     return collate_right([encode(sample, model) for sample in make_conversations(folder, count)], model)
-
-
-def learned(model: LoadedModel, batch: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
-    """Loss of a batch and the gradient of every weight."""
-    model.model.zero_grad()
-    loss, _ = answer_loss(model.model, batch)
-    loss.backward()
-    named = model.model.named_parameters()
-    return loss.item(), {name: weight.grad.clone() for name, weight in named if weight.grad is not None}
 
 
 def agree(found: tuple[float, dict[str, Tensor]], usual: tuple[float, dict[str, Tensor]]) -> None:

@@ -17,7 +17,7 @@ from mllm_tailor.data.issues import DataIssue
 from mllm_tailor.data.layouts.base import ROW_SUFFIXES, Folder, LabelFile, Layout
 
 MOST_FILES = 1000  # looked into; a folder with more label files has one for each sample, which its layout reads
-TABLE_HEAD = 65_536  # bytes of a table in which zero bytes are looked for
+TABLE_HEAD = 65_536  # bytes of a table in which zero bytes and rows are looked for
 SHOWN = 10
 COPY = "copy it again from its source, or move it away"
 
@@ -53,9 +53,11 @@ def _problem(file: LabelFile) -> str:
     if file.path.stat().st_size == 0:
         return "the file is empty"
     if file.suffix in (".csv", ".tsv"):
-        if _holds_zeros(file.path):
+        with file.path.open("rb") as stream:
+            head = stream.read(TABLE_HEAD)
+        if _holds_zeros(head):
             return "holds zero bytes where a table begins"
-        return "" if any(file.first.values()) or _has_rows(file.path) else "a table without a row"
+        return "" if any(file.first.values()) or _has_rows(head) else "a table without a row"
     if file.first:
         return ""
     if file.suffix == ".json":
@@ -63,16 +65,13 @@ def _problem(file: LabelFile) -> str:
     return "damaged or cut off: no row of it can be read"
 
 
-def _holds_zeros(path: Path) -> bool:
-    with path.open("rb") as stream:
-        head = stream.read(TABLE_HEAD)
+def _holds_zeros(head: bytes) -> bool:
     return b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff")  # UTF-16 has zeros of its own
 
 
-def _has_rows(path: Path) -> bool:
+def _has_rows(head: bytes) -> bool:
     """Whether a second line has content, as also in tables without a header, which their layouts read."""
-    with path.open("rb") as stream:
-        return sum(bool(line.strip(b" \t\r\n,;")) for line in stream.read(TABLE_HEAD).split(b"\n")) > 1
+    return sum(bool(line.strip(b" \t\r\n,;")) for line in head.split(b"\n")) > 1
 
 
 def _not_json(path: Path) -> str:

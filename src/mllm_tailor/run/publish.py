@@ -23,7 +23,7 @@ def check_store(store: str | None, name: str) -> None:
     """
     if store is None or follows():
         return
-    url = f"{store.rstrip('/')}/{name}/.check"
+    url = f"{_url_of_run(store, name)}/.check"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "check"
         file.write_text("tailor checks that it can write here\n", encoding="utf-8")
@@ -39,7 +39,7 @@ def publish_run(folder: RunFolder, store: str | None) -> str | None:
     """
     if store is None or follows() or not finished(folder):
         return None
-    url = f"{store.rstrip('/')}/{folder.path.name}"
+    url = _url_of_run(store, folder.path.name)
     files = {f"{url}/{file.relative_to(folder.path).as_posix()}": file for file in _files(folder.path)}
     manifests = {name: file for name, file in files.items() if file.name == MANIFEST}
     if all(map(_is_there, manifests, manifests.values())):
@@ -51,6 +51,10 @@ def publish_run(folder: RunFolder, store: str | None) -> str | None:
     publish_all(manifests, f"Publishing {url}")
     logger.info("Published: %s", url)
     return url
+
+
+def _url_of_run(store: str, name: str) -> str:
+    return f"{store.rstrip('/')}/{name}"
 
 
 def _is_there(url: str, file: Path) -> bool:

@@ -39,8 +39,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, kind: Kind) -> tuple[Te
     kernel = kernel_for(query, key, value) if cpu_attention.is_enabled() else None
     if kernel is not None:
         return kernel.forward(query, key, value, kind.scale, causal=kind.causal)
-    mask = _mask(len(query), len(key)) if kind.causal and len(query) < len(key) else None
-    causal = kind.causal and mask is None
+    causal, mask = _masking(query, key, kind)
     sides = (_as_batch(query), *_repeated(query, key, value))
     output, sums = _forward(*sides, 0.0, causal, attn_mask=mask, scale=kind.scale)
     return output[0].transpose(0, 1), sums
@@ -55,8 +54,7 @@ def attention_backward(
         kernel = built_kernel()
         assert kernel is not None
         return kernel.backward(gradient.contiguous(), inputs, output, sums, kind.scale, causal=kind.causal)
-    mask = _mask(len(query), len(key)) if kind.causal and len(query) < len(key) else None
-    causal = kind.causal and mask is None
+    causal, mask = _masking(query, key, kind)
     sides = (_as_batch(query), *_repeated(query, key, value))
     found = _backward(
         _as_batch(gradient), *sides, _as_batch(output), sums, 0.0, causal, attn_mask=mask, scale=kind.scale
@@ -66,6 +64,12 @@ def attention_backward(
     if groups > 1:
         to_key, to_value = (side.unflatten(1, (-1, groups)).sum(2) for side in (to_key, to_value))
     return to_query, to_key, to_value
+
+
+def _masking(query: Tensor, key: Tensor, kind: Kind) -> tuple[bool, Tensor | None]:
+    """Whether torch masks later keys itself, and the mask to add where there are more keys than queries."""
+    mask = _mask(len(query), len(key)) if kind.causal and len(query) < len(key) else None
+    return kind.causal and mask is None, mask
 
 
 def _as_batch(side: Tensor) -> Tensor:

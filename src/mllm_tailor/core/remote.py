@@ -111,6 +111,16 @@ def copy_within(url: str, folders: Iterable[Path]) -> Path | None:
     return path if any(map(path.is_relative_to, copies)) else None
 
 
+def refuse_web(url: str, where: str) -> None:
+    """See that a URL of a row names a store.
+
+    Raises:
+        DataError: for a web address.
+    """
+    if url.partition("://")[0].lower() not in STORES:
+        raise DataError(f"{where}: `{url[:80]}` is a web address — fetch the file and name it by its path")
+
+
 def _root() -> Path:
     return Path(os.path.realpath(cache_folder() / "remote"))
 

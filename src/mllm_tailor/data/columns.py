@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.remote import STORES, copy_within
+from mllm_tailor.core.remote import copy_within, refuse_web
 from mllm_tailor.core.sample import Media, MediaKind, Sample, Turn
 from mllm_tailor.core.strict_json import as_written, parse_json
 from mllm_tailor.data.asked import ANSWER_COLUMNS, ASKED_ANSWER_COLUMNS, QUESTION_COLUMNS
@@ -361,8 +361,7 @@ def locate(name: str, roots: tuple[Path, ...], source: str) -> Path:
 
 def _at_url(url: str, roots: tuple[Path, ...], source: str) -> Path:
     """The copy of a URL inside one of the roots, which are copies themselves where the data lie in a store."""
-    if url.partition("://")[0].lower() not in STORES:
-        raise DataError(f"{source}: `{url[:80]}` is a web address — fetch the file and name it by its path")
+    refuse_web(url, source)
     path = copy_within(url, roots)
     if path is None:
         raise DataError(

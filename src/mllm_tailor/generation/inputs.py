@@ -13,7 +13,16 @@ from typing import Any
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.io import parse_line, read_lines
-from mllm_tailor.core.remote import STORES, copy_of, copy_within, fetch_each, fetch_listed, is_url, list_files, url_of
+from mllm_tailor.core.remote import (
+    copy_of,
+    copy_within,
+    fetch_each,
+    fetch_listed,
+    is_url,
+    list_files,
+    refuse_web,
+    url_of,
+)
 from mllm_tailor.core.sample import Media, MediaKind, Sample
 from mllm_tailor.data.columns import REFUSED_COLUMNS, earlier_turns, with_span
 from mllm_tailor.data.dialogues import as_dialogue
@@ -296,8 +305,7 @@ def _place(folder: Path, name: str, where: str) -> Path:
     """
     remote = url_of(folder) is not None
     if "://" in name:
-        if name.partition("://")[0].lower() not in STORES:
-            raise DataError(f"{where}: `{name[:80]}` is a web address — fetch the file and name it by its path")
+        refuse_web(name, where)
         if remote and copy_within(name, [folder]) is None:
             raise DataError(f"{where}: `{name[:80]}` lies outside the folder of its manifest — name files inside it")
         return copy_of(name)

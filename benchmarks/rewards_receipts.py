@@ -3,13 +3,14 @@
     python benchmarks/rewards_receipts.py FOLDER                                 # the folder of SROIE
     python benchmarks/rewards_receipts.py FOLDER --start-minutes 8 --minutes 5   # CPU minutes
     python benchmarks/rewards_receipts.py FOLDER --start runs/sroie              # from a finished run
+    python benchmarks/rewards_receipts.py FOLDER --objectives reward:loss=gspo,prefer:loss=kto   # others
 
 The embedded model is tuned on receipts (company, date, total), or was by a finished run, and its merged weights are
 the start of everything else: `tailor compare-methods` spends the same CPU minutes on more tuning, on the reward, and
 on MPO, with one table of scores on the same dev receipts. CPU minutes include sampling, wrong readings and reference
 log-probabilities. The stored result has the paired differences of every objective from more tuning, by company, and
-what the reward does not see over the first and the last quarter of its steps. Rates are each objective's usual one;
-none was searched. Results of several starts stand side by side in results/rewards_receipts.json.
+what the reward does not see over the first and the last quarter of its steps. Results of several starts stand side by
+side in results/rewards_receipts.json.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MORE, REWARD, MPO = (
     "reward:metric=exact:group_size=6:temperature=1.0:learning_rate=5e-4",
     "prefer:loss=mpo:learning_rate=2e-4",
 )
-WORDS = ",".join((MORE, REWARD, MPO))
+WORDS = ",".join((REWARD, MPO))
 METRICS = ("exact", "fuzzy", "f1")
 
 
@@ -93,17 +94,19 @@ def merged_start(run: Path, work: Path) -> Path:
     return target
 
 
-def compare_from(start: Path, folder: Path, work: Path, minutes: float, limit: int, fields: Mapping[str, Any]) -> Path:
+def compare_from(start: Path, options: argparse.Namespace, fields: Mapping[str, Any]) -> Path:
     """The folder of `tailor compare-methods` over the objectives."""
-    values = recipe_for(folder, work, "after", fields)
+    work = options.work
+    values = recipe_for(options.folder, work, "after", fields)
     values["model"]["path"] = str(start)
     values["method"] = {"name": "lora", "rank": 32, "parts": ["language"]}
     values["train"] = {"batch_size": 4, "learning_rate": 1e-3, "processes": 1, "checkpoint_every": 2}
-    values["data"]["limit"] = limit
+    values["data"]["limit"] = options.limit
     path = work / "after.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     command = [sys.executable, "-m", "mllm_tailor.cli.main", "compare-methods", str(path)]
-    subprocess.run([*command, "--methods", WORDS, "--budget", f"{minutes} cpu minutes"], check=True)
+    budget = f"{options.minutes} cpu minutes"
+    subprocess.run([*command, "--methods", f"{MORE},{options.objectives}", "--budget", budget], check=True)
     return work / "after-methods"
 
 
@@ -147,6 +150,7 @@ def main() -> None:
     parser.add_argument("--start-minutes", type=float, default=15.0, help="CPU minutes of the tuned start")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU minutes of each objective after it")
     parser.add_argument("--limit", type=int, default=160, help="training receipts after the start")
+    parser.add_argument("--objectives", default=WORDS, help="compared with more tuning, as `--methods` of the command")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     fields: Mapping[str, Any] = FIELDS
@@ -157,9 +161,9 @@ def main() -> None:
         start = merged_start(options.start, options.work)
         name, training = f"run {options.start.name}", RunFolder(options.start).training
         fields = yaml.safe_load((options.start / "recipe.yaml").read_text())["task"]["extract"]
-    folder = compare_from(start, options.folder, options.work, options.minutes, options.limit, fields)
+    folder = compare_from(start, options, fields)
     comparison = read_json(folder / "comparison.json")
-    runs = {variant.words: folder / variant.folder for variant in read_variants(WORDS)}
+    runs = {variant.words: folder / variant.folder for variant in read_variants(f"{MORE},{options.objectives}")}
     done = {name: path for name, path in runs.items() if finished(RunFolder(path))}
     base = read_scores(RunFolder(done[MORE]))
     tuned = Scores.from_row(base["systems"][f"tuned_{base['mode']}"])

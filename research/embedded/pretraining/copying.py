@@ -9,7 +9,7 @@ import torch
 from mllm_tailor.synthetic import DrawnText
 from torch import nn
 
-from pretraining import attention_supervision, flow, flow_pages, language, pages, questions
+from pretraining import attention_supervision, flow, flow_pages, language, pages, questions, rewording
 from pretraining.language import Example, assemble
 
 Sample = tuple[dict[str, str], Example, Example]  # fields, the page read out, its fields asked for
@@ -38,7 +38,7 @@ def invented_receipts(count: int) -> Iterator[tuple[DrawnText, np.random.Generat
     for index in range(count):
         rng = np.random.default_rng([177, index])
         text = flow_pages.drawn(rng, held_out=True)
-        text = flow_pages.reworded(text, flow_pages.Rewording(rng, 1.0, flow_pages.named_words(text.fields)))
+        text = rewording.reworded(text, rewording.Rewording(rng, 1.0, rewording.named_words(text.fields)))
         whole = "\n".join(text.lines)
         if whole.isascii() and len(whole) <= LONGEST:
             yield text, rng
@@ -68,7 +68,7 @@ def shares(parts: nn.ModuleDict, samples: list[Sample]) -> dict[str, float]:
         pieces = attention_supervision.copied_pieces(example.turns[0][1])
         for key, (start, value) in zip(keys, pieces, strict=True):
             exact.setdefault(key, []).append(float(right[start : start + len(value)].all()))
-            if key in flow_pages.NAMED:
+            if key in rewording.NAMED:
                 letters.append(right[start : start + len(value)])
     return {
         "pages": len(samples),

@@ -19,8 +19,9 @@ from mllm_tailor.tasks.reply import read_object
 from PIL import Image
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
+from transformers import InternVLForConditionalGeneration
 
-from pretraining import architecture, flow_pages, optim, pages, pictures, questions
+from pretraining import architecture, checkpoint, flow_join, optim, pages, pictures, questions, rewording, text_lines
 from pretraining.pages import Page
 from pretraining.tiles import TILE
 
@@ -28,12 +29,20 @@ MAIN = questions.MAIN
 QUESTION = "Extract company, date, address, total as JSON."
 
 
+def pixels_of(model: torch.nn.Module, image: Image.Image, most: int) -> torch.Tensor:
+    """Pixel values of an image as the model reads it: its lines one after the other, or cut into tiles as it is."""
+    size = model.config.vision_config.image_size[0]
+    if size != TILE:
+        drawn = text_lines.flow_image(image)
+        image = drawn.reduce(drawn.width // size)
+        most = max(most, image.height // size)
+    return tiles_to_tensor(tile_image(image, 1, most, size, thumbnail=False), IMAGENET_MEAN, IMAGENET_STD)
+
+
 @torch.no_grad()
 def ask(model: torch.nn.Module, image: Image.Image, question: str, most: int = 3, tokens: int = 320) -> str:
     """The model's greedy answer about a picture."""
-    pixels = tiles_to_tensor(tile_image(image, 1, most, TILE, thumbnail=False), IMAGENET_MEAN, IMAGENET_STD).to(
-        model.device
-    )
+    pixels = pixels_of(model, image, most).to(model.device)
     ids = torch.tensor([architecture.prompt_ids(len(pixels) * architecture.VISUAL, question)], device=model.device)
     with optim.computing(model.device):
         reply = model.generate(
@@ -81,8 +90,8 @@ def invented_page(rng: np.random.Generator, held_out: bool = True) -> DrawnPage:
         seed = int(rng.integers(1 << 40))
         sheet = compose("receipts", seed, layouts=layouts)
         if pages.is_ascii(sheet.fields):
-            words = flow_pages.Rewording(rng, 1.0, flow_pages.named_words(sheet.fields))
-            return draw_sheet(flow_pages.reworded_sheet(sheet, words), seed, style=Style(on_a4=False), effects=0.3)
+            words = rewording.Rewording(rng, 1.0, rewording.named_words(sheet.fields))
+            return draw_sheet(rewording.reworded_sheet(sheet, words), seed, style=Style(on_a4=False), effects=0.3)
 
 
 def single_lines(model: torch.nn.Module, count: int, seed: int = 78) -> dict[str, float]:
@@ -119,18 +128,27 @@ def held_out_examples(count: int, seed: int = 79) -> list[Page]:
     return [text_page(np.random.default_rng([seed, index]), held_out=True) for index in range(count)]
 
 
+def opened(name: str, checkpoints: Path | None) -> torch.nn.Module:
+    """A model folder, or the checkpoint of the stage `read` in its folder."""
+    if checkpoints is None:
+        return InternVLForConditionalGeneration.from_pretrained(name)
+    checkpoint.FOLDER = checkpoints
+    parts = flow_join.build()
+    checkpoint.load(name, parts)
+    return parts["model"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", help="a model folder, or (with --checkpoints) the checkpoint of the stage `read`")
+    parser.add_argument("--checkpoints", type=Path, help="folder of the checkpoints")
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument(
         "--invented", action="store_true", help="also drawn receipts whose names and streets are invented"
     )
     parser.add_argument("--real", type=Path, help="folder of SROIE: measure zero-shot on its training part")
     arguments = parser.parse_args()
-    from transformers import InternVLForConditionalGeneration
-
-    model = InternVLForConditionalGeneration.from_pretrained(arguments.folder).eval()
+    model = opened(arguments.model, arguments.checkpoints).eval()
     if arguments.invented:
         print("invented words", drawn_receipts(model, arguments.count, draw=invented_page))
         return

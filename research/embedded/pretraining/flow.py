@@ -19,6 +19,7 @@ from pretraining import glyph_slots
 CELL, COLUMNS = 28, 16  # px a side of a visual token, and tokens a row of a tile
 TOKENS = COLUMNS * COLUMNS  # of a tile
 WIDTH = CELL * COLUMNS
+TOWER = {"patch": CELL, "ratio": 6}
 HEIGHT = 22  # px of a line of usual print, from the capitals' top to the foot of what is printed
 TALLEST = 1.3  # of HEIGHT: larger print is shrunk to it
 MARK = 14  # px that the mark before a line takes

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from mllm_tailor.training import distributed as processes
 from torch import nn
 
 from pretraining import (
@@ -29,9 +30,9 @@ from pretraining.stage import Stage
 Sample = tuple[np.ndarray, Example]  # grey tiles [n, 448, 448] and the conversation about them
 
 
-def build(ratio: int = 4, **sizes: int) -> dict[str, nn.Module]:
+def build(**sizes: int) -> dict[str, nn.Module]:
     """The whole model, and what helps to train it: glyph head, symbols and guide."""
-    model = architecture.build_model(**sizes, vision={"patch": flow.CELL, "ratio": ratio}, downsample=1.0)
+    model = architecture.build_model(**sizes, vision=flow.TOWER, downsample=1.0)
     text = model.model.language_model
     return {
         "model": model,
@@ -65,9 +66,7 @@ def align(parts: dict[str, nn.Module], count: int = 120, steps: int = 400) -> No
     model, tiles = parts["model"], flow_vision.drawn(31, 0)
     grey, labels = flow_vision.stacked([next(tiles) for _ in range(count)])
     with torch.no_grad():
-        features = torch.cat(
-            [tower.patch_features(model.model.vision_tower, tower.normalise(part)) for part in grey.split(4)]
-        )
+        features = torch.cat([flow_vision.features(model.model.vision_tower, part) for part in grey.split(4)])
         oracle = parts["symbols"](labels.flatten(0, 1), model.get_input_embeddings()).unflatten(0, labels.shape[:2])
     optimizers = optim.make_optimizers([model.model.multi_modal_projector], 3e-3)
     for step in range(steps):
@@ -88,7 +87,7 @@ def losses(parts: dict[str, nn.Module], batch: list[Sample]) -> tuple[dict[str, 
     examples = [example for _, example in batch]
     cells = torch.from_numpy(np.concatenate([example.tokens for example in examples]))
     ids, targets = assemble(examples)
-    features = tower.patch_features(model.model.vision_tower, tower.normalise(grey))
+    features = flow_vision.features(model.model.vision_tower, grey)
     glyph = vision.glyph_loss(parts["head"](features), cells.view(len(grey), flow.TOKENS, flow.SLOTS))
     visual = visual_tokens(model, features)
     with torch.no_grad():
@@ -104,10 +103,14 @@ def losses(parts: dict[str, nn.Module], batch: list[Sample]) -> tuple[dict[str, 
 
 
 def drawn(seed: int, first: int, batch: int) -> Iterator[list[Sample]]:
-    number = first
+    """Batches of this process: document i depends only on the seed and i, and each is drawn by one process."""
+    number, every = first + processes.rank(), processes.world_size()
     while True:
-        yield [flow_pictures.random_example(np.random.default_rng([seed, number + index])) for index in range(batch)]
-        number += batch
+        yield [
+            flow_pictures.random_example(np.random.default_rng([seed, number + every * index]))
+            for index in range(batch)
+        ]
+        number += every * batch
 
 
 def train(
@@ -135,9 +138,11 @@ def train(
     stage = Stage(name, minutes, parts, optimizers, rate, flat=0.5, every=25, until=until)
     if resumed:
         stage.resume()
-    samples = drawn(seed, int(stage.facts["step"]) * batch, batch)
+    stage.facts.setdefault("documents", 0)
+    samples = drawn(seed, int(stage.facts["documents"]), batch)
     for done in stage.steps():
         found, right = losses(parts, next(samples))
+        stage.facts["documents"] += batch * processes.world_size()
         pull = max(0.05, 1 - done / 0.6)
         beside = pull * found["oracle"] + 0.7 * found["glyph"] + guide * (found["look"] + found["slot"])
         stage.learn(found["answer"] + beside, {"right": right, **found})

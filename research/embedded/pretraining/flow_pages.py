@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import string
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from mllm_tailor.synthetic import DrawnText, text_layout
-from mllm_tailor.synthetic.page import MONO, SANS, Sheet
+from mllm_tailor.synthetic.page import MONO, SANS
 
-from pretraining import attention_supervision, flow, pages, questions, words
+from pretraining import attention_supervision, flow, pages, questions, rewording, words
 from pretraining.language import Example
-
-RUN = re.compile(r"[A-Za-z]{2,}|[0-9]+")
-UPPER, LOWER, DIGITS = (
-    np.array(list(letters)) for letters in (string.ascii_uppercase, string.ascii_lowercase, string.digits)
-)
-NAMED = ("company", "address")  # the fields whose words the probe and the practice invent
 
 
 @dataclass(frozen=True)
@@ -39,54 +31,6 @@ class FlowPage:
         return Example(self.shown.cells, 0, turns, places)
 
 
-def invented(run: str, rng: np.random.Generator) -> str:
-    """Letters for letters of the same case, digits for digits: as long, and never seen."""
-    upper = np.array([letter.isupper() for letter in run])
-    if run[0].isdigit():
-        return "".join(rng.choice(DIGITS, len(run)))
-    return "".join(np.where(upper, rng.choice(UPPER, len(run)), rng.choice(LOWER, len(run))))
-
-
-class Rewording:
-    """Replaces a share of the words (those in `only`, else all) by invented ones, the same word always alike."""
-
-    def __init__(self, rng: np.random.Generator, share: float, only: set[str] | None = None) -> None:
-        self.rng, self.share, self.only = rng, share, only
-        self.known: dict[str, str] = {}
-
-    def text(self, text: str) -> str:
-        return RUN.sub(self._word, text)
-
-    def fields(self, fields: dict[str, str]) -> dict[str, str]:
-        return {key: self.text(value) for key, value in fields.items()}
-
-    def _word(self, match: re.Match[str]) -> str:
-        run = match[0]
-        if self.only is not None and run not in self.only:
-            return run
-        if run not in self.known:
-            self.known[run] = invented(run, self.rng) if self.rng.random() < self.share else run
-        return self.known[run]
-
-
-def reworded(text: DrawnText, words: Rewording) -> DrawnText:
-    """A placed document in other words, in its fields alike; every character stays where it stood."""
-    cells = tuple(cell._replace(text=words.text(cell.text)) for cell in text.cells)
-    return replace(text, cells=cells, fields=words.fields(text.fields))
-
-
-def reworded_sheet(sheet: Sheet, words: Rewording) -> Sheet:
-    """A composed document in other words, to be drawn."""
-    rows = [row._replace(cells=tuple(cell._replace(text=words.text(cell.text)) for cell in row.cells))
-            for row in sheet.rows]  # fmt: skip
-    return replace(sheet, rows=rows, fields=words.fields(sheet.fields), facts=words.fields(sheet.facts))
-
-
-def named_words(fields: dict[str, str]) -> set[str]:
-    """Words of the fields that name somebody or some place."""
-    return {run for key in NAMED for run in RUN.findall(fields.get(key, "")) if run.isalpha()}
-
-
 def drawn(rng: np.random.Generator, held_out: bool = False) -> DrawnText:
     """A placed document with fields in ASCII; held-out ones are receipts of layouts never trained on."""
     while True:
@@ -101,7 +45,7 @@ def document(rng: np.random.Generator, held_out: bool = False, invent: float = 0
     """A document whose fields can be asked for; with probability `invent` names and streets are invented words."""
     text = drawn(rng, held_out)
     if rng.random() < invent:
-        text = reworded(text, Rewording(rng, 0.8, named_words(text.fields)))
+        text = rewording.reworded(text, rewording.Rewording(rng, 0.8, rewording.named_words(text.fields)))
     shown = flow.set_flow(flow.lines_of(text), rng, whole_tiles=rng.random() < 0.7)
     return FlowPage(text.kind, shown, text.fields)
 
@@ -111,7 +55,7 @@ def few_lines(rng: np.random.Generator, most: int) -> FlowPage:
     count = int(rng.integers(1, most + 1))
     if rng.random() < 0.5:
         text = drawn(rng)
-        lines = flow.lines_of(reworded(text, Rewording(rng, rng.choice([0.0, 0.6, 1.0]))))
+        lines = flow.lines_of(rewording.reworded(text, rewording.Rewording(rng, rng.choice([0.0, 0.6, 1.0]))))
         start = int(rng.integers(max(1, len(lines) - count + 1)))
         lines = lines[start : start + count]
     else:

@@ -11,6 +11,7 @@ from pretraining import flow, glyph_slots, pictures, questions, text_lines
 from pretraining.flow_pages import FlowPage
 from pretraining.language import Example
 
+INVENTED = 0.5  # share of the practice documents whose names and streets are invented words
 CAPITALS = 0.39  # of a character's box from its top: the middle of its capitals
 
 
@@ -31,9 +32,9 @@ class Spot:
     line: int
 
 
-def drawn(rng: np.random.Generator, held_out: bool = False) -> FlowPicture:
+def drawn(rng: np.random.Generator, held_out: bool = False, invent: float = 0.0) -> FlowPicture:
     """A drawn document whose lines were found by `text_lines`, mistakes included."""
-    return as_flow(pictures.drawn_page(rng, held_out))
+    return as_flow(pictures.drawn_page(rng, held_out, invent))
 
 
 def as_flow(drawn_page: DrawnPage) -> FlowPicture:
@@ -126,6 +127,6 @@ def _labels(
 def random_example(rng: np.random.Generator, most: int = 3) -> tuple[np.ndarray, Example]:
     """Tiles of a drawn document and a conversation about it."""
     while True:
-        picture = drawn(rng)
+        picture = drawn(rng, invent=INVENTED)
         if len(picture.tiles) <= most and (turns := questions.conversation(picture.page, rng)):
             return picture.tiles, picture.page.example(turns)

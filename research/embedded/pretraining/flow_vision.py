@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,13 +15,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pretraining import checkpoint, flow, flow_tiles, fonts, optim, tower, vision
 from pretraining.stage import Stage
 
-OFFSETS = ((0, -1), (0, 1), (0, -2), (0, 2), (0, -1), (0, 1), (0, 0), (0, 0))  # lines are level: along the row alone
 SHARING = 6  # tiles that share one group of as many fonts
-PROBE_EVERY = 900  # seconds
+PROBE_EVERY = 300  # seconds
 
 
-def build(ratio: int = 4, **sizes: int) -> nn.ModuleDict:
-    eye = tower.build_tower(ratio=ratio, patch=flow.CELL, **sizes)
+def build(**sizes: int) -> nn.ModuleDict:
+    eye = tower.build_tower(**(flow.TOWER | sizes))
     return nn.ModuleDict({"tower": eye, "head": tower.GlyphHead(eye.config.hidden_size, flow.SLOTS, flow.CLASSES)})
 
 
@@ -41,11 +41,15 @@ def stacked(tiles: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, t
     return torch.from_numpy(np.stack(grey)), torch.from_numpy(np.stack(labels))
 
 
+def features(eye: nn.Module, grey: torch.Tensor) -> torch.Tensor:
+    """Grey tiles [n, 448, 448] uint8 to the features of their cells [n, 256, width]."""
+    return tower.patch_features(eye, tower.normalise(grey))
+
+
 @torch.no_grad()
 def measure(parts: nn.ModuleDict, grey: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Shares of characters, blanks and marks named right in their slot, and of cells right in all slots."""
-    guess = torch.cat([parts["head"](tower.patch_features(parts["tower"], tower.normalise(part))).argmax(-1)
-                       for part in grey.split(4)])  # fmt: skip
+    guess = torch.cat([parts["head"](features(parts["tower"], part)).argmax(-1) for part in grey.split(4)])
     right = guess == labels
     inked = (labels > 0).any(-1)
     kinds = {"glyphs": (labels > 1) & (labels < flow.NEWLINE), "spaces": labels == 1, "marks": labels == flow.NEWLINE}
@@ -62,29 +66,49 @@ def tests(count: int = 8) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return sets
 
 
+def fit_head(parts: nn.ModuleDict, count: int = 96, steps: int = 200) -> None:
+    """Fit the fresh head to a trained tower's features of `count` tiles, so that its errors do not spoil the tower."""
+    tiles = drawn(12, 0)
+    grey, labels = stacked([next(tiles) for _ in range(count)])
+    with torch.no_grad():
+        seen = torch.cat([features(parts["tower"], part) for part in grey.split(8)])
+    optimizer = torch.optim.AdamW(parts["head"].parameters(), lr=5e-3)
+    for _ in range(steps):
+        chosen = torch.randint(count, (6,))
+        loss = vision.glyph_loss(parts["head"](seen[chosen]), labels[chosen])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print(f"head fitted: loss {loss.item():.3f}", flush=True)
+
+
 def train(
     minutes: float,
     resume: bool,
-    rate: float = 2.5e-3,
+    rate: float = 1e-3,
     batch: int = 8,
     seed: int = 23,
     name: str = "lines",
+    start: str = "../../src/mllm_tailor/models/bundled/embedded",
     until: float = math.inf,
     **sizes: int,
 ) -> None:
-    """Train for `minutes` of the wall clock in all or until the moment `until`; goes on from the checkpoint `name`."""
+    """Train for `minutes` of the wall clock in all or until the moment `until`; goes on from the checkpoint `name`.
+
+    It starts from the tower of the model folder `start`, which reads pages.
+    """
     torch.manual_seed(seed)
     parts = build(**sizes)
-    if not (resume and checkpoint.exists(name)):
-        tiles = drawn(seed + 100, 0)
-        sample, _ = stacked([next(tiles) for _ in range(24)])
-        tower.initialise_local(parts["tower"], sample, offsets=OFFSETS)
-    average = AveragedModel(parts, multi_avg_fn=get_ema_multi_avg_fn(0.997))
+    fresh = not (resume and checkpoint.exists(name))
+    if fresh:
+        tower.start_from(parts["tower"], Path(start))
+        fit_head(parts)
+    average = AveragedModel(parts, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     modules = {**dict(parts.items()), "average": average}
     optimizers = optim.make_optimizers([parts["tower"], parts["head"]], rate)
-    stage = Stage(name, minutes, modules, optimizers, rate, flat=0.6, every=50, until=until)
+    stage = Stage(name, minutes, modules, optimizers, rate, flat=0.4, every=50, until=until)
     stage.facts["tiles"] = 0
-    if resume and checkpoint.exists(name):
+    if not fresh:
         stage.resume()
         print(f"resumed at step {stage.facts['step']:.0f}", flush=True)
     count = sum(p.numel() for p in parts.parameters())
@@ -92,7 +116,7 @@ def train(
     sets, tiles, probed = tests(), drawn(seed, int(stage.facts["tiles"])), time.time()
     for _ in stage.steps():
         grey, labels = stacked([next(tiles) for _ in range(batch)])
-        loss = vision.glyph_loss(parts["head"](tower.patch_features(parts["tower"], tower.normalise(grey))), labels)
+        loss = vision.glyph_loss(parts["head"](features(parts["tower"], grey)), labels)
         stage.facts["tiles"] += batch
         stage.learn(loss, {"loss": loss}, f"tiles {stage.facts['tiles']:.0f}")
         average.update_parameters(parts)

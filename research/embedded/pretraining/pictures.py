@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from mllm_tailor.models.inputs.tiling import tile_image
-from mllm_tailor.synthetic import DrawnPage, FontSet, Style, draw_document
+from mllm_tailor.synthetic import DrawnPage, FontSet, Style
+from mllm_tailor.synthetic.draw import compose, draw_sheet
 from mllm_tailor.synthetic.fonts import Face
 from PIL import Image
 
-from pretraining import attention_supervision, effects, fonts, glyph_slots, pages, questions, tiles, words
+from pretraining import attention_supervision, effects, fonts, glyph_slots, pages, questions, rewording, tiles, words
 from pretraining.tiles import GRID, TILE
 
 
@@ -85,21 +86,23 @@ def cut(page: DrawnPage, most: int) -> tuple[np.ndarray, np.ndarray, tuple[np.nd
     )
 
 
-def drawn_page(rng: np.random.Generator, held_out: bool = False) -> DrawnPage:
-    """A document in ASCII; held-out pages are receipts of layout families never trained on."""
+def drawn_page(rng: np.random.Generator, held_out: bool = False, invent: float = 0.0) -> DrawnPage:
+    """A document in ASCII; held-out pages are receipts of layout families never trained on.
+
+    With probability `invent` most of the words of its names and streets are invented ones.
+    """
     while True:
         kind = "receipts" if held_out else str(rng.choice(pages.KINDS, p=pages.SHARES))
         layouts = pages.receipt_layouts(held_out) if kind == "receipts" else None
-        page = draw_document(
-            kind,
-            int(rng.integers(1 << 40)),
-            fonts=font_set(),
-            layouts=layouts,
-            style=Style(on_a4=False),
-            effects=float(rng.choice([0.3, 1.0])),
-        )
-        if pages.is_ascii(page.fields):
-            return page
+        seed = int(rng.integers(1 << 40))
+        sheet = compose(kind, seed, layouts=layouts)
+        effects = float(rng.choice([0.3, 1.0]))
+        if pages.is_ascii(sheet.fields):
+            if rng.random() < invent:
+                sheet = rewording.reworded_sheet(
+                    sheet, rewording.Rewording(rng, 0.8, rewording.named_words(sheet.fields))
+                )
+            return draw_sheet(sheet, seed, style=Style(on_a4=False), fonts=font_set(), effects=effects)
 
 
 def few_lines(rng: np.random.Generator, most: int = 5, held_out: bool = False) -> Picture:

@@ -23,7 +23,7 @@ SAVE_EVERY = 120  # seconds
 class Stage:
     """A stage of `minutes` of the wall clock, its restarts included; `facts` is what it remembers beside weights.
 
-    `until` (seconds since 1970) ends a session of it, its minutes used up or not; one process only.
+    `until` (seconds since 1970) ends a session of it, its minutes used up or not.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Stage:
         """
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "until", 0.0))
         self._started, saved = time.time() - self.facts["seconds"], time.time()
-        while (seconds := self._clock()) < 60 * self.minutes and time.time() < self.until:
+        while (seconds := self._clock()) < 60 * self.minutes and not self._over():
             self.done = seconds / 60 / self.minutes
             yield self.done
             if time.time() - saved > SAVE_EVERY:
@@ -66,6 +66,11 @@ class Stage:
         """Seconds since the stage began, the same in all processes."""
         device = optim.trained(self.optimizers)[0].device
         return processes.all_reduce_sum(time.time() - self._started, device) / processes.world_size()
+
+    def _over(self) -> bool:
+        """Whether the moment has come for any of the processes; all of them end after the same step."""
+        device = optim.trained(self.optimizers)[0].device
+        return processes.all_reduce_sum(float(time.time() >= self.until), device) > 0
 
     def learn(self, loss: torch.Tensor, figures: dict[str, float | torch.Tensor], notes: str = "") -> None:
         """One update; every so many steps the means of `figures` since the last time are printed, and `notes`."""

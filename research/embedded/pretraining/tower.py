@@ -135,17 +135,35 @@ def _whiten(projection: nn.Conv2d, sample: torch.Tensor, codes: int) -> None:
 def start_from(tower: InternVLVisionModel, folder: Path) -> None:
     """Take the tower of a model folder; wider layers of `tower` keep what the narrow ones compute.
 
-    New hidden units get random inputs and outputs of zero (after Net2WiderNet: Chen, Goodfellow and Shlens, 2016).
+    New hidden units get random inputs and outputs of zero (after Net2WiderNet: Chen, Goodfellow and Shlens, 2016). A
+    tower of larger patches starts by seeing an enlarged picture as the other sees it as it is, its patches being those
+    of the upper left.
     """
     found = InternVLForConditionalGeneration.from_pretrained(folder).model.vision_tower.state_dict()
     for name, parameter in tower.named_parameters():
         old = found.pop(name).float()
+        if name == "embeddings.position_embeddings":
+            old = _upper_left(old, parameter.shape[1])
+        if name == "embeddings.patch_embeddings.projection.weight":
+            old = _enlarged(old, parameter.shape[-1] // old.shape[-1])
         if old.shape != parameter.shape:
             if name.endswith("fc1.weight"):
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
             else:
                 parameter.zero_()
         parameter[tuple(slice(size) for size in old.shape)] = old
+
+
+def _upper_left(places: torch.Tensor, count: int) -> torch.Tensor:
+    """The code of the class token and of the upper left square of patches, `count` in all."""
+    old, new = math.isqrt(places.shape[1] - 1), math.isqrt(count - 1)
+    square = places[:, 1:].unflatten(1, (old, old))[:, :new, :new].flatten(1, 2)
+    return torch.cat([places[:, :1], square], 1)
+
+
+def _enlarged(filters: torch.Tensor, factor: int) -> torch.Tensor:
+    """Filters [..., size, size] that see a picture enlarged by `factor` as `filters` see it as it is."""
+    return filters.repeat_interleave(factor, -1).repeat_interleave(factor, -2) / factor**2
 
 
 def patch_features(tower: InternVLVisionModel, pixels: torch.Tensor, windows: int = 1) -> torch.Tensor:

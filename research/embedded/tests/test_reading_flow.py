@@ -11,6 +11,7 @@ from mllm_tailor.synthetic import FontSet, Style, draw_document
 from torch.optim.swa_utils import AveragedModel
 
 from pretraining import (
+    architecture,
     attention_supervision,
     checkpoint,
     flow,
@@ -22,6 +23,7 @@ from pretraining import (
     flow_vision,
     fonts,
     pictures,
+    rewording,
     text_lines,
     tower,
 )
@@ -45,7 +47,7 @@ def test_cells_are_in_reading_order() -> None:
 def test_invented_words_are_the_same_on_the_page_and_in_its_fields() -> None:
     rng = np.random.default_rng(0)
     text = flow_pages.drawn(rng)
-    again = flow_pages.reworded(text, flow_pages.Rewording(rng, 1.0, flow_pages.named_words(text.fields)))
+    again = rewording.reworded(text, rewording.Rewording(rng, 1.0, rewording.named_words(text.fields)))
     printed = " ".join(cell.text for cell in again.cells)
     assert again.fields["company"] != text.fields["company"]
     for key in ("company", "total"):
@@ -99,13 +101,12 @@ def test_the_copying_stage_goes_on_where_it_stopped(tmp_path: Path, monkeypatch:
 def test_the_joined_model_sees_the_cells_that_its_training_sees() -> None:
     """What the stages compute by hand is what transformers computes from pixels."""
     torch.manual_seed(0)
-    parts = flow_join.build(ratio=1, width=64, layers=2, heads=2)
+    parts = flow_join.build(width=64, layers=2, heads=2)
     model = parts["model"].eval()
     grey = torch.randint(0, 255, (2, flow.WIDTH, flow.WIDTH), dtype=torch.uint8)
     with torch.no_grad():
-        pixels = tower.normalise(grey)
-        mine = flow_join.visual_tokens(model, tower.patch_features(model.model.vision_tower, pixels))
-        theirs = model.model.get_image_features(pixel_values=pixels).pooler_output
+        mine = flow_join.visual_tokens(model, flow_vision.features(model.model.vision_tower, grey))
+        theirs = model.model.get_image_features(pixel_values=tower.normalise(grey)).pooler_output
     assert torch.allclose(mine, theirs.flatten(0, 1), atol=1e-5)
 
 
@@ -137,3 +138,18 @@ def test_the_joined_model_starts_from_both_stages_and_learns_from_a_document(
     assert all(torch.isfinite(loss) for loss in found.values()) and 0 <= right <= 1
     sum(found.values()).backward()
     assert parts["model"].model.vision_tower.embeddings.patch_embeddings.projection.weight.grad.abs().sum() > 0
+
+
+def test_a_tower_of_larger_patches_starts_with_what_the_other_knows(tmp_path: Path) -> None:
+    """It sees an enlarged picture as the tower that it starts from sees the picture as it is."""
+    torch.manual_seed(0)
+    small = architecture.build_model(width=64, layers=1, heads=2, vision={"width": 64, "layers": 1, "heads": 2})
+    small.save_pretrained(tmp_path)
+    large = tower.build_tower(width=64, layers=1, heads=2, patch=28)
+    tower.start_from(large, tmp_path)
+    grey = torch.randint(0, 255, (1, 224, 224), dtype=torch.uint8)
+    seen = large.embeddings(tower.normalise(grey.repeat_interleave(2, 1).repeat_interleave(2, 2)))
+    whole = torch.zeros(1, 448, 448, dtype=torch.uint8)
+    whole[:, :224, :224] = grey
+    grid = small.model.vision_tower.embeddings(tower.normalise(whole))[:, 1:].unflatten(1, (32, 32))
+    assert torch.allclose(seen[:, 1:].unflatten(1, (16, 16)), grid[:, :16, :16], atol=1e-5)

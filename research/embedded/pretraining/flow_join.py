@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from mllm_tailor.training import distributed as processes
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining import (
     architecture,
@@ -80,8 +82,13 @@ def align(parts: dict[str, nn.Module], count: int = 120, steps: int = 400) -> No
             print(f"projector step {step + 1} distance {distance.item():.3f}", flush=True)
 
 
-def losses(parts: dict[str, nn.Module], batch: list[Sample]) -> tuple[dict[str, torch.Tensor], float]:
-    """Answer loss, distance of the projector from the symbols, glyph loss and the guide's two of a few documents."""
+def losses(
+    parts: dict[str, nn.Module], batch: list[Sample], guided: bool = True
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Answer loss, distance of the projector from the symbols and glyph loss of a few documents.
+
+    `guided`: also whether heads look at what they copy, and at the right slot of it.
+    """
     model = parts["model"]
     grey = torch.from_numpy(np.concatenate([tiles for tiles, _ in batch]))
     examples = [example for _, example in batch]
@@ -98,35 +105,43 @@ def losses(parts: dict[str, nn.Module], batch: list[Sample]) -> tuple[dict[str, 
     embeds = model.get_input_embeddings()(ids)
     embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual)
     answer, right = answer_loss(model.model.language_model, model.lm_head, embeds, targets)
-    look, slot, _ = parts["guide"](assemble_places(examples, targets), FIRST)
-    return {"answer": answer, "oracle": distance, "glyph": glyph, "look": look, "slot": slot}, right
+    result = {"answer": answer, "oracle": distance, "glyph": glyph}
+    if guided:
+        look, slot, _ = parts["guide"](assemble_places(examples, targets), FIRST)
+        result |= {"look": look, "slot": slot}
+    parts["guide"].heard.clear()  # else the step's graph lives on in what was heard
+    return result, right
 
 
-def drawn(seed: int, first: int, batch: int) -> Iterator[list[Sample]]:
-    """Batches of this process: document i depends only on the seed and i, and each is drawn by one process."""
-    number, every = first + processes.rank(), processes.world_size()
-    while True:
-        yield [
-            flow_pictures.random_example(np.random.default_rng([seed, number + every * index]))
-            for index in range(batch)
-        ]
-        number += every * batch
+class Documents(IterableDataset):
+    """Endless drawn documents, each `every`th from the `first`; number i depends only on the seed and i."""
+
+    def __init__(self, seed: int, first: int, every: int = 1) -> None:
+        self.seed, self.first, self.every = seed, first, every
+
+    def __iter__(self) -> Iterator[Sample]:
+        torch.set_num_threads(1)
+        for number in itertools.count(self.first, self.every):
+            yield flow_pictures.random_example(np.random.default_rng([self.seed, number]))
 
 
 def train(
     minutes: float,
     resume: bool,
     rate: float = 1e-3,
-    batch: int = 3,
+    batch: int = 6,
     seed: int = 24,
     name: str = "read",
     lines: str = "lines",
     copy: str = "copy",
     until: float = math.inf,
-    guide: float = 0.1,
+    guide: float = 0.0,
     **sizes: int,
 ) -> None:
-    """Join the checkpoints `lines` and `copy` and train for `minutes` in all or until the moment `until`."""
+    """Join the checkpoints `lines` and `copy` and train for `minutes` in all or until the moment `until`.
+
+    `guide` weighs how much heads are told where to look: a sixth of a step, and they know it from the stage before.
+    """
     torch.manual_seed(seed)
     parts = build(**sizes)
     resumed = resume and checkpoint.exists(name)
@@ -139,10 +154,13 @@ def train(
     if resumed:
         stage.resume()
     stage.facts.setdefault("documents", 0)
-    samples = drawn(seed, int(stage.facts["documents"]), batch)
+    documents = Documents(seed, int(stage.facts["documents"]) + processes.rank(), processes.world_size())
+    samples = iter(DataLoader(documents, batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list))
     for done in stage.steps():
-        found, right = losses(parts, next(samples))
+        found, right = losses(parts, next(samples), guided=guide > 0)
         stage.facts["documents"] += batch * processes.world_size()
         pull = max(0.05, 1 - done / 0.6)
-        beside = pull * found["oracle"] + 0.7 * found["glyph"] + guide * (found["look"] + found["slot"])
+        beside = pull * found["oracle"] + 0.7 * found["glyph"]
+        if guide:
+            beside = beside + guide * (found["look"] + found["slot"])
         stage.learn(found["answer"] + beside, {"right": right, **found})

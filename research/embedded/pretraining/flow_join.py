@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from mllm_tailor.models.patches.fused_layers import fused_layers
 from mllm_tailor.training import distributed as processes
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -26,7 +27,7 @@ from pretraining import (
     vision,
 )
 from pretraining.architecture import IMAGE, SymbolEmbedding
-from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places
+from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places, length
 from pretraining.stage import Stage
 
 Sample = tuple[np.ndarray, Example]  # grey tiles [n, 448, 448] and the conversation about them
@@ -125,6 +126,13 @@ class Documents(IterableDataset):
             yield flow_pictures.random_example(np.random.default_rng([self.seed, number]))
 
 
+def alike(pools: Iterable[list[Sample]], batch: int) -> Iterator[list[Sample]]:
+    """Batches of documents of like length, out of pools of several batches: little of a batch is padding."""
+    for pool in pools:
+        pool.sort(key=lambda sample: length(sample[1]))
+        yield from (pool[start : start + batch] for start in range(0, len(pool), batch))
+
+
 def train(
     minutes: float,
     resume: bool,
@@ -155,10 +163,15 @@ def train(
         stage.resume()
     stage.facts.setdefault("documents", 0)
     documents = Documents(seed, int(stage.facts["documents"]) + processes.rank(), processes.world_size())
-    samples = iter(DataLoader(documents, batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list))
+    samples = alike(DataLoader(documents, batch_size=3 * batch, num_workers=1, collate_fn=list), batch)
+    with fused_layers(parts["model"]):
+        _learn(stage, parts, samples, guide)
+
+
+def _learn(stage: Stage, parts: dict[str, nn.Module], samples: Iterator[list[Sample]], guide: float) -> None:
     for done in stage.steps():
-        found, right = losses(parts, next(samples), guided=guide > 0)
-        stage.facts["documents"] += batch * processes.world_size()
+        found, right = losses(parts, batch := next(samples), guided=guide > 0)
+        stage.facts["documents"] += len(batch) * processes.world_size()
         pull = max(0.05, 1 - done / 0.6)
         beside = pull * found["oracle"] + 0.7 * found["glyph"]
         if guide:

@@ -1,7 +1,8 @@
 """How well the tower alone reads real receipts: `python -m pretraining.probe_paper SROIE --checkpoints FOLDER`.
 
 Only the training part is read. The characters that the glyph head names, cell after cell, are compared with the
-receipt's transcript line after line, blanks and case left aside (transcripts are in capitals); no language model is asked.
+receipt's transcript line after line, blanks and case left aside (transcripts are in capitals). No language model is
+asked.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +31,19 @@ from pretraining.architecture import IMAGE, SymbolEmbedding
 from pretraining.language import FIRST, Example, answer_loss, assemble, assemble_places, length
 from pretraining.stage import Stage
 
-Sample = tuple[np.ndarray, Example]  # grey tiles [n, 448, 448] and the conversation about them
+PRACTICE = 3  # tiles of loose lines to a document
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Grey tiles [n, 448, 448] of a document, the conversation about them, and tiles with labels to practise on.
+
+    Only tower and projector learn from these: naming characters takes longest, and the language model costs most.
+    """
+
+    tiles: np.ndarray
+    example: Example
+    practice: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def build(**sizes: int) -> dict[str, nn.Module]:
@@ -91,9 +104,10 @@ def losses(
     `guided`: also whether heads look at what they copy, and at the right slot of it.
     """
     model = parts["model"]
-    grey = torch.from_numpy(np.concatenate([tiles for tiles, _ in batch]))
-    examples = [example for _, example in batch]
-    cells = torch.from_numpy(np.concatenate([example.tokens for example in examples]))
+    examples, practice = [sample.example for sample in batch], [sample.practice for sample in batch if sample.practice]
+    grey = torch.from_numpy(np.concatenate([*(sample.tiles for sample in batch), *(tiles for tiles, _ in practice)]))
+    shown = [*(example.tokens for example in examples), *(labels.reshape(-1, flow.SLOTS) for _, labels in practice)]
+    cells = torch.from_numpy(np.concatenate(shown))
     ids, targets = assemble(examples)
     features = flow_vision.features(model.model.vision_tower, grey)
     glyph = vision.glyph_loss(parts["head"](features), cells.view(len(grey), flow.TOKENS, flow.SLOTS))
@@ -104,7 +118,7 @@ def losses(
     weight = known.float() * torch.where(filled, 1.0, 0.2)
     distance = ((visual - oracle).pow(2).mean(-1) * weight).sum() / weight.sum() / oracle[filled].pow(2).mean()
     embeds = model.get_input_embeddings()(ids)
-    embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual)
+    embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual)  # the documents' come first
     answer, right = answer_loss(model.model.language_model, model.lm_head, embeds, targets)
     result = {"answer": answer, "oracle": distance, "glyph": glyph}
     if guided:
@@ -122,14 +136,17 @@ class Documents(IterableDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         torch.set_num_threads(1)
+        loose = flow_vision.drawn(self.seed + 1 + self.first % self.every, PRACTICE * self.first)
         for number in itertools.count(self.first, self.every):
-            yield flow_pictures.random_example(np.random.default_rng([self.seed, number]))
+            tiles, example = flow_pictures.random_example(np.random.default_rng([self.seed, number]))
+            grey, labels = zip(*itertools.islice(loose, PRACTICE), strict=True)
+            yield Sample(tiles, example, (np.stack(grey), np.stack(labels)))
 
 
 def alike(pools: Iterable[list[Sample]], batch: int) -> Iterator[list[Sample]]:
     """Batches of documents of like length, out of pools of several batches: little of a batch is padding."""
     for pool in pools:
-        pool.sort(key=lambda sample: length(sample[1]))
+        pool.sort(key=lambda sample: length(sample.example))
         yield from (pool[start : start + batch] for start in range(0, len(pool), batch))
 
 
@@ -137,7 +154,7 @@ def train(
     minutes: float,
     resume: bool,
     rate: float = 1e-3,
-    batch: int = 6,
+    batch: int = 4,
     seed: int = 24,
     name: str = "read",
     lines: str = "lines",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllm_tailor.cli.uncompiled import UncompiledFinder
+from mllm_tailor.cli.import_scan import keep_scan
+from mllm_tailor.cli.loading import LoadingFinder, linear_sum_assignment, with_kept_scan, without_compiler
+from mllm_tailor.cli.startup import import_at_start
+from mllm_tailor.core.io import write_atomic
 
 SCRIPT = """
 import hashlib, importlib, json, logging, os, pkgutil, sys, warnings
@@ -75,14 +79,76 @@ def test_a_library_is_loaded_without_torch_compile(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     compiler = torch.compile
-    monkeypatch.setattr(sys, "meta_path", [UncompiledFinder("asks_for_compiler"), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [LoadingFinder({"asks_for_compiler": without_compiler}), *sys.meta_path])
     library = importlib.import_module("asks_for_compiler")
     del sys.modules["asks_for_compiler"]
     assert library.size is len and torch.compile is compiler
     assert library.__loader__ is library.__spec__.loader and library.__file__ == str(tmp_path / "asks_for_compiler.py")
-    monkeypatch.setattr(sys, "meta_path", [UncompiledFinder("no_such_library_anywhere"), *sys.meta_path])
+    finder = LoadingFinder({"no_such_library_anywhere": without_compiler})
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("no_such_library_anywhere")
+
+
+def test_garbage_is_collected_from_where_a_command_begins() -> None:
+    """Where collection was on, it stays as it was; where the entry has switched it off, it begins after the import."""
+    frozen = gc.get_freeze_count()
+    import_at_start("mllm_tailor.core.sample")
+    assert gc.isenabled() and gc.get_freeze_count() == frozen
+    gc.disable()
+    try:
+        import_at_start("mllm_tailor.core.sample")
+        assert gc.isenabled() and gc.get_freeze_count() > frozen
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def test_what_transformers_finds_in_its_files_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache gives what was found, until the package is installed anew, and never for a folder without a record."""
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / "cache"))
+    models = tmp_path / "site" / "somelib" / "models"
+    models.mkdir(parents=True)
+    found = {"bert": {frozenset(): {"config": {"A", "B"}}, frozenset({"torch", "vision"}): {"modeling": {"C"}}}}
+    asked: list[object] = []
+    scan = keep_scan(lambda path: asked.append(path) or found)
+    assert scan(models) == found and scan(models / "__init__.py") == found and len(asked) == 2
+    assert not (tmp_path / "cache").exists(), "an editable installation is searched each time"
+    record = tmp_path / "site" / "somelib-1.0.dist-info" / "RECORD"
+    write_atomic(record, "somelib/__init__.py")
+    assert scan(models) == found and scan(str(models / "__init__.py")) == found and len(asked) == 3
+    assert scan(models / "bert") == found and len(asked) == 4
+    write_atomic(record, "somelib/__init__.py and more")
+    assert scan(models) == found and scan(models) == found and len(asked) == 5
+    (tmp_path / "cache" / "imports" / "somelib.json").write_text("[damaged]")
+    assert scan(models) == found and len(asked) == 6
+
+
+def test_the_hooks_fit_the_installed_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own search and the cache agree, and a loss loaded without SciPy matches boxes when it is called."""
+    from transformers import models
+    from transformers.utils import import_utils
+
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path))
+    original = import_utils.create_import_structure_from_path
+    monkeypatch.setattr(import_utils, "create_import_structure_from_path", original)
+    with with_kept_scan(import_utils):
+        pass
+    folder = Path(models.__file__).parent
+    kept = import_utils.create_import_structure_from_path(folder)
+    assert import_utils.create_import_structure_from_path(str(folder)) == kept == original(str(folder)) and kept
+
+    monkeypatch.setattr(sys, "meta_path", [LoadingFinder(), *sys.meta_path])
+    name = "transformers.loss.loss_for_object_detection"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    loss = importlib.import_module(name)
+    assert loss.linear_sum_assignment is linear_sum_assignment and loss.is_scipy_available()
+    box = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]])
+    outputs = {"logits": torch.zeros(1, 2, 2), "pred_boxes": box[None]}
+    ((rows, columns),) = loss.HungarianMatcher()(
+        outputs, [{"class_labels": torch.tensor([0, 0]), "boxes": box.flip(0)}]
+    )
+    assert rows.tolist() == [0, 1] and columns.tolist() == [1, 0]
 
 
 @pytest.mark.slow

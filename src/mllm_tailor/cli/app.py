@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from mllm_tailor import __version__
 from mllm_tailor.cli.console import LEVELS, set_up_output, show_error
+from mllm_tailor.cli.startup import import_at_start
 from mllm_tailor.commands.console import use_json
 
 NEGATIVE, FAILED = 1, 2  # exit status of a command whose answer is no, and of one that could not do its work
@@ -119,8 +120,13 @@ def _check_settings(recipe: Path, overrides: list[str] | None) -> None:
     read_recipe(recipe, overrides or [])
 
 
-def command(name: str | None = None, *, json: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command that also takes --verbose and --quiet after its name, and --json if it prints a result."""
+def command(
+    name: str | None = None, *, json: bool = False, module: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that also takes --verbose and --quiet after its name, and --json if it prints a result.
+
+    `module` of `commands` does its work and is imported first; default: that of the function's name.
+    """
     added = {"verbose": (Verbose, 0), "quiet": (Quiet, 0)} | ({"as_json": (AsJson, False)} if json else {})
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -131,6 +137,7 @@ def command(name: str | None = None, *, json: bool = False) -> Callable[[Callabl
             use_json(as_json=as_json)
             if isinstance(file := arguments.get("recipe"), Path) and "overrides" in arguments:
                 _check_settings(file, cast("list[str] | None", arguments["overrides"]))
+            import_at_start(f"mllm_tailor.commands.{module or function.__name__}")
             function(**arguments)
 
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
@@ -387,7 +394,7 @@ def predict(  # noqa: PLR0913 - an argument per option
         predict_paths_on_ray(predictor, inputs, out or "predictions", workers, address)
 
 
-@command(json=True)
+@command(json=True, module="run")
 def report(run_folder: RunPath) -> None:
     """Score a run's predictions again, write its report anew.
 
@@ -597,7 +604,7 @@ def merge(
         merge_run(run_folder, out, count=count, dtype=dtype, how=how)
 
 
-@command()
+@command(module="merge")
 def truncate(
     run_folder: ReadRunPath,
     rank: Annotated[int, typer.Option("--rank", "-r", min=1, help="The rank to keep.")],
@@ -609,7 +616,7 @@ def truncate(
     truncate_run(run_folder, rank, out)
 
 
-@command(json=True)
+@command(json=True, module="verify_url")
 def verify(
     run_folder: ReadRunPath,
     count: Annotated[
@@ -801,7 +808,7 @@ def convert(
     convert_checkpoint(source, out, revision)
 
 
-@command(json=True)
+@command(json=True, module="list")
 def models() -> None:
     """List the model families and what each supports."""
     from mllm_tailor.commands.list import list_models
@@ -809,7 +816,7 @@ def models() -> None:
     list_models()
 
 
-@command(json=True)
+@command(json=True, module="list")
 def methods() -> None:
     """List every method, optimizer, metric, task, layout."""
     from mllm_tailor.commands.list import list_words

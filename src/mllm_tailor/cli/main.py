@@ -5,6 +5,7 @@ Nothing but the standard library is imported before `main` runs, so that Ctrl-C 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -58,9 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGINT, interrupt)
     try:
         prepare_process()
-        from mllm_tailor.cli.uncompiled import UncompiledFinder
+        gc.disable()  # until the modules of the command are loaded: see cli.startup
+        from mllm_tailor.cli.loading import LoadingFinder
 
-        sys.meta_path.insert(0, UncompiledFinder("bitsandbytes"))
+        sys.meta_path.insert(0, LoadingFinder())
         from mllm_tailor.cli.app import run_command
 
         status = run_command(sys.argv[1:] if arguments is None else arguments)
@@ -73,6 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = BROKEN_PIPE
     if own:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what libraries do at the end of a process is not interrupted
+    gc.freeze()  # Python searches for garbage as it ends: a second of CPU time over the objects of torch and others
     sys.exit(status)
 
 

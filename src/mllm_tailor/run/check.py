@@ -23,7 +23,7 @@ from mllm_tailor.run.folds import fold_run, is_cross_validated
 from mllm_tailor.run.ledger import measure_all
 from mllm_tailor.run.limits import excluding, limit_warnings
 from mllm_tailor.run.pipeline import check_model
-from mllm_tailor.run.predict import generate, open_base
+from mllm_tailor.run.predict import generate_in_modes, open_base
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.run.stages import leaks_between
@@ -204,7 +204,7 @@ def _check_opened(run: ResolvedRun, splits: Splits) -> ModelCheck:
         raise DataError(refusal(issues))
     issues += [*limit_warnings(run, splits, lengths), *_generation_issues(model, run, splits)]
     spans = tuple(_spans(model, splits))
-    scoring_seconds = _scoring_seconds(model, run, splits)
+    scoring_seconds = _scoring_seconds(model, run, splits) + _neighbour_seconds(model, splits, lengths)
     del model  # the estimate opens it as it is trained
     cost = estimate_cost(run, splits, scoring_seconds, lengths)
     if (
@@ -229,16 +229,16 @@ def _generation_issues(model: LoadedModel, run: ResolvedRun, splits: Splits) -> 
     )
     short = replace(run, recipe=run.recipe.model_copy(update={"predict": settings}))
     names = ", ".join(f"{sample.id} ({modality})" for modality, sample in by_modality.items())
-    for mode in run.modes:
-        try:
-            predictions = generate(mode, model, short, samples)
-        except TailorError:
-            raise
-        except Exception as error:  # whatever a native class stumbles on would end the run  # noqa: BLE001
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            problem = f"{names}: cannot be predicted in one batch ({type(error).__name__}: {reason})"
-            yield DataIssue(samples[0].source, problem, "leave out rows of one kind, or take another model")
-            return
+    try:
+        replies = generate_in_modes(run.modes, model, short, samples)
+    except TailorError:
+        raise
+    except Exception as error:  # whatever a native class stumbles on would end the run  # noqa: BLE001
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        problem = f"{names}: cannot be predicted in one batch ({type(error).__name__}: {reason})"
+        yield DataIssue(samples[0].source, problem, "leave out rows of one kind, or take another model")
+        return
+    for predictions in replies.values():
         unread = [prediction for prediction in predictions if prediction.problem and not prediction.text]
         yield from (
             DataIssue.of(DataError(prediction.problem or ""), sample.source, sample.id)
@@ -259,15 +259,19 @@ def _spans(model: LoadedModel, splits: Splits) -> Iterator[tuple[str, str]]:
 
 
 def _scoring_seconds(model: LoadedModel, run: ResolvedRun, splits: Splits) -> float:
-    """Of base and tuned model over all held-out samples, and of their nearest neighbours, from a few samples."""
+    """Of base and tuned model over all held-out samples, from a few of them, read as a run reads them."""
     timed = splits.held_out[:TIMED_SAMPLES]
     start = time.perf_counter()
-    for mode in run.modes:
-        generate(mode, model, run, timed)
-    seconds = 2 * (time.perf_counter() - start) / len(timed) * len(splits.held_out)
-    compared = (*splits.train, *splits.held_out)
-    if has_features(compared, model):
-        start = time.perf_counter()
-        media_features(timed, model)
-        seconds += (time.perf_counter() - start) / len(timed) * len(compared)
-    return seconds
+    generate_in_modes(run.modes, model, run, timed)
+    return 2 * (time.perf_counter() - start) / len(timed) * len(splits.held_out)
+
+
+def _neighbour_seconds(model: LoadedModel, splits: Splits, lengths: Mapping[str, Length]) -> float:
+    """Of the features of all samples, for the baseline of nearest neighbours, from those of one sample, by tiles."""
+    timed, compared = splits.held_out[0], (*splits.train, *splits.held_out)
+    if not has_features(compared, model):
+        return 0.0
+    start = time.perf_counter()
+    media_features([timed], model)
+    seconds = time.perf_counter() - start
+    return seconds / max(1, lengths[timed.id].tiles) * sum(max(1, lengths[sample.id].tiles) for sample in compared)

@@ -17,6 +17,7 @@ from mllm_tailor.run.run_dir import MERGED, add_prediction, read_predictions
 from mllm_tailor.tasks import ChoiceTask
 
 Keep = Callable[[Prediction], None]
+BOTH = (DecodingMode.CONSTRAINED, DecodingMode.UNCONSTRAINED)  # they follow from one pass over image and prompt
 
 
 def predict_to_files(
@@ -43,19 +44,18 @@ def predict_to_files(
         left = [sample for sample in samples if any(sample.id not in written[mode] for mode in modes)]
         return list(samples) if left and run.task.name == "match" else left  # each is ranked among all others
 
-    both = (DecodingMode.CONSTRAINED, DecodingMode.UNCONSTRAINED)
     alone = list(paths)
-    if paths.keys() >= set(both):
-        keep = {mode: keeper(mode) for mode in both}
+    if paths.keys() >= set(BOTH):
+        keep = {mode: keeper(mode) for mode in BOTH}
         predict_both(
             model,
             run.task,
-            missing(both),
+            missing(BOTH),
             run.recipe.predict,
             on_done=lambda prediction, mode: keep[mode](prediction),
             cache=cache,
         )
-        alone = [mode for mode in paths if mode not in both]
+        alone = [mode for mode in paths if mode not in BOTH]
     for mode in alone:
         generate(mode, model, run, missing([mode]), on_done=keeper(mode), cache=cache)
     for path in paths.values():
@@ -77,6 +77,16 @@ def generate(
         return choose(model, run.task, samples, settings, on_done=on_done, cache=cache)
     constrained = mode is DecodingMode.CONSTRAINED
     return predict(model, run.task, samples, settings, constrained=constrained, on_done=on_done, cache=cache)
+
+
+def generate_in_modes(
+    modes: Sequence[DecodingMode], model: LoadedModel, run: ResolvedRun, samples: Sequence[Sample]
+) -> dict[DecodingMode, list[Prediction]]:
+    """Predictions in each of these modes, with the work shared that `predict_to_files` shares."""
+    replies: dict[DecodingMode, list[Prediction]] = {}
+    if set(modes) >= set(BOTH):
+        replies = predict_both(model, run.task, samples, run.recipe.predict)
+    return replies | {mode: generate(mode, model, run, samples) for mode in modes if mode not in replies}
 
 
 def open_base(run: ResolvedRun, *, quantize: str | None = None, quantize_skip: Sequence[str] = ()) -> LoadedModel:

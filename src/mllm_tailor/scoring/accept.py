@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 from numpy.typing import NDArray
-from scipy.special import betainc, betaincinv
 
 Array = NDArray[np.float64]
 Units = NDArray[np.int64]
@@ -146,7 +146,7 @@ def tail_probability(wrong: int, count: int, effect: float, share: float) -> flo
     (0.0485, 0.199)
     """
     size, errors = count / effect, wrong / effect
-    return 1.0 if errors >= size else float(betainc(size - errors, errors + 1.0, 1.0 - share))
+    return 1.0 if errors >= size else float(scipy.special.betainc(size - errors, errors + 1.0, 1.0 - share))
 
 
 def error_interval(wrong: int, count: int, effect: float = 1.0, certainty: float = 0.95) -> tuple[float, float]:
@@ -158,8 +158,8 @@ def error_interval(wrong: int, count: int, effect: float = 1.0, certainty: float
     if not count:
         return 0.0, 1.0
     size, errors, outside = count / effect, wrong / effect, (1.0 - certainty) / 2
-    low = float(betaincinv(errors, size - errors + 1.0, outside)) if wrong else 0.0
-    high = float(betaincinv(errors + 1.0, size - errors, 1.0 - outside)) if wrong < count else 1.0
+    low = float(scipy.special.betaincinv(errors, size - errors + 1.0, outside)) if wrong else 0.0
+    high = float(scipy.special.betaincinv(errors + 1.0, size - errors, 1.0 - outside)) if wrong < count else 1.0
     return low, high
 
 

@@ -15,10 +15,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from scipy.optimize import isotonic_regression, minimize
-from scipy.special import expit, log_expit, logit
 
 from mllm_tailor.core.errors import RunError
 from mllm_tailor.core.sample import RawScores
@@ -49,7 +48,7 @@ class Curve:
         """(values, scores) log-odds of raw scores to (values,) probabilities."""
         joint = self.intercept + odds @ np.array(self.weights)
         lean = LEAN / (LEAN + self.values)
-        return np.asarray(lean * expit(joint) + (1 - lean) * np.interp(joint, self.knots, self.shares))
+        return np.asarray(lean * scipy.special.expit(joint) + (1 - lean) * np.interp(joint, self.knots, self.shares))
 
 
 CURVE = TypeAdapter(Curve)
@@ -131,7 +130,7 @@ def log_odds(scores: Sequence[Mapping[str, float]], names: Sequence[str]) -> Arr
             "the engine and the number of beams of the run"
         ) from None
     margins = np.array([MARGIN[name] for name in names])
-    return np.asarray(logit(np.clip(table, margins, 1 - margins)), float)
+    return np.asarray(scipy.special.logit(np.clip(table, margins, 1 - margins)), float)
 
 
 def fit(values: Sequence[JudgedValue]) -> Calibration:
@@ -169,19 +168,20 @@ def _logistic(odds: Array, right: Array, centre: Array | None) -> Array:
     def loss(parameters: Array) -> tuple[float, Array]:
         joint = parameters[0] + odds @ parameters[1:]
         off = parameters[1:] - start[1:]
-        value = -np.sum(right * log_expit(joint) + (1 - right) * log_expit(-joint)) + RIDGE * np.sum(off**2)
-        slope = expit(joint) - right
+        likelihood = np.sum(right * scipy.special.log_expit(joint) + (1 - right) * scipy.special.log_expit(-joint))
+        value = -likelihood + RIDGE * np.sum(off**2)
+        slope = scipy.special.expit(joint) - right
         return float(value), np.concatenate([[slope.sum()], odds.T @ slope + 2 * RIDGE * off])
 
     bounds = [(-30.0, 30.0), *[(0.0, None)] * scale]
-    return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
+    return np.asarray(scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
 def _curve(odds: Array, right: Array, parameters: Array) -> Curve:
     joint = parameters[0] + odds @ parameters[1:]
     knots, inverse, counts = np.unique(joint, return_inverse=True, return_counts=True)
     shares = np.bincount(inverse, right) / counts
-    result = isotonic_regression(shares, weights=counts)
+    result = scipy.optimize.isotonic_regression(shares, weights=counts)
     spans = list(pairwise(result.blocks.tolist()))
     centres = [float(np.average(knots[low:high], weights=counts[low:high])) for low, high in spans]
     heights = [float(result.x[low]) for low, _ in spans]

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 from numpy.typing import NDArray
-from scipy.special import kolmogorov
 
 LEVELS = 101  # hundredths from 0 to 1
 
@@ -53,7 +53,7 @@ def compare_confidences(reference: Counts, new: Counts) -> Difference:
     levels = np.linspace(0, 1, LEVELS)
     return Difference(
         round(distance, 6),
-        float(kolmogorov(size * distance)),
+        float(scipy.special.kolmogorov(size * distance)),
         float(new @ levels / second),
         float(reference @ levels / first),
     )

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from mllm_tailor.scoring.scores import Ratios
 
@@ -206,7 +206,7 @@ def t_quantile(freedom: float, probability: float = 0.975) -> float:
     >>> round(t_quantile(1.0), 2), round(t_quantile(4.0), 3), round(t_quantile(1e9), 3)
     (12.71, 2.776, 1.96)
     """
-    return float(stdtrit(min(freedom, MAX_FREEDOM), probability))
+    return float(scipy.special.stdtrit(min(freedom, MAX_FREEDOM), probability))
 
 
 def sampling_draws(

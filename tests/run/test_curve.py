@@ -118,6 +118,9 @@ def test_a_curve_that_cannot_be_drawn_is_refused_before_anything_trains(recipe: 
         draw_curve(recipe, [], [4, 25, 50], exclude_faulty=False)
     with pytest.raises(RecipeError, match="this command takes one training"):
         draw_curve(recipe, ["stages=[{name: a}]"], [2, 4], exclude_faulty=False)
+    with pytest.raises(RunError, match=r"2 held-out samples are 2 independent units .* needs at least 3"):
+        draw_curve(recipe, ["data.held_out={fraction: 0.2}"], [2, 4], exclude_faulty=False)
+    assert not list(recipe.parent.glob("runs/*/*/training.json"))
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, finished, own_run, read_scores, share_predictions
 from mllm_tailor.scoring import LearningCurve, Scores, fit_curve
 from mllm_tailor.scoring.intervals import Interval
+from mllm_tailor.scoring.learning import check_units
 
 
 def read_sizes(text: str) -> list[int]:
@@ -48,12 +49,14 @@ def draw_curve(
 
     Raises:
         RecipeError: for a recipe with stages, or sizes that leave fewer than three points.
+        RunError: where the held-out samples are too few for intervals.
     """
     run = resolve(read_single(path, overrides))
     check_run(run)
     recipe = run.recipe
     folder = Path(recipe.output) / f"{recipe.name}-curve"
     whole, _ = prepare(run, exclude_faulty=exclude_faulty)
+    check_units([sample.group for sample in whole.held_out], len(whole.held_out))
     chosen = _sizes(sizes, len(whole.train) + len(whole.dev))
     limited = [_limited(run, size, folder) for size in chosen]
     _check_same_data(whole, [RunFolder(Path(point.recipe.output) / point.name) for point in limited])

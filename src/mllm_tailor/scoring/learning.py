@@ -78,8 +78,7 @@ def fit_curve(
     statistics = [linearise(point) for point in ratios]
     units = unit_indices(len(scores[0].ids), groups)
     values = tuple(confidence_interval(statistic, units) for statistic in statistics)
-    if not values[0].known:
-        raise RunError(f"{values[0].units} independent held-out units — a curve needs at least {FEWEST_UNITS}")
+    check_units(groups, len(units))
     line = _Line(sizes, ratios, better)
     generator = np.random.default_rng(seed)
     law = line.draws(sampling_draws(statistics, units, generator), generator)
@@ -102,6 +101,20 @@ def fit_curve(
             for size in np.geomspace(min(sizes), 2 * last, GRID).tolist()
         ),
     )
+
+
+def check_units(groups: Sequence[str | None] | None, count: int) -> None:
+    """Refuse a curve whose points could have no interval: `groups` are those of its `count` held-out samples.
+
+    Raises:
+        RunError: stating how many units there are.
+    """
+    units = int(unit_indices(count, groups).max(initial=-1)) + 1
+    if units < FEWEST_UNITS:
+        raise RunError(
+            f"the {count} held-out samples are {units} independent units (groups, and samples without one), but a "
+            f"curve needs at least {FEWEST_UNITS} — hold out more"
+        )
 
 
 class _Line:

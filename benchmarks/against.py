@@ -10,7 +10,7 @@ the code alone. Rounds are interleaved (base, ours, base, ours), so other work o
 - `train`, `train-150M`: `benchmarks/train.py`'s work for "ours", without the peers.
 - `memory`: the most memory that three steps of `recipes/sroie.yaml` take, on drawn receipts in one process.
 - `answer`, `check`: from the shell to the first prediction of one receipt, and `tailor check`; the embedded model.
-- `imports`: `--help`, and the import of what each command runs.
+- `imports`: `--help`, and the import of what each command runs, as the command line imports it.
 
 Names that changed between the commits stand in `RENAMED` and in `against_worker.py`. Results go to
 benchmarks/results/against.json: a part that was not run keeps its last figures.
@@ -54,6 +54,14 @@ RENAMED = {
     "compare": ("commands.compare", "run.compare"),
     "init": ("commands.init", "run.init"),
     "methods": ("commands.list", "run.listing"),
+}
+# As the entry of the command line imports it, and ends.
+IMPORT = {
+    "base": "import mllm_tailor.cli.main, mllm_tailor.{}",
+    "ours": (
+        "import gc; from mllm_tailor.cli.main import prepare_imports; prepare_imports();"
+        "import mllm_tailor.cli.app, mllm_tailor.{}; gc.freeze()"
+    ),
 }
 RECIPE = """
 name: against
@@ -277,7 +285,7 @@ def importing(sides: Sequence[Side], rounds: int, _: Path) -> list[Row]:
     """What each command imports when it does its work, and `tailor --help`."""
 
     def imports(modules: tuple[str, str]) -> Callable[[Side], list[str]]:
-        return lambda side: [sys.executable, "-c", f"import mllm_tailor.{modules[side.name == 'base']}"]
+        return lambda side: [sys.executable, "-c", IMPORT[side.name].format(modules[side.name == "base"])]
 
     return [
         seconds_of("imports: tailor --help", lambda side: side.tailor("--help"), sides, rounds),

@@ -84,7 +84,7 @@ def recipe_of(name: str, folder: Path) -> Recipe:
     model = dict(said.get("model", {"path": "embedded"}))
     if model["path"] == "WIDE":
         model["path"] = str(folder / "wide")
-    steps = {"batch": BATCH, "steps": STEPS, "learning_rate": 1e-5} | said.get("train", {})
+    steps = {"batch_size": BATCH, "steps": STEPS, "learning_rate": 1e-5} | said.get("train", {})
     data = {"train": str(folder / "receipts"), "held_out": {"column": "split", "value": "dev"}, "dev": 0}
     task = {"extract": {"company": "string", "date": "date", "address": "string", "total": "amount"}}
     return make_recipe({"data": data, "task": task, "model": model, "method": said["method"], "train": steps})

@@ -152,6 +152,21 @@ def test_the_hooks_fit_the_installed_transformers(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
+def test_prediction_and_check_load_what_they_need(tmp_path: Path) -> None:
+    """No library of other commands, and SciPy only where a number is computed with it."""
+    unwanted = ("scipy.optimize", "scipy.special", "pandas", "datasets", "matplotlib", "av", "ray", "vllm", "fastapi",
+                "uvicorn", "torchvision", "tensorboard")  # fmt: skip
+    code = (
+        "import sys; from mllm_tailor.cli.main import prepare_imports; prepare_imports();"
+        "import mllm_tailor.commands.predict, mllm_tailor.commands.check;"
+        f"loaded = set({unwanted}) & set(sys.modules); assert not loaded, loaded; assert 'scipy' in sys.modules"
+    )
+    environment = os.environ | {"TAILOR_CACHE": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)
+    assert (tmp_path / "imports" / "transformers.json").is_file()
+
+
+@pytest.mark.slow
 def test_importing_every_module_changes_nothing() -> None:
     """Environment, warnings, logging, torch, transformers, PEFT and Pillow are as before."""
     kept = ("PATH", "PYTHONPATH", "HOME", "TMPDIR", "LANG", "OMP_NUM_THREADS")  # not what this process has set

@@ -39,6 +39,14 @@ def prepare_process() -> None:
             stream.reconfigure(errors="replace")
 
 
+def prepare_imports() -> None:
+    """Load what a command needs with less work than usual: see `cli.startup` and `cli.loading`."""
+    gc.disable()  # until the modules of the command are loaded
+    from mllm_tailor.cli.loading import LoadingFinder
+
+    sys.meta_path.insert(0, LoadingFinder())
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal is always SIGINT
     """End at once while a module is being imported, else raise KeyboardInterrupt.
 
@@ -59,10 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGINT, interrupt)
     try:
         prepare_process()
-        gc.disable()  # until the modules of the command are loaded: see cli.startup
-        from mllm_tailor.cli.loading import LoadingFinder
-
-        sys.meta_path.insert(0, LoadingFinder())
+        prepare_imports()
         from mllm_tailor.cli.app import run_command
 
         status = run_command(sys.argv[1:] if arguments is None else arguments)

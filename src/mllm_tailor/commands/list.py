@@ -10,12 +10,10 @@ from mllm_tailor.commands.console import show, show_json
 from mllm_tailor.core.registry import Registry
 from mllm_tailor.core.terminal import Table
 from mllm_tailor.data import LAYOUTS
-from mllm_tailor.methods import METHODS
-from mllm_tailor.models import FAMILIES
-from mllm_tailor.models.families import NOT_HERE
+from mllm_tailor.recipe.method_table import METHODS
+from mllm_tailor.recipe.optimizer_table import OPTIMIZERS
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.tasks import TASKS
-from mllm_tailor.training import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ def list_words() -> None:
 
 def list_models() -> None:
     """Print the model families: what goes in, and what can be done with them."""
+    from mllm_tailor.models.families import FAMILIES, NOT_HERE
+
     columns = ("model_type", "models", "input", "QLoRA", "merge", "vLLM")
     table = Table("Model families (model: embedded, a folder or a hub id)", *columns, numbers=False)
     for family in FAMILIES.values():

@@ -9,7 +9,7 @@ from mllm_tailor.methods.dylora import truncate
 from mllm_tailor.methods.factory import make_method
 from mllm_tailor.methods.merge import MergeWay, check_mergeable, merge
 from mllm_tailor.methods.method import AppliedMethod, MethodSet, TrainableSummary, trainable_state_dict
-from mllm_tailor.methods.registry import METHODS
+from mllm_tailor.recipe.method_table import METHODS
 
 __all__ = [
     "METHODS",

@@ -8,8 +8,8 @@ from typing import Any
 from mllm_tailor.core.errors import RecipeError, nearest
 from mllm_tailor.methods.base import TuningMethod
 from mllm_tailor.methods.method import MethodAssignment, MethodSet
-from mllm_tailor.methods.registry import METHODS
 from mllm_tailor.recipe import Recipe, validate
+from mllm_tailor.recipe.method_table import METHODS
 from mllm_tailor.recipe.schema import PARTS
 
 

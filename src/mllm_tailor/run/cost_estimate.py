@@ -16,13 +16,13 @@ import torch
 from mllm_tailor.core.device import free_memory, pick_device
 from mllm_tailor.models import Length, LoadedModel
 from mllm_tailor.recipe import Train
+from mllm_tailor.recipe.optimizer_table import TABLE
 from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.ledger import measure
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.rollouts import make_sampler
 from mllm_tailor.training import StepProfile, TrainingConfig, is_data_parallel, profile_step
-from mllm_tailor.training.optim.registry import TABLE
 
 MIN_SHARED_SECONDS = 120.0  # of training, from which further processes pay: each imports and loads a model
 MEMORY_SHARE = 0.8  # of the free memory, for all processes

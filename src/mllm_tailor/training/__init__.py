@@ -4,6 +4,7 @@
 >>> result = train(model, samples, config, Path("runs/receipts"), TrainingHooks(evaluate=score_on_dev))
 """
 
+from mllm_tailor.recipe.optimizer_table import ONE_PASS, OPTIMIZERS
 from mllm_tailor.training.config import (
     ObjectiveInputs,
     Rollout,
@@ -15,7 +16,7 @@ from mllm_tailor.training.config import (
 from mllm_tailor.training.interrupt import Interrupted
 from mllm_tailor.training.loop import train
 from mllm_tailor.training.objectives.factory import OBJECTIVES, check_objective, is_data_parallel
-from mllm_tailor.training.optim.registry import ONE_PASS, OPTIMIZERS, check_settings
+from mllm_tailor.training.optim.registry import check_settings
 from mllm_tailor.training.profile import StepProfile, profile_step
 from mllm_tailor.training.shard_settings import check_sharding
 from mllm_tailor.training.state import TrainResult

@@ -6,7 +6,7 @@ from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.methods import MethodSet
 from mllm_tailor.methods.base import TuningMethod
 from mllm_tailor.recipe import Train
-from mllm_tailor.training.optim.registry import TABLE
+from mllm_tailor.recipe.optimizer_table import TABLE
 
 
 def check_sharding(method: MethodSet, train: Train) -> None:

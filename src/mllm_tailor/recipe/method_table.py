@@ -1,4 +1,4 @@
-"""Every method by name."""
+"""Every method by name, for recipes and lists: no torch here. The code is that of `methods`."""
 
 from __future__ import annotations
 

@@ -141,6 +141,12 @@ def test_tasks_keep_their_order_and_a_mistake_of_the_user_its_message(ray):
         next(mapped)
 
 
+def test_what_tasks_print_leaves_standard_output_to_the_results(ray, capsys):
+    assert list(ray_mapper()(print, ["a table of one training"])) == [None]
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err == "a table of one training\n"
+
+
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RunError, match=r"--on ray: needs ray — pip install 'mllm-tailor\[ray\]'"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from mllm_tailor.core.errors import RunError, TailorError
@@ -38,9 +40,12 @@ def ray_mapper(address: str | None = None) -> Mapper:
 
 
 def _call(function: Callable[[Any], Any], item: Any, place: Here) -> tuple[Any, str | None]:
-    """In a worker process: the result, or the message of what the user can fix."""
+    """In a worker process: the result, or the message of what the user can fix.
+
+    Ray shows what it prints where the command was started: on standard error, for standard output holds the results.
+    """
     try:
-        with as_messages():
+        with as_messages(), redirect_stdout(sys.stderr):
             enter(place)
             return function(item), None
     except TailorError as error:

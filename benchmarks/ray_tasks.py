@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 MEASURED = ("seconds", "mib", "memory", "samples_per", "path", "folder", "recipe", "output", "run", "bytes")
 COMMANDS = {
     "curve": ("curve", "{recipe}", "--at", "4,8"),
-    "sweep": ("sweep", "{recipe}", "--learning-rates", "1e-3,1e-2", "--budget", "4 steps", "data.dev=4"),
+    "sweep": ("sweep", "{recipe}", "--learning-rates", "1e-3,1e-2", "--budget", "4 steps", "data.dev=0.3"),
     "compare-methods": ("compare-methods", "{recipe}", "--methods", "lora,ia3,lora+prefer", "--budget", "3 steps"),
     "folds": ("run", "{recipe}", "data.held_out={folds: 3}"),
 }

@@ -23,10 +23,10 @@ from ray_nodes import RAY, in_ray_environment, ray_nodes
 HERE = Path(__file__).resolve().parent
 MEASURED = ("seconds", "mib", "memory", "samples_per", "path", "folder", "recipe", "output", "run", "bytes")
 COMMANDS = {
-    "curve": ("curve", "{recipe}", "--at", "4,8"),
-    "sweep": ("sweep", "{recipe}", "--learning-rates", "1e-3,1e-2", "--budget", "4 steps", "data.dev=0.3"),
-    "compare-methods": ("compare-methods", "{recipe}", "--methods", "lora,ia3,lora+prefer", "--budget", "3 steps"),
-    "folds": ("run", "{recipe}", "data.held_out={folds: 3}"),
+    "curve": ("curve", "RECIPE", "--at", "4,8"),
+    "sweep": ("sweep", "RECIPE", "--learning-rates", "1e-3,1e-2", "--budget", "4 steps", "data.dev=0.3"),
+    "compare-methods": ("compare-methods", "RECIPE", "--methods", "lora,ia3,lora+prefer", "--budget", "3 steps"),
+    "folds": ("run", "RECIPE", "data.held_out={folds: 3}"),
 }
 
 
@@ -63,7 +63,7 @@ def compared(value: Any) -> Any:
 
 def run(name: str, file: Path, output: Path, *more: str) -> tuple[Any, float]:
     """The JSON that a command prints, and its seconds by the clock."""
-    words = [word.format(recipe=file) for word in COMMANDS[name]]
+    words = [word.replace("RECIPE", str(file)) for word in COMMANDS[name]]
     command = [sys.executable, "-m", "mllm_tailor.cli.main", *words, f"output={output}", "--json", *more]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)

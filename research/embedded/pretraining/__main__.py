@@ -89,8 +89,8 @@ def main() -> None:
     from mllm_tailor.training import distributed as processes
 
     processes.init_process_group(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if processes.world_size() > 1 and arguments.stage not in ("join", "read"):
-        parser.error(f"{arguments.stage} draws the same in every process: torchrun is for join and read")
+    if processes.world_size() > 1 and arguments.stage not in ("join", "lines", "read"):
+        parser.error(f"{arguments.stage} draws the same in every process: torchrun is for join, lines and read")
     stage = importlib.import_module(f"pretraining.{STAGES[arguments.stage]}")
     stage.train(
         arguments.minutes,

@@ -79,7 +79,7 @@ def visual_tokens(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
 
 def align(parts: dict[str, nn.Module], count: int = 120, steps: int = 400) -> None:
     """Teach the fresh projector what the symbols of the language model are, on features computed once."""
-    model, tiles = parts["model"], flow_vision.drawn(31, 0)
+    model, tiles = parts["model"], iter(flow_vision.Tiles(31))
     grey, labels = flow_vision.stacked([next(tiles) for _ in range(count)])
     with torch.no_grad():
         features = torch.cat([flow_vision.features(model.model.vision_tower, part) for part in grey.split(4)])
@@ -110,7 +110,9 @@ def losses(
     cells = torch.from_numpy(np.concatenate(shown))
     ids, targets = assemble(examples)
     features = flow_vision.features(model.model.vision_tower, grey)
-    glyph = vision.glyph_loss(parts["head"](features), cells.view(len(grey), flow.TOKENS, flow.SLOTS))
+    glyph = vision.glyph_loss(
+        parts["head"](features), cells.view(len(grey), flow.TOKENS, flow.SLOTS), flow_vision.EMPTY
+    )
     visual = visual_tokens(model, features)
     with torch.no_grad():
         oracle = parts["symbols"](cells, model.get_input_embeddings())
@@ -136,7 +138,7 @@ class Documents(IterableDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         torch.set_num_threads(1)
-        loose = flow_vision.drawn(self.seed + 1 + self.first % self.every, PRACTICE * self.first)
+        loose = iter(flow_vision.Tiles(self.seed + 1 + self.first % self.every, PRACTICE * self.first))
         for number in itertools.count(self.first, self.every):
             tiles, example = flow_pictures.random_example(np.random.default_rng([self.seed, number]))
             grey, labels = zip(*itertools.islice(loose, PRACTICE), strict=True)

@@ -130,3 +130,10 @@ def random_example(rng: np.random.Generator, most: int = 3) -> tuple[np.ndarray,
         picture = drawn(rng, invent=INVENTED)
         if len(picture.tiles) <= most and (turns := questions.conversation(picture.page, rng)):
             return picture.tiles, picture.page.example(turns)
+
+
+def random_tile(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One tile of a drawn document and the labels of its cells [256, SLOTS]."""
+    picture = drawn(rng, invent=INVENTED)
+    index = int(rng.integers(len(picture.tiles)))
+    return picture.tiles[index], picture.page.shown.cells.reshape(-1, flow.TOKENS, flow.SLOTS)[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -9,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mllm_tailor.models.patches.fused_layers import fused_layers
+from mllm_tailor.training import distributed as processes
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining import checkpoint, flow, flow_tiles, fonts, optim, tower, vision
+from pretraining import checkpoint, flow, flow_pictures, flow_tiles, fonts, optim, tower, vision
 from pretraining.stage import Stage
 
 SHARING = 6  # tiles that share one group of as many fonts
 PROBE_EVERY = 300  # seconds
+EMPTY = 0.5  # weight of a slot that names nothing: whether a character at its rim is the cell's own is half of reading
 
 
 def build(**sizes: int) -> nn.ModuleDict:
@@ -24,16 +29,31 @@ def build(**sizes: int) -> nn.ModuleDict:
     return nn.ModuleDict({"tower": eye, "head": tower.GlyphHead(eye.config.hidden_size, flow.SLOTS, flow.CLASSES)})
 
 
-def drawn(seed: int, first: int, held_out: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tiles without end; number i depends only on the seed and i."""
-    number, group, pool = first, -1, ()
-    while True:
-        if number // SHARING != group:
-            group = number // SHARING
-            rng = np.random.default_rng([seed, group, SHARING])
-            pool = tuple(flow_tiles.random_atlas(rng, held_out) for _ in range(SHARING))
-        yield flow_tiles.flow_tile(np.random.default_rng([seed, number]), held_out, pool)
-        number += 1
+class Tiles(IterableDataset):
+    """Tiles without end, each `every`th from the `first`; number i depends only on the seed and i.
+
+    A share `documents` of them shows drawn documents as the reader sees them, the others loose lines.
+    """
+
+    def __init__(
+        self, seed: int, first: int = 0, held_out: bool = False, documents: float = 0.0, every: int = 1
+    ) -> None:
+        self.seed, self.first, self.held_out = seed, first, held_out
+        self.documents, self.every = documents, every
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        torch.set_num_threads(1)
+        group, pool = -1, ()
+        for number in itertools.count(self.first, self.every):
+            rng = np.random.default_rng([self.seed, number])
+            if self.documents and rng.random() < self.documents:
+                yield flow_pictures.random_tile(rng)
+                continue
+            if number // (SHARING * self.every) != group:
+                group = number // (SHARING * self.every)
+                fonts_of_group = np.random.default_rng([self.seed, group, self.first % self.every, SHARING])
+                pool = tuple(flow_tiles.random_atlas(fonts_of_group, self.held_out) for _ in range(SHARING))
+            yield flow_tiles.flow_tile(rng, self.held_out, pool)
 
 
 def stacked(tiles: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,15 +81,13 @@ def tests(count: int = 8) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The same tiles every time, in fonts learned from and in fonts held out."""
     sets = {}
     for name, held_out in (("seen", False), ("held out", True)):
-        tiles = drawn(9, 0, held_out)
-        sets[name] = stacked([next(tiles) for _ in range(count)])
+        sets[name] = stacked(list(itertools.islice(Tiles(9, held_out=held_out), count)))
     return sets
 
 
 def fit_head(parts: nn.ModuleDict, count: int = 96, steps: int = 200) -> None:
     """Fit the fresh head to a trained tower's features of `count` tiles, so that its errors do not spoil the tower."""
-    tiles = drawn(12, 0)
-    grey, labels = stacked([next(tiles) for _ in range(count)])
+    grey, labels = stacked(list(itertools.islice(Tiles(12), count)))
     with torch.no_grad():
         seen = torch.cat([features(parts["tower"], part) for part in grey.split(8)])
     optimizer = torch.optim.AdamW(parts["head"].parameters(), lr=5e-3)
@@ -89,6 +107,7 @@ def train(
     batch: int = 8,
     seed: int = 23,
     name: str = "lines",
+    documents: float = 0.12,
     start: str = "../../src/mllm_tailor/models/bundled/embedded",
     until: float = math.inf,
     **sizes: int,
@@ -106,22 +125,26 @@ def train(
     average = AveragedModel(parts, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     modules = {**dict(parts.items()), "average": average}
     optimizers = optim.make_optimizers([parts["tower"], parts["head"]], rate)
-    stage = Stage(name, minutes, modules, optimizers, rate, flat=0.4, every=50, until=until)
+    stage = Stage(name, minutes, modules, optimizers, rate, flat=0.6, every=50, until=until)
     stage.facts["tiles"] = 0
     if not fresh:
         stage.resume()
         print(f"resumed at step {stage.facts['step']:.0f}", flush=True)
     count = sum(p.numel() for p in parts.parameters())
     print(f"{count:,} parameters, {len(fonts.font_files())} font files", flush=True)
-    sets, tiles, probed = tests(), drawn(seed, int(stage.facts["tiles"])), time.time()
-    for _ in stage.steps():
-        grey, labels = stacked([next(tiles) for _ in range(batch)])
-        loss = vision.glyph_loss(parts["head"](features(parts["tower"], grey)), labels)
-        stage.facts["tiles"] += batch
-        stage.learn(loss, {"loss": loss}, f"tiles {stage.facts['tiles']:.0f}")
-        average.update_parameters(parts)
-        if time.time() - probed > PROBE_EVERY:
-            for which, test in sets.items():
-                shares = " ".join(f"{key} {value:.3f}" for key, value in measure(average.module, *test).items())
-                print(f"probe {which}: {shares}", flush=True)
-            probed = time.time()
+    ranks = processes.world_size()
+    tiles = Tiles(seed, int(stage.facts["tiles"]) + processes.rank(), documents=documents, every=ranks)
+    sets, probed = tests(), time.time()
+    batches = iter(DataLoader(tiles, batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=stacked))
+    with fused_layers(parts):
+        for _ in stage.steps():
+            grey, labels = next(batches)
+            loss = vision.glyph_loss(parts["head"](features(parts["tower"], grey)), labels, EMPTY)
+            stage.facts["tiles"] += batch * ranks
+            stage.learn(loss, {"loss": loss}, f"tiles {stage.facts['tiles']:.0f}")
+            average.update_parameters(parts)
+            if time.time() - probed > PROBE_EVERY and processes.rank() == 0:
+                for which, test in sets.items():
+                    shares = " ".join(f"{key} {value:.3f}" for key, value in measure(average.module, *test).items())
+                    print(f"probe {which}: {shares}", flush=True)
+                probed = time.time()

@@ -54,11 +54,11 @@ def document_tile(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return grey[index], labels[index]
 
 
-def glyph_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the slots; an empty slot counts a sixth, so that paper does not drown print."""
+def glyph_loss(logits: torch.Tensor, labels: torch.Tensor, empty: float = 1 / 6) -> torch.Tensor:
+    """Cross entropy of the slots; an empty slot counts `empty`, so that paper does not drown print."""
     flat, target = logits.float().reshape(-1, logits.shape[-1]), labels.reshape(-1)
     loss = nn.functional.cross_entropy(flat, target, ignore_index=glyph_slots.IGNORED, reduction="none")
-    weight = torch.where(target == glyph_slots.NONE, 1 / 6, 1.0) * (target != glyph_slots.IGNORED)
+    weight = torch.where(target == glyph_slots.NONE, empty, 1.0) * (target != glyph_slots.IGNORED)
     return (loss * weight).sum() / weight.sum()
 
 

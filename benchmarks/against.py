@@ -89,7 +89,7 @@ class Side:
             "PYTHONPATH": str(self.folder / "src"),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
-            "TAILOR_CACHE": str(self.folder / ".cache"),
+            "TAILOR_CACHE": str(self.folder / ".benchmarks" / "cache"),
         }
 
     def tailor(self, *arguments: object) -> list[str]:

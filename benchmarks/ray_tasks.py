@@ -21,7 +21,7 @@ from typing import Any
 from ray_nodes import RAY, in_ray_environment, ray_nodes
 
 HERE = Path(__file__).resolve().parent
-MEASURED = ("seconds", "mib", "memory", "samples_per", "path", "folder", "recipe", "output", "run", "bytes")
+MEASURED = ("seconds", "mib", "memory", "samples_per", "path", "folder", "recipe", "output", "run", "report", "bytes")
 COMMANDS = {
     "curve": ("curve", "RECIPE", "--at", "4,8"),
     "sweep": ("sweep", "RECIPE", "--learning-rates", "1e-3,1e-2", "--budget", "4 steps", "data.dev=0.3"),

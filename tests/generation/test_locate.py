@@ -15,6 +15,7 @@ from fixtures.small_job import save_lively
 from PIL import Image
 from torch.nn.functional import one_hot
 
+from mllm_tailor.core.regions import Cropped
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation import predict
 from mllm_tailor.generation.locate import SUPPORT, Locator, _looked_lines, _peaks
@@ -53,7 +54,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 
 def test_tokens_of_tiles_lie_row_by_row_and_a_thumbnail_covers_the_page() -> None:
-    grid = TokenGrid(0, 3, columns=2, rows=3, side=4, thumbnail=True, part=(100, 200, 500, 800))
+    grid = TokenGrid(0, 3, columns=2, rows=3, side=4, thumbnail=True, view=Cropped((10, 20, 50, 80), (100, 100)))
     tokens = 3 + grid.count
     tile, row, column = 3, 1, 2  # the fourth tile: second row, second column
     cells = grid.spread(one_hot(torch.tensor([3 + tile * 16 + row * 4 + column]), tokens).float())
@@ -61,8 +62,8 @@ def test_tokens_of_tiles_lie_row_by_row_and_a_thumbnail_covers_the_page() -> Non
     thumbnail = grid.spread(one_hot(torch.tensor([3 + 6 * 16 + 1 * 4 + 3]), tokens).float())[0]
     assert thumbnail.sum() == pytest.approx(1)
     assert thumbnail.nonzero().tolist() == [[y, x] for y in (3, 4, 5) for x in (6, 7)]
-    assert grid.on_page(0, 0, 8, 12) == pytest.approx((100, 200, 500, 800))
-    assert grid.on_page(4, 6, 6, 9) == pytest.approx((300, 500, 400, 650))
+    assert grid.on_page(0, 0, 8, 12) == [pytest.approx((100, 200, 500, 800))]
+    assert grid.on_page(4, 6, 6, 9) == [pytest.approx((300, 500, 400, 650))]
 
 
 def test_pixel_shuffle_keeps_the_order_of_rows(model: LoadedModel) -> None:
@@ -83,9 +84,10 @@ def test_grids_follow_tiles_and_cropped_margins(model: LoadedModel, tmp_path: Pa
     media = Media("image", tmp_path / "page.png")
     trimmed = replace(model, trim=True)
     (grid,) = token_grids((media,), trimmed)
-    left, top, right, bottom = trimmed.crop_of(media)[0]  # type: ignore[index]
+    left, top, right, bottom = trimmed.view(media).box  # type: ignore[union-attr]
     assert 0 < left < 60 and 160 < right < 200 and top > 0
-    assert grid.part == pytest.approx((left * 5, top * 2.5, right * 5, bottom * 2.5))
+    whole = grid.on_page(0, 0, grid.columns * grid.side, grid.rows * grid.side)
+    assert whole == [pytest.approx((left * 5, top * 2.5, right * 5, bottom * 2.5))]
     first, second = token_grids((media, media), model)
     assert second.first == first.count and (first.page, second.page) == (0, 1)
     encoded = encode(Sample("a", (media, media), prompt="?"), model)

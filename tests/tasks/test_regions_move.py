@@ -17,11 +17,12 @@ from PIL import Image, ImageDraw
 
 from mllm_tailor.core.conversation import Conversation, Message, as_conversation
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.regions import cropped, image_mark, move_boxes, uncropped
+from mllm_tailor.core.regions import Cropped, cropped, image_mark, move_boxes
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation.predictor import Predictor
 from mllm_tailor.media.open import open_image
 from mllm_tailor.models import encode, load_model
+from mllm_tailor.recipe.schema import Tiles
 from mllm_tailor.scoring import score
 from mllm_tailor.tasks import open_task
 from mllm_tailor.tasks.ground import read_box
@@ -46,9 +47,9 @@ def test_a_box_moves_with_the_trimmed_image_and_back(tiny_model_folder: Path, tm
     labels = encode(conversation, model).labels
     learned = read_box(model.tokenizer.decode(labels[labels >= 0]))
     assert learned is not None and learned[2] - learned[0] > 500, "most of the trimmed image"
-    crop = model.crop_of(sample.media[0])
-    assert crop is not None
-    back = uncropped(*crop)(tuple(learned))
+    view = model.view(sample.media[0])
+    assert view is not None
+    (back,) = view.to_page(tuple(learned))
     assert np.allclose(back, (525, 550, 775, 750), atol=2)
     with pytest.raises(DataError, match=r"rows:1: the box .* lies in a margin"):
         encode(replace(conversation, answer="<box>[[0, 0, 90, 90]]</box>"), model)
@@ -118,7 +119,8 @@ def test_a_region_of_several_images_states_its_own(task: str, index: int, tmp_pa
     answer = opened.phrase(sample).answer or ""
     assert f"Image-{index + 1}: <box>" in answer and opened.parse(answer).fields == labels
     crops = {images[0]: ((0, 0, 50, 200), (100, 200)), images[1]: ((0, 0, 200, 200), (400, 200))}
-    predictor: Any = SimpleNamespace(task=opened, model=SimpleNamespace(crop_of=crops.get))
+    model = SimpleNamespace(tiles=Tiles(), view=lambda image, _: Cropped(*crops[image]))
+    predictor: Any = SimpleNamespace(task=opened, model=model)
     learned = move_boxes(opened.phrase(sample), [cropped(*crops[image]) for image in images]).answer or ""
     back = Predictor._on_whole_images(predictor, learned, dict(opened.parse(learned).fields), images)
     assert back == labels
@@ -130,7 +132,7 @@ def test_a_region_of_several_images_states_its_own(task: str, index: int, tmp_pa
 
 def test_boxes_in_free_answers_come_back_in_predictions() -> None:
     image = Media("image", data=b"1")
-    model = SimpleNamespace(crop_of=lambda _: ((0, 0, 50, 100), (100, 100)))
+    model = SimpleNamespace(tiles=Tiles(), view=lambda *_: Cropped((0, 0, 50, 100), (100, 100)))
     predictor: Any = SimpleNamespace(task=open_task("answer"), model=model)
     for reply, answer in (
         ("at <box>[[200, 0, 1000, 500]]</box>.", "at <box>[[100, 0, 500, 500]]</box>."),

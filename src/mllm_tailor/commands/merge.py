@@ -105,7 +105,7 @@ def export_adapter(path: Path, out: Path) -> None:
     with atomic_folder(out) as partial:
         shutil.copytree(folder.adapter, partial, dirs_exist_ok=True)
         if model.family.tiled:
-            model.processor.keep(model.tiles, model.system)
+            model.processor.keep(model.tiles, model.system, reflow=model.reflow)
         model.processor.save_pretrained(partial)
         write_card(partial, folder, run, model, "adapter", "")
     show(f"Adapter in {out}. Load it with its base in PEFT or vLLM; its README.md shows how")

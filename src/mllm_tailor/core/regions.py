@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from mllm_tailor.core.conversation import Conversation, Message
 from mllm_tailor.core.errors import DataError
@@ -20,6 +20,40 @@ FULL = 1000  # the width and height of an image
 IMAGE = "image"  # of labels and replies, beside a box: which of several images it is of, from 0
 Box = tuple[float, float, float, float]  # left, top, right, bottom in thousandths
 Move = Callable[[Box], Box]
+
+
+class PageView(Protocol):
+    """What a model is shown of a page, and the way back to the page."""
+
+    straight_lines: bool  # what it shows is single lines of print, as they were found on the page
+
+    def to_page(self, box: Box) -> list[Box]:
+        """The boxes on the page of what a box of the view shows, all in thousandths; none for nothing of the page."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """A part of a page: `box` (pixels) of an image of `size` (width, height)."""
+
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+    straight_lines = False
+
+    def to_page(self, box: Box) -> list[Box]:
+        """The one box on the page."""
+        return [uncropped(self.box, self.size)(box)]
+
+    def from_page(self, box: Box) -> Box:
+        """A box of the page on the part."""
+        return cropped(self.box, self.size)(box)
+
+
+def enclosing(boxes: Sequence[Box]) -> Box:
+    """The smallest box round several."""
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
 
 _BOXES = re.compile(r"<box>.*?</box>", re.DOTALL)
 _NUMBER = r"-?\d+(?:\.\d+)?"
@@ -64,10 +98,10 @@ def move_value(value: Any, move: Move) -> Any:
     return [move_value(item, move) for item in value]
 
 
-def has_boxes(conversation: Conversation) -> bool:
-    """Whether any of its texts holds a box."""
+def has_boxes(conversation: Conversation, *, foreign: bool = False) -> bool:
+    """Whether any of its texts holds a box; `foreign` ones, that cannot be moved, count where it is asked for."""
     texts = (*(message.text for message in conversation.messages), conversation.answer or "")
-    return any("<box>" in text for text in texts)
+    return any("<box>" in text or (foreign and FOREIGN.search(text)) for text in texts)
 
 
 def image_mark(index: int) -> str:

@@ -178,8 +178,11 @@ class _AttendedLines:
         looks = peaks[page]
         if looks[:, 2].mean() < SUPPORT:
             return ()
-        boxes = [self.grids[page].on_page(*line) for line in _looked_lines(looks)]
-        return tuple(Location(page, whole_box(self._on_print(box, page)), "attention") for box in boxes)
+        grid = self.grids[page]
+        boxes: list[tuple[float, ...]] = [box for line in _looked_lines(looks) for box in grid.on_page(*line)]
+        if not grid.shows_lines:
+            boxes = [self._on_print(box, page) for box in boxes]
+        return tuple(Location(page, whole_box(box), "attention") for box in boxes)
 
     def _on_print(self, box: tuple[float, ...], page: int) -> tuple[float, ...]:
         """A box moved to the nearest line of print, where there is one."""

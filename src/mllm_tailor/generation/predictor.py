@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import DataError, ModelError
-from mllm_tailor.core.regions import IMAGE, move_text, move_value, uncropped
+from mllm_tailor.core.regions import IMAGE, Box, Move, PageView, enclosing, move_text, move_value
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.generation.beam_search import BeamSearch
 from mllm_tailor.generation.confidence import other_values, raw_scores
@@ -24,6 +24,7 @@ from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.generation.sequence import ReplySequence
 from mllm_tailor.models import LoadedModel, count_tokens, encode
 from mllm_tailor.models.encoded import Encoded
+from mllm_tailor.models.inputs.internvl import shared_tiles
 from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe import DecodingMode, Predict
 from mllm_tailor.tasks import FieldTask, RegionTask, Task
@@ -230,7 +231,8 @@ class Predictor:
         regions = isinstance(self.task, RegionTask)
         if not images or not (regions or "<box>" in text):
             return fields
-        moves = [uncropped(*crop) if (crop := self.model.crop_of(image)) else None for image in images]
+        tiles = shared_tiles(self.model.tiles, len(images))
+        moves = [_to_page(view) if (view := self.model.view(image, tiles)) else None for image in images]
         if isinstance(self.task, RegionTask):
             index = min(fields.pop(IMAGE, len(images)), len(images) - 1)
             if (move := moves[index]) is not None:
@@ -294,6 +296,16 @@ def make_engine(
 def prefill_of(engine: GenerationEngine | BeamSearch) -> Prefill:
     """What the built-in engine reads prompts with."""
     return engine.engine.prefill if isinstance(engine, BeamSearch) else engine.prefill
+
+
+def _to_page(view: PageView) -> Move:
+    """From a box of what the model was shown to the page; where that shows nothing of the page, the box stays."""
+
+    def move(box: Box) -> Box:
+        boxes = view.to_page(box)
+        return enclosing(boxes) if boxes else box
+
+    return move
 
 
 def _writable(value: Any) -> Any:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import DataError
-from mllm_tailor.core.regions import cropped, has_boxes, move_boxes
+from mllm_tailor.core.regions import Cropped, has_boxes, move_boxes
 from mllm_tailor.core.sample import Sample
+from mllm_tailor.media.reflow import Reflowed
 from mllm_tailor.models.chat_template import RenderedConversation, render, tokenize
 from mllm_tailor.models.encoded import NO_LOSS, Encoded
 from mllm_tailor.models.inputs.dual_encoder import collate_pairs, read_pair
@@ -70,7 +71,8 @@ class Length:
 def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
     """The exact length that `encode` gives. For tiled families no pixel is decoded: the sizes of images suffice."""
     conversation = _readable(as_conversation(item), model)
-    sizes = [model.image_size(media) for media in conversation.media if media.kind == "image"]
+    shared = shared_tiles(model.tiles, sum(media.kind == "image" for media in conversation.media))
+    sizes = [model.image_size(media, shared) for media in conversation.media if media.kind == "image"]
     if model.family.compares:
         ids, media = read_pair(conversation, model)
         return Length(len(ids), 0, len(sizes), sum(map(math.prod, sizes)), media["pixel_values"].numel() // 3)
@@ -78,7 +80,7 @@ def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
     reply = _reply_ids(rendered, model)
     if model.family.tiled:
         prompt, tiles = prompt_ids(rendered.prompt, conversation, model), tile_counts(conversation, model)
-        shared, side = shared_tiles(model.tiles, len(sizes)), model.tile_size
+        side = model.tile_size
         seen = sum(math.prod(tile_grid(*size, shared.min, shared.max, side)) for size in sizes) * side**2
     else:
         prompt, media = read_stock(rendered.prompt, conversation, model)
@@ -196,10 +198,24 @@ def _readable(conversation: Conversation, model: LoadedModel) -> Conversation:
         if media.kind not in model.family.media:
             reads = " and ".join(NAMES[kind] for kind in model.family.media)
             raise DataError(f"{media.describe()}: this model reads {reads}, not {NAMES[media.kind]} — choose another")
-    if model.trim and has_boxes(conversation):
-        crops = [model.crop_of(media) for media in conversation.media]
-        conversation = move_boxes(conversation, [cropped(*crop) if crop else None for crop in crops])
-    return conversation
+    changed = model.trim or model.reflow
+    return (
+        _with_moved_boxes(conversation, model)
+        if changed and has_boxes(conversation, foreign=model.reflow)
+        else conversation
+    )
+
+
+def _with_moved_boxes(conversation: Conversation, model: LoadedModel) -> Conversation:
+    """The conversation with its boxes where the model sees what they are of."""
+    shared = shared_tiles(model.tiles, sum(media.kind == "image" for media in conversation.media))
+    views = [model.view(media, shared) for media in conversation.media]
+    if any(isinstance(view, Reflowed) for view in views):
+        raise DataError(
+            f"{conversation.name}: a box of a page cannot move with its printed lines, which are set one after the "
+            "other — set model.reflow: false, or leave the row out"
+        )
+    return move_boxes(conversation, [view.from_page if isinstance(view, Cropped) else None for view in views])
 
 
 def _reply_ids(conversation: RenderedConversation, model: LoadedModel) -> list[int]:

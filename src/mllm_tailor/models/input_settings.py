@@ -17,8 +17,9 @@ class InputSettings:
     trim: bool = False  # crop blank margins of images and videos before tiling
     system: str | None = None  # system text of samples that have none
     units: Units | None = None  # recordings as speech-unit tokens
+    reflow: bool | None = None  # set the printed lines of images one after the other
 
     @classmethod
     def of(cls, spec: ModelSpec) -> InputSettings:
         """The settings of a recipe's `model`."""
-        return cls(spec.tiles, spec.tile_size, spec.frames, spec.trim, spec.system, spec.units)
+        return cls(spec.tiles, spec.tile_size, spec.frames, spec.trim, spec.system, spec.units, spec.reflow)

@@ -22,7 +22,13 @@ from mllm_tailor.models.convert import ORIGINAL, native_folder
 from mllm_tailor.models.families import FAMILIES, OTHER_LAYOUTS, Family, guess_family, linear_names
 from mllm_tailor.models.input_settings import InputSettings
 from mllm_tailor.models.inputs.hf_processor import open_stock_processor
-from mllm_tailor.models.inputs.internvl_processor import check_fit, open_processor, set_tile, stated_tiles
+from mllm_tailor.models.inputs.internvl_processor import (
+    check_fit,
+    choose_reflow,
+    open_processor,
+    set_tile,
+    stated_tiles,
+)
 from mllm_tailor.models.inputs.speech_units import add_tokens, find_codebook
 from mllm_tailor.models.model import LoadedModel
 from mllm_tailor.models.native import (
@@ -132,6 +138,7 @@ def _with_inputs(
         frames=inputs.frames,
         codebook=codebook,
         trim=inputs.trim,
+        reflow=choose_reflow(inputs.reflow, family, processor),
     )
 
 

@@ -17,9 +17,11 @@ from mllm_tailor.core.conversation import Conversation
 from mllm_tailor.core.errors import ModelError
 from mllm_tailor.core.io import sha256
 from mllm_tailor.core.model import AppliedMethod
+from mllm_tailor.core.regions import Cropped
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.crop import box_of, moving_box, print_box
 from mllm_tailor.media.open import image_size, open_image
+from mllm_tailor.media.reflow import Reflowed, count_reflowed_tiles, reflow_media
 from mllm_tailor.media.video import VideoFrames, read_video
 from mllm_tailor.models.checkpoint import processor_files, weight_files
 from mllm_tailor.models.families import Family
@@ -56,6 +58,7 @@ class LoadedModel:
     frames: int = 8  # per video
     codebook: Codebook | None = None  # of models that read recordings as tokens
     trim: bool = False  # crop blank margins of images and videos before tiling
+    reflow: bool = False  # set the printed lines of images one after the other
     applied: AppliedMethod | None = None  # the tuning method applied to the model
     mixed_precision: bool = False  # the vision tower runs under bf16 autocast, as it does in training
 
@@ -69,25 +72,44 @@ class LoadedModel:
         """Pixels along the side of a tile."""
         return int(self.processor.image_processor.size["height"])
 
-    def open_image(self, media: Media) -> Image.Image:
-        """An image as the model reads it, before tiling.
+    def open_image(self, media: Media, tiles: Tiles | None = None) -> Image.Image:
+        """An image as the model reads it, before it is cut into `tiles` (default: the model's).
 
         Raises:
             DataError: naming the file, as `media.open.open_image` does.
         """
+        if page := self._reflowed(media, tiles):
+            return page.image()
         image = open_image(media)
         return image.crop(print_box(image)) if self.trim else image
 
-    def image_size(self, media: Media) -> tuple[int, int]:
-        """(width, height) of `open_image`; nothing is decoded unless margins are cropped."""
+    def image_size(self, media: Media, tiles: Tiles | None = None) -> tuple[int, int]:
+        """(width, height) of `open_image`; nothing is decoded unless margins are cropped or lines are reflowed."""
+        if count := self.reflowed_tiles(media, tiles):
+            return self.tile_size, count * self.tile_size
         if not self.trim:
             return image_size(media)
         left, top, right, bottom = box_of(media)
         return right - left, bottom - top
 
-    def crop_of(self, media: Media) -> tuple[Sequence[float], tuple[int, int]] | None:
-        """The part of an image that the model reads, in pixels, and the size of the whole; None for all of it."""
-        return (box_of(media), image_size(media)) if self.trim and media.kind == "image" else None
+    def reflowed_tiles(self, media: Media, tiles: Tiles | None = None) -> int:
+        """How many tiles the printed lines of an image fill, set one after the other; 0 where it stays as it is."""
+        if not self.reflow or media.kind != "image":
+            return 0
+        tiles = tiles or self.tiles
+        return count_reflowed_tiles(media, self.tile_size, tiles.min, tiles.max)
+
+    def _reflowed(self, media: Media, tiles: Tiles | None) -> Reflowed | None:
+        tiles = tiles or self.tiles
+        return reflow_media(media, self.tile_size, tiles.min, tiles.max) if self.reflow else None
+
+    def view(self, media: Media, tiles: Tiles | None = None) -> Cropped | Reflowed | None:
+        """What the model reads of an image, where that is not the whole of it as it is stored."""
+        if media.kind != "image":
+            return None
+        if page := self._reflowed(media, tiles):
+            return page
+        return Cropped(box_of(media), image_size(media)) if self.trim else None
 
     def open_video(self, media: Media, count: int | None = None) -> VideoFrames:
         """The frames of a video as the model reads them, or `count` of them.
@@ -147,12 +169,13 @@ class LoadedModel:
         }
 
     def input_settings(self) -> dict[str, Any]:
-        """Settings that determine how a sample is encoded: tiles, frames, margins, system text, chat template."""
+        """Settings that determine how a sample is encoded: tiles, frames, margins, lines, system text, template."""
         template = self.processor.chat_template or self.tokenizer.chat_template or ""
         return {
             "tiles": self.tiles.model_dump(),
             "frames": self.frames,
             "trim": self.trim,
+            "reflow": self.reflow,
             "system": self.system,
             "template_sha256": hashlib.sha256(str(template).encode()).hexdigest(),
         }

@@ -23,7 +23,7 @@ def save_model(model: LoadedModel, folder: Path) -> None:
     if not isinstance(model.model, PreTrainedModel) or adapters or model.quantize:
         raise ModelError("this model still has an adapter or quantised weights — merge it first (`tailor merge`)")
     if model.family.tiled:
-        model.processor.keep(model.tiles, model.system)
+        model.processor.keep(model.tiles, model.system, reflow=model.reflow)
         state_tiles(model.model.config, model.tiles)
     if model.system:
         state_system(model.processor, model.system)

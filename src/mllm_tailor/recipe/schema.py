@@ -67,6 +67,11 @@ class ModelSpec(Settings):
     trim: bool = Field(
         False, description="cut blank margins off images and videos, so that a small receipt or hand fills the tiles"
     )
+    reflow: bool | None = Field(
+        None,
+        description="set the printed lines of every image one after the other at one height, so that small print fills "
+        "the tiles; images without print stay as they are; default: the checkpoint's",
+    )
     system: str | None = Field(None, description="system text; default: the checkpoint's own")
 
 

@@ -20,7 +20,7 @@ from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.recipe import DataSpec, DecodingMode, ModelSpec, Predict, Recipe
 from mllm_tailor.scoring import METRICS
 from mllm_tailor.scoring.systems import ModelState, System
-from mllm_tailor.tasks import ChoiceTask, DataDependentTask, Task, open_task
+from mllm_tailor.tasks import ChoiceTask, DataDependentTask, RegionTask, Task, open_task
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,8 @@ def resolve_saved(recipe: Recipe, training_data: TrainingData | None = None) -> 
     if isinstance(task, DataDependentTask):  # a class that only held-out samples have is a class, too
         task = task.resolve_from(_samples(training_data))
         recipe = recipe.model_copy(update={"task": {recipe.task_name: task.resolved_settings()}})
+    if isinstance(task, RegionTask):
+        recipe = recipe.model_copy(update={"model": _with_pages_in_place(recipe.model, task)})
     metrics = metric_names(recipe.score, task)
     return ResolvedRun(
         recipe=recipe,
@@ -155,6 +157,20 @@ def resolve_here(recipe: Recipe) -> ResolvedRun:
         logger.warning("The run's device %s is absent here: using %s", recipe.model.device, pick_device())
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": None})})
     return resolve_saved(recipe)
+
+
+def _with_pages_in_place(model: ModelSpec, task: Task) -> ModelSpec:
+    """The model with images as they are, whatever its checkpoint states: boxes do not move with printed lines.
+
+    Raises:
+        RecipeError: where the recipe asks for lines that are set one after the other.
+    """
+    if model.reflow:
+        raise RecipeError(
+            f"model.reflow: `{task.name}` learns boxes of the page, and printed lines that are set one after the other "
+            "stand elsewhere — leave model.reflow out"
+        )
+    return model.model_copy(update={"reflow": False})
 
 
 def _with_shared_system(training_data: TrainingData, model: ModelSpec) -> ModelSpec:

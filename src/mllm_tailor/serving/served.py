@@ -13,6 +13,7 @@ from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import fingerprint
 from mllm_tailor.core.sample import Media, Prediction, Sample
 from mllm_tailor.models import InputSettings, LoadedModel, share_weights
+from mllm_tailor.models.inputs.internvl_processor import choose_reflow
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.calibrate import NO_CALIBRATION, RunCalibration
 from mllm_tailor.run.data_record import read_data_facts
@@ -135,7 +136,8 @@ def load_served(models: Sequence[ServedModel]) -> dict[str, LoadedModel]:
         own = InputSettings.of(model.run.model)
         tiles = own.tiles or shared.tiles
         system = own.system if own.system is not None else getattr(shared.processor, "system", None)
-        shared = replace(shared, tiles=tiles, system=system, frames=own.frames, trim=own.trim)
+        reflow = choose_reflow(own.reflow, shared.family, shared.processor)
+        shared = replace(shared, tiles=tiles, system=system, frames=own.frames, trim=own.trim, reflow=reflow)
         loaded[model.name] = add_adapter(shared, model.run, model.folder.adapter) if model.tuned else shared
         logger.info("Loaded %s", model.name)
     return loaded

@@ -128,6 +128,7 @@ def _identity(model: LoadedModel, loss: str) -> dict[str, Any]:
         "tiles": model.tiles.model_dump(),
         "frames": model.frames,
         "trim": model.trim,
+        "reflow": model.reflow,
         "system": model.system,
         "loss": loss,
     }

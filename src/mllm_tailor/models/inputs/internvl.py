@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -24,17 +25,26 @@ def shared_tiles(tiles: Tiles, images: int) -> Tiles:
     return Tiles(min=min(tiles.min, most), max=most, thumbnail=tiles.thumbnail)
 
 
-def tiles_of(conversation: Conversation, tiles: Tiles) -> list[tuple[Media, Tiles]]:
-    """Every image of the conversation with its tiles; a video has a tile per frame."""
-    images = sum(media.kind == "image" for media in conversation.media)
-    shared = shared_tiles(tiles, images)
-    return [(media, shared if media.kind == "image" else ONE_TILE) for media in conversation.media]
+def tiles_of(media: Sequence[Media], model: LoadedModel) -> list[tuple[Media, Tiles]]:
+    """Every image and video of a conversation with its tiles; a video has a tile per frame.
+
+    A thumbnail of lines that are set one after the other would show nothing.
+    """
+    shared = shared_tiles(model.tiles, sum(item.kind == "image" for item in media))
+    without = shared.model_copy(update={"thumbnail": False})
+
+    def own(item: Media) -> Tiles:
+        if item.kind != "image":
+            return ONE_TILE
+        return without if shared.thumbnail and model.reflowed_tiles(item, shared) else shared
+
+    return [(item, own(item)) for item in media]
 
 
 def prompt_ids(prompt: str, conversation: Conversation, model: LoadedModel) -> list[int]:
     """Ids of the prompt, every placeholder expanded to a token per feature of its image.
 
-    Only image sizes are read; no pixel is decoded.
+    Only image sizes are read; no pixel is decoded unless margins are cropped or lines are reflowed.
     """
     processor = model.processor
     numbers = range(1, model.frames + 1)
@@ -63,9 +73,9 @@ def prompt_ids(prompt: str, conversation: Conversation, model: LoadedModel) -> l
 def tile_counts(conversation: Conversation, model: LoadedModel) -> list[int]:
     """Number of tiles of every image and of every frame, in order."""
     counts: list[int] = []
-    for media, tiles in tiles_of(conversation, model.tiles):
+    for media, tiles in tiles_of(conversation.media, model):
         if media.kind == "image":
-            width, height = model.image_size(media)
+            width, height = model.image_size(media, tiles)
             counts.append(count_tiles(width, height, tiles.min, tiles.max, model.tile_size, thumbnail=tiles.thumbnail))
         else:
             counts += [1] * model.frames
@@ -75,8 +85,8 @@ def tile_counts(conversation: Conversation, model: LoadedModel) -> list[int]:
 def pixels(conversation: Conversation, model: LoadedModel) -> dict[str, Tensor]:
     """`pixel_values` (tiles, 3, size, size) of all images and videos."""
     cut: list[Image.Image] = []
-    for media, tiles in tiles_of(conversation, model.tiles):
-        frames = model.open_video(media).frames if media.kind == "video" else [model.open_image(media)]
+    for media, tiles in tiles_of(conversation.media, model):
+        frames = model.open_video(media).frames if media.kind == "video" else [model.open_image(media, tiles)]
         for image in frames:
             cut += tile_image(image, tiles.min, tiles.max, model.tile_size, thumbnail=tiles.thumbnail)
     if not cut:

@@ -15,8 +15,10 @@ from transformers import BatchFeature, GotOcr2ImageProcessorPil, PreTrainedToken
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
+from mllm_tailor.media.reflow import CELL, SHRINK
 from mllm_tailor.models.chat_template import stated_template
 from mllm_tailor.models.checkpoint import Checkpoint, reading
+from mllm_tailor.models.families import Family
 from mllm_tailor.models.native import open_tokenizer
 from mllm_tailor.recipe.schema import Tiles
 
@@ -38,6 +40,7 @@ class InternVLProcessor(ProcessorMixin):
         use_thumbnail: bool = True,  # noqa: FBT001, FBT002
         system: str | None = None,
         frame_text: str = "Frame{}: ",
+        reflow: bool = False,  # noqa: FBT001, FBT002
         chat_template: str | None = None,
         **_: Any,
     ) -> None:
@@ -46,17 +49,18 @@ class InternVLProcessor(ProcessorMixin):
         self.use_thumbnail = use_thumbnail  # not in the stock class, which always appends a thumbnail
         self.system = system  # not in the stock class, whose template writes it
         self.frame_text = frame_text  # before each frame of a video; differs between checkpoints
+        self.reflow = reflow  # the model was trained on pages whose lines are set one after the other (media.reflow)
         self.start_image_token = tokenizer.start_image_token
         self.end_image_token = tokenizer.end_image_token
         self.image_token = tokenizer.context_image_token
         self.video_token = tokenizer.video_token
         self.image_token_id = tokenizer.context_image_token_id
 
-    def keep(self, tiles: Tiles, system: str | None) -> None:
-        """Set the tiles and the system text that are saved."""
+    def keep(self, tiles: Tiles, system: str | None, *, reflow: bool) -> None:
+        """Set the tiles, the system text and the way images are prepared that are saved."""
         images = self.image_processor
         images.crop_to_patches, images.min_patches, images.max_patches = True, tiles.min, tiles.max
-        self.use_thumbnail, self.system = tiles.thumbnail, system
+        self.use_thumbnail, self.system, self.reflow = tiles.thumbnail, system, reflow
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
         """Ids, mask and tiles, ready for the model."""
@@ -114,6 +118,7 @@ def _build_processor(
         use_thumbnail=stated.get("use_thumbnail", True),
         system=stated.get("system"),
         frame_text=stated.get("frame_text", "Frame{}: "),
+        reflow=stated.get("reflow", False),
         chat_template=stated_template(folder, tokenizer.chat_template),
     )
 
@@ -140,6 +145,7 @@ def _check_settings(folder: Path, processor: InternVLProcessor) -> None:
             _is_count(processor.image_seq_length),
         ),
         ("use_thumbnail", processor.use_thumbnail, "true or false", isinstance(processor.use_thumbnail, bool)),
+        ("reflow", processor.reflow, "true or false", isinstance(processor.reflow, bool)),
         (
             "model_max_length", processor.tokenizer.model_max_length, "a number of tokens",
             isinstance(processor.tokenizer.model_max_length, (int, float)),
@@ -193,6 +199,25 @@ def set_tile(processor: InternVLProcessor, config: Any, side: int) -> None:
         )
     processor.image_processor.size = {"height": side, "width": side}
     processor.image_seq_length = int(joined) ** 2
+
+
+def choose_reflow(setting: bool | None, family: Family, processor: Any) -> bool:  # noqa: FBT001
+    """Whether printed lines are set one after the other: the recipe's setting, else the checkpoint's.
+
+    Raises:
+        ModelError: naming the setting, for a model whose tiles cannot show whole rows of such lines.
+    """
+    if not (getattr(processor, "reflow", False) if setting is None else setting):
+        return False
+    if not family.tiled:
+        raise ModelError(f"`model.reflow`: {family.title} does not read tiles of rows — leave the setting out")
+    row, tile_size = CELL // SHRINK, processor.image_processor.size["height"]
+    if tile_size % row:
+        raise ModelError(
+            f"`model.reflow`: tiles of {tile_size} pixels hold no whole number of rows of {row} — set model.tile_size "
+            f"to {max(row, tile_size // row * row)}, or model.reflow: false"
+        )
+    return True
 
 
 def check_fit(checkpoint: Checkpoint, model: Any, processor: InternVLProcessor) -> None:

@@ -1,4 +1,4 @@
-"""Where the visual tokens of a tiled family lie: from tiles, thumbnail and cropped margins back to the page."""
+"""Where the visual tokens of a tiled family lie: from tiles, thumbnail, cropped margins and moved lines to the page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mllm_tailor.core.regions import FULL, Box, uncropped
+from mllm_tailor.core.regions import FULL, Box, PageView
 from mllm_tailor.core.sample import Media
-from mllm_tailor.models.inputs.internvl import shared_tiles
+from mllm_tailor.models.inputs.internvl import tiles_of
 from mllm_tailor.models.inputs.tiling import tile_grid
 from mllm_tailor.models.model import LoadedModel
-
-WHOLE: Box = (0, 0, FULL, FULL)
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class TokenGrid:
     rows: int
     side: int  # tokens along a tile; pixel shuffle keeps their order
     thumbnail: bool
-    part: Box = WHOLE  # that the model reads, in thousandths of the page
+    view: PageView | None = None  # what the model reads of the page; None: the whole page
 
     @property
     def count(self) -> int:
@@ -45,18 +43,22 @@ class TokenGrid:
             cells = cells + large.repeat_interleave(self.rows, 1).repeat_interleave(self.columns, 2)
         return cells
 
-    def on_page(self, left: float, top: float, right: float, bottom: float) -> Box:
-        """Thousandths of the page for a rectangle in cells."""
-        x, y = 1 / (self.columns * self.side), 1 / (self.rows * self.side)
-        x0, y0, x1, y1 = self.part
-        width, height = x1 - x0, y1 - y0
-        return x0 + width * left * x, y0 + height * top * y, x0 + width * right * x, y0 + height * bottom * y
+    def on_page(self, left: float, top: float, right: float, bottom: float) -> list[Box]:
+        """Boxes in thousandths of the page for a rectangle in cells; several where lines were moved, or none."""
+        x, y = FULL / (self.columns * self.side), FULL / (self.rows * self.side)
+        box = left * x, top * y, right * x, bottom * y
+        return self.view.to_page(box) if self.view else [box]
+
+    @property
+    def shows_lines(self) -> bool:
+        """Whether boxes on the page are already those of printed lines."""
+        return self.view is not None and self.view.straight_lines
 
 
 def token_grids(pages: Sequence[Media], model: LoadedModel) -> list[TokenGrid]:
     """The grids of a sample's images, in order; none where it also has videos or recordings, or no tiles.
 
-    Only sizes are read; no pixel is decoded unless margins are cropped.
+    Only sizes are read; no pixel is decoded unless margins are cropped or lines are reflowed.
     """
     if not model.family.tiled or any(media.kind != "image" for media in pages):
         return []
@@ -65,12 +67,10 @@ def token_grids(pages: Sequence[Media], model: LoadedModel) -> list[TokenGrid]:
 
 def _grids(pages: Sequence[Media], model: LoadedModel) -> Iterator[TokenGrid]:
     side, first = math.isqrt(model.processor.image_seq_length), 0
-    tiles = shared_tiles(model.tiles, len(pages))
-    for page, media in enumerate(pages):
-        columns, rows = tile_grid(*model.image_size(media), tiles.min, tiles.max, model.tile_size)
-        crop = model.crop_of(media)
-        part = WHOLE if crop is None else uncropped(*crop)(WHOLE)
-        grid = TokenGrid(page, first, columns, rows, side, tiles.thumbnail and columns * rows > 1, part)
+    for page, (media, tiles) in enumerate(tiles_of(pages, model)):
+        columns, rows = tile_grid(*model.image_size(media, tiles), tiles.min, tiles.max, model.tile_size)
+        thumbnail = tiles.thumbnail and columns * rows > 1
+        grid = TokenGrid(page, first, columns, rows, side, thumbnail, model.view(media, tiles))
         first += grid.count
         yield grid
 

@@ -1,0 +1,241 @@
+"""A page's printed lines set one after the other at one height, like the words of a paragraph, on square tiles.
+
+Each line (`reflow_lines` finds them) is straightened and scaled to one height. A black mark precedes it, and rows wrap
+at the width of a tile. Every row is CELL px high as drawn, so a model whose visual tokens are as large as a cell reads
+about two characters of a single line in each, in the order of the text. The model sees the drawing at half its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+import numpy as np
+from PIL import Image
+
+from mllm_tailor.core.regions import FULL, Box
+from mllm_tailor.core.sample import Media
+from mllm_tailor.media.open import open_image
+from mllm_tailor.media.reflow_lines import PrintedPage, TextLine, read_page
+
+CELL = 28  # px: the height of a row as drawn
+SHRINK = 2  # the drawing is seen at half its size
+HEIGHT = 22  # px of a line of usual print, from the capitals' top to the foot of what is printed
+TALLEST = 1.3  # of HEIGHT: larger print is shrunk to it
+MARK = 14  # px that the mark before a line takes
+STROKE = (4, 8)  # px: left and right of the black part of a mark
+GAP = (5.0, 22.0)  # px: the least and the widest blank between two words
+DARKEST, FAINTEST = 230, 40  # of 255: the print's darkness as drawn, and the least darkness that is taken for print
+RECENT = 4  # images whose lines are kept: an image is measured, read and mapped back to its page in close succession
+Mark = tuple[int, float]  # row, left edge in px
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a line and where it is set: row, left edge in px as drawn, px as drawn for a px of the page."""
+
+    line: TextLine
+    left: float
+    right: float
+    row: int
+    x: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every word and every mark is set, on rows of so many cells."""
+
+    pieces: tuple[Piece, ...]
+    marks: tuple[Mark, ...]
+    rows: int
+    columns: int
+
+    @property
+    def width(self) -> int:
+        """Px of a row, and of a tile's side, as drawn."""
+        return self.columns * CELL
+
+    @property
+    def tiles(self) -> int:
+        """Tiles that hold all rows."""
+        return -(-self.rows // self.columns)
+
+
+def set_lines(page: PrintedPage, columns: int) -> Layout:
+    """Set the lines of a page on rows of `columns` cells; only a word wider than a row is cut."""
+    width = columns * CELL
+    pieces: list[Piece] = []
+    marks: list[Mark] = []
+    row, x = 0, 0.0
+    for line in page.lines:
+        scale = HEIGHT / page.usual * min(1.0, TALLEST * page.usual / (line.bottom - line.top))
+        if x and x + MARK + CELL > width:
+            row, x = row + 1, 0.0
+        marks.append((row, x))
+        x += MARK
+        before = None
+        for word in line.words:
+            if before is not None:
+                x += min(max((word.left - before) * scale, GAP[0]), GAP[1])
+            left, before = float(word.left), word.right
+            if x and x + (word.right - left) * scale > width >= (word.right - left) * scale:
+                row, x = row + 1, 0.0
+            while left < word.right:
+                if x > width - 1:
+                    row, x = row + 1, 0.0
+                right = min(float(word.right), left + (width - x) / scale)
+                pieces.append(Piece(line, left, right, row, x, scale))
+                left, x = right, x + (right - left) * scale
+    return Layout(tuple(pieces), tuple(marks), row + 1, columns)
+
+
+def draw_lines(page: PrintedPage, layout: Layout, tiles: int | None = None) -> Image.Image:
+    """The lines as a grey image of whole tiles, one above the other; `tiles` of them, or as many as the rows fill."""
+    result = Image.new("L", (layout.width, (tiles or layout.tiles) * layout.width), 255)
+    for row, x in layout.marks:
+        result.paste(0, (round(x) + STROKE[0], row * CELL, round(x) + STROKE[1], (row + 1) * CELL))
+    for piece in layout.pieces:
+        _draw(result, page, piece)
+    return result
+
+
+def _draw(result: Image.Image, page: PrintedPage, piece: Piece) -> None:
+    """One piece, level, at its scale, in the middle of its row, and as dark as any print."""
+    line = piece.line
+    top, bottom = line.top - 1, line.bottom + 1
+    wide, tall = (piece.right - piece.left) * piece.scale, (bottom - top) * piece.scale
+    size = (max(1, round(wide)), min(CELL, round(tall)))
+    slope = page.slope((top + bottom) / 2)
+    step = 1 / piece.scale
+    y = top + slope * (piece.left - page.grey.width / 2)
+    part = page.grey.transform(
+        size,
+        Image.Transform.AFFINE,
+        (step, 0, piece.left, slope * step, (bottom - top) / size[1], y),
+        Image.Resampling.BICUBIC,
+        fillcolor=255,
+    )
+    levels = 255 - np.asarray(part, np.float32)
+    darkest = max(float(FAINTEST), float(np.percentile(levels, 97)))
+    darkened = Image.fromarray((255 - np.minimum(255, levels * (DARKEST / darkest))).astype(np.uint8))
+    result.paste(darkened, (round(piece.x), piece.row * CELL + (CELL - size[1]) // 2))
+
+
+@dataclass(frozen=True)
+class Reflowed:
+    """A page whose lines are set on tiles of `size` px as the model sees them, and the way back to the page."""
+
+    page: PrintedPage
+    layout: Layout
+    size: int
+    tiles: int
+    straight_lines = True
+
+    def image(self) -> Image.Image:
+        """RGB, `size` x `tiles * size` px."""
+        drawn = draw_lines(self.page, self.layout, self.tiles)
+        if self.layout.width == SHRINK * self.size:
+            return drawn.reduce(SHRINK).convert("RGB")
+        return drawn.resize((self.size, self.tiles * self.size), Image.Resampling.BOX).convert("RGB")
+
+    def to_page(self, box: Box) -> list[Box]:
+        """The parts of printed lines that a box of the image shows, both in thousandths; none where it shows none."""
+        pixels = self.layout.width / FULL
+        left, right = box[0] * pixels, box[2] * pixels
+        shown = [
+            (piece, max(left, piece.x), min(right, piece.x + (piece.right - piece.left) * piece.scale))
+            for row in _rows_in(box[1] * pixels * self.tiles / CELL, box[3] * pixels * self.tiles / CELL)
+            for piece in self.layout.pieces
+            if piece.row == row
+        ]
+        boxes = [
+            (piece, piece.left + (start - piece.x) / piece.scale, piece.left + (end - piece.x) / piece.scale)
+            for piece, start, end in shown
+            if start < end
+        ]
+        return [self._on_page(line, list(parts)) for line, parts in groupby(boxes, lambda part: part[0].line)]
+
+    def _on_page(self, line: TextLine, parts: Sequence[tuple[Piece, float, float]]) -> Box:
+        """Thousandths of the page for the parts (piece, left, right) of a line."""
+        width, height = self.page.grey.size
+        left, right = min(part[1] for part in parts), max(part[2] for part in parts)
+        slope = self.page.slope((line.top + line.bottom) / 2)
+        rises = [slope * (x - width / 2) for x in (left, right)]
+        top, bottom = line.top + min(rises), line.bottom + max(rises)
+        return left * FULL / width, top * FULL / height, right * FULL / width, bottom * FULL / height
+
+
+def _rows_in(top: float, bottom: float) -> Iterator[int]:
+    """The rows of which more than half lies between two heights (in rows); else the one of which most does."""
+    rows = range(max(0, math.floor(top)), math.ceil(bottom))
+    shares = [min(bottom, row + 1) - max(top, row) for row in rows]
+    yield from (row for row, share in zip(rows, shares, strict=True) if share > 0.5 or share == max(shares) <= 0.5)
+
+
+def reflow(image: Image.Image, size: int, fewest: int, most: int) -> Reflowed | None:
+    """The printed lines of an image set on `fewest` to `most` tiles of `size` px; None where it shows no print.
+
+    Lines that do not fit are set smaller: on wider tiles with more rows, which are then shrunk.
+    """
+    page = read_page(image)
+    if not page.is_print:
+        return None
+    columns = SHRINK * size // CELL
+    layout = set_lines(page, columns)
+    if layout.tiles > most:
+        columns = max(columns, math.floor(0.9 * math.sqrt(layout.rows * columns / most)))
+    while layout.tiles > most:
+        columns += 1
+        layout = set_lines(page, columns)
+    return Reflowed(page, layout, size, max(fewest, layout.tiles))
+
+
+def reflow_media(media: Media, size: int, fewest: int, most: int) -> Reflowed | None:
+    """`reflow` of an image file or inline image.
+
+    Raises:
+        DataError: naming the file, as `open_image` does.
+    """
+    return _recent(media, _stamp(media), size, fewest, most)
+
+
+def count_reflowed_tiles(media: Media, size: int, fewest: int, most: int) -> int:
+    """How many tiles `reflow` fills with an image; 0 where it shows no print. That of a file is found once.
+
+    Raises:
+        DataError: naming the file, as `open_image` does.
+    """
+    if media.data is not None:  # a cache of inline images would hold all their bytes
+        result = reflow_media(media, size, fewest, most)
+        return result.tiles if result else 0
+    return _tiles_of_file(media, _stamp(media), size, fewest, most)
+
+
+Stamp = tuple[tuple[int, int], ...]
+
+
+def _stamp(media: Media) -> Stamp:
+    """When the files of an image were written, and their size: a file may be replaced while a program runs."""
+    stamps = []
+    for path in media.views or ((media.path,) if media.path is not None else ()):
+        try:
+            status = path.stat()
+        except OSError:  # not there, or not yet fetched from a store: `open_image` says
+            continue
+        stamps.append((status.st_mtime_ns, status.st_size))
+    return tuple(stamps)
+
+
+@lru_cache(maxsize=RECENT)
+def _recent(media: Media, _: Stamp, size: int, fewest: int, most: int) -> Reflowed | None:
+    return reflow(open_image(media), size, fewest, most)
+
+
+@lru_cache(maxsize=1 << 16)
+def _tiles_of_file(media: Media, stamp: Stamp, size: int, fewest: int, most: int) -> int:
+    result = _recent(media, stamp, size, fewest, most)
+    return result.tiles if result else 0

@@ -28,6 +28,7 @@ TALLEST = 1.3  # of HEIGHT: larger print is shrunk to it
 MARK = 14  # px that the mark before a line takes
 STROKE = (4, 8)  # px: left and right of the black part of a mark
 GAP = (5.0, 22.0)  # px: the least and the widest blank between two words
+LEVELS = 255 - np.arange(256, dtype=np.float32)  # darkness of the grey levels
 DARKEST, FAINTEST = 230, 40  # of 255: the print's darkness as drawn, and the least darkness that is taken for print
 RECENT = 4  # images whose lines are kept: an image is measured, read and mapped back to its page in close succession
 Mark = tuple[int, float]  # row, left edge in px
@@ -119,10 +120,17 @@ def _draw(result: Image.Image, page: PrintedPage, piece: Piece) -> None:
         Image.Resampling.BICUBIC,
         fillcolor=255,
     )
-    levels = 255 - np.asarray(part, np.float32)
-    darkest = max(float(FAINTEST), float(np.percentile(levels, 97)))
-    darkened = Image.fromarray((255 - np.minimum(255, levels * (DARKEST / darkest))).astype(np.uint8))
+    factor = DARKEST / max(float(FAINTEST), _dark_level(part))
+    darkened = part.point((255 - np.minimum(255, LEVELS * np.float32(factor))).astype(np.uint8).tolist())
     result.paste(darkened, (round(piece.x), piece.row * CELL + (CELL - size[1]) // 2))
+
+
+def _dark_level(grey: Image.Image) -> float:
+    """How dark print is: the 97th percentile of darkness, interpolated between grey levels."""
+    counts = np.cumsum(grey.histogram()[::-1])  # pixels at most so dark
+    position = 0.97 * (counts[-1] - 1)
+    below, above = np.searchsorted(counts, (int(position), min(int(position) + 1, counts[-1] - 1)), side="right")
+    return float(np.float32(below + (above - below) * (position % 1)))
 
 
 @dataclass(frozen=True)

@@ -118,25 +118,27 @@ def _paper(levels: Levels) -> Levels:
 def _without_strokes(ink: Levels) -> Levels:
     """Without upright strokes far taller than a line: frames, borders, the dark edge of a scan; and without rules."""
     dark = ink > 0.4
-    upright = _runs(dark, max(60, ink.shape[0] // 14))
-    level = _runs(np.ascontiguousarray(dark.T), max(80, ink.shape[1] // 6)).T
+    upright = _runs(np.ascontiguousarray(dark.T), max(60, ink.shape[0] // 14)).T
+    level = _runs(dark, max(80, ink.shape[1] // 6))
     return np.where(upright | level, np.float32(0), ink)
 
 
-def _runs(dark: NDArray[np.bool_], tall: int) -> NDArray[np.bool_]:
-    """Which px lie in an upright run of ink of at least `tall` px, a tenth of it missing at most."""
+def _runs(dark: NDArray[np.bool_], long: int) -> NDArray[np.bool_]:
+    """Which px lie in a level run of ink of at least `long` px, a tenth of it missing at most."""
     height, width = dark.shape
-    if height <= tall:
-        return np.zeros(dark.shape, bool)
-    sums = np.zeros((height + 1, width), np.int32)
-    np.cumsum(dark, axis=0, dtype=np.int32, out=sums[1:])
-    y, x = np.nonzero(sums[tall:] - sums[:-tall] >= 0.9 * tall)
-    if not len(y):
-        return np.zeros(dark.shape, bool)
-    edges = np.zeros((height + 1, width), np.int32)
-    np.add.at(edges, (y, x), 1)
-    np.add.at(edges, (np.minimum(y + tall, height), x), -1)
-    return np.cumsum(edges, axis=0, dtype=np.int32)[:height] > 0
+    result = np.zeros(dark.shape, bool)
+    if width <= long:
+        return result
+    sums = np.zeros((height, width + 1), np.int32)
+    np.cumsum(dark, axis=1, dtype=np.int32, out=sums[:, 1:])
+    y, x = np.nonzero(sums[:, long:] - sums[:, :-long] >= 0.9 * long)
+    for row in np.unique(y):
+        edges = np.zeros(width + 1, np.int32)
+        starts = x[y == row]
+        edges[starts] += 1
+        edges[starts + long] -= 1
+        result[row] = np.cumsum(edges)[:width] > 0
+    return result
 
 
 def _strip_sums(ink: Levels) -> tuple[Sums, NDArray[np.int_]]:
@@ -205,10 +207,13 @@ def _knots(slopes: Slopes, height: int) -> Sums:
 def _straightened(ink: Levels, slopes: Slopes) -> Levels:
     """The ink with every column moved up or down so that lines are level."""
     height, width = ink.shape
+    if not any(slopes):
+        return ink
     y, x = np.arange(height)[:, None], np.arange(width)[None]
     rise = np.interp(y, _knots(slopes, height), slopes)
-    source = np.rint(y + rise * (x - width / 2)).astype(int)
-    return np.where((source >= 0) & (source < height), ink[np.clip(source, 0, height - 1), x], np.float32(0))
+    source = np.clip(np.rint(y + rise * (x - width / 2)), -1, height).astype(int)
+    framed = np.pad(ink, ((1, 1), (0, 0)))  # nothing is printed above and below the page
+    return framed.ravel().take((source + 1) * width + x)
 
 
 def _ink_of_rows(ink: Levels) -> Sums:

@@ -26,6 +26,7 @@ BLOCK = 16  # px a side of the squares in which the level of the paper is measur
 STRIPS = 24  # columns of the page whose ink is summed separately to find the slopes
 KNOTS = 7  # heights of the page at which the slope of lines is measured
 TRIED = np.linspace(-0.12, 0.12, 97)  # slopes
+DARKEST_SHADE = 0.3  # of the paper's level: what is darker all down a column is no shade
 STIFF = 0.004  # how much sharper lines must become for a neighbouring slope to differ by one step
 SPLIT = 1.7  # lines taller than this many usual ones are split where their ink is least
 WORD_GAP = 0.4  # of the usual line's height: wider blanks separate words
@@ -81,19 +82,33 @@ class PrintedPage:
 
 
 def read_page(image: Image.Image) -> PrintedPage:
-    """The lines of a page; those of large print are found after the page was reduced."""
+    """The lines of a page; those of large print are found after the page was reduced.
+
+    Shade along a side of the page is in every row, so that all of them look like a single line: where no print is found,
+    the page is read once more with the paper measured in each column.
+    """
     grey = image.convert("L")
-    page = _read(grey)
+    page = _read_in_size(grey, shaded=False)
+    if page.is_print:
+        return page
+    without_shade = _read_in_size(grey, shaded=True)
+    return without_shade if without_shade.is_print else page
+
+
+def _read_in_size(grey: Image.Image, *, shaded: bool) -> PrintedPage:
+    page = _read(grey, shaded=shaded)
     if page.usual > LARGE:
         factor = LARGE / page.usual
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        page = _read(grey.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
+        size = (max(1, round(grey.width * factor)), max(1, round(grey.height * factor)))
+        page = _read(grey.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0), shaded=shaded)
     return page
 
 
-def _read(grey: Image.Image) -> PrintedPage:
+def _read(grey: Image.Image, *, shaded: bool) -> PrintedPage:
     levels = np.asarray(grey, np.float32)
     levels = np.minimum(np.float32(1), levels / np.maximum(_paper(levels), np.float32(1)))
+    if shaded:
+        levels = np.minimum(1, levels / np.maximum(np.percentile(levels, 80, axis=0), DARKEST_SHADE).astype(np.float32))
     ink = _without_strokes(np.clip((np.float32(PAPER) - levels) / np.float32(0.35), 0, 1))
     slopes = _slopes(ink)
     straight = _straightened(ink, slopes)

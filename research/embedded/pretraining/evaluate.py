@@ -21,7 +21,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 from transformers import InternVLForConditionalGeneration
 
-from pretraining import architecture, checkpoint, flow_join, optim, pages, pictures, questions, rewording, text_lines
+from pretraining import architecture, checkpoint, flow_join, flow_pictures, optim, pages, pictures, questions, rewording
 from pretraining.pages import Page
 from pretraining.tiles import TILE
 
@@ -33,7 +33,7 @@ def pixels_of(model: torch.nn.Module, image: Image.Image, most: int) -> torch.Te
     """Pixel values of an image as the model reads it: its lines one after the other, or cut into tiles as it is."""
     size = model.config.vision_config.image_size[0]
     if size != TILE:
-        drawn = text_lines.flow_image(image)
+        drawn = flow_pictures.flow_image(image)
         image = drawn.reduce(drawn.width // size)
         most = max(most, image.height // size)
     return tiles_to_tensor(tile_image(image, 1, most, size, thumbnail=False), IMAGENET_MEAN, IMAGENET_STD)

@@ -1,7 +1,7 @@
 """Text lines brought to one height and written one after the other: the grid of cells that the reader sees.
 
-A page is cut into its printed lines (`text_lines` does it to pixels), each line is scaled to the same height, and the
-lines are set like words of a paragraph: a mark, the line's words, the next mark, wrapped at the width of
+A page is cut into its printed lines (`mllm_tailor.media.reflow` does it to pixels), each line is scaled to the same
+height, and the lines are set like words of a paragraph: a mark, the line's words, the next mark, wrapped at the width of
 a tile. One visual token is one cell of 28 x 28 px and holds about two characters of one line, so that the order of the
 tokens is the order of the text. Here the same is done to characters, without pixels.
 """
@@ -12,18 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from mllm_tailor.media.reflow import CELL, GAP, HEIGHT, MARK, TALLEST
 from mllm_tailor.synthetic import DrawnText
 
 from pretraining import glyph_slots
 
-CELL, COLUMNS = 28, 16  # px a side of a visual token, and tokens a row of a tile
+COLUMNS = 16  # visual tokens of CELL x CELL px along a tile
 TOKENS = COLUMNS * COLUMNS  # of a tile
 WIDTH = CELL * COLUMNS
 TOWER = {"patch": CELL, "ratio": 6}
-HEIGHT = 22  # px of a line of usual print, from the capitals' top to the foot of what is printed
-TALLEST = 1.3  # of HEIGHT: larger print is shrunk to it
-MARK = 14  # px that the mark before a line takes
-GAP = (5.0, 22.0)  # px: the least and the widest blank between two words
 SLOTS = 5  # characters a cell can name
 NEWLINE = glyph_slots.CLASSES  # the class of the mark
 CLASSES = glyph_slots.CLASSES + 1

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from mllm_tailor.media.reflow import Mark, Piece, draw_lines, set_lines
+from mllm_tailor.media.reflow_lines import PrintedPage, read_page
 from mllm_tailor.synthetic import DrawnPage
+from PIL import Image
 
-from pretraining import flow, glyph_slots, pictures, questions, text_lines
+from pretraining import flow, glyph_slots, pictures, questions
 from pretraining.flow_pages import FlowPage
 from pretraining.language import Example
 
@@ -33,14 +37,20 @@ class Spot:
 
 
 def drawn(rng: np.random.Generator, held_out: bool = False, invent: float = 0.0) -> FlowPicture:
-    """A drawn document whose lines were found by `text_lines`, mistakes included."""
+    """A drawn document whose lines were found in its pixels, mistakes included."""
     return as_flow(pictures.drawn_page(rng, held_out, invent))
 
 
+def flow_image(image: Image.Image) -> Image.Image:
+    """The lines of a page one after the other, as a grey image of whole tiles one above the other."""
+    printed = read_page(image)
+    return draw_lines(printed, set_lines(printed, flow.COLUMNS))
+
+
 def as_flow(drawn_page: DrawnPage) -> FlowPicture:
-    printed = text_lines.read_page(drawn_page.image)
-    image = np.asarray(text_lines.draw_flow(printed))
-    pieces, marks, _ = text_lines.set_pieces(printed)
+    printed = read_page(drawn_page.image)
+    layout = set_lines(printed, flow.COLUMNS)
+    image, pieces, marks = np.asarray(draw_lines(printed, layout)), layout.pieces, layout.marks
     spots = _spots(drawn_page, printed, pieces, marks)
     lines = tuple(line.text for line in drawn_page.lines)
     cells, known = _labels(spots, "\n".join(lines), marks, len(image) // flow.CELL)
@@ -50,9 +60,9 @@ def as_flow(drawn_page: DrawnPage) -> FlowPicture:
 
 def _spots(
     drawn_page: DrawnPage,
-    printed: text_lines.PrintedPage,
-    pieces: list[text_lines.Piece],
-    marks: list[tuple[int, float]],
+    printed: PrintedPage,
+    pieces: Sequence[Piece],
+    marks: Sequence[Mark],
 ) -> list[Spot | None]:
     """For each character of the lines joined by line ends, where it stands in the flow."""
     factor = printed.grey.width / drawn_page.image.width
@@ -70,7 +80,7 @@ def _spots(
     return found
 
 
-def _spot(box, factor: float, printed: text_lines.PrintedPage, pieces: list[text_lines.Piece]) -> Spot | None:
+def _spot(box, factor: float, printed: PrintedPage, pieces: Sequence[Piece]) -> Spot | None:
     x = (box.x0 + box.x1) / 2 * factor
     y = (box.y0 + CAPITALS * (box.y1 - box.y0)) * factor
     y -= printed.slope(y) * (x - printed.grey.width / 2)
@@ -81,7 +91,7 @@ def _spot(box, factor: float, printed: text_lines.PrintedPage, pieces: list[text
     return None
 
 
-def _between(before: Spot | None, after: Spot | None, marks: list[tuple[int, float]] | None) -> Spot | None:
+def _between(before: Spot | None, after: Spot | None, marks: Sequence[Mark] | None) -> Spot | None:
     """The blank between two characters, or (with `marks`) the line end: the mark of the line that follows."""
     if before is None or after is None:
         return None
@@ -95,9 +105,7 @@ def _between(before: Spot | None, after: Spot | None, marks: list[tuple[int, flo
     return Spot(before.row, min(before.x + flow.HEIGHT / 2, flow.WIDTH - 1), before.line)
 
 
-def _labels(
-    spots: list[Spot | None], text: str, marks: list[tuple[int, float]], rows: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _labels(spots: list[Spot | None], text: str, marks: Sequence[Mark], rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Classes of all cells, a cell with too many characters ignored, and the place of every character."""
     cells = np.zeros((rows * flow.COLUMNS, flow.SLOTS), np.int64)
     known = np.full(len(text), -1)

@@ -1,7 +1,7 @@
 """Tiles of flowing text with pixels and a label for every cell: what the tower learns to read lines from.
 
 Text is printed at the size scans have, worn and photographed there, and only then are its lines brought to one height,
-so that strokes are as soft and as broken as those of real lines that `text_lines` enlarges.
+so that strokes are as soft and as broken as those of real lines that `mllm_tailor.media.reflow` enlarges.
 """
 
 from __future__ import annotations

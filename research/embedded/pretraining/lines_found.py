@@ -1,4 +1,4 @@
-"""How well `text_lines` finds the printed lines of real receipts: `python -m pretraining.lines_found SROIE --every 10`.
+"""How well `mllm_tailor.media.reflow_lines` finds the printed lines of real receipts: `python -m pretraining.lines_found SROIE --every 10`.
 
 Only the training part is read. A transcribed line counts as found where the middle of its quad lies in a line found,
 that line covers at least four fifths of the quad's inner height, and no other quad of that line lies more than 0.7 of a
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mllm_tailor.media.reflow import set_lines
+from mllm_tailor.media.reflow_lines import PrintedPage, TextLine, read_page
 from PIL import Image
 
-from pretraining import flow, text_lines
+from pretraining import flow
 
 INNER = 0.7  # of a quad's height: quads are drawn loosely
 
@@ -28,12 +30,12 @@ class Quad:
     height: float
     text: str
 
-    def covered(self, line: text_lines.TextLine) -> float:
+    def covered(self, line: TextLine) -> float:
         half = self.height * INNER / 2
         return (min(line.bottom, self.middle + half) - max(line.top, self.middle - half)) / (2 * half)
 
 
-def quads_of(row: dict, page: text_lines.PrintedPage, factor: float) -> list[Quad]:
+def quads_of(row: dict, page: PrintedPage, factor: float) -> list[Quad]:
     quads = []
     for entry in row["ocr"]:
         corners = np.array(entry["quad"]).reshape(4, 2) * factor
@@ -43,9 +45,9 @@ def quads_of(row: dict, page: text_lines.PrintedPage, factor: float) -> list[Qua
     return quads
 
 
-def found(quads: list[Quad], page: text_lines.PrintedPage) -> list[bool]:
+def found(quads: list[Quad], page: PrintedPage) -> list[bool]:
     """For each quad, whether a line of the page shows it whole and nothing else."""
-    owners: list[text_lines.TextLine | None] = [
+    owners: list[TextLine | None] = [
         next((line for line in page.lines if line.top - 1 <= quad.middle <= line.bottom + 1), None) for quad in quads
     ]
     result = []
@@ -67,14 +69,14 @@ def main() -> None:
     shares, missed, tiles, count = [], [], [], 0
     for row in rows:
         with Image.open(arguments.folder / row["file_name"]) as image:
-            page = text_lines.read_page(image)
+            page = read_page(image)
             factor = page.grey.width / image.width
         quads = quads_of(row, page, factor)
         right = found(quads, page)
         count += len(quads)
         shares.append(np.mean(right))
         missed += [(row["id"], quad.text) for quad, good in zip(quads, right, strict=True) if not good]
-        tiles.append(-(-text_lines.set_pieces(page)[2] // flow.COLUMNS))
+        tiles.append(set_lines(page, flow.COLUMNS).tiles)
     print(f"{len(rows)} receipts, {count} transcribed lines, {1 - len(missed) / count:.2%} found")
     print(f"receipts with all lines found: {np.mean(np.array(shares) == 1):.1%}; tiles {np.bincount(tiles).tolist()}")
     for name, text in missed[: arguments.show]:

@@ -18,7 +18,7 @@ from PIL import Image
 from rapidfuzz.distance import Levenshtein
 from torch import nn
 
-from pretraining import checkpoint, flow, flow_vision, text_lines
+from pretraining import checkpoint, flow, flow_pictures, flow_vision
 
 
 def averaged(name: str) -> nn.ModuleDict:
@@ -31,7 +31,7 @@ def averaged(name: str) -> nn.ModuleDict:
 @torch.no_grad()
 def read(parts: nn.ModuleDict, image: Image.Image) -> str:
     """What the glyph head names, as lines of words."""
-    grey = np.asarray(text_lines.flow_image(image)).reshape(-1, flow.WIDTH, flow.WIDTH)
+    grey = np.asarray(flow_pictures.flow_image(image)).reshape(-1, flow.WIDTH, flow.WIDTH)
     named = parts["head"](flow_vision.features(parts["tower"], torch.from_numpy(grey))).argmax(-1)
     text = "".join(flow.character_of(index) for index in named.flatten().tolist())
     return "\n".join(" ".join(line.split()) for line in text.splitlines())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mllm_tailor.media.reflow_lines import read_page
 from mllm_tailor.synthetic import FontSet, Style, draw_document
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,7 +25,6 @@ from pretraining import (
     fonts,
     pictures,
     rewording,
-    text_lines,
     tower,
 )
 
@@ -60,17 +60,8 @@ def test_lines_of_a_drawn_receipt_are_found_askew_too() -> None:
     page = draw_document("receipts", 5, fonts=FontSet.shipped(), effects=0.2, style=Style(on_a4=False))
     for degrees in (0, 2):
         image = page.image.convert("L").rotate(degrees, expand=True, fillcolor=255)
-        found = text_lines.read_page(image)
+        found = read_page(image)
         assert abs(len(found.lines) - len(page.lines)) <= 0.15 * len(page.lines)
-    whole = text_lines.flow_image(page.image)
-    assert whole.width == flow.WIDTH and whole.height % flow.WIDTH == 0
-
-
-def test_a_blank_page_has_no_lines() -> None:
-    from PIL import Image
-
-    assert text_lines.read_page(Image.new("L", (300, 400), 250)).lines == ()
-    assert text_lines.flow_image(Image.new("L", (300, 400), 250)).size == (flow.WIDTH, flow.WIDTH)
 
 
 def test_a_tile_of_lines_labels_what_it_shows() -> None:

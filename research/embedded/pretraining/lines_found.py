@@ -1,4 +1,4 @@
-"""How well `mllm_tailor.media.reflow_lines` finds the printed lines of real receipts: `python -m pretraining.lines_found SROIE --every 10`.
+"""How well the product finds the printed lines of real receipts: `python -m pretraining.lines_found SROIE --every 10`.
 
 Only the training part is read. A transcribed line counts as found where the middle of its quad lies in a line found,
 that line covers at least four fifths of the quad's inner height, and no other quad of that line lies more than 0.7 of a

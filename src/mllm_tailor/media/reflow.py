@@ -1,8 +1,9 @@
 """A page's printed lines set one after the other at one height, like the words of a paragraph, on square tiles.
 
 Each line (`reflow_lines` finds them) is straightened and scaled to one height. A black mark precedes it, and rows wrap
-at the width of a tile. Every row is CELL px high as drawn, so a model whose visual tokens are as large as a cell reads
-about two characters of a single line in each, in the order of the text. The model sees the drawing at half its size.
+at the width of a tile. A row is as high as a visual token, so each token shows about two characters of a single line,
+and the order of the tokens is the order of the text. Lines are drawn with CELL px a token; models whose tokens are
+smaller see the drawing reduced.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from mllm_tailor.core.sample import Media
 from mllm_tailor.media.open import open_image
 from mllm_tailor.media.reflow_lines import PrintedPage, TextLine, read_page
 
-CELL = 28  # px: the height of a row as drawn
-SHRINK = 2  # the drawing is seen at half its size
+CELL = 28  # px a side of a visual token, and the height of a row, as drawn
 HEIGHT = 22  # px of a line of usual print, from the capitals' top to the foot of what is printed
 TALLEST = 1.3  # of HEIGHT: larger print is shrunk to it
 MARK = 14  # px that the mark before a line takes
@@ -32,6 +32,16 @@ LEVELS = 255 - np.arange(256, dtype=np.float32)  # darkness of the grey levels
 DARKEST, FAINTEST = 230, 40  # of 255: the print's darkness as drawn, and the least darkness that is taken for print
 RECENT = 4  # images whose lines are kept: an image is measured, read and mapped back to its page in close succession
 Mark = tuple[int, float]  # row, left edge in px
+
+
+@dataclass(frozen=True)
+class TileSpec:
+    """Tiles of a model: visual tokens along a side, its length in px, and how many may be filled with an image."""
+
+    tokens: int
+    size: int
+    fewest: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,7 @@ def _dark_level(grey: Image.Image) -> float:
 
 @dataclass(frozen=True)
 class Reflowed:
-    """A page whose lines are set on tiles of `size` px as the model sees them, and the way back to the page."""
+    """A page whose lines are set on tiles of `size` px, as the model sees them, and the way back to the page."""
 
     page: PrintedPage
     layout: Layout
@@ -146,9 +156,11 @@ class Reflowed:
     def image(self) -> Image.Image:
         """RGB, `size` x `tiles * size` px."""
         drawn = draw_lines(self.page, self.layout, self.tiles)
-        if self.layout.width == SHRINK * self.size:
-            return drawn.reduce(SHRINK).convert("RGB")
-        return drawn.resize((self.size, self.tiles * self.size), Image.Resampling.BOX).convert("RGB")
+        whole, rest = divmod(self.layout.width, self.size)
+        if whole and not rest:
+            return drawn.reduce(whole).convert("RGB")  # the mean of whole squares of px, as in training
+        kind = Image.Resampling.BOX if whole else Image.Resampling.BICUBIC
+        return drawn.resize((self.size, self.tiles * self.size), kind).convert("RGB")
 
     def to_page(self, box: Box) -> list[Box]:
         """The parts of printed lines that a box of the image shows, both in thousandths; none where it shows none."""
@@ -184,43 +196,43 @@ def _rows_in(top: float, bottom: float) -> Iterator[int]:
     yield from (row for row, share in zip(rows, shares, strict=True) if share > 0.5 or share == max(shares) <= 0.5)
 
 
-def reflow(image: Image.Image, size: int, fewest: int, most: int) -> Reflowed | None:
-    """The printed lines of an image set on `fewest` to `most` tiles of `size` px; None where it shows no print.
+def reflow(image: Image.Image, tiles: TileSpec) -> Reflowed | None:
+    """The printed lines of an image set on tiles; None where it shows no print.
 
     Lines that do not fit are set smaller: on wider tiles with more rows, which are then shrunk.
     """
     page = read_page(image)
     if not page.is_print:
         return None
-    columns = SHRINK * size // CELL
+    columns = tiles.tokens
     layout = set_lines(page, columns)
-    if layout.tiles > most:
-        columns = max(columns, math.floor(0.9 * math.sqrt(layout.rows * columns / most)))
-    while layout.tiles > most:
+    if layout.tiles > tiles.most:
+        columns = max(columns, math.floor(0.9 * math.sqrt(layout.rows * columns / tiles.most)))
+    while layout.tiles > tiles.most:
         columns += 1
         layout = set_lines(page, columns)
-    return Reflowed(page, layout, size, max(fewest, layout.tiles))
+    return Reflowed(page, layout, tiles.size, max(tiles.fewest, layout.tiles))
 
 
-def reflow_media(media: Media, size: int, fewest: int, most: int) -> Reflowed | None:
+def reflow_media(media: Media, tiles: TileSpec) -> Reflowed | None:
     """`reflow` of an image file or inline image.
 
     Raises:
         DataError: naming the file, as `open_image` does.
     """
-    return _recent(media, _stamp(media), size, fewest, most)
+    return _recent(media, _stamp(media), tiles)
 
 
-def count_reflowed_tiles(media: Media, size: int, fewest: int, most: int) -> int:
+def count_reflowed_tiles(media: Media, tiles: TileSpec) -> int:
     """How many tiles `reflow` fills with an image; 0 where it shows no print. That of a file is found once.
 
     Raises:
         DataError: naming the file, as `open_image` does.
     """
     if media.data is not None:  # a cache of inline images would hold all their bytes
-        result = reflow_media(media, size, fewest, most)
+        result = reflow_media(media, tiles)
         return result.tiles if result else 0
-    return _tiles_of_file(media, _stamp(media), size, fewest, most)
+    return _tiles_of_file(media, _stamp(media), tiles)
 
 
 Stamp = tuple[tuple[int, int], ...]
@@ -239,11 +251,11 @@ def _stamp(media: Media) -> Stamp:
 
 
 @lru_cache(maxsize=RECENT)
-def _recent(media: Media, _: Stamp, size: int, fewest: int, most: int) -> Reflowed | None:
-    return reflow(open_image(media), size, fewest, most)
+def _recent(media: Media, _: Stamp, tiles: TileSpec) -> Reflowed | None:
+    return reflow(open_image(media), tiles)
 
 
 @lru_cache(maxsize=1 << 16)
-def _tiles_of_file(media: Media, stamp: Stamp, size: int, fewest: int, most: int) -> int:
-    result = _recent(media, stamp, size, fewest, most)
+def _tiles_of_file(media: Media, stamp: Stamp, tiles: TileSpec) -> int:
+    result = _recent(media, stamp, tiles)
     return result.tiles if result else 0

@@ -84,8 +84,8 @@ class PrintedPage:
 def read_page(image: Image.Image) -> PrintedPage:
     """The lines of a page; those of large print are found after the page was reduced.
 
-    Shade along a side of the page is in every row, so that all of them look like a single line: where no print is found,
-    the page is read once more with the paper measured in each column.
+    Shade along a side of the page is in every row, so that all of them look like a single line: where no print is
+    found, the page is read once more with the paper measured in each column.
     """
     grey = image.convert("L")
     page = _read_in_size(grey, shaded=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from mllm_tailor.core.regions import Cropped
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.crop import box_of, moving_box, print_box
 from mllm_tailor.media.open import image_size, open_image
-from mllm_tailor.media.reflow import Reflowed, count_reflowed_tiles, reflow_media
+from mllm_tailor.media.reflow import Reflowed, TileSpec, count_reflowed_tiles, reflow_media
 from mllm_tailor.media.video import VideoFrames, read_video
 from mllm_tailor.models.checkpoint import processor_files, weight_files
 from mllm_tailor.models.families import Family
@@ -96,12 +97,14 @@ class LoadedModel:
         """How many tiles the printed lines of an image fill, set one after the other; 0 where it stays as it is."""
         if not self.reflow or media.kind != "image":
             return 0
-        tiles = tiles or self.tiles
-        return count_reflowed_tiles(media, self.tile_size, tiles.min, tiles.max)
+        return count_reflowed_tiles(media, self._tile_spec(tiles))
 
     def _reflowed(self, media: Media, tiles: Tiles | None) -> Reflowed | None:
+        return reflow_media(media, self._tile_spec(tiles)) if self.reflow else None
+
+    def _tile_spec(self, tiles: Tiles | None) -> TileSpec:
         tiles = tiles or self.tiles
-        return reflow_media(media, self.tile_size, tiles.min, tiles.max) if self.reflow else None
+        return TileSpec(math.isqrt(self.processor.image_seq_length), self.tile_size, tiles.min, tiles.max)
 
     def view(self, media: Media, tiles: Tiles | None = None) -> Cropped | Reflowed | None:
         """What the model reads of an image, where that is not the whole of it as it is stored."""

@@ -15,7 +15,6 @@ from transformers import BatchFeature, GotOcr2ImageProcessorPil, PreTrainedToken
 
 from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.io import read_json
-from mllm_tailor.media.reflow import CELL, SHRINK
 from mllm_tailor.models.chat_template import stated_template
 from mllm_tailor.models.checkpoint import Checkpoint, reading
 from mllm_tailor.models.families import Family
@@ -205,18 +204,12 @@ def choose_reflow(setting: bool | None, family: Family, processor: Any) -> bool:
     """Whether printed lines are set one after the other: the recipe's setting, else the checkpoint's.
 
     Raises:
-        ModelError: naming the setting, for a model whose tiles cannot show whole rows of such lines.
+        ModelError: naming the setting, for a model that does not read tiles.
     """
     if not (getattr(processor, "reflow", False) if setting is None else setting):
         return False
     if not family.tiled:
-        raise ModelError(f"`model.reflow`: {family.title} does not read tiles of rows — leave the setting out")
-    row, tile_size = CELL // SHRINK, processor.image_processor.size["height"]
-    if tile_size % row:
-        raise ModelError(
-            f"`model.reflow`: tiles of {tile_size} pixels hold no whole number of rows of {row} — set model.tile_size "
-            f"to {max(row, tile_size // row * row)}, or model.reflow: false"
-        )
+        raise ModelError(f"`model.reflow`: {family.title} does not read rows of tiles — leave the setting out")
     return True
 
 

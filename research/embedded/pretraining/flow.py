@@ -2,8 +2,8 @@
 
 A page is cut into its printed lines (`mllm_tailor.media.reflow` does it to pixels), each line is scaled to the same
 height, and the lines are set like words of a paragraph: a mark, the line's words, the next mark, wrapped at the width
-of a tile. One visual token is one cell of 28 x 28 px and holds about two characters of one line, so that the order of the
-tokens is the order of the text. Here the same is done to characters, without pixels.
+of a tile. One visual token is one cell of 28 x 28 px and holds about two characters of one line, so that the order of
+the tokens is the order of the text. Here the same is done to characters, without pixels.
 """
 
 from __future__ import annotations

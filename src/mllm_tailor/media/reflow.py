@@ -197,13 +197,13 @@ def _rows_in(top: float, bottom: float) -> Iterator[int]:
 
 
 def reflow(image: Image.Image, tiles: TileSpec) -> Reflowed | None:
-    """The printed lines of an image set on tiles; None where it shows no print.
-
-    Lines that do not fit are set smaller: on wider tiles with more rows, which are then shrunk.
-    """
+    """The printed lines of an image set on tiles; None where it shows no print."""
     page = read_page(image)
-    if not page.is_print:
-        return None
+    return set_on_tiles(page, tiles) if page.is_print else None
+
+
+def set_on_tiles(page: PrintedPage, tiles: TileSpec) -> Reflowed:
+    """The lines of a page on tiles; those that do not fit are set smaller, on wider tiles that are then shrunk."""
     columns = tiles.tokens
     layout = set_lines(page, columns)
     if layout.tiles > tiles.most:

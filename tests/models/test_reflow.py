@@ -39,6 +39,7 @@ from mllm_tailor.recipe import DecodingMode, make_recipe
 from mllm_tailor.recipe.schema import Predict, Tiles
 from mllm_tailor.run.resolve import resolve_saved
 from mllm_tailor.tasks import open_task
+from mllm_tailor.training.augment import augment_sample
 
 REFLOW = InputSettings(reflow=True, tiles=Tiles(min=1, max=4, thumbnail=True))
 TASK = open_task("extract", {"total": {"type": "string", "max_length": 6}})
@@ -164,3 +165,16 @@ def test_predictions_with_locations_run_end_to_end(model: LoadedModel, page: Med
     predictions: list[Prediction] = predict(model, TASK, samples, Predict(max_new_tokens=20, boxes=True))
     assert [prediction.id for prediction in predictions] == ["a", "b"]
     assert all(prediction.where is not None for prediction in predictions)
+
+
+def test_augmented_pages_are_reflowed_after_they_changed(model: LoadedModel, page: Media) -> None:
+    sample = as_conversation(Sample("a", (page,), "?", answer="x"))
+    plain = encode(sample, model).media["pixel_values"]
+    for epoch in range(2):
+        changed = augment_sample(sample, 0, epoch)
+        encoded = encode(changed, model)
+        assert count_tokens(changed, model) == encoded.length
+        pixels = encoded.media["pixel_values"]
+        assert pixels.shape[1:] == plain.shape[1:] and not (pixels.shape == plain.shape and pixels.equal(plain))
+        view = model.view(changed.media[0])
+        assert isinstance(view, Reflowed) and len(view.page.lines) == 4

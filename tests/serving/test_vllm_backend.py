@@ -10,6 +10,7 @@ from serving.conftest import LIMITS, image_message, running
 from serving.test_server import free_port
 
 from mllm_tailor.core.errors import RunError
+from mllm_tailor.serving import vllm_backend
 from mllm_tailor.serving.served import served_models
 from mllm_tailor.serving.settings import ServeSettings
 from mllm_tailor.serving.state import ServerState
@@ -38,4 +39,14 @@ def test_requests_pass_through(runs: dict[str, Path], files: list[Path], tmp_pat
 def test_without_vllm_it_is_said(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RunError, match="pip install"):
+        vllm_command(served_models([runs["receipts"]])[0], 1)
+
+
+def test_a_model_that_reads_reflowed_pages_is_refused(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "processor_config.json").write_text('{"reflow": true}')
+    monkeypatch.setattr(vllm_backend, "merged_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(vllm_backend.shutil, "which", lambda _: "vllm")
+    with pytest.raises(RunError, match=r"model\.reflow.*--engine builtin"):
         vllm_command(served_models([runs["receipts"]])[0], 1)

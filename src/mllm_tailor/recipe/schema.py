@@ -70,7 +70,7 @@ class ModelSpec(Settings):
     reflow: bool | None = Field(
         None,
         description="set the printed lines of every image one after the other at one height, so that small print fills "
-        "the tiles; images without print stay as they are; default: the checkpoint's",
+        "the tiles (docs/media.md); images without print stay as they are; default: the checkpoint's",
     )
     system: str | None = Field(None, description="system text; default: the checkpoint's own")
 

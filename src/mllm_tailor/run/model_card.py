@@ -35,6 +35,10 @@ base = AutoModelForMultimodalLM.from_pretrained({base!r})
 model = PeftModel.from_pretrained(base, FOLDER)
 processor = AutoProcessor.from_pretrained(FOLDER)
 ```"""
+REFLOWED = """\
+- Images: the printed lines of a page are set one after the other before it is cut into tiles (`model.reflow`). Only
+  mllm-tailor does so: other programs have to be given images that `mllm_tailor.media.reflow.reflow` made, cut into the
+  tiles of one column, without a thumbnail"""
 COMPARES = MERGED.replace("AutoModelForMultimodalLM", "AutoModel")
 
 
@@ -72,6 +76,7 @@ def _about(folder: RunFolder, run: ResolvedRun, model: LoadedModel, form: str) -
             f"- Samples: {rows or 'not recorded'}",
             f"- Numbers: {str(model.dtype).removeprefix('torch.')}; tiles {model.tiles.min} to {model.tiles.max}"
             f"{' and a thumbnail' if model.tiles.thumbnail else ''}",
+            *([REFLOWED] if model.reflow else []),
         ]
     )
 

@@ -21,6 +21,7 @@ import httpx2
 from mllm_tailor.core.errors import DataError, ModelError, RunError
 from mllm_tailor.core.sample import Prediction
 from mllm_tailor.generation.confidence import raw_scores
+from mllm_tailor.models.inputs.internvl_processor import states_reflow
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.run.merged import merged_folder
 from mllm_tailor.run.replies import read_reply
@@ -41,7 +42,7 @@ def vllm_command(served: ServedModel, port: int) -> list[str]:
     """The command that serves a run's merged model.
 
     Raises:
-        RunError: when vLLM is not installed, or the run's replies are not generated.
+        RunError: when vLLM is not installed, the run's replies are not generated, or its model reads reflowed pages.
         ModelError: when the adapter cannot be merged.
     """
     if shutil.which("vllm") is None:
@@ -49,6 +50,11 @@ def vllm_command(served: ServedModel, port: int) -> list[str]:
     if served.mode is DecodingMode.LIKELIHOOD:
         raise RunError("this task takes the likeliest of a closed set of replies — use `--engine builtin`")
     folder = merged_folder(served.run, served.folder, merged_path(served.run, served.folder))
+    if states_reflow(folder):
+        raise RunError(
+            f"{served.name}: reads pages whose printed lines are set one after the other (model.reflow), and vLLM's "
+            "server prepares images itself — use `--engine builtin`"
+        )
     address = ["--host", "127.0.0.1", "--port", str(port)]
     return ["vllm", "serve", str(folder), "--served-model-name", served.name, *address]
 

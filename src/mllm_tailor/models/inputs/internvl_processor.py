@@ -24,6 +24,7 @@ from mllm_tailor.recipe.schema import Tiles
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CHANNELS = 3
+SETTINGS = "processor_config.json"
 LARGEST = 1 << 20  # pixels, tiles or tokens
 
 
@@ -92,7 +93,7 @@ def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
     for name in ("start_image_token", "end_image_token", "context_image_token", "video_token"):
         if getattr(tokenizer, name, None) is None:
             raise ModelError(f"{folder / 'tokenizer_config.json'}: no `{name}` — this tokenizer has no image tokens")
-    file = folder / "processor_config.json"
+    file = folder / SETTINGS
     try:
         stated = read_json(file) if file.exists() else {}
     except DataError as error:
@@ -101,6 +102,12 @@ def open_processor(checkpoint: Checkpoint) -> InternVLProcessor:
         processor = _build_processor(checkpoint, image_processor, tokenizer, stated)
     _check_settings(folder, processor)
     return processor
+
+
+def states_reflow(folder: Path) -> bool:
+    """Whether the checkpoint in a folder was trained on pages whose lines are set one after the other."""
+    file = folder / SETTINGS
+    return file.is_file() and bool(read_json(file).get("reflow"))
 
 
 def _build_processor(

@@ -228,14 +228,16 @@ def _straightened(ink: Levels, slopes: Slopes) -> Levels:
     rise = np.interp(y, _knots(slopes, height), slopes)
     source = np.clip(np.rint(y + rise * (x - width / 2)), -1, height).astype(int)
     framed = np.pad(ink, ((1, 1), (0, 0)))  # nothing is printed above and below the page
-    return framed.ravel().take((source + 1) * width + x)
+    straight: Levels = framed.ravel().take((source + 1) * width + x)
+    return straight
 
 
 def _ink_of_rows(ink: Levels) -> Sums:
     """The ink of every row, in no strip of the page more than print has: handwriting across lines counts little."""
     sums, _ = _strip_sums(ink)
     inked = sums[sums > 0.5]
-    return np.minimum(sums, np.percentile(inked, 60)).sum(0) if len(inked) else sums.sum(0)
+    result: Sums = (np.minimum(sums, np.percentile(inked, 60)) if len(inked) else sums).sum(0)
+    return result
 
 
 def _bands(sums: Sums) -> tuple[list[tuple[int, int]], float]:

@@ -3,7 +3,7 @@
 Ink is darkness relative to the paper around it. A page may lie askew or be bent: lines are taken to rise by a slope
 that changes gradually from the page's top to its foot, and the slopes chosen are those that make the sums of ink along
 lines sharpest (Postl 1986, for a single slope). Gaps in these sums separate the lines; gaps in a line's own columns of
-ink separate its words. Nothing is learned, and a receipt costs less than 0.1 s of one core.
+ink separate its words. Nothing is learned, and a receipt costs less than 0.1 s of one core (benchmarks/reflow.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Slopes = tuple[float, ...]  # px down per px to the right, at KNOTS heights from
 
 LARGE = 30  # px: print whose lines are taller is reduced first
 BLOCK = 16  # px a side of the squares in which the level of the paper is measured
+BRIGHT = 0.9  # of their px are darker than the paper
 STRIPS = 24  # columns of the page whose ink is summed separately to find the slopes
 KNOTS = 7  # heights of the page at which the slope of lines is measured
 TRIED = np.linspace(-0.12, 0.12, 97)  # slopes
@@ -105,8 +106,8 @@ def _read_in_size(grey: Image.Image, *, shaded: bool) -> PrintedPage:
 
 
 def _read(grey: Image.Image, *, shaded: bool) -> PrintedPage:
-    levels = np.asarray(grey, np.float32)
-    levels = np.minimum(np.float32(1), levels / np.maximum(_paper(levels), np.float32(1)))
+    pixels = np.asarray(grey)
+    levels = np.minimum(np.float32(1), pixels / np.maximum(_paper(pixels), np.float32(1)))
     if shaded:
         levels = np.minimum(1, levels / np.maximum(np.percentile(levels, 80, axis=0), DARKEST_SHADE).astype(np.float32))
     ink = _without_strokes(np.clip((np.float32(PAPER) - levels) / np.float32(0.35), 0, 1))
@@ -118,12 +119,15 @@ def _read(grey: Image.Image, *, shaded: bool) -> PrintedPage:
     return PrintedPage(whitened, tuple(line for line in lines if line.words), usual, slopes)
 
 
-def _paper(levels: Levels) -> Levels:
+def _paper(pixels: NDArray[np.uint8]) -> Levels:
     """The paper's level at each px: what is bright in the squares around it."""
-    height, width = levels.shape
+    height, width = pixels.shape
     rows, columns = -(-height // BLOCK), -(-width // BLOCK)
-    padded = np.pad(levels, ((0, rows * BLOCK - height), (0, columns * BLOCK - width)), mode="edge")
-    bright = np.percentile(padded.reshape(rows, BLOCK, columns, BLOCK), 90, axis=(1, 3))
+    padded = np.pad(pixels, ((0, rows * BLOCK - height), (0, columns * BLOCK - width)), mode="edge")
+    squares = padded.reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2).reshape(rows, columns, BLOCK**2)
+    place = BRIGHT * (BLOCK**2 - 1)
+    ranks = [math.floor(place), math.ceil(place)]
+    bright = np.partition(squares, ranks, axis=2)[..., ranks].mean(2, dtype=np.float32)
     near = np.lib.stride_tricks.sliding_window_view(np.pad(bright, 2, mode="edge"), (5, 5))
     paper = (near.max((2, 3)) + np.median(near, (2, 3))) / 2
     small = Image.fromarray(paper.astype(np.float32))
@@ -176,25 +180,27 @@ def _slopes(ink: Levels) -> Slopes:
     middles = (edges[:-1] + edges[1:]) / 2 - width / 2
     y = np.arange(height)
     near = np.maximum(0, 1 - np.abs(np.linspace(0, height, KNOTS)[:, None] - y) * (KNOTS - 1) / height / 1.5)
-    sharpness = np.empty((KNOTS, len(TRIED)))
-    for index, slope in enumerate(TRIED):
-        sharpness[:, index] = near @ (np.diff(_sums_along(sums, slope * middles), prepend=0) ** 2)
+    lines = _sums_along(sums, middles)
+    sharpness = near @ (np.diff(lines, axis=1, prepend=0).T ** 2)
     return _sharpest(sharpness)
 
 
-def _sums_along(sums: Sums, shifts: Sums) -> Sums:
-    """The sum of the rows of `sums` (strips, height), each moved up by its shift in px; nothing is beyond its ends."""
+def _sums_along(sums: Sums, middles: Sums) -> Sums:
+    """The ink of lines of each slope tried (slopes, height), from that of the strips (strips, height).
+
+    Between two rows it is interpolated; beyond the page there is none.
+    """
     height = sums.shape[1]
-    result = np.zeros(height)
-    for strip, shift in zip(sums, shifts, strict=True):
-        whole = math.floor(shift)
-        share = shift - whole
-        first = max(0, -whole)
-        last = max(first, height - max(0, whole + 1))  # rows up to here lie between two of the strip's
-        result[first:last] += strip[first + whole : last + whole] * (1 - share)
-        result[first:last] += strip[first + whole + 1 : last + whole + 1] * share
-        if not share and 0 <= whole < height:
-            result[height - 1 - whole] += strip[-1]
+    reach = math.ceil(np.abs(TRIED).max() * np.abs(middles).max()) + 1
+    framed = np.pad(sums, ((0, 0), (reach, reach)))
+    result = np.zeros((len(TRIED), height))
+    for middle, strip in zip(middles, framed, strict=True):
+        moved = np.lib.stride_tricks.sliding_window_view(strip, height)
+        shifts = TRIED * middle + reach
+        whole = np.floor(shifts).astype(int)
+        share = (shifts - whole)[:, None]
+        result += moved[whole] * (1 - share)
+        result += moved[whole + 1] * share
     return result
 
 

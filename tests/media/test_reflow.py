@@ -131,6 +131,15 @@ def test_the_same_page_fills_the_same_rows_at_every_size() -> None:
     assert abs(small.layout.rows - large.layout.rows) <= 2
 
 
+def test_a_large_scan_is_reduced_before_it_is_read() -> None:
+    image = printed(20, size=20).resize((2600, 5446), Image.Resampling.BICUBIC)
+    page = read_page(image)
+    assert page.is_print and len(page.lines) == 20 and page.usual <= 31
+    width, height = page.grey.size
+    assert width * height < image.width * image.height / 4
+    assert read_page(printed(20, size=20)).grey.size == printed(20, size=20).size
+
+
 def test_shade_along_a_side_hides_no_line() -> None:
     page = read_page(printed(shade=24))
     assert page.is_print and len(page.lines) == 14

@@ -21,6 +21,9 @@ Levels = NDArray[np.float32]  # (height, width)
 Sums = NDArray[np.float64]
 Slopes = tuple[float, ...]  # px down per px to the right, at KNOTS heights from the top to the foot of the page
 
+MOST_PIXELS = (
+    6_000_000  # larger pages are reduced before they are read: arrays of a page of 80 megapixels would fill the memory
+)
 LARGE = 30  # px: print whose lines are taller is reduced first
 BLOCK = 16  # px a side of the squares in which the level of the paper is measured
 BRIGHT = 0.9  # of their px are darker than the paper
@@ -88,7 +91,7 @@ def read_page(image: Image.Image) -> PrintedPage:
     Shade along a side of the page is in every row, so that all of them look like a single line: where no print is
     found, the page is read once more with the paper measured in each column.
     """
-    grey = image.convert("L")
+    grey = _shrunk(image.convert("L"), math.sqrt(MOST_PIXELS / (image.width * image.height)))
     page = _read_in_size(grey, shaded=False)
     if page.is_print:
         return page
@@ -99,10 +102,16 @@ def read_page(image: Image.Image) -> PrintedPage:
 def _read_in_size(grey: Image.Image, *, shaded: bool) -> PrintedPage:
     page = _read(grey, shaded=shaded)
     if page.usual > LARGE:
-        factor = LARGE / page.usual
-        size = (max(1, round(grey.width * factor)), max(1, round(grey.height * factor)))
-        page = _read(grey.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0), shaded=shaded)
+        page = _read(_shrunk(grey, LARGE / page.usual), shaded=shaded)
     return page
+
+
+def _shrunk(grey: Image.Image, factor: float) -> Image.Image:
+    """The image at `factor` of its width and height; as it is where that is not below 1."""
+    if factor >= 1:
+        return grey
+    size = (max(1, round(grey.width * factor)), max(1, round(grey.height * factor)))
+    return grey.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _read(grey: Image.Image, *, shaded: bool) -> PrintedPage:

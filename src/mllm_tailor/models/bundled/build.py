@@ -53,8 +53,12 @@ def build_processor(  # noqa: PLR0913
     template: str | None = None,
     downsample: float = 0.5,
     frame_text: str = "Frame{}: ",
+    reflow: bool = False,
 ) -> InternVLProcessor:
-    """A processor that cuts images into tiles of `image_size` pixels, with ImageNet statistics."""
+    """A processor that cuts images into tiles of `image_size` pixels, with ImageNet statistics.
+
+    `reflow` states that the model reads pages whose lines are set one after the other (`media.reflow`).
+    """
     image_processor = GotOcr2ImageProcessorPil(
         size={"height": image_size, "width": image_size},
         image_mean=list(IMAGENET_MEAN),
@@ -69,6 +73,7 @@ def build_processor(  # noqa: PLR0913
         image_seq_length=tokens_per_tile(image_size, patch_size, downsample),
         use_thumbnail=thumbnail,
         frame_text=frame_text,
+        reflow=reflow,
         chat_template=template or build_chat_template(),
     )
 

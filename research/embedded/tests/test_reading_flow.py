@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mllm_tailor.media.reflow import TileSpec, reflow
 from mllm_tailor.media.reflow_lines import read_page
 from mllm_tailor.synthetic import FontSet, Style, draw_document
 from torch.optim.swa_utils import AveragedModel
@@ -99,6 +100,17 @@ def test_the_joined_model_sees_the_cells_that_its_training_sees() -> None:
         mine = flow_join.visual_tokens(model, flow_vision.features(model.model.vision_tower, grey))
         theirs = model.model.get_image_features(pixel_values=tower.normalise(grey)).pooler_output
     assert torch.allclose(mine, theirs.flatten(0, 1), atol=1e-5)
+
+
+def test_the_product_shows_what_training_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "font_set", FontSet.shipped)
+    page = pictures.drawn_page(np.random.default_rng([3, 2]))
+    tiles = flow_pictures.as_flow(page).tiles.reshape(-1, flow.WIDTH)
+    whole, half = (reflow(page.image, TileSpec(flow.COLUMNS, size, 1, 99)) for size in (flow.WIDTH, flow.WIDTH // 2))
+    assert whole is not None and half is not None
+    assert np.array_equal(np.asarray(whole.image())[..., 0], tiles)
+    halved = torch.nn.functional.avg_pool2d(torch.from_numpy(tiles)[None].float(), 2)[0]
+    assert np.abs(np.asarray(half.image())[..., 0] - halved.numpy()).max() <= 0.5
 
 
 def test_labels_of_a_drawn_document_name_its_characters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def test_the_product_shows_what_training_sees(monkeypatch: pytest.MonkeyPatch) -
     whole, half = (reflow(page.image, TileSpec(flow.COLUMNS, size, 1, 99)) for size in (flow.WIDTH, flow.WIDTH // 2))
     assert whole is not None and half is not None
     assert np.array_equal(np.asarray(whole.image())[..., 0], tiles)
-    halved = torch.nn.functional.avg_pool2d(torch.from_numpy(tiles)[None].float(), 2)[0]
+    halved = torch.nn.functional.avg_pool2d(torch.from_numpy(tiles.copy())[None].float(), 2)[0]
     assert np.abs(np.asarray(half.image())[..., 0] - halved.numpy()).max() <= 0.5
 
 

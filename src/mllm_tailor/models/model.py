@@ -100,7 +100,9 @@ class LoadedModel:
         return count_reflowed_tiles(media, self._tile_spec(tiles))
 
     def _reflowed(self, media: Media, tiles: Tiles | None) -> Reflowed | None:
-        return reflow_media(media, self._tile_spec(tiles)) if self.reflow else None
+        if not self.reflowed_tiles(media, tiles):  # known of a file without reading it again
+            return None
+        return reflow_media(media, self._tile_spec(tiles))
 
     def _tile_spec(self, tiles: Tiles | None) -> TileSpec:
         tiles = tiles or self.tiles

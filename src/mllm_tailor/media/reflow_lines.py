@@ -21,9 +21,7 @@ Levels = NDArray[np.float32]  # (height, width)
 Sums = NDArray[np.float64]
 Slopes = tuple[float, ...]  # px down per px to the right, at KNOTS heights from the top to the foot of the page
 
-MOST_PIXELS = (
-    6_000_000  # larger pages are reduced before they are read, for the sake of memory
-)
+MOST_PIXELS = 6_000_000  # larger pages are reduced before they are read, for the sake of memory
 LARGE = 30  # px: print whose lines are taller is reduced first
 BLOCK = 16  # px a side of the squares in which the level of the paper is measured
 BRIGHT = 0.9  # of their px are darker than the paper

@@ -72,9 +72,10 @@ def main() -> None:
         )
         return
     if arguments.stage == "ship":
-        from pretraining.export import ship
+        from pretraining.export import ship, ship_reader
 
-        print(ship(arguments.name or "join", arguments.folder, **settings))
+        exported = ship_reader if arguments.name == "read" else ship
+        print(exported(arguments.name or "join", arguments.folder, **settings))
         return
     if arguments.stage == "keep":
         from pretraining.export import keep_language

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mllm_tailor.media.crop import print_box
 from mllm_tailor.media.image import to_rgb
+from mllm_tailor.media.reflow import TileSpec, reflow
 from mllm_tailor.models.inputs.internvl_processor import IMAGENET_MEAN, IMAGENET_STD
 from mllm_tailor.models.inputs.tiling import tile_image, tiles_to_tensor
 from mllm_tailor.synthetic import DrawnPage, Style
@@ -21,7 +22,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 from transformers import InternVLForConditionalGeneration
 
-from pretraining import architecture, checkpoint, flow_join, flow_pictures, optim, pages, pictures, questions, rewording
+from pretraining import architecture, checkpoint, flow_join, optim, pages, pictures, questions, rewording
 from pretraining.pages import Page
 from pretraining.tiles import TILE
 
@@ -31,12 +32,10 @@ QUESTION = "Extract company, date, address, total as JSON."
 
 def pixels_of(model: torch.nn.Module, image: Image.Image, most: int) -> torch.Tensor:
     """Pixel values of an image as the model reads it: its lines one after the other, or cut into tiles as it is."""
-    size = model.config.vision_config.image_size[0]
-    if size != TILE:
-        drawn = flow_pictures.flow_image(image)
-        image = drawn.reduce(drawn.width // size)
-        most = max(most, image.height // size)
-    return tiles_to_tensor(tile_image(image, 1, most, size, thumbnail=False), IMAGENET_MEAN, IMAGENET_STD)
+    reads_lines = model.config.downsample_ratio == 1
+    if reads_lines and (page := reflow(image, TileSpec(architecture.SIDE, TILE, 1, most))):
+        image = page.image()
+    return tiles_to_tensor(tile_image(image, 1, most, TILE, thumbnail=False), IMAGENET_MEAN, IMAGENET_STD)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from mllm_tailor.models.bundled.build import build_processor, save
 from torch import nn
 from transformers import InternVLForConditionalGeneration
 
-from pretraining import architecture, checkpoint
+from pretraining import architecture, checkpoint, flow_join
 from pretraining.architecture import SymbolEmbedding
 from pretraining.language import language_parts
 from pretraining.stage3_joint import from_checkpoint
@@ -50,6 +50,16 @@ def ship(name: str, folder: Path, share: float = 1.0) -> dict:
         blend(parts, folder, share)
     checkpoint.keep(checkpoint.HEADS, {"head": parts["head"], "symbols": parts["symbols"]})
     processor = build_processor(architecture.TOKENIZER, max_tiles=MOST_TILES, thumbnail=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(parts["model"].to(torch.bfloat16), processor, folder)
+    return facts
+
+
+def ship_reader(name: str, folder: Path) -> dict:
+    """Export checkpoint `name` of the stage `read`: a folder whose processor states that it reads reflowed pages."""
+    parts = flow_join.build()
+    facts = checkpoint.load(name, parts)
+    processor = build_processor(architecture.TOKENIZER, max_tiles=MOST_TILES, thumbnail=False, reflow=True)
     folder.mkdir(parents=True, exist_ok=True)
     save(parts["model"].to(torch.bfloat16), processor, folder)
     return facts

@@ -19,6 +19,7 @@ from mllm_tailor.core.sample import RawScores
 
 _DECODER = json.JSONDecoder()
 _BLANK = " \t\r\n"
+MOST_CANDIDATES = 3  # values besides the one of the reply
 DIGITS = 6  # kept of a score, so that stored and fresh scores are calibrated alike
 
 Span = tuple[int, int]  # first and last character (exclusive)
@@ -191,7 +192,9 @@ def _values(reply: bytes) -> Iterator[tuple[str, str]]:
         yield _name(path), letters[start:end]
 
 
-def other_values(chosen: Mapping[str, Any], others: Iterable[Mapping[str, Any]], most: int = 3) -> dict[str, list[Any]]:
+def other_values(
+    chosen: Mapping[str, Any], others: Iterable[Mapping[str, Any]], most: int = MOST_CANDIDATES
+) -> dict[str, list[Any]]:
     """For each single value of a reply, what other replies have in its place: distinct ones, in the order given.
 
     >>> other_values({"a": "1", "l": [{"b": "2"}]}, [{"a": "1", "l": [{"b": "3"}, {"b": "4"}]}, {"a": "5"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -22,12 +23,16 @@ from mllm_tailor.generation.locate import Locator
 from mllm_tailor.generation.per_field import FieldAssembler, grammars_of
 from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.generation.sequence import ReplySequence
+from mllm_tailor.generation.voting import FramingVotes, check_framings, in_framings
 from mllm_tailor.models import LoadedModel, count_tokens, encode
 from mllm_tailor.models.encoded import Encoded
 from mllm_tailor.models.inputs.internvl import shared_tiles
 from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe import DecodingMode, Predict
 from mllm_tailor.tasks import FieldTask, RegionTask, Task
+
+
+logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -39,10 +44,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """An unlabelled conversation and the index of its sample."""
+    """An unlabelled conversation in one framing of its images, and the index of its sample."""
 
     index: int
     conversation: Conversation
+    framing: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Predictor:
         cache: VisionFeatureCache | None = None,
         engine: Engine | None = None,
     ) -> None:
+        check_framings(task, settings, reflow=bool(model.reflow))
         self.model, self.task, self.settings, self.modes = model, task, settings, tuple(modes)
         self.vocabulary = vocabulary_of(model)
         self.json_reply = task.schema() is not None
@@ -94,9 +101,10 @@ class Predictor:
             self.engine = engine
         self.locator = Locator(getattr(task, "kinds", {}), prefill)
         self.locatable = isinstance(task, FieldTask) and not isinstance(task, RegionTask)
-        self.assemblers: dict[int, FieldAssembler] = {}  # of samples of which some fields are finished
+        self.assemblers: dict[tuple[int, int], FieldAssembler] = {}  # of framings of which some fields are finished
+        self.votes = FramingVotes(task) if settings.framings > 1 else None
         self.longest = ""  # the sample that needs most memory, for messages
-        self.failed: deque[tuple[int, Prediction]] = deque()
+        self.failed: deque[Result] = deque()
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Result]:
         """Predictions in the order in which they finish."""
@@ -112,15 +120,21 @@ class Predictor:
     def _group(self, samples: Sequence[Sample]) -> list[list[Question]]:
         """Phrase unlabelled samples and group those about the same media; the longest first: they need most memory."""
         groups: dict[tuple[Media, ...] | int, list[tuple[int, Question]]] = {}
+        read_once = 0
         for index, sample in enumerate(samples):
             try:
                 if "problem" in sample.extra:  # an input that could not become a sample, see `read_inputs`
                     raise DataError(str(sample.extra["problem"]))
-                conversation = self.task.phrase(sample.unlabelled())
-                length = count_tokens(conversation, self.model)
-                groups.setdefault(conversation.media or index, []).append((length, Question(index, conversation)))
+                questions = self.questions(index, self.task.phrase(sample.unlabelled()))
+                lengths = [count_tokens(question.conversation, self.model) for question in questions]
             except DataError as error:
                 self._fail(index, sample.id, error)
+                continue
+            read_once += len(questions) == 1
+            for length, question in zip(lengths, questions, strict=True):
+                groups.setdefault(question.conversation.media or index, []).append((length, question))
+        if self.settings.framings > 1 and read_once:
+            logger.warning("predict.framings: %d samples show no image and are read once", read_once)
         ordered = sorted(groups.values(), key=lambda group: -max(length for length, _ in group))
         if ordered:
             length, question = max(ordered[0], key=lambda item: item[0])
@@ -131,6 +145,14 @@ class Predictor:
             for group in ordered
             for start in range(0, len(group), most)
         ]
+
+    def questions(self, index: int, conversation: Conversation) -> list[Question]:
+        """A conversation in each framing in which it is read; their predictions are joined by `finish`."""
+        if self.votes is None:
+            return [Question(index, conversation)]
+        framed = in_framings(conversation, self.settings.framings)
+        self.votes.expect(index, len(framed))
+        return [Question(index, each, framing) for framing, each in enumerate(framed)]
 
     def _sequences(self, groups: Sequence[list[Question]], worker: ThreadPoolExecutor) -> Iterator[list[ReplySequence]]:
         """Encoded groups; media are decoded in another thread, a batch ahead of the model."""
@@ -147,11 +169,10 @@ class Predictor:
 
     def _sequences_of(self, encoding: _Encoding) -> list[ReplySequence]:
         """A sequence per reply of a sample; none where the sample cannot be encoded."""
-        index, conversation = encoding.question.index, encoding.question.conversation
         try:
             encoded, seconds = encoding.future.result()
         except DataError as error:
-            self._fail(index, conversation.id, error)
+            self.failed.extend(self.fail(encoding.question, error))
             return []
         return self.begin_replies(encoding.question, encoded, seconds)
 
@@ -194,31 +215,52 @@ class Predictor:
                 limit=room if limit is None else min(room, limit),
                 seconds=seconds / len(self.replies),
                 name=name,
-                locate=self.settings.boxes if locate is None else locate,
+                locate=question.framing == 0 and (self.settings.boxes if locate is None else locate),
+                framing=question.framing,
             )
             for mode, name in self.replies
         ]
 
     def finish(self, sample_id: str, sequence: ReplySequence) -> Prediction | None:
         """The prediction of a sample, once all sequences of its reply are finished."""
-        return self._assemble(sequence, self._prediction(sample_id, sequence))
+        prediction = self._assemble(sequence, self._prediction(sample_id, sequence))
+        if prediction is None or self.votes is None:
+            return prediction
+        return self.votes.add(sequence.index, sequence.mode, sequence.framing, prediction)
+
+    def fail(self, question: Question, error: DataError) -> list[Result]:
+        """A framing of a sample cannot be read; the results of the sample if it was the last one waited for."""
+        prediction = Prediction(question.conversation.id, "", problem=str(error))
+        index = question.index
+        if self.votes is None:
+            return [Result(index, mode, prediction) for mode in self.modes]
+        joined = ((mode, self.votes.add(index, mode, question.framing, prediction)) for mode in self.modes)
+        return [Result(index, mode, result) for mode, result in joined if result is not None]
+
+    def forget(self, index: int) -> None:
+        """Drop what is kept of a sample that nobody waits for any more."""
+        for key in [key for key in self.assemblers if key[0] == index]:
+            del self.assemblers[key]
+        if self.votes is not None:
+            self.votes.forget(index)
 
     def _fail(self, index: int, sample_id: str, error: DataError) -> None:
-        self.failed.append((index, Prediction(sample_id, "", problem=str(error))))
+        prediction = Prediction(sample_id, "", problem=str(error))
+        self.failed.extend(Result(index, mode, prediction) for mode in self.modes)
 
     def _failures(self) -> Iterator[Result]:
         while self.failed:
-            index, prediction = self.failed.popleft()
-            yield from (Result(index, mode, prediction) for mode in self.modes)
+            yield self.failed.popleft()
 
     def _assemble(self, sequence: ReplySequence, prediction: Prediction) -> Prediction | None:
-        """The prediction of a sample, once all sequences of its reply are finished."""
+        """The prediction of a framing, once all sequences of its reply are finished."""
         if not sequence.name:
             return prediction
-        assembler = self.assemblers.setdefault(sequence.index, FieldAssembler(self.task.field_names))
+        key = sequence.index, sequence.framing
+        assembler = self.assemblers.setdefault(key, FieldAssembler(self.task.field_names))
         whole = assembler.add(sequence.name, prediction)
         if whole is not None:
-            del self.assemblers[sequence.index]
+            del self.assemblers[key]
         return whole
 
     def _on_whole_images(self, text: str, fields: dict[str, Any], media: tuple[Media, ...]) -> dict[str, Any]:

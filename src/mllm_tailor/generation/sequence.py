@@ -34,6 +34,7 @@ class ReplySequence:
     cut: bool = False  # at the limit
     done: bool = False
     name: str = ""  # of the field it holds, where fields are generated side by side
+    framing: int = 0  # of its images, where a sample is read in several
     replica: int = 0  # which of several replies to the same prompt
     choices: list[int] = field(default_factory=list)  # indices of the tokens that were chosen, not forced
     stop: int | None = None  # the token that ended the reply, where the model chose one

@@ -21,6 +21,7 @@ from mllm_tailor.core.model import AppliedMethod
 from mllm_tailor.core.regions import Cropped
 from mllm_tailor.core.sample import Media
 from mllm_tailor.media.crop import box_of, moving_box, print_box
+from mllm_tailor.media.framing import framed, framed_size
 from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.media.reflow import Reflowed, TileSpec, count_reflowed_tiles, reflow_media
 from mllm_tailor.media.video import VideoFrames, read_video
@@ -82,16 +83,16 @@ class LoadedModel:
         if page := self._reflowed(media, tiles):
             return page.image()
         image = open_image(media)
-        return image.crop(print_box(image)) if self.trim else image
+        return framed(image.crop(print_box(image)) if self.trim else image, media.framing)
 
     def image_size(self, media: Media, tiles: Tiles | None = None) -> tuple[int, int]:
         """(width, height) of `open_image`; nothing is decoded unless margins are cropped or lines are reflowed."""
         if count := self.reflowed_tiles(media, tiles):
             return self.tile_size, count * self.tile_size
         if not self.trim:
-            return image_size(media)
+            return framed_size(image_size(media), media.framing)
         left, top, right, bottom = box_of(media)
-        return right - left, bottom - top
+        return framed_size((right - left, bottom - top), media.framing)
 
     def reflowed_tiles(self, media: Media, tiles: Tiles | None = None) -> int:
         """How many tiles the printed lines of an image fill, set one after the other; 0 where it stays as it is."""

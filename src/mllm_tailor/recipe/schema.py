@@ -15,6 +15,7 @@ from mllm_tailor.recipe.objectives import Distill, Prefer, ReplySampling, Reward
 from mllm_tailor.recipe.settings import Settings
 
 PARTS = ("vision", "projector", "language", "audio", "head")
+MOST_FRAMINGS = 8  # that `media.framing` lists
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of settings that name a folder
 
 
@@ -287,6 +288,13 @@ class Predict(Settings):
     batch_size: int = Field(8, ge=1, description="samples decoded in parallel")
     num_beams: int = Field(
         1, ge=1, le=64, description="beams of the beam search; the most likely complete reply is used"
+    )
+    framings: int = Field(
+        1,
+        ge=1,
+        le=MOST_FRAMINGS,
+        description="read each image in this many slightly different framings and keep, field by field, the value with "
+        "the most confidence in all; costs as many times as much (docs/predictions.md)",
     )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="longest reply, in tokens")
     constrained: bool = Field(True, description="constrain replies to the task's JSON schema")

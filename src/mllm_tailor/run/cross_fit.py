@@ -40,8 +40,8 @@ def cross_fit(
 ) -> list[Prediction]:
     """Train a model without each fold in turn, and read the fold with it.
 
-    Groups (else the samples of one file) stay within one fold. Readings are made without beams, in the recipe's
-    decoding mode.
+    Groups (else the samples of one file) stay within one fold. Readings are made without beams and in one framing, in
+    the recipe's decoding mode.
 
     Raises:
         DataError: when there are fewer groups than folds.
@@ -57,7 +57,7 @@ def cross_fit(
                 "name": f"fold-{number}",
                 "output": str(folder),
                 "train": train,
-                "predict": run.recipe.predict.model_copy(update={"num_beams": 1}),
+                "predict": run.recipe.predict.model_copy(update={"num_beams": 1, "framings": 1}),
                 "data": run.recipe.data.model_copy(update={"dev": 0.0, "sources": []}),
             }
         )

@@ -140,7 +140,9 @@ def read_data_facts(run: RunFolder) -> dict[str, Any]:
 
 def plain(sample: Sample) -> dict[str, Any]:
     """A sample as JSON values; what its layout knows beside is kept where JSON can hold it, and else as text."""
-    values: dict[str, Any] = SAMPLE.dump_python(replace(sample, extra={}, fields={}), mode="json")
+    values: dict[str, Any] = SAMPLE.dump_python(
+        replace(sample, extra={}, fields={}), mode="json", exclude={"media": {"__all__": {"framing"}}}
+    )
     return values | {"fields": _json_values(sample.fields), "extra": _json_values(sample.extra)}
 
 

@@ -16,6 +16,7 @@ from mllm_tailor.core.remote import local
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import DataIssue, Dataset, may_share_system, read_samples, shared_system
 from mllm_tailor.data.stream import holds_media
+from mllm_tailor.generation.voting import check_framings
 from mllm_tailor.methods import MethodSet, make_method
 from mllm_tailor.recipe import DataSpec, DecodingMode, ModelSpec, Predict, Recipe
 from mllm_tailor.scoring import METRICS
@@ -131,6 +132,7 @@ def resolve_saved(recipe: Recipe, training_data: TrainingData | None = None) -> 
         recipe = recipe.model_copy(update={"task": {recipe.task_name: task.resolved_settings()}})
     if isinstance(task, RegionTask):
         recipe = recipe.model_copy(update={"model": _with_pages_in_place(recipe.model, task)})
+    check_framings(task, recipe.predict, reflow=bool(recipe.model.reflow))
     metrics = metric_names(recipe.score, task)
     return ResolvedRun(
         recipe=recipe,

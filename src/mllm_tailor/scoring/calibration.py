@@ -1,7 +1,7 @@
 """Calibration: from the model's own probabilities of a value to the probability that the value is right.
 
 Two steps, for each field. A logistic regression joins the raw scores (mean and least token probability, agreement of
-beams) to one, rising in each of them. Isotonic regression (pool adjacent violators: Barlow et al. 1972; for
+beams and of framings) to one, rising in each of them. Isotonic regression (pool adjacent violators: Barlow et al. 1972; for
 probabilities Zadrozny and Elkan 2002) turns it into shares, which are interpolated between the centres of their blocks,
 as in centred isotonic regression (Oron and Flournoy 2017), so that they keep the order of the scores. With few values
 the shares lean on the logistic regression, and a field with fewer than 30 values takes the calibration of all fields.
@@ -29,7 +29,7 @@ FORMAT = 1
 FEWEST = 30  # values: below it there is no calibration, and a field takes the one of all fields
 LEAN = 100.0  # values that the logistic regression weighs against the isotonic one
 RIDGE = 10.0  # of the logistic regression; strong enough that separable values have finite weights
-MARGIN = {"mean": 1e-6, "least": 1e-6, "beams": 1e-3}  # probabilities are kept this far from 0 and 1
+MARGIN = {"mean": 1e-6, "least": 1e-6, "beams": 1e-3, "framings": 1e-2}  # probabilities are kept this far from 0 and 1
 PARTS = 5  # of cross-fitting
 
 
@@ -127,7 +127,7 @@ def log_odds(scores: Sequence[Mapping[str, float]], names: Sequence[str]) -> Arr
     except KeyError as error:
         raise RunError(
             f"the confidence was calibrated with the score {error}, which these replies do not bring — predict with "
-            "the engine and the number of beams of the run"
+            "the engine and the numbers of beams and framings of the run"
         ) from None
     margins = np.array([MARGIN[name] for name in names])
     return np.asarray(scipy.special.logit(np.clip(table, margins, 1 - margins)), float)

@@ -112,6 +112,8 @@ def _of_task(ask: Ask, served: ServedModel, wanted: Mapping[str, Any] | None, qu
 def _check_logprobs(ask: Ask, served: ServedModel, mode: DecodingMode) -> None:
     if ask.logprobs and compares_replies(served.task, mode):
         raise refused("logprobs", "this run takes the likeliest of a closed set of replies — see `tailor.raw`")
+    if ask.logprobs and served.run.recipe.predict.framings > 1:
+        raise refused("logprobs", "this run puts several readings of each file to a vote — see `tailor.raw`")
 
 
 def check_readable(outcome: Outcome) -> None:

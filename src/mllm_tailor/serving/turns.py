@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Prediction
-from mllm_tailor.generation.confidence import DIGITS
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.loglikelihood import ROWS, LikelihoodScorer
 from mllm_tailor.generation.predictor import Predictor, Question
@@ -40,7 +39,7 @@ class GenerationTurn:
         self.predictor, self.queue, self.route, self.begun = predictor, queue, route, begun
         self.joins = isinstance(predictor.engine, GenerationEngine)  # beams are decoded batch by batch
         self.number = 0
-        self.running: dict[int, list[ReplySequence]] = {}  # the sequences of each reply
+        self.running: dict[int, list[ReplySequence]] = {}  # the sequences of each reply, in all framings
         self.pieces: dict[int, TextPieces] = {}
         self.ahead: deque[tuple[Question, Job, Future[tuple[Encoded, float]]]] = deque()
 
@@ -67,24 +66,31 @@ class GenerationTurn:
             self.number += 1
             self.begun[self.number] = job
             try:
-                conversation = self.predictor.task.phrase(job.sample.unlabelled())
+                questions = self.predictor.questions(
+                    self.number, self.predictor.task.phrase(job.sample.unlabelled())
+                )
             except DataError as error:
-                self._fail(self.number, job, error)
+                self._answer(self.number, job, Prediction(job.sample.id, "", problem=str(error)))
                 continue
-            encoded = encoder.submit(self.predictor.encode, conversation)
-            self.ahead.append((Question(self.number, conversation), job, encoded))
+            self.running[self.number] = []
+            for question in questions:
+                encoded = encoder.submit(self.predictor.encode, question.conversation)
+                self.ahead.append((question, job, encoded))
 
     def _begin(
         self, question: Question, job: Job, encoding: Future[tuple[Encoded, float]]
     ) -> list[ReplySequence] | None:
+        if question.index not in self.begun:  # given up while another framing was read
+            return None
         try:
             encoded, seconds = encoding.result()
         except DataError as error:
-            self._fail(question.index, job, error)
+            for result in self.predictor.fail(question, error):
+                self._answer(question.index, job, result.prediction)
             return None
         sequences = self.predictor.begin_replies(question, encoded, seconds, job.limit, locate=job.locate)
-        self.running[question.index] = list(sequences)
-        if job.on_text is not None and len(sequences) == 1 and self.joins:
+        self.running[question.index] += sequences
+        if job.on_text is not None and len(self.predictor.replies) == 1 and self.joins and self.predictor.votes is None:
             self.pieces[question.index] = TextPieces(self.predictor.vocabulary)
         return sequences
 
@@ -108,25 +114,25 @@ class GenerationTurn:
         if job.abandoned:
             job.result.cancel()
             self._forget(index)
-            self.predictor.assemblers.pop(index, None)
             return
         prediction = self.predictor.finish(job.sample.id, sequence)
-        if prediction is None:
-            return
-        sequences = self.running[index]
+        if prediction is not None:
+            self._answer(index, job, prediction)
+
+    def _answer(self, index: int, job: Job, prediction: Prediction) -> None:
+        """Answer a job; all that was read and written for it counts, in every framing."""
+        sequences = self.running.get(index, [])
         tokens = tuple(
             Token(self.predictor.vocabulary.bytes_of(token), logprob)
             for each in sequences
             for token, logprob in zip(each.tokens, each.logprobs, strict=True)
         )
+        read = sum({each.framing: each.encoded.length for each in sequences}.values())
         self._forget(index)
-        job.result.set_result(Outcome(prediction, sequences[0].encoded.length, tokens))
-
-    def _fail(self, index: int, job: Job, error: DataError) -> None:
-        self._forget(index)
-        job.result.set_result(Outcome(Prediction(job.sample.id, "", problem=str(error))))
+        job.result.set_result(Outcome(prediction, read, tokens))
 
     def _forget(self, index: int) -> None:
+        self.predictor.forget(index)
         for known in (self.begun, self.running, self.pieces):
             known.pop(index, None)
 
@@ -139,22 +145,15 @@ def compare_turn(scorer: LikelihoodScorer, queue: JobQueue, route: Route, begun:
             job.result.cancel()
             continue
         begun[len(begun)] = job
-        rows += len(job.sample.options) or len(getattr(route.task, "classes", ()))
+        rows += scorer.framings * (len(job.sample.options) or len(getattr(route.task, "classes", ())))
     jobs = list(begun.values())
     prompts = []
     for job in jobs:
         try:
-            prompts.append((job, *scorer.encode(job.sample)))
+            prompts.append((job, scorer.encode(job.sample)))
         except DataError as error:
             job.result.set_result(Outcome(Prediction(job.sample.id, "", problem=str(error))))
-    scores = scorer.score([(encoded, replies) for _, encoded, replies in prompts]) if prompts else []
-    for (job, encoded, replies), logprobs in zip(prompts, scores, strict=True):
-        shares = logprobs.softmax(-1)
-        best = int(shares.argmax())
-        reply = route.task.parse(replies[best])
-        raw = {name: {"mean": round(float(shares[best]), DIGITS)} for name in reply.fields}
-        prediction = Prediction(job.sample.id, replies[best], reply.fields, problem=reply.problem, raw=raw)
-        token = Token(replies[best].encode(), float(shares[best].log()))
-        job.result.set_result(
-            Outcome(prediction, encoded.length, (token,), tuple(zip(replies, shares.tolist(), strict=True)))
-        )
+    choices = scorer.choose([prompt for _, prompt in prompts]) if prompts else []
+    for (job, prompt), choice in zip(prompts, choices, strict=True):
+        prediction, token = scorer.prediction(job.sample.id, choice), Token(choice.reply.encode(), choice.logprob)
+        job.result.set_result(Outcome(prediction, prompt.length, (token,), choice.shares))

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mllm_tailor.generation.loglikelihood import LikelihoodScorer
 from mllm_tailor.generation.predictor import Predictor
+from mllm_tailor.generation.voting import takes_votes
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import DecodingMode, Predict
 from mllm_tailor.serving.jobs import Job, JobQueue, Route
@@ -133,7 +134,8 @@ class EngineWorker:
                     job.result.set_exception(error)
 
     def _settings(self, route: Route) -> Predict:
-        return self.served[route.model].run.recipe.predict
+        settings = self.served[route.model].run.recipe.predict
+        return settings if takes_votes(route.task) else settings.model_copy(update={"framings": 1})
 
     def _predictor(self, route: Route) -> Predictor:
         if route.key not in self._predictors:
@@ -150,5 +152,5 @@ class EngineWorker:
             assert isinstance(route.task, ChoiceTask)
             model = self._models[route.model]
             model.model.eval()
-            self._scorers[route.key] = LikelihoodScorer(model, route.task)
+            self._scorers[route.key] = LikelihoodScorer(model, route.task, framings=self._settings(route).framings)
         return self._scorers[route.key]

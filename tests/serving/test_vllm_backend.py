@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def test_without_vllm_it_is_said(runs: dict[str, Path], monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RunError, match="pip install"):
         vllm_command(served_models([runs["receipts"]])[0], 1)
+
+
+def test_framings_are_refused(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_backend.shutil, "which", lambda _: "vllm")
+    served = served_models([runs["receipts"]])[0]
+    settings = served.run.recipe.predict.model_copy(update={"framings": 2})
+    run = replace(served.run, recipe=served.run.recipe.model_copy(update={"predict": settings}))
+    with pytest.raises(RunError, match=r"predict\.framings=2.*--engine builtin"):
+        vllm_command(replace(served, run=run), 1)
 
 
 def test_a_model_that_reads_reflowed_pages_is_refused(

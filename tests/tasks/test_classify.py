@@ -66,7 +66,8 @@ def test_likelihoods_are_those_of_reading_each_whole_reply_alone(model: LoadedMo
             places = (labels != NO_LOSS).nonzero().squeeze(1)
             expected[row, column] = chances[places - 1, labels[places]].sum()
     scorer = LikelihoodScorer(model, task)
-    found = scorer.score([scorer.encode(sample) for sample in samples])
+    prompts = map(scorer.encode, samples)
+    found = scorer.score([(encoded, prompt.replies) for prompt in prompts for encoded in prompt.framings])
     assert torch.allclose(torch.stack(found), expected, atol=1e-3)
     predictions = choose(model, task, samples, Predict(batch_size=2))
     best = [CLASSES[column] for column in expected.argmax(-1)]

@@ -31,7 +31,6 @@ from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe import DecodingMode, Predict
 from mllm_tailor.tasks import FieldTask, RegionTask, Task
 
-
 logger = logging.getLogger(__name__)
 
 

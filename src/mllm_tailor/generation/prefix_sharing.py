@@ -22,7 +22,7 @@ def share_prefixes(
     follows: list[int] = []
     lengths: list[int] = []
     for row in rows:
-        if leaders and (row.index == leaders[-1].index or (row.media and row.media == leaders[-1].media)):
+        if leaders and (_of_one_prompt(row, leaders[-1]) or (row.media and row.media == leaders[-1].media)):
             first, ids = leaders[-1].encoded.ids, row.encoded.ids
             common = common_length(first[: lengths[-1]], ids)
             rest = {*first[common:].tolist(), *ids[common:].tolist()}
@@ -35,6 +35,10 @@ def share_prefixes(
         leaders.append(row)
         lengths.append(row.encoded.length)
     return leaders, follows, lengths
+
+
+def _of_one_prompt(row: ReplySequence, other: ReplySequence) -> bool:
+    return (row.index, row.framing) == (other.index, other.framing)
 
 
 def common_length(first: Tensor, second: Tensor) -> int:

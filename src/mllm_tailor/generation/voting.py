@@ -198,9 +198,14 @@ def _candidates(
     fields: Mapping[str, Any], chosen: Mapping[str, str], surest: Mapping[str, _Ballot], ballots: Sequence[_Ballot]
 ) -> dict[str, list[Any]]:
     """What other framings read in place of each single value, then what other beams of its framing had."""
-    others = other_values(fields, (each.reading.fields for each in ballots), len(ballots))
+    differing = (
+        {name: value for name, value in ballot.reading.fields.items() if ballot.keys[name] != chosen.get(name)}
+        for ballot in ballots
+    )
+    others = other_values(fields, differing)
     for name, ballot in surest.items():
         for path, values in ballot.reading.candidates.items():
             if path == name or path.startswith(f"{name}."):
-                others.setdefault(path, []).extend(value for value in values if value not in others[path])
-    return {path: values[:MOST_CANDIDATES] for path, values in others.items()}
+                known = others.setdefault(path, [])
+                known += [value for value in values if value not in known][: MOST_CANDIDATES - len(known)]
+    return others

@@ -1,10 +1,11 @@
 """Calibration: from the model's own probabilities of a value to the probability that the value is right.
 
 Two steps, for each field. A logistic regression joins the raw scores (mean and least token probability, agreement of
-beams and of framings) to one, rising in each of them. Isotonic regression (pool adjacent violators: Barlow et al. 1972; for
-probabilities Zadrozny and Elkan 2002) turns it into shares, which are interpolated between the centres of their blocks,
-as in centred isotonic regression (Oron and Flournoy 2017), so that they keep the order of the scores. With few values
-the shares lean on the logistic regression, and a field with fewer than 30 values takes the calibration of all fields.
+beams and of framings) to one, rising in each of them. Isotonic regression (pool adjacent violators: Barlow et al. 1972;
+for probabilities Zadrozny and Elkan 2002) turns it into shares, which are interpolated between the centres of their
+blocks, as in centred isotonic regression (Oron and Flournoy 2017), so that they keep the order of the scores. With few
+values the shares lean on the logistic regression, and a field with fewer than 30 values takes the calibration of all
+fields.
 """
 
 from __future__ import annotations

@@ -66,9 +66,7 @@ class GenerationTurn:
             self.number += 1
             self.begun[self.number] = job
             try:
-                questions = self.predictor.questions(
-                    self.number, self.predictor.task.phrase(job.sample.unlabelled())
-                )
+                questions = self.predictor.questions(self.number, self.predictor.task.phrase(job.sample.unlabelled()))
             except DataError as error:
                 self._answer(self.number, job, Prediction(job.sample.id, "", problem=str(error)))
                 continue

@@ -51,7 +51,9 @@ def vllm_command(served: ServedModel, port: int) -> list[str]:
         raise RunError("this task takes the likeliest of a closed set of replies — use `--engine builtin`")
     framings = served.run.recipe.predict.framings
     if framings > 1:
-        raise RunError(f"the recipe sets predict.framings={framings}, which vLLM's server does not read — use `--engine builtin`")
+        raise RunError(
+            f"the recipe sets predict.framings={framings}, which vLLM's server does not read — use `--engine builtin`"
+        )
     folder = merged_folder(served.run, served.folder, merged_path(served.run, served.folder))
     if states_reflow(folder):
         raise RunError(

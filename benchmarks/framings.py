@@ -4,11 +4,11 @@
     python benchmarks/framings.py RUN --split held_out --most 2
 
 The tuned model of a finished run reads the receipts of a split that it was not trained on, with the run's own settings.
-The first framing is the image itself: its readings are those that the run has stored. Every further framing is read once,
-and the readings of the first 1, 2, 3 … are put to a vote as `predict.framings` does. Readings are kept under
-.benchmarks/framings, so that an interrupted call continues. `gain` is the difference to one framing, paired by sample, with
-the half width of its 95 % interval; `cpu` the CPU seconds of a few samples in so many framings, as a multiple of one.
-The framings and their order are chosen on a dev split alone. Writes results/framings.json.
+The first framing is the image itself: its readings are those that the run has stored. Every further framing is read
+once, and the readings of the first 1, 2, 3 … are put to a vote as `predict.framings` does. Readings are kept under
+.benchmarks/framings, so that an interrupted call continues. `gain` is the difference to one framing, paired by sample,
+with the half width of its 95 % interval; `cpu` the CPU seconds of a few samples in so many framings, as a multiple of
+one. The framings and their order are chosen on a dev split alone. Writes results/framings.json.
 """
 
 from __future__ import annotations
@@ -83,19 +83,19 @@ class Reader:
 def scores(labelled: HeldOut, predictions: Mapping[str, Prediction], task: Task) -> dict[str, np.ndarray]:
     """Percent by metric and field, an entry for each sample; all fields alike under the metric's name."""
     kinds, result = field_kinds(task), {}
-    for name in METRIC_NAMES:
-        metric = METRICS.load(name)
+    for metric_name in METRIC_NAMES:
+        metric = METRICS.load(metric_name)
         table = np.array(
             [
                 [
-                    100 * metric.field(labels, predictions[sample.id], field, kinds).numerator
+                    100 * metric.field(labels, predictions[sample_id], field, kinds).numerator
                     for field in task.field_names
                 ]
-                for sample, labels in zip(labelled.samples, labelled.labels, strict=True)
+                for sample_id, labels in zip(labelled.ids, labelled.labels, strict=True)
             ]
         )
-        result |= {f"{name} {field}": table[:, column] for column, field in enumerate(task.field_names)}
-        result[name] = table.mean(1)
+        result |= {f"{metric_name} {field}": table[:, column] for column, field in enumerate(task.field_names)}
+        result[metric_name] = table.mean(1)
     return result
 
 

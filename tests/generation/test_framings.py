@@ -71,11 +71,11 @@ def test_framings_are_as_many_as_the_setting_allows_and_differ() -> None:
 
 def test_the_value_of_the_most_weight_is_taken_in_the_words_of_the_surest() -> None:
     first = reading({"company": "ACME", "total": "1,00"}, company=0.9, total=0.6)
-    second = reading({"company": "ACNE", "total": "1.00"}, company=0.5, total=0.7)
-    third = reading({"company": "acne ", "total": "7.00"}, company=0.6, total=0.9)
+    second = reading({"company": "ACNE", "total": "1.00"}, company=0.6, total=0.7)
+    third = reading({"company": "acne ", "total": "7.00"}, company=0.7, total=0.9)
     result = joined(first, second, third)
     assert result.fields == {"company": "acne ", "total": "1.00"}
-    assert result.raw["company"] == {"mean": round(1.1 / 3, 6), "least": 0.275, "framings": round(2 / 3, 6)}
+    assert result.raw["company"] == {"mean": round(1.3 / 3, 6), "least": 0.325, "framings": round(2 / 3, 6)}
     assert result.raw["total"]["mean"] == pytest.approx(1.3 / 3, abs=1e-6)
     assert result.candidates == {"company": ["ACME"], "total": ["7.00"]}
     assert result.seconds == 3 and result.text == '{"company": "acne ", "total": "1.00"}'

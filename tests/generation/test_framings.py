@@ -21,7 +21,8 @@ from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.bundled.build import build_tokenizer
 from mllm_tailor.recipe import DecodingMode
 from mllm_tailor.recipe.schema import MOST_FRAMINGS, Predict
-from mllm_tailor.scoring.calibration import MARGIN
+from mllm_tailor.scoring.calibration import MARGIN, fit
+from mllm_tailor.scoring.judged import JudgedValue
 from mllm_tailor.tasks import field_kinds, open_task
 
 TASK = open_task(
@@ -187,3 +188,19 @@ def test_a_framing_is_no_part_of_what_a_run_keeps(tmp_path: Path) -> None:
     from mllm_tailor.run.data_record import plain
 
     assert "framing" not in plain(Sample("a", (Media("image", tmp_path / "a.png"),)))["media"][0]
+
+
+def test_a_calibration_reads_how_many_framings_agree_and_rises_with_them() -> None:
+    rng = np.random.default_rng(0)
+    values = []
+    for number in range(200):
+        share, mean = rng.choice([0.5, 1.0]), rng.uniform(0.5, 1)
+        scores = {"mean": mean * share, "least": mean, "framings": share}
+        values.append(JudgedValue("total", scores, bool(rng.uniform() < 0.2 + 0.7 * (share == 1)), number, number))
+    calibration = fit(values)
+    assert calibration.scores == ("mean", "least", "framings")
+    alone, agreed = (
+        calibration.confidence({"total": {"mean": 0.7 * share, "least": 0.7, "framings": share}})["total"]
+        for share in (0.5, 1.0)
+    )
+    assert alone < 0.5 < agreed

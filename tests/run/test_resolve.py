@@ -13,7 +13,7 @@ from mllm_tailor.data import Dataset
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run import resolve as module
 from mllm_tailor.run.dataset import prepare
-from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.resolve import resolve, resolve_saved
 
 
 def chat(folder: Path, systems: list[str | None], **model: Any) -> dict[str, Any]:
@@ -53,3 +53,16 @@ def test_other_system_texts_stay_with_their_rows(tmp_path: Path, systems: list[s
 def test_two_system_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="leave one of them out"):
         resolve(make_recipe(chat(tmp_path, ["Be brief."] * 3, system="Be long.")))
+
+
+def test_framings_that_cannot_be_put_to_a_vote_are_refused_before_anything_is_read() -> None:
+    recipe = {
+        "data": "unused",
+        "task": "answer",
+        "model": {"path": "tiny", "device": "cpu"},
+        "predict": {"framings": 2},
+    }
+    with pytest.raises(RecipeError, match=r"predict\.framings: `answer`"):
+        resolve_saved(make_recipe(recipe))
+    run = resolve_saved(make_recipe({**recipe, "task": {"extract": ["total"]}}))
+    assert run.recipe.predict.framings == 2 and run.reading_once().recipe.predict.framings == 1

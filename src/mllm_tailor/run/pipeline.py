@@ -203,14 +203,15 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
     logger.info("Training %s of %s weights with %s", f"{trained:,}", f"{applied.total:,}", run.method.name)
     for line in applied.lines():
         logger.info("  %s", line)
+    once = run.reading_once()
     all_threads = torch.get_num_threads()  # also while worker processes wait for the scores
 
     def evaluate_dev() -> Mapping[str, float]:
         with threads(all_threads):
-            replies = generate(run.mode, model, run, splits.dev, cache=cache)
+            replies = generate(run.mode, model, once, splits.dev, cache=cache)
         return score_replies(run, splits.dev, replies)
 
-    objective_inputs = gather_objective_inputs(folder, run, splits, model, cache)
+    objective_inputs = gather_objective_inputs(folder, once, splits, model, cache)
     cost = CostEstimate(**read_json(folder.cost_estimate)) if folder.cost_estimate.exists() else None
     with launch_workers(choose_process_count(run, cost), run, splits, folder):
         hooks = TrainingHooks(

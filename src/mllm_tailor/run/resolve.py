@@ -101,6 +101,11 @@ class ResolvedRun:
         model = self.recipe.model.model_copy(update=changes)
         return replace(self, recipe=self.recipe.model_copy(update={"model": model}))
 
+    def reading_once(self) -> ResolvedRun:
+        """The same run in a single framing of each image: enough for what training asks of its own model."""
+        predict = self.recipe.predict.model_copy(update={"framings": 1})
+        return replace(self, recipe=self.recipe.model_copy(update={"predict": predict}))
+
     def with_model_folder(self, folder: Path) -> ResolvedRun:
         """The same run on the model in `folder`, into which an update was merged."""
         return self.with_model(path=str(folder), revision=None)

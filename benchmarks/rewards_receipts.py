@@ -52,8 +52,10 @@ METRICS = ("exact", "fuzzy", "f1")
 FIELDS = {"company": "string", "date": "date", "total": "amount"}
 
 
-def recipe_for(folder: Path, work: Path, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The common part of start and comparison."""
+def recipe_for(
+    folder: Path, work: Path, name: str, fields: Mapping[str, Any] = FIELDS, room: int = 96
+) -> dict[str, Any]:
+    """The common part of start and comparison; `room` is of a reply, in tokens."""
     return {
         "name": name,
         "model": {"path": "embedded", "dtype": "float32", "trim": True},
@@ -67,7 +69,7 @@ def recipe_for(folder: Path, work: Path, name: str, fields: Mapping[str, Any]) -
             "batch_size": 4, "optimizer": "muon", "learning_rate": 5e-4, "weight_decay": 0.01, "processes": 1,
             "checkpoint_every": 2,
         },
-        "predict": {"max_new_tokens": 96, "batch_size": 12},
+        "predict": {"max_new_tokens": room, "batch_size": 12},
         "score": list(METRICS),
         "output": str(work),
     }  # fmt: skip
@@ -75,7 +77,7 @@ def recipe_for(folder: Path, work: Path, name: str, fields: Mapping[str, Any]) -
 
 def tuned_start(folder: Path, work: Path, minutes: float) -> Path:
     """The merged checkpoint from which all objectives start."""
-    values = recipe_for(folder, work, "start", FIELDS)
+    values = recipe_for(folder, work, "start")
     values["train"] |= {"max_cpu_minutes": minutes, "epochs": 1000}
     run = resolve(make_recipe(values))
     with own_run(run.recipe) as start:
@@ -94,10 +96,10 @@ def merged_start(run: Path, work: Path) -> Path:
     return target
 
 
-def compare_from(start: Path, options: argparse.Namespace, fields: Mapping[str, Any]) -> Path:
+def compare_from(start: Path, options: argparse.Namespace, task: Mapping[str, Any]) -> Path:
     """The folder of `tailor compare-methods` over the objectives."""
     work = options.work
-    values = recipe_for(options.folder, work, "after", fields)
+    values = recipe_for(options.folder, work, "after", **task)
     values["model"]["path"] = str(start)
     values["method"] = {"name": "lora", "rank": 32, "parts": ["language"]}
     values["train"] = {"batch_size": 4, "learning_rate": 1e-3, "processes": 1, "checkpoint_every": 2}
@@ -150,18 +152,20 @@ def main() -> None:
     parser.add_argument("--start-minutes", type=float, default=15.0, help="CPU minutes of the tuned start")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU minutes of each objective after it")
     parser.add_argument("--limit", type=int, default=160, help="training receipts after the start")
+    parser.add_argument("--room", type=int, default=288, help="tokens of a reply, with --start")
     parser.add_argument("--objectives", default=WORDS, help="compared with more tuning, as `--methods` of the command")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    fields: Mapping[str, Any] = FIELDS
+    task: dict[str, Any] = {}
     if options.start is None:
         start = tuned_start(options.folder, options.work, options.start_minutes)
         name, training = f"{options.start_minutes:g} CPU minutes", RunFolder(options.work / "start").training
     else:
         start = merged_start(options.start, options.work)
         name, training = f"run {options.start.name}", RunFolder(options.start).training
-        fields = yaml.safe_load((options.start / "recipe.yaml").read_text())["task"]["extract"]
-    folder = compare_from(start, options, fields)
+        recipe = yaml.safe_load((options.start / "recipe.yaml").read_text())
+        task = {"fields": recipe["task"]["extract"], "room": options.room}
+    folder = compare_from(start, options, task)
     comparison = read_json(folder / "comparison.json")
     runs = {variant.words: folder / variant.folder for variant in read_variants(f"{MORE},{options.objectives}")}
     done = {name: path for name, path in runs.items() if finished(RunFolder(path))}

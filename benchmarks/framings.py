@@ -19,7 +19,9 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from mllm_tailor.generation.voting import vote
 from mllm_tailor.media.framing import FRAMINGS
 from mllm_tailor.run.calibrate import DEV
 from mllm_tailor.run.data_record import HeldOut, read_labelled
-from mllm_tailor.run.new_files import Predict, predictor_of_run
+from mllm_tailor.run.new_files import Predict, Predictor, predictor_of_run
 from mllm_tailor.run.run_dir import RunFolder, open_run, read_predictions
 from mllm_tailor.scoring.metrics import METRICS
 from mllm_tailor.tasks import Task, field_kinds
@@ -53,8 +55,13 @@ def in_framing(sample: Sample, index: int) -> Sample:
 class Reader:
     """Reads samples in one framing, and keeps the readings."""
 
-    def __init__(self, folder: RunFolder, predict: Predict) -> None:
-        self.folder, self.predict = folder, predict
+    def __init__(self, folder: RunFolder, predictor: Predictor, closing: ExitStack) -> None:
+        self.folder, self.predictor, self.closing = folder, predictor, closing
+
+    @cached_property
+    def predict(self) -> Predict:
+        """The model, opened when there is something to read."""
+        return self.closing.enter_context(self.predictor.opened())
 
     def readings(self, samples: Sequence[Sample], index: int) -> dict[str, Prediction]:
         """Predictions by id."""
@@ -118,8 +125,8 @@ def measure(run: Path, split: str, most: int, count: int | None, *, timed: bool)
     labelled = read_labelled(folder.dev if split == "dev" else folder.held_out)
     order = sorted(range(len(labelled.samples)), key=lambda index: labelled.samples[index].id)[:count]
     labelled = HeldOut(*(tuple(part[index] for index in order) for part in vars(labelled).values()))
-    with predictor.opened() as predict:
-        reader = Reader(folder, predict)
+    with ExitStack() as closing:
+        reader = Reader(folder, predictor, closing)
         framings = [{prediction.id: prediction for prediction in read_predictions(folder.predictions(stored))}]
         framings += [reader.readings(labelled.samples, index) for index in range(1, most)]
         cpu = _cpu(reader.seconds, labelled.samples[:TIMED], most) if timed else []

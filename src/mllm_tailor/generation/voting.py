@@ -86,7 +86,7 @@ def vote(readings: Sequence[Prediction], names: Sequence[str], kinds: Kinds) -> 
     """One prediction from those of a sample's framings, the unchanged image first.
 
     Values that are equal after the normalisation of their field's type vote together, each with the weight of its raw
-    confidence (`_Ballot.weight`); the value of the most weight is taken as the surest framing writes it. A list or
+    confidence (`mean`); the value of the most weight is taken as the surest framing writes it. A list or
     object is one value. Where the votes are equal, the earlier framing decides.
 
     Of the raw scores, `mean` is its average over all framings, taking 0 where another value was read, and `framings`
@@ -132,9 +132,7 @@ class _Ballot:
         return cls(reading, dict(cells))
 
     def weight(self, name: str) -> float:
-        """Mean times least probability of the field's tokens: a single doubtful letter makes a value wrong."""
-        scores = self.reading.raw.get(name, {})
-        return scores.get("mean", 0.0) * scores.get("least", 1.0)
+        return self.reading.raw.get(name, {}).get("mean", 0.0)
 
     def inside(self, name: str) -> Iterator[tuple[str, str]]:
         """Path and key of a field's value and of all values in it, in the order of the raw scores' rows."""

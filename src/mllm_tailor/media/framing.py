@@ -25,8 +25,8 @@ class Framing:
     degrees: float = 0.0  # anticlockwise
 
 
-# `predict.framings: N` reads the first N. The second was chosen on dev receipts and the third gained on them, the fourth
-# did not; the others move other edges and were not measured (benchmarks/results/framings.json).
+# `predict.framings: N` reads the first N. The second was chosen on dev receipts and the third gained on them; the
+# fourth did not, and those after it were not measured (benchmarks/results/framings.json).
 FRAMINGS = (
     Framing(),
     Framing(0.026, 0.021, 0.011, 0.009),

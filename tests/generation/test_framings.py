@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.small_job import save_lively
+from fixtures.small_job import noise_pictures, save_lively
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -50,11 +50,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Two pictures, a question without one, and a file that is missing."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for number in range(2):
-        pixels = rng.integers(0, 255, (60 + 20 * number, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    shown = [Sample(str(number), (Media("image", folder / f"{number}.png"),)) for number in range(2)]
+    folder = tmp_path_factory.mktemp("pictures")
+    shown = noise_pictures(folder, (60, 80))
     return [*shown, Sample("text", prompt="?"), Sample("lost", (Media("image", folder / "lost.png"),))]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures.pdfs import drawn
-from fixtures.small_job import save_lively
+from fixtures.small_job import noise_pictures, save_lively
 from PIL import Image
 from torch.nn.functional import one_hot
 
@@ -46,11 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for number in range(3):
-        pixels = rng.integers(0, 255, (40 + 30 * number, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return [Sample(str(number), (Media("image", folder / f"{number}.png"),)) for number in range(3)]
+    return noise_pictures(tmp_path_factory.mktemp("pictures"), (40, 70, 100))
 
 
 def test_tokens_of_tiles_lie_row_by_row_and_a_thumbnail_covers_the_page() -> None:

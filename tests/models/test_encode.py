@@ -322,9 +322,10 @@ def test_tiles_stand_row_by_row_and_the_thumbnail_last() -> None:
 
 
 def test_pictures_of_a_sample_share_its_tiles() -> None:
-    assert shared_tiles(Tiles(min=1, max=12), 3).max == 4
-    assert shared_tiles(Tiles(min=4, max=12), 5) == Tiles(min=2, max=2)
-    assert shared_tiles(Tiles(min=1, max=2), 5).max == 1
+    image = Media("image", Path("a.png"))
+    assert shared_tiles(Tiles(min=1, max=12), 3 * [image]).max == 4
+    assert shared_tiles(Tiles(min=4, max=12), 5 * [image]) == Tiles(min=2, max=2)
+    assert shared_tiles(Tiles(min=1, max=2), 5 * [image]).max == 1
 
 
 def test_tiles_can_be_chosen(tiny_model_folder: Path) -> None:

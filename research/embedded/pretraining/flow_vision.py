@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining import checkpoint, flow, flow_pictures, flow_tiles, fonts, optim, tower, vision
+from pretraining import checkpoint, flow, flow_pictures, flow_tiles, fonts, glyph_slots, optim, tower, vision
 from pretraining.stage import Stage
 
 SHARING = 6  # tiles that share one group of as many fonts
@@ -67,6 +67,14 @@ def features(eye: nn.Module, grey: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def named(parts: nn.ModuleDict, tiles: np.ndarray) -> torch.Tensor:
+    """The classes named in every cell of tiles [cells, SLOTS]; the weight of empty slots in training is taken back."""
+    logits = parts["head"](features(parts["tower"], torch.from_numpy(tiles)))
+    logits[..., glyph_slots.NONE] -= math.log(EMPTY)
+    return logits.argmax(-1).flatten(0, 1)
+
+
+@torch.no_grad()
 def measure(parts: nn.ModuleDict, grey: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Shares of characters, blanks and marks named right in their slot, and of cells right in all slots."""
     guess = torch.cat([parts["head"](features(parts["tower"], part)).argmax(-1) for part in grey.split(4)])
@@ -90,14 +98,7 @@ def fit_head(parts: nn.ModuleDict, count: int = 96, steps: int = 200) -> None:
     grey, labels = stacked(list(itertools.islice(Tiles(12), count)))
     with torch.no_grad():
         seen = torch.cat([features(parts["tower"], part) for part in grey.split(8)])
-    optimizer = torch.optim.AdamW(parts["head"].parameters(), lr=5e-3)
-    for _ in range(steps):
-        chosen = torch.randint(count, (6,))
-        loss = vision.glyph_loss(parts["head"](seen[chosen]), labels[chosen])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    print(f"head fitted: loss {loss.item():.3f}", flush=True)
+    vision.fit_to_features(parts["head"], seen, labels, steps, batch=6)
 
 
 def train(

@@ -8,7 +8,6 @@ describe are left out.
 from __future__ import annotations
 
 import argparse
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,20 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
-from torch import nn
 
 from pretraining import checkpoint, flow, flow_pictures, flow_vision
 from pretraining.probe_paper import averaged
 
 SEED = 99
-
-
-@torch.no_grad()
-def named(parts: nn.ModuleDict, tiles: np.ndarray) -> torch.Tensor:
-    """The classes named in every cell [cells, SLOTS]; the weight of empty slots in training is taken back."""
-    logits = parts["head"](flow_vision.features(parts["tower"], torch.from_numpy(tiles)))
-    logits[..., 0] -= math.log(flow_vision.EMPTY)
-    return logits.argmax(-1).flatten(0, 1)
 
 
 def rows(cells: torch.Tensor) -> Iterator[str]:
@@ -63,7 +53,7 @@ def main() -> None:
     parts, counts, characters = averaged(arguments.name), Counter(), 0
     for number in range(arguments.count):
         tiles, example = flow_pictures.random_example(np.random.default_rng([SEED, number]))
-        shown, found = torch.from_numpy(example.tokens), named(parts, tiles)
+        shown, found = torch.from_numpy(example.tokens), flow_vision.named(parts, tiles)
         unknown = (shown < 0).any(1, keepdim=True)
         for read, true in zip(rows(found.masked_fill(unknown, 0)), rows(shown.masked_fill(unknown, 0)), strict=True):
             counts.update(slips(read, true))

@@ -32,7 +32,7 @@ def averaged(name: str) -> nn.ModuleDict:
 def read(parts: nn.ModuleDict, image: Image.Image) -> str:
     """What the glyph head names, as lines of words."""
     grey = np.asarray(flow_pictures.flow_image(image)).reshape(-1, flow.WIDTH, flow.WIDTH)
-    named = parts["head"](flow_vision.features(parts["tower"], torch.from_numpy(grey))).argmax(-1)
+    named = flow_vision.named(parts, grey)
     text = "".join(flow.character_of(index) for index in named.flatten().tolist())
     return "\n".join(" ".join(line.split()) for line in text.splitlines())
 

@@ -83,10 +83,14 @@ def fit_head(vision: nn.Module, head: nn.Module, count: int = 48, steps: int = 2
     pairs = [pair for pair, _ in zip(Tiles(12), range(count), strict=False)]
     with torch.no_grad(), optim.computing("cpu"):
         features = torch.cat([tower.patch_features(vision, tower.normalise(grey[None])) for grey, _ in pairs]).float()
-    labels = torch.stack([labels for _, labels in pairs]).flatten(1, 2)
+    fit_to_features(head, features, torch.stack([labels for _, labels in pairs]).flatten(1, 2), steps, batch=4)
+
+
+def fit_to_features(head: nn.Module, features: torch.Tensor, labels: torch.Tensor, steps: int, batch: int) -> None:
+    """Fit a head to features [tiles, patches, width] and labels [tiles, patches, slots], `batch` tiles a step."""
     optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
     for _ in range(steps):
-        chosen = torch.randint(count, (4,))
+        chosen = torch.randint(len(features), (batch,))
         loss = glyph_loss(head(features[chosen]), labels[chosen])
         loss.backward()
         optimizer.step()

@@ -272,7 +272,7 @@ class Predictor:
         regions = isinstance(self.task, RegionTask)
         if not images or not (regions or "<box>" in text):
             return fields
-        tiles = shared_tiles(self.model.tiles, len(images))
+        tiles = shared_tiles(self.model.tiles, images)
         moves = [_to_page(view) if (view := self.model.view(image, tiles)) else None for image in images]
         if isinstance(self.task, RegionTask):
             index = min(fields.pop(IMAGE, len(images)), len(images) - 1)

@@ -71,7 +71,7 @@ class Length:
 def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
     """The exact length that `encode` gives. For tiled families no pixel is decoded: the sizes of images suffice."""
     conversation = _readable(as_conversation(item), model)
-    shared = shared_tiles(model.tiles, sum(media.kind == "image" for media in conversation.media))
+    shared = shared_tiles(model.tiles, conversation.media)
     sizes = [model.image_size(media, shared) for media in conversation.media if media.kind == "image"]
     if model.family.compares:
         ids, media = read_pair(conversation, model)
@@ -208,7 +208,7 @@ def _readable(conversation: Conversation, model: LoadedModel) -> Conversation:
 
 def _with_moved_boxes(conversation: Conversation, model: LoadedModel) -> Conversation:
     """The conversation with its boxes where the model sees what they are of."""
-    shared = shared_tiles(model.tiles, sum(media.kind == "image" for media in conversation.media))
+    shared = shared_tiles(model.tiles, conversation.media)
     views = [model.view(media, shared) for media in conversation.media]
     if any(isinstance(view, Reflowed) for view in views):
         raise DataError(

@@ -19,8 +19,9 @@ from mllm_tailor.recipe.schema import Tiles
 ONE_TILE = Tiles(min=1, max=1, thumbnail=False)  # for a video frame
 
 
-def shared_tiles(tiles: Tiles, images: int) -> Tiles:
-    """Several images share the maximum number of tiles of a sample, as in InternVL's training."""
+def shared_tiles(tiles: Tiles, media: Sequence[Media]) -> Tiles:
+    """The images among a sample's media share its maximum number of tiles, as in InternVL's training."""
+    images = sum(item.kind == "image" for item in media)
     most = max(1, tiles.max // max(1, images))
     return Tiles(min=min(tiles.min, most), max=most, thumbnail=tiles.thumbnail)
 
@@ -30,7 +31,7 @@ def tiles_of(media: Sequence[Media], model: LoadedModel) -> list[tuple[Media, Ti
 
     A thumbnail of lines that are set one after the other would show nothing.
     """
-    shared = shared_tiles(model.tiles, sum(item.kind == "image" for item in media))
+    shared = shared_tiles(model.tiles, media)
     without = shared.model_copy(update={"thumbnail": False})
 
     def own(item: Media) -> Tiles:

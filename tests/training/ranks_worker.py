@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from fixtures.muon_steps import muon_steps
 from fixtures.small_job import make_conversations, prepare, train
+from safetensors.torch import save_file
 
-from mllm_tailor.training.distributed import world_size
+from mllm_tailor.training.distributed import rank, world_size
 
 
 def main() -> None:
@@ -20,6 +22,7 @@ def main() -> None:
     result = train(model, method, samples, recipe, folder, evaluate=lambda: {"score": 1.0})
     assert world_size() == 2
     assert result.steps == 6
+    save_file(muon_steps(share=1 / world_size()), folder / f"muon-{rank()}.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two processes train what one would."""
+"""Two processes train what one would, and share what an optimizer computes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.muon_steps import muon_steps
 from fixtures.small_job import make_conversations, prepare, train
 from safetensors.torch import load_file
 
@@ -17,7 +18,7 @@ WORKER = Path(__file__).with_name("ranks_worker.py")
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Same samples in the same steps, odd ones out included; losses and weights within 1e-6."""
+    """Same samples in the same steps, odd ones out included; losses and weights within 1e-6, with Muon, too."""
     samples = make_conversations(tmp_path / "pictures", 10)
     model, method, recipe = prepare(
         tiny_model_folder,
@@ -40,3 +41,7 @@ def test_two_processes_equal_one(tiny_model_folder: Path, tmp_path: Path) -> Non
     assert losses == pytest.approx(alone.losses, rel=1e-6)
     left, right = (load_file(tmp_path / who / "adapter" / "adapter_model.safetensors") for who in ("alone", "together"))
     assert max(float((left[name] - right[name]).abs().max()) for name in left) <= 1e-6
+    ranks = [load_file(tmp_path / "together" / f"muon-{rank}.safetensors") for rank in range(2)]
+    for name, weight in muon_steps(share=1.0).items():
+        assert ranks[0][name].equal(ranks[1][name])
+        assert float((ranks[0][name] - weight).abs().max()) <= 1e-6

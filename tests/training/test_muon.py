@@ -49,6 +49,20 @@ def test_shapes_taken_together_come_out_as_alone() -> None:
     assert (together - alone).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(40, 160), (160, 40), (40, 48)])
+def test_iterations_equal_their_definition_in_float64(shape: tuple[int, int]) -> None:
+    """Also on the Gram matrix of an oblong one, and with singular values over five orders of magnitude."""
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
+    matrix = left @ torch.diag(torch.logspace(0, -5, 40, dtype=torch.float64)) @ right
+    values = torch.logspace(0, -5, 40, dtype=torch.float64) / float(matrix.norm())
+    for _ in range(5):
+        values = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
+    wanted = left @ torch.diag(values) @ right
+    found = orthogonalise(matrix.float()[None])[0].double()
+    assert float((found - wanted).norm()) < 1e-3 * float(wanted.norm())
+
+
 def test_embeddings_head_and_scales_go_by_adam_and_decay_is_decoupled() -> None:
     """Adam's first step is the rate in every place, whatever the gradient's size."""
     torch.manual_seed(0)

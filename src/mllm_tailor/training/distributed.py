@@ -67,12 +67,17 @@ def barrier() -> None:
         distributed.barrier()
 
 
+def broadcast(tensor: Tensor, owner: int) -> None:
+    """Give every process the values that the tensor has on rank `owner`."""
+    if world_size() > 1:
+        distributed.broadcast(tensor, owner)
+
+
 def broadcast_parameters(weights: Iterable[nn.Parameter]) -> None:
     """Give every process the weights of rank 0."""
-    if world_size() > 1:
-        for weight in weights:
-            if not isinstance(weight, DTensor):  # each process has its slice of rank 0's weights already
-                distributed.broadcast(weight.data, 0)
+    for weight in weights:
+        if not isinstance(weight, DTensor):  # each process has its slice of rank 0's weights already
+            broadcast(weight.data, 0)
 
 
 def all_reduce_sum(value: float, device: torch.device) -> float:

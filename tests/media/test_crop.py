@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllm_tailor.media.crop import CELL, KEPT, print_box
+from mllm_tailor.core.sample import Media
+from mllm_tailor.media.crop import CELL, KEPT, box_of, print_box
+from mllm_tailor.media.open import open_image
 
 
 def page(width: int, height: int, block: tuple[int, int, int, int], seed: int = 0) -> Image.Image:
@@ -70,3 +72,15 @@ def test_no_transcribed_line_of_real_receipts_is_cut(sroie: Path) -> None:
             inside += min(xs) >= left - 3 and max(xs) <= right + 3 and min(ys) >= top - 3 and max(ys) <= bottom + 3
             lines += 1
     assert inside >= 0.995 * lines > 0
+
+
+def test_the_box_is_of_the_file_as_it_is_now_and_of_all_stitched_views(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.png" for name in ("left", "right")]
+    for path, block in zip(paths, ((40, 40, 120, 100), (200, 150, 380, 280)), strict=True):
+        page(400, 300, block).save(path)
+    media, views = Media("image", paths[0]), Media("image", paths[0], views=tuple(paths))
+    before = box_of(media)
+    assert before == print_box(open_image(media))
+    assert box_of(views) == print_box(open_image(views)) != before
+    page(400, 300, (250, 30, 390, 290)).save(paths[0])
+    assert box_of(media) == print_box(open_image(media)) != before

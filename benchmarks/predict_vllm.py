@@ -4,146 +4,151 @@
     python benchmarks/predict_vllm.py --samples 8 --rounds 3
 
 Each engine reads in a process and its own environment (benchmarks/environments.py), on one thread, drawn receipts
-it has not met: first a few to warm up, then one set a round. Seconds are CPU seconds, so that other work on the
-machine does not decide; wall seconds stand beside them. Opening is left out and stands beside them too. Results go to
-benchmarks/results/predict_vllm.json; the command fails when a ratio fell by more than 10 % under the one stored there.
+it has not met: first a few to warm up, then one set a round, in turns with the others. Seconds are CPU seconds, so that
+other work on the machine does not decide; wall seconds, and seconds of opening, which is left out, stand beside them.
+Results go to benchmarks/results/predict_vllm.json; the command fails when a ratio fell by more than 10 % under the one
+stored there.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mllm_tailor.cli.main import VLLM
+from builds import ROOT, Side
+from readers import Ask, draw_receipts, reading_process
+from rich.console import Console
+from rich.table import Table
+from rounds import Measurements
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "predict_vllm.json"
-FIELDS = {"company": "string", "date": "date", "address": "string", "total": "amount"}
-ENGINES = ("ours", "vllm")
+from mllm_tailor.core.device import describe_machine
+from mllm_tailor.core.io import write_json
+
+RESULTS = Path(__file__).resolve().parent / "results" / "predict_vllm.json"
 WARM_UP = 2  # receipts
 SEED = 20_000
-THREADS = {
-    **VLLM,
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # as many threads as OMP_NUM_THREADS says, on any core
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "HF_HUB_OFFLINE": "1",
-}
+HERE = Side("ours", ROOT)
 
 
 @dataclass(frozen=True)
-class WorkerArgs:
-    """What one process reads."""
+class Mode:
+    """How receipts are read, and how many a round."""
+
+    dtype: str
+    constrained: bool
+    samples: int
+    beams: int = 1
+    max_new_tokens: int = 200
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        kind = "constrained" if self.constrained else "unconstrained"
+        return f"{self.dtype}, {kind}" + (f", {self.beams} beams" if self.beams > 1 else "")
+
+
+@dataclass
+class Reader:
+    """One engine of one build; its process begins with the first question and lasts until `stack` ends."""
 
     engine: str
-    dtype: str
-    held: bool
-    folder: str  # of the receipts
-    samples: int  # a round
-    rounds: int
+    build: Side
     model: str
-    max_new_tokens: int
+    stack: ExitStack
+    asks: dict[str, Ask] = field(default_factory=dict)  # by dtype
+    warm: set[Mode] = field(default_factory=set)
+    facts: dict[str, Any] = field(default_factory=dict)  # versions, and seconds until the model is open
+    failed: dict[str, str] = field(default_factory=dict)  # by dtype
+
+    def read(self, mode: Mode, warm_up: list[str], files: list[str]) -> dict[str, Any]:
+        """Seconds, memory and replies of files that this process has not met.
+
+        Raises:
+            RuntimeError: with the last words of a process that ended, now or at an earlier question.
+        """
+        if mode.dtype in self.failed:
+            raise RuntimeError(self.failed[mode.dtype])
+        try:
+            if mode.dtype not in self.asks:
+                process = reading_process(self.build, engine=self.engine, dtype=mode.dtype, model=self.model)
+                self.asks[mode.dtype] = self.stack.enter_context(process)
+            ask = self.asks[mode.dtype]
+            told = {"beams": mode.beams, "constrained": mode.constrained, "max_new_tokens": mode.max_new_tokens}
+            if mode not in self.warm:
+                answer = ask(told | {"files": warm_up})
+                self.facts |= {name: answer[name] for name in ("opening", "versions") if name in answer}
+                self.warm.add(mode)
+            return ask(told | {"files": files}) | self.facts
+        except RuntimeError as error:
+            self.failed[mode.dtype] = str(error)
+            raise
 
 
-def work_here(work: WorkerArgs) -> dict[str, Any]:
-    """Read every round in this process: seconds, and the replies."""
-    from mllm_tailor.core.device import Stopwatch
-    from mllm_tailor.core.sample import Media, Sample
-    from mllm_tailor.generation import predict
-    from mllm_tailor.generation.vllm.engine import VllmEngine
-    from mllm_tailor.models import load_model
-    from mllm_tailor.recipe.schema import Predict
-    from mllm_tailor.tasks import open_task
-
-    opening = Stopwatch()
-    task = open_task("extract", FIELDS)
-    model = load_model(work.model, dtype=work.dtype, device="cpu")
-    engine = None
-    if work.engine == "vllm":
-        engine = VllmEngine(model, model.folder, task.schema())
-        model.model.to("meta")
-    found: dict[str, Any] = {"opening": opening.seconds(), "cpu": [], "wall": [], "texts": []}
-    count = WARM_UP + work.samples * work.rounds
-    samples = [Sample(str(number), (Media("image", picture_of(work, number)),)) for number in range(count)]
-    settings = Predict(max_new_tokens=work.max_new_tokens)
-    predict(model, task, samples[:WARM_UP], settings, constrained=work.held, engine=engine)
-    for start in range(WARM_UP, count, work.samples):
-        watch = Stopwatch()
-        part = samples[start : start + work.samples]
-        replies = predict(model, task, part, settings, constrained=work.held, engine=engine)
-        found["cpu"].append(watch.cpu_seconds())
-        found["wall"].append(watch.seconds())
-        found["texts"] += [reply.text for reply in replies]
-    return found
+def shorten(text: str) -> str:
+    """A short hash: whether two replies are equal is all that is asked of a stored result."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def picture_of(work: WorkerArgs, number: int) -> Path:
-    """Where a drawn receipt lies."""
-    return Path(work.folder) / f"{number}.png"
+def compare(
+    mode: Mode, readers: Mapping[str, Reader], rounds: int, folder: Path, measured: Measurements | None = None
+) -> Measurements:
+    """The engines in turns on the same receipts, of which none has been met."""
+    measured = measured or Measurements()
+    receipts = folder / mode.name.replace(", ", "-").replace(" ", "-")
+    receipts.mkdir()
+    seed = SEED + (0 if mode.constrained else 1000) + 100 * mode.beams  # no file of another mode
+    files = draw_receipts(receipts, seed, WARM_UP + mode.samples * rounds)
+
+    def read(reader: Reader) -> Callable[[int], dict[str, Any]]:
+        def of_round(number: int) -> dict[str, Any]:
+            start = WARM_UP + number * mode.samples
+            answer = reader.read(mode, files[:WARM_UP], files[start : start + mode.samples])
+            return {name: value for name, value in answer.items() if name != "texts"} | {
+                "replies": [shorten(text) for text in answer["texts"]]
+            }
+
+        return of_round
+
+    measured.interleave({key: read(reader) for key, reader in readers.items()}, rounds, f"prediction {mode.name}")
+    return measured
 
 
-def draw(work: WorkerArgs) -> None:
-    """The receipts of all rounds."""
-    from mllm_tailor.synthetic import draw_document
-
-    for number in range(WARM_UP + work.samples * work.rounds):
-        draw_document("receipts", SEED + number).image.save(picture_of(work, number))
-
-
-def run(work: WorkerArgs) -> dict[str, Any]:
-    """The same in the engine's own process and environment."""
-    from environments import ROOT, python_of
-
-    paths = [str(ROOT / "src"), *([str(HERE / "patched")] if work.engine == "vllm" else [])]
-    environment = os.environ | THREADS | {"PYTHONPATH": os.pathsep.join(paths)}
-    words = [str(python_of(work.engine)), __file__, "--work", json.dumps(asdict(work))]
-    print(f"{work.engine}, {work.dtype}, {'constrained' if work.held else 'unconstrained'}", file=sys.stderr)
-    done = subprocess.run(words, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{work.engine} cannot read:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def compare(works: dict[str, WorkerArgs]) -> dict[str, Any]:
-    """One row: both engines on the same receipts."""
-    found = {engine: run(work) for engine, work in works.items()}
-    rates = {engine: works[engine].samples / statistics.median(one["cpu"]) for engine, one in found.items()}
-    same = sum(one == other for one, other in zip(*(one.pop("texts") for one in found.values()), strict=True))
-    work = works["ours"]
+def row_of(mode: Mode, found: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """One row: receipts a CPU second of ours and vLLM, by the medians, and how many replies are the same."""
+    rates = {key: mode.samples / statistics.median(one["cpu"] for one in rounds) for key, rounds in found.items()}
+    replies = {key: [reply for one in rounds for reply in one["replies"]] for key, rounds in found.items()}
     return {
-        "dtype": work.dtype,
-        "held": work.held,
+        "dtype": mode.dtype,
+        "held": mode.constrained,
         "samples_per_cpu_second": rates,
         "ratio": rates["ours"] / rates["vllm"],
-        "same_replies": same,
-        "replies": work.samples * work.rounds,
+        "same_replies": sum(one == other for one, other in zip(replies["ours"], replies["vllm"], strict=True)),
+        "replies": len(replies["ours"]),
         **found,
     }
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The table."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(
         "numbers", "replies", "ours, a CPU second", "vLLM", "ours to vLLM", "wall s (ours, vLLM)", "same replies"
     )
     for row in rows:
-        rates, wall = row["samples_per_cpu_second"], [statistics.median(row[engine]["wall"]) for engine in ENGINES]
+        rates = row["samples_per_cpu_second"]
+        wall = [statistics.median(one["wall"] for one in row[engine]) for engine in ("ours", "vllm")]
         table.add_row(
             row["dtype"],
             "constrained" if row["held"] else "unconstrained",
-            *(f"{rates[engine]:.2f}" for engine in ENGINES),
+            *(f"{rates[engine]:.2f}" for engine in ("ours", "vllm")),
             f"{row['ratio']:.2f}",
             f"{wall[0]:.1f}, {wall[1]:.1f}",
             f"{row['same_replies']}/{row['replies']}",
@@ -159,27 +164,22 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--max-new-tokens", type=int, default=200)
     parser.add_argument("--save", action="store_true", help="store these ratios as the ones to hold")
-    parser.add_argument("--work", help=argparse.SUPPRESS)  # what a process of one engine is told
     arguments = parser.parse_args()
-    if arguments.work:
-        print(json.dumps(work_here(WorkerArgs(**json.loads(arguments.work)))))
-        return
-    from mllm_tailor.core.device import describe_machine
-    from mllm_tailor.core.io import write_json
-
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        size = (folder, arguments.samples, arguments.rounds, arguments.model, arguments.max_new_tokens)
-        draw(WorkerArgs("ours", "float32", True, *size))
-        for dtype in arguments.dtypes:
-            for held in (True, False):
-                rows.append(compare({engine: WorkerArgs(engine, dtype, held, *size) for engine in ENGINES}))
+    for dtype in arguments.dtypes:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            readers = {engine: Reader(engine, HERE, arguments.model, stack) for engine in ("ours", "vllm")}
+            for constrained in (True, False):
+                mode = Mode(dtype, constrained, arguments.samples, max_new_tokens=arguments.max_new_tokens)
+                measured = compare(mode, readers, arguments.rounds, Path(folder))
+                if measured.errors:
+                    sys.exit("\n".join(measured.errors.values()))
+                rows.append(row_of(mode, measured.found))
     show(rows)
     stored = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     before = {(row["dtype"], row["held"]): row["ratio"] for row in stored}
     if arguments.save or not stored:
-        told = {name: value for name, value in vars(arguments).items() if name != "work"}
-        write_json(RESULTS, {"machine": describe_machine(), "arguments": told, "rows": rows})
+        write_json(RESULTS, {"machine": describe_machine(), "arguments": vars(arguments), "rows": rows})
     fallen = [row for row in rows if row["ratio"] < 0.9 * before.get((row["dtype"], row["held"]), 0)]
     if fallen and not arguments.save:
         sys.exit(

@@ -18,7 +18,7 @@ import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -148,16 +148,9 @@ class MicroBatches:
             return watch.cpu_seconds(), summed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS), help="beside ours")
-    parser.add_argument("--full", action="store_true", help="every weight is trained, as the receipt recipe does")
-    arguments = parser.parse_args()
-    rounds, full = arguments.rounds, arguments.full
-    part = "full" if full else "lora"
-    chosen = [name for name in dict.fromkeys(["ours", *arguments.only]) if not full or name in OF_FULL]
-    torch.set_num_threads(1)
+def measure(rounds: int, left_out: Sequence[str] = tuple(WAYS), *, full: bool = False) -> list[dict[str, Any]]:
+    """One row for everything left out, and one for ours: seconds of each round, loss, and the least seconds to ours."""
+    chosen = [name for name in dict.fromkeys(["ours", *left_out]) if not full or name in OF_FULL]
     with tempfile.TemporaryDirectory() as folder:
         prepare(QUICK, Path(folder))
         passes = MicroBatches(Path(folder), full=full)
@@ -168,25 +161,43 @@ def main() -> None:
             found[name].append(passes.seconds(name))
             print(f"round {number + 1}: {name} {found[name][-1][0]:.2f} s", file=sys.stderr, flush=True)
     best = {name: min(seconds for seconds, _ in runs) for name, runs in found.items()}
+    return [
+        {
+            "left_out": name,
+            "instead": WAYS[name],
+            "to_ours": best[name] / best["ours"],
+            "loss": runs[0][1],
+            "seconds": [seconds for seconds, _ in runs],
+        }
+        for name, runs in found.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS), help="beside ours")
+    parser.add_argument("--full", action="store_true", help="every weight is trained, as the receipt recipe does")
+    arguments = parser.parse_args()
+    part = "full" if arguments.full else "lora"
+    torch.set_num_threads(1)
+    rows = measure(arguments.rounds, arguments.only, full=arguments.full)
     table = Table(
         "left out", "instead", "seconds a step", "to ours", "loss", title="What each saves", title_justify="left"
     )
-    rows = []
-    for name in chosen:
-        instead, loss = WAYS[name], found[name][0][1]
-        rows.append({"left_out": name, "instead": instead, "to_ours": best[name] / best["ours"], "loss": loss,
-                     "seconds": [seconds for seconds, _ in found[name]]})  # fmt: skip
+    for row in rows:
         table.add_row(
-            name if instead else "nothing",
-            instead,
-            f"{best[name]:.2f}",
-            f"{best[name] / best['ours']:.2f}",
-            f"{loss:.4f}",
+            row["left_out"] if row["instead"] else "nothing",
+            row["instead"],
+            f"{min(row['seconds']):.2f}",
+            f"{row['to_ours']:.2f}",
+            f"{row['loss']:.4f}",
         )
     Console(width=140).print(table)
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    own = stored.get(precision := "bf16" if passes.bf16 else "float32", {})
-    kept = [row for row in own.get(part, []) if row["left_out"] not in found]  # each is a ratio to ours of its own run
+    precision = "bf16" if computes_in_bf16("auto", torch.device("cpu")) else "float32"
+    own, run = stored.get(precision, {}), {row["left_out"] for row in rows}
+    kept = [row for row in own.get(part, []) if row["left_out"] not in run]  # each is a ratio to ours of its own run
     facts = {"machine": describe_machine(), "receipts": SAMPLES, part: kept + rows}
     write_json(RESULTS, {**stored, precision: {**own, **facts}})
 

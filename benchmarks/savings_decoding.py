@@ -14,9 +14,11 @@ import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
+from readers import draw_receipts
 
 from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.io import write_json
@@ -25,7 +27,6 @@ from mllm_tailor.generation import VisionFeatureCache, kv_cache, predict
 from mllm_tailor.generation.decoder_step import DecoderStep
 from mllm_tailor.models import load_model
 from mllm_tailor.recipe.schema import Predict
-from mllm_tailor.synthetic import draw_document
 from mllm_tailor.tasks import open_task
 
 RESULTS = Path(__file__).parent / "results" / "savings_decoding.json"
@@ -44,19 +45,13 @@ def without(name: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """A row for each number of beams and each thing left out."""
     model, task, cache = load_model("embedded", dtype="float32"), open_task("extract", FIELDS), VisionFeatureCache()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        samples = []
-        for number in range(max(RECEIPTS.values())):
-            file = Path(folder) / f"{number}.png"
-            draw_document("receipts", SEED + number).image.save(file)
-            samples.append(Sample(str(number), (Media("image", file),)))
+        files = draw_receipts(Path(folder), SEED, max(RECEIPTS.values()))
+        samples = [Sample(str(number), (Media("image", Path(file)),)) for number, file in enumerate(files)]
         predict(model, task, samples, Predict(max_new_tokens=200), cache=cache)
         for beams, count in RECEIPTS.items():
             settings = Predict(max_new_tokens=200, num_beams=beams)
@@ -76,6 +71,14 @@ def main() -> None:
                  "same_replies": texts[name] == texts["ours"], "seconds_a_receipt": [value / count for value in values]}
                 for name, values in seconds.items()
             ]  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    torch.set_num_threads(1)
+    rows = measure(parser.parse_args().rounds)
     for row in rows:
         print(
             f"beams {row['beams']}, without {row['left_out']}: {row['to_ours']:.2f} times, same: {row['same_replies']}"

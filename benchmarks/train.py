@@ -3,6 +3,7 @@
     python benchmarks/train.py --quick                       # the embedded model, a few minutes
     python benchmarks/train.py                               # also 150 million random weights
     python benchmarks/train.py --peers plain ours --rounds 5
+    python benchmarks/train.py --build f139a21               # an earlier commit of ours as one more side
     python benchmarks/train.py --rates --works embedded      # operations and seconds of a step of ours, by part
 
 Peers run in virtual environments of their own (benchmarks/environments.py), each training in its own process on
@@ -22,16 +23,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from environments import ROOT, python_of
+from builds import ROOT, Side, unpack
+from environments import python_of
 from rates import describe_rates, rate_works
 from rich.console import Console
 from rich.table import Table
+from rounds import Measurements
 from safetensors.torch import save_file
 
 from mllm_tailor.core.device import describe_machine, fast_bf16
@@ -51,6 +54,9 @@ SEED = 0
 FASTEST = "bfloat16" if fast_bf16(torch.device("cpu")) else "float32"  # emulated bf16 would slow everybody down
 
 
+THIS_BUILD = Side("ours", ROOT)
+
+
 @dataclass(frozen=True)
 class Trainer:
     """One side of the comparison."""
@@ -60,6 +66,11 @@ class Trainer:
     environment: str
     precision: str = FASTEST
     seen: bool = False  # whether the pictures' features are there from an earlier run
+    build: Side = THIS_BUILD  # whose scripts run: the working tree, or an earlier commit
+
+    def facts(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return {name: value for name, value in self.__dict__.items() if name != "build"}
 
 
 PEERS = {
@@ -71,7 +82,6 @@ PEERS = {
     "ours": Trainer("ours", "ours", "ours"),
     "again": Trainer("ours, pictures seen in an earlier run", "ours", "ours", seen=True),
 }
-OURS = {"ours", PEERS["again"].name}
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,11 @@ class Rounds:
         """Processor seconds until the dev loss was first seen at or under `loss`."""
         reached = [next((at["cpu"] for at in one["curve"] if at["dev_loss"] <= loss), None) for one in self.found]
         return None if None in reached else statistics.median(reached)  # type: ignore[type-var]
+
+
+def earlier_build(commit: str, folder: Path) -> Trainer:
+    """An earlier commit of ours, unpacked into `folder`."""
+    return Trainer(f"ours at {commit}", "ours", "ours", build=unpack(commit, folder))
 
 
 def write_model(work: WorkerArgs, folder: Path) -> None:
@@ -197,9 +212,13 @@ def run_once(trainer: Trainer, job: dict[str, Any], folder: Path, limit: float) 
     told = job | {"result": str(result), "scratch": str(scratch), "precision": trainer.precision}
     (folder / "job.json").write_text(json.dumps(told | {"seen": trainer.seen}))
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HF": "1"}
-    words = [str(python), str(Path(__file__).parent / "trainers" / f"{trainer.script}.py"), str(folder / "job.json")]
+    environment = (trainer.build.environment if trainer.environment == "ours" else dict(os.environ)) | quiet
+    if trainer.environment != "ours":
+        environment.pop("PYTHONPATH", None)
+    script = trainer.build.folder / "benchmarks" / "trainers" / f"{trainer.script}.py"
+    words = [str(python), str(script), str(folder / "job.json")]
     try:
-        done = subprocess.run(words, cwd=folder, env=os.environ | quiet, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"took longer than {limit:.0f} seconds") from error
     if not result.exists():
@@ -207,33 +226,42 @@ def run_once(trainer: Trainer, job: dict[str, Any], folder: Path, limit: float) 
     return dict(json.loads(result.read_text()))
 
 
-def compare(work: WorkerArgs, trainers: Sequence[Trainer], count: int, limit: float, folder: Path) -> list[Rounds]:
-    """Interleaved rounds, every other one backwards; a trainer that failed is not asked again."""
+def compare(
+    work: WorkerArgs,
+    trainers: Mapping[str, Trainer],
+    count: int,
+    limit: float,
+    folder: Path,
+    measured: Measurements | None = None,
+) -> list[Rounds]:
+    """Interleaved rounds of the trainers by key; what `measured` holds from an earlier call is not measured again."""
     job = prepare(work, folder)
-    everyone = [Rounds(trainer, work) for trainer in trainers]
-    for number in range(count):
-        for rounds in everyone if number % 2 == 0 else reversed(everyone):
-            if rounds.error is not None:
-                continue
-            print(f"{work.name}, round {number + 1}: {rounds.trainer.name}", file=sys.stderr, flush=True)
-            try:
-                rounds.found.append(run_once(rounds.trainer, job, folder, limit))
-            except RuntimeError as error:
-                rounds.error = str(error).replace(str(folder), "SCRATCH").replace(str(ROOT), ".")
-                print(rounds.error, file=sys.stderr)
-    return everyone
+    measured = measured or Measurements()
+
+    def run(trainer: Trainer) -> dict[str, Any]:
+        try:
+            return run_once(trainer, job, folder, limit)
+        except RuntimeError as error:
+            raise RuntimeError(str(error).replace(str(folder), "SCRATCH").replace(str(ROOT), ".")) from None
+
+    measured.interleave(
+        {key: lambda _, trainer=trainer: run(trainer) for key, trainer in trainers.items()},  # type: ignore[misc]
+        count,
+        f"training {work.name}",
+    )
+    return [Rounds(one, work, measured.found[key], measured.errors.get(key)) for key, one in trainers.items()]
 
 
 def rows_of(everyone: Sequence[Rounds]) -> list[dict[str, Any]]:
     """One row a trainer: medians, ratios, and every round's numbers."""
     ran = {one.trainer.name: one for one in everyone if one.found}
     plain = ran.get(PEERS["plain"].name)
-    peers = [one for name, one in ran.items() if name not in OURS]
+    peers = [one for one in ran.values() if one.trainer.environment != "ours"]
     best = max((one.rate() for one in peers), default=None)
     goal = plain.found[0]["curve"][-1]["dev_loss"] if plain else None
     rows = []
     for one in everyone:
-        row: dict[str, Any] = {"work": asdict(one.work), **asdict(one.trainer), "error": one.error}
+        row: dict[str, Any] = {"work": asdict(one.work), **one.trainer.facts(), "error": one.error}
         if one.found:
             row |= {
                 "samples_per_cpu_second": one.rate(),
@@ -309,6 +337,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the embedded model alone, fewer samples, one round")
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--build", metavar="COMMIT", help="an earlier commit of ours as one more side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=600, help="seconds a single training may take")
     parser.add_argument("--save", action="store_true", help="store these ratios as the ones to hold")
@@ -319,12 +348,14 @@ def main() -> None:
         ranks = {name: WORKS[name].rank for name in arguments.works}
         rate_works(ranks, lambda name, folder: prepare(QUICK if name == "embedded" else WORKS[name], folder))
         return
-    trainers = [PEERS[name] for name in arguments.peers]
+    trainers = {name: PEERS[name] for name in arguments.peers}
     works = [QUICK] if arguments.quick else [WORKS[name] for name in arguments.works]
     rows: list[dict[str, Any]] = []
     rates: dict[str, Any] = {}
     for work in works:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as sources:
+            if arguments.build:
+                trainers["base"] = earlier_build(arguments.build, Path(sources))
             count = 1 if arguments.quick else arguments.rounds
             rows += (of_work := rows_of(compare(work, trainers, count, arguments.limit, Path(scratch))))
             show(of_work)

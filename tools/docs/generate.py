@@ -6,6 +6,7 @@ from pathlib import Path
 
 from methods_page import methods_page
 from reliability_page import reliability_page
+from side_by_side_tables import performance_page
 from words import settings_table
 
 from mllm_tailor.recipe import Recipe, Settings
@@ -113,7 +114,12 @@ def recipe_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"recipe.md": recipe_page, "methods.md": methods_page, "reliability.md": reliability_page}
+PAGES = {
+    "recipe.md": recipe_page,
+    "methods.md": methods_page,
+    "reliability.md": reliability_page,
+    "performance.md": performance_page,
+}
 
 
 def main() -> None:

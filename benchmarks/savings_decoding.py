@@ -23,7 +23,7 @@ from readers import draw_receipts
 from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.generation import VisionFeatureCache, kv_cache, predict
+from mllm_tailor.generation import VisionFeatureCache, engine, kv_cache, predict
 from mllm_tailor.generation.decoder_step import DecoderStep
 from mllm_tailor.models import load_model
 from mllm_tailor.recipe.schema import Predict
@@ -33,13 +33,20 @@ RESULTS = Path(__file__).parent / "results" / "savings_decoding.json"
 FIELDS = {"company": "string", "date": "date", "address": "string", "total": "amount"}
 RECEIPTS = {1: 6, 8: 3}  # by the number of beams
 SEED = 31_002
-WAYS = {"ours": "", "decoder step": "transformers' modules", "rows in one copy": "rows copied one by one"}
+WAYS = {
+    "ours": "",
+    "decoder step": "transformers' modules",
+    "rows that stay": "all rows copied",
+    "rows in one copy": "rows copied one by one",
+}
 
 
 def without(name: str) -> AbstractContextManager[object]:
     """One thing left out."""
     if name == "decoder step":
         return patch.object(DecoderStep, "of", lambda _: None)
+    if name == "rows that stay":
+        return patch.object(engine, "rearrange", lambda kv, rows: kv_cache.compact([(kv, rows)]))
     if name == "rows in one copy":
         return patch.object(kv_cache, "is_unpadded", lambda _: False)
     return nullcontext()

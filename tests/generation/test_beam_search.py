@@ -13,7 +13,7 @@ from fixtures.small_job import make_samples
 
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.generation import predict, predict_both
-from mllm_tailor.generation.beam_search import BeamSearch
+from mllm_tailor.generation.beam_search import Beam, BeamSearch, in_row_order
 from mllm_tailor.generation.constrain import Vocabulary
 from mllm_tailor.generation.engine import GenerationEngine
 from mllm_tailor.generation.predictor import make_engine
@@ -141,3 +141,14 @@ def test_a_fork_goes_its_own_way(model: LoadedModel, samples: list[Sample]) -> N
     twin.tokens.append(1)
     twin.logprobs.append(-math.inf)
     assert len(row.tokens) + 1 == len(twin.tokens) and row.logprobs != twin.logprobs
+
+
+def beam(kv_row: int, score: float) -> Beam:
+    return Beam(ReplySequence(0, None, (), DecodingMode.UNCONSTRAINED, None, 1), score, kv_row)  # type: ignore[arg-type]
+
+
+def test_the_best_continuation_of_a_beam_keeps_its_row() -> None:
+    beams = [beam(5, -1), beam(5, -2), beam(6, -3), beam(4, -4)]  # rows 4 to 7; that in row 7 ended
+    placed = in_row_order(beams, range(4, 8))
+    assert [each.kv_row for each in placed] == [4, 5, 6, 5] and placed[1] is beams[0] and placed[3] is beams[1]
+    assert in_row_order(beams[:3], range(4, 8)) == beams[:3]

@@ -30,7 +30,7 @@ class Beam:
 class BeamState:
     """The beams of a document."""
 
-    live: list[Beam]  # the most probable first
+    live: list[Beam]  # in the order of their rows
     best: Beam | None = None  # the most probable finished one
     finished: list[Beam] = field(default_factory=list)  # all finished ones, the best among them
     seconds: float = 0.0
@@ -38,7 +38,7 @@ class BeamState:
     @property
     def done(self) -> bool:
         """Whether no live beam can become the best: each further token only lowers its score."""
-        return not self.live or (self.best is not None and self.best.score >= self.live[0].score)
+        return not self.live or (self.best is not None and self.best.score >= max(beam.score for beam in self.live))
 
 
 class BeamSearch:
@@ -123,4 +123,17 @@ class BeamSearch:
             state.finished.append(beam)
             if state.best is None or score > state.best.score:
                 state.best = beam
-        state.live = live
+        state.live = in_row_order(live, range(first, first + len(state.live)))
+
+
+def in_row_order(beams: Sequence[Beam], rows: range) -> list[Beam]:
+    """Beams, the most probable first, in the order in which they take the rows that their document had.
+
+    The most probable continuation of a beam stays in its row, so that only rows whose beam ended or was beaten are
+    copied to. Where there are more or fewer beams than rows, all rows are copied, and the order does not matter.
+    """
+    if len(beams) != len(rows):
+        return list(beams)
+    heirs: dict[int, Beam] = {}
+    others = [beam for beam in beams if heirs.setdefault(beam.kv_row, beam) is not beam]
+    return [heirs[row] if row in heirs else others.pop() for row in rows]

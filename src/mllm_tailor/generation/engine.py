@@ -17,7 +17,7 @@ from torch import Tensor
 from mllm_tailor.core.device import upload
 from mllm_tailor.generation.constrain import Vocabulary, allowed_tokens
 from mllm_tailor.generation.decoder_step import DecoderStep
-from mllm_tailor.generation.kv_cache import KVCache, append_columns, compact, no_cache
+from mllm_tailor.generation.kv_cache import KVCache, append_columns, compact, no_cache, rearrange
 from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.generation.prefix_sharing import share_prefixes, shortened
 from mllm_tailor.generation.sequence import ReplySequence
@@ -118,8 +118,8 @@ class GenerationEngine:
         self.decoder_step = DecoderStep.of(self.model) if self.prefill.shares_prefixes else None
 
     def select(self, rows: list[ReplySequence], kv: KVCache, indices: Sequence[int]) -> None:
-        """Hold rows whose pasts are the rows `indices` of `kv`; a past may be used several times."""
-        self.rows, self.kv = rows, compact([(kv, indices)])
+        """Hold rows whose pasts are the rows `indices` of `kv`, which is used up; a past may be used several times."""
+        self.rows, self.kv = rows, rearrange(kv, indices)
 
     def _prefill(self, rows: list[ReplySequence], *, complete: bool) -> tuple[KVCache, list[int]]:
         """Read the prompts; rows about the same media share the pass over what their prompts have in common.

@@ -59,6 +59,12 @@ class GrowingLayer(DynamicLayer):
         taken.keys, taken.values = (buffer[:, :, :used] for buffer in taken.buffers)
         return taken
 
+    def overwrite(self, rows: Tensor, sources: Tensor) -> None:
+        """Replace some rows by copies of others, none of which is replaced."""
+        used = self.get_seq_length()
+        for buffer in self.buffers:
+            buffer[rows, :, :used] = buffer[sources, :, :used]
+
 
 @dataclass
 class KVCache:
@@ -122,6 +128,23 @@ def compact(parts: Sequence[tuple[KVCache, Sequence[int]]]) -> KVCache:
             packed.append(states)
         cache.update(packed[0], packed[1], layer)
     return KVCache(cache, mask, first.cross)
+
+
+def rearrange(kv: KVCache, rows: Sequence[int]) -> KVCache:
+    """The chosen rows of a batch in this order, as `compact` gives them; the batch itself may be used up.
+
+    Where every row that is chosen also stays in its place, only the others are written to.
+    """
+    moves = [(row, source) for row, source in enumerate(rows) if row != source]
+    in_place = len(rows) == kv.rows and is_unpadded(kv) and all(rows[source] == source for _, source in moves)
+    if not in_place:
+        return compact([(kv, rows)])
+    if moves:
+        targets, sources = torch.tensor(moves).T
+        layers: list[Any] = kv.cache.layers
+        for layer in layers:
+            layer.overwrite(targets, sources)
+    return kv
 
 
 def is_unpadded(kv: KVCache) -> bool:

@@ -64,6 +64,7 @@ class Reader:
     build: Side
     model: str
     stack: ExitStack
+    limit: float = 600  # seconds by the clock until an answer
     asks: dict[str, Ask] = field(default_factory=dict)  # by dtype
     warm: set[Mode] = field(default_factory=set)
     facts: dict[str, Any] = field(default_factory=dict)  # versions, and seconds until the model is open
@@ -79,7 +80,9 @@ class Reader:
             raise RuntimeError(self.failed[mode.dtype])
         try:
             if mode.dtype not in self.asks:
-                process = reading_process(self.build, engine=self.engine, dtype=mode.dtype, model=self.model)
+                process = reading_process(
+                    self.build, engine=self.engine, dtype=mode.dtype, model=self.model, limit=self.limit
+                )
                 self.asks[mode.dtype] = self.stack.enter_context(process)
             ask = self.asks[mode.dtype]
             told = {"beams": mode.beams, "constrained": mode.constrained, "max_new_tokens": mode.max_new_tokens}

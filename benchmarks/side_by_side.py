@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -101,12 +102,13 @@ class Record:
         self.document["ended"] = datetime.now(UTC).isoformat(timespec="minutes")
         write_json(self.path, self.document)
 
-    def group(self, part: str, name: str, facts: dict[str, Any]) -> Measurements:
-        """The measurements of one work or mode: those of the same size are kept, errors are tried again."""
+    def group(self, part: str, name: str, facts: dict[str, Any], again: Iterable[str]) -> Measurements:
+        """The measurements of one work or mode: those of the same size are kept; sides in `again` may fail anew."""
         groups = self.document.setdefault(part, {})
         if groups.get(name, {}).get("facts") != facts:
-            groups[name] = {"facts": facts, "found": {}}
-        groups[name]["errors"] = {}
+            groups[name] = {"facts": facts, "found": {}, "errors": {}}
+        for key in again:
+            groups[name]["errors"].pop(key, None)
         return Measurements(groups[name]["found"], groups[name]["errors"], self.save)
 
 
@@ -132,23 +134,23 @@ def train_all(record: Record, sizes: Sizes, base: Side, limit: float) -> None:
     trainers = {**{key: PEERS[key] for key in TRAINERS}, "base": earlier, "ours": PEERS["ours"]}
     sides = {key: trainer for key, trainer in trainers.items() if key in sizes.sides}
     for work in sizes.works:
-        measured = record.group("training", work.name, {"work": asdict(work), "steps": work.course.steps})
+        measured = record.group("training", work.name, {"work": asdict(work), "steps": work.course.steps}, sides)
         with tempfile.TemporaryDirectory() as folder:
             compare_trainers(work, sides, sizes.rounds, limit, Path(folder), measured)
 
 
-def read_all(record: Record, sizes: Sizes, base: Side) -> None:
+def read_all(record: Record, sizes: Sizes, base: Side, limit: float) -> None:
     """Every engine in every mode; the earlier build and ours in those with beams."""
     ours = Side("ours", ROOT)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         readers = {
-            key: Reader("ours" if key == "base" else key, base if key == "base" else ours, "embedded", stack)
+            key: Reader("ours" if key == "base" else key, base if key == "base" else ours, "embedded", stack, limit)
             for key in READERS
             if key in sizes.sides
         }
         for mode in sizes.modes:
-            measured = record.group("prediction", mode.name, {"mode": asdict(mode)})
             able = {key: one for key, one in readers.items() if mode.beams == 1 or key in ("base", "ours")}
+            measured = record.group("prediction", mode.name, {"mode": asdict(mode)}, able)
             compare_readers(mode, able, sizes.rounds, Path(folder), measured)
 
 
@@ -169,7 +171,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="two receipts, one round, the embedded model alone")
-    parser.add_argument("--limit", type=float, default=900, help="seconds by the clock a single training may take")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds by the clock of one training or one answer")
     parser.add_argument("--out", type=Path, help="the result; what is there is continued")
     parser.add_argument("--markdown", action="store_true", help="measure nothing, print the stored result's tables")
     arguments = parser.parse_args()
@@ -187,7 +189,7 @@ def main() -> None:
         if "training" in arguments.parts:
             train_all(record, sizes, base, arguments.limit)
         if "prediction" in arguments.parts:
-            read_all(record, sizes, base)
+            read_all(record, sizes, base, arguments.limit)
     if "savings" in arguments.parts:
         save_all(record, sizes)
     print(tables(record.document))

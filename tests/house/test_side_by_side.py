@@ -72,13 +72,13 @@ def test_sizes_of_another_work_begin_anew(tmp_path: Path) -> None:
     from side_by_side import Record
 
     record = Record(tmp_path / "result.json", {})
-    first = record.group("training", "embedded", {"samples": 2})
+    first = record.group("training", "embedded", {"samples": 2}, ())
     first.found["ours"] = [{"cpu_seconds": 1.0}]
-    first.errors["trl"] = "not installed"
-    again = record.group("training", "embedded", {"samples": 2})
+    first.errors.update(trl="not installed", peft="not installed")
+    again = record.group("training", "embedded", {"samples": 2}, ("trl", "ours"))
     assert again.found == first.found
-    assert again.errors == {}  # tried again
-    assert record.group("training", "embedded", {"samples": 8}).found == {}
+    assert again.errors == {"peft": "not installed"}  # TRL is tried again, and PEFT, which is left out, still stated
+    assert record.group("training", "embedded", {"samples": 8}, ()).found == {}
 
 
 def record_of() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from readers import draw_receipts
 from mllm_tailor.core.device import Stopwatch, describe_machine
 from mllm_tailor.core.io import write_json
 from mllm_tailor.core.sample import Media, Sample
-from mllm_tailor.generation import VisionFeatureCache, engine, kv_cache, predict
+from mllm_tailor.generation import VisionFeatureCache, engine, kv_cache, predict, shared_prefix_attention
 from mllm_tailor.generation.decoder_step import DecoderStep
 from mllm_tailor.models import load_model
 from mllm_tailor.recipe.schema import Predict
@@ -36,6 +36,7 @@ SEED = 31_002
 WAYS = {
     "ours": "",
     "decoder step": "transformers' modules",
+    "attention in C": "torch's products",
     "rows that stay": "all rows copied",
     "rows in one copy": "rows copied one by one",
 }
@@ -45,6 +46,8 @@ def without(name: str) -> AbstractContextManager[object]:
     """One thing left out."""
     if name == "decoder step":
         return patch.object(DecoderStep, "of", lambda _: None)
+    if name == "attention in C":
+        return patch.object(shared_prefix_attention, "kernel_for", lambda *_: None)
     if name == "rows that stay":
         return patch.object(engine, "rearrange", lambda kv, rows: kv_cache.compact([(kv, rows)]))
     if name == "rows in one copy":

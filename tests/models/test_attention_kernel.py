@@ -62,6 +62,34 @@ def test_output_and_gradients_are_those_of_torch(
         assert (mine - side.grad).norm() <= 3e-6 * side.grad.norm()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("tokens", "columns", "groups"), [((5, 16), 1, 1), ((37, 64), 9, 2)])
+def test_a_decoding_step_attends_to_prompts_and_own_columns(
+    kernel: attention_kernel.Kernel, tokens: tuple[int, int], columns: int, groups: int, masked: bool
+) -> None:
+    """Three rows share the first prompt, two the second, of which some are shorter than a panel of sixteen tokens."""
+    generator = torch.Generator().manual_seed(0)
+    spans, heads = (slice(0, 3), slice(3, 5)), 4
+    query = 3 * torch.randn(5, heads, WIDTH, generator=generator)
+    own = [3 * torch.randn(5, heads // groups, 2 * columns, WIDTH, generator=generator)[:, :, :columns] for _ in "kv"]
+    visible = torch.rand(5, columns, generator=generator) < 0.5 if masked else None
+    shapes = [((heads // groups, WIDTH, count), (heads // groups, count, WIDTH)) for count in tokens]
+    prompts = [
+        (span, *(3 * torch.randn(shape, generator=generator) for shape in pair))
+        for span, pair in zip(spans, shapes, strict=True)
+    ]
+    output = kernel.step(prompts, query, (own[0], own[1]), 0.2, visible)
+    for span, keys, values in prompts:
+        for row in range(span.start, span.stop):
+            seen = torch.ones(columns, dtype=torch.bool) if visible is None else visible[row]
+            key, value = (
+                torch.cat([shared, mine[row][:, seen]], 1).double().repeat_interleave(groups, 0)
+                for shared, mine in ((keys.mT, own[0]), (values, own[1]))
+            )
+            expected = scaled_dot_product_attention(query[row].double()[:, None], key, value, scale=0.2)[:, 0]
+            torch.testing.assert_close(output[row].double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_torch_stands_in(kernel: attention_kernel.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler, for other formats and widths, and on several threads."""
     side = torch.zeros(3, 1, WIDTH)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mllm_tailor.generation.kv_cache import KVCache
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.models.patches import cpu_attention
+from mllm_tailor.models.patches.attention_kernel import kernel_for
 from mllm_tailor.models.patches.last_layer import KINDS
 
 
@@ -96,6 +97,11 @@ class SharedPrefixAttention:
         Scores lie heads first, (key heads, rows * queries, keys), so that the rows of a prefix are one slice of them.
         """
         rows, heads, width, channels = query.shape
+        kernel = kernel_for(query, key, value) if width == 1 else None
+        if kernel is not None:
+            prompts = [(span, prefix.keys[layer], prefix.values[layer]) for span, prefix in self.spans]
+            seen = None if visible is None else visible[:, 0, 0]
+            return kernel.step(prompts, query[:, :, 0], (key, value), scale, seen).view(rows, 1, heads * channels)
         key_heads, columns = key.shape[1:3]
         size = heads // key_heads * width  # queries of a row and key head
         queries = (query * scale).reshape(rows, key_heads, size, channels)

@@ -1,4 +1,5 @@
-/* Attention of one sample in float32, forward and backward, on one thread; see attention_kernel.py. */
+/* Attention in float32 on one thread: of one sample, forward and backward, and of a decoding step; see
+   attention_kernel.py. */
 
 #include <math.h>
 #include <stddef.h>
@@ -230,5 +231,102 @@ void attention_backward(side gradient, side query, side key, side value, side ou
             }
         }
         scatter(totals, to_query, head, 0, of.queries, width);
+    }
+}
+
+/* Neighbouring rows of a batch that share a prompt: its keys (heads, width, tokens) and values (heads, tokens, width). */
+typedef struct {
+    const float *keys, *values;
+    int64_t tokens, start, rows;
+} prompt;
+
+/* The keys or values that each row has of its own, (rows, heads, columns, width), and the steps between them. */
+typedef struct {
+    const float *first;
+    int64_t row, head, column;
+} cache;
+
+int64_t step_scratch_size(int64_t queries, int64_t tokens, int64_t columns, int64_t width) {
+    return queries * (2 * width + rounded(tokens + columns) + PANEL);
+}
+
+/* C (rows, columns) = A (rows, depth) B (depth, columns): the last panel begins where it ends with the columns. */
+static void multiply_any(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t row, const float *b,
+                         int64_t down, float *c, int64_t across) {
+    int64_t whole = columns / PANEL * PANEL, last = columns - PANEL;
+    multiply(rows, whole, depth, a, row, 1, b, down, PANEL, c, across, 0);
+    if (whole < columns && last >= 0)
+        multiply(rows, PANEL, depth, a, row, 1, b + last, down, PANEL, c + last, across, 0);
+    else if (whole < columns)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) {
+                float sum = 0;
+                for (int64_t k = 0; k < depth; k++) sum += a[i * row + k] * b[k * down + j];
+                c[i * across + j] = sum;
+            }
+}
+
+/* Scores become exponentials; returns one over their sum. */
+static float exponentials(float *row, int64_t count, int64_t padded) {
+    for (int64_t j = count; j < padded; j++) row[j] = -INFINITY;
+    vec high = load(row), sum = all(0);
+    for (int64_t j = LANES; j < padded; j += LANES) high = larger(load(row + j), high);
+    float most = high[0], total = 0;
+    for (int lane = 1; lane < LANES; lane++) most = high[lane] > most ? high[lane] : most;
+    for (int64_t j = 0; j < padded; j += LANES) {
+        vec share = exponential(load(row + j) - all(most));
+        store(row + j, share);
+        sum += share;
+    }
+    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+    return 1 / total;
+}
+
+/* One query of each row and head: over the row's prompt, then over its own `of.keys` columns. `visible` (rows, columns),
+   or null: all. `out` (rows, heads, width). */
+void attention_step(const prompt *prompts, int64_t count, side query, cache key, cache value, const uint8_t *visible,
+                    float *out, shape of, float *scratch) {
+    int64_t width = of.width, columns = of.keys;
+    for (const prompt *own = prompts; own < prompts + count; own++) {
+        int64_t tokens = own->tokens, seen = tokens + columns, padded = rounded(seen), queries = own->rows * of.groups;
+        float *rows = scratch, *result = rows + queries * width, *scores = result + queries * width;
+        for (int64_t shared = 0; shared < of.heads / of.groups; shared++) {
+            for (int64_t i = 0; i < queries; i++) {
+                const float *from = query.first + (own->start + i / of.groups) * query.token +
+                                    (shared * of.groups + i % of.groups) * query.head;
+                for (int64_t d = 0; d < width; d += LANES)
+                    store(rows + i * width + d, load(from + d) * all(of.scale));
+            }
+            multiply_any(queries, tokens, width, rows, width, own->keys + shared * width * tokens, tokens, scores,
+                         padded);
+            for (int64_t i = 0; i < queries; i++) {
+                int64_t row = own->start + i / of.groups;
+                const float *keys = key.first + row * key.row + shared * key.head;
+                float *score = scores + i * padded + tokens;
+                for (int64_t j = 0; j < columns; j++) {
+                    vec sum = all(0), second = all(0);
+                    for (int64_t d = 0; d < width; d += PANEL) {
+                        const float *left = rows + i * width + d, *right = keys + j * key.column + d;
+                        sum += load(left) * load(right);
+                        second += load(left + LANES) * load(right + LANES);
+                    }
+                    sum += second;
+                    score[j] = (sum[0] + sum[4]) + (sum[1] + sum[5]) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
+                    if (visible && !visible[row * columns + j]) score[j] = -INFINITY;
+                }
+            }
+            for (int64_t i = 0; i < queries; i++) rows[i * width] = exponentials(scores + i * padded, seen, padded);
+            multiply(queries, width, tokens, scores, padded, 1, own->values + shared * tokens * width, width, PANEL,
+                     result, width, 0);
+            for (int64_t i = 0; i < queries; i++) {
+                int64_t row = own->start + i / of.groups, head = shared * of.groups + i % of.groups;
+                const float *values = value.first + row * value.row + shared * value.head;
+                const float *share = scores + i * padded + tokens;
+                multiply(1, width, columns, share, 0, 1, values, value.column, PANEL, result + i * width, width, 1);
+                for (int64_t d = 0; d < width; d += LANES)
+                    store(out + (row * of.heads + head) * width + d,
+                          load(result + i * width + d) * all(rows[i * width]));
+            }
+        }
     }
 }

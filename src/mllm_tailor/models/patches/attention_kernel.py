@@ -1,9 +1,10 @@
 """Attention in float32 on one thread of a CPU with AVX2, in C (`attention_kernel.c`): built once, kept in the cache.
 
-torch's kernel multiplies small matrices through a library, takes exponentials that are exact to the last bit, and
-computes up to a third of causal scores in vain. Here products of six rows stay in registers, blocks of scores in the
-first two caches, and what no query sees is left out; one head after the other, with the blocks of FlashAttention-2
-(Dao 2023, 2307.08691, algorithm 2). Differences from torch are a few units of float32's last place.
+It serves training, and decoding steps whose rows share prompts (`generation.shared_prefix_attention`). torch's kernel
+multiplies small matrices through a library, takes exponentials that are exact to the last bit, and computes up to a
+third of causal scores in vain. Here products of six rows stay in registers, blocks of scores in the first two caches,
+and what no query sees is left out; one head after the other, with the blocks of FlashAttention-2 (Dao 2023, 2307.08691,
+algorithm 2). Differences from torch are a few units of float32's last place.
 
 Without a C compiler, or where torch has wider vectors or several threads, torch's own kernel is used. The choice
 follows from the machine, not from a measurement, so that a training that is resumed computes the same bits.
@@ -19,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from ctypes import c_float, c_int64, c_void_p
 from pathlib import Path
 
@@ -52,6 +54,21 @@ class _Shape(ctypes.Structure):
     )  # fmt: skip
 
 
+class _Prompt(ctypes.Structure):
+    _fields_ = (
+        ("keys", c_void_p), ("values", c_void_p), ("tokens", c_int64), ("start", c_int64), ("rows", c_int64)
+    )  # fmt: skip
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = (("first", c_void_p), ("row", c_int64), ("head", c_int64), ("column", c_int64))
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Cache:
+        """(rows, heads, columns, width)."""
+        return cls(tensor.data_ptr(), *tensor.stride()[:3])
+
+
 class Kernel:
     """The functions of the built library; queries, keys and values are (tokens, heads, width)."""
 
@@ -64,6 +81,10 @@ class Kernel:
         self._forward.argtypes = [_Side] * 4 + [c_void_p, _Shape, c_void_p]
         self._backward.argtypes = [_Side] * 5 + [c_void_p] + [_Side] * 3 + [_Shape, c_void_p]
         self._forward.restype = self._backward.restype = None
+        self._step_size, self._step = functions.step_scratch_size, functions.attention_step
+        self._step_size.argtypes, self._step_size.restype = [c_int64] * 4, c_int64
+        self._step.argtypes = [c_void_p, c_int64, _Side, _Cache, _Cache, c_void_p, c_void_p, _Shape, c_void_p]
+        self._step.restype = None
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool
@@ -93,6 +114,41 @@ class Kernel:
         self._backward(*sides, sums.data_ptr(), *map(_Side.of, found), shape, scratch.data_ptr())
         return found
 
+    def step(
+        self,
+        prompts: Sequence[tuple[slice, Tensor, Tensor]],
+        query: Tensor,
+        own: tuple[Tensor, Tensor],
+        scale: float,
+        visible: Tensor | None,
+    ) -> Tensor:
+        """(rows, heads, width) for one query of each row and head, as a decoding step has them.
+
+        `prompts`: neighbouring rows, and the keys (heads, width, tokens) and values (heads, tokens, width) of the
+        prompt that they share, contiguous. `own`: the rows' own keys and values (rows, heads, columns, width), of
+        which `visible` (rows, columns) bool counts, default all.
+        """
+        key, value = own
+        rows, heads, width = query.shape
+        columns = key.shape[2]
+        output = query.new_empty(query.shape)
+        shape = _Shape(heads, heads // key.shape[1], 1, columns, width, scale, 0)
+        table = (_Prompt * len(prompts))(
+            *(
+                _Prompt(keys.data_ptr(), values.data_ptr(), values.shape[1], span.start, span.stop - span.start)
+                for span, keys, values in prompts
+            )
+        )
+        queries = max(span.stop - span.start for span, _, _ in prompts) * shape.groups
+        tokens = max(values.shape[1] for _, _, values in prompts)
+        scratch = query.new_empty(self._step_size(queries, tokens, columns, width))
+        seen = None if visible is None else visible.expand(rows, columns).contiguous()
+        self._step(
+            table, len(prompts), _Side.of(query), _Cache.of(key), _Cache.of(value),
+            None if seen is None else seen.data_ptr(), output.data_ptr(), shape, scratch.data_ptr(),
+        )  # fmt: skip
+        return output
+
     def _scratch(self, query: Tensor, key: Tensor) -> Tensor:
         return query.new_empty(self._size(len(query), len(key), query.shape[2]))
 
@@ -105,7 +161,7 @@ def _shape(query: Tensor, key: Tensor, scale: float, *, causal: bool) -> _Shape:
 def kernel_for(*tensors: Tensor) -> Kernel | None:
     """The kernel, if it computes attention of such sides; None: torch is to."""
     fits = all(
-        tensor.dtype == torch.float32 and tensor.stride(2) == 1 and tensor.shape[2] % MULTIPLE == 0
+        tensor.dtype == torch.float32 and tensor.stride(-1) == 1 and tensor.shape[-1] % MULTIPLE == 0
         for tensor in tensors
     )
     return kernel() if fits and torch.get_num_threads() == 1 else None

@@ -22,8 +22,9 @@ from mllm_tailor.core.device import pick_device
 from mllm_tailor.core.errors import RecipeError
 from mllm_tailor.recipe import Recipe, make_recipe
 from mllm_tailor.run.cost_estimate import CostEstimate, count_processes
-from mllm_tailor.run.launcher import choose_process_count, rank_device
+from mllm_tailor.run.launcher import choose_process_count
 from mllm_tailor.run.resolve import resolve, resolve_here
+from mllm_tailor.run.worker_processes import rank_device
 from mllm_tailor.synthetic import draw_folder
 
 LONG = CostEstimate(
@@ -47,7 +48,7 @@ def job(place: Path, data: Path, model: Path, name: str, processes: int, **train
     told = values(
         name=name,
         model={"path": str(model), "dtype": "float32"},
-        data={"train": str(data), "held_out": {"column": "split", "value": "dev"}, "dev": 0.2},
+        data={"train": str(data), "held_out": {"column": "split", "value": "dev"}, "dev": 0.3},
         train=settings | {"processes": processes} | train,
         predict={"max_new_tokens": 8},
         output=str(place / "runs"),
@@ -67,6 +68,11 @@ def receipts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def losses(run: Path) -> list[float]:
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]
+
+
+def dev_scores(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row["dev"] for row in rows if "dev" in row]
 
 
 def weights(run: Path) -> dict[str, object]:
@@ -92,6 +98,8 @@ def test_two_processes_train_what_one_does(
     ]
     assert dict(os.environ) == before
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
+    assert len(dev_scores(runs[0])) == 2
+    assert dev_scores(runs[1]) == [pytest.approx(scores) for scores in dev_scores(runs[0])]
     alone, together = map(weights, runs)
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) <= 1e-5
     assert not list(runs[1].glob("process_*.log"))
@@ -112,7 +120,11 @@ def test_when_one_of_them_is_killed_the_run_says_so_and_goes_on_from_its_checkpo
     others[0].send_signal(signal.SIGKILL)
     status, said = command.wait(120), re.sub(r"\s+", " ", command.errors.read_text())
     assert status == 2, said
-    assert "one of the processes that train together ended" in said and "train.processes=1" in said
+    assert (
+        "one of the processes that train together ended" in said
+        and "checkpoints and predictions are kept" in said
+        and "train.processes=1" in said
+    )
     kept = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoints/step-*"))
     again = commands.start("run", recipe, "train.processes=1", errors=tmp_path / "second")
     status, said = again.wait(300), again.errors.read_text()

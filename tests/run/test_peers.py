@@ -77,7 +77,7 @@ def test_two_started_together_train_what_one_does_also_after_one_was_killed(
     first[0].wait_for(lambda: list(folder.glob("fold-2/checkpoints/step-*[1-9]*")))
     os.kill(first[1].pid, signal.SIGKILL)
     assert first[0].wait(120) == 2
-    assert "another process of this training ended" in re.sub(r"\s+", " ", first[0].errors.read_text())
+    assert "another process of this run ended" in re.sub(r"\s+", " ", first[0].errors.read_text())
     assert (folder / "fold-1" / "report.html").is_file() and not (folder / "report.html").exists()
 
     second = start_together(recipe, often, tmp_path / "second", monkeypatch)

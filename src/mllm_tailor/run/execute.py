@@ -12,7 +12,6 @@ from mllm_tailor.run.data_changes import SHOWN, changed_files
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.events import Notify, ignore
 from mllm_tailor.run.folds import is_cross_validated, run_folds
-from mllm_tailor.run.launcher import train_along
 from mllm_tailor.run.limits import without_unreadable
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.options import DEFAULT, Options
@@ -22,6 +21,7 @@ from mllm_tailor.run.resolve import ResolvedRun, resolve, resolve_here
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run
 from mllm_tailor.run.shared_baseline import take_over_base
 from mllm_tailor.run.stages import check_stages, report_stages, run_stages
+from mllm_tailor.run.worker_processes import work_along
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +42,14 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedRun]:
 def execute(recipe: Recipe, options: Options = DEFAULT, notify: Notify = ignore) -> RunFolder:
     """Run the whole recipe over its run folder. Called again, it continues where it stopped.
 
-    Of processes that were started together (`run.peers`), rank 0 runs the recipe and the others train along.
+    Of processes that were started together (`run.peers`), rank 0 runs the recipe and the others join in its work.
 
     Raises:
         TailorError: with what is wrong and what to do about it.
     """
     with as_messages(), together() as peers:
         if peers is not None and peers.rank > 0:
-            train_along(peers)
+            work_along(peers)
             return RunFolder(Path(recipe.output) / recipe.name)
         runs = resolve_stages(recipe)
         with own_run(recipe if recipe.stages else runs[0].recipe, fresh=options.fresh) as folder:

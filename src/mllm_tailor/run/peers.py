@@ -1,8 +1,8 @@
 """Processes that were started together, by torchrun, Ray or a scheduler: the environment tells each its rank.
 
-Rank 0 runs the whole recipe, the others train along whenever it trains: a recipe may train several times (stages,
-folds). Between trainings they wait at a store of torch.distributed. A process group exists only while a training lasts,
-so that rank 0 predicts and profiles as a single process does.
+Rank 0 runs the whole recipe, the others join in whatever it shares, which may be several trainings (stages, folds). In
+between they wait at a store of torch.distributed. A process group exists only while the work lasts, so that rank 0
+profiles as a single process does.
 """
 
 from __future__ import annotations
@@ -36,54 +36,58 @@ class Peers:
 
     def __init__(self, store: Store, rank: int, world_size: int) -> None:
         self.store, self.rank, self.world_size = store, rank, world_size
-        self._trainings = 0
+        self._rounds = 0
 
     @contextmanager
-    def lead(self, device: torch.device, work: Any) -> Iterator[None]:
-        """Rank 0: within, all processes form a group; the others got `work` from `follow`."""
-        self._trainings += 1
+    def lead(self, device: torch.device, work: Any) -> Iterator[Store]:
+        """Rank 0: within, all processes form a group of such devices; the others got `work` from `follow`.
+
+        Yields a store that the group has to itself.
+        """
+        self._rounds += 1
         self.store.set(self._key(), device.type)
-        with self._group(device):
+        with self._group(device) as store:
             distributed.broadcast_object_list([work], 0, device=device)
-            yield
+            yield store
 
     @contextmanager
-    def follow(self) -> Iterator[tuple[torch.device, Any] | None]:
-        """Other ranks: within the next training's group, this process's device and rank 0's work; None at the end."""
-        self._trainings += 1
+    def follow(self) -> Iterator[tuple[Any, Store] | None]:
+        """Other ranks: within the next group, rank 0's work and the group's store; None at the end of the run."""
+        self._rounds += 1
         kind = self.store.get(self._key())
         if kind.decode() == END:
             self.store.set(f"ended/{self.rank}", "")
             yield None
             return
         device = pick_device(kind.decode())
-        with self._group(device):
+        with self._group(device) as store:
             work = [None]
             distributed.broadcast_object_list(work, 0, device=device)
-            yield device, work[0]
+            yield work[0], store
 
     def end(self) -> None:
         """Rank 0: let the others end. It may hold the store, so it stays a while until they know."""
-        self._trainings += 1
+        self._rounds += 1
         self.store.set(self._key(), END)
         try:
             self.store.wait([f"ended/{rank}" for rank in range(1, self.world_size)], FAREWELL)
         except distributed.DistStoreError as error:
-            logger.warning("The run has ended; not all processes that trained along have taken note: %s", error)
+            logger.warning("The run has ended; not all other processes have taken note: %s", error)
 
     def _key(self) -> str:
-        return f"training/{self._trainings}"
+        return f"work/{self._rounds}"
 
     @contextmanager
-    def _group(self, device: torch.device) -> Iterator[None]:
+    def _group(self, device: torch.device) -> Iterator[Store]:
+        store = PrefixStore(self._key(), self.store)
         try:
-            join_process_group(device, PrefixStore(self._key(), self.store), self.rank, self.world_size)
-            yield
+            join_process_group(device, PrefixStore("group", store), self.rank, self.world_size)
+            yield PrefixStore("work", store)
         except RuntimeError as error:
             if isinstance(error, distributed.DistError) or any(word in str(error) for word in LOST):
                 raise RunError(
-                    "another process of this training ended or cannot be reached — start all of them again to resume "
-                    "from the last checkpoint"
+                    "another process of this run ended or cannot be reached — start all of them again to resume: "
+                    "checkpoints and predictions are kept"
                 ) from error
             raise
         finally:
@@ -99,7 +103,7 @@ def present_peers() -> Peers | None:
 
 
 def follows() -> bool:
-    """Whether the environment describes a process that only trains along."""
+    """Whether the environment describes a process that only joins in the work of rank 0."""
     return _world_size() > 1 and int(os.environ.get("RANK", "0")) > 0
 
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from mllm_tailor.core.device import peak_memory, pick_device, seed_everything, threads
+from mllm_tailor.core.device import peak_memory, pick_device, seed_everything
 from mllm_tailor.core.errors import RecipeError, RunError
 from mllm_tailor.core.io import read_json, read_jsonl, write_json
 from mllm_tailor.core.manifest import forget, present, record, recorded, was_recorded
@@ -33,11 +32,10 @@ from mllm_tailor.run.dataset import Splits
 from mllm_tailor.run.environment import check_same_base, describe_environment
 from mllm_tailor.run.epoch_summary import summarise_epoch
 from mllm_tailor.run.events import EpochPlanned, Notify, RunScored, ignore
-from mllm_tailor.run.launcher import choose_process_count, launch_workers
+from mllm_tailor.run.launcher import DevEvaluation, choose_process_count, launch_workers
 from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.objective_inputs import TRAINING_BEFORE, gather_objective_inputs
 from mllm_tailor.run.predict import (
-    generate,
     open_base,
     open_for_training,
     open_tuned,
@@ -47,7 +45,7 @@ from mllm_tailor.run.predict import (
 from mllm_tailor.run.report import write_run_report
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
-from mllm_tailor.run.scores import RunScores, score_replies, score_run
+from mllm_tailor.run.scores import RunScores, score_run
 from mllm_tailor.run.slices import majority_answers
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.scoring import constant_baseline, nearest_neighbour_baseline
@@ -203,19 +201,11 @@ def tune(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionFeatu
     logger.info("Training %s of %s weights with %s", f"{trained:,}", f"{applied.total:,}", run.method.name)
     for line in applied.lines():
         logger.info("  %s", line)
-    once = run.reading_once()
-    all_threads = torch.get_num_threads()  # also while worker processes wait for the scores
-
-    def evaluate_dev() -> Mapping[str, float]:
-        with threads(all_threads):
-            replies = generate(run.mode, model, once, splits.dev, cache=cache)
-        return score_replies(run, splits.dev, replies)
-
-    objective_inputs = gather_objective_inputs(folder, once, splits, model, cache)
+    objective_inputs = gather_objective_inputs(folder, run.reading_once(), splits, model, cache)
     cost = CostEstimate(**read_json(folder.cost_estimate)) if folder.cost_estimate.exists() else None
-    with launch_workers(choose_process_count(run, cost), run, splits, folder):
+    with launch_workers(choose_process_count(run, cost), run, splits, folder) as team:
         hooks = TrainingHooks(
-            evaluate=evaluate_dev if splits.dev else None,
+            evaluate=DevEvaluation(run, model, splits.dev, cache, team) if splits.dev else None,
             lower_is_better=run.lower_is_better,
             objective_inputs=objective_inputs,
         )

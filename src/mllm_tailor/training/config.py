@@ -95,7 +95,9 @@ class ObjectiveInputs:
 class TrainingHooks:
     """What the caller of a training contributes."""
 
-    evaluate: Evaluate | None = None  # scores of the present weights on the dev split; the first one decides
+    # Scores of the present weights on the dev split, the first of which decides. Called in every process at the same
+    # step, so that they can share the work; what it returns counts on rank 0 only.
+    evaluate: Evaluate | None = None
     lower_is_better: bool = False  # of that first score
     on_event: Callable[[TrainingEvent], None] | None = None
     objective_inputs: ObjectiveInputs = field(default_factory=ObjectiveInputs)

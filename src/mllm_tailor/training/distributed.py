@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import FileStore, Store
 from torch.distributed.tensor import DTensor
 
-TIMEOUT = timedelta(days=1)  # the other ranks wait in a collective while rank 0 scores the dev split
+TIMEOUT = timedelta(days=1)  # other ranks wait in a collective while rank 0 predicts more or saves
 
 
 def init_process_group(device: torch.device) -> None:

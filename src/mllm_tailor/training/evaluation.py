@@ -16,7 +16,7 @@ from mllm_tailor.training.trainable import set_train_mode
 
 
 class DevEvaluator:
-    """Decides when to evaluate, evaluates on rank 0, and keeps the best weights."""
+    """Decides when to evaluate, evaluates in all processes, and keeps the weights of rank 0's best scores."""
 
     def __init__(
         self, model: LoadedModel, evaluate: Evaluate | None, due_steps: frozenset[int], *, lower_is_better: bool,
@@ -37,8 +37,9 @@ class DevEvaluator:
         """The progress after the evaluation, and the scores (none on other ranks than the first)."""
         scores: dict[str, float] = {}
         with gathered(self.model.model):
+            evaluated = self._scores()
             if rank() == 0:
-                scores = self._scores()
+                scores = evaluated
                 first = next(iter(scores.values()))
                 best = progress.best_score
                 if best is None or self.sign * first > self.sign * best:

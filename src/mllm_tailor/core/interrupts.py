@@ -1,8 +1,11 @@
-"""Ctrl-C reaches every process of a terminal; only the one that was started from it answers."""
+"""Child processes end with the process that started them, which alone answers to Ctrl-C."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,3 +24,15 @@ def deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """In a process that `multiprocessing` started: end when the one that started it has, whatever became of that."""
+    threading.Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a process that was started here"
+    parent.join()
+    os._exit(1)

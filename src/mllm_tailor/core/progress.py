@@ -60,6 +60,17 @@ def set_progress_factory(factory: ProgressFactory | None) -> None:
     _factory[:] = [factory] if factory is not None else []
 
 
+@contextmanager
+def without_progress() -> Iterator[None]:
+    """Within, nothing is shown of work that begins: it is a part of what is shown already."""
+    before = _factory[0] if _factory else None
+    set_progress_factory(None)
+    try:
+        yield
+    finally:
+        set_progress_factory(before)
+
+
 def make_progress(what: str, total: int | None = None, completed: int = 0) -> Progress:
     """A `Progress` that has not been started; for work whose begin and end lie in different functions."""
     return _factory[0](what, total, completed) if _factory else NoProgress()

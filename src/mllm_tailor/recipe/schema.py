@@ -221,8 +221,9 @@ class Train(Settings):
     gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="recompute activations to save memory")
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="processes that share each training step. auto: on a CPU, one per core where the training is long "
-        "and micro-batches and memory suffice; on a GPU, one. With several GPUs: their number",
+        description="processes that share each training step and the predictions on dev and held-out samples. auto: on "
+        "a CPU, one per core where the work is long and micro-batches and memory suffice; on a GPU, one. With several "
+        "GPUs: their number",
     )
     shard: Literal["none", "fsdp"] = Field(
         "none", description="`fsdp`: each of several `processes` keeps slices of weights, gradients and optimizer state"

@@ -40,7 +40,7 @@ class TrainingWork:
     samples: tuple[Conversation, ...]
     dev: tuple[Sample, ...]
     folder: Path
-    features: Path
+    features: Path | None
     verb: str = "train"
     gpu_collectives: bool = True
 

@@ -36,16 +36,17 @@ from mllm_tailor.run.launcher import DevEvaluation, choose_process_count, launch
 from mllm_tailor.run.ledger import measure, write_ledger
 from mllm_tailor.run.objective_inputs import TRAINING_BEFORE, gather_objective_inputs
 from mllm_tailor.run.predict import (
+    ModelSource,
     open_base,
     open_for_training,
     open_tuned,
-    predict_to_files,
     write_predictions,
 )
 from mllm_tailor.run.report import write_run_report
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import RunFolder, in_order, read_predictions
 from mllm_tailor.run.scores import RunScores, score_run
+from mllm_tailor.run.shared_prediction import SharedPrediction
 from mllm_tailor.run.slices import majority_answers
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.scoring import constant_baseline, nearest_neighbour_baseline
@@ -160,7 +161,8 @@ def predict_held_out(
         "Predicting %d held-out samples with the %s model: %s", len(splits.held_out), state, " and ".join(run.modes)
     )
     paths = {mode: folder.predictions(System(state, mode)) for mode in run.modes}
-    predict_to_files(paths, model, run, splits.held_out, cache)
+    source = ModelSource(run, folder.adapter if state == "tuned" else None)
+    SharedPrediction(run, source, folder.path).to_files(paths, model, splits.held_out, cache)
 
 
 def write_baselines(folder: RunFolder, run: ResolvedRun, splits: Splits, model: LoadedModel) -> None:
@@ -233,7 +235,8 @@ def evaluate(folder: RunFolder, run: ResolvedRun, splits: Splits, cache: VisionF
     if missing_dev:
         logger.info("Predicting %d dev samples, from which the confidence is calibrated", len(splits.dev))
         write_labelled(folder, folder.dev, run.task, splits.dev)
-        predict_to_files({run.mode: dev}, model, run, splits.dev, cache)
+        shared = SharedPrediction(run, ModelSource(run, folder.adapter), folder.path)
+        shared.to_files({run.mode: dev}, model, splits.dev, cache)
         record(folder.path, folder.dev, dev, folder.inline_media)
 
 

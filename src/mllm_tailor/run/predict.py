@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_tailor.core.io import write_jsonl
@@ -17,7 +18,65 @@ from mllm_tailor.run.run_dir import MERGED, add_prediction, read_predictions
 from mllm_tailor.tasks import ChoiceTask
 
 Keep = Callable[[Prediction], None]
-BOTH = (DecodingMode.CONSTRAINED, DecodingMode.UNCONSTRAINED)  # they follow from one pass over image and prompt
+KeepMode = Callable[[Prediction, DecodingMode], None]
+# Both follow from one pass over image and prompt.
+BOTH: tuple[DecodingMode, ...] = (DecodingMode.CONSTRAINED, DecodingMode.UNCONSTRAINED)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples that are predicted together, and in which modes: one, or `BOTH`."""
+
+    modes: tuple[DecodingMode, ...]
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What a model is opened from: the base model of a run, and the update that is applied to it, if any."""
+
+    run: ResolvedRun
+    adapter: Path | None = None
+
+    def open(self) -> LoadedModel:
+        """The model.
+
+        Raises:
+            RunError: when a file of it is damaged or missing.
+        """
+        return open_base(self.run) if self.adapter is None else open_tuned(self.run, self.adapter)
+
+
+class PredictionFiles:
+    """The files of predictions of some samples, one for each decoding mode, and what they hold already."""
+
+    def __init__(self, paths: Mapping[DecodingMode, Path], run: ResolvedRun, samples: Sequence[Sample]) -> None:
+        self.paths, self.run, self.samples = paths, run, samples
+        self._written = {mode: {prediction.id for prediction in read_predictions(path)} for mode, path in paths.items()}
+
+    def missing(self) -> list[Chunk]:
+        """What is left to predict; constrained and unconstrained replies both follow from one pass."""
+        groups = [BOTH] if self.paths.keys() >= set(BOTH) else []
+        chunks = [
+            Chunk(modes, self._missing(modes))
+            for modes in (*groups, *((mode,) for mode in self.paths if not groups or mode not in BOTH))
+        ]
+        return [chunk for chunk in chunks if chunk.samples]
+
+    def keep(self, prediction: Prediction, mode: DecodingMode) -> None:
+        """Write a prediction, unless the file holds one of this sample."""
+        if prediction.id not in self._written[mode]:
+            add_prediction(self.paths[mode], prediction)
+            self._written[mode].add(prediction.id)
+
+    def finish(self) -> None:
+        """All predictions are written."""
+        for path in self.paths.values():
+            finish_rows(path)
+
+    def _missing(self, modes: Sequence[DecodingMode]) -> tuple[Sample, ...]:
+        left = tuple(sample for sample in self.samples if any(sample.id not in self._written[mode] for mode in modes))
+        return tuple(self.samples) if left and self.run.task.name == "match" else left  # ranked among all others
 
 
 def predict_to_files(
@@ -27,39 +86,22 @@ def predict_to_files(
     samples: Sequence[Sample],
     cache: VisionFeatureCache,
 ) -> None:
-    """Predict, in each of these modes, what its file does not hold yet.
+    """Predict, in each of these modes, what its file does not hold yet."""
+    files = PredictionFiles(paths, run, samples)
+    for chunk in files.missing():
+        predict_chunk(chunk, model, run, files.keep, cache)
+    files.finish()
 
-    Constrained and unconstrained replies both follow from one pass over image and prompt.
-    """
-    written = {mode: {prediction.id for prediction in read_predictions(path)} for mode, path in paths.items()}
 
-    def keeper(mode: DecodingMode) -> Keep:
-        def keep(prediction: Prediction) -> None:
-            if prediction.id not in written[mode]:
-                add_prediction(paths[mode], prediction)
-
-        return keep
-
-    def missing(modes: Sequence[DecodingMode]) -> list[Sample]:
-        left = [sample for sample in samples if any(sample.id not in written[mode] for mode in modes)]
-        return list(samples) if left and run.task.name == "match" else left  # each is ranked among all others
-
-    alone = list(paths)
-    if paths.keys() >= set(BOTH):
-        keep = {mode: keeper(mode) for mode in BOTH}
-        predict_both(
-            model,
-            run.task,
-            missing(BOTH),
-            run.recipe.predict,
-            on_done=lambda prediction, mode: keep[mode](prediction),
-            cache=cache,
-        )
-        alone = [mode for mode in paths if mode not in BOTH]
-    for mode in alone:
-        generate(mode, model, run, missing([mode]), on_done=keeper(mode), cache=cache)
-    for path in paths.values():
-        finish_rows(path)
+def predict_chunk(
+    chunk: Chunk, model: LoadedModel, run: ResolvedRun, on_done: KeepMode, cache: VisionFeatureCache
+) -> None:
+    """Predict the samples of a chunk; `on_done` gets each prediction as soon as it is made."""
+    if len(chunk.modes) > 1:
+        predict_both(model, run.task, chunk.samples, run.recipe.predict, on_done=on_done, cache=cache)
+        return
+    (mode,) = chunk.modes
+    generate(mode, model, run, chunk.samples, on_done=lambda prediction: on_done(prediction, mode), cache=cache)
 
 
 def generate(

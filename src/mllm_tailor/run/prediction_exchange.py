@@ -80,8 +80,12 @@ class PredictionExchange:
 
     def stop(self) -> None:
         """Rank 0 wants no more predictions: end the round."""
-        self.store.set(STOP, "")
+        self.dismiss()
         self.end()
+
+    def dismiss(self) -> None:
+        """Rank 0 wants no more predictions and leaves the group."""
+        self.store.set(STOP, "")
 
     def _has_ended(self) -> bool:
         if self._barrier is None:

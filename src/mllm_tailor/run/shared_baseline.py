@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.core.errors import RunError, TailorError
 from mllm_tailor.core.failures import as_messages
-from mllm_tailor.core.interrupts import deaf_children
+from mllm_tailor.core.interrupts import deaf_children, end_with_parent
 from mllm_tailor.core.io import write_atomic, write_json
 from mllm_tailor.core.manifest import record, recorded
 from mllm_tailor.generation import VisionFeatureCache
@@ -86,20 +84,13 @@ def take_over_base(before: Path, folder: RunFolder, run: ResolvedRun, splits: Sp
 
 
 def _work(path: Path) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         with as_messages(), owned(path):
             _compute(RunFolder(path))
     except TailorError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a process that was started here"
-    parent.join()
-    os._exit(1)
 
 
 def _compute(folder: RunFolder) -> None:

@@ -16,7 +16,6 @@ from mllm_tailor.core.io import write_json
 from mllm_tailor.core.manifest import forget, record
 from mllm_tailor.data import DataIssue, find_shared
 from mllm_tailor.generation import VisionFeatureCache
-from mllm_tailor.models import LoadedModel
 from mllm_tailor.recipe import stage_recipes
 from mllm_tailor.reporting import write_stages
 from mllm_tailor.run.data_changes import drop_predictions, reconcile, remove
@@ -25,10 +24,11 @@ from mllm_tailor.run.dataset import Excluded, Splits, refusal
 from mllm_tailor.run.events import Notify, StageEnded, StageStarted, ignore
 from mllm_tailor.run.merged import merged_folder
 from mllm_tailor.run.pipeline import check_model, report, run_pipeline
-from mllm_tailor.run.predict import open_base, open_tuned, predict_to_files
+from mllm_tailor.run.predict import ModelSource
 from mllm_tailor.run.resolve import ResolvedRun, resolve_here, resolve_saved
 from mllm_tailor.run.run_dir import RunFolder, finished, open_run, own_run, read_predictions
 from mllm_tailor.run.scores import score_system
+from mllm_tailor.run.shared_prediction import SharedPrediction
 from mllm_tailor.scoring import Forgetting, SetScores
 
 logger = logging.getLogger(__name__)
@@ -162,15 +162,16 @@ def _predict(
     adapter: Path | None,
 ) -> None:
     """Predictions of the model after `state` stages on the held-out samples of the stages `numbers` (from 1)."""
-    model: LoadedModel | None = None
+    source, model = ModelSource(opened, adapter), None
     for number in numbers:
         (run, splits), path = stages[number - 1], _predictions(folder, state, number)
         if len(read_predictions(path)) == len(splits.held_out):
             continue
-        model = model or (open_base(opened) if adapter is None else open_tuned(opened, adapter))
+        model = model or source.open()
         name = _state_name([run for run, _ in stages], state)
         logger.info("Predicting %d held-out samples of %s: %s", len(splits.held_out), run.name, name)
-        predict_to_files({run.mode: path}, model, run, splits.held_out, VisionFeatureCache())
+        shared = SharedPrediction(run, source, folder.path)
+        shared.to_files({run.mode: path}, model, splits.held_out, VisionFeatureCache())
         record(folder.path, path)
 
 

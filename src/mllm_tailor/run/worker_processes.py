@@ -26,7 +26,7 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, 
 
 from mllm_tailor.core.device import pick_device, threads
 from mllm_tailor.core.errors import RunError
-from mllm_tailor.core.interrupts import deaf_children
+from mllm_tailor.core.interrupts import deaf_children, end_with_parent
 from mllm_tailor.models import LoadedModel
 from mllm_tailor.run.peers import Peers, present_peers
 from mllm_tailor.run.resolve import ResolvedRun
@@ -167,6 +167,7 @@ def _spawned(world_size: int, work: Work, meanwhile: Callable[[], bool]) -> Iter
 def _worker_main(index: int, work: Work, meeting: Meeting, ready: SimpleQueue[int]) -> None:
     """A worker process: its part of the work, its output in a file."""
     rank = index + 1
+    end_with_parent()
     with (work.folder / f"process_{rank}.log").open("w", encoding="utf-8") as output:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(output.fileno(), stream.fileno())

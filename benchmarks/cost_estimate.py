@@ -2,12 +2,14 @@
 
     python benchmarks/cost_estimate.py                # every setting, two processes each
     python benchmarks/cost_estimate.py --only lora    # those whose name holds these letters
+    python benchmarks/cost_estimate.py --runs RUN...  # finished runs: what they estimated beside what they took
 
 One process profiles a step (as `tailor check` and `tailor run` do), another trains two epochs; each is fresh, so that
 none profits from memory the other has touched. Drawn receipts, one thread. Results:
 benchmarks/results/cost_estimate.json.
 Seconds are CPU seconds on both sides, so that other work on the machine does not decide, and twice those of the
-second epoch: what a process sets up once, in its first step, is nothing beside a real training.
+second epoch: what a process sets up once, in its first step, is nothing beside a real training. Of finished runs,
+memory is that of all processes, and seconds are of the clock: they count for runs that had the machine to themselves.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from mllm_tailor.run.cost_estimate import Shape, extrapolate
 from mllm_tailor.run.dataset import prepare
 from mllm_tailor.run.predict import open_for_training
 from mllm_tailor.run.resolve import resolve
+from mllm_tailor.run.run_dir import RunFolder
 from mllm_tailor.synthetic import draw_folder
 from mllm_tailor.training import TrainingConfig, TrainingEvent, TrainingHooks, profile_step, train
 from mllm_tailor.training import profile as rehearsal
@@ -129,10 +132,39 @@ def measure(name: str, folder: Path, what: str) -> dict[str, float]:
     return found
 
 
+def off_by(estimated: dict[str, float], measured: dict[str, float]) -> dict[str, float]:
+    """By which share each estimate is too high."""
+    return {key: value / measured[key] - 1 for key, value in estimated.items()}
+
+
+def compare_runs(folders: list[Path]) -> list[dict[str, Any]]:
+    """What finished runs estimated and took; in seconds only where `train.max_minutes` did not end the training."""
+    rows = []
+    for folder in folders:
+        recipe = RunFolder(folder).recipe()
+        cost, took = (json.loads((folder / name).read_text()) for name in ("cost_estimate.json", "training.json"))
+        estimated, measured = {"bytes": cost["peak_bytes"]}, {"bytes": took["peak_bytes"]}
+        if took["complete"]:
+            estimated["seconds"], measured["seconds"] = cost["training_seconds"], took["seconds"]
+        rows.append(
+            {
+                "run": recipe.name,
+                "method": recipe.method["name"],
+                "processes": cost["processes"],
+                "steps": took["steps"],
+                "estimated": estimated,
+                "measured": measured,
+                "off": off_by(estimated, measured),
+            }
+        )
+    return rows
+
+
 def main() -> None:
     """Estimate, train, compare, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="settings whose name holds these letters")
+    parser.add_argument("--runs", type=Path, nargs="+", help="finished runs instead")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--what", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -140,20 +172,37 @@ def main() -> None:
     if said.child:
         child(said.child, said.folder, said.what)
         return
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"settings": [], "runs": []}
+    if said.runs:
+        runs = compare_runs(said.runs)
+        kept = [row for row in stored.get("runs", ()) if row["run"] not in {run["run"] for run in runs}]
+        write_json(RESULTS, stored | {"runs": kept + runs})
+        for row in runs:
+            off = ", ".join(f"{what} {share:+.0%}" for what, share in row["off"].items())
+            print(f"{row['run']}: {row['processes']} processes, {row['steps']} steps: {off}")
+        return
     table = Table(title="The forecast beside the training", title_justify="left")
     for column in ("setting", "memory estimated", "measured", "off by", "seconds estimated", "measured", "off by"):
         table.add_column(column, justify="left" if column == "setting" else "right")
-    rows = json.loads(RESULTS.read_text())["settings"] if RESULTS.exists() else []
+    rows = stored["settings"]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         build(folder)
         for name in (name for name in SETTINGS if said.only in name):
             began = time.perf_counter()
             estimate, measured = (measure(name, folder, what) for what in ("estimate", "train"))
-            off = {key: estimate[key] / measured[key] - 1 for key in estimate}
+            off = off_by(estimate, measured)
             rows = [row for row in rows if row["setting"] != name]
-            rows.append({"setting": name, "estimated": estimate, "measured": measured, "off": off})
-            write_json(RESULTS, {"machine": describe_machine(), "settings": rows})  # it is a long way to the last one
+            rows.append(
+                {
+                    "setting": name,
+                    "estimated": estimate,
+                    "measured": measured,
+                    "off": off,
+                    "machine": describe_machine(),
+                }
+            )
+            write_json(RESULTS, stored | {"settings": rows})  # it is a long way to the last one
             print(f"{name}: memory {off['bytes']:+.0%}, seconds {off['seconds']:+.0%}, "
                   f"took {human_time(time.perf_counter() - began)}", flush=True)  # fmt: skip
             table.add_row(

@@ -194,5 +194,8 @@ def test_chunks_keep_samples_about_the_same_media_together(receipts: Path, tiny_
     run = make_run(tiny_model_folder, receipts, 2)
     images = [(Media("image", Path(f"{name}.png")),) for name in "ab"]
     samples = tuple(Sample(str(number), images[number % 2]) for number in range(5))
-    chunks = split_chunks(run, [Chunk(BOTH, samples)])
+    chunks = split_chunks(run, [Chunk(BOTH, samples)], 2)
     assert [[sample.id for sample in chunk.samples] for chunk in chunks] == [["0", "2", "4"], ["1", "3"]]
+    samples = tuple(Sample(str(number)) for number in range(37))
+    sizes = [len(chunk.samples) for chunk in split_chunks(run, [Chunk(BOTH, samples)], 2)]
+    assert sizes == [2, 8, 6, 4, 4, 2, 2, 2, 2, 2, 2, 1]

@@ -104,7 +104,7 @@ class SharedPrediction:
     ) -> None:
         """Predict a first chunk, and the others with other processes where that pays; else nothing."""
         most = max_processes(self.run)
-        if most == 1 or len(chunks := split_chunks(self.run, left)) < 2:
+        if most == 1 or len(chunks := split_chunks(self.run, left, most)) < 2:
             return
         first, rest = chunks[:1], chunks[1:]
         started = time.perf_counter()
@@ -171,19 +171,32 @@ def processes_that_pay(device: torch.device, seconds_left: float, process_bytes:
     return 1 + int(MEMORY_SHARE * free_memory(device)) // max(1, process_bytes)
 
 
-def split_chunks(run: ResolvedRun, passes: Sequence[Chunk]) -> list[Chunk]:
-    """Chunks of about as many samples as are decoded side by side; samples about the same media stay together."""
+def split_chunks(run: ResolvedRun, passes: Sequence[Chunk], processes: int) -> list[Chunk]:
+    """Chunks for a number of processes: the first of `predict.batch_size` samples, then larger, then smaller ones.
+
+    Each is about half of what a process would get of the rest if it were shared out evenly, in whole batches: few
+    batches are left half full, and the processes end at about the same time. Samples about the same media stay
+    together.
+    """
+    batch = run.recipe.predict.batch_size
     chunks: list[Chunk] = []
     for whole in passes:
         samples: list[Sample] = []
+        left = len(whole.samples)
+        size = batch if not chunks else _guided(left, batch, processes)
         for group in media_groups(run.task, whole.samples):
             samples += group
-            if len(samples) >= run.recipe.predict.batch_size:
+            if len(samples) >= size:
                 chunks.append(replace(whole, samples=tuple(samples)))
-                samples = []
+                left -= len(samples)
+                samples, size = [], _guided(left, batch, processes)
         if samples:
             chunks.append(replace(whole, samples=tuple(samples)))
     return chunks
+
+
+def _guided(left: int, batch: int, processes: int) -> int:
+    return max(1, left // (2 * processes * batch)) * batch
 
 
 def claimed(chunks: Sequence[Chunk], team: Team) -> Iterator[Chunk]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import distributed
@@ -18,6 +21,7 @@ from mllm_tailor.tasks import Task
 
 STOP = "stop"
 POLL_SECONDS = 0.05
+WATCH_SECONDS = 0.2
 
 Received = tuple[DecodingMode, Prediction]
 
@@ -46,7 +50,7 @@ class PredictionExchange:
         """
         self.store.set(f"{self.rank}/{self._sent}", dump_json([mode.value, prediction.row()], indent=None))
         self._sent += 1
-        if self.store.check([STOP]):
+        if self.is_stopped():
             raise Stopped
 
     def received(self) -> Iterator[Received]:
@@ -83,6 +87,10 @@ class PredictionExchange:
         self.dismiss()
         self.end()
 
+    def is_stopped(self) -> bool:
+        """Whether rank 0 wants no more predictions."""
+        return self.store.check([STOP])
+
     def dismiss(self) -> None:
         """Rank 0 wants no more predictions and leaves the group."""
         self.store.set(STOP, "")
@@ -99,13 +107,40 @@ class PredictionExchange:
 def make_share(exchange: PredictionExchange, predict: Callable[[], object]) -> None:
     """A process other than rank 0: make a share of the predictions and end the round, also when it is stopped."""
     try:
-        predict()
+        with _interrupted_by(exchange):
+            predict()
     except Stopped:
         pass
     except KeyboardInterrupt:
+        stopped = exchange.is_stopped()
         exchange.end()
-        raise
+        if not stopped:
+            raise
+        return
     exchange.end()
+
+
+@contextmanager
+def _interrupted_by(exchange: PredictionExchange) -> Iterator[None]:
+    """Within, the main thread is interrupted when rank 0 stops the round; other threads notice when they next send."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.wait(WATCH_SECONDS):
+            if exchange.is_stopped():
+                _thread.interrupt_main()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        left.set()
+        watcher.join()
 
 
 def media_groups(task: Task, samples: Sequence[Sample]) -> list[list[Sample]]:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import GotOcr2ImageProcessorPil
 
-from mllm_tailor.core.errors import DataError
+from mllm_tailor.core.conversation import Conversation, Exchange, as_conversation
+from mllm_tailor.core.errors import DataError, ModelError
 from mllm_tailor.core.sample import Media, Sample, Turn
 from mllm_tailor.media.open import image_size, open_image
 from mllm_tailor.models import (
@@ -64,6 +65,52 @@ SHAPES = {
     "regions": Sample("e", media=(picture(80, 80),), prompt="Where is <ref>it</ref>?", answer="<box>[[1,2,3,4]]</box>"),
     "newlines": Sample("f", prompt="\n\nx\n", answer="\n\ny\n"),
 }
+
+
+def asked_further(sample: Sample) -> tuple[Conversation, Sample]:
+    """A sample with two further questions, and the last of them as a sample after the others."""
+    first = as_conversation(sample)
+    further = (Exchange("And the shop?", "Kedai A"), Exchange("Read it.", "KEDAI\nTOTAL 9.00"))
+    turns = [(first.prompt, first.answer or ""), (further[0].question, further[0].answer)]
+    history = [turn for asked, said in turns for turn in (Turn("user", asked), Turn("assistant", said))]
+    last = replace(sample, prompt=further[1].question, answer=further[1].answer, history=tuple(history))
+    return replace(first, further=further), last
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl", "llava", "qwen2_audio"])
+def test_further_questions_share_the_prompt_and_every_answer_is_learned(
+    family: str, model: LoadedModel, tmp_path: Path
+) -> None:
+    """The same ids as those of the last question after the other turns, with loss on all three answers."""
+    if family != "internvl":
+        write_family(tmp_path, family)
+        model = load_model(tmp_path, device="cpu")
+    media = (picture(60, 120),) if "image" in model.family.media else ()
+    sample = Sample("a", media=media, prompt="Total?", answer="9.00")
+    conversation, last = asked_further(sample)
+    encoded, first, whole = encode(conversation, model), encode(sample, model), encode(last, model)
+    assert encoded.ids.equal(whole.ids) and encoded.media.keys() == whole.media.keys()
+    assert encoded.answer_start == first.answer_start
+    assert (
+        encoded.labels[: whole.answer_start].ne(NO_LOSS).any()
+        and encoded.labels[: first.answer_start].eq(NO_LOSS).all()
+    )
+    assert encoded.labels[whole.answer_start :].equal(whole.labels[whole.answer_start :])
+    assert encoded.labels[: first.length].equal(first.labels)
+    learned = model.tokenizer.decode(encoded.ids[encoded.labels != NO_LOSS])
+    assert "9.00" in learned and "Kedai" in learned and "And the shop?" not in learned
+    length = measure_length(conversation, model)
+    assert (length.tokens, length.supervised) == (encoded.length, int((encoded.labels != NO_LOSS).sum()))
+    assert not conversation.unlabelled().further
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tiny_model_folder: Path) -> None:
+    model = load_model(tiny_model_folder)
+    count = "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}"
+    model.processor.chat_template = count + model.processor.chat_template
+    conversation, _ = asked_further(Sample("a", prompt="Total?", answer="9.00"))
+    with pytest.raises(ModelError, match="transcription_turns"):
+        encode(conversation, model)
 
 
 @pytest.mark.parametrize("sample", SHAPES.values(), ids=SHAPES.keys())

@@ -13,7 +13,10 @@ from mllm_tailor.data import Dataset
 from mllm_tailor.recipe import make_recipe
 from mllm_tailor.run import resolve as module
 from mllm_tailor.run.dataset import prepare
+from mllm_tailor.run.ledger import measure
+from mllm_tailor.run.predict import open_base
 from mllm_tailor.run.resolve import resolve, resolve_saved
+from mllm_tailor.synthetic import draw_folder
 
 
 def chat(folder: Path, systems: list[str | None], **model: Any) -> dict[str, Any]:
@@ -66,3 +69,21 @@ def test_framings_that_cannot_be_put_to_a_vote_are_refused_before_anything_is_re
         resolve_saved(make_recipe(recipe))
     run = resolve_saved(make_recipe({**recipe, "task": {"extract": ["total"]}}))
     assert run.recipe.predict.framings == 2 and run.reading_once().recipe.predict.framings == 1
+
+
+def test_transcripts_become_further_turns_and_the_ledger_counts_their_tokens(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "receipts", 4, 1, seed=5)
+    values = {"data": {"train": str(tmp_path / "receipts"), "held_out": {"column": "split", "value": "dev"}, "dev": 0},
+              "task": {"extract": {"company": "string"}}, "model": {"path": "tiny", "device": "cpu"}}  # fmt: skip
+    lengths = []
+    for turns in (False, True):
+        values["data"] |= {"transcription_share": 0.5, "transcription_turns": turns}
+        run = resolve(make_recipe(values))
+        splits = prepare(run)[0]
+        joined = [conversation for conversation in splits.phrased if conversation.further]
+        assert (len(joined), len(splits.transcriptions)) == ((2, 0) if turns else (0, 2))
+        lengths.append(measure(open_base(run), run.task, splits))
+    for conversation in joined:
+        alone, reading, together = lengths[0][conversation.id], lengths[0][f"{conversation.id}#read"], lengths[1]
+        assert together[conversation.id].supervised == alone.supervised + reading.supervised
+        assert together[conversation.id].tokens < alone.tokens + reading.tokens - reading.media_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mllm_tailor.core.conversation import as_conversation
 from mllm_tailor.core.errors import DataError, RecipeError
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.data import read_samples
-from mllm_tailor.tasks import open_task, transcription_samples
+from mllm_tailor.tasks import open_task, with_transcriptions
 from mllm_tailor.tasks.reply import read_object
 
 FIELDS = {"company": "string", "total": "amount"}
@@ -115,14 +117,23 @@ def test_transcripts_become_rows_from_top_to_bottom() -> None:
         {"quad": [10, 20, 200, 20, 200, 40, 10, 40], "text": "BOOK SHOP"},
     ]
     sample = Sample(id="a", fields={"total": "9.00"}, extra={"ocr": words})
-    (reading,) = transcription_samples([sample, Sample(id="b")], share=1.0, seed=0)
+    samples = [sample, Sample(id="b")]
+    phrased = [as_conversation(replace(each, answer="{}")) for each in samples]
+    same, (reading,) = with_transcriptions(phrased, samples, 1.0, 0, as_turns=False)
+    assert same == tuple(phrased)
     assert reading.id == "a#read" and reading.answer == "BOOK SHOP\nTOTAL 9.00" and not reading.sample.fields
+    (asked, alone), none = with_transcriptions(phrased, samples, 1.0, 0, as_turns=True)
+    assert not none and alone == phrased[1] and asked.answer == "{}"
+    assert [(turn.question, turn.answer) for turn in asked.further] == [(reading.prompt, reading.answer)]
+    assert not asked.unlabelled().further
 
 
 def test_a_share_of_the_transcripts_is_chosen_by_seed() -> None:
     word = [{"quad": [0, 0, 9, 0, 9, 9, 0, 9], "text": "x"}]
     samples = [Sample(id=str(number), extra={"ocr": word}) for number in range(40)]
-    chosen = [{sample.id for sample in transcription_samples(samples, 0.25, seed)} for seed in (0, 0, 1)]
+    phrased = list(map(as_conversation, samples))
+    readings = [with_transcriptions(phrased, samples, 0.25, seed, as_turns=False)[1] for seed in (0, 0, 1)]
+    chosen = [{reading.id for reading in each} for each in readings]
     assert len(chosen[0]) == 10 and chosen[0] == chosen[1] != chosen[2]
 
 

@@ -14,6 +14,7 @@ from fixtures.small_job import batch_of, learned, make_conversations, prepare, s
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from mllm_tailor.core.conversation import Exchange, Message
 from mllm_tailor.core.device import seed_everything
 from mllm_tailor.generation.prefill import Prefill
 from mllm_tailor.models import LoadedModel, encode
@@ -40,6 +41,21 @@ def agree(one: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Te
 
 
 METHODS = [{"name": "lora", "rank": 4}, {"name": "full", "parts": ["language"]}, {"name": "prompt", "length": 3}]
+
+
+@pytest.mark.parametrize("method", METHODS[:2], ids=lambda method: method["name"])
+def test_further_turns_teach_what_samples_of_their_own_do(
+    method: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    model = opened(tiny_model_folder, method)
+    first = make_conversations(tmp_path, 1)[0]
+    asked, answer = Message("user", ("Read the text.",)), "KEDAI A"
+    earlier = (*first.messages, Message("assistant", (first.answer or "",)))
+    last = replace(first, messages=(*earlier, asked), answer=answer)
+    together = learned(model, batch_of(model, [replace(first, further=(Exchange(asked.text, answer),))]))
+    alone = [learned(model, batch_of(model, [sample])) for sample in (first, last)]
+    gradients = {name: tensor + alone[1][1][name] for name, tensor in alone[0][1].items()}
+    agree(together, (alone[0][0] + alone[1][0], gradients))
 
 
 class TestLastLayer:

@@ -30,6 +30,7 @@ from mllm_tailor.training import (
     TrainingEvent,
     TrainingHooks,
     check_objective,
+    check_turns,
 )
 from mllm_tailor.training.objectives.cross_entropy import answer_log_probabilities, answer_logits, answer_loss
 from mllm_tailor.training.objectives.distillation import kept_divergence, top_log_probabilities
@@ -207,6 +208,22 @@ def test_refused_before_a_model_is_opened(method: dict[str, Any], settings: dict
     recipe = small_recipe(method, **settings)
     with pytest.raises(RecipeError, match=words):
         check_objective(make_method(recipe), recipe.train, recipe.task_name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"prefer": {}}, "train.prefer"),
+        ({"reward": {"metric": "exact"}}, "train.reward"),
+        ({"distill": "t"}, "train.distill"),
+    ],
+)
+def test_further_turns_are_refused_beside_objectives_of_single_answers(settings: dict[str, Any], setting: str) -> None:
+    recipe = small_recipe(LORA, **settings)
+    with pytest.raises(RecipeError, match=f"`data.transcription_turns` does not go with `{setting}`"):
+        check_turns(make_method(recipe), recipe.train, recipe.task_name)
+    plain = small_recipe(LORA)
+    check_turns(make_method(plain), plain.train, plain.task_name)
 
 
 def test_a_teacher_with_other_words(tiny_model_folder: Path, samples: list[Conversation], tmp_path: Path) -> None:

@@ -26,8 +26,16 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """A further question about what was shown before, and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages up to a question and the answer to it, which alone carries loss.
+    """Messages up to a question and the answer to it; this and the answers to further questions alone carry loss.
 
     `sample` is what the data state of it; of an unlabelled conversation it is unlabelled too.
     """
@@ -36,6 +44,7 @@ class Conversation:
     messages: tuple[Message, ...]  # the last one is the question; a system message may stand anywhere before it
     answer: str | None = None
     system: str | None = None  # None: the checkpoint's own system text, unless the first message is of the system
+    further: tuple[Exchange, ...] = ()  # asked after the answer, in training alone: they share the pass over the media
 
     @property
     def id(self) -> str:
@@ -74,7 +83,7 @@ class Conversation:
 
     def unlabelled(self) -> Conversation:
         """A copy that holds no trace of the right answer."""
-        return replace(self, sample=self.sample.unlabelled(), answer=None)
+        return replace(self, sample=self.sample.unlabelled(), answer=None, further=())
 
     def with_media(self, media: Sequence[Media]) -> Conversation:
         """A copy with each of `self.media` exchanged for another, in order."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from mllm_tailor.core.conversation import Conversation, Message
+from mllm_tailor.core.conversation import Conversation, Exchange, Message
 from mllm_tailor.core.errors import DataError
 from mllm_tailor.core.sample import Media
 
@@ -100,7 +100,8 @@ def move_value(value: Any, move: Move) -> Any:
 
 def has_boxes(conversation: Conversation, *, foreign: bool = False) -> bool:
     """Whether any of its texts holds a box; `foreign` ones, that cannot be moved, count where it is asked for."""
-    texts = (*(message.text for message in conversation.messages), conversation.answer or "")
+    further = (text for exchange in conversation.further for text in (exchange.question, exchange.answer))
+    texts = (*(message.text for message in conversation.messages), conversation.answer or "", *further)
     return any("<box>" in text or (foreign and FOREIGN.search(text)) for text in texts)
 
 
@@ -158,7 +159,11 @@ def move_boxes(conversation: Conversation, moves: Sequence[Move | None]) -> Conv
         messages.append(replace(message, content=tuple(content)))
     answer = conversation.answer
     answer = None if answer is None else move_text(answer, of_images, shown, conversation.name)
-    return replace(conversation, messages=tuple(messages), answer=answer)
+    further = tuple(
+        Exchange(*(move_text(text, of_images, shown, conversation.name) for text in (each.question, each.answer)))
+        for each in conversation.further
+    )
+    return replace(conversation, messages=tuple(messages), answer=answer, further=further)
 
 
 def _moved_numbers(text: str, move: Move, name: str) -> str:

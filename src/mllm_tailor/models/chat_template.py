@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,10 +34,14 @@ ChatMessage = dict[str, Any]  # as chat templates take it
 
 @dataclass(frozen=True)
 class RenderedConversation:
-    """A conversation as text: `prompt` ends where the reply begins; `reply` is the answer with its end of turn."""
+    """A conversation as text: `prompt` ends where the reply begins; `reply` is the answer with its end of turn.
+
+    `further` holds what follows for every further question: the text up to its reply, and the reply.
+    """
 
     prompt: str
     reply: str | None
+    further: tuple[tuple[str, str], ...] = ()
 
 
 def chat_messages(conversation: Conversation, system: str | None) -> list[ChatMessage]:
@@ -74,14 +78,41 @@ def render(conversation: Conversation, processor: Any, system: str | None) -> Re
     _check_whole(conversation, asked, prompt, processor)
     if conversation.answer is None:
         return RenderedConversation(prompt, None)
-    answer = mark_control_tokens(conversation.answer, control)
-    whole = _apply(processor, [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}])
+    asked.append(_message("assistant", mark_control_tokens(conversation.answer, control)))
+    whole = _apply(processor, asked)
     if not whole.startswith(prompt):
         raise ModelError(
             "the chat template changes the prompt once the answer is known, so the loss cannot be restricted to the "
             "answer — fix chat_template.jinja of this checkpoint"
         )
-    return RenderedConversation(prompt, whole[len(prompt) :])
+    further = _render_further(conversation, asked, whole, processor, control)
+    return RenderedConversation(prompt, whole[len(prompt) :], tuple(further))
+
+
+def _render_further(
+    conversation: Conversation, asked: list[ChatMessage], before: str, processor: Any, control: re.Pattern[str]
+) -> Iterator[tuple[str, str]]:
+    """What follows `before`, which `asked` renders to, for every further question: the text up to its reply, the reply.
+
+    Raises:
+        ModelError: for a template that shows earlier turns in another way once later ones follow.
+    """
+    for exchange in conversation.further:
+        asked = [*asked, _message("user", mark_control_tokens(exchange.question, control))]
+        prompt = _apply(processor, asked, add_generation_prompt=True)
+        asked = [*asked, _message("assistant", mark_control_tokens(exchange.answer, control))]
+        whole = _apply(processor, asked)
+        if not (whole.startswith(prompt) and prompt.startswith(before)):
+            raise ModelError(
+                "the chat template of this model shows earlier turns in another way once later ones follow, so they "
+                "cannot be trained together — set data.transcription_turns: false"
+            )
+        yield prompt[len(before) :], whole[len(prompt) :]
+        before = whole
+
+
+def _message(role: str, text: str) -> ChatMessage:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
 def state_system(processor: Any, system: str) -> None:

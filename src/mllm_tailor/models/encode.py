@@ -31,7 +31,7 @@ def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answe
 
     The prompt of a sample is used as it is (`as_conversation`); for that of a task, call `Task.phrase` first.
 
-    The loss covers the answer and the token that closes the turn, not the prompt, the media or a newline that the
+    The loss covers each answer and the token that closes its turn, not the questions, the media or a newline that the
     template appends. `loss="all"` covers every token, to reproduce published recipes. For dual encoders a sample is an
     image and a text: the answer, or the prompt where there is none.
 
@@ -48,10 +48,10 @@ def encode(item: Conversation | Sample, model: LoadedModel, loss: Literal["answe
         prompt, media = prompt_ids(rendered.prompt, conversation, model), pixels(conversation, model)
     else:
         prompt, media = read_stock(rendered.prompt, conversation, model)
-    reply = _reply_ids(rendered, model)
+    reply, learned = _replies(rendered, model)
     _check_length(conversation, prompt, reply, model)
     ids = torch.tensor(prompt + reply)
-    labels = ids.clone() if loss == "all" else torch.tensor([NO_LOSS] * len(prompt) + _closed(reply, model))
+    labels = ids.clone() if loss == "all" else torch.tensor([NO_LOSS] * len(prompt) + learned)
     return Encoded(ids, labels, with_reply(media, len(reply), model.family), answer_start=len(prompt))
 
 
@@ -65,7 +65,7 @@ class Length:
     pixels: int  # of the images as stored
     tiled_pixels: int  # of the images as the model reads them, without thumbnails
     media_tokens: int = 0  # tokens of images, videos and recordings
-    reply_tokens: int = 0  # tokens of the answer and of the end of its turn
+    reply_tokens: int = 0  # tokens of the answer, of the end of its turn and of all that follows
 
 
 def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
@@ -77,7 +77,7 @@ def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
         ids, media = read_pair(conversation, model)
         return Length(len(ids), 0, len(sizes), sum(map(math.prod, sizes)), media["pixel_values"].numel() // 3)
     rendered = render(conversation, model.processor, model.system)
-    reply = _reply_ids(rendered, model)
+    reply, learned = _replies(rendered, model)
     if model.family.tiled:
         prompt, tiles = prompt_ids(rendered.prompt, conversation, model), tile_counts(conversation, model)
         side = model.tile_size
@@ -87,7 +87,7 @@ def measure_length(item: Conversation | Sample, model: LoadedModel) -> Length:
         tiles, seen = [len(sizes)], sum(tensor.numel() for name, tensor in media.items() if "pixel" in name) // 3
     return Length(
         tokens=len(prompt) + len(reply),
-        supervised=sum(label != NO_LOSS for label in _closed(reply, model)),
+        supervised=sum(label != NO_LOSS for label in learned),
         tiles=sum(tiles),
         pixels=sum(width * height for width, height in sizes),
         tiled_pixels=seen,
@@ -218,14 +218,25 @@ def _with_moved_boxes(conversation: Conversation, model: LoadedModel) -> Convers
     return move_boxes(conversation, [view.from_page if isinstance(view, Cropped) else None for view in views])
 
 
-def _reply_ids(conversation: RenderedConversation, model: LoadedModel) -> list[int]:
+def _replies(conversation: RenderedConversation, model: LoadedModel) -> tuple[list[int], list[int]]:
+    """Ids and labels of everything after the prompt: the reply, and further questions with their replies."""
     if conversation.reply is None:
-        return []
-    ids = tokenize(model.tokenizer, conversation.reply, continues=True)
+        return [], []
+    ids = _reply_ids(conversation.reply, model)
+    labels = _closed(ids, model)
+    for between, reply in conversation.further:
+        asked, said = tokenize(model.tokenizer, between, continues=True), _reply_ids(reply, model)
+        ids = [*ids, *asked, *said]
+        labels = [*labels, *[NO_LOSS] * len(asked), *_closed(said, model)]
+    return ids, labels
+
+
+def _reply_ids(reply: str, model: LoadedModel) -> list[int]:
+    ids = tokenize(model.tokenizer, reply, continues=True)
     if any(token in model.stop_ids for token in ids):
         return ids
     # The template ends no turn (LLaVA 1.5, PaliGemma), but the model must learn to stop.
-    return [*tokenize(model.tokenizer, conversation.reply.rstrip(), continues=True), model.tokenizer.eos_token_id]
+    return [*tokenize(model.tokenizer, reply.rstrip(), continues=True), model.tokenizer.eos_token_id]
 
 
 def _closed(reply: Sequence[int], model: LoadedModel) -> list[int]:

@@ -177,6 +177,11 @@ class DataSpec(Settings):
         le=1,
         description="share of the training samples that also teach transcription, where the data have `ocr`",
     )
+    transcription_turns: bool = Field(
+        False,
+        description="ask for the transcript in a further turn of the sample's own conversation instead of a sample of "
+        "its own: one pass over its image serves both",
+    )
     limit: int | None = Field(None, ge=1, description="use only this many training samples (a seeded choice)")
     limit_held_out: int | None = Field(
         None, ge=1, description="score only this many held-out samples (a seeded choice)"

@@ -16,13 +16,12 @@ from mllm_tailor.core.sample import Prediction, Sample
 from mllm_tailor.data.split import make_folds
 from mllm_tailor.generation import VisionFeatureCache
 from mllm_tailor.run.data_changes import reconcile
-from mllm_tailor.run.dataset import Splits
+from mllm_tailor.run.dataset import Splits, taught
 from mllm_tailor.run.lock import owned
 from mllm_tailor.run.pipeline import check_model, tune
 from mllm_tailor.run.predict import open_tuned, predict_to_files
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.run_dir import read_predictions, start_run
-from mllm_tailor.tasks import transcription_samples
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +71,15 @@ def _read_fold(run: ResolvedRun, samples: Sequence[Sample], fold: Sequence[Sampl
     if len(read_predictions(path)) < len(fold):
         ids = {sample.id for sample in fold}
         learned = tuple(sample for sample in samples if sample.id not in ids)
-        data, seed = run.recipe.data, run.recipe.seed
+        seed = run.recipe.seed
+        phrased, transcriptions = taught(run.task, learned, run.recipe.data, seed)
         splits = Splits(
             layout=layout,
             train=learned,
             dev=(),
             held_out=tuple(fold),
-            phrased=tuple(map(run.task.phrase, learned)),
-            transcriptions=tuple(transcription_samples(learned, data.transcription_share, seed)),
+            phrased=phrased,
+            transcriptions=transcriptions,
         )
         logger.info("%s: %d samples are read by a model of the other %d", run.name, len(fold), len(learned))
         reconcile(folder, splits)

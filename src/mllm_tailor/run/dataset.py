@@ -30,7 +30,7 @@ from mllm_tailor.data.reviews.learn import part_samples
 from mllm_tailor.recipe import DataSpec, Source
 from mllm_tailor.run.resolve import ResolvedRun
 from mllm_tailor.run.slices import check_columns
-from mllm_tailor.tasks import RegionTask, Task, open_task, transcription_samples
+from mllm_tailor.tasks import RegionTask, Task, open_task, with_transcriptions
 
 Item = TypeVar("Item", Sample, Conversation)
 SHOWN_ISSUES = 20
@@ -150,18 +150,27 @@ def prepare(
         sources, audited = _part_reviews(sources, dev, dropped, limited)
         dev = (*dev, *audited)
     mixed = tuple(_mixed(source, dropped, len(learned), seed, limited) for source in sources)
+    phrased, transcriptions = taught(task, learned, data, seed)
     splits = Splits(
         layout=layout,
         train=tuple(learned),
         dev=tuple(dev),
         held_out=tuple(kept_held_out),
-        phrased=tuple(map(task.phrase, learned)),
-        transcriptions=tuple(transcription_samples(learned, data.transcription_share, seed)),
+        phrased=phrased,
+        transcriptions=transcriptions,
         mixed=mixed,
         excluded=_excluded(limited, dropped, errors, rows),
         corrected=corrected,
     )
     return splits, validation
+
+
+def taught(
+    task: Task, samples: Sequence[Sample], data: DataSpec, seed: int
+) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...]]:
+    """Training samples as the model is shown them, in the same order, and their transcripts as samples beside them."""
+    phrased = list(map(task.phrase, samples))
+    return with_transcriptions(phrased, samples, data.transcription_share, seed, as_turns=data.transcription_turns)
 
 
 def _unused_pairs(run: ResolvedRun, train: Sequence[Sample]) -> list[DataIssue]:

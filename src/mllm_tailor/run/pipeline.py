@@ -51,7 +51,15 @@ from mllm_tailor.run.slices import majority_answers
 from mllm_tailor.run.speech_units import with_speech_units
 from mllm_tailor.scoring import constant_baseline, nearest_neighbour_baseline
 from mllm_tailor.scoring.systems import CONSTANT, MAJORITY, NEAREST, ModelState, System
-from mllm_tailor.training import TrainingConfig, TrainingHooks, check_objective, check_settings, check_sharding, train
+from mllm_tailor.training import (
+    TrainingConfig,
+    TrainingHooks,
+    check_objective,
+    check_settings,
+    check_sharding,
+    check_turns,
+    train,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +73,8 @@ def check_run(run: ResolvedRun) -> None:
     check_settings(run.recipe.train, run.method.optimizer)
     check_objective(run.method, run.recipe.train, run.recipe.task_name)
     check_sharding(run.method, run.recipe.train)
+    if run.recipe.data.transcription_turns:
+        check_turns(run.method, run.recipe.train, run.recipe.task_name)
     choose_process_count(run, None)
 
 

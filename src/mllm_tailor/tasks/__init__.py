@@ -16,7 +16,7 @@ from mllm_tailor.tasks.base import (
     Reply,
     Task,
 )
-from mllm_tailor.tasks.transcripts import READ_PROMPT, transcription_samples
+from mllm_tailor.tasks.transcripts import READ_PROMPT, with_transcriptions
 
 TASKS = Registry(
     "task",
@@ -65,5 +65,5 @@ __all__ = [
     "Task",
     "field_kinds",
     "open_task",
-    "transcription_samples",
+    "with_transcriptions",
 ]

@@ -7,18 +7,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mllm_tailor.core.conversation import Conversation, as_conversation
+from mllm_tailor.core.conversation import Conversation, Exchange, as_conversation
 from mllm_tailor.core.sample import Sample
 
 TRANSCRIPTS = ("ocr", "transcript", "ocr_text", "page_text", "words")  # columns that hold the text of a page
 READ_PROMPT = "Read the text."  # the embedded model was taught these words
 
 
-def transcription_samples(samples: Sequence[Sample], share: float, seed: int) -> list[Conversation]:
-    """A seeded `share` of the samples that have a transcript, each asked to be read from top to bottom."""
+def with_transcriptions(
+    phrased: Sequence[Conversation], samples: Sequence[Sample], share: float, seed: int, *, as_turns: bool
+) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...]]:
+    """A seeded `share` of the samples that have a transcript is also asked to be read from top to bottom.
+
+    `phrased` are the samples as conversations, in the same order. Returned are these and the readings: conversations
+    of their own or, with `as_turns`, further turns of the first ones.
+    """
     able = [sample for sample in samples if sample.extra.get("ocr")]
     ranked = sorted(able, key=lambda sample: hashlib.sha256(f"{seed}:read:{sample.id}".encode()).digest())
-    return [_reading(sample) for sample in ranked[: round(share * len(able))]]
+    chosen = ranked[: round(share * len(able))]
+    if not as_turns:
+        return tuple(phrased), tuple(map(_reading, chosen))
+    ids = {sample.id for sample in chosen}
+    return tuple(
+        replace(conversation, further=(Exchange(READ_PROMPT, _text(sample)),)) if sample.id in ids else conversation
+        for conversation, sample in zip(phrased, samples, strict=True)
+    ), ()
 
 
 def stated_text(sample: Sample) -> str | None:
@@ -36,9 +49,14 @@ def stated_text(sample: Sample) -> str | None:
 
 
 def _reading(sample: Sample) -> Conversation:
-    text = "\n".join(rows_of(sample.extra["ocr"]))
-    reading = replace(sample, id=f"{sample.id}#read", prompt=READ_PROMPT, answer=text, history=(), positions=())
+    reading = replace(
+        sample, id=f"{sample.id}#read", prompt=READ_PROMPT, answer=_text(sample), history=(), positions=()
+    )
     return as_conversation(replace(reading, fields={}, extra={}))
+
+
+def _text(sample: Sample) -> str:
+    return "\n".join(rows_of(sample.extra["ocr"]))
 
 
 def rows_of(words: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from mllm_tailor.training.config import (
 )
 from mllm_tailor.training.interrupt import Interrupted
 from mllm_tailor.training.loop import train
-from mllm_tailor.training.objectives.factory import OBJECTIVES, check_objective, is_data_parallel
+from mllm_tailor.training.objectives.factory import OBJECTIVES, check_objective, check_turns, is_data_parallel
 from mllm_tailor.training.optim.registry import check_settings
 from mllm_tailor.training.profile import StepProfile, profile_step
 from mllm_tailor.training.shard_settings import check_sharding
@@ -37,6 +37,7 @@ __all__ = [
     "check_objective",
     "check_settings",
     "check_sharding",
+    "check_turns",
     "is_data_parallel",
     "profile_step",
     "train",

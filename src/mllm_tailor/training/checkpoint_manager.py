@@ -135,4 +135,12 @@ def samples_fingerprint(samples: Sequence[Conversation]) -> str:
     """A hash of what the samples teach."""
     if isinstance(samples, LazySequence):
         return samples.fingerprint
-    return fingerprint([[sample.id, sample.prompt, sample.answer, sample.system] for sample in samples])
+    return fingerprint(
+        [
+            [
+                *(sample.id, sample.prompt, sample.answer, sample.system),
+                *([exchange.question, exchange.answer] for exchange in sample.further),
+            ]
+            for sample in samples
+        ]
+    )

@@ -90,6 +90,17 @@ def check_objective(method: MethodSet, train: Train, task_name: str) -> None:
         raise RecipeError("`train.distill.of: vision` trains nothing but the vision tower — set method.parts: [vision]")
 
 
+def check_turns(method: MethodSet, train: Train, task_name: str) -> None:
+    """Refuse an objective that learns from a single answer where conversations have further turns.
+
+    Raises:
+        RecipeError: naming both settings.
+    """
+    for name in requested_objectives(train, method.optimizer_options, compares=task_name == "match"):
+        setting = TABLE[name].setting if name in TABLE else f"method.objective: {name}"
+        raise RecipeError(f"`data.transcription_turns` does not go with `{setting}` — set it to false")
+
+
 def is_data_parallel(method: MethodSet, train: Train, task_name: str) -> bool:
     """Whether several processes may share the steps of the objective these settings ask for."""
     requested = requested_objectives(train, method.optimizer_options, compares=task_name == "match")

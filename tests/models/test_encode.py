@@ -40,6 +40,7 @@ from mllm_tailor.models.encoded import Encoded
 from mllm_tailor.models.inputs.internvl import shared_tiles
 from mllm_tailor.models.inputs.internvl_processor import IMAGENET_MEAN, IMAGENET_STD
 from mllm_tailor.models.inputs.tiling import count_tiles, tiles_to_tensor
+from mllm_tailor.models.vision_cache import VisionFeatureCache
 from mllm_tailor.recipe.schema import Tiles
 
 
@@ -436,3 +437,6 @@ def test_picture_features(model: LoadedModel) -> None:
     features = media_features([red, blue, red], model)
     assert features.shape == (3, 64) and features.dtype == np.float32
     assert np.array_equal(features[0], features[2]) and not np.allclose(features[0], features[1])
+    cache = VisionFeatureCache()
+    assert np.array_equal(media_features([red, blue], model, cache), features[:2]) and not cache.hits
+    assert np.array_equal(media_features([blue, red], model, cache), features[1::-1]) and cache.hits == 2

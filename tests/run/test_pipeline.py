@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
 
 from mllm_tailor.cli.app import run_command
 from mllm_tailor.commands.chat import chat, opening, stream
@@ -26,7 +27,8 @@ from mllm_tailor.core.errors import DataError, RecipeError, RunError
 from mllm_tailor.core.io import read_jsonl
 from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.methods import make_method
-from mllm_tailor.models import generate, load_model
+from mllm_tailor.models import LoadedModel, generate, load_model, vision_cache
+from mllm_tailor.models.vision_cache import image_features
 from mllm_tailor.recipe import Prefer, make_recipe, read_recipe
 from mllm_tailor.run.budget import read_budget
 from mllm_tailor.run.data_record import read_held_out, write_held_out
@@ -68,10 +70,25 @@ def write_yaml(folder: Path, data: Path, model: Path, **changes: object) -> Path
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, receipts: Path, tiny_model_folder: Path) -> Path:
+def vision_passes() -> list[Tensor]:
+    """The tiles of every pass over the vision side of the finished run."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, receipts: Path, tiny_model_folder: Path, vision_passes: list[Tensor]
+) -> Path:
     """A finished run folder."""
     recipe = write_yaml(tmp_path_factory.mktemp("job"), receipts, tiny_model_folder)
-    return run_recipe(recipe, [], exclude_faulty=False, fresh=False).path
+
+    def counted(model: LoadedModel, pixels: Tensor, *, bf16: bool) -> Tensor:
+        vision_passes.append(pixels)
+        return image_features(model, pixels, bf16=bf16)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vision_cache, "image_features", counted)
+        return run_recipe(recipe, [], exclude_faulty=False, fresh=False).path
 
 
 @pytest.mark.slow
@@ -86,6 +103,14 @@ def test_a_run_leaves_everything_a_reader_needs(finished: Path, receipts: Path) 
     assert scores["systems"]["tuned_constrained"]["metrics"]["parse_rate"]["value"] == 100
     value = scores["gain"]["fuzzy"]["tuned"]["value"]
     assert f"{value:.1f}" in (finished / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_predictions_baseline_and_training_share_one_pass_over_each_image(
+    finished: Path, receipts: Path, vision_passes: list[Tensor]
+) -> None:
+    assert len(vision_passes) == len(list(read_jsonl(receipts / "metadata.jsonl")))
+    assert not (finished / "features").exists()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from mllm_tailor.core.progress import track
 from mllm_tailor.core.sample import Sample
 from mllm_tailor.models.encode import encode, prompt_inputs
 from mllm_tailor.models.model import LoadedModel
+from mllm_tailor.models.vision_cache import VisionEncoder, VisionFeatureCache
 
 PLACEHOLDER = re.compile(r"(image|video|audio)_token_(id|index)")  # settings with the token of a kind of media
 
@@ -33,17 +34,22 @@ def has_features(samples: Iterable[Conversation | Sample], model: LoadedModel) -
 
 
 @torch.no_grad()
-def media_features(samples: Sequence[Conversation | Sample], model: LoadedModel) -> NDArray[np.float32]:
+def media_features(
+    samples: Sequence[Conversation | Sample], model: LoadedModel, cache: VisionFeatureCache | None = None
+) -> NDArray[np.float32]:
     """(samples, width) float32: the projected features of a sample's media, averaged over tiles and positions.
+
+    Features of images are taken from the cache and kept in it, where the model's can be.
 
     Raises:
         DataError: naming a sample without media.
     """
     rows = []
+    vision = VisionEncoder(model, cache)
     for sample in track(samples, "Encoding"):
         prompt = sample.unlabelled()
         if any(media.kind == "image" for media in prompt.media):
-            features = _image_features(prompt, model)
+            features = _image_features(prompt, vision)
         else:
             features = _embedded_media(prompt, model)
         if not len(features):
@@ -52,13 +58,16 @@ def media_features(samples: Sequence[Conversation | Sample], model: LoadedModel)
     return np.stack(rows)
 
 
-def _image_features(prompt: Conversation | Sample, model: LoadedModel) -> Tensor:
+def _image_features(prompt: Conversation | Sample, vision: VisionEncoder) -> Tensor:
     """(positions of all images, width)."""
+    model = vision.model
+    media = encode(prompt, model).media
+    if vision.supported and media.keys() == {"pixel_values"}:
+        return vision.features(media["pixel_values"]).flatten(0, -2)
     # Most classes have a method for it; where there is none, the vision tower is called.
     reader = getattr(model.model, "get_image_features", None)
     reader = reader or model.model.get_submodule(model.family.parts["vision"][0])
     accepted = inspect.signature(getattr(reader, "forward", reader)).parameters
-    media = encode(prompt, model).media
     names = {name: name if name in accepted else name.removesuffix("_images") for name in media}
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.mixed_precision):
         output = reader(**{key: media[name].to(model.device) for name, key in names.items() if key in accepted})

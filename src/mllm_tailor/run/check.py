@@ -204,7 +204,7 @@ def _check_opened(run: ResolvedRun, splits: Splits) -> ModelCheck:
         raise DataError(refusal(issues))
     issues += [*limit_warnings(run, splits, lengths), *_generation_issues(model, run, splits)]
     spans = tuple(_spans(model, splits))
-    scoring_seconds = _scoring_seconds(model, run, splits) + _neighbour_seconds(model, splits, lengths)
+    scoring_seconds = _scoring_seconds(model, run, splits) + _neighbour_seconds(model, run, splits, lengths)
     del model  # the estimate opens it as it is trained
     cost = estimate_cost(run, splits, scoring_seconds, lengths)
     if (
@@ -266,12 +266,15 @@ def _scoring_seconds(model: LoadedModel, run: ResolvedRun, splits: Splits) -> fl
     return 2 * (time.perf_counter() - start) / len(timed) * len(splits.held_out)
 
 
-def _neighbour_seconds(model: LoadedModel, splits: Splits, lengths: Mapping[str, Length]) -> float:
-    """Of the features of all samples, for the baseline of nearest neighbours, from those of one sample, by tiles."""
-    timed, compared = splits.held_out[0], (*splits.train, *splits.held_out)
-    if not has_features(compared, model):
+def _neighbour_seconds(model: LoadedModel, run: ResolvedRun, splits: Splits, lengths: Mapping[str, Length]) -> float:
+    """Of the features of the training samples, for the baseline of nearest neighbours, from those of one, by tiles.
+
+    Those of held-out samples are there when they were predicted; those that the training reads count as its own.
+    """
+    if run.trains_on_features or not has_features((*splits.train, *splits.held_out), model):
         return 0.0
+    timed = splits.train[0]
     start = time.perf_counter()
     media_features([timed], model)
     seconds = time.perf_counter() - start
-    return seconds / max(1, lengths[timed.id].tiles) * sum(max(1, lengths[sample.id].tiles) for sample in compared)
+    return seconds / max(1, lengths[timed.id].tiles) * sum(max(1, lengths[sample.id].tiles) for sample in splits.train)

@@ -109,6 +109,8 @@ def run_pipeline(
     run = with_speech_units(run, splits.learned, folder.codebook)
     record(folder.path, folder.codebook)
     seed_everything(run.recipe.seed)
+    if run.trains_on_features:
+        folder.keep_features()
     # Held-out and dev images are read many times, by a vision tower that most methods leave alone.
     cache = VisionFeatureCache(folder=folder.features)
     baseline(folder, run, splits, cache, notify)
@@ -116,6 +118,7 @@ def run_pipeline(
     tune(folder, run, splits, cache)
     evaluate(folder, run, splits, cache)
     refuse_replaced(folder)
+    folder.drop_features()
     return report(folder, run, notify)
 
 
@@ -136,7 +139,7 @@ def baseline(
     notify(EpochPlanned(summarise_epoch(run.recipe.data.train, splits, lengths)))
     write_ledger(folder.ledger, run.task, splits, lengths)
     predict_held_out(folder, run, splits, "base", model, cache)
-    write_baselines(folder, run, splits, model)
+    write_baselines(folder, run, splits, model, cache)
     record(folder.path, *written, folder.inline_media, folder.predictions("any").parent)
 
 
@@ -175,7 +178,9 @@ def predict_held_out(
     SharedPrediction(run, source, folder.path).to_files(paths, model, splits.held_out, cache)
 
 
-def write_baselines(folder: RunFolder, run: ResolvedRun, splits: Splits, model: LoadedModel) -> None:
+def write_baselines(
+    folder: RunFolder, run: ResolvedRun, splits: Splits, model: LoadedModel, cache: VisionFeatureCache
+) -> None:
     """Answers that take nothing from the document but, at most, how similar it looks to a training sample."""
     task = run.task
     labels = [task.labels(sample) for sample in splits.train]
@@ -184,8 +189,8 @@ def write_baselines(folder: RunFolder, run: ResolvedRun, splits: Splits, model: 
         answers[MAJORITY] = majority_answers(task, run.recipe.score_by, splits.train, splits.held_out)
     if has_features((*splits.train, *splits.held_out), model) and not folder.predictions(NEAREST).exists():
         logger.info("Looking for the training sample most like each held-out one")
-        train = np.asarray(media_features(splits.train, model))
-        held_out = np.asarray(media_features(splits.held_out, model))
+        train = np.asarray(media_features(splits.train, model, cache if run.trains_on_features else None))
+        held_out = np.asarray(media_features(splits.held_out, model, cache))
         answers[NEAREST] = nearest_neighbour_baseline(train, held_out, labels)
     answers[CONSTANT] = constant_baseline(labels, len(splits.held_out), task.field_names)
     for system, fields in answers.items():

@@ -92,6 +92,12 @@ class ResolvedRun:
         """The checkpoint and how it is opened."""
         return self.recipe.model
 
+    @property
+    def trains_on_features(self) -> bool:
+        """Whether the training may read the vision features of the base model's images instead of the images."""
+        train, sees = self.recipe.train, {"vision", "projector"}
+        return not train.augment and train.tiles is None and sees.isdisjoint(self.method.parts)
+
     def system(self, state: ModelState) -> System:
         """The base or tuned model in the recipe's decoding mode."""
         return System(state, self.mode)

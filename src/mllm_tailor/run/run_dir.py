@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,9 +124,18 @@ class RunFolder:
 
     @property
     def features(self) -> Path | None:
-        """What a frozen vision side makes of the pictures, where several runs share it (a link to their folder)."""
+        """What a frozen vision side makes of the images: of the steps of this run or, as a link, of several runs."""
         place = self.path / "features"
         return place if place.is_dir() else None
+
+    def keep_features(self) -> None:
+        """Let the steps from here on share features."""
+        (self.path / "features").mkdir(exist_ok=True)
+
+    def drop_features(self) -> None:
+        """Delete features that no other run shares."""
+        if not (self.path / "features").is_symlink():
+            shutil.rmtree(self.path / "features", ignore_errors=True)
 
     @property
     def merged(self) -> Path:

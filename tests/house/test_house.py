@@ -15,7 +15,7 @@ import mllm_tailor
 ROOT = Path(mllm_tailor.__file__).parent
 MOST_WITH_A_RECIPE = 15  # signatures; others name what they need of it
 REPOSITORY = ROOT.parents[1]
-OF_OLD_COMMITS = {"benchmarks/against_worker.py"}  # imports what an earlier commit named otherwise
+OF_OLD_COMMITS = {"benchmarks/reading_worker.py"}  # imports what an earlier commit named otherwise
 RESOLVED_IN = {"run/resolve.py"}  # what follows from a recipe is worked out here and nowhere else
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllm_tailor.core.conversation import Conversation
+from mllm_tailor.core.conversation import Conversation, as_conversation
 from mllm_tailor.core.errors import DataError, RunError
 from mllm_tailor.core.io import atomic_folder, fingerprint
 from mllm_tailor.core.lazy_sequence import LazySequence
@@ -141,6 +141,6 @@ def samples_fingerprint(samples: Sequence[Conversation]) -> str:
                 *(sample.id, sample.prompt, sample.answer, sample.system),
                 *([exchange.question, exchange.answer] for exchange in sample.further),
             ]
-            for sample in samples
+            for sample in map(as_conversation, samples)
         ]
     )

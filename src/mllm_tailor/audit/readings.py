@@ -14,7 +14,7 @@ are weighed, and the stronger counts:
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,18 +82,25 @@ def rising_means(order: Array, values: Array) -> Array:
     [0.25, 0.5, 0.5, 0.75]
     """
     mean = values.mean()
-    blocks: list[tuple[float, int]] = []  # sum, count; values of equal order together
     ranked = np.argsort(order, kind="stable")
     starts = np.flatnonzero(np.diff(order[ranked], prepend=-np.inf))
-    for members in np.split(values[ranked], starts[1:]):
-        blocks.append((float(members.sum()), len(members)))
-        while len(blocks) > 1 and blocks[-2][0] * blocks[-1][1] >= blocks[-1][0] * blocks[-2][1]:
-            (total, count), (last_total, last_count) = blocks[-2:]
-            blocks[-2:] = [(total + last_total, count + last_count)]
-    fitted = np.concatenate([np.full(count, (total + mean) / (count + 1)) for total, count in blocks])
+    blocks = _pooled((float(members.sum()), len(members)) for members in np.split(values[ranked], starts[1:]))
+    # Shrunk, a mean of few may fall below that of many before it.
+    shrunk = _pooled(((total + mean) / (count + 1) * count, count) for total, count in blocks)
     result = np.empty(len(values))
-    result[ranked] = fitted
+    result[ranked] = np.concatenate([np.full(count, total / count) for total, count in shrunk])
     return result
+
+
+def _pooled(blocks: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Blocks (sum, count), neighbours joined until their means rise (pool adjacent violators: Barlow et al. 1972)."""
+    pooled: list[tuple[float, int]] = []
+    for block in blocks:
+        pooled.append(block)
+        while len(pooled) > 1 and pooled[-2][0] * pooled[-1][1] >= pooled[-1][0] * pooled[-2][1]:
+            (total, count), (last_total, last_count) = pooled[-2:]
+            pooled[-2:] = [(total + last_total, count + last_count)]
+    return pooled
 
 
 def _exchanged(readings: Sequence[_Reading], kind: str) -> Array:

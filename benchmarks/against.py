@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builds import ROOT, Side, compile_modules, git, unpack
+from builds import ROOT, THIS_BUILD, Side, compile_modules, git, unpack
 from readers import draw_receipts, reading_process
 from rich.console import Console
 from rich.table import Table
@@ -277,7 +277,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        sides = [unpack(arguments.commit, Path(scratch) / "base"), Side("ours", ROOT)]
+        sides = [unpack(arguments.commit, Path(scratch) / "base"), THIS_BUILD]
         compile_modules(sides[1])
         for part in arguments.only:
             folder = Path(scratch) / part

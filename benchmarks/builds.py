@@ -35,6 +35,9 @@ class Side:
         return [sys.executable, "-m", "mllm_tailor.cli.main", *map(str, arguments)]
 
 
+THIS_BUILD = Side("ours", ROOT)
+
+
 def unpack(commit: str, folder: Path) -> Side:
     """The files of a commit, compiled, so that it does not compile on the clock.
 

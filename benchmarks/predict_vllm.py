@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builds import ROOT, Side
+from builds import THIS_BUILD, Side
 from readers import Ask, draw_receipts, reading_process
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +36,6 @@ from mllm_tailor.core.io import write_json
 RESULTS = Path(__file__).resolve().parent / "results" / "predict_vllm.json"
 WARM_UP = 2  # receipts
 SEED = 20_000
-HERE = Side("ours", ROOT)
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def main() -> None:
     rows = []
     for dtype in arguments.dtypes:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            readers = {engine: Reader(engine, HERE, arguments.model, stack) for engine in ("ours", "vllm")}
+            readers = {engine: Reader(engine, THIS_BUILD, arguments.model, stack) for engine in ("ours", "vllm")}
             for constrained in (True, False):
                 mode = Mode(dtype, constrained, arguments.samples, max_new_tokens=arguments.max_new_tokens)
                 measured = compare(mode, readers, arguments.rounds, Path(folder))

@@ -31,7 +31,7 @@ from typing import Any
 import savings
 import savings_decoding
 import torch
-from builds import ROOT, Side, git, unpack
+from builds import ROOT, THIS_BUILD, Side, git, unpack
 from predict_vllm import Mode, Reader
 from predict_vllm import compare as compare_readers
 from rates import matmul_rate
@@ -142,10 +142,10 @@ def train_all(record: Record, sizes: Sizes, base: Side, limit: float) -> None:
 
 def read_all(record: Record, sizes: Sizes, base: Side, limit: float) -> None:
     """Every engine in every mode; the earlier build and ours in those with beams."""
-    ours = Side("ours", ROOT)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        builds = {"base": base}
         readers = {
-            key: Reader("ours" if key == "base" else key, base if key == "base" else ours, "embedded", stack, limit)
+            key: Reader("ours" if key == "base" else key, builds.get(key, THIS_BUILD), "embedded", stack, limit)
             for key in READERS
             if key in sizes.sides
         }

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from builds import ROOT, Side, unpack
+from builds import ROOT, THIS_BUILD, Side, unpack
 from environments import python_of
 from rates import describe_rates, rate_works
 from rich.console import Console
@@ -52,9 +52,6 @@ TILES = Tiles(min=1, max=2, thumbnail=True)  # as the published recipe trains
 EPOCHS = 3  # as published
 SEED = 0
 FASTEST = "bfloat16" if fast_bf16(torch.device("cpu")) else "float32"  # emulated bf16 would slow everybody down
-
-
-THIS_BUILD = Side("ours", ROOT)
 
 
 @dataclass(frozen=True)

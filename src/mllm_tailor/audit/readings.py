@@ -14,10 +14,11 @@ are weighed, and the stronger counts:
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 from numpy.typing import NDArray
 from rapidfuzz import fuzz
 
@@ -81,26 +82,12 @@ def rising_means(order: Array, values: Array) -> Array:
     >>> rising_means(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 1.0, 0.0, 1.0])).round(2).tolist()
     [0.25, 0.5, 0.5, 0.75]
     """
-    mean = values.mean()
-    ranked = np.argsort(order, kind="stable")
-    starts = np.flatnonzero(np.diff(order[ranked], prepend=-np.inf))
-    blocks = _pooled((float(members.sum()), len(members)) for members in np.split(values[ranked], starts[1:]))
+    _, inverse, counts = np.unique(order, return_inverse=True, return_counts=True)
+    fit = scipy.optimize.isotonic_regression(np.bincount(inverse, values) / counts, weights=counts)
+    weights = np.repeat(fit.weights, np.diff(fit.blocks))  # of the block that each value of `order` belongs to
     # Shrunk, a mean of few may fall below that of many before it.
-    shrunk = _pooled(((total + mean) / (count + 1) * count, count) for total, count in blocks)
-    result = np.empty(len(values))
-    result[ranked] = np.concatenate([np.full(count, total / count) for total, count in shrunk])
-    return result
-
-
-def _pooled(blocks: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
-    """Blocks (sum, count), neighbours joined until their means rise (pool adjacent violators: Barlow et al. 1972)."""
-    pooled: list[tuple[float, int]] = []
-    for block in blocks:
-        pooled.append(block)
-        while len(pooled) > 1 and pooled[-2][0] * pooled[-1][1] >= pooled[-1][0] * pooled[-2][1]:
-            (total, count), (last_total, last_count) = pooled[-2:]
-            pooled[-2:] = [(total + last_total, count + last_count)]
-    return pooled
+    shrunk = (fit.x * weights + values.mean()) / (weights + 1)
+    return np.asarray(scipy.optimize.isotonic_regression(shrunk, weights=counts).x[inverse])
 
 
 def _exchanged(readings: Sequence[_Reading], kind: str) -> Array:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from mllm_tailor.core.sample import Media, Role, Sample, modality_of
 
@@ -25,8 +26,7 @@ class Message:
         return "".join(part for part in self.content if isinstance(part, str))
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """A further question about what was shown before, and its answer."""
 
     question: str

@@ -100,8 +100,11 @@ def move_value(value: Any, move: Move) -> Any:
 
 def has_boxes(conversation: Conversation, *, foreign: bool = False) -> bool:
     """Whether any of its texts holds a box; `foreign` ones, that cannot be moved, count where it is asked for."""
-    further = (text for exchange in conversation.further for text in (exchange.question, exchange.answer))
-    texts = (*(message.text for message in conversation.messages), conversation.answer or "", *further)
+    texts = (
+        *(message.text for message in conversation.messages),
+        conversation.answer or "",
+        *(text for exchange in conversation.further for text in exchange),
+    )
     return any("<box>" in text or (foreign and FOREIGN.search(text)) for text in texts)
 
 
@@ -160,8 +163,8 @@ def move_boxes(conversation: Conversation, moves: Sequence[Move | None]) -> Conv
     answer = conversation.answer
     answer = None if answer is None else move_text(answer, of_images, shown, conversation.name)
     further = tuple(
-        Exchange(*(move_text(text, of_images, shown, conversation.name) for text in (each.question, each.answer)))
-        for each in conversation.further
+        Exchange(*(move_text(text, of_images, shown, conversation.name) for text in exchange))
+        for exchange in conversation.further
     )
     return replace(conversation, messages=tuple(messages), answer=answer, further=further)
 

@@ -121,8 +121,7 @@ def state_system(processor: Any, system: str) -> None:
     Raises:
         ModelError: for a template that shows no system text.
     """
-    asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    opening = {"role": "system", "content": [{"type": "text", "text": system}]}
+    asked, opening = [_message("user", "?")], _message("system", system)
     wanted = _apply(processor, [opening, *asked], add_generation_prompt=True)
     if _apply(processor, asked, add_generation_prompt=True) == wanted:
         return

@@ -137,10 +137,7 @@ def samples_fingerprint(samples: Sequence[Conversation]) -> str:
         return samples.fingerprint
     return fingerprint(
         [
-            [
-                *(sample.id, sample.prompt, sample.answer, sample.system),
-                *([exchange.question, exchange.answer] for exchange in sample.further),
-            ]
+            [sample.id, sample.prompt, sample.answer, sample.system, *sample.further]
             for sample in map(as_conversation, samples)
         ]
     )

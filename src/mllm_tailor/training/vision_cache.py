@@ -143,8 +143,7 @@ def _sample_keys(samples: Sequence[Conversation], identity: dict[str, Any]) -> l
             [message.role, [part if isinstance(part, str) else media[part] for part in message.content]]
             for message in sample.messages
         ]
-        further = [[exchange.question, exchange.answer] for exchange in sample.further]
-        return f"sample-{fingerprint(identity, messages, sample.answer, sample.system, *further)}"
+        return f"sample-{fingerprint(identity, messages, sample.answer, sample.system, *sample.further)}"
 
     return [key(sample) for sample in samples]
 

@@ -117,6 +117,23 @@ static void scatter(const float *from, side to, int64_t head, int64_t start, int
         memcpy(to.first + (start + i) * to.token + head * to.head, from + i * width, (size_t)width * sizeof(float));
 }
 
+/* Scores become exponentials of what they are below the largest, `most`; zeros from `count` on. Returns their sum. */
+static float exponentials(float *row, int64_t count, int64_t padded, float *most) {
+    for (int64_t j = count; j < padded; j++) row[j] = -INFINITY;
+    vec high = load(row), sum = all(0);
+    for (int64_t j = LANES; j < padded; j += LANES) high = larger(load(row + j), high);
+    float total = 0;
+    *most = high[0];
+    for (int lane = 1; lane < LANES; lane++) *most = high[lane] > *most ? high[lane] : *most;
+    for (int64_t j = 0; j < padded; j += LANES) {
+        vec share = exponential(load(row + j) - all(*most));
+        store(row + j, share);
+        sum += share;
+    }
+    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+    return total;
+}
+
 /* Numbers of scratch memory that either function needs. */
 int64_t scratch_size(int64_t queries, int64_t keys, int64_t width) {
     int64_t forward = rounded(keys) * (2 * width + FORWARD_ROWS) + FORWARD_ROWS * 2 * width;
@@ -143,19 +160,8 @@ void attention_forward(side query, side key, side value, side out, float *sums, 
             gather(block, head, count, count, width, 1, rows);
             multiply(count, seen, width, rows, width, 1, turned, PANEL, width * PANEL, scores, padded, 0);
             for (int64_t i = 0; i < count; i++) {
-                float *row = scores + i * padded, most, total = 0;
                 int64_t own = of.causal ? least(of.keys, start + i + offset + 1) : of.keys;
-                for (int64_t j = own; j < seen; j++) row[j] = -INFINITY;
-                vec high = load(row), sum = all(0);
-                for (int64_t j = LANES; j < seen; j += LANES) high = larger(load(row + j), high);
-                most = high[0];
-                for (int lane = 1; lane < LANES; lane++) most = high[lane] > most ? high[lane] : most;
-                for (int64_t j = 0; j < seen; j += LANES) {
-                    vec share = exponential(load(row + j) - all(most));
-                    store(row + j, share);
-                    sum += share;
-                }
-                for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+                float most, total = exponentials(scores + i * padded, own, seen, &most);
                 sums[head * of.queries + start + i] = most + logf(total);
                 for (int64_t d = 0; d < width; d++) rows[i * width + d] = 1 / total;
             }
@@ -266,22 +272,6 @@ static void multiply_any(int64_t rows, int64_t columns, int64_t depth, const flo
             }
 }
 
-/* Scores become exponentials; returns one over their sum. */
-static float exponentials(float *row, int64_t count, int64_t padded) {
-    for (int64_t j = count; j < padded; j++) row[j] = -INFINITY;
-    vec high = load(row), sum = all(0);
-    for (int64_t j = LANES; j < padded; j += LANES) high = larger(load(row + j), high);
-    float most = high[0], total = 0;
-    for (int lane = 1; lane < LANES; lane++) most = high[lane] > most ? high[lane] : most;
-    for (int64_t j = 0; j < padded; j += LANES) {
-        vec share = exponential(load(row + j) - all(most));
-        store(row + j, share);
-        sum += share;
-    }
-    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
-    return 1 / total;
-}
-
 /* One query of each row and head: over the row's prompt, then over its own `of.keys` columns. `visible` (rows, columns),
    or null: all. `out` (rows, heads, width). */
 void attention_step(const prompt *prompts, int64_t count, side query, cache key, cache value, const uint8_t *visible,
@@ -315,7 +305,10 @@ void attention_step(const prompt *prompts, int64_t count, side query, cache key,
                     if (visible && !visible[row * columns + j]) score[j] = -INFINITY;
                 }
             }
-            for (int64_t i = 0; i < queries; i++) rows[i * width] = exponentials(scores + i * padded, seen, padded);
+            for (int64_t i = 0; i < queries; i++) {
+                float most, total = exponentials(scores + i * padded, seen, padded, &most);
+                rows[i * width] = 1 / total;
+            }
             multiply(queries, width, tokens, scores, padded, 1, own->values + shared * tokens * width, width, PANEL,
                      result, width, 0);
             for (int64_t i = 0; i < queries; i++) {

@@ -73,8 +73,8 @@ def check_objective(method: MethodSet, train: Train, task_name: str) -> None:
     Raises:
         RecipeError: naming the setting and an alternative.
     """
-    requested = requested_objectives(train, method.optimizer_options, compares=task_name == "match")
-    settings = [TABLE[name].setting if name in TABLE else f"method.objective: {name}" for name in requested]
+    requested = _requested(method, train, task_name)
+    settings = list(map(_setting, requested))
     if len(settings) > 1:
         raise RecipeError(
             f"`{settings[0]}` and `{settings[1]}` are two objectives — keep one, or make two stages of them"
@@ -96,12 +96,21 @@ def check_turns(method: MethodSet, train: Train, task_name: str) -> None:
     Raises:
         RecipeError: naming both settings.
     """
-    for name in requested_objectives(train, method.optimizer_options, compares=task_name == "match"):
-        setting = TABLE[name].setting if name in TABLE else f"method.objective: {name}"
-        raise RecipeError(f"`data.transcription_turns` does not go with `{setting}` — set it to false")
+    if requested := _requested(method, train, task_name):
+        raise RecipeError(f"`data.transcription_turns` does not go with `{_setting(requested[0])}` — set it to false")
 
 
 def is_data_parallel(method: MethodSet, train: Train, task_name: str) -> bool:
     """Whether several processes may share the steps of the objective these settings ask for."""
-    requested = requested_objectives(train, method.optimizer_options, compares=task_name == "match")
+    requested = _requested(method, train, task_name)
     return all(name in TABLE and TABLE[name].data_parallel for name in requested)
+
+
+def _requested(method: MethodSet, train: Train, task_name: str) -> list[str]:
+    """`requested_objectives` of a recipe, whose model is not opened yet."""
+    return requested_objectives(train, method.optimizer_options, compares=task_name == "match")
+
+
+def _setting(objective: str) -> str:
+    """The setting that asks for an objective."""
+    return TABLE[objective].setting if objective in TABLE else f"method.objective: {objective}"

@@ -144,7 +144,10 @@ def write_model(work: WorkerArgs, folder: Path) -> None:
         tokenizer, vision_width=512, vision_layers=10, text_width=768, text_layers=10, tie_embeddings=False
     )
     model.resize_token_embeddings(32_768)  # rows no text uses, at the cost a real vocabulary has
-    save(model.to(torch.bfloat16), build_processor(tokenizer, max_tiles=TILES.max), folder)
+    model = model.to(torch.bfloat16)
+    if FASTEST != "bfloat16":  # LLaMA-Factory computes in the type that a checkpoint states
+        model = model.float()
+    save(model, build_processor(tokenizer, max_tiles=TILES.max), folder)
 
 
 def write_samples(work: WorkerArgs, folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:

@@ -170,7 +170,8 @@ def train(
     """Join the checkpoints `lines` and `copy` and train for `minutes` in all or until the moment `until`.
 
     `guide` weighs how much heads are told where to look: a sixth of a step, and they know it from the stage before.
-    `practice` tiles of loose lines come with a document: three were most of the tower's work and moved the glyph loss little.
+    `practice` tiles of loose lines come with a document: three were most of the tower's work and moved the glyph
+    loss little.
     """
     torch.manual_seed(seed)
     parts = build(**sizes)

@@ -144,10 +144,8 @@ def write_model(work: WorkerArgs, folder: Path) -> None:
         tokenizer, vision_width=512, vision_layers=10, text_width=768, text_layers=10, tie_embeddings=False
     )
     model.resize_token_embeddings(32_768)  # rows no text uses, at the cost a real vocabulary has
-    model = model.to(torch.bfloat16)
-    if FASTEST != "bfloat16":  # LLaMA-Factory computes in the type that a checkpoint states
-        model = model.float()
-    save(model, build_processor(tokenizer, max_tiles=TILES.max), folder)
+    stored = model.to(torch.bfloat16).to(getattr(torch, FASTEST))  # LLaMA-Factory computes in the type it finds
+    save(stored, build_processor(tokenizer, max_tiles=TILES.max), folder)
 
 
 def write_samples(work: WorkerArgs, folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:

@@ -128,11 +128,9 @@ def test_framings_that_agree_keep_the_value_and_are_as_sure(means: list[float], 
 @pytest.mark.parametrize(("name", "told"), [("answer", "text"), ("caption", "text"), ("ground", "regions")])
 def test_what_cannot_be_put_to_a_vote_is_refused(name: str, told: str) -> None:
     task = open_task(name, {})
-    check_framings(task, Predict(), reflow=True)
+    check_framings(task, Predict())
     with pytest.raises(RecipeError, match=rf"predict\.framings: `{name}` replies with {told}.*=1"):
-        check_framings(task, Predict(framings=2), reflow=False)
-    with pytest.raises(RecipeError, match=r"predict\.framings.*model\.reflow"):
-        check_framings(TASK, Predict(framings=2), reflow=True)
+        check_framings(task, Predict(framings=2))
 
 
 def test_predictions_join_the_framings_in_both_modes(

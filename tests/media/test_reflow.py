@@ -19,8 +19,10 @@ from mllm_tailor.core.sample import Media
 from mllm_tailor.media import reflow as module
 from mllm_tailor.media.reflow import (
     CELL,
+    SETTINGS,
     Piece,
     Reflowed,
+    Setting,
     TileSpec,
     count_reflowed_tiles,
     draw_lines,
@@ -30,6 +32,7 @@ from mllm_tailor.media.reflow import (
     set_on_tiles,
 )
 from mllm_tailor.media.reflow_lines import PrintedPage, TextLine, Word, read_page
+from mllm_tailor.recipe.schema import MOST_FRAMINGS
 
 TILES = TileSpec(tokens=16, size=224, fewest=1, most=12)
 
@@ -50,9 +53,9 @@ def pages(draw: st.DrawFn) -> PrintedPage:
 
 
 @settings(max_examples=60, deadline=None)
-@given(page=pages(), columns=st.integers(1, 20))
-def test_every_word_is_set_once_and_in_order(page: PrintedPage, columns: int) -> None:
-    layout = set_lines(page, columns)
+@given(page=pages(), columns=st.integers(1, 20), setting=st.sampled_from(SETTINGS))
+def test_every_word_is_set_once_and_in_order(page: PrintedPage, columns: int, setting: Setting) -> None:
+    layout = set_lines(page, columns, setting)
     for line in page.lines:
         parts = [(piece.left, piece.right) for piece in layout.pieces if piece.line is line]
         whole = [parts[0]]
@@ -68,10 +71,10 @@ def test_every_word_is_set_once_and_in_order(page: PrintedPage, columns: int) ->
 @settings(max_examples=20, deadline=None)
 @given(page=pages(), tokens=st.integers(1, 16), most=st.integers(1, 4), data=st.data())
 def test_tiles_never_exceed_the_maximum(page: PrintedPage, tokens: int, most: int, data: st.DataObject) -> None:
-    fewest = data.draw(st.integers(1, most))
-    result = set_on_tiles(page, TileSpec(tokens, 14 * tokens, fewest, most))
+    fewest, setting = data.draw(st.integers(1, most)), data.draw(st.sampled_from(SETTINGS))
+    result = set_on_tiles(page, TileSpec(tokens, 14 * tokens, fewest, most), setting)
     assert fewest <= result.tiles <= most and result.layout.rows <= result.tiles * result.layout.columns
-    assert result.layout.columns == tokens or set_lines(page, tokens).tiles > most
+    assert result.layout.columns == tokens or set_lines(page, tokens, setting).tiles > most
     assert result.image().size == (14 * tokens, 14 * tokens * result.tiles)
 
 
@@ -80,7 +83,7 @@ def test_tiles_never_exceed_the_maximum(page: PrintedPage, tokens: int, most: in
 def test_a_piece_is_found_on_its_page_to_within_a_cell(
     page: PrintedPage, tokens: int, most: int, data: st.DataObject
 ) -> None:
-    result = set_on_tiles(page, TileSpec(tokens, 14 * tokens, 1, most))
+    result = set_on_tiles(page, TileSpec(tokens, 14 * tokens, 1, most), data.draw(st.sampled_from(SETTINGS)))
     piece: Piece = data.draw(st.sampled_from(result.layout.pieces))
     wide, high = 1000 / result.layout.width, 1000 / (result.layout.width * result.tiles)
     end = piece.x + (piece.right - piece.left) * piece.scale
@@ -112,6 +115,17 @@ def test_all_ink_of_a_page_is_shown(turn: float) -> None:
     shown = (np.asarray(result.image().convert("L")) < 128).mean(1)
     rows = shown.reshape(-1, 14)
     assert (rows[: result.layout.rows].max(1) > 0).all() and (rows[result.layout.rows :] == 0).all()
+
+
+def test_each_framing_moves_the_print_to_other_places_of_its_tokens(tmp_path: Path) -> None:
+    assert len(SETTINGS) == MOST_FRAMINGS and SETTINGS[0] == Setting()
+    printed().save(tmp_path / "page.png")
+    media = [Media("image", tmp_path / "page.png", framing=index) for index in range(MOST_FRAMINGS)]
+    views = [reflow_media(each, TILES) for each in media]
+    assert all(view is not None and view.page == views[0].page for view in views)
+    places = [tuple(round(piece.x % CELL, 1) for piece in view.layout.pieces) for view in views]
+    assert len(set(places)) == len(places)
+    assert [count_reflowed_tiles(each, TILES) for each in media] == [view.tiles for view in views]
 
 
 @pytest.mark.parametrize("size", [112, 224, 448])

@@ -167,6 +167,17 @@ def test_predictions_with_locations_run_end_to_end(model: LoadedModel, page: Med
     assert all(prediction.where is not None for prediction in predictions)
 
 
+def test_a_framing_sets_the_lines_elsewhere(model: LoadedModel, page: Media) -> None:
+    views = [model.view(replace(page, framing=index)) for index in range(3)]
+    assert all(isinstance(view, Reflowed) for view in views)
+    assert len({model.open_image(replace(page, framing=index)).tobytes() for index in range(3)}) == 3
+    for index in range(3):
+        media = replace(page, framing=index)
+        assert model.image_size(media) == model.open_image(media).size
+    predictions: list[Prediction] = predict(model, TASK, [Sample("a", (page,))], Predict(max_new_tokens=20, framings=3))
+    assert "framings" in predictions[0].raw["total"]
+
+
 def test_augmented_pages_are_reflowed_after_they_changed(model: LoadedModel, page: Media) -> None:
     sample = as_conversation(Sample("a", (page,), "?", answer="x"))
     plain = encode(sample, model).media["pixel_values"]

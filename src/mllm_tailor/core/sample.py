@@ -27,7 +27,7 @@ class Media:
     span: tuple[float, float] | None = None  # seconds, for videos and recordings
     page: int | None = None  # from 0, for documents with pages
     views: tuple[Path, ...] = ()  # of one scene, `path` the first: stitched into one image
-    framing: int = 0  # of an image: index into `media.framing.FRAMINGS`, in which a model reads it
+    framing: int = 0  # of an image: index into `media.framing.FRAMINGS` and `media.reflow.SETTINGS`
 
     def __post_init__(self) -> None:
         """A path may be given as text."""

@@ -78,7 +78,7 @@ class Predictor:
         cache: VisionFeatureCache | None = None,
         engine: Engine | None = None,
     ) -> None:
-        check_framings(task, settings, reflow=bool(model.reflow))
+        check_framings(task, settings)
         self.model, self.task, self.settings, self.modes = model, task, settings, tuple(modes)
         self.vocabulary = vocabulary_of(model)
         self.json_reply = task.schema() is not None

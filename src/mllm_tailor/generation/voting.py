@@ -18,17 +18,12 @@ from mllm_tailor.tasks import ChoiceTask, FieldTask, RegionTask, Task, field_kin
 Kinds = Mapping[str, str]  # type by field or column (`items.price`)
 
 
-def check_framings(task: Task, settings: Predict, *, reflow: bool) -> None:
-    """Refuse several framings where they cannot differ, or replies cannot be put to a vote.
+def check_framings(task: Task, settings: Predict) -> None:
+    """Refuse several framings where replies cannot be put to a vote.
 
     Raises:
         RecipeError: naming the setting.
     """
-    if settings.framings > 1 and reflow:
-        raise RecipeError(
-            "predict.framings: the lines of a reflowed page have one place whatever the margins — set "
-            "predict.framings=1, or model.reflow=false"
-        )
     if settings.framings > 1 and not takes_votes(task):
         kind = "regions" if isinstance(task, RegionTask) else "text"
         raise RecipeError(

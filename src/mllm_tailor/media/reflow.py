@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 
@@ -32,6 +32,28 @@ LEVELS = 255 - np.arange(256, dtype=np.float32)  # darkness of the grey levels
 DARKEST, FAINTEST = 230, 40  # of 255: the print's darkness as drawn, and the least darkness that is taken for print
 RECENT = 4  # images whose lines are kept: an image is measured, read and mapped back to its page in close succession
 Mark = tuple[int, float]  # row, left edge in px
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where the first line begins (px as drawn), and the height of usual print as a share of HEIGHT."""
+
+    indent: float = 0.0
+    height: float = 1.0
+
+
+# What `media.framing.FRAMINGS` is to an image that stays as it is: settings that move every character to another place
+# of its visual token, by index.
+SETTINGS = (
+    Setting(),
+    Setting(10, 0.96),
+    Setting(19, 1.04),
+    Setting(5, 0.93),
+    Setting(14),
+    Setting(23, 0.98),
+    Setting(8, 1.06),
+    Setting(16, 0.9),
+)
 
 
 @dataclass(frozen=True)
@@ -76,14 +98,14 @@ class Layout:
         return -(-self.rows // self.columns)
 
 
-def set_lines(page: PrintedPage, columns: int) -> Layout:
+def set_lines(page: PrintedPage, columns: int, setting: Setting = SETTINGS[0]) -> Layout:
     """Set the lines of a page on rows of `columns` cells; only a word wider than a row is cut."""
     width = columns * CELL
     pieces: list[Piece] = []
     marks: list[Mark] = []
-    row, x = 0, 0.0
+    row, x = 0, setting.indent
     for line in page.lines:
-        scale = HEIGHT / page.usual * min(1.0, TALLEST * page.usual / (line.bottom - line.top))
+        scale = setting.height * HEIGHT / page.usual * min(1.0, TALLEST * page.usual / (line.bottom - line.top))
         if x and x + MARK + CELL > width:
             row, x = row + 1, 0.0
         marks.append((row, x))
@@ -196,26 +218,26 @@ def _rows_in(top: float, bottom: float) -> Iterator[int]:
     yield from (row for row, share in zip(rows, shares, strict=True) if share > 0.5 or share == max(shares) <= 0.5)
 
 
-def reflow(image: Image.Image, tiles: TileSpec) -> Reflowed | None:
-    """The printed lines of an image set on tiles; None where it shows no print."""
+def reflow(image: Image.Image, tiles: TileSpec, framing: int = 0) -> Reflowed | None:
+    """The printed lines of an image set on tiles as SETTINGS has it for `framing`; None where it shows no print."""
     page = read_page(image)
-    return set_on_tiles(page, tiles) if page.is_print else None
+    return set_on_tiles(page, tiles, SETTINGS[framing]) if page.is_print else None
 
 
-def set_on_tiles(page: PrintedPage, tiles: TileSpec) -> Reflowed:
+def set_on_tiles(page: PrintedPage, tiles: TileSpec, setting: Setting = SETTINGS[0]) -> Reflowed:
     """The lines of a page on tiles; those that do not fit are set smaller, on wider tiles that are then shrunk."""
     columns = tiles.tokens
-    layout = set_lines(page, columns)
+    layout = set_lines(page, columns, setting)
     if layout.tiles > tiles.most:
         columns = max(columns, math.floor(0.9 * math.sqrt(layout.rows * columns / tiles.most)))
     while layout.tiles > tiles.most:
         columns += 1
-        layout = set_lines(page, columns)
+        layout = set_lines(page, columns, setting)
     return Reflowed(page, layout, tiles.size, max(tiles.fewest, layout.tiles))
 
 
 def reflow_media(media: Media, tiles: TileSpec) -> Reflowed | None:
-    """`reflow` of an image file or inline image.
+    """`reflow` of an image file or inline image, in its framing.
 
     Raises:
         DataError: naming the file, as `open_image` does.
@@ -236,11 +258,17 @@ def count_reflowed_tiles(media: Media, tiles: TileSpec) -> int:
 
 
 @lru_cache(maxsize=RECENT)
-def _recent(media: Media, _: FileStamps, tiles: TileSpec) -> Reflowed | None:
-    return reflow(open_image(media), tiles)
+def _recent(media: Media, stamps: FileStamps, tiles: TileSpec) -> Reflowed | None:
+    page = _recent_page(replace(media, framing=0), stamps)
+    return set_on_tiles(page, tiles, SETTINGS[media.framing]) if page.is_print else None
+
+
+@lru_cache(maxsize=RECENT)
+def _recent_page(media: Media, _: FileStamps) -> PrintedPage:
+    return read_page(open_image(media))
 
 
 @lru_cache(maxsize=1 << 16)
-def _tiles_of_file(media: Media, stamp: FileStamps, tiles: TileSpec) -> int:
-    result = _recent(media, stamp, tiles)
+def _tiles_of_file(media: Media, stamps: FileStamps, tiles: TileSpec) -> int:
+    result = _recent(media, stamps, tiles)
     return result.tiles if result else 0

@@ -143,7 +143,7 @@ def resolve_saved(recipe: Recipe, training_data: TrainingData | None = None) -> 
         recipe = recipe.model_copy(update={"task": {recipe.task_name: task.resolved_settings()}})
     if isinstance(task, RegionTask):
         recipe = recipe.model_copy(update={"model": _with_pages_in_place(recipe.model, task)})
-    check_framings(task, recipe.predict, reflow=bool(recipe.model.reflow))
+    check_framings(task, recipe.predict)
     metrics = metric_names(recipe.score, task)
     return ResolvedRun(
         recipe=recipe,

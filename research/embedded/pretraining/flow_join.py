@@ -47,6 +47,7 @@ class Sample:
 def build(**sizes: int) -> dict[str, nn.Module]:
     """The whole model, and what helps to train it: glyph head, symbols and guide."""
     model = architecture.build_model(**sizes, vision=flow.TOWER, downsample=1.0)
+    flow_vision.attend_plainly(model.model.vision_tower)
     text = model.model.language_model
     return {
         "model": model,
@@ -107,23 +108,24 @@ def losses(
     shown = [*(example.tokens for example in examples), *(labels.reshape(-1, flow.SLOTS) for _, labels in practice)]
     cells = torch.from_numpy(np.concatenate(shown))
     ids, targets = assemble(examples)
-    features = flow_vision.features(model.model.vision_tower, grey)
-    glyph = vision.glyph_loss(
-        parts["head"](features), cells.view(len(grey), flow.TOKENS, flow.SLOTS), flow_vision.EMPTY
-    )
-    visual = visual_tokens(model, features)
-    with torch.no_grad():
-        oracle = parts["symbols"](cells, model.get_input_embeddings())
-    filled, known = (cells > 0).any(1), (cells >= 0).all(1)
-    weight = known.float() * torch.where(filled, 1.0, 0.2)
-    distance = ((visual - oracle).pow(2).mean(-1) * weight).sum() / weight.sum() / oracle[filled].pow(2).mean()
-    embeds = model.get_input_embeddings()(ids)
-    embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual)  # the documents' come first
-    answer, right = answer_loss(model.model.language_model, model.lm_head, embeds, targets)
-    result = {"answer": answer, "oracle": distance, "glyph": glyph}
-    if guided:
-        look, slot, _ = parts["guide"](assemble_places(examples, targets), FIRST)
-        result |= {"look": look, "slot": slot}
+    with optim.computing("cpu"):
+        features = flow_vision.features(model.model.vision_tower, grey)
+        glyph = vision.glyph_loss(
+            parts["head"](features), cells.view(len(grey), flow.TOKENS, flow.SLOTS), flow_vision.EMPTY
+        )
+        visual = visual_tokens(model, features).float()
+        with torch.no_grad():
+            oracle = parts["symbols"](cells, model.get_input_embeddings()).float()
+        filled, known = (cells > 0).any(1), (cells >= 0).all(1)
+        weight = known.float() * torch.where(filled, 1.0, 0.2)
+        distance = ((visual - oracle).pow(2).mean(-1) * weight).sum() / weight.sum() / oracle[filled].pow(2).mean()
+        embeds = model.get_input_embeddings()(ids)
+        embeds = embeds.masked_scatter((ids == IMAGE).unsqueeze(-1), visual)  # the documents' come first
+        answer, right = answer_loss(model.model.language_model, model.lm_head, embeds, targets)
+        result = {"answer": answer, "oracle": distance, "glyph": glyph}
+        if guided:
+            look, slot, _ = parts["guide"](assemble_places(examples, targets), FIRST)
+            result |= {"look": look, "slot": slot}
     parts["guide"].heard.clear()  # else the step's graph lives on in what was heard
     return result, right
 

@@ -85,9 +85,10 @@ def train(
     for _ in stage.steps():
         examples = next(loader)
         ids, labels = assemble(examples)
-        embeds = language.symbol_embeds(model, parts["symbols"], ids, examples)
-        loss, right = language.answer_loss(parts["language"], parts["lm_head"], embeds, labels)
-        look, slot, landed = guided(assemble_places(examples, labels), FIRST)
+        with optim.computing("cpu"):
+            embeds = language.symbol_embeds(model, parts["symbols"], ids, examples)
+            loss, right = language.answer_loss(parts["language"], parts["lm_head"], embeds, labels)
+            look, slot, landed = guided(assemble_places(examples, labels), FIRST)
         figures = {"loss": loss, "right": right, "look": look, "slot": slot, "landed": landed, "ids": ids.numel()}
         stage.learn(loss + guide * (look + slot), figures, f"level {stage.facts['level']:.3f}")
         average.update_parameters(parts)

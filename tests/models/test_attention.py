@@ -42,17 +42,22 @@ def test_the_mathematics_is_that_of_attention(tokens: int, causal: bool) -> None
 
 @pytest.fixture(autouse=True)
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if bf16 ran in hardware; elsewhere it is emulated, with the same roundings."""
+    """As if bf16 ran in hardware, a vector at a time; elsewhere it is emulated, with the same roundings."""
     monkeypatch.setattr(attention, "fast_bf16", lambda device: True)
+    monkeypatch.setattr(attention, "has_matrix_tiles", lambda: False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_pass_in_bf16_is_as_exact_as_torchs(groups: int, causal: bool, autocast: bool) -> None:
+@pytest.mark.parametrize("tiles", [False, True])
+def test_a_pass_in_bf16_is_as_exact_as_torchs(
+    groups: int, causal: bool, autocast: bool, tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against float32, its error is at most three times that of torch's own bf16 attention."""
     torch.manual_seed(0)
+    monkeypatch.setattr(attention, "has_matrix_tiles", lambda: tiles)
     dtype = torch.float32 if autocast else torch.bfloat16
     given = [heads(320, count, dtype) for count in (4, 4 // groups, 4 // groups)]
     layer = Layer()
@@ -69,17 +74,19 @@ def test_a_pass_in_bf16_is_as_exact_as_torchs(groups: int, causal: bool, autocas
         return [out.float(), *torch.autograd.grad(out.float().sin().sum(), given)]
 
     exact, mine, torchs = run(False, exact=True), run(True), run(False)
-    assert not torch.equal(mine[0], torchs[0]), "nothing was computed in blocks"
+    assert torch.equal(mine[0], torchs[0]) == (tiles and causal), "computed in another way than is meant"
     for right, one, other in zip(exact, mine, torchs, strict=True):
         assert (one.float() - right).norm() <= 3 * (other.float() - right).norm()
 
 
-@pytest.mark.parametrize("what", ["float32", "emulated", "short", "mask", "window", "dropout", "decoding"])
+@pytest.mark.parametrize("what", ["float32", "emulated", "short", "mask", "window", "dropout", "decoding", "tiles"])
 def test_anything_else_is_left_to_torch(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks are not even tried."""
     monkeypatch.setattr(attention, "BlockedAttention", None)
     if what == "emulated":
         monkeypatch.setattr(attention, "fast_bf16", lambda device: False)
+    if what == "tiles":
+        monkeypatch.setattr(attention, "has_matrix_tiles", lambda: True)
     tokens = 64 if what == "short" else 300
     dtype = torch.float32 if what == "float32" else torch.bfloat16
     query, key, value = (heads(tokens, 4, dtype) for _ in range(3))

@@ -63,7 +63,7 @@ def _lines(rng: np.random.Generator, atlas: fonts.Atlas, count: int) -> list[tup
         _write_row(rng, pen, row * pitch + (pitch - atlas.height) / 2, atlas, width, marks[-1])
         ends.append(len(pen.classes))
     page = effects.photograph(effects.wear_ink(pen.ink, rng), rng).astype(np.float32)
-    paper = np.percentile(page, 90)
+    paper = max(1.0, np.percentile(page, 90))  # a page printed in white on black is black throughout
     middle = _middle(atlas)
     found, begin = [], 0
     for row, end in enumerate(ends):

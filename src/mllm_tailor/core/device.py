@@ -40,6 +40,12 @@ def fast_bf16(device: torch.device) -> bool:
     return bool(check and check())
 
 
+def has_matrix_tiles() -> bool:
+    """Whether this CPU multiplies whole tiles of bf16 matrices (Intel AMX)."""
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(check and check())
+
+
 def computes_in_bf16(dtype: str, device: torch.device) -> bool:
     """`model.dtype: float32` keeps every product in float32; otherwise bf16 is used where it is fast."""
     return dtype != "float32" and fast_bf16(device)

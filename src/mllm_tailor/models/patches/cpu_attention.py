@@ -1,10 +1,14 @@
-"""Blocked attention for CPUs with bf16 products in hardware: 1.5 to 2 times as fast as torch's kernel.
+"""Attention for CPUs with bf16 products in hardware: which way of computing it is the fastest on which of them.
 
-torch's CPU kernel spends most of its time between small products. Here a block of queries of one head is multiplied
-with its keys in a single product whose scores stay in the cache, and the attention weights are recomputed in the
-backward pass instead of stored, as in FlashAttention (Dao et al. 2022, 2205.14135, section 3.1). Scores are rounded to
-bf16, as eager attention under autocast rounds them. All other cases (float32, GPUs, masks, dropout, single queries) use
+Blocked attention is 1.5 to 2 times as fast as torch's kernel where bf16 products are instructions on vectors (AMD):
+that kernel spends most of its time between small products. Here a block of queries of one head is multiplied with its
+keys in a single product whose scores stay in the cache, and the attention weights are recomputed in the backward pass
+instead of stored, as in FlashAttention (Dao et al. 2022, 2205.14135, section 3.1). Scores are rounded to bf16, as eager
+attention under autocast rounds them. All other cases (float32, GPUs, masks, dropout, single queries) use
 torch.
+
+Where whole tiles of matrices are multiplied (Intel AMX), torch's forward pass is twice as fast as the blocks and its
+backward pass as fast; only among few tokens are the plain products of all heads faster still (benchmarks/attention.py).
 
 `install` registers the function with transformers under a separate name and selects it in a single model;
 transformers' `sdpa` and other models stay unchanged.
@@ -24,12 +28,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from mllm_tailor.core.device import fast_bf16
+from mllm_tailor.core.device import fast_bf16, has_matrix_tiles
 from mllm_tailor.core.handle import Handle
 
 NAME = "cpu_blocked_sdpa"  # in transformers' AttentionInterface
 BLOCK = 256  # queries
 MIN_TOKENS = 256  # below, torch's kernel is as fast
+FEW_TOKENS = 512  # whose scores of all heads are computed at once where the CPU multiplies tiles
 
 AttentionFunction = Callable[..., tuple[Tensor, None]]
 
@@ -138,19 +143,24 @@ def is_replaced() -> bool:
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
 ) -> tuple[Tensor, None]:
-    """Blocked attention where it is faster, else transformers' `sdpa`, with its shapes and arguments."""
+    """The fastest way here (see the module), with the shapes and arguments of transformers' `sdpa`."""
     replacement = _replacement.get()
     if replacement is not None:
         return replacement(module, query, key, value, attention_mask, **named)
-    if attention_mask is not None or not _supported(query, key, value, named):
+    stated = named.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if stated is None else stated)
+    tiles = has_matrix_tiles()
+    suits = not tiles or (not causal and query.shape[2] <= FEW_TOKENS)
+    if attention_mask is not None or not suits or not _supported(query, key, value, named):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **named)
     groups = query.shape[1] // key.shape[1]
     key, value = (side.repeat_interleave(groups, 1) if groups > 1 else side for side in (key, value))
     query, key, value = (tensor.to(torch.bfloat16) for tensor in (query, key, value))
     scale = named.get("scaling") or query.shape[-1] ** -0.5
-    stated = named.get("is_causal")
-    causal = bool(getattr(module, "is_causal", True) if stated is None else stated)
-    output: Tensor = BlockedAttention.apply(query, key, value, scale, causal)  # type: ignore[no-untyped-call]
+    if tiles:
+        output = ((query * scale) @ key.transpose(2, 3)).softmax(-1).to(torch.bfloat16) @ value
+    else:
+        output = BlockedAttention.apply(query, key, value, scale, causal)  # type: ignore[no-untyped-call]
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -24,7 +24,8 @@ def make_optimizers(modules: list[nn.Module], rate: float, muon: bool = True) ->
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
         optimizers.append(Muon([{"params": hidden, "lr": rate, "weight_decay": 0.02}], hidden))
-    optimizers.append(torch.optim.AdamW(other, lr=rate, betas=(0.9, 0.98), weight_decay=0.01))
+    if other:
+        optimizers.append(torch.optim.AdamW(other, lr=rate, betas=(0.9, 0.98), weight_decay=0.01))
     return optimizers
 
 

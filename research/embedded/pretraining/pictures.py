@@ -135,12 +135,15 @@ def few_lines(rng: np.random.Generator, most: int = 5, held_out: bool = False) -
     )
 
 
-def random_picture(rng: np.random.Generator, most: int = 3) -> Picture:
-    """A training picture: mostly documents with a question, some short readings, now and then with a thumbnail."""
+def random_picture(rng: np.random.Generator, most: int = 3, invent: float = 0.0) -> Picture:
+    """A training picture: mostly documents with a question, some short readings, now and then with a thumbnail.
+
+    `invent`: share of the documents whose names and streets are mostly invented words.
+    """
     if rng.random() < 0.25:
         return few_lines(rng)
     while True:
-        drawn = drawn_page(rng)
+        drawn = drawn_page(rng, invent=invent)
         grey, labels, places = cut(drawn, most)
         about = pages.Page(drawn.kind, labels, tuple(line.text for line in drawn.lines), (), drawn.fields, places)
         turns = questions.conversation(about, rng)

@@ -6,11 +6,14 @@ naming characters, and the language model's heads are still told where to look.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from mllm_tailor.training import distributed as processes
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
+from transformers import InternVLForConditionalGeneration
 
 from pretraining import architecture, attention_supervision, checkpoint, optim, pages, pictures, tower, vision
 from pretraining.architecture import IMAGE, SymbolEmbedding
@@ -23,14 +26,14 @@ PARTS = ("model", "head", "symbols", "guide")
 class Pictures(IterableDataset):
     """Endless drawn pictures, each `every`th from the `first`; number i depends only on the seed and i."""
 
-    def __init__(self, seed: int, first: int, every: int = 1) -> None:
-        self.seed, self.first, self.every = seed, first, every
+    def __init__(self, seed: int, first: int, every: int = 1, invent: float = 0.0) -> None:
+        self.seed, self.first, self.every, self.invent = seed, first, every, invent
 
     def __iter__(self):
         info = torch.utils.data.get_worker_info()
         number, every = self.first + self.every * info.id, self.every * info.num_workers
         while True:
-            yield pictures.random_picture(np.random.default_rng([self.seed, number]))
+            yield pictures.random_picture(np.random.default_rng([self.seed, number]), invent=self.invent)
             number += every
 
 
@@ -52,6 +55,16 @@ def from_checkpoint(name: str) -> tuple[dict[str, nn.Module], dict]:
     """The parts of a checkpoint of this stage, and its facts."""
     parts = _fresh_parts(tower.tower_sizes(name, "model/model.vision_tower."))
     return parts, checkpoint.load(name, parts)
+
+
+def from_folder(folder: Path) -> dict[str, nn.Module]:
+    """The parts of a shipped model, whose glyph head and symbols lie here, with a fresh guide."""
+    found = InternVLForConditionalGeneration.from_pretrained(folder).float()
+    width, inner = found.config.vision_config.hidden_size, found.config.vision_config.intermediate_size
+    parts = _fresh_parts({"width": width, "ratio": inner // width})
+    parts["model"].load_state_dict(found.state_dict())
+    checkpoint.step(checkpoint.HEADS, {name: parts[name] for name in ("head", "symbols")})
+    return parts
 
 
 def _fresh_parts(vision: dict[str, int]) -> dict[str, nn.Module]:
@@ -157,16 +170,22 @@ def train(
     oracle_until: float = 0.6,
     tower_layers: int = 6,
     guided: float = 0.1,
+    start: str = "",
+    invent: float = 0.0,
 ) -> None:
     """Train for `minutes` of the wall clock in all; `oracle_until` is when the pull towards the oracle ends.
 
     Only the last `tower_layers` of the tower learn (a backward pass through all of it is half of a step), and `guided`
-    weighs how much the heads are told where to look.
+    weighs how much the heads are told where to look. `start` is a shipped model's folder to go on from instead of the
+    earlier stages; a share `invent` of the documents has names and streets of invented words.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     resumed = resume and checkpoint.exists(name)
-    parts = from_checkpoint(name)[0] if resumed else from_stages(vision_name, language_name)
+    if resumed:
+        parts, _ = from_checkpoint(name)
+    else:
+        parts = from_folder(Path(start)) if start else from_stages(vision_name, language_name)
     for part in parts.values():
         part.to(device)
     parts["symbols"].requires_grad_(False)
@@ -174,13 +193,13 @@ def train(
     if tower_layers < len(eye.encoder.layer):
         for still in (eye.embeddings, *eye.encoder.layer[: len(eye.encoder.layer) - tower_layers]):
             still.requires_grad_(False)
-    if not resumed:
+    if not resumed and not start:
         align(parts, device)
     stage = Stage(name, minutes, parts, make_optimizers(parts, rate), rate, flat=0.4, every=25)
     if resumed:
         stage.resume()
     stage.facts.setdefault("pictures", stage.facts["step"] * batch)
-    drawn = Pictures(seed, int(stage.facts["pictures"]) + processes.rank(), processes.world_size())
+    drawn = Pictures(seed, int(stage.facts["pictures"]) + processes.rank(), processes.world_size(), invent)
     loader = iter(DataLoader(drawn, batch_size=batch, num_workers=1, prefetch_factor=4, collate_fn=list))
     for done in stage.steps():
         found, right = losses(parts, next(loader), device)

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mllm_tailor.models.resolve import EMBEDDED
 from mllm_tailor.synthetic import FontSet
+from transformers import InternVLForConditionalGeneration
 
 from pretraining import (
     architecture,
@@ -15,9 +17,11 @@ from pretraining import (
     checkpoint,
     glyph_slots,
     language,
+    optim,
     pages,
     pictures,
     questions,
+    stage3_joint,
 )
 
 
@@ -95,6 +99,16 @@ def test_pictures_know_where_their_lines_are_shown(monkeypatch: pytest.MonkeyPat
              for letter, place in zip(line.text, where, strict=True)]  # fmt: skip
     assert all(glyph_slots.character_of(shown[place]) == letter for letter, place in found if place >= 0)
     assert sum(place >= 0 for _, place in found) > 0.7 * len(found)
+
+
+def test_joining_goes_on_from_the_shipped_model_and_leaves_a_still_tower_alone() -> None:
+    shipped = InternVLForConditionalGeneration.from_pretrained(EMBEDDED).float().state_dict()
+    parts = stage3_joint.from_folder(EMBEDDED)
+    assert all(torch.equal(value, shipped[name]) for name, value in parts["model"].state_dict().items())
+    tower = parts["model"].model.vision_tower.requires_grad_(False)
+    still = {id(parameter) for parameter in tower.parameters()}
+    trained = {id(parameter) for parameter in optim.trained(stage3_joint.make_optimizers(parts, 1e-3))}
+    assert trained and not trained & still
 
 
 def test_what_is_kept_comes_back(tmp_path: Path) -> None:

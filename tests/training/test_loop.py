@@ -443,7 +443,8 @@ class TestLoop:
         method = {"name": "full"}
         plain, left = run(tmp_path / "plain", tiny_model_folder, samples, method, gradient_checkpointing=False)
         again, right = run(tmp_path / "again", tiny_model_folder, samples, method, gradient_checkpointing=True)
-        assert plain.losses == pytest.approx(again.losses, rel=1e-5)  # whole layers, which recompute norms alone
+        # Whole layers, which recompute norms alone; in bf16 sums are rounded otherwise, a hundredth of its precision.
+        assert plain.losses == pytest.approx(again.losses, rel=1e-4)
         assert all(torch.allclose(left[name], right[name], atol=1e-4) for name in left)
 
 

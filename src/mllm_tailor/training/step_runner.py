@@ -129,7 +129,8 @@ class StepRunner:
         current, upcoming = self._own(planned), self._own(self.planner.micro_batches(step + 1, progress))
         counted = len(planned[rank() :: world_size()])
         total = torch.zeros((), device=device, dtype=torch.float64)
-        self.objective.start_step(step, self.planner.schedule.samples(step), step_seed(self.seed, step))
+        with autocast(device, bf16=self.bf16):  # replies are sampled while frozen weights are stored in bf16
+            self.objective.start_step(step, self.planner.schedule.samples(step), step_seed(self.seed, step))
         if self.objective.needs_two_passes:
             with torch.no_grad(), autocast(device, bf16=self.bf16):
                 for micro_batch, batch in self._on_device(current, current):

@@ -443,8 +443,8 @@ class TestLoop:
         method = {"name": "full"}
         plain, left = run(tmp_path / "plain", tiny_model_folder, samples, method, gradient_checkpointing=False)
         again, right = run(tmp_path / "again", tiny_model_folder, samples, method, gradient_checkpointing=True)
-        # Whole layers, which recompute norms alone. With torch's attention (CPUs with AVX-512) sums are rounded otherwise,
-        # which Adam enlarges where a gradient is next to none.
+        # Whole layers, which recompute norms alone. With torch's attention (CPUs with AVX-512) sums are rounded
+        # otherwise, which Adam enlarges where a gradient is next to none.
         assert plain.losses == pytest.approx(again.losses, rel=1e-4)
         assert all(torch.allclose(left[name], right[name], atol=5e-4) for name in left)
 

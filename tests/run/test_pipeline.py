@@ -495,8 +495,12 @@ def test_preferences_are_made_from_the_models_own_wrong_readings(
 
 
 @pytest.mark.slow
-def test_a_stage_learns_from_the_reward(receipts: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """With constrained replies; the log shows the reward and what it does not see."""
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_stage_learns_from_the_reward(
+    receipts: Path, tiny_model_folder: Path, tmp_path: Path, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Constrained replies, also while frozen weights are in bf16; the log shows the reward and what it does not see."""
+    monkeypatch.setattr("mllm_tailor.training.config.computes_in_bf16", lambda dtype, device: bf16)
     reward = {"group_size": 2, "max_new_tokens": 24, "temperature": 1.5}
     stages = [{"name": "labels"}, {"name": "reward", "train": {"reward": reward, "steps": 2, "batch_size": 2}}]
     task = {"extract": {"total": "amount"}}
